@@ -1,0 +1,64 @@
+# Sourced by the scripts of this folder: the Python environment of the project, in one place.
+# shellcheck shell=bash
+
+# nothing is sent to or fetched from another host at run time
+export MLFLOW_DISABLE_TELEMETRY=${MLFLOW_DISABLE_TELEMETRY:-true}
+
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+
+fail() {
+    echo "Error: $*" >&2
+    exit 1
+}
+
+# A Python that the project supports and that can make environments.
+find_python() {
+    local candidate
+    for candidate in python3.11 python3.12 python3 python; do
+        if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' \
+            >/dev/null 2>&1; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 or 3.12 with the venv module was found on PATH; install one" \
+        "(for example: apt install python3.11 python3.11-venv)"
+}
+
+# prepare_environment [EXTRA]: make .venv with the pinned dependencies, once, and put it first on PATH.
+# A second call installs nothing: a stamp holds the hash of pyproject.toml and the Python of the environment.
+# TTT_MLFLOW_ENV=current uses the python and the mlflow that are on PATH as they are, and installs nothing: for a
+# host whose environment is already made, such as a GPU host without a network.
+prepare_environment() {
+    local extra=${1:-}
+    if [[ ${TTT_MLFLOW_ENV:-} == current ]]; then
+        command -v python >/dev/null && command -v mlflow >/dev/null ||
+            fail "TTT_MLFLOW_ENV=current, but there is no python or no mlflow on PATH"
+        return
+    fi
+    local venv=$project/.venv
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        local python
+        python=$(find_python) || exit 1
+        echo "Creating $venv with $("$python" --version)" >&2
+        "$python" -m venv --clear "$venv"
+    fi
+    export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH
+    unset PYTHONHOME
+
+    local hash stamp
+    hash=$(python -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' \
+        "$project/pyproject.toml")
+    stamp=$venv/installed${extra:+-$extra}
+    if [[ -f $stamp && $(<"$stamp") == "$hash" ]]; then
+        return
+    fi
+    echo "Installing the pinned dependencies into $venv (once; the log is $venv/install.log)" >&2
+    if ! python -m pip install --disable-pip-version-check --editable "$project${extra:+[$extra]}" \
+        >"$venv/install.log" 2>&1; then
+        tail -n 20 "$venv/install.log" >&2
+        fail "the installation failed; the whole log is $venv/install.log"
+    fi
+    echo "$hash" >"$venv/installed" # what an extra needs includes what the project needs
+    echo "$hash" >"$stamp"
+}

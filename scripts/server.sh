@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# MLflow's tracking server for a team.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+Usage: ./scripts/server.sh [OPTIONS] [OPTIONS OF mlflow server]
+
+  --database URI   where runs are kept: any URI that MLflow takes, such as postgresql://user@host/mlflow
+                   [default: sqlite:///<project>/mlflow-server/mlflow.db]
+  --artifacts URI  where artifacts are kept: a folder, s3://bucket/path, ...; clients send theirs through
+                   the server [default: <project>/mlflow-server/artifacts]
+  --host HOST      address to listen on; 0.0.0.0 lets other machines in [default: 127.0.0.1]
+  --port PORT      [default: 5000]
+  --help           show this text
+
+Prints the line that a client needs once the server is up. Ctrl-C stops it.
+TEXT
+}
+
+# shellcheck source=lib/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
+
+database=
+artifacts=
+host=127.0.0.1
+port=5000
+others=()
+while [[ $# -gt 0 ]]; do
+    case $1 in
+    --database | --backend-store-uri | --artifacts | --artifacts-destination | --host | --port)
+        [[ $# -ge 2 ]] || fail "$1 needs a value (see --help)"
+        ;;&
+    --database | --backend-store-uri) database=$2 && shift 2 ;;
+    --artifacts | --artifacts-destination) artifacts=$2 && shift 2 ;;
+    --host) host=$2 && shift 2 ;;
+    --port) port=$2 && shift 2 ;;
+    --database=* | --backend-store-uri=* | --artifacts=* | --artifacts-destination=* | --host=* | --port=*)
+        set -- "${1%%=*}" "${1#*=}" "${@:2}"
+        ;;
+    -h | --help) usage && exit ;;
+    *) others+=("$1") && shift ;;
+    esac
+done
+[[ $port =~ ^[0-9]+$ && $port -ge 1 && $port -le 65535 ]] || fail "--port $port: a port is a number from 1 to 65535"
+
+prepare_environment
+python - "$host" "$port" <<'PYTHON' || exit 1
+import socket, sys
+host, port = sys.argv[1], int(sys.argv[2])
+try:
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+except OSError as error:
+    sys.exit(f"Error: cannot listen on {host} port {port}: {error.strerror}; choose another with --host or --port")
+PYTHON
+
+[[ -n $database && -n $artifacts ]] || mkdir -p "$project/mlflow-server"
+database=${database:-sqlite:///$project/mlflow-server/mlflow.db}
+artifacts=${artifacts:-$project/mlflow-server/artifacts}
+
+# Names under which clients will know this server. MLflow refuses a request for a name that it was not told of, and
+# what the UI posts from a page of that name; loopback and private addresses it allows by itself.
+case $host in
+0.0.0.0 | ::)
+    known_as=$(hostname -f 2>/dev/null || hostname)
+    names=("$known_as" "$(hostname)")
+    read -ra addresses <<<"$(hostname -I 2>/dev/null || true)"
+    names+=("${addresses[@]}")
+    probe=127.0.0.1
+    ;;
+*)
+    known_as=$host
+    [[ $host != *:* ]] || known_as="[$host]" # IPv6
+    names=("$known_as")
+    probe=$known_as
+    ;;
+esac
+if [[ " ${others[*]}" != *" --allowed-hosts"* && " ${others[*]}" != *" --cors-allowed-origins"* ]]; then
+    allowed=$(python -c 'from mlflow.server.security_utils import get_default_allowed_hosts as hosts
+print(",".join(hosts()))')
+    origins=
+    for name in "${names[@]}"; do
+        allowed+=",$name,$name:$port"
+        origins+="${origins:+,}http://$name:$port"
+    done
+    others+=(--allowed-hosts "$allowed" --cors-allowed-origins "$origins")
+fi
+
+# The server keeps runs; MLflow's job runner for evaluations is not needed for that.
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-false}
+
+# a job with a process group of its own: a signal comes here alone and stops the whole group once
+set -m
+mlflow server --host "$host" --port "$port" --backend-store-uri "$database" \
+    --artifacts-destination "$artifacts" --serve-artifacts "${others[@]}" &
+server=$!
+stopping=false
+stop() {
+    stopping=true
+    kill -TERM -- "-$server" 2>/dev/null || true
+}
+trap stop INT TERM
+
+if python - "http://$probe:$port/health" "$server" <<'PYTHON'; then
+import os, sys, time, urllib.error, urllib.request
+url, server = sys.argv[1], int(sys.argv[2])
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+while True:
+    os.kill(server, 0)
+    try:
+        direct.open(url, timeout=5)
+        break
+    except (urllib.error.URLError, OSError):
+        time.sleep(0.2)
+PYTHON
+    echo "The tracking server is up: runs in $database, artifacts in $artifacts"
+    if [[ $host == 127.0.0.1 || $host == localhost || $host == ::1 ]]; then
+        echo "Only this machine can reach it; --host 0.0.0.0 lets others in. A client needs:"
+    else
+        echo "A client needs:"
+    fi
+    echo "export MLFLOW_TRACKING_URI=http://$known_as:$port"
+fi
+
+status=0
+while kill -0 "$server" 2>/dev/null; do
+    wait "$server" || status=$?
+done
+if "$stopping"; then
+    echo "The tracking server has stopped."
+    exit 0
+fi
+fail "the tracking server ended by itself with exit code $status"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Lint, types and tests, in an environment of its own. Arguments go to pytest:
+#
+#   ./scripts/test.sh                 everything that needs no GPU
+#   ./scripts/test.sh -m gpu          what needs one
+#   ./scripts/test.sh tests/test_cli.py
+set -euo pipefail
+# shellcheck source=lib/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
+
+prepare_environment dev
+cd "$project"
+ruff check .
+mypy
+python -m pytest -m "not gpu" "$@"

@@ -1,0 +1,41 @@
+"""The decode kernels on a real GPU, against float64."""
+
+import pytest
+import torch
+
+from tests.kernels.decode_cases import TOLERANCE, errors, make_case
+from ttt_mlflow.kernels import reference
+
+pytestmark = pytest.mark.gpu
+
+
+def step_of(layer_type):
+    from ttt_mlflow.kernels.ttt_linear_decode import linear_decode
+    from ttt_mlflow.kernels.ttt_mlp_decode import mlp_decode
+
+    return linear_decode if layer_type == "linear" else mlp_decode
+
+
+def check(layer_type, step, dtype, **shape):
+    found = errors(step, make_case(layer_type, dtype=dtype, device="cuda", **shape))
+    assert all(error < TOLERANCE[dtype] for error in found.values()), found
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("layer_type", ["linear", "mlp"])
+@pytest.mark.parametrize(("heads", "dim"), [(12, 64), (16, 96), (32, 64)])
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_triton_matches_float64(layer_type, dtype, heads, dim, batch):
+    check(layer_type, step_of(layer_type), dtype, batch=batch, heads=heads, dim=dim)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 30.0])
+@pytest.mark.parametrize("layer_type", ["linear", "mlp"])
+def test_large_and_tiny_inputs(layer_type, scale):
+    check(layer_type, step_of(layer_type), torch.float16, batch=3, heads=12, dim=64, scale=scale)
+
+
+@pytest.mark.parametrize("layer_type", ["linear", "mlp"])
+def test_pytorch_matches_float64(layer_type):
+    step = reference.linear_decode if layer_type == "linear" else reference.mlp_decode
+    check(layer_type, step, torch.float16, batch=3, heads=32, dim=64)

@@ -1,0 +1,92 @@
+"""Random decode steps for any implementation of an inner net, and their error against the float64 oracle."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tests.kernels import oracle
+
+SIZE = 16
+TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 2e-5}
+
+
+@dataclass
+class Case:
+    """Inputs of ``tokens`` decode steps; ``params`` and ``slots`` are the state that the steps update."""
+
+    q: Tensor  # [T, B, H F]
+    k: Tensor
+    v: Tensor
+    lr: Tensor  # [T, B, H]
+    eta: Tensor  # [M]
+    gamma: Tensor  # [H, F]
+    beta: Tensor
+    params: list[Tensor]
+    slots: list[Tensor]
+
+
+def make_case(
+    layer_type: str,
+    batch: int,
+    heads: int,
+    dim: int,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    tokens: int = 3 * SIZE + 5,
+    scale: float = 1.0,
+    seed: int | None = None,
+) -> Case:
+    """Fresh random inputs; slots poisoned with NaN; layer-norm parameters and token scales off their initial values."""
+    generator = torch.Generator(device)
+    generator.seed() if seed is None else generator.manual_seed(seed)
+
+    def normal(*shape: int, std: float = 1.0, mean: float = 0.0, as_dtype: torch.dtype = dtype) -> Tensor:
+        return (torch.randn(shape, generator=generator, device=device) * std + mean).to(as_dtype)
+
+    if layer_type == "linear":
+        shapes, widths = [(dim, dim), (dim,)], [dim, dim]
+    else:
+        shapes, widths = [(dim, 4 * dim), (4 * dim,), (4 * dim, dim), (dim,)], [dim, 4 * dim, 4 * dim, dim]
+    stds = [dim**-0.5, 0.1, (4 * dim) ** -0.5, 0.1]
+    fused = [normal(tokens, batch, 3 * heads * dim, std=scale).chunk(3, -1)[i] for i in range(3)]
+    eta = (1 / torch.arange(1, SIZE + 1, device=device) + normal(SIZE, std=0.05, as_dtype=torch.float32)).clamp_min(0)
+    return Case(
+        q=fused[0].contiguous(),
+        k=fused[1].contiguous(),
+        v=fused[2],  # a strided view, as the model's
+        lr=torch.rand(tokens, batch, heads, generator=generator, device=device) / dim,
+        eta=eta,
+        gamma=normal(heads, dim, std=0.3, mean=1.0),
+        beta=normal(heads, dim, std=0.3),
+        params=[normal(batch, heads, *shape, std=std) for shape, std in zip(shapes, stds, strict=False)],
+        slots=[torch.full((batch, heads, SIZE, width), torch.nan, dtype=dtype, device=device) for width in widths],
+    )
+
+
+def relative_error(out: Tensor, ref: Tensor) -> float:
+    """‖out − ref‖ / ‖ref‖ in float64; NaN if ``out`` holds one."""
+    return float((out.double() - ref.double()).norm() / ref.double().norm())
+
+
+def errors(step: Callable[..., Tensor], case: Case) -> dict[str, float]:
+    """Run ``step`` over the case's tokens; relative errors of the outputs and of each state tensor.
+
+    The case's state is updated. The first fold's state is checked through the tokens that follow it.
+    """
+    heads = case.lr.shape[2]
+    rows = [x.unflatten(-1, (heads, -1)) for x in (case.q, case.k, case.v)]
+    expected, state = oracle.decode(*rows, case.lr, case.eta, case.gamma, case.beta, case.params)
+    position = torch.zeros(1, dtype=torch.int32, device=case.q.device)
+    outputs = []
+    for t in range(len(case.q)):
+        position.fill_(t % SIZE)
+        token = (case.q[t], case.k[t], case.v[t], case.lr[t])
+        outputs.append(
+            step(*token, case.eta, position, case.gamma, case.beta, *case.params, *case.slots).clone()
+        )
+    found = {"out": relative_error(torch.stack(outputs).unflatten(-1, (heads, -1)), expected)}
+    for index, (got, want) in enumerate(zip(case.params, state, strict=True)):
+        found[f"state {index}"] = relative_error(got, want)
+    return found

@@ -1,0 +1,94 @@
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.telemetry.fake_nvml import FakeNvml
+from ttt_mlflow.telemetry import host
+from ttt_mlflow.telemetry.host import device_uuid, host_facts, package_list
+
+
+def test_facts_of_this_host(nvml: FakeNvml) -> None:
+    facts = json.loads(json.dumps(host_facts(torch.device("cpu"))))
+    assert facts["torch"] == torch.__version__
+    assert facts["driver"] == "580.159.04"
+    assert facts["cpu_cores"] >= 1
+    assert facts["host_memory_gb"] > 0
+    for name in ("hostname", "cpu_model", "kernel", "python"):
+        assert facts[name]
+    assert None not in facts.values()
+    assert not [name for name in facts if name.startswith("gpu_")]
+
+
+def test_facts_of_a_gpu(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(
+        name="NVIDIA H200", uuid="6d3b1f3a", total_memory=150_000_000_000, multi_processor_count=132
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    device = torch.device("cuda", 0)
+    facts = host_facts(device)
+    assert facts["gpu_name"] == "NVIDIA H200"
+    assert facts["gpu_uuid"] == device_uuid(device) == "6d3b1f3a"
+    assert facts["gpu_memory_gb"] == 150
+    assert facts["gpu_multiprocessors"] == 132
+
+
+def test_environment_variables_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "s3cr3t-value")
+    recorded = json.dumps(host_facts()) + package_list()
+    assert "s3cr3t-value" not in recorded
+    assert "SOME_SERVICE_TOKEN" not in recorded
+
+
+def test_packages_are_pinned_lines_in_order() -> None:
+    lines = package_list().splitlines()
+    names = [line.split("==")[0] for line in lines]
+    assert names == sorted(set(names))
+    assert {"torch", "pandas", "scipy"} <= set(names)
+    assert all(line.count("==") == 1 for line in lines)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git checkout with a package in it, as which this package passes itself off."""
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # as a git hook sets them
+        monkeypatch.delenv(variable, raising=False)
+    package = tmp_path / "package"
+    (package / "telemetry").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    git(tmp_path, "init", "--quiet")
+    monkeypatch.setattr(host, "__file__", str(package / "telemetry" / "host.py"))
+    return tmp_path
+
+
+def test_commit_and_dirt(checkout: Path) -> None:
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message", "first")
+    (checkout / "results.csv").write_text("not part of the code")
+    facts = host_facts()
+    assert facts["git_commit"] == git(checkout, "rev-parse", "HEAD")
+    assert facts["git_dirty"] is False
+    (checkout / "package" / "__init__.py").write_text("changed = True\n")
+    assert host_facts()["git_dirty"] is True
+
+
+def test_a_package_that_git_does_not_track_has_no_commit(checkout: Path) -> None:
+    git(checkout, "commit", "--quiet", "--allow-empty", "--message", "first")
+    facts = host_facts()
+    assert "git_commit" not in facts
+    assert "git_dirty" not in facts
+
+
+def test_without_git_there_is_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(checkout, "add", ".")
+    monkeypatch.setenv("PATH", str(checkout / "empty"))
+    assert "git_commit" not in host_facts()

@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttt_mlflow import names
+from ttt_mlflow.telemetry.samples import (
+    Section,
+    inside,
+    plot_clocks,
+    series,
+    summarise,
+    write_samples_csv,
+)
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+
+
+def at(seconds: float) -> int:
+    return START + int(seconds * SECOND)
+
+
+def section(begin: float, end: float, energy_j: float | None = None) -> Section:
+    return Section(at(begin), at(end), energy_j)
+
+
+def frame(rows: int = 40, hz: float = 10.0) -> pd.DataFrame:
+    """Four seconds: idle for one, then at work."""
+    seconds = [index / hz for index in range(rows)]
+    busy = [second >= 1 for second in seconds]
+    return pd.DataFrame(
+        {
+            "time_ns": [at(second) for second in seconds],
+            "read_ms": 0.02,
+            "sm_clock_mhz": [1980 if work else 345 for work in busy],
+            "memory_clock_mhz": 3201,
+            "power_w": [300.0 if work else 80.0 for work in busy],
+            "power_instant_w": [600.0 if work else 75.0 for work in busy],
+            "temperature_c": [40 + int(second * 5) for second in seconds],
+            "gpu_utilization_pct": [100 if work else 0 for work in busy],
+            "memory_utilization_pct": [60 if work else 0 for work in busy],
+            "memory_used_bytes": [2_500_000_000 if work else 500_000_000 for work in busy],
+            "clock_event_reasons": [0x4 if work else 0x1 for work in busy],
+        }
+    )
+
+
+def test_summary_is_of_the_sections_alone() -> None:
+    metrics = summarise(frame(), [section(1.0, 1.95, 570.0), section(2.0, 2.95, 560.0)])
+    assert metrics == {
+        "sm_clock_mhz_mean": 1980,
+        "sm_clock_mhz_min": 1980,
+        "sm_clock_mhz_max": 1980,
+        "memory_clock_mhz_mean": 3201,
+        "power_w_mean": 600,
+        "temperature_c_max": 54,
+        "gpu_utilization_pct_mean": 100,
+        "device_memory_used_gb": 2.5,
+        "clock_event_sw_power_cap_pct": 100,
+        "energy_j": 1130,
+    }
+    assert set(metrics) <= set(names.METRICS)
+
+
+def test_no_sample_inside_gives_no_metric() -> None:
+    assert summarise(frame(), [section(1.01, 1.09)]) == {}
+    assert summarise(frame(), []) == {}
+    assert summarise(pd.DataFrame(), [section(0, 1)]) == {}
+
+
+def test_a_column_that_is_missing_gives_no_metric() -> None:
+    samples = frame().drop(columns=["sm_clock_mhz", "clock_event_reasons", "temperature_c"])
+    assert set(summarise(samples, [section(1, 2)])) == {
+        "memory_clock_mhz_mean",
+        "power_w_mean",
+        "gpu_utilization_pct_mean",
+        "device_memory_used_gb",
+    }
+
+
+def test_a_reading_that_stopped_is_left_out() -> None:
+    samples = frame().astype({"sm_clock_mhz": "float64", "temperature_c": "float64"})
+    samples.loc[samples["time_ns"] > at(1.55), "sm_clock_mhz"] = float("nan")
+    samples["temperature_c"] = float("nan")
+    metrics = summarise(samples, [section(1, 2)])
+    assert metrics["sm_clock_mhz_mean"] == 1980
+    assert "temperature_c_max" not in metrics
+
+
+def test_average_power_stands_in_where_there_is_no_instantaneous_one() -> None:
+    samples = frame().drop(columns="power_instant_w")
+    assert summarise(samples, [section(1, 2)])["power_w_mean"] == 300
+
+
+@given(st.lists(st.integers(0, 0x7FF), min_size=1, max_size=40))
+def test_clock_events_are_shares_of_the_samples(masks: list[int]) -> None:
+    samples = pd.DataFrame({"time_ns": [at(i / 100) for i in range(len(masks))], "clock_event_reasons": masks})
+    metrics = summarise(samples, [section(0, 1)])
+    for bit, reason in enumerate(names.CLOCK_EVENT_REASONS):
+        share = sum(bool(mask & 1 << bit) for mask in masks) / len(masks)
+        assert metrics.get(names.clock_event_metric(reason), 0) == pytest.approx(100 * share)
+    assert 0 not in metrics.values()
+    assert set(metrics) <= set(names.METRICS)
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ([section(0, 2, 900.0)], 900.0),
+        ([section(0, 0.5, 200.0)], None),  # the counter moves every 100 ms: up to a fifth of it
+        ([section(i, i + 0.9, 500.0) for i in range(4)], 2000.0),
+        ([section(i, i + 0.1, 50.0) for i in range(20)], None),
+        ([section(0, 2, 900.0), section(2, 4, None)], None),
+        ([], None),
+    ],
+)
+def test_energy_is_given_where_the_counter_can_tell(sections: list[Section], expected: float | None) -> None:
+    assert summarise(frame(), sections).get("energy_j") == expected
+
+
+def test_ends_belong_to_the_section() -> None:
+    samples = frame(rows=4, hz=1.0)
+    assert inside(samples, [section(1, 2)]).tolist() == [False, True, True, False]
+    assert inside(samples, [section(0, 0), section(3, 5)]).tolist() == [True, False, False, True]
+
+
+def test_series_have_the_public_names_and_two_points_a_second() -> None:
+    points = series(frame(), 1)
+    assert set(points) == {names.system_metric(1, suffix) for suffix in names.SYSTEM_METRICS}
+    clock = points["system/gpu_1_sm_clock_megahertz"]
+    assert [step for _, step, _ in clock] == list(range(8))
+    assert [timestamp for timestamp, _, _ in clock] == [at(i / 2) // 1_000_000 for i in range(8)]
+    assert [value for _, _, value in clock] == [345.0] * 2 + [1980.0] * 6
+    assert points["system/gpu_1_memory_usage_megabytes"][-1][2] == 2500
+    assert points["system/gpu_1_power_usage_watts"][-1][2] == 600
+    assert all(type(item) in (int, float) for point in clock for item in point)
+
+
+def test_series_skip_what_was_not_sampled() -> None:
+    assert series(pd.DataFrame(), 0) == {}
+    samples = frame()[["time_ns", "sm_clock_mhz"]]
+    gap = samples[(samples["time_ns"] < at(1)) | (samples["time_ns"] >= at(3))]
+    points = series(gap, 0)
+    assert set(points) == {"system/gpu_0_sm_clock_megahertz"}
+    timestamps = [timestamp for timestamp, _, _ in points["system/gpu_0_sm_clock_megahertz"]]
+    assert timestamps == [at(second) // 1_000_000 for second in (0, 0.5, 3, 3.5)]
+
+
+def test_csv_holds_every_row(tmp_path: Path) -> None:
+    samples = frame()
+    write_samples_csv(samples, tmp_path / "samples.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "samples.csv"), samples)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [frame(), frame().drop(columns=["power_w", "power_instant_w"]), pd.DataFrame()],
+    ids=["all", "no-power", "empty"],
+)
+def test_picture(tmp_path: Path, samples: pd.DataFrame) -> None:
+    path = tmp_path / "clocks.png"
+    plot_clocks(samples, [section(1, 2), section(2.1, 3)], path, title="NVIDIA H200")
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,97 @@
+"""scripts/sweep_decode.sh: the loop goes on after a failure, and the table shows what was recorded."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.project import ROOT, environment, measuring, run, started
+
+SWEEP = str(ROOT / "scripts/sweep_decode.sh")
+TOO_LARGE = 10**11  # the prompt alone would be 800 GB
+QUICKLY = ["--genlen", "3", "-P", "device=cpu", "-P", "warmup=1", "-P", "repeats=2"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def statuses(logdir: Path) -> list[str]:
+    files = sorted(logdir.glob("*/status.json"))
+    return [json.loads(file.read_text())["status"] for file in files]
+
+
+def test_two_models_and_two_batches_of_which_some_cannot_run(store: str, tmp_path: Path) -> None:
+    models = "ttt-tiny:mlp_1_dual,ttt-tiny:mlp_1_dual_triton"  # there is no Triton on a CPU
+    batches = f"1,{TOO_LARGE}"  # and no machine has the memory for the second
+    logdir = tmp_path / "records"
+    command = [SWEEP, "--models", models, "--batches", batches, "--logdir", str(logdir), *QUICKLY]
+    result = run(command, environment(store))
+    assert result.returncode == 1
+    assert statuses(logdir) == ["ok", "oom"]
+
+    table = [line for line in result.stdout.splitlines() if line.strip().startswith("ttt-tiny")]
+    ok, oom = (line.split() for line in table[-2:])
+    assert ok[:6] == ["ttt-tiny", "mlp_1_dual", "decode", "1", "1", "3"]
+    assert "ok" in ok
+    assert "oom" in oom
+
+    failed = [line for line in result.stderr.splitlines() if line.startswith("Failed: ")]
+    assert failed == [
+        f"Failed: ttt-tiny:mlp_1_dual_triton batch {batch}: refused before anything was measured"
+        for batch in (1, TOO_LARGE)
+    ]
+    found = MlflowClient(store).search_runs(["0"], order_by=["start_time ASC"])
+    assert [one.data.tags["ttt.status"] for one in found] == ["ok", "oom", "error", "error"]
+
+
+def test_not_fitting_is_a_result(store: str, tmp_path: Path) -> None:
+    logdir = tmp_path / "records"
+    command = [SWEEP, "--models", "ttt-tiny", "--batches", str(TOO_LARGE), "--logdir", str(logdir), *QUICKLY]
+    result = run(command, environment(store))
+    assert statuses(logdir) == ["oom"], result.stderr
+    assert result.returncode == 0
+
+
+def test_ctrl_c_ends_the_loop_and_keeps_the_record(store: str, tmp_path: Path) -> None:
+    logdir = tmp_path / "records"
+    command = [SWEEP, "--models", "ttt-tiny", "--batches", "1,2", "--genlen", "3", "--logdir", str(logdir)]
+    command += ["-P", "device=cpu", "-P", "repeats=1000000", "-P", "max_seconds=3600"]
+    with started(command, environment(store)) as process:
+        process.wait_for(lambda: measuring(logdir))
+        os.kill(process.process.pid, signal.SIGINT)
+        assert process.wait() == 128 + signal.SIGINT
+    assert statuses(logdir) == ["killed"]
+    assert "Ended by SIGINT before all configurations were measured." in process.output
+
+
+def test_dry_run_prints_the_seeds_three_loops() -> None:
+    result = run([SWEEP, "--dry-run", "--logdir", "/nowhere", "-P", "dtype=bfloat16"], environment())
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3 * 7
+    assert lines[0] == (
+        "+ mlflow run . --env-manager=local -P model_name=state-spaces/mamba-1.4b -P mode=decode -P batch=128 "
+        "-P genlen=2048 -P promptlen=1 -P logdir=/nowhere -P dtype=bfloat16"
+    )
+    assert "inner_net" not in lines[6]
+    assert "-P model_name=ttt-1b -P mode=decode -P batch=128 -P genlen=2048 -P inner_net=mlp_1_dual_triton" in lines[7]
+    assert "-P batch=8192 -P genlen=2048 -P inner_net=mlp_2_dual_triton" in lines[20]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "3"], "Error: --batch: no such option; see --help"),
+        (["--models"], "Error: --models needs a value (see --help)"),
+        (["-P", "batch=3"], "Error: -P batch=3: the batches of a sweep are given with --batches"),
+        (["--models", ""], "Error: --models and --batches need at least one entry each"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], message: str) -> None:
+    result = run([SWEEP, *arguments], environment())
+    assert result.returncode != 0
+    assert result.stderr.strip() == message

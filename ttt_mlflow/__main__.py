@@ -1,0 +1,5 @@
+"""``python -m ttt_mlflow`` is ``ttt-mlflow``."""
+
+from ttt_mlflow.cli import main
+
+main()

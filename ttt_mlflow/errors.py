@@ -1,0 +1,50 @@
+"""What can go wrong, as the person who runs the tool should read it.
+
+A message says what was asked, what stands in the way and what to do. The exit codes are public:
+0 measured and recorded, 1 the run failed, 2 bad input, 3 out of memory, 4 measured but not published,
+128 + n ended by signal n.
+"""
+
+import signal
+
+
+class TTTError(Exception):
+    """An expected failure: shown as one line, never as a traceback."""
+
+    exit_code = 1
+
+
+class RunFailed(TTTError):
+    """The measurement itself failed."""
+
+    exit_code = 1
+
+
+class BadInput(TTTError):
+    """A parameter that cannot be honoured; nothing was built or measured."""
+
+    exit_code = 2
+
+
+class OutOfMemory(TTTError):
+    """The configuration does not fit on the device: a result, recorded as ``ttt.status=oom``."""
+
+    exit_code = 3
+
+
+class PublishFailed(TTTError):
+    """The record is on disk but could not be sent to MLflow."""
+
+    exit_code = 4
+
+
+class Killed(BaseException):
+    """A signal asked the run to end. Not an ``Exception``, so that no handler for failures catches it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signum

@@ -1,0 +1,32 @@
+"""Tells running out of memory from other failures, and says what was asked for and what there is."""
+
+import re
+
+import torch
+
+from ttt_mlflow.config import RunConfig
+
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|cudaErrorMemoryAllocation", re.I)
+REQUEST = re.compile(r"[Tt]ried to allocate ([\d.]+ \w+)|you tried to allocate (\d+) bytes")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that the device (or the host) has no more memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def out_of_memory_message(error: BaseException, used: RunConfig, device: torch.device) -> str | None:
+    """One line: what was asked for, what the device has, the peak reached; None for another failure."""
+    if not is_out_of_memory(error):
+        return None
+    parts = [f"out of memory: {used.run_name} does not fit"]
+    if found := REQUEST.search(str(error)):
+        request = found.group(1) or f"{int(found.group(2)) / 1e9:.2f} GB"
+        parts.append(f"{request} more was asked for")
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory / 1e9
+        peak = torch.cuda.max_memory_allocated(device) / 1e9
+        parts.append(f"the device has {total:.1f} GB, {peak:.1f} GB was allocated at the peak")
+    return "; ".join(parts)

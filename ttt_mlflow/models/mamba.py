@@ -1,0 +1,129 @@
+"""Mamba, the peer: mamba-ssm's own model and its own generation with its own CUDA graph.
+
+Configurations are the published ones (state-spaces/mamba-*, config.json of each), written out here so that nothing is
+fetched from a hub. Weights are random.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.models.registry import ModelEntry, ModelRequest
+
+# d_model, n_layer
+SIZES = {
+    "state-spaces/mamba-130m": (768, 24),
+    "state-spaces/mamba-370m": (1024, 48),
+    "state-spaces/mamba-790m": (1536, 48),
+    "state-spaces/mamba-1.4b": (2048, 48),
+    "state-spaces/mamba-2.8b": (2560, 64),
+}
+VOCAB_SIZE = 50277  # padded to 50280 by mamba-ssm
+
+
+def missing() -> str | None:
+    """What must be installed before a Mamba model can be built, or None."""
+    absent = [
+        package for module, package in (("mamba_ssm", "mamba-ssm"), ("causal_conv1d", "causal-conv1d"))
+        if importlib.util.find_spec(module) is None
+    ]  # fmt: skip
+    if not absent:
+        return None
+    return (
+        f"{' and '.join(absent)} not installed; on a machine with a GPU and a CUDA toolchain: "
+        "pip install --no-build-isolation '.[mamba]'"
+    )
+
+
+class MambaModel:
+    """Offers :class:`MambaDecoder` through ``decoder``; state and step are mamba-ssm's own."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.vocab_size = VOCAB_SIZE
+
+    def parameter_count(self) -> int:
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    def decoder(self, batch: int, max_length: int, cuda_graph: bool) -> "MambaDecoder":
+        return MambaDecoder(self.model, batch, max_length, cuda_graph)
+
+
+class MambaDecoder:
+    """The loop of mamba_ssm.utils.generation.decode, cut into prefill and step so that steps can be timed.
+
+    See :class:`ttt_mlflow.decode.generate.Decoder`.
+    """
+
+    def __init__(self, model: Any, batch: int, max_length: int, cuda_graph: bool) -> None:
+        from mamba_ssm.utils.generation import InferenceParams, update_graph_cache
+
+        self.model, self.batch, self.cuda_graph = model, batch, cuda_graph
+        self.device = next(model.parameters()).device
+        if cuda_graph:
+            # as generate(cg=True) does: one cache, made once, its graphs reused by every generation
+            cache = update_graph_cache(model, getattr(model, "_decoding_cache", None), batch, 1, max_length)
+            model._decoding_cache = cache
+            self.parameters = cache.inference_params
+        else:
+            self.parameters = InferenceParams(max_seqlen=max_length, max_batch_size=batch)
+        self.token = torch.empty(batch, dtype=torch.int64, device=self.device)
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Tensor) -> Tensor:
+        """Prompt [B, P] to the first token [B]."""
+        parameters = self.parameters
+        parameters.reset(parameters.max_seqlen, self.batch)
+        logits = self.model(prompt, inference_params=parameters, num_last_tokens=1).logits.squeeze(1)
+        parameters.seqlen_offset += prompt.shape[1]
+        return self._sample(logits)
+
+    @torch.inference_mode()
+    def step(self) -> Tensor:
+        """Feed the last token; returns the next one [B]."""
+        parameters = self.parameters
+        tokens = self.token.unsqueeze(1)
+        position = torch.full((self.batch, 1), parameters.seqlen_offset, dtype=torch.long, device=self.device)
+        if self.cuda_graph:
+            logits = self.model._decoding_cache.run(tokens, position, parameters.seqlen_offset).squeeze(1)
+        else:
+            logits = self.model(
+                tokens, position_ids=position, inference_params=parameters, num_last_tokens=1
+            ).logits.squeeze(1)
+        parameters.seqlen_offset += 1
+        return self._sample(logits)
+
+    def _sample(self, logits: Tensor) -> Tensor:
+        return self.token.copy_(logits[:, :VOCAB_SIZE].argmax(-1))
+
+    def close(self) -> None:
+        """Give the graph's memory back."""
+        self.model._decoding_cache = None
+
+
+def build(request: ModelRequest) -> MambaModel:
+    """Build ``request.name`` with random weights from the seed."""
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+
+    d_model, n_layer = SIZES[request.name]
+    torch.manual_seed(request.seed)
+    config = MambaConfig(d_model=d_model, n_layer=n_layer, vocab_size=VOCAB_SIZE)
+    model = MambaLMHeadModel(config, device=request.device, dtype=request.dtype)
+    return MambaModel(model.eval().requires_grad_(False))
+
+
+def entries() -> list[ModelEntry]:
+    return [
+        ModelEntry(
+            name,
+            build,  # type: ignore[arg-type]
+            f"Mamba, width {d_model}, {n_layer} layers, through mamba-ssm",
+            needs_cuda=True,
+            own_generation=True,
+            missing=missing,
+        )
+        for name, (d_model, n_layer) in SIZES.items()
+    ]

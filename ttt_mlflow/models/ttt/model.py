@@ -1,0 +1,325 @@
+"""TTT-Linear and TTT-MLP language models, for decoding.
+
+Weight names follow the published PyTorch model (test-time-training/ttt-lm-pytorch), so that its checkpoints load
+unchanged. Weights that are used together lie side by side in one tensor, and the named parameters are views of it:
+one matrix product makes Q/K, V, the gate and the learning-rate logits.
+
+Reads in the order in which things happen: ``step`` is one token, ``prefill`` a prompt.
+"""
+
+import math
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ttt_mlflow.kernels import reference
+from ttt_mlflow.kernels.reference import CONV_TAPS, MINI_BATCH, matrix, rms_norm
+from ttt_mlflow.models.ttt.config import TTTConfig
+from ttt_mlflow.models.ttt.inner_nets import InnerNet
+from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
+
+ROW_ALIGNMENT = 64  # rows of fused weights are padded to this, so that matrix products stay on their fast path
+
+
+def padded(rows: int) -> int:
+    return math.ceil(rows / ROW_ALIGNMENT) * ROW_ALIGNMENT
+
+
+def parameter(data: Tensor) -> nn.Parameter:
+    return nn.Parameter(data, requires_grad=False)
+
+
+class Weight(nn.Module):
+    """A named ``weight`` and, where given, ``bias``: the leaf of the published module tree."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = parameter(weight)
+        if bias is not None:
+            self.bias = parameter(bias)
+
+
+class CausalConv(Weight):
+    """Depthwise causal convolution. ``taps`` [4, D] is the storage, the published weight [D, 1, 4] a view of it."""
+
+    taps: Tensor
+
+    def __init__(self, width: int, **where: Any) -> None:
+        taps = torch.empty(CONV_TAPS, width, **where)
+        super().__init__(taps.t().unsqueeze(1), torch.empty(width, **where))
+        self.register_buffer("taps", taps, persistent=False)
+
+
+class Conv(nn.Module):
+    def __init__(self, width: int, **where: Any) -> None:
+        super().__init__()
+        self.norm = Weight(torch.empty(width, **where))
+        self.conv = CausalConv(width, **where)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: ``gate_up`` [2 I, D] holds both input projections."""
+
+    gate_up: Tensor
+
+    def __init__(self, config: TTTConfig, **where: Any) -> None:
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.register_buffer("gate_up", torch.empty(2 * inner, width, **where), persistent=False)
+        self.gate_proj, self.up_proj = Weight(self.gate_up[:inner]), Weight(self.gate_up[inner:])
+        self.down_proj = Weight(torch.empty(width, inner, **where))
+
+
+class SequenceModeling(nn.Module):
+    """The weights of one TTT layer; ``projection`` [3 D + H (padded), D] holds Q/K, V, gate and learning-rate rows."""
+
+    projection: Tensor
+    eta: Tensor
+
+    def __init__(self, config: TTTConfig, net: InnerNet, **where: Any) -> None:
+        super().__init__()
+        width, heads, dim = config.hidden_size, config.num_heads, config.head_dim
+        self.register_buffer("projection", torch.zeros(padded(3 * width + heads), width, **where), persistent=False)
+        self.q_proj = Weight(self.projection[:width])
+        self.v_proj = Weight(self.projection[width : 2 * width])
+        self.g_proj = Weight(self.projection[2 * width : 3 * width])
+        self.learnable_ttt_lr_weight = parameter(self.projection[3 * width : 3 * width + heads].unsqueeze(1))
+        self.learnable_ttt_lr_bias = parameter(torch.empty(heads, 1, **where))
+        self.learnable_token_idx = parameter(torch.empty(MINI_BATCH, **where))
+        self.conv_q, self.conv_k = CausalConv(width, **where), CausalConv(width, **where)
+        self.ttt_norm_weight = parameter(torch.empty(heads, dim, **where))
+        self.ttt_norm_bias = parameter(torch.empty(heads, dim, **where))
+        self.W1 = parameter(torch.empty(heads, dim, dim if net.layer_type == "linear" else 4 * dim, **where))
+        self.b1 = parameter(torch.empty(heads, 1, self.W1.shape[-1], **where))
+        if net.layer_type == "mlp":
+            self.W2 = parameter(torch.empty(heads, 4 * dim, dim, **where))
+            self.b2 = parameter(torch.empty(heads, 1, dim, **where))
+        self.post_norm = Weight(torch.empty(width, **where), torch.empty(width, **where))
+        self.o_proj = Weight(torch.empty(width, width, **where))
+        # η_t = max(1 / (t + 1) + learnable_t, 0), made by `TTTModel.weights_changed`
+        self.register_buffer("eta", torch.empty(MINI_BATCH, device=where["device"]), persistent=False)
+
+
+class Layer(nn.Module):
+    def __init__(self, config: TTTConfig, net: InnerNet, stages: ModuleType, **where: Any) -> None:
+        super().__init__()
+        self.config, self.net, self.stages = config, net, stages
+        self.conv = Conv(config.hidden_size, **where)
+        self.seq_norm = Weight(torch.empty(config.hidden_size, **where))
+        self.seq_modeling_block = SequenceModeling(config, net, **where)
+        self.ffn_norm = Weight(torch.empty(config.hidden_size, **where))
+        self.mlp = FeedForward(config, **where)
+
+    def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Q/K, V, gate [..., D] and learning-rate logits [..., H], as views of the fused projection's output."""
+        width, heads = self.config.hidden_size, self.config.num_heads
+        qk, v, gate, logits, _ = projected.split(
+            (width, width, width, heads, projected.shape[-1] - 3 * width - heads), dim=-1
+        )
+        return qk, v, gate, logits
+
+    def step(
+        self,
+        hidden: Tensor,
+        delta: Tensor,
+        position: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        conv: Tensor,
+        qk_conv: Tensor,
+        *state: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """One token: hidden [B, D] and the previous layer's output ``delta`` [B, D], not yet added to it.
+
+        Returns the same pair for the next layer.
+        """
+        block, stages = self.seq_modeling_block, self.stages
+        hidden, x = stages.conv_rms_norm(
+            hidden, delta, conv, position,
+            self.conv.norm.weight, self.conv.conv.taps, self.conv.conv.bias, self.seq_norm.weight,
+        )  # fmt: skip
+        qk, v, gate, logits = self.split(F.linear(x, block.projection))
+        q, k, lr = stages.qk_conv_rotary(
+            qk, logits, qk_conv, position, block.conv_q.taps, block.conv_q.bias, block.conv_k.taps, block.conv_k.bias,
+            block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.config.base_lr,
+        )  # fmt: skip
+        x = self.net.decode(q, k, v, lr, block.eta, position, block.ttt_norm_weight, block.ttt_norm_bias, *state)
+        x = stages.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
+        hidden, x = stages.add_rms_norm(hidden, F.linear(x, block.o_proj.weight), self.ffn_norm.weight)
+        return hidden, F.linear(stages.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
+
+    def prefill(self, hidden: Tensor, cos: Tensor, sin: Tensor, state: LayerState) -> Tensor:
+        """Whole mini-batches: hidden [B, L, D] with L a multiple of 16, at a mini-batch's beginning."""
+        block, dtype = self.seq_modeling_block, hidden.dtype
+        x = rms_norm(hidden, self.conv.norm.weight).to(dtype)
+        (filtered,) = causal_conv(x, state.conv, self.conv.conv)
+        hidden = (hidden + filtered).to(dtype)
+        x = rms_norm(hidden, self.seq_norm.weight).to(dtype)
+        qk, v, gate, logits = self.split(F.linear(x, block.projection))
+        x = self.prefill_inner(qk, v, logits, cos, sin, state)
+        x = reference.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
+        hidden, x = reference.add_rms_norm(hidden, F.linear(x, block.o_proj.weight), self.ffn_norm.weight)
+        x = F.linear(reference.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
+        return hidden + x
+
+    def prefill_inner(
+        self, qk: Tensor, v: Tensor, logits: Tensor, cos: Tensor, sin: Tensor, state: LayerState
+    ) -> Tensor:
+        """The inner net over whole mini-batches, in the dual form: qk, v [B, L, D] to [B, L, D]."""
+        block, heads, dtype = self.seq_modeling_block, self.config.num_heads, qk.dtype
+
+        def by_head(x: Tensor) -> Tensor:  # [B, M, D] -> [B, H, M, F]
+            return matrix(x).unflatten(-1, (heads, -1)).transpose(1, 2)
+
+        q, k = (x.to(dtype) for x in causal_conv(qk, state.qk_conv, block.conv_q, block.conv_k))
+        lr = torch.sigmoid(matrix(logits) + matrix(block.learnable_ttt_lr_bias).squeeze(1))
+        lr = (lr * (self.config.base_lr / self.config.head_dim)).transpose(1, 2).unsqueeze(-1)  # [B, H, L, 1]
+        gamma, beta = matrix(block.ttt_norm_weight).unsqueeze(1), matrix(block.ttt_norm_bias).unsqueeze(1)
+        out = torch.empty_like(v)
+        for start in range(0, v.shape[1], MINI_BATCH):
+            part = slice(start, start + MINI_BATCH)
+            # rounded where the decode step rounds, so that both ways lead to the same state
+            turned = (matrix(reference.rotate(by_head(x[:, part]), cos, sin).to(dtype)) for x in (q, k))
+            result = self.net.dual(
+                *turned, by_head(v[:, part]), lr[:, :, part], block.eta.unsqueeze(1), gamma, beta, *state.inner
+            )
+            out[:, part] = result.transpose(1, 2).flatten(-2).to(dtype)
+        return out
+
+
+def causal_conv(x: Tensor, ring: Tensor, *convs: CausalConv) -> list[Tensor]:
+    """Filters x [B, L, D] (L a multiple of 4, from position 0 of a mini-batch), ``ring`` being what came before.
+
+    Returns one unrounded result a convolution; afterwards the ring holds the last four inputs.
+    """
+    history = torch.cat((ring[:, 1:], x), 1)  # slot 0 is the oldest, which no tap reaches
+    length = x.shape[1]
+    taps = [matrix(history[:, tap : tap + length]) for tap in range(CONV_TAPS)]
+    filtered = [sum((tap * matrix(conv.taps[i]) for i, tap in enumerate(taps)), matrix(conv.bias)) for conv in convs]
+    ring.copy_(x[:, -CONV_TAPS:])
+    return filtered
+
+
+class Backbone(nn.Module):
+    """The published ``model`` module: embeddings, layers, last norm."""
+
+    table: Tensor
+
+    def __init__(self, config: TTTConfig, net: InnerNet, stages: ModuleType, **where: Any) -> None:
+        super().__init__()
+        # padded to full tiles for the output projection, which shares these weights
+        table = torch.zeros(padded(config.vocab_size), config.hidden_size, **where)
+        self.register_buffer("table", table, persistent=False)
+        self.embed_tokens = Weight(table[: config.vocab_size])
+        self.layers = nn.ModuleList(Layer(config, net, stages, **where) for _ in range(config.num_layers))
+        self.norm = Weight(torch.empty(config.hidden_size, **where))
+
+
+class TTTModel(nn.Module):
+    """A TTT language model; see :class:`ttt_mlflow.models.registry.DecodeModel`."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: TTTConfig, net: InnerNet, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.config, self.net = config, net
+        self.vocab_size = config.vocab_size
+        self.dtype, self.device = dtype, device
+        stages: ModuleType = reference
+        if net.triton or device.type == "cuda":
+            from ttt_mlflow.kernels import stages
+        self.stages = stages
+        self.model = Backbone(config, net, stages, dtype=dtype, device=device)
+        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        angle = torch.outer(torch.arange(MINI_BATCH, dtype=torch.float32), config.rope_theta**-half)
+        self.register_buffer("cos", angle.cos().to(device), persistent=False)  # [M, F / 2]
+        self.register_buffer("sin", angle.sin().to(device), persistent=False)
+        self._layer_steps: list[Any] = [layer.step for layer in self.layers]
+
+    @property
+    def layers(self) -> list[Layer]:
+        return list(self.model.layers)  # type: ignore[arg-type]
+
+    def parameter_count(self) -> int:
+        return sum(weight.numel() for weight in self.parameters())
+
+    def weights_changed(self) -> None:
+        """Derive what follows from the weights; call it after loading or initialising them."""
+        for layer in self.layers:
+            block = layer.seq_modeling_block
+            steps = torch.arange(1, MINI_BATCH + 1, dtype=torch.float32, device=self.device)
+            block.eta.copy_((1 / steps + block.learnable_token_idx.float()).clamp_min(0))
+
+    def compile_step(self) -> None:
+        """Compile the layers' step; all layers share one compiled function, their weights being its inputs."""
+        self._layer_steps = [torch.compile(layer.step, dynamic=False) for layer in self.layers]
+
+    def new_state(self, batch: int) -> TTTState:
+        state = allocate(self.config, self.net, batch, self.dtype, self.device)
+        self.reset_state(state)
+        return state
+
+    def reset_state(self, state: TTTState) -> None:
+        """Start of a sequence. The mini-batch's vectors are left as they are: none is read before it is written."""
+        state.position.zero_()
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            layer_state.conv.zero_()
+            layer_state.qk_conv.zero_()
+            for tensor, name in zip(layer_state.inner, self.net.state_names, strict=True):
+                initial = getattr(layer.seq_modeling_block, name)
+                tensor.copy_(initial.view(tensor.shape[1:]).expand_as(tensor))
+
+    def step(self, tokens: Tensor, state: TTTState) -> Tensor:
+        """Feed one token a sequence: tokens [B] to logits [B, V]."""
+        hidden = F.embedding(tokens, self.model.table)
+        delta = torch.zeros_like(hidden)
+        for layer_step, layer in zip(self._layer_steps, state.layers, strict=True):
+            hidden, delta = layer_step(
+                hidden, delta, state.position, self.cos, self.sin, layer.conv, layer.qk_conv, *layer.inner, *layer.slots
+            )
+        _, x = self.stages.add_rms_norm(hidden, delta, self.model.norm.weight)
+        state.position.add_(1).remainder_(MINI_BATCH)
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.model.table)[:, : self.vocab_size]
+
+    def prefill(self, tokens: Tensor, state: TTTState) -> Tensor:
+        """Feed a prompt: tokens [B, P] to the last token's logits [B, V], from the start of a mini-batch.
+
+        Whole mini-batches go through the dual form, the rest token by token.
+        """
+        whole = tokens.shape[1] // MINI_BATCH * MINI_BATCH
+        logits = None
+        if whole:
+            hidden = F.embedding(tokens[:, :whole], self.model.table)
+            for layer, layer_state in zip(self.layers, state.layers, strict=True):
+                hidden = layer.prefill(hidden, self.cos, self.sin, layer_state)
+            logits = self.logits(rms_norm(hidden[:, -1], self.model.norm.weight).to(self.dtype))
+        for token in tokens[:, whole:].unbind(1):
+            logits = self.step(token, state)
+        assert logits is not None  # a prompt has at least one token
+        return logits
+
+
+def initialise(model: TTTModel, seed: int) -> None:
+    """Random weights of the published initial distributions, the same for a seed on the same kind of device."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    for name, weight in model.named_parameters():
+        leaf, parent = name.rsplit(".", 1)[-1], name.rsplit(".", 2)[-2]
+        if leaf in ("learnable_ttt_lr_bias", "learnable_token_idx", "ttt_norm_bias", "b1", "b2") or (
+            leaf == "bias" and "norm" in parent
+        ):
+            weight.zero_()
+        elif "norm" in parent or leaf == "ttt_norm_weight":
+            weight.fill_(1)
+        elif parent in ("conv", "conv_q", "conv_k"):
+            bound = 1 / math.sqrt(CONV_TAPS)  # torch.nn.Conv1d's default, one input channel a group
+            weight.uniform_(-bound, bound, generator=generator)
+        else:
+            weight.normal_(0, 0.02, generator=generator)
+    model.weights_changed()

@@ -1,0 +1,68 @@
+"""The standard TTT models, as registered."""
+
+import torch
+
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.models.registry import ModelEntry, ModelRequest
+from ttt_mlflow.models.ttt.checkpoint import check_fit, load_checkpoint, published_shapes
+from ttt_mlflow.models.ttt.config import TTTConfig
+from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
+from ttt_mlflow.models.ttt.model import TTTModel, initialise
+
+# hidden, intermediate, layers, heads: the paper's widths
+SIZES = {
+    "ttt-125m": (768, 2048, 12, 12),
+    "ttt-350m": (1024, 2736, 24, 16),
+    "ttt-760m": (1536, 4096, 24, 16),
+    "ttt-1b": (2048, 5504, 24, 32),
+    "ttt-profile": (2048, 5504, 4, 32),
+    "ttt-tiny": (128, 352, 2, 2),
+}
+DESCRIPTIONS = {
+    "ttt-profile": "the 1b widths with 4 layers, for profiling",
+    "ttt-tiny": "2 layers of width 128 and 512 tokens, for trying things out on a CPU",
+}
+VOCABULARIES = {"ttt-tiny": 512}
+
+
+def config_of(name: str, layer_type: str) -> TTTConfig:
+    """Widths of the standard model ``name`` with a ``linear`` or ``mlp`` inner net."""
+    config = TTTConfig(layer_type, *SIZES[name])
+    if name in VOCABULARIES:
+        config = TTTConfig(layer_type, *SIZES[name], vocab_size=VOCABULARIES[name])
+    return config
+
+
+def build(request: ModelRequest) -> TTTModel:
+    """Build ``request.name`` with random weights from the seed, or with a checkpoint's."""
+    if request.inner_net is None:
+        raise BadInput(f"inner_net: {request.name} needs one of {', '.join(INNER_NETS)}")
+    net = INNER_NETS[request.inner_net]
+    model = TTTModel(config_of(request.name, net.layer_type), net, request.dtype, request.device)
+    if request.checkpoint:
+        load_checkpoint(model, request.checkpoint)
+    else:
+        initialise(model, request.seed)
+    return model.eval()
+
+
+def check(request: ModelRequest) -> None:
+    """BadInput unless the checkpoint, if one is asked for, fits; reads its header alone."""
+    if request.checkpoint and request.inner_net:
+        net = INNER_NETS[request.inner_net]
+        empty = TTTModel(config_of(request.name, net.layer_type), net, request.dtype, torch.device("meta"))
+        check_fit(request.checkpoint, published_shapes(empty), f"{request.name} {request.inner_net}")
+
+
+def entries() -> list[ModelEntry]:
+    return [
+        ModelEntry(
+            name,
+            build,
+            DESCRIPTIONS.get(name, f"TTT, width {width}, {layers} layers of {heads} heads"),
+            inner_nets=tuple(INNER_NETS),
+            takes_checkpoint=True,
+            check=check,
+        )
+        for name, (width, _, layers, heads) in SIZES.items()
+    ]

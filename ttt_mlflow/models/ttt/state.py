@@ -1,0 +1,51 @@
+"""What a batch of sequences carries from token to token, allocated once and updated in place."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.kernels.reference import CONV_TAPS, MINI_BATCH
+from ttt_mlflow.models.ttt.config import TTTConfig
+from ttt_mlflow.models.ttt.inner_nets import InnerNet
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """One layer: convolution inputs [B, 4, D], each in the slot position mod 4; inner weights; mini-batch vectors."""
+
+    conv: Tensor
+    qk_conv: Tensor
+    inner: tuple[Tensor, ...]
+    slots: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class TTTState:
+    """``position`` [1] int32 is the next token's index in its mini-batch; it lives and advances on the device."""
+
+    position: Tensor
+    layers: tuple[LayerState, ...]
+
+
+def allocate(config: TTTConfig, net: InnerNet, batch: int, dtype: torch.dtype, device: torch.device) -> TTTState:
+    """State for ``batch`` sequences; the inner weights are filled by the model's reset_state."""
+    heads, dim = config.num_heads, config.head_dim
+    if net.layer_type == "linear":
+        inner_shapes: tuple[tuple[int, ...], ...] = ((dim, dim), (dim,))
+    else:
+        inner_shapes = ((dim, 4 * dim), (4 * dim,), (4 * dim, dim), (dim,))
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(batch, *shape, dtype=dtype, device=device)
+
+    layers = tuple(
+        LayerState(
+            conv=empty(CONV_TAPS, config.hidden_size),
+            qk_conv=empty(CONV_TAPS, config.hidden_size),
+            inner=tuple(empty(heads, *shape) for shape in inner_shapes),
+            slots=tuple(empty(heads, MINI_BATCH, width) for width in net.slot_widths(dim)),
+        )
+        for _ in range(config.num_layers)
+    )
+    return TTTState(torch.zeros(1, dtype=torch.int32, device=device), layers)

@@ -1,0 +1,133 @@
+"""The public names: parameters, metrics, system metrics, tags and artifact paths.
+
+Dashboards, saved searches and scripts rely on them. docs/names.md is the page for people; a test holds the
+page, this module and :class:`ttt_mlflow.config.RunConfig` together.
+"""
+
+PARAMETERS: tuple[str, ...] = (
+    "model_name",
+    "mode",
+    "batch",
+    "promptlen",
+    "genlen",
+    "inner_net",
+    "dtype",
+    "use_compile",
+    "cuda_graph",
+    "profile",
+    "device",
+    "warmup",
+    "repeats",
+    "max_seconds",
+    "seed",
+    "checkpoint",
+)
+
+# NVML's clock event reasons, in the order of their bits: reason i is bit 1 << i of the mask.
+CLOCK_EVENT_REASONS: tuple[str, ...] = (
+    "gpu_idle",
+    "applications_clocks_setting",
+    "sw_power_cap",
+    "hw_slowdown",
+    "sync_boost",
+    "sw_thermal_slowdown",
+    "hw_thermal_slowdown",
+    "hw_power_brake_slowdown",
+    "display_clock_setting",
+)
+
+
+def clock_event_metric(reason: str) -> str:
+    """Metric name for one of :data:`CLOCK_EVENT_REASONS`."""
+    return f"clock_event_{reason}_pct"
+
+
+# name -> (unit, meaning); a metric that was not measured is absent, never zero
+METRICS: dict[str, tuple[str, str]] = {
+    "decode_tokens_per_s": (
+        "tokens/s",
+        "batch times generated tokens over decode time, median of the repeats",
+    ),
+    "decode_tokens_per_s_ci_low": ("tokens/s", "lower end of the median's 95 % interval"),
+    "decode_tokens_per_s_ci_high": ("tokens/s", "upper end of the median's 95 % interval"),
+    "decode_step_ms_p50": ("ms", "time of one decode step, median"),
+    "decode_step_ms_p90": ("ms", "time of one decode step, 90th percentile"),
+    "decode_step_ms_p99": ("ms", "time of one decode step, 99th percentile"),
+    "decode_step_ms_mean": ("ms", "time of one decode step, mean"),
+    "prefill_tokens_per_s": (
+        "tokens/s",
+        "batch times prompt tokens over prefill time, median of the repeats",
+    ),
+    "prefill_tokens_per_s_ci_low": ("tokens/s", "lower end of the median's 95 % interval (prefill mode)"),
+    "prefill_tokens_per_s_ci_high": ("tokens/s", "upper end of the median's 95 % interval (prefill mode)"),
+    "prefill_ms": ("ms", "time to process the prompt, median of the repeats"),
+    "time_to_first_token_ms": ("ms", "from the prompt to its first generated token on the host, median"),
+    "peak_memory_allocated_gb": ("10⁹ bytes", "most memory that PyTorch's tensors held"),
+    "peak_memory_reserved_gb": ("10⁹ bytes", "most memory that PyTorch's allocator held"),
+    "device_memory_used_gb": ("10⁹ bytes", "most memory in use on the device, by NVML, all processes"),
+    "sm_clock_mhz_mean": ("MHz", "SM clock, mean over the measured section"),
+    "sm_clock_mhz_min": ("MHz", "SM clock, lowest sample of the measured section"),
+    "sm_clock_mhz_max": ("MHz", "SM clock, highest sample of the measured section"),
+    "memory_clock_mhz_mean": ("MHz", "memory clock, mean over the measured section"),
+    "power_w_mean": ("W", "board power, mean over the measured section"),
+    "energy_j": ("J", "energy of the measured section"),
+    "joules_per_token": ("J", "energy of the measured section over the tokens generated in it"),
+    "temperature_c_max": ("°C", "GPU temperature, highest sample of the measured section"),
+    "gpu_utilization_pct_mean": ("%", "share of time with a kernel running, mean over the measured section"),
+    **{
+        clock_event_metric(reason): ("%", f"share of the measured section in which NVML named {reason}")
+        for reason in CLOCK_EVENT_REASONS
+    },
+    "model_parameters": ("count", "parameters of the model"),
+    "relative_spread_pct": ("%", "standard deviation of the repeats, in percent of their median"),
+    "imports_s": ("s", "from the start of the process until its libraries were loaded"),
+    "setup_s": ("s", "building the model and the prompt"),
+    "compile_s": ("s", "compiling, loading kernels, capturing the CUDA graph"),
+    "warmup_s": ("s", "untimed passes before the measurement"),
+    "recording_s": ("s", "writing the measurement to disk"),
+    "profile_s": ("s", "the profilers' passes after the measurement"),
+}
+
+# Series for MLflow's System metrics tab, one set a GPU: suffix -> (unit, meaning)
+SYSTEM_METRICS: dict[str, tuple[str, str]] = {
+    "sm_clock_megahertz": ("MHz", "SM clock"),
+    "memory_clock_megahertz": ("MHz", "memory clock"),
+    "power_usage_watts": ("W", "board power"),
+    "temperature_celsius": ("°C", "GPU temperature"),
+    "utilization_percentage": ("%", "share of time with a kernel running"),
+    "memory_usage_megabytes": ("10⁶ bytes", "memory in use on the device"),
+}
+
+
+def system_metric(gpu_index: int, suffix: str) -> str:
+    """Series name of one of :data:`SYSTEM_METRICS`, for example ``system/gpu_0_sm_clock_megahertz``."""
+    return f"system/gpu_{gpu_index}_{suffix}"
+
+
+TAGS: dict[str, str] = {
+    "ttt.status": "what happened: ok, oom, error or killed",
+    "ttt.message": "why, in one line, where the status is not ok",
+    "ttt.gpu_name": "the GPU's name",
+    "ttt.gpu_uuid": "the GPU's UUID",
+    "ttt.host": "the host's name",
+    "ttt.driver": "NVIDIA driver version",
+    "ttt.torch": "PyTorch version",
+    "ttt.triton": "Triton version",
+    "ttt.git_dirty": "true where the working tree had uncommitted changes",
+    "ttt.config_id": "hash of the configuration: the same configuration has the same id on every host",
+    "ttt.journal_id": "the local record that the run was published from; publishing is idempotent by it",
+}
+
+ARTIFACTS: dict[str, str] = {
+    "config.json": "the configuration as asked for and as used",
+    "summary.md": "the summary that is also the run's description",
+    "log.txt": "what was done when, warnings, and the traceback of a failure",
+    "telemetry/samples.csv": "every NVML sample, with its time and whether it fell into the measured section",
+    "telemetry/clocks.png": "clocks, power and temperature over time, the measured section marked",
+    "timing/steps.csv": "every timed step of every repeat: repeat, step, ms, complete",
+    "timing/passes.json": "every pass's time, warm-up included, and why the measurement ended",
+    "profiles/torch/trace.json.gz": "PyTorch profiler trace; opens in Perfetto",
+    "profiles/torch/kernels.csv": "PyTorch profiler, time by kernel",
+    "environment/host.json": "the host's facts",
+    "environment/packages.txt": "installed packages, name==version",
+}

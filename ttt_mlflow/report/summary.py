@@ -1,0 +1,178 @@
+"""What one run measured, for a person: the MLflow run's description and the terminal's last words.
+
+Both show what is in the journal and nothing else: a value that was not measured has no line.
+"""
+
+from collections.abc import Mapping
+
+from ttt_mlflow.names import CLOCK_EVENT_REASONS, clock_event_metric
+from ttt_mlflow.tracking.journal import Journal
+
+Metrics = Mapping[str, float]
+
+
+def summary_markdown(journal: Journal) -> str:
+    """The MLflow run's description: configuration, results, host and status as one Markdown table."""
+    rows = [
+        ("status", _status(journal)),
+        *_configuration(journal),
+        *_results(journal),
+        *_host(journal),
+    ]
+    table = [f"| {label} | {_escaped(text)} |" for label, text in rows]
+    return "\n".join([f"**{_escaped(journal.run_name)}**", "", "| | |", "| --- | --- |", *table, ""])
+
+
+def summary_text(journal: Journal, record_at: str) -> str:
+    """The short summary for the terminal; ``record_at`` says where the record is."""
+    rows = [*_configuration(journal), *_results(journal)]
+    if journal.status["status"] != "ok":
+        rows.insert(0, ("status", _status(journal)))
+    rows.append(("record", record_at))
+    width = max(len(label) for label, _ in rows)
+    return "\n".join([journal.run_name, *(f"  {label:<{width}}  {text}" for label, text in rows)])
+
+
+def throughput(metrics: Metrics, mode: str) -> str | None:
+    """For example ``66,787 [66,500, 67,010]``: tokens/s of ``mode`` and the 95 % interval of its median."""
+    name = f"{mode}_tokens_per_s"
+    if name not in metrics:
+        return None
+    return " ".join([number(metrics[name]), *_interval(metrics, name)])
+
+
+def number(value: float) -> str:
+    """Four significant digits or all before the point: ``66,787``, ``15.33``, ``0.01234``."""
+    if abs(value) >= 999.95:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def _status(journal: Journal) -> str:
+    status = journal.status
+    return f"{status['status']}: {status['message']}" if status["message"] else str(status["status"])
+
+
+def _configuration(journal: Journal) -> list[tuple[str, str]]:
+    config = journal.settings
+    parts = [str(config[name]) for name in ("device", "dtype") if config.get(name)]
+    for name, label in (("use_compile", "torch.compile"), ("cuda_graph", "CUDA graph")):
+        if config.get(name) is not None:
+            parts.append(f"{label} {'on' if config[name] else 'off'}")
+    parts.append(f"weights {config['checkpoint']}" if config.get("checkpoint") else f"seed {config.get('seed')}")
+    return [("configuration", ", ".join(parts))]
+
+
+def _results(journal: Journal) -> list[tuple[str, str]]:
+    metrics, mode = journal.metrics, journal.settings.get("mode")
+    spread = _present(metrics, relative_spread_pct="spread {} %")
+    prompt = _present(metrics, prefill_ms="{} ms", time_to_first_token_ms="first token after {} ms")
+    decode, prefill = _throughput_parts(metrics, "decode"), _throughput_parts(metrics, "prefill")
+    rows = [
+        ("decode", ", ".join(decode + spread if mode == "decode" else decode)),
+        ("decode step", _step_row(metrics)),
+        ("prefill", ", ".join((prefill + spread if mode == "prefill" else prefill) + prompt)),
+        ("memory", _memory_row(metrics)),
+        ("clocks", _clocks_row(metrics)),
+        ("power", _power_row(metrics)),
+        ("clock events", _clock_events_row(metrics)),
+        ("overhead", _overhead_row(metrics)),
+        ("model", ", ".join(_present(metrics, model_parameters="{} parameters"))),
+    ]
+    return [(label, text) for label, text in rows if text]
+
+
+def _throughput_parts(metrics: Metrics, mode: str) -> list[str]:
+    name = f"{mode}_tokens_per_s"
+    parts = _present(metrics, **{name: "{} tokens/s"})
+    return parts + [f"95 % interval {interval}" for interval in _interval(metrics, name)]
+
+
+def _step_row(metrics: Metrics) -> str:
+    parts = _present(
+        metrics,
+        decode_step_ms_p50="{} ms p50",
+        decode_step_ms_p90="{} p90",
+        decode_step_ms_p99="{} p99",
+        decode_step_ms_mean="{} mean",
+    )
+    return ", ".join(parts)
+
+
+def _memory_row(metrics: Metrics) -> str:
+    parts = _present(
+        metrics,
+        peak_memory_allocated_gb="peak {} GB allocated",
+        peak_memory_reserved_gb="{} GB reserved",
+        device_memory_used_gb="{} GB used on the device",
+    )
+    return ", ".join(parts)
+
+
+def _clocks_row(metrics: Metrics) -> str:
+    sm = _present(metrics, sm_clock_mhz_mean="SM {} MHz")
+    if sm and "sm_clock_mhz_min" in metrics and "sm_clock_mhz_max" in metrics:
+        sm = [f"{sm[0]} ({number(metrics['sm_clock_mhz_min'])} to {number(metrics['sm_clock_mhz_max'])})"]
+    return ", ".join([*sm, *_present(metrics, memory_clock_mhz_mean="memory {} MHz")])
+
+
+def _power_row(metrics: Metrics) -> str:
+    parts = _present(
+        metrics,
+        power_w_mean="{} W",
+        energy_j="{} J",
+        joules_per_token="{} J a token",
+        temperature_c_max="{} °C at most",
+        gpu_utilization_pct_mean="GPU {} % busy",
+    )
+    return ", ".join(parts)
+
+
+def _clock_events_row(metrics: Metrics) -> str:
+    shares = {reason: metrics.get(clock_event_metric(reason)) for reason in CLOCK_EVENT_REASONS}
+    named = [f"{reason} {number(share)} %" for reason, share in shares.items() if share]
+    if named:
+        return ", ".join(named)
+    return "none" if any(share is not None for share in shares.values()) else ""
+
+
+def _overhead_row(metrics: Metrics) -> str:
+    parts = _present(
+        metrics,
+        imports_s="imports {} s",
+        setup_s="build {} s",
+        compile_s="compilation {} s",
+        warmup_s="warm-up {} s",
+        profile_s="profilers {} s",
+        recording_s="recording {} s",
+    )
+    return ", ".join(parts)
+
+
+def _host(journal: Journal) -> list[tuple[str, str]]:
+    labels = {
+        "ttt.host": "{}",
+        "ttt.gpu_name": "{}",
+        "ttt.driver": "driver {}",
+        "ttt.torch": "torch {}",
+        "ttt.triton": "triton {}",
+    }
+    tags = journal.tags
+    parts = [label.format(tags[name]) for name, label in labels.items() if tags.get(name)]
+    return [("host", ", ".join(parts))] if parts else []
+
+
+def _interval(metrics: Metrics, name: str) -> list[str]:
+    """``[low, high]`` of the metric ``name`` if it was measured, as a list of one text."""
+    low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")
+    return [] if low is None or high is None else [f"[{number(low)}, {number(high)}]"]
+
+
+def _present(metrics: Metrics, **templates: str) -> list[str]:
+    """The templates of those metrics that were measured, filled in."""
+    return [text.format(number(metrics[name])) for name, text in templates.items() if name in metrics]
+
+
+def _escaped(text: str) -> str:
+    """Text for a Markdown table's cell."""
+    return " ".join(text.split()).replace("|", "\\|")

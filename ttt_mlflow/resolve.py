@@ -1,0 +1,146 @@
+"""Settles a configuration for this machine, before anything is built.
+
+What was asked for explicitly is honoured or refused; what was only a default is left off where it does not exist, with
+a notice.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+
+import torch
+
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.models.registry import ModelEntry, ModelRequest, find_model
+
+DEFAULT_INNER_NET = "mlp_1_dual_triton"
+DEFAULT_INNER_NET_CPU = "mlp_1_dual"
+AVAILABLE_PROFILERS = ("torch",)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """``asked`` as it was given, ``used`` with nothing left open, and what the person should know about the rest."""
+
+    asked: RunConfig
+    used: RunConfig
+    entry: ModelEntry
+    request: ModelRequest
+    notices: list[str]
+
+
+def interpreting() -> bool:
+    """Whether Triton runs its kernels in its interpreter, on the host."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def resolve(asked: RunConfig) -> Resolved:
+    """Settle ``asked`` for this machine; raise BadInput for what it cannot honour."""
+    notices: list[str] = []
+    entry = find_model(asked.model_name)
+    _check_profilers(asked)
+    if missing := entry.missing():
+        raise BadInput(f"model_name={asked.model_name}: {missing}")
+    device = _device(asked, entry, notices)
+    inner_net = _inner_net(asked, entry, device, notices)
+    used = asked.model_copy(
+        update={
+            "device": device,
+            "inner_net": inner_net,
+            "dtype": asked.dtype or ("float16" if device == "cuda" else "float32"),
+            "use_compile": _use_compile(asked, entry, device, inner_net, notices),
+            "cuda_graph": _cuda_graph(asked, device, notices),
+        }
+    )
+    if asked.checkpoint and not entry.takes_checkpoint:
+        raise BadInput(f"checkpoint={asked.checkpoint}: {asked.model_name} is measured with random weights only")
+    assert used.dtype is not None
+    request = ModelRequest(
+        used.model_name, inner_net, getattr(torch, used.dtype), torch.device(device), used.seed, used.checkpoint
+    )
+    entry.check(request)
+    return Resolved(asked, used, entry, request, notices)
+
+
+def _check_profilers(asked: RunConfig) -> None:
+    for profiler in asked.profile:
+        if profiler not in AVAILABLE_PROFILERS:
+            raise BadInput(
+                f"profile={profiler}: not available in this version; profile takes none or "
+                f"{', '.join(AVAILABLE_PROFILERS)}"
+            )
+
+
+def _device(asked: RunConfig, entry: ModelEntry, notices: list[str]) -> str:
+    found = torch.cuda.is_available()
+    if asked.device == "cuda" and not found:
+        raise BadInput("device=cuda: PyTorch finds no GPU on this machine; use device=cpu, or a machine with a GPU")
+    device = asked.device or ("cuda" if found else "cpu")
+    if device == "cpu" and entry.needs_cuda:
+        raise BadInput(f"model_name={asked.model_name}: runs on a GPU only, and the device is cpu")
+    if device == "cuda" and interpreting():
+        raise BadInput("device=cuda: TRITON_INTERPRET=1 is set, Triton would run on the host; unset it, or use cpu")
+    if asked.device is None and device == "cpu":
+        notices.append("device: no GPU found, measuring on the CPU")
+    return device
+
+
+def _inner_net(asked: RunConfig, entry: ModelEntry, device: str, notices: list[str]) -> str | None:
+    if not entry.inner_nets:
+        if asked.inner_net:
+            raise BadInput(f"inner_net={asked.inner_net}: {entry.name} has no inner net; leave inner_net out")
+        return None
+    has_triton = device == "cuda" or interpreting()
+    if asked.inner_net is None:
+        default = DEFAULT_INNER_NET if has_triton else DEFAULT_INNER_NET_CPU
+        default = default if default in entry.inner_nets else entry.inner_nets[0]
+        if not has_triton:
+            notices.append(f"inner_net: Triton needs a GPU, {default} (PyTorch) is used")
+        return default
+    if asked.inner_net not in entry.inner_nets:
+        raise BadInput(
+            f"inner_net={asked.inner_net}: no such inner net; {entry.name} has {', '.join(entry.inner_nets)}"
+        )
+    if asked.inner_net.endswith("_triton") and not has_triton:
+        raise BadInput(
+            f"inner_net={asked.inner_net}: Triton needs a GPU (or TRITON_INTERPRET=1, which is slow); "
+            f"on a CPU use {asked.inner_net.removesuffix('_triton')}"
+        )
+    return asked.inner_net
+
+
+def _use_compile(
+    asked: RunConfig, entry: ModelEntry, device: str, inner_net: str | None, notices: list[str]
+) -> bool:
+    obstacle = None
+    if asked.mode == "prefill":
+        obstacle = "the prompt's pass is not compiled"
+    elif entry.own_generation:
+        obstacle = f"{entry.name} decodes through its own generation code"
+    elif device == "cpu" and inner_net is not None and inner_net.endswith("_triton"):
+        obstacle = "Triton's interpreter cannot be compiled"
+    elif device == "cpu" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+        obstacle = "compiling for a CPU needs a C++ compiler (g++ or clang++), and none is found"
+    if asked.use_compile:
+        if obstacle:
+            raise BadInput(f"use_compile=true: {obstacle}; leave use_compile out, or set it to false")
+        return True
+    if asked.use_compile is None and device == "cuda" and not obstacle:
+        return True
+    if asked.use_compile is None:
+        notices.append(f"use_compile: off; {obstacle or 'on a CPU it is on only if asked for'}")
+    return False
+
+
+def _cuda_graph(asked: RunConfig, device: str, notices: list[str]) -> bool:
+    obstacle = None
+    if device == "cpu":
+        obstacle = "there are no CUDA graphs on a CPU"
+    elif asked.mode == "prefill":
+        obstacle = "the prompt's pass is not captured"
+    if asked.cuda_graph and obstacle:
+        raise BadInput(f"cuda_graph=true: {obstacle}; leave cuda_graph out, or set it to false")
+    if asked.cuda_graph is None and obstacle:
+        notices.append(f"cuda_graph: off; {obstacle}")
+    return obstacle is None if asked.cuda_graph is None else asked.cuda_graph

@@ -1,0 +1,289 @@
+"""One configuration from start to end: build, compile, warm up, measure, profile, record.
+
+:func:`run` tells the story in order. The journal is written as the run goes on, so that whatever ends it leaves what
+was measured until then.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from ttt_mlflow.decode.generate import Decoder, ModelDecoder, make_decoder
+from ttt_mlflow.errors import BadInput, Killed, OutOfMemory, RunFailed, TTTError
+from ttt_mlflow.failures import out_of_memory_message
+from ttt_mlflow.measure.loop import Measurement, measure_decode, measure_prefill
+from ttt_mlflow.measure.timing import StepTimer, time_once
+from ttt_mlflow.profilers.torch_profiler import profile_steps
+from ttt_mlflow.report.summary import summary_markdown
+from ttt_mlflow.resolve import Resolved, resolve
+from ttt_mlflow.runlog import run_log
+from ttt_mlflow.telemetry import host, samples
+from ttt_mlflow.telemetry.nvml import NvmlSampler, TelemetryUnavailable
+from ttt_mlflow.tracking.journal import Journal
+
+__all__ = ["resolve", "run"]
+
+PROFILED_STEPS = 4
+log = logging.getLogger(__name__)
+
+
+def run(resolved: Resolved, journal: Journal, console: Console, imports_s: float) -> None:
+    """Measure one configuration and record it in ``journal``, its status included.
+
+    ``imports_s`` is what the process took to get here. Raises, after recording, OutOfMemory, RunFailed or Killed.
+    """
+    with run_log(journal), _recorded_end(resolved, journal):
+        Run(resolved, journal, console).measure(imports_s)
+
+
+class Run:
+    """One measurement in progress, and what it leaves behind."""
+
+    def __init__(self, resolved: Resolved, journal: Journal, console: Console) -> None:
+        self.used, self.request, self.entry = resolved.used, resolved.request, resolved.entry
+        self.notices = resolved.notices
+        self.journal, self.console = journal, console
+        self.device = resolved.request.device
+        self.on_gpu = self.device.type == "cuda"
+        self.measurement = Measurement()
+        self.prefill_ms: list[float] = []  # one a pass, warm-up passes first
+        self.first_token_ms: list[float] = []
+        self.phase_s: dict[str, float] = {}
+        self.sampler: NvmlSampler | None = None
+
+    def measure(self, imports_s: float) -> None:
+        self.phase_s["imports_s"] = imports_s
+        self.record_configuration()
+        self.sampler = self.open_sampler()
+        decoder: Decoder | None = None
+        with self.sampler or nullcontext():
+            try:
+                if self.on_gpu:
+                    torch.cuda.reset_peak_memory_stats(self.device)
+                with self.phase("setup_s", f"building {self.used.model_name}"):
+                    model = self.entry.factory(self.request)
+                    prompt = self.make_prompt(model.vocab_size)
+                if hasattr(model, "parameter_count"):
+                    self.journal.update_metrics({"model_parameters": model.parameter_count()})
+                with self.phase("compile_s", "compiling and preparing the decode step"):
+                    decoder = self.make_ready(model, prompt)
+                with self.progress() as progress:
+                    self.measure_passes(decoder, prompt, progress)
+            finally:
+                if self.sampler:
+                    self.sampler.stop()
+                self.record_measurement()
+            if "torch" in self.used.profile:
+                with self.phase("profile_s", "profiling"):
+                    self.profile(decoder, prompt)
+        decoder.close()
+
+    # The parts of the story
+
+    def make_prompt(self, vocab_size: int) -> Tensor:
+        """Random tokens [B, P], the same for a seed on every device."""
+        generator = torch.Generator().manual_seed(self.used.seed)
+        shape = (self.used.batch, self.used.promptlen)
+        return torch.randint(vocab_size, shape, generator=generator).to(self.device)
+
+    def make_ready(self, model: Any, prompt: Tensor) -> Decoder:
+        """A decoder whose first step is as fast as its last: compiled, its kernels loaded, its graph captured."""
+        used = self.used
+        # the profiled pass goes a few steps further than the measured ones
+        length = used.promptlen + (used.genlen if used.mode == "decode" else 0) + PROFILED_STEPS + 1
+        decoder = make_decoder(model, used.batch, length, self.device, bool(used.cuda_graph))
+        if isinstance(decoder, ModelDecoder):
+            if used.use_compile:
+                decoder.compile()
+            decoder.capture() if used.cuda_graph else decoder.warm_up()
+        decoder.prefill(prompt)
+        self.synchronize()
+        return decoder
+
+    def measure_passes(self, decoder: Decoder, prompt: Tensor, progress: Callable[[float, str], None]) -> None:
+        used = self.used
+        loop: dict[str, Any] = {
+            "warmup": used.warmup,
+            "repeats": used.repeats,
+            "max_seconds": used.max_seconds,
+            "on_section": self.sampler.mark if self.sampler else lambda edge: None,
+            "progress": progress,
+            "measurement": self.measurement,
+        }
+        if used.mode == "prefill":
+            measure_prefill(lambda: decoder.prefill(prompt), self.device, **loop)
+            return
+        timer = StepTimer(used.genlen, self.device)
+        measure_decode(
+            lambda: timer.time_steps(decoder.step), prepare=lambda: self.time_prefill(decoder, prompt), **loop
+        )
+
+    def time_prefill(self, decoder: Decoder, prompt: Tensor) -> None:
+        """Process the prompt; note the device's time for it and when its first token was on the host."""
+        self.synchronize()
+        began = time.perf_counter()
+        first, ms = time_once(lambda: decoder.prefill(prompt), self.device)
+        first.tolist()
+        self.first_token_ms.append(1e3 * (time.perf_counter() - began))
+        self.prefill_ms.append(ms)
+
+    def profile(self, decoder: Decoder, prompt: Tensor) -> None:
+        """A few decode steps (or one prompt) under PyTorch's profiler."""
+        out_dir = self.journal.artifact_path("profiles/torch/trace.json.gz").parent
+        decoder.prefill(prompt)
+        if self.used.mode == "prefill":
+            profile_steps(lambda: decoder.prefill(prompt), 1, out_dir, self.device)
+        else:
+            profile_steps(decoder.step, min(PROFILED_STEPS, self.used.genlen), out_dir, self.device)
+
+    # The record
+
+    def record_configuration(self) -> None:
+        used = self.used
+        facts = host.host_facts(self.device)
+        self.journal.set_used(used.model_dump(mode="json"))
+        self.journal.update_params(used.model_dump())
+        named = {
+            "ttt.host": "hostname", "ttt.gpu_name": "gpu_name", "ttt.gpu_uuid": "gpu_uuid", "ttt.driver": "driver",
+            "ttt.torch": "torch", "ttt.triton": "triton", "ttt.git_dirty": "git_dirty",
+        }  # fmt: skip
+        tags = {tag: _text(facts[fact]) for tag, fact in named.items() if fact in facts}
+        self.journal.update_tags(tags | {"ttt.config_id": used.config_id, "ttt.journal_id": self.journal.journal_id})
+        self.journal.write_artifact("environment/host.json", json.dumps(facts, indent=1))
+        self.journal.write_artifact("environment/packages.txt", host.package_list())
+        log.info("measuring %s with %s", used.run_name, used.as_params())
+        for notice in self.notices:
+            log.info("notice: %s", notice)
+
+    def open_sampler(self) -> NvmlSampler | None:
+        if not self.on_gpu:
+            return None
+        try:
+            return NvmlSampler.open(host.device_uuid(self.device))
+        except TelemetryUnavailable as error:
+            self.console.print(f"Note: {error}", markup=False, highlight=False)
+            log.warning("%s", error)
+            return None
+
+    def record_measurement(self) -> None:
+        """Write down what was measured so far, complete or not."""
+        began = time.perf_counter()
+        used, measurement, journal = self.used, self.measurement, self.journal
+        if used.mode == "prefill":
+            metrics = measurement.prefill_metrics(used.batch, used.promptlen)
+        else:
+            metrics = measurement.decode_metrics(used.batch) | self.prefill_metrics()
+        if measurement.warmup:
+            self.phase_s["warmup_s"] = measurement.warmup_s
+        if self.on_gpu:
+            metrics["peak_memory_allocated_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+            metrics["peak_memory_reserved_gb"] = torch.cuda.max_memory_reserved(self.device) / 1e9
+        if self.sampler:
+            metrics |= self.record_telemetry(self.sampler)
+        journal.update_metrics(metrics)
+        steps = measurement.steps_frame()
+        if not steps.empty:
+            journal.write_artifact("timing/steps.csv", steps.to_csv(index=False))
+        prefills = {"prefill_ms": self.prefill_ms, "time_to_first_token_ms": self.first_token_ms}
+        journal.write_artifact("timing/passes.json", json.dumps(measurement.record() | prefills, indent=1))
+        self.phase_s["recording_s"] = time.perf_counter() - began
+        journal.update_metrics(self.phase_s)
+
+    def prefill_metrics(self) -> dict[str, float]:
+        """Median over the measured passes of the prompt's part of a decode run."""
+        skip = self.measurement.warmup_count
+        prefill, first = self.prefill_ms[skip:], self.first_token_ms[skip:]
+        if not prefill:
+            return {}
+        ms = float(np.median(prefill))
+        return {
+            "prefill_ms": ms,
+            "prefill_tokens_per_s": 1e3 * self.used.batch * self.used.promptlen / ms,
+            "time_to_first_token_ms": float(np.median(first)),
+        }
+
+    def record_telemetry(self, sampler: NvmlSampler) -> dict[str, float]:
+        frame = sampler.frame()
+        metrics = samples.summarise(frame, sampler.sections)
+        if "energy_j" in metrics and self.used.mode == "decode" and not self.measurement.interrupted:
+            tokens = self.used.batch * sum(len(repeat.step_ms) for repeat in self.measurement.complete_repeats)
+            metrics["joules_per_token"] = metrics["energy_j"] / tokens
+        if not frame.empty:
+            samples.write_samples_csv(frame, self.journal.artifact_path("telemetry/samples.csv"))
+            samples.plot_clocks(
+                frame, sampler.sections, self.journal.artifact_path("telemetry/clocks.png"), self.used.run_name
+            )
+            self.journal.set_series(samples.series(frame, self.device.index or 0))
+        for query, reason in sampler.refused.items():
+            log.warning("NVML does not answer %s: %s", query, reason)
+        return metrics
+
+    # What the person sees meanwhile
+
+    @contextmanager
+    def phase(self, name: str, text: str) -> Iterator[None]:
+        """Time a phase that is not measured, and show it."""
+        began = time.perf_counter()
+        with self.console.status(text):
+            yield
+        self.phase_s[name] = time.perf_counter() - began
+        self.console.print(f"{text}: {self.phase_s[name]:.1f} s", highlight=False)
+        log.info("%s: %.3f s", text, self.phase_s[name])
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[float, str], None]]:
+        """A bar that moves between passes only: nothing is drawn while one is timed."""
+        columns = (TextColumn("measuring"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, auto_refresh=False, redirect_stdout=False) as bar:
+            task = bar.add_task("", total=1.0)
+
+            def show(fraction: float, text: str) -> None:
+                log.info("%s", text)
+                bar.update(task, completed=fraction, description=text, refresh=True)
+
+            yield show
+
+    def synchronize(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
+
+def _text(fact: object) -> str:
+    return str(fact).lower() if isinstance(fact, bool) else str(fact)
+
+
+@contextmanager
+def _recorded_end(resolved: Resolved, journal: Journal) -> Iterator[None]:
+    """Give the journal its status, whatever ends the run, and the caller the matching exception."""
+    try:
+        yield
+        _end(journal, "ok", None, 0)
+    except Killed as killed:
+        _end(journal, "killed", f"ended by {killed}", killed.exit_code)
+        raise
+    except BaseException as error:
+        log.exception("the run ended early")
+        if message := out_of_memory_message(error, resolved.used, resolved.request.device):
+            failure: TTTError = OutOfMemory(message)
+        elif isinstance(error, TTTError) and not isinstance(error, BadInput):
+            failure = error
+        else:
+            failure = RunFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        _end(journal, "oom" if isinstance(failure, OutOfMemory) else "error", str(failure), failure.exit_code)
+        # without the cause: its traceback holds the model's memory
+        raise failure from None
+
+
+def _end(journal: Journal, status: str, message: str | None, exit_code: int) -> None:
+    journal.set_status(status, message, exit_code)
+    journal.update_tags({"ttt.status": status} | ({"ttt.message": message} if message else {}))
+    journal.set_description(summary_markdown(journal))

@@ -1,0 +1,119 @@
+"""The facts of the host that a number depends on. Environment variables are never read into the record."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+from ttt_mlflow.telemetry.nvml import driver_version
+
+GIT_SECONDS = 10
+
+
+def host_facts(device: torch.device | None = None) -> dict[str, object]:
+    """The host, the software and, for a CUDA ``device``, the GPU. What is not there has no entry.
+
+    hostname, cpu_model, cpu_cores (that this process may use), host_memory_gb (10^9 bytes), kernel, python,
+    torch, triton, mamba_ssm, causal_conv1d, nvidia_ml_py, cuda (that PyTorch was built for), driver,
+    git_commit, git_dirty, gpu_name, gpu_uuid (without NVML's prefix), gpu_memory_gb, gpu_multiprocessors.
+    """
+    facts: dict[str, object | None] = {
+        "hostname": platform.node() or None,
+        "cpu_model": _cpu_model(),
+        "cpu_cores": _cpu_cores(),
+        "host_memory_gb": _host_memory_gb(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "triton": _version("triton"),
+        "mamba_ssm": _version("mamba-ssm"),
+        "causal_conv1d": _version("causal-conv1d"),
+        "nvidia_ml_py": _version("nvidia-ml-py"),
+        "cuda": torch.version.cuda,
+        "driver": driver_version(),
+        **_git_facts(),
+        **_gpu_facts(device),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def device_uuid(device: torch.device) -> str:
+    """The UUID of a CUDA device as PyTorch gives it, without NVML's prefix."""
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
+def package_list() -> str:
+    """Every installed package as ``name==version`` lines, sorted; of two with a name, the one imported."""
+    versions: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    return "".join(f"{name}=={versions[name]}\n" for name in sorted(versions))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str | None:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or None
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.machine() or None
+
+
+def _cpu_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _host_memory_gb() -> float | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (ValueError, OSError):
+        return None
+
+
+def _git_facts() -> dict[str, object | None]:
+    """Commit and dirt of the checkout that this package runs from; nothing for an installed package."""
+    package = Path(__file__).resolve().parents[1]
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return {}
+    changes = _git(package, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_commit": _git(package, "rev-parse", "HEAD"),
+        "git_dirty": None if changes is None else bool(changes),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None where there is no git, no checkout or no answer."""
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _gpu_facts(device: torch.device | None) -> dict[str, object | None]:
+    if device is None or device.type != "cuda":
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu_name": properties.name,
+        "gpu_uuid": device_uuid(device),
+        "gpu_memory_gb": properties.total_memory / 1e9,
+        "gpu_multiprocessors": properties.multi_processor_count,
+    }

@@ -1,0 +1,176 @@
+"""What the GPU's samples say: the metrics of the measured sections, time series, a table and a picture.
+
+Everything here is derived from the rows of :meth:`ttt_mlflow.telemetry.nvml.NvmlSampler.frame`, which are kept
+as ``samples.csv``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ttt_mlflow.names import CLOCK_EVENT_REASONS, clock_event_metric, system_metric
+
+SERIES_PER_SECOND = 2
+GREY = "#8a8f98"
+
+# The energy counter moves every 100 ms, so that a section's energy is off by up to that much at its ends.
+# It is given only where the sections are long enough for this to be under a tenth of it.
+ENERGY_STEP_SECONDS = 0.1
+ENERGY_ERROR_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Section:
+    """A measured section on the host's clock (time.time_ns), and its energy where the card counts it."""
+
+    begin_ns: int
+    end_ns: int
+    energy_j: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.begin_ns) / 1e9
+
+
+def summarise(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, float]:
+    """The metrics of the measured sections alone; what was not sampled there is absent.
+
+    Power is the instantaneous one where the card has it, because NVML's own average reaches back to before
+    the section. ``clock_event_<reason>_pct`` is the share of the samples in which NVML named the reason.
+    """
+    metrics: dict[str, float] = {}
+    rows = samples[inside(samples, sections)] if not samples.empty else samples
+
+    def put(metric: str, column: str | None, statistic: str, scale: float = 1.0) -> None:
+        if column in rows:
+            values = rows[column].dropna()
+            if not values.empty:
+                metrics[metric] = float(values.agg(statistic)) * scale
+
+    put("sm_clock_mhz_mean", "sm_clock_mhz", "mean")
+    put("sm_clock_mhz_min", "sm_clock_mhz", "min")
+    put("sm_clock_mhz_max", "sm_clock_mhz", "max")
+    put("memory_clock_mhz_mean", "memory_clock_mhz", "mean")
+    put("power_w_mean", _power_column(rows), "mean")
+    put("temperature_c_max", "temperature_c", "max")
+    put("gpu_utilization_pct_mean", "gpu_utilization_pct", "mean")
+    put("device_memory_used_gb", "memory_used_bytes", "max", 1e-9)
+    if "clock_event_reasons" in rows:
+        masks = rows["clock_event_reasons"].dropna().astype("int64")
+        for bit, reason in enumerate(CLOCK_EVENT_REASONS):
+            named = (masks & (1 << bit)) != 0
+            if named.any():
+                metrics[clock_event_metric(reason)] = 100.0 * float(named.mean())
+    energy = _energy_j(sections)
+    if energy is not None:
+        metrics["energy_j"] = energy
+    return metrics
+
+
+def series(samples: pd.DataFrame, gpu_index: int) -> dict[str, list[tuple[int, int, float]]]:
+    """The samples as time series for MLflow's System metrics: {metric: [(timestamp_ms, step, value)]}.
+
+    Each point is the mean of half a second; the step is its index.
+    """
+    if samples.empty:
+        return {}
+    columns: dict[str, tuple[str | None, float]] = {
+        "sm_clock_megahertz": ("sm_clock_mhz", 1.0),
+        "memory_clock_megahertz": ("memory_clock_mhz", 1.0),
+        "power_usage_watts": (_power_column(samples), 1.0),
+        "temperature_celsius": ("temperature_c", 1.0),
+        "utilization_percentage": ("gpu_utilization_pct", 1.0),
+        "memory_usage_megabytes": ("memory_used_bytes", 1e-6),
+    }
+    step_ns = 1_000_000_000 // SERIES_PER_SECOND
+    first_ns = int(samples["time_ns"].min())
+    bins = (samples["time_ns"] - first_ns) // step_ns
+    points = {}
+    for name, (column, scale) in columns.items():
+        if column in samples:
+            means = samples[column].groupby(bins).mean().dropna() * scale
+            points[system_metric(gpu_index, name)] = [
+                ((first_ns + index * step_ns) // 1_000_000, step, value)
+                for step, (index, value) in enumerate(zip(means.index.tolist(), means.tolist(), strict=True))
+            ]
+    return points
+
+
+def inside(samples: pd.DataFrame, sections: Sequence[Section]) -> pd.Series:
+    """Whether each sample was taken inside one of the sections."""
+    within = pd.Series(False, index=samples.index)
+    for section in sections:
+        within |= samples["time_ns"].between(section.begin_ns, section.end_ns)
+    return within
+
+
+def write_samples_csv(samples: pd.DataFrame, path: Path) -> None:
+    """The raw samples, one row each, with the columns of :meth:`NvmlSampler.frame`."""
+    samples.to_csv(path, index=False)
+
+
+def plot_clocks(samples: pd.DataFrame, sections: Sequence[Section], path: Path, title: str = "") -> None:
+    """A PNG of clocks, power and temperature over time, with the measured sections shaded."""
+    # matplotlib is slow to import; a Figure of its own needs no display and no global state
+    from matplotlib.figure import Figure
+
+    panels: list[tuple[str, list[tuple[str | None, str, str]]]] = [
+        ("Clock (MHz)", [("sm_clock_mhz", "SM", "#1f6fb4"), ("memory_clock_mhz", "memory", GREY)]),
+        ("Power (W)", [(_power_column(samples), "power", "#c8553d")]),
+        ("Temperature (°C)", [("temperature_c", "temperature", "#7a5195")]),
+    ]
+    times_ns = samples["time_ns"] if not samples.empty else pd.Series(dtype="int64")
+    zero_ns = int(times_ns.min()) if not samples.empty else 0
+    seconds = (times_ns - zero_ns) / 1e9
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True)
+    for axis, (label, lines) in zip(axes, panels, strict=True):
+        drawn = [line for line in lines if line[0] in samples and samples[line[0]].notna().any()]
+        for column, name, colour in drawn:
+            axis.plot(seconds, samples[column], color=colour, linewidth=1.4)
+            if len(drawn) > 1:  # name the line where it ends, right of the panel
+                height = float(samples[column].dropna().iloc[-1])
+                place = axis.get_yaxis_transform()
+                axis.text(1.005, height, name, transform=place, color=colour, va="center", fontsize=9)
+        if drawn:
+            top = max(float(samples[column].max()) for column, _, _ in drawn)
+            axis.set_ylim(0, top * 1.08 if top > 0 else 1)
+        else:
+            axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", va="center", color=GREY)
+            axis.set_yticks([])
+        for section in sections:
+            begin, end = (section.begin_ns - zero_ns) / 1e9, (section.end_ns - zero_ns) / 1e9
+            axis.axvspan(begin, end, color="#f2c14e", alpha=0.22, linewidth=0)
+        axis.set_ylabel(label)
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0)
+    axes[-1].set_xlabel("Time since the first sample (s)")
+    axes[0].set_title(title or "GPU over time", loc="left", fontsize=12, fontweight="bold")
+    if sections:
+        axes[0].set_title("shaded: measured", loc="right", fontsize=9, color="#9a7413")
+    figure.align_ylabels(axes)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _power_column(samples: pd.DataFrame) -> str | None:
+    for column in ("power_instant_w", "power_w"):
+        if column in samples and samples[column].notna().any():
+            return column
+    return None
+
+
+def _energy_j(sections: Sequence[Section]) -> float | None:
+    """The sections' energy together; None where it was not read or they are too short for the counter."""
+    energies = [section.energy_j for section in sections if section.energy_j is not None]
+    if not sections or len(energies) < len(sections):
+        return None
+    # the errors of the sections are independent and grow with the root of their number
+    error_s = ENERGY_STEP_SECONDS * len(sections) ** 0.5
+    if error_s > ENERGY_ERROR_SHARE * sum(section.seconds for section in sections):
+        return None
+    return sum(energies)

@@ -1,0 +1,354 @@
+"""The record of one run on disk: written first, published to MLflow after.
+
+A journal is a folder ``<root>/<journal_id>/``::
+
+    config.json       {"asked": {...}, "used": {...}}    as asked for, and as it really ran
+    status.json       {"status", "message", "started_at", "ended_at", "exit_code", "process"}
+    params.json  metrics.json  tags.json                 {name: value}
+    series.json       {metric: [[timestamp in ms, step, value], ...]}
+    description.md    the MLflow run's description
+    target.json       where the run is to be published (see :meth:`Journal.set_target`)
+    published.json    where it was published, once it was published completely
+    artifacts/...     uploaded as they lie
+
+Each file is replaced as a whole, so that a process killed at any moment leaves the old file or the new one.
+"""
+
+import fcntl
+import json
+import math
+import os
+import re
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ttt_mlflow.config import RunConfig, as_text
+from ttt_mlflow.errors import BadInput, PublishFailed
+
+STATUSES = ("running", "ok", "oom", "error", "killed")
+NO_RECORD_OF_THE_END = "process ended without a record"
+# How long a journal must lie untouched before a process that cannot be seen from here counts as gone.
+UNSEEN_FOR = timedelta(days=1)
+
+JOURNAL_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
+
+
+class Journal:
+    """One run's folder. Made by :meth:`create`, read again by :meth:`open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, root: Path, asked: Mapping[str, Any]) -> "Journal":
+        """Start a journal under ``root`` for the configuration ``asked``, with status ``running``.
+
+        Raises :class:`BadInput` where ``root`` cannot be written.
+        """
+        now = datetime.now().astimezone()
+        journal = cls(Path(root).absolute() / f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}")
+        try:
+            journal.artifacts.mkdir(parents=True)
+            journal._write_json("config.json", {"asked": dict(asked), "used": {}})
+            # last, since a folder is a journal from its status on
+            journal._write_json(
+                "status.json",
+                {
+                    "status": "running",
+                    "message": None,
+                    "started_at": now.isoformat(),
+                    "ended_at": None,
+                    "exit_code": None,
+                    "process": _this_process(),
+                },
+            )
+        except OSError as error:
+            raise BadInput(
+                f"logdir={root}: cannot be written ({error.strerror}); name a folder that you may write to"
+            ) from None
+        return journal
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Journal":
+        """The journal in the folder ``path``; raises :class:`BadInput` if it is none."""
+        journal = cls(Path(path).absolute())
+        if not (journal.path / "status.json").is_file():
+            raise BadInput(f"{path}: not the record of a run (it has no status.json)")
+        if journal.status.get("status") not in STATUSES:
+            raise BadInput(f"{path}: not the record of a run (status.json names no known status)")
+        return journal
+
+    @property
+    def journal_id(self) -> str:
+        return self.path.name
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    # What is read back
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self._read_json("status.json", {})
+
+    @property
+    def config(self) -> dict[str, dict[str, Any]]:
+        """``asked`` and ``used``; ``used`` is empty until the run knows what it really uses."""
+        return self._read_json("config.json", {"asked": {}, "used": {}})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as it ran, or as it was asked for where the run did not come that far."""
+        config = self.config
+        return {**config["asked"], **config["used"]}
+
+    @property
+    def run_name(self) -> str:
+        """For example ``ttt-1b mlp_2_dual_triton decode b1024 p1 g2048``."""
+        return RunConfig.parse(
+            {name: value for name, value in self.settings.items() if name in RunConfig.model_fields}
+        ).run_name
+
+    @property
+    def params(self) -> dict[str, str]:
+        return self._read_json("params.json", {})
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self._read_json("metrics.json", {})
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return self._read_json("tags.json", {})
+
+    @property
+    def series(self) -> dict[str, list[tuple[int, int, float]]]:
+        """Metric name -> rows of (timestamp in ms, step, value)."""
+        stored = self._read_json("series.json", {})
+        return {name: [(when, step, value) for when, step, value in rows] for name, rows in stored.items()}
+
+    @property
+    def description(self) -> str:
+        path = self.path / "description.md"
+        return path.read_bytes().decode() if path.exists() else ""
+
+    @property
+    def target(self) -> dict[str, str | None]:
+        """Where the run is to be published; empty if that was never settled."""
+        return self._read_json("target.json", {})
+
+    @property
+    def published(self) -> dict[str, str]:
+        """Where the run was published completely; empty if it was not."""
+        return self._read_json("published.json", {})
+
+    # What is written
+
+    def set_used(self, used: Mapping[str, Any]) -> None:
+        """The configuration as it really ran, with nothing left on ``auto``."""
+        self._write_json("config.json", {**self.config, "used": dict(used)})
+
+    def set_status(self, status: str, message: str | None = None, exit_code: int | None = None) -> None:
+        """Record what happened. The first status other than ``running`` fixes the end time."""
+        ended_at = None if status == "running" else datetime.now().astimezone().isoformat()
+        self._set_status(status, message, exit_code, ended_at)
+
+    def update_params(self, params: Mapping[str, object]) -> None:
+        self._update("params.json", {name: as_text(value) for name, value in params.items()})
+
+    def update_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Add measured values; one that is not finite is a mistake of the caller: ``ValueError``."""
+        values = {name: float(value) for name, value in metrics.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name}={value}: a metric that was not measured is left out")
+        self._update("metrics.json", values)
+
+    def update_tags(self, tags: Mapping[str, str]) -> None:
+        self._update("tags.json", {name: str(value) for name, value in tags.items()})
+
+    def set_series(self, series: Mapping[str, Sequence[tuple[int, int, float]]]) -> None:
+        """Replace the time series: metric name -> rows of (timestamp in ms, step, value), all finite."""
+        self._write_json(
+            "series.json",
+            {
+                name: [[int(when), int(step), float(value)] for when, step, value in rows]
+                for name, rows in series.items()
+            },
+        )
+
+    def set_description(self, markdown: str) -> None:
+        self._write(self.path / "description.md", markdown.encode(errors="backslashreplace"))
+
+    def set_target(
+        self,
+        tracking_uri: str,
+        run_id: str | None = None,
+        experiment_name: str | None = None,
+        experiment_id: str | None = None,
+    ) -> None:
+        """Remember where to publish, so that a later ``sync`` completes the same MLflow run there."""
+        target = {
+            "tracking_uri": tracking_uri,
+            "run_id": run_id,
+            "experiment_name": experiment_name,
+            "experiment_id": experiment_id,
+        }
+        self._write_json("target.json", target)
+
+    def set_published(self, tracking_uri: str, run_id: str, experiment_id: str) -> None:
+        """Mark the journal as published completely."""
+        place = {"tracking_uri": tracking_uri, "run_id": run_id, "experiment_id": experiment_id}
+        self._write_json("published.json", {**place, "at": datetime.now().astimezone().isoformat()})
+
+    def artifact_path(self, relative: str) -> Path:
+        """Path for the artifact ``relative`` (for example ``timing/steps.csv``), its folder made."""
+        path = self.artifacts / relative
+        if not path.resolve().is_relative_to(self.artifacts.resolve()) or path == self.artifacts:
+            raise ValueError(f"{relative}: an artifact lies inside the journal")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_artifact(self, relative: str, data: bytes | str) -> Path:
+        """Write the artifact ``relative`` as a whole; text is UTF-8."""
+        path = self.artifact_path(relative)
+        self._write(path, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
+        return path
+
+    # A run that is going on, or whose process is gone
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the status still says ``running`` but the process has ended.
+
+        A process of another host or container cannot be seen from here: it counts as gone once nothing in the
+        journal was written for :data:`UNSEEN_FOR`.
+        """
+        status = self.status
+        if status["status"] != "running":
+            return False
+        ended = _has_ended(status["process"])
+        return datetime.now(UTC) - self._last_write() > UNSEEN_FOR if ended is None else ended
+
+    def settle(self) -> None:
+        """Give an abandoned journal the end that its process could not write: killed, at its last write."""
+        if self.abandoned:
+            ended_at = self._last_write().astimezone().isoformat()
+            self._set_status("killed", NO_RECORD_OF_THE_END, None, ended_at)
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Hold the journal for one publisher; raises :class:`PublishFailed` if another one is at it."""
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PublishFailed(f"{self.path}: another process is publishing it") from None
+            yield
+
+    def _last_write(self) -> datetime:
+        newest = self.path.stat().st_mtime
+        for path in self.path.rglob("*"):
+            with suppress(FileNotFoundError):  # an unfinished file of a process that is still writing
+                newest = max(newest, path.stat().st_mtime)
+        return datetime.fromtimestamp(newest, UTC)
+
+    def _set_status(self, status: str, message: str | None, exit_code: int | None, ended_at: str | None) -> None:
+        if status not in STATUSES:
+            raise ValueError(f"{status}: a status is one of {', '.join(STATUSES)}")
+        old = self.status
+        new = {"status": status, "message": message, "exit_code": exit_code}
+        # Metrics carry the end time, and publishing twice must give the same points: it does not move.
+        self._write_json("status.json", {**old, **new, "ended_at": old["ended_at"] or ended_at})
+
+    def _update(self, name: str, values: Mapping[str, Any]) -> None:
+        self._write_json(name, {**self._read_json(name, {}), **values})
+
+    def _read_json(self, name: str, default: dict[str, Any]) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return default
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path}: cannot be read ({error})") from None
+        if not isinstance(value, dict):
+            raise BadInput(f"{path}: not a file of a run's record")
+        return value
+
+    def _write_json(self, name: str, value: Any) -> None:
+        self._write(self.path / name, json.dumps(value, indent=1, allow_nan=False).encode())
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Replace ``path`` by ``data`` at once."""
+        # on the same file system, and not in artifacts/, which is uploaded as it lies
+        unfinished = self.path / f".{uuid.uuid4().hex}.tmp"
+        try:
+            with unfinished.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def find_journals(root: Path | str) -> list[Journal]:
+    """The journals directly under ``root``, or ``root`` itself if it is one; oldest first."""
+    root = Path(root)
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder")
+    if (root / "status.json").exists():
+        return [Journal.open(root)]
+    found = [Journal(path.absolute()) for path in root.iterdir() if JOURNAL_ID.fullmatch(path.name)]
+    # without a status, its process ended before it had said what it would do
+    found = [journal for journal in found if (journal.path / "status.json").exists()]
+    return sorted(found, key=lambda journal: datetime.fromisoformat(journal.status["started_at"]))
+
+
+def _this_process() -> dict[str, Any]:
+    """What tells this process from every other one, also after a restart of the machine."""
+    return {
+        "host": socket.gethostname(),
+        "boot_id": _boot_id(),
+        "pid_namespace": _pid_namespace(),
+        "pid": os.getpid(),
+        "start_ticks": _start_ticks(os.getpid()),
+    }
+
+
+def _has_ended(process: Mapping[str, Any]) -> bool | None:
+    """Whether ``process`` of :func:`_this_process` is gone; ``None`` if that cannot be seen from here."""
+    if process["boot_id"] == _boot_id():
+        if process["pid_namespace"] == _pid_namespace():
+            return bool(_start_ticks(process["pid"]) != process["start_ticks"])
+        return None
+    return True if process["host"] == socket.gethostname() else None
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _pid_namespace() -> str:
+    return os.readlink("/proc/self/ns/pid")
+
+
+def _start_ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot: tells it from a later one with its number.
+
+    ``None`` if there is no such process, or only its entry for a parent that has not collected it.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()  # proc(5): the name, in brackets, may hold anything
+    return None if state == "Z" else int(fields[18])
