@@ -102,7 +102,7 @@ stop() {
     stopping=true
     kill -TERM -- "-$server" 2>/dev/null || true
 }
-trap stop INT TERM
+trap stop INT TERM HUP
 
 if python - "http://$probe:$port/health" "$server" <<'PYTHON'; then
 import os, sys, time, urllib.error, urllib.request

@@ -90,6 +90,7 @@ end() {
 }
 trap 'end INT' INT
 trap 'end TERM' TERM
+trap 'end HUP' HUP
 
 failed=()
 before=

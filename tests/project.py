@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
+
+from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 180
@@ -128,6 +130,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)
+
+
+def new_store(folder: Path) -> str:
+    """The URI of a new SQLite store in ``folder``; MLflow puts the artifacts where the store was made."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    with chdir(folder):
+        MlflowClient(uri).search_experiments()
+    return uri
 
 
 def free_port() -> int:

@@ -37,8 +37,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_sqlite(project: Path) -> Recorded:
-    """Against MLflow's default: the SQLite file in the project's folder."""
-    result = run(mlflow_run(QUICK, Path(".")), environment(), project)
+    """Against MLflow's default, the SQLite file in the project's folder; through scripts/run.sh, from elsewhere."""
+    parameters = mlflow_run(QUICK)[4:]
+    result = run([str(project / "scripts/run.sh"), *parameters], environment(), project.parent)
     assert result.returncode == 0, result.stdout + result.stderr
     uri = f"sqlite:///{project}/mlflow.db"
     client = MlflowClient(uri)
@@ -127,7 +128,7 @@ def test_terminal_shows_summary_record_and_ui(recorded: Recorded, project: Path)
     assert f"MLflow run {run_id} in {recorded.uri}" in output
     assert "tokens/s" in output
     if recorded.uri.startswith("sqlite"):
-        assert f"MLflow UI: mlflow ui --backend-store-uri {recorded.uri}" in output
+        assert f"mlflow ui --backend-store-uri {recorded.uri}" in output
         assert f"{project}/ttt_runs/{recorded.run.data.tags['ttt.journal_id']}" in output
     else:
         assert f"MLflow UI: {recorded.uri}/#/experiments/0/runs/{run_id}" in output

@@ -16,6 +16,7 @@ from tests.project import (
     environment,
     measuring,
     mlflow_run,
+    new_store,
     run,
     started,
     ttt_mlflow_run,
@@ -25,7 +26,7 @@ from tests.project import (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 def only_run_of(logdir: Path, store: str) -> Run:

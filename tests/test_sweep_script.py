@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.project import ROOT, environment, measuring, run, started
+from tests.project import ROOT, environment, measuring, new_store, run, started
 
 SWEEP = str(ROOT / "scripts/sweep_decode.sh")
 TOO_LARGE = 10**11  # the prompt alone would be 800 GB
@@ -17,7 +17,7 @@ QUICKLY = ["--genlen", "3", "-P", "device=cpu", "-P", "warmup=1", "-P", "repeats
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/mlflow.db"
+    return new_store(tmp_path)
 
 
 def statuses(logdir: Path) -> list[str]:

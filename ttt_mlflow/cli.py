@@ -175,7 +175,7 @@ def _run(
     try:
         published = publish.publish(journal, uri, run_id=run_id, experiment_name=experiment_name)
         record_at += f", MLflow run {published.run_id} in {place}"
-        ui = published.run_url or f"mlflow ui --backend-store-uri {shlex.quote(place)}"
+        ui = published.run_url or f"{_mlflow_command()} ui --backend-store-uri {shlex.quote(place)}"
     except PublishFailed as error:
         _show_error(error)
         exit_code = exit_code or error.exit_code
@@ -340,6 +340,12 @@ class _Ending:
             return
         self.begun = True
         raise Killed(signum)
+
+
+def _mlflow_command() -> str:
+    """The mlflow of this environment, which need not be the shell's."""
+    beside = Path(sys.executable).with_name("mlflow")
+    return shlex.quote(str(beside)) if beside.exists() else "mlflow"
 
 
 def _process_age_s() -> float:

@@ -6,23 +6,35 @@ import torch
 
 from ttt_mlflow.config import RunConfig
 
-OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|cudaErrorMemoryAllocation", re.I)
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cudaErrorMemoryAllocation|STATUS_ALLOC_FAILED", re.I
+)
 REQUEST = re.compile(r"[Tt]ried to allocate ([\d.]+ \w+)|you tried to allocate (\d+) bytes")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that the device (or the host) has no more memory."""
+def _says_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
+def find_out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error that says that the device (or the host) has no more memory: ``error``, or one that led to it.
+
+    A CUDA graph's capture that runs out of memory ends with an error of its own.
+    """
+    while error is not None and not _says_out_of_memory(error):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def out_of_memory_message(error: BaseException, used: RunConfig, device: torch.device) -> str | None:
     """One line: what was asked for, what the device has, the peak reached; None for another failure."""
-    if not is_out_of_memory(error):
+    source = find_out_of_memory(error)
+    if source is None:
         return None
     parts = [f"out of memory: {used.run_name} does not fit"]
-    if found := REQUEST.search(str(error)):
+    if found := REQUEST.search(str(source)):
         request = found.group(1) or f"{int(found.group(2)) / 1e9:.2f} GB"
         parts.append(f"{request} more was asked for")
     if device.type == "cuda":

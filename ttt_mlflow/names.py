@@ -54,6 +54,12 @@ METRICS: dict[str, tuple[str, str]] = {
     "decode_step_ms_p90": ("ms", "time of one decode step, 90th percentile"),
     "decode_step_ms_p99": ("ms", "time of one decode step, 99th percentile"),
     "decode_step_ms_mean": ("ms", "time of one decode step, mean"),
+    "generation_tokens_per_s": (
+        "tokens/s",
+        "batch times generated tokens, the first included, over the time for prompt and decode together, median",
+    ),
+    "generation_tokens_per_s_ci_low": ("tokens/s", "lower end of the median's 95 % interval"),
+    "generation_tokens_per_s_ci_high": ("tokens/s", "upper end of the median's 95 % interval"),
     "prefill_tokens_per_s": (
         "tokens/s",
         "batch times prompt tokens over prefill time, median of the repeats",

@@ -7,6 +7,7 @@ was measured until then.
 import json
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,9 +19,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from ttt_mlflow.decode.generate import Decoder, ModelDecoder, make_decoder
-from ttt_mlflow.errors import BadInput, Killed, OutOfMemory, RunFailed, TTTError
+from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError
 from ttt_mlflow.failures import out_of_memory_message
 from ttt_mlflow.measure.loop import Measurement, measure_decode, measure_prefill
+from ttt_mlflow.measure.statistics import with_interval
 from ttt_mlflow.measure.timing import StepTimer, time_once
 from ttt_mlflow.profilers.torch_profiler import profile_steps
 from ttt_mlflow.report.summary import summary_markdown
@@ -41,8 +43,11 @@ def run(resolved: Resolved, journal: Journal, console: Console, imports_s: float
 
     ``imports_s`` is what the process took to get here. Raises, after recording, OutOfMemory, RunFailed or Killed.
     """
-    with run_log(journal), _recorded_end(resolved, journal):
-        Run(resolved, journal, console).measure(imports_s)
+    with run_log(journal):
+        failure = _measure(resolved, journal, console, imports_s)
+    if failure:
+        # here, where nothing is being handled: an exception's context would hold the model's memory
+        raise failure
 
 
 class Run:
@@ -85,6 +90,7 @@ class Run:
             if "torch" in self.used.profile:
                 with self.phase("profile_s", "profiling"):
                     self.profile(decoder, prompt)
+                self.journal.update_metrics(self.phase_s)
         decoder.close()
 
     # The parts of the story
@@ -199,13 +205,19 @@ class Run:
         journal.update_metrics(self.phase_s)
 
     def prefill_metrics(self) -> dict[str, float]:
-        """Median over the measured passes of the prompt's part of a decode run."""
+        """What the prompt's part adds to a decode run: medians over the measured passes."""
         skip = self.measurement.warmup_count
         prefill, first = self.prefill_ms[skip:], self.first_token_ms[skip:]
         if not prefill:
             return {}
         ms = float(np.median(prefill))
-        return {
+        tokens = self.used.batch * (1 + self.used.genlen)
+        whole = [
+            1e3 * tokens / (before + repeat.total_ms)
+            for before, repeat in zip(prefill, self.measurement.repeats, strict=False)  # the last may lack its end
+            if repeat.complete
+        ]
+        return with_interval("generation_tokens_per_s", whole) | {
             "prefill_ms": ms,
             "prefill_tokens_per_s": 1e3 * self.used.batch * self.used.promptlen / ms,
             "time_to_first_token_ms": float(np.median(first)),
@@ -261,26 +273,30 @@ def _text(fact: object) -> str:
     return str(fact).lower() if isinstance(fact, bool) else str(fact)
 
 
-@contextmanager
-def _recorded_end(resolved: Resolved, journal: Journal) -> Iterator[None]:
-    """Give the journal its status, whatever ends the run, and the caller the matching exception."""
+def _measure(resolved: Resolved, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
+    """Measure, and give the journal its status, whatever ends the run; a failure is returned for the caller."""
     try:
-        yield
+        Run(resolved, journal, console).measure(imports_s)
         _end(journal, "ok", None, 0)
+        return None
     except Killed as killed:
         _end(journal, "killed", f"ended by {killed}", killed.exit_code)
         raise
     except BaseException as error:
-        log.exception("the run ended early")
-        if message := out_of_memory_message(error, resolved.used, resolved.request.device):
-            failure: TTTError = OutOfMemory(message)
-        elif isinstance(error, TTTError) and not isinstance(error, BadInput):
-            failure = error
-        else:
-            failure = RunFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
-        _end(journal, "oom" if isinstance(failure, OutOfMemory) else "error", str(failure), failure.exit_code)
-        # without the cause: its traceback holds the model's memory
-        raise failure from None
+        # as text: a handler that keeps its records would keep the traceback, and with it the model's memory
+        log.error("the run ended early\n%s", traceback.format_exc())
+        failure = _failure(error, resolved)
+    _end(journal, "oom" if isinstance(failure, OutOfMemory) else "error", str(failure), failure.exit_code)
+    return failure
+
+
+def _failure(error: BaseException, resolved: Resolved) -> TTTError:
+    """What ``error`` means to the person: a new exception, since the old one's traceback holds the model's memory."""
+    if message := out_of_memory_message(error, resolved.used, resolved.request.device):
+        return OutOfMemory(message)
+    if isinstance(error, TTTError):
+        return RunFailed(str(error))
+    return RunFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 
 def _end(journal: Journal, status: str, message: str | None, exit_code: int) -> None:

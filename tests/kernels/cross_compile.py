@@ -4,42 +4,63 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 TRITON_BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
+CONSTANTS = {"HEADS": 32, "EPS": 1e-6, "SLOTS": 16}
+OTHER_TYPES = {"lr": "*fp32", "eta": "*fp32", "position": "*i32", "out_lr": "*fp32", "cos": "*fp32", "sin": "*fp32"}
+SCALARS = {"total_heads": "i32", "base_lr": "fp32"}
 
 
 @dataclass(frozen=True)
 class Resources:
+    """Registers a thread, local memory (stack and spills) a thread, shared memory a program; both in bytes."""
+
     registers: int
-    local_bytes: int  # stack and spills
+    local_bytes: int
     shared_bytes: int
 
 
-def cross_compile(kernel, signature: dict[str, str], constants: dict[str, object], capability: int, **options):
-    """Compile for sm_<capability>; returns the compiled kernel. Pointers are taken to be 16-byte aligned."""
+def cross_compile(kernel: Any, dtype: str, capability: int, constants: Mapping[str, object], **options: Any) -> Any:
+    """Compile for sm_<capability> with tensors of ``dtype`` (fp16, bf16, fp32), 16-byte aligned, as PyTorch's are."""
     names = kernel.arg_names
-    types = {name: "constexpr" if name in constants else signature[name] for name in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name].startswith("*")}
-    aligned |= {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_stride")}
-    constexprs = {(names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(kernel, types, constexprs, aligned)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    constants = {name: value for name, value in {**CONSTANTS, **constants}.items() if name in names}
+    types = {}
+    for name in names:
+        if name in constants:
+            types[name] = "constexpr"
+        elif name.endswith("_stride"):
+            types[name] = "i32"
+        else:
+            types[name] = SCALARS.get(name) or OTHER_TYPES.get(name, f"*{dtype}")
+    divisible = [["tt.divisibility", 16]]
+    aligned = {
+        (i,): divisible for i, name in enumerate(names) if types[name].startswith("*") or name.endswith("_stride")
+    }
+    source = GluonASTSource if kernel.is_gluon() else ASTSource
+    values = {(names.index(name),): value for name, value in constants.items()}
+    return triton.compile(source(kernel, types, values, aligned), GPUTarget("cuda", capability, 32), options)
 
 
-def resources(compiled) -> Resources:
-    """Registers a thread, local memory a thread and shared memory a program."""
+def resources(compiled: Any) -> Resources:
+    """What the machine code asks for."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         text = subprocess.run(
             [TRITON_BIN / "cuobjdump", "-res-usage", file.name],
-            capture_output=True, text=True, check=True, env={**os.environ, "PATH": f"{TRITON_BIN}:{os.environ['PATH']}"},
-        ).stdout  # fmt: skip
-    found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", text)}
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PATH": f"{TRITON_BIN}:{os.environ['PATH']}"},
+        ).stdout
+    found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
     return Resources(found["REG"], found["STACK"] + found["LOCAL"], compiled.metadata.shared)

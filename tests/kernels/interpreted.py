@@ -1,14 +1,17 @@
 """Triton kernels in Triton's interpreter, on a CPU. Run by test_interpreter.py with TRITON_INTERPRET=1."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from tests.kernels.decode_cases import TOLERANCE, errors, make_case
 from ttt_mlflow.kernels import reference, stages
 from ttt_mlflow.kernels.ttt_linear_decode import linear_decode
 from ttt_mlflow.kernels.ttt_mlp_decode import mlp_decode
 
-STEPS = {"linear": linear_decode, "mlp": mlp_decode}
+STEPS: dict[str, Callable[..., Tensor]] = {"linear": linear_decode, "mlp": mlp_decode}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)

@@ -1,7 +1,8 @@
 """TTT's update rule from the paper's equations in float64: gradients by autograd, no form rearranged.
 
-Sun et al. 2024, arXiv 2407.04620: W_t = W_0 − η_t Σ_{i≤t} ℓ_i ∇ ½‖f(k_i; W_0) − (v_i − k_i)‖², out_t = q_t + f(q_t; W_t),
-with f the layer norm of a linear map or of a two-layer MLP, and W_0 the weights at the mini-batch's beginning.
+Sun et al. 2024, arXiv 2407.04620: W_t = W_0 − η_t Σ_{i≤t} ℓ_i ∇ ½‖f(k_i; W_0) − (v_i − k_i)‖² and
+out_t = q_t + f(q_t; W_t), with f the layer norm of a linear map or of a two-layer MLP, and W_0 the weights at the
+mini-batch's beginning.
 """
 
 import torch

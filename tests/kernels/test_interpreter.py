@@ -1,4 +1,4 @@
-"""The Triton kernels' numerics without a GPU. The interpreter is chosen when Triton is imported: a process of its own."""
+"""The Triton kernels' numerics without a GPU. Triton's interpreter is chosen at import: a process of its own."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 def test_kernels_in_the_interpreter():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name("interpreted.py"))],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).with_name("interpreted.py")],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

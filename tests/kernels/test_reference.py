@@ -1,12 +1,18 @@
 """The plain-PyTorch inner nets against the paper's equations in float64."""
 
+import os
+import shutil
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from tests.kernels.decode_cases import TOLERANCE, errors, make_case
+from tests.kernels.decode_cases import SIZE, TOLERANCE, errors, make_case
 from ttt_mlflow.kernels import reference
 
-STEPS = {"linear": reference.linear_decode, "mlp": reference.mlp_decode}
+CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+STEPS: dict[str, Callable[..., Tensor]] = {"linear": reference.linear_decode, "mlp": reference.mlp_decode}
 
 
 @pytest.mark.parametrize("dtype", [*TOLERANCE, torch.float64], ids=str)
@@ -31,3 +37,20 @@ def test_large_and_tiny_inputs(layer_type, scale):
     case = make_case(layer_type, batch=2, heads=2, dim=16, dtype=torch.float32, scale=scale)
     found = errors(STEPS[layer_type], case)
     assert all(error < TOLERANCE[torch.float32] for error in found.values()), found
+
+
+@pytest.mark.skipif(not CXX, reason="compiling for a CPU needs a C++ compiler")
+@pytest.mark.parametrize(("layer_type", "dtype"), [("linear", torch.float32), ("mlp", torch.float16)], ids=str)
+def test_a_compiled_step_gives_the_same_bits(layer_type, dtype):
+    """Within a mini-batch and at its end, outputs and state: greedy tokens rest on it."""
+    compiled = torch.compile(STEPS[layer_type], dynamic=False)
+    cases = [make_case(layer_type, batch=16, heads=4, dim=64, dtype=dtype, tokens=18, seed=5) for _ in range(2)]
+    for t in range(18):
+        position = torch.tensor([t % SIZE], dtype=torch.int32)
+        eager, other = (
+            step(c.q[t], c.k[t], c.v[t], c.lr[t], c.eta, position, c.gamma, c.beta, *c.params, *c.slots)
+            for step, c in zip((STEPS[layer_type], compiled), cases, strict=True)
+        )
+        assert torch.equal(eager, other)
+    for one, two in zip(cases[0].params, cases[1].params, strict=True):
+        assert torch.equal(one, two)

@@ -5,6 +5,7 @@ state, the position, the sampled token) lives on the device and is updated in pl
 every position and decodes what eager decodes.
 """
 
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -55,13 +56,13 @@ class ModelDecoder:
     @torch.no_grad()
     def capture(self) -> None:
         """Capture one step as a CUDA graph, which serves every position; ``step`` replays it from now on."""
-        stream = torch.cuda.Stream(self.device)
+        stream = _capture_stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             self.warm_up()
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             self._eager_step()
         self.model.reset_state(self.state)
         self._graph = graph
@@ -91,6 +92,12 @@ class ModelDecoder:
     def close(self) -> None:
         self._graph = None
         del self.state
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all captures of the process: cuBLAS keeps a workspace for every stream that it was used on."""
+    return torch.cuda.Stream(device)
 
 
 def make_decoder(model: Any, batch: int, max_length: int, device: torch.device, cuda_graph: bool) -> Decoder:

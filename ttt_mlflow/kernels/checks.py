@@ -48,8 +48,8 @@ def check_decode_arguments(
     count = eta.shape[0]
     if count != 16:
         raise ValueError(f"eta has {count} positions, expected 16 (the mini-batch)")
-    if head_dim > 128:
-        raise ValueError(f"k_slots has head dimension {head_dim}, at most 128 is supported")
+    if head_dim > 128 or head_dim % 8:
+        raise ValueError(f"k_slots has head dimension {head_dim}, a multiple of 8 up to 128 is supported")
     for name, (tensor, shape) in state.items():
         check_tensor(name, tensor, shape, dtype, device)
         check_contiguous(name, tensor)

@@ -12,17 +12,18 @@ import torch
 
 log = logging.getLogger(__name__)
 
-# (kernel, head dimension up to) -> options; num_warps are warps a program, one program a head
-DEFAULT: dict[str, dict[int, dict[str, Any]]] = {
+# kernel -> (head dimension up to) -> options; num_warps are warps a program
+Rows = dict[str, dict[int, dict[str, Any]]]
+DEFAULT: Rows = {
     "ttt_linear_decode": {64: {"num_warps": 1}, 128: {"num_warps": 4}},
+    "ttt_linear_decode_tensor": {64: {"num_warps": 1}},
     "ttt_mlp_decode": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
+    "ttt_mlp_decode_tensor": {64: {"num_warps": 4}},
 }
-TABLE: dict[tuple[int, int], dict[str, dict[int, dict[str, Any]]]] = {
-    (9, 0): {
-        "ttt_linear_decode": {64: {"num_warps": 1, "maxnreg": 128}, 128: {"num_warps": 4}},
-        "ttt_mlp_decode": {64: {"num_warps": 4, "maxnreg": 168}, 128: {"num_warps": 8}},
-    }
+TABLE: dict[tuple[int, int], Rows] = {
+    (9, 0): {**DEFAULT, "ttt_linear_decode": {64: {"num_warps": 1, "maxnreg": 168}, 128: {"num_warps": 4}}}
 }
+TENSOR_CORES = (8, 0)  # the first compute capability with the tensor-core and copy instructions that the kernels use
 
 
 def options_for(kernel: str, capability: tuple[int, int] | None, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
@@ -48,6 +49,18 @@ def _capability(device: torch.device) -> tuple[int, int] | None:
     return capability
 
 
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """How many multiprocessors the GPU has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def launch_options(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
     """Options for a launch on ``device``."""
     return options_for(kernel, _capability(device), dtype, head_dim)
+
+
+def on_tensor_cores(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether the kernel for tensor cores takes this state; the general one takes the rest, float32 for checks."""
+    capability = _capability(device)
+    return capability is not None and capability >= TENSOR_CORES and dtype != torch.float32 and head_dim == 64

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttt_mlflow.kernels.opaque import opaque
+
 NORM_EPS = 1e-6
 MINI_BATCH = 16
 CONV_TAPS = 4  # the causal convolution's width; it divides the mini-batch, so a ring slot follows from `position`
@@ -29,8 +31,16 @@ def matrix(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def _product(x: Tensor, w: Tensor) -> Tensor:
+    return torch.empty(*x.shape[:-1], w.shape[-1], dtype=torch.float64, device=x.device)
+
+
+@opaque(shapes=_product)
 def times(x: Tensor, w: Tensor) -> Tensor:
-    """x @ w for vectors x in float64 and a matrix w from :func:`matrix`; the product in w's dtype, then float64."""
+    """x @ w for vectors x in float64 and a matrix w from :func:`matrix`; the product in w's dtype, then float64.
+
+    Opaque because the compiler hands x over with other strides, and the BLAS then sums in another order.
+    """
     return (x.to(w.dtype) @ w).double()
 
 

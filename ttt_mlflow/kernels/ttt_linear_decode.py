@@ -7,7 +7,8 @@ for both products, K W and Q W; the vectors of the mini-batch so far are read fr
 W is read again (it is still in the cache) and written with the mini-batch's update folded in.
 
 Bytes, per head and token, averaged over a mini-batch of M: F²(1 + 1/M) for W and F(M + 5) for vectors and slots.
-Limits: F up to 128 (padded to a power of two), M = 16, state in one dtype, contiguous.
+Limits: F up to 128 (padded to a power of two), M = 16, state in one dtype, contiguous. Every state dtype, and Triton's
+interpreter; 16-bit state with heads of 64 goes to the kernel for tensor cores, ``ttt_linear_decode_tensor``.
 """
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ttt_mlflow.kernels.checks import check_decode_arguments
 from ttt_mlflow.kernels.functions import layer_norm, layer_norm_l2_grad
-from ttt_mlflow.kernels.launch import launch_options
+from ttt_mlflow.kernels.launch import launch_options, on_tensor_cores
 from ttt_mlflow.kernels.opaque import opaque
 from ttt_mlflow.kernels.reference import NORM_EPS
 
@@ -121,6 +122,13 @@ def linear_decode(
         slots={"k_slots": (k_slots, dim), "g_slots": (g_slots, dim)},
     )  # fmt: skip
     out = torch.empty_like(q)
+    if on_tensor_cores(q.device, w.dtype, dim):
+        from ttt_mlflow.kernels.ttt_linear_decode_tensor import linear_decode_tensor
+
+        linear_decode_tensor(
+            out, q, k, v, lr, eta, position, norm_weight, norm_bias, w, b, k_slots, g_slots,
+        )  # fmt: skip
+        return out
     options = launch_options("ttt_linear_decode", q.device, w.dtype, dim)
     linear_decode_kernel[(batch * heads,)](
         q, k, v, v.stride(0), lr, eta, position, norm_weight, norm_bias, w, b, k_slots, g_slots, out,

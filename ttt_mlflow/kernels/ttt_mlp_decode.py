@@ -2,13 +2,15 @@
 
 Twin: :func:`ttt_mlflow.kernels.reference.mlp_decode`, which defines shapes and meaning.
 
-Layout: one program a head (sequence-major); W1 [F, N] and W2 [N, F] row-major with N = 4 F, handled in chunks of CHUNK
-hidden units. Pass 1 reads W1 once for K and Q together and W2 for the second layer's output, from which the gradient
-g2 follows. Pass 2 reads W2 again, once for both g1 = (W2 g2) ⊙ GELU′ and the query's second layer. At the last
-position both matrices are read and written once more with the update folded in.
+Layout: one program a head (sequence-major); W1 [F, N] and W2 [N, F] row-major with N = 4 F, in tiles of TILE hidden
+units. Each matrix is read once and W2 stays in registers: it serves the keys' second layer, the gradient
+g1 = (W2 g2) GELU'(z1), and the query's second layer, each of which needs the one before. The vectors of the mini-batch
+so far are read from their slots. At the last position the matrices are read again (from the cache) and written with the
+mini-batch's update folded in.
 
-Bytes, per head and token, averaged over a mini-batch of M: 2 F N (1 + 1/M) plus vectors and slots, and W2 once more
-from the cache. Limits: F up to 128 (padded to a power of two), M = 16, state in one dtype, contiguous.
+Bytes, per head and token, averaged over a mini-batch of M: 2 F N (1 + 1/M) for the matrices, plus vectors and slots.
+Limits: F up to 128 (padded to a power of two), M = 16, state in one dtype, contiguous. Every state dtype, and Triton's
+interpreter; 16-bit state with heads of 64 goes to the kernel for tensor cores, ``ttt_mlp_decode_tensor``.
 """
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from ttt_mlflow.kernels.checks import check_decode_arguments
 from ttt_mlflow.kernels.functions import gelu, gelu_and_grad, layer_norm, layer_norm_l2_grad
-from ttt_mlflow.kernels.launch import launch_options
+from ttt_mlflow.kernels.launch import launch_options, on_tensor_cores
 from ttt_mlflow.kernels.opaque import opaque
 from ttt_mlflow.kernels.reference import NORM_EPS
 
@@ -46,6 +48,7 @@ def mlp_decode_kernel(
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
     CHUNK: tl.constexpr,
     SLOTS: tl.constexpr,
     EPS: tl.constexpr,
@@ -54,7 +57,7 @@ def mlp_decode_kernel(
     head = tl.program_id(0).to(tl.int64)  # over sequences and heads
     sequence, h = head // HEADS, head % HEADS
     now = tl.load(position)
-    cols, slots, units = tl.arange(0, BLOCK), tl.arange(0, SLOTS), tl.arange(0, CHUNK)
+    cols, slots, units = tl.arange(0, BLOCK), tl.arange(0, SLOTS), tl.arange(0, TILE)
     mask = cols < HEAD_DIM
     vector = head * HEAD_DIM + cols
     w1_head, w2_head = w1 + head * HEAD_DIM * HIDDEN, w2 + head * HEAD_DIM * HIDDEN
@@ -73,52 +76,50 @@ def mlp_decode_kernel(
     scale = tl.load(eta + now)
     k_wide = k_cols.to(tl.float32)
 
-    # pass 1: both products with W1, the keys' second layer
+    # the keys through both layers; what the tiles hold is needed again below
+    slot = narrow + slots[:, None] * HEAD_DIM + cols[None, :]
+    keys = tl.load(k_slots + slot, past_narrow, 0.0)
+    gradients = tl.load(g2_slots + slot, past_narrow, 0.0)
     z2 = bias2
-    for chunk in tl.static_range(0, HIDDEN, CHUNK):
-        tile = tl.load(w1_head + cols[:, None] * HIDDEN + (chunk + units)[None, :], mask[:, None], 0.0).to(tl.float32)
-        bias1 = tl.load(b1 + head * HIDDEN + chunk + units).to(tl.float32)
-        z1 = tl.sum(k_wide[:, None] * tile, 0) + bias1
-        tile = tl.load(w2_head + (chunk + units)[:, None] * HEAD_DIM + cols[None, :], mask[None, :], 0.0)
-        z2 += tl.sum(gelu(z1)[:, None] * tile.to(tl.float32), 0)
+    tiles, inputs, slopes, queries = (), (), (), ()
+    for tile in tl.static_range(0, HIDDEN // TILE):
+        hidden = tile * TILE + units
+        w1_tile = tl.load(w1_head + cols[:, None] * HIDDEN + hidden[None, :], mask[:, None], 0.0)
+        w2_tile = tl.load(w2_head + hidden[:, None] * HEAD_DIM + cols[None, :], mask[None, :], 0.0)
+        bias1 = tl.load(b1 + head * HIDDEN + hidden).to(tl.float32)
+        x2, slope = gelu_and_grad(tl.sum(k_wide[:, None] * w1_tile, 0) + bias1)
+        x2 = x2.to(x2_slots.dtype.element_ty)
+        queries += (tl.sum(q_cols[:, None] * w1_tile, 0) + bias1,)
+        z2 += tl.sum(x2.to(tl.float32)[:, None] * w2_tile, 0)
+        tl.store(x2_slots + broad + now * HIDDEN + hidden, x2)
+        tiles += (w2_tile,)
+        inputs += (x2,)
+        slopes += (slope,)
     g2 = layer_norm_l2_grad(z2, v_cols - k_wide, gamma, beta, mask, HEAD_DIM, EPS) * rate
     g2 = g2.to(g2_slots.dtype.element_ty)
     g2_wide = g2.to(tl.float32)
     tl.store(k_slots + narrow + now * HEAD_DIM + cols, k_cols, mask)
     tl.store(g2_slots + narrow + now * HEAD_DIM + cols, g2, mask)
 
-    # scores of the query against this mini-batch's keys, first layer
-    slot = narrow + slots[:, None] * HEAD_DIM + cols[None, :]
-    keys = tl.load(k_slots + slot, past_narrow, 0.0)
+    # the first layer's gradient, and the query through both layers, with this mini-batch's updates
     score1 = tl.sum(keys.to(tl.float32) * q_cols[None, :], 1) + 1.0
     current1 = tl.sum(k_wide * q_cols, 0) + 1.0
-
-    # pass 2: the first layer's gradient, the query through both layers
     z2 = bias2
-    score2 = tl.zeros((SLOTS,), tl.float32)
+    score2 = tl.full((SLOTS,), 1.0, tl.float32)
     current2 = 1.0
-    for chunk in tl.static_range(0, HIDDEN, CHUNK):
-        hidden = chunk + units
-        slot = broad + slots[:, None] * HIDDEN + hidden[None, :]
-        tile = tl.load(w1_head + cols[:, None] * HIDDEN + hidden[None, :], mask[:, None], 0.0).to(tl.float32)
-        bias1 = tl.load(b1 + head * HIDDEN + hidden).to(tl.float32)
-        x2, slope = gelu_and_grad(tl.sum(k_wide[:, None] * tile, 0) + bias1)
-        z1 = tl.sum(q_cols[:, None] * tile, 0) + bias1
-        x2 = x2.to(x2_slots.dtype.element_ty)
-        tile = tl.load(w2_head + hidden[:, None] * HEAD_DIM + cols[None, :], mask[None, :], 0.0).to(tl.float32)
-        g1 = (tl.sum(tile * g2_wide[None, :], 1) * slope).to(g1_slots.dtype.element_ty)
+    for tile in tl.static_range(0, HIDDEN // TILE):
+        hidden = tile * TILE + units
+        broad_slot = broad + slots[:, None] * HIDDEN + hidden[None, :]
+        g1 = (tl.sum(tiles[tile] * g2_wide[None, :], 1) * slopes[tile]).to(g1_slots.dtype.element_ty)
         tl.store(g1_slots + broad + now * HIDDEN + hidden, g1)
-        tl.store(x2_slots + broad + now * HIDDEN + hidden, x2)
-        gradients = tl.load(g1_slots + slot, past[:, None], 0.0).to(tl.float32)
-        update = tl.sum(score1[:, None] * gradients, 0) + current1 * g1.to(tl.float32)
-        query = gelu(z1 - scale * update)
-        z2 += tl.sum(query[:, None] * tile, 0)
-        inputs = tl.load(x2_slots + slot, past[:, None], 0.0).to(tl.float32)
-        score2 += tl.sum(inputs * query[None, :], 1)
-        current2 += tl.sum(query * x2.to(tl.float32), 0)
-    slot = narrow + slots[:, None] * HEAD_DIM + cols[None, :]
-    gradients = tl.load(g2_slots + slot, past_narrow, 0.0)
-    update = tl.sum((score2 + 1.0)[:, None] * gradients.to(tl.float32), 0) + current2 * g2_wide
+        first = tl.load(g1_slots + broad_slot, past[:, None], 0.0).to(tl.float32)
+        update = tl.sum(score1[:, None] * first, 0) + current1 * g1.to(tl.float32)
+        query = gelu(queries[tile] - scale * update)
+        z2 += tl.sum(query[:, None] * tiles[tile], 0)
+        second = tl.load(x2_slots + broad_slot, past[:, None], 0.0).to(tl.float32)
+        score2 += tl.sum(second * query[None, :], 1)
+        current2 += tl.sum(query * inputs[tile].to(tl.float32), 0)
+    update = tl.sum(score2[:, None] * gradients.to(tl.float32), 0) + current2 * g2_wide
     result = q_cols + layer_norm(z2 - scale * update, gamma, beta, mask, HEAD_DIM, EPS)
     tl.store(out + vector, result, mask)
 
@@ -128,27 +129,31 @@ def mlp_decode_kernel(
         all_keys = tl.load(k_slots + slot, all_narrow, 0.0)
         all_gradients = tl.load(g2_slots + slot, all_narrow, 0.0)
         tl.store(b2 + vector, bias2 - scale * tl.sum(all_gradients.to(tl.float32), 0), mask)
-        for first_unit in range(0, HIDDEN, CHUNK):
-            unit = first_unit + units
+        for start in range(0, HIDDEN, CHUNK):
+            unit = start + tl.arange(0, CHUNK)
             vectors = broad + slots[:, None] * HIDDEN + unit[None, :]
-            first = tl.load(g1_slots + vectors)
-            second = tl.load(x2_slots + vectors)
-            w1_tile = w1_head + cols[:, None] * HIDDEN + unit[None, :]
-            w1_new = tl.load(w1_tile, mask[:, None], 0.0).to(tl.float32)
-            w1_new -= scale * tl.dot(tl.trans(all_keys), first, input_precision="ieee")
-            tl.store(w1_tile, w1_new, mask[:, None])
-            w2_tile = w2_head + unit[:, None] * HEAD_DIM + cols[None, :]
-            w2_new = tl.load(w2_tile, mask[None, :], 0.0).to(tl.float32)
-            w2_new -= scale * tl.dot(tl.trans(second), all_gradients, input_precision="ieee")
-            tl.store(w2_tile, w2_new, mask[None, :])
+            all_first = tl.load(g1_slots + vectors)
+            all_second = tl.load(x2_slots + vectors)
+            w1_part = w1_head + cols[:, None] * HIDDEN + unit[None, :]
+            w1_new = tl.load(w1_part, mask[:, None], 0.0).to(tl.float32)
+            w1_new -= scale * tl.dot(tl.trans(all_keys), all_first, input_precision="ieee")
+            tl.store(w1_part, w1_new, mask[:, None])
+            w2_part = w2_head + unit[:, None] * HEAD_DIM + cols[None, :]
+            w2_new = tl.load(w2_part, mask[None, :], 0.0).to(tl.float32)
+            w2_new -= scale * tl.dot(tl.trans(all_second), all_gradients, input_precision="ieee")
+            tl.store(w2_part, w2_new, mask[None, :])
             b1_new = tl.load(b1 + head * HIDDEN + unit).to(tl.float32)
-            tl.store(b1 + head * HIDDEN + unit, b1_new - scale * tl.sum(first.to(tl.float32), 0))
+            tl.store(b1 + head * HIDDEN + unit, b1_new - scale * tl.sum(all_first.to(tl.float32), 0))
 
 
-CHUNK = 32  # hidden units a tile; tl.dot in the fold needs at least 16
+TILE = {64: 256, 96: 128}  # hidden units a tile, by head dimension
+CHUNK = 32  # hidden units that are folded at a time; tl.dot needs at least 16
 
 
-@opaque(mutates=["w1", "b1", "w2", "b2", "k_slots", "g1_slots", "x2_slots", "g2_slots"], shapes=lambda q, *_: torch.empty_like(q))
+@opaque(
+    mutates=["w1", "b1", "w2", "b2", "k_slots", "g1_slots", "x2_slots", "g2_slots"],
+    shapes=lambda q, *_: torch.empty_like(q),
+)
 def mlp_decode(
     q: Tensor,
     k: Tensor,
@@ -184,10 +189,18 @@ def mlp_decode(
         },
     )  # fmt: skip
     out = torch.empty_like(q)
+    if on_tensor_cores(q.device, w1.dtype, dim):
+        from ttt_mlflow.kernels.ttt_mlp_decode_tensor import mlp_decode_tensor
+
+        mlp_decode_tensor(
+            out, q, k, v, lr, eta, position, norm_weight, norm_bias, w1, b1, w2, b2,
+            k_slots, g1_slots, x2_slots, g2_slots,
+        )  # fmt: skip
+        return out
     options = launch_options("ttt_mlp_decode", q.device, w1.dtype, dim)
     mlp_decode_kernel[(batch * heads,)](
         q, k, v, v.stride(0), lr, eta, position, norm_weight, norm_bias, w1, b1, w2, b2,
         k_slots, g1_slots, x2_slots, g2_slots, out,
-        heads, dim, triton.next_power_of_2(dim), CHUNK, k_slots.shape[2], NORM_EPS, **options,
+        heads, dim, triton.next_power_of_2(dim), TILE.get(dim, 32), CHUNK, k_slots.shape[2], NORM_EPS, **options,
     )  # fmt: skip
     return out

@@ -8,7 +8,7 @@ knows models only through this page.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -90,14 +90,23 @@ def _load_all() -> None:
     from ttt_mlflow.models import mamba
     from ttt_mlflow.models.ttt import sizes
 
-    own = [*sizes.entries(), *mamba.entries()]
-    for entry in own:
+    installed = [entry for point in entry_points(group=ENTRY_POINT_GROUP) for entry in _entries_of(point)]
+    for entry in [*sizes.entries(), *mamba.entries(), *installed]:
         register_model(entry)
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+
+
+def _entries_of(point: EntryPoint) -> list[ModelEntry]:
+    """What another installed package registers; BadInput names the package that cannot be loaded."""
+    try:
         found = point.load()
         found = found() if callable(found) and not isinstance(found, ModelEntry) else found
-        for entry in found if isinstance(found, Iterable) else [found]:
-            register_model(entry)
+    except Exception as error:
+        package = f"{point.dist.name} {point.dist.version}" if point.dist else "an installed package"
+        raise BadInput(
+            f"{package}: its models ({ENTRY_POINT_GROUP}: {point.name} = {point.value}) cannot be loaded "
+            f"({type(error).__name__}: {error}); repair or uninstall it"
+        ) from error
+    return list(found) if isinstance(found, Iterable) else [found]
 
 
 def models() -> dict[str, ModelEntry]:

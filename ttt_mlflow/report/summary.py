@@ -72,6 +72,7 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         ("decode", ", ".join(decode + spread if mode == "decode" else decode)),
         ("decode step", _step_row(metrics)),
         ("prefill", ", ".join((prefill + spread if mode == "prefill" else prefill) + prompt)),
+        ("prompt and decode", ", ".join(_throughput_parts(metrics, "generation"))),
         ("memory", _memory_row(metrics)),
         ("clocks", _clocks_row(metrics)),
         ("power", _power_row(metrics)),

@@ -1,0 +1,5 @@
+"""For all tests."""
+
+import os
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported

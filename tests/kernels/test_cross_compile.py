@@ -1,0 +1,75 @@
+"""Every kernel compiles for sm_80, sm_90 and sm_100 without a GPU; on sm_90 the chosen options spill nothing."""
+
+import pytest
+import torch
+import triton
+
+from tests.kernels.cross_compile import cross_compile, resources
+from ttt_mlflow.kernels import stages, ttt_linear_decode, ttt_mlp_decode
+from ttt_mlflow.kernels.launch import options_for
+from ttt_mlflow.kernels.ttt_linear_decode_tensor import linear_decode_tensor_kernel
+from ttt_mlflow.kernels.ttt_mlp_decode_tensor import mlp_decode_tensor_kernel
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+CAPABILITIES = (80, 90, 100)
+
+
+def shape(dim):
+    constants = {"HEAD_DIM": dim, "BLOCK": triton.next_power_of_2(dim)}
+    return constants | {"TILE": ttt_mlp_decode.TILE[dim], "CHUNK": ttt_mlp_decode.CHUNK}
+
+
+def compiled(kernel, name, dtype, capability, dim):
+    options = options_for(name, divmod(capability, 10), DTYPES[dtype], dim)
+    return cross_compile(kernel, dtype, capability, shape(dim), **options)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        (linear_decode_tensor_kernel, "ttt_linear_decode_tensor"),
+        (mlp_decode_tensor_kernel, "ttt_mlp_decode_tensor"),
+    ],
+)
+def test_tensor_core_kernels(kernel, name, dtype, capability, capsys):
+    found = resources(compiled(kernel, name, dtype, capability, 64))
+    with capsys.disabled():
+        print(f"\n{name} {dtype} sm_{capability}: {found}")
+    assert found.shared_bytes <= 163 * 1024  # what a program may have on sm_80
+    if capability == 90:
+        assert found.local_bytes == 0
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("dtype", "dim"), [("fp32", 64), ("fp16", 96)])
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        (ttt_linear_decode.linear_decode_kernel, "ttt_linear_decode"),
+        (ttt_mlp_decode.mlp_decode_kernel, "ttt_mlp_decode"),
+    ],
+)
+def test_general_kernels(kernel, name, dtype, dim, capability, capsys):
+    found = resources(compiled(kernel, name, dtype, capability, dim))
+    with capsys.disabled():
+        print(f"\n{name} {dtype} F={dim} sm_{capability}: {found}")
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        stages._add_rms_norm_kernel,
+        stages._conv_rms_norm_kernel,
+        stages._qk_conv_rotary_kernel,
+        stages._gated_layer_norm_kernel,
+        stages._swiglu_kernel,
+    ],
+    ids=lambda kernel: kernel.fn.__name__,
+)
+def test_stages(kernel, capability):
+    constants = {"WIDTH": 2048, "BLOCK": 2048, "HEAD_DIM": 64, "HEADS_BLOCK": 32}
+    found = resources(cross_compile(kernel, "fp16", capability, constants, num_warps=4))
+    assert found.local_bytes == 0

@@ -1,0 +1,60 @@
+"""Runs in this process, recorded on disk and not published."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from ttt_mlflow import runner
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import Killed, TTTError
+from ttt_mlflow.resolve import resolve
+from ttt_mlflow.tracking.journal import Journal
+
+
+@dataclass
+class Measured:
+    """One run and what it said."""
+
+    journal: Journal
+    output: str
+    failure: TTTError | Killed | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.journal.metrics
+
+    @property
+    def artifacts(self) -> set[str]:
+        folder = self.journal.artifacts
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+    @property
+    def log(self) -> str:
+        return (self.journal.artifacts / "log.txt").read_text()
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        return pd.read_csv(self.journal.artifacts / "timing/steps.csv")
+
+    @property
+    def passes(self) -> dict[str, Any]:
+        return json.loads((self.journal.artifacts / "timing/passes.json").read_text())
+
+
+def measured_in(logdir: Path, asked: dict[str, Any], console: Console | None = None) -> Measured:
+    """Measure a configuration as the command line does, its record under ``logdir``."""
+    resolved = resolve(RunConfig.parse(asked))
+    journal = Journal.create(logdir, resolved.asked.model_dump(mode="json"))
+    console = console or Console(file=io.StringIO(), width=100)
+    failure: TTTError | Killed | None = None
+    try:
+        runner.run(resolved, journal, console, imports_s=1.5)
+    except (TTTError, Killed) as error:
+        failure = error
+    output = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    return Measured(journal, output, failure)

@@ -1,0 +1,96 @@
+"""scripts/lib/environment.sh: installs once, again when the pins change, and says what stands in the way."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+
+# Stands for .venv/bin/python: notes what pip is asked for, and installs nothing.
+STAND_IN = f"""#!/usr/bin/env bash
+if [[ $1 == -m && $2 == pip ]]; then
+    [[ $3 == --version ]] || echo "${{@:3}}" >>"$PIP_LOG"
+    [[ $3 != install ]] || exit "${{PIP_EXIT:-0}}"
+    exit 0
+fi
+exec {sys.executable} "$@"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    return tmp_path
+
+
+def prepare(project: Path, extra: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    script = (
+        f'set -euo pipefail; source "$1/scripts/lib/environment.sh"; prepare_environment {extra}; command -v python'
+    )
+    env = {name: value for name, value in os.environ.items() if name != "TTT_MLFLOW_ENV"}
+    env |= {"PIP_LOG": str(project / "pip.log"), **settings}
+    return subprocess.run(["bash", "-c", script, "bash", project], env=env, capture_output=True, text=True)
+
+
+def installations(project: Path) -> list[str]:
+    log = project / "pip.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_second_call_installs_nothing(project: Path) -> None:
+    for _ in range(2):
+        assert prepare(project).stdout.strip() == str(project / ".venv/bin/python")
+    assert installations(project) == [f"install --disable-pip-version-check --editable {project}"]
+
+
+def test_tests_need_more_than_a_run_does(project: Path) -> None:
+    prepare(project)
+    prepare(project, "dev")
+    assert len(installations(project)) == 2
+    assert installations(project)[1].endswith(f"--editable {project}[dev]")
+    prepare(project)
+    prepare(project, "dev")
+    assert len(installations(project)) == 2
+
+
+def test_changed_pins_are_installed(project: Path) -> None:
+    prepare(project, "dev")
+    (project / "pyproject.toml").write_text("[project]\n")
+    prepare(project)
+    assert len(installations(project)) == 2
+
+
+def test_failed_installation_is_an_error_and_is_tried_again(project: Path) -> None:
+    failed = prepare(project, PIP_EXIT="1")
+    assert failed.returncode == 1
+    assert "Error: the installation failed; the whole log is" in failed.stderr
+    assert prepare(project).returncode == 0
+    assert len(installations(project)) == 2
+
+
+def test_no_python_is_a_clear_error(project: Path, tmp_path: Path) -> None:
+    shutil.rmtree(project / ".venv")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("bash", "dirname"):
+        found = shutil.which(tool)
+        assert found
+        (tools / tool).symlink_to(found)
+    result = prepare(project, PATH=str(tools))
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: no Python 3.11 or 3.12 with the venv module was found on PATH")
+
+
+def test_current_environment_is_taken_as_it_is(project: Path) -> None:
+    result = prepare(project, TTT_MLFLOW_ENV="current", PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert result.stdout.strip() == str(Path(sys.executable).with_name("python"))
+    assert installations(project) == []

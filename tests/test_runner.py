@@ -1,0 +1,460 @@
+"""Whole runs on the CPU, and what the journal holds after each way in which a run can end."""
+
+import gc
+import io
+import json
+import logging
+import signal
+import sys
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from tests.runs import Measured, measured_in
+from tests.telemetry.fake_nvml import GPU_UUID, FakeNvml
+from ttt_mlflow import names, runner
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed
+from ttt_mlflow.models import registry
+from ttt_mlflow.models.registry import ModelEntry, ModelRequest, models, register_model
+from ttt_mlflow.resolve import resolve
+from ttt_mlflow.telemetry.nvml import NvmlSampler
+
+TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "promptlen": 3, "genlen": 5, "warmup": 1, "repeats": 3}
+TOY = {**TINY, "model_name": "toy", "promptlen": 1, "genlen": 4, "warmup": 0}
+WARM_UP_STEPS = 3  # of the decoder, while it is made ready
+EVERY_RUN = {"imports_s", "setup_s", "compile_s", "recording_s"}
+DECODE = {
+    *("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high", "relative_spread_pct"),
+    *("decode_step_ms_p50", "decode_step_ms_p90", "decode_step_ms_p99", "decode_step_ms_mean"),
+    *("prefill_tokens_per_s", "prefill_ms", "time_to_first_token_ms"),
+}
+PREFILL = {
+    *("prefill_tokens_per_s", "prefill_tokens_per_s_ci_low", "prefill_tokens_per_s_ci_high", "relative_spread_pct"),
+    "prefill_ms",
+}
+ARTIFACTS = {
+    *("log.txt", "timing/steps.csv", "timing/passes.json", "environment/host.json", "environment/packages.txt"),
+}
+Measure = Callable[..., Measured]
+
+
+@pytest.fixture
+def measure(tmp_path: Path) -> Measure:
+    return partial(measured_in, tmp_path / "runs")
+
+
+# What a run leaves behind
+
+
+@pytest.mark.parametrize("inner_net", ["mlp_1_dual", "mlp_2_dual"])
+def test_decode(inner_net: str, measure: Measure) -> None:
+    measured = measure({**TINY, "inner_net": inner_net})
+    journal, metrics = measured.journal, measured.metrics
+    assert measured.failure is None
+    assert journal.status["status"] == "ok"
+    assert journal.status["exit_code"] == 0
+    assert journal.status["message"] is None
+    assert journal.status["ended_at"]
+
+    assert set(metrics) == DECODE | EVERY_RUN | {"model_parameters", "warmup_s"}
+    assert set(metrics) <= set(names.METRICS)
+    assert all(value > 0 for name, value in metrics.items())
+    assert metrics["imports_s"] == 1.5
+    low, high = metrics["decode_tokens_per_s_ci_low"], metrics["decode_tokens_per_s_ci_high"]
+    assert low <= metrics["decode_tokens_per_s"] <= high
+    assert metrics["prefill_ms"] <= metrics["time_to_first_token_ms"]
+
+    assert measured.artifacts == ARTIFACTS
+    assert set(names.ARTIFACTS) >= ARTIFACTS
+    assert journal.series == {}
+    assert journal.run_name == f"ttt-tiny {inner_net} decode b2 p3 g5"
+    assert journal.run_name in journal.description
+    assert json.loads((journal.artifacts / "environment/host.json").read_text())["torch"] == torch.__version__
+
+
+def test_the_throughput_is_that_of_the_recorded_steps(measure: Measure) -> None:
+    measured = measure(TINY)
+    steps = measured.steps
+    assert len(steps) == 3 * 5
+    assert steps["repeat"].tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert steps["step"].tolist() == [0, 1, 2, 3, 4] * 3
+    assert steps["complete"].all()
+    rates = 1e3 * 2 * 5 / steps.groupby("repeat")["ms"].sum()
+    assert measured.metrics["decode_tokens_per_s"] == pytest.approx(rates.median())
+    assert measured.metrics["decode_step_ms_p50"] == pytest.approx(steps["ms"].median())
+    passes = measured.passes
+    assert (passes["warmup_passes"], passes["repeats"], passes["stop_reason"]) == (1, 3, "count")
+    assert len(passes["prefill_ms"]) == len(passes["time_to_first_token_ms"]) == 4
+    assert measured.metrics["prefill_ms"] == pytest.approx(pd.Series(passes["prefill_ms"][1:]).median())
+
+
+def test_prefill(measure: Measure) -> None:
+    measured = measure({**TINY, "mode": "prefill", "promptlen": 20})
+    metrics = measured.metrics
+    assert measured.failure is None
+    assert set(metrics) == PREFILL | EVERY_RUN | {"model_parameters", "warmup_s"}
+    assert metrics["prefill_tokens_per_s"] == pytest.approx(1e3 * 2 * 20 / metrics["prefill_ms"])
+    assert measured.artifacts == ARTIFACTS
+    assert measured.steps["step"].tolist() == [0, 0, 0]
+    assert measured.journal.run_name == "ttt-tiny mlp_1_dual prefill b2 p20"
+
+
+def test_parameters_tags_and_configuration(measure: Measure) -> None:
+    asked = RunConfig.parse({**TINY, "dtype": "float32", "seed": 7})
+    journal = measure({**TINY, "dtype": "float32", "seed": 7}).journal
+    used = resolve(asked).used
+    assert journal.config == {"asked": asked.model_dump(mode="json"), "used": used.model_dump(mode="json")}
+    assert journal.config["asked"]["inner_net"] is None
+    assert journal.params == used.as_params()
+    assert tuple(journal.params) == names.PARAMETERS
+    assert journal.params["inner_net"] == "mlp_1_dual"
+    assert set(journal.tags) <= set(names.TAGS)
+    assert journal.tags["ttt.status"] == "ok"
+    assert journal.tags["ttt.config_id"] == used.config_id
+    assert journal.tags["ttt.journal_id"] == journal.journal_id
+    assert journal.tags["ttt.torch"] == torch.__version__
+    assert not {"ttt.gpu_name", "ttt.gpu_uuid", "ttt.message"} & set(journal.tags)
+
+
+def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
+    measured = measure(TINY)
+    for text in (
+        "measuring ttt-tiny mlp_1_dual decode b2 p3 g5 with {'model_name': 'ttt-tiny'",
+        "notice: inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used",
+        "notice: cuda_graph: off; there are no CUDA graphs on a CPU",
+        "building ttt-tiny: ",
+        "warm-up pass 1",
+        "repeat 3",
+    ):
+        assert text in measured.log
+    assert "building ttt-tiny: " in measured.output
+    assert "compiling and preparing the decode step: " in measured.output
+
+
+def test_torch_profile(measure: Measure) -> None:
+    measured = measure({**TINY, "profile": "torch"})
+    assert measured.failure is None
+    assert measured.artifacts == ARTIFACTS | {"profiles/torch/trace.json.gz", "profiles/torch/kernels.csv"}
+    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert set(measured.metrics) == DECODE | EVERY_RUN | {"model_parameters", "warmup_s", "profile_s"}
+    assert len(measured.steps) == 3 * 5, "a profiled step is no measured one"
+    kernels = pd.read_csv(measured.journal.artifacts / "profiles/torch/kernels.csv")
+    assert any("mm" in name for name in kernels["name"])
+
+
+def test_torch_profile_of_a_prompt(measure: Measure) -> None:
+    measured = measure({**TINY, "mode": "prefill", "promptlen": 16, "profile": "torch"})
+    assert measured.failure is None
+    assert "profiles/torch/trace.json.gz" in measured.artifacts
+
+
+# A model that does as it is told
+
+
+class Toy:
+    """Decodes what nobody reads; every step is noted and may be the last."""
+
+    vocab_size = 1000
+
+    def __init__(self, on_step: Callable[[int, Tensor], object]) -> None:
+        self.steps = 0
+        self.on_step = on_step
+
+    def new_state(self, batch: int) -> Tensor:
+        return torch.zeros(batch)
+
+    def reset_state(self, state: Tensor) -> None:
+        state.zero_()
+
+    def step(self, tokens: Tensor, state: Tensor) -> Tensor:
+        self.steps += 1
+        self.on_step(self.steps, tokens)
+        return torch.zeros(len(tokens), self.vocab_size)
+
+
+@dataclass
+class Register:
+    """Registers a toy and remembers, without holding it, what was built."""
+
+    built: list[weakref.ref[Toy]] = field(default_factory=list)
+
+    def __call__(self, on_step: Callable[[int, Tensor], object] = lambda step, tokens: None) -> None:
+        def build(request: ModelRequest) -> Toy:
+            toy = Toy(on_step)
+            self.built.append(weakref.ref(toy))
+            return toy
+
+        register_model(ModelEntry("toy", build, "does as it is told"))
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Register:
+    monkeypatch.setattr(registry, "_registered", models())
+    return Register()
+
+
+def raising(kind: type[BaseException], *arguments: object, at: int) -> Callable[[int, Tensor], None]:
+    """Raise in the step ``at``, of all that the model takes."""
+
+    def on_step(step: int, tokens: Tensor) -> None:
+        if step == at:
+            raise kind(*arguments)
+
+    return on_step
+
+
+def step_of_pass(number: int, step: int) -> int:
+    """Of all the toy's steps, the ``step``-th decode step of the ``number``-th pass, both from 1, with TOY."""
+    ready = WARM_UP_STEPS + 1  # and the prompt's token
+    return ready + (number - 1) * (1 + 4) + 1 + step
+
+
+def test_a_model_with_no_more_than_the_protocol(register: Register, measure: Measure) -> None:
+    register()
+    measured = measure(TOY)
+    assert measured.failure is None
+    assert set(measured.metrics) == DECODE | EVERY_RUN  # no warm-up, and it does not say how large it is
+    assert measured.journal.run_name == "toy decode b2 p1 g4"
+    assert measured.journal.params["inner_net"] == "auto"
+
+
+def test_the_prompt_is_that_of_the_seed(register: Register, measure: Measure) -> None:
+    seen: list[list[int]] = []
+    register(lambda step, tokens: seen.append(tokens.tolist()))
+    prompts = []
+    for seed in (0, 0, 1):
+        seen.clear()
+        measure({**TOY, "batch": 8, "repeats": 1, "seed": seed})
+        prompts.append(seen[WARM_UP_STEPS])
+        assert seen[WARM_UP_STEPS + 1] == prompts[-1], "every pass begins with the prompt"
+    assert prompts[0] == prompts[1] != prompts[2]
+    assert len(set(prompts[0])) > 4
+
+
+def test_nothing_is_shown_or_written_while_a_pass_is_timed(
+    register: Register, measure: Measure, tmp_path: Path
+) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    noted: list[tuple[int, int]] = []  # characters on the terminal and bytes on the disk, at each step
+
+    def note(step: int, tokens: Tensor) -> None:
+        files = [path.stat() for path in tmp_path.rglob("*") if path.is_file()]
+        noted.append((console.file.tell(), sum(file.st_size for file in files)))
+
+    register(note)
+    measure(TOY, console)
+    first = [step_of_pass(number, 1) - 1 for number in (1, 2, 3)]
+    assert all(len(set(noted[begin : begin + 4])) == 1 for begin in first)
+    assert noted[first[0]] != noted[first[1]] != noted[first[2]], "between the passes it is"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_keeps_the_finished_steps(signum: signal.Signals, register: Register, measure: Measure) -> None:
+    register(raising(Killed, signum, at=step_of_pass(3, 3)))
+    measured = measure({**TOY, "repeats": 1000})
+    status = measured.journal.status
+    assert isinstance(measured.failure, Killed)
+    assert (status["status"], status["exit_code"]) == ("killed", 128 + signum)
+    assert status["message"] == f"ended by {signum.name}"
+    assert measured.journal.tags["ttt.status"] == "killed"
+    assert measured.journal.tags["ttt.message"] == f"ended by {signum.name}"
+
+    steps = measured.steps
+    assert steps["repeat"].tolist() == [0] * 4 + [1] * 4 + [2] * 2
+    assert steps["complete"].tolist() == [True] * 8 + [False] * 2
+    rates = 1e3 * 2 * 4 / steps[steps["complete"]].groupby("repeat")["ms"].sum()
+    assert measured.metrics["decode_tokens_per_s"] == pytest.approx(rates.median())
+    assert measured.passes["interrupted"] is True
+    assert measured.artifacts == ARTIFACTS
+    assert "killed" in measured.journal.description
+
+
+def test_an_interruption_before_anything_is_timed(register: Register, measure: Measure) -> None:
+    register(raising(Killed, signal.SIGTERM, at=2))
+    measured = measure(TOY)
+    assert measured.journal.status["status"] == "killed"
+    assert set(measured.metrics) == {"imports_s", "setup_s", "recording_s"}
+    assert measured.artifacts == ARTIFACTS - {"timing/steps.csv"}
+
+
+CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 139.80 GiB"
+
+
+def test_out_of_memory_of_the_device(register: Register, measure: Measure) -> None:
+    register(raising(torch.OutOfMemoryError, CUDA_MESSAGE, at=step_of_pass(2, 1)))
+    measured = measure({**TOY, "batch": 3})
+    message = "out of memory: toy decode b3 p1 g4 does not fit; 2.50 GiB more was asked for"
+    assert type(measured.failure) is OutOfMemory
+    assert str(measured.failure) == message
+    status = measured.journal.status
+    assert (status["status"], status["message"], status["exit_code"]) == ("oom", message, 3)
+    assert measured.journal.tags["ttt.status"] == "oom"
+    assert measured.journal.tags["ttt.message"] == message
+    assert len(measured.steps) == 4, "the pass before it is kept"
+    assert message in measured.journal.description
+    assert "torch.OutOfMemoryError: CUDA out of memory" in measured.log
+
+
+def test_out_of_memory_of_the_host(register: Register, measure: Measure) -> None:
+    """What PyTorch's allocator on a CPU says, as it says it."""
+    register(lambda step, tokens: torch.empty(1 << 60, dtype=torch.uint8))
+    measured = measure(TOY)
+    assert measured.journal.status["status"] == "oom"
+    assert str(measured.failure) == (
+        "out of memory: toy decode b2 p1 g4 does not fit; 1152921504.61 GB more was asked for"
+    )
+
+
+def test_out_of_memory_while_building(monkeypatch: pytest.MonkeyPatch, measure: Measure) -> None:
+    def build(request: ModelRequest) -> Toy:
+        raise torch.OutOfMemoryError(CUDA_MESSAGE)
+
+    monkeypatch.setattr(registry, "_registered", models())
+    register_model(ModelEntry("toy", build, "too large"))
+    measured = measure(TOY)
+    assert measured.journal.status["status"] == "oom"
+    assert set(measured.metrics) == {"imports_s", "recording_s"}
+
+
+def test_an_error(register: Register, measure: Measure) -> None:
+    register(raising(ValueError, "no such\n  thing", at=step_of_pass(2, 2)))
+    measured = measure(TOY)
+    assert type(measured.failure) is RunFailed
+    assert str(measured.failure) == "ValueError: no such thing"
+    status = measured.journal.status
+    assert (status["status"], status["message"], status["exit_code"]) == ("error", "ValueError: no such thing", 1)
+    assert measured.journal.tags["ttt.status"] == "error"
+    assert len(measured.steps) == 4 + 1
+    assert "Traceback (most recent call last)" in measured.log
+    assert "in on_step" in measured.log
+    assert "Traceback" not in measured.output
+
+
+def test_an_expected_failure_is_told_in_its_own_words(register: Register, measure: Measure) -> None:
+    register(raising(RunFailed, "the toy is broken; buy another one", at=1))
+    measured = measure(TOY)
+    assert type(measured.failure) is RunFailed
+    assert measured.journal.status["message"] == str(measured.failure) == "the toy is broken; buy another one"
+
+
+def test_a_profile_that_fails_keeps_the_measurement(
+    register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def profile_steps(*arguments: object) -> None:
+        raise RunFailed("profile=torch: another profiler holds the GPU")
+
+    monkeypatch.setattr(runner, "profile_steps", profile_steps)
+    register()
+    measured = measure({**TOY, "profile": "torch"})
+    assert measured.journal.status["status"] == "error"
+    assert measured.journal.status["message"] == "profile=torch: another profiler holds the GPU"
+    assert set(measured.metrics) == DECODE | EVERY_RUN
+    assert len(measured.steps) == 3 * 4
+    assert measured.artifacts == ARTIFACTS
+
+
+@pytest.mark.parametrize("kind", [None, torch.OutOfMemoryError, ValueError, RunFailed])
+def test_nothing_holds_the_model_after_a_run(
+    kind: type[Exception] | None, register: Register, measure: Measure
+) -> None:
+    """Neither what is raised nor a handler that keeps log records, and without waiting for the garbage collector."""
+    if kind is None:
+        register()
+    else:
+        register(raising(kind, "no", at=step_of_pass(2, 2)))
+    gc.disable()
+    try:
+        measured = measure(TOY)
+        (toy,) = register.built
+        assert (measured.failure is None) == (kind is None)
+        assert toy() is None
+    finally:
+        gc.enable()
+
+
+def test_the_log_ends_with_the_run(register: Register, measure: Measure) -> None:
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger("ttt_mlflow").level
+
+    def warn(step: int, tokens: Tensor) -> None:
+        if step == 1:
+            warnings.warn("the toy squeaks", stacklevel=1)
+
+    register(warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        measured = measure(TOY)
+    logging.getLogger("ttt_mlflow.runner").warning("after the run")
+    assert "the toy squeaks" in measured.log
+    assert "after the run" not in measured.log
+    assert logging.getLogger().handlers == handlers
+    assert logging.getLogger("ttt_mlflow").level == level
+
+
+# Telemetry, from a stand-in for NVML
+
+
+def test_telemetry_lands_in_the_journal(register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml()
+
+    def wait_for_a_sample(step: int, tokens: Tensor) -> None:
+        """Let a sample be taken from beginning to end within this step."""
+        while nvml.sampled.acquire(blocking=False):
+            pass
+        for _ in range(2):
+            assert nvml.sampled.acquire(timeout=30)
+
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(runner.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID, hz=500))
+    register(wait_for_a_sample)
+    measured = measure(TOY)
+    assert measured.failure is None
+    metrics = measured.metrics
+    assert set(metrics) <= set(names.METRICS)
+    assert metrics["sm_clock_mhz_mean"] == metrics["sm_clock_mhz_min"] == metrics["sm_clock_mhz_max"] == 1980
+    assert metrics["memory_clock_mhz_mean"] == 3201
+    assert metrics["power_w_mean"] == pytest.approx(630.25)
+    assert metrics["temperature_c_max"] == 41
+    assert metrics["gpu_utilization_pct_mean"] == 97
+    assert metrics["device_memory_used_gb"] == pytest.approx(20)
+    assert metrics["clock_event_sw_power_cap_pct"] == 100
+    assert "energy_j" not in metrics, "the passes are too short for the energy counter"
+    assert "joules_per_token" not in metrics
+
+    assert measured.artifacts == ARTIFACTS | {"telemetry/samples.csv", "telemetry/clocks.png"}
+    samples = pd.read_csv(measured.journal.artifacts / "telemetry/samples.csv")
+    assert samples["measured"].sum() >= 3 * 4
+    assert not samples["measured"].all()
+    assert (measured.journal.artifacts / "telemetry/clocks.png").read_bytes().startswith(b"\x89PNG")
+    expected = {names.system_metric(0, suffix) for suffix in names.SYSTEM_METRICS}
+    assert set(measured.journal.series) == expected
+    assert nvml.open_count == 0, "NVML was let go of"
+
+
+def test_joules_per_token(register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Energy of the passes over the tokens generated in them."""
+    nvml = FakeNvml()
+    clock = [0]
+
+    def work(step: int, tokens: Tensor) -> None:
+        """A second and 500 J each; the host's clock does as it is told."""
+        clock[0] += 1_000_000_000
+        nvml.energy_mj += 500_000
+
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(runner.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID))
+    monkeypatch.setattr(time, "time_ns", lambda: clock[0])
+    register(work)
+    metrics = measure(TOY).metrics
+    assert metrics["energy_j"] == pytest.approx(3 * 4 * 500)
+    assert metrics["joules_per_token"] == pytest.approx(500 / 2)
