@@ -37,6 +37,7 @@ EVERY_RUN = {"imports_s", "setup_s", "compile_s", "recording_s"}
 DECODE = {
     *("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high", "relative_spread_pct"),
     *("decode_step_ms_p50", "decode_step_ms_p90", "decode_step_ms_p99", "decode_step_ms_mean"),
+    *("generation_tokens_per_s", "generation_tokens_per_s_ci_low", "generation_tokens_per_s_ci_high"),
     *("prefill_tokens_per_s", "prefill_ms", "time_to_first_token_ms"),
 }
 PREFILL = {
@@ -90,13 +91,17 @@ def test_the_throughput_is_that_of_the_recorded_steps(measure: Measure) -> None:
     assert steps["repeat"].tolist() == [0] * 5 + [1] * 5 + [2] * 5
     assert steps["step"].tolist() == [0, 1, 2, 3, 4] * 3
     assert steps["complete"].all()
-    rates = 1e3 * 2 * 5 / steps.groupby("repeat")["ms"].sum()
-    assert measured.metrics["decode_tokens_per_s"] == pytest.approx(rates.median())
+    decode_ms = steps.groupby("repeat")["ms"].sum()
+    assert measured.metrics["decode_tokens_per_s"] == pytest.approx((1e3 * 2 * 5 / decode_ms).median())
     assert measured.metrics["decode_step_ms_p50"] == pytest.approx(steps["ms"].median())
     passes = measured.passes
     assert (passes["warmup_passes"], passes["repeats"], passes["stop_reason"]) == (1, 3, "count")
     assert len(passes["prefill_ms"]) == len(passes["time_to_first_token_ms"]) == 4
-    assert measured.metrics["prefill_ms"] == pytest.approx(pd.Series(passes["prefill_ms"][1:]).median())
+    prefill_ms = pd.Series(passes["prefill_ms"][1:])
+    assert measured.metrics["prefill_ms"] == pytest.approx(prefill_ms.median())
+    assert measured.metrics["prefill_tokens_per_s"] == pytest.approx(1e3 * 2 * 3 / prefill_ms.median())
+    both = 1e3 * 2 * (1 + 5) / (prefill_ms + decode_ms)
+    assert measured.metrics["generation_tokens_per_s"] == pytest.approx(both.median())
 
 
 def test_prefill(measure: Measure) -> None:
@@ -286,6 +291,25 @@ def test_an_interruption_before_anything_is_timed(register: Register, measure: M
     assert measured.journal.status["status"] == "killed"
     assert set(measured.metrics) == {"imports_s", "setup_s", "recording_s"}
     assert measured.artifacts == ARTIFACTS - {"timing/steps.csv"}
+
+
+def test_an_interrupted_warm_up_is_no_measurement(register: Register, measure: Measure) -> None:
+    register(raising(Killed, signal.SIGTERM, at=step_of_pass(2, 3)))
+    measured = measure({**TOY, "warmup": 2})
+    assert measured.journal.status["status"] == "killed"
+    assert set(measured.metrics) == EVERY_RUN | {"warmup_s"}
+    assert measured.passes["warmup_passes"] == 1
+    assert measured.artifacts == ARTIFACTS - {"timing/steps.csv"}
+
+
+def test_a_pass_that_is_cut_short_at_its_first_step(register: Register, measure: Measure) -> None:
+    """Its prompt was processed, and nothing else is known of it."""
+    register(raising(Killed, signal.SIGTERM, at=step_of_pass(3, 1)))
+    measured = measure(TOY)
+    assert set(measured.metrics) == DECODE | EVERY_RUN
+    assert measured.steps["repeat"].tolist() == [0] * 4 + [1] * 4
+    prefill_ms = pd.Series(measured.passes["prefill_ms"][:2])
+    assert measured.metrics["prefill_ms"] == pytest.approx(prefill_ms.median())
 
 
 CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 139.80 GiB"

@@ -206,15 +206,16 @@ class Run:
 
     def prefill_metrics(self) -> dict[str, float]:
         """What the prompt's part adds to a decode run: medians over the measured passes."""
-        skip = self.measurement.warmup_count
-        prefill, first = self.prefill_ms[skip:], self.first_token_ms[skip:]
+        skip, repeats = self.measurement.warmup_count, self.measurement.repeats
+        measured = slice(skip, skip + len(repeats))  # a pass that was cut short has a prompt and no repeat
+        prefill, first = self.prefill_ms[measured], self.first_token_ms[measured]
         if not prefill:
             return {}
         ms = float(np.median(prefill))
         tokens = self.used.batch * (1 + self.used.genlen)
         whole = [
             1e3 * tokens / (before + repeat.total_ms)
-            for before, repeat in zip(prefill, self.measurement.repeats, strict=False)  # the last may lack its end
+            for before, repeat in zip(prefill, repeats, strict=True)
             if repeat.complete
         ]
         return with_interval("generation_tokens_per_s", whole) | {

@@ -63,8 +63,6 @@ def test_sections_of_real_work(matrix: torch.Tensor, tmp_path: Path) -> None:
     assert 0 < metrics["temperature_c_max"] < 120
     assert metrics["gpu_utilization_pct_mean"] > 0
     assert metrics["device_memory_used_gb"] > matrix.nbytes / 1e9
-    # the clock under load is above that of the idle GPU before it, or already at it
-    assert metrics["sm_clock_mhz_mean"] >= frame["sm_clock_mhz"].iloc[0]
     assert "system/gpu_0_sm_clock_megahertz" in series(frame, 0)
     plot_clocks(frame, sampler.sections, tmp_path / "clocks.png")
     print(f"refused: {sampler.refused}; read_ms p50 {frame['read_ms'].median():.3f}; {metrics}")
