@@ -139,6 +139,7 @@ def _run(
     """Measure and publish; return the exit code. Raise BadInput or Killed while nothing is measured yet."""
     from rich.console import Console
 
+    _survive_closed_output()
     from ttt_mlflow import runner
     from ttt_mlflow.report.summary import summary_text
     from ttt_mlflow.tracking import keep_killed, publish
@@ -346,6 +347,37 @@ def _mlflow_command() -> str:
     """The mlflow of this environment, which need not be the shell's."""
     beside = Path(sys.executable).with_name("mlflow")
     return shlex.quote(str(beside)) if beside.exists() else "mlflow"
+
+
+class _Survivor:
+    """A text stream that goes silent, instead of raising, once nobody reads its other end."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return int(self._unless_closed(self._stream.write, text) or 0)
+
+    def flush(self) -> None:
+        self._unless_closed(self._stream.flush)
+
+    def _unless_closed(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except BrokenPipeError:
+            # also what the stream still holds, and what libraries write, goes nowhere from now on
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            return None
+
+
+def _survive_closed_output() -> None:
+    """A terminal or a pipe that is closed meanwhile may not cost a measurement."""
+    sys.stdout, sys.stderr = _Survivor(sys.stdout), _Survivor(sys.stderr)
 
 
 def _process_age_s() -> float:

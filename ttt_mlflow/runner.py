@@ -157,7 +157,9 @@ class Run:
         used = self.used
         facts = host.host_facts(self.device)
         self.journal.set_used(used.model_dump(mode="json"))
-        self.journal.update_params(used.model_dump())
+        # what the model does not have, or was not given, is absent; warmup and repeats may stay on auto
+        absent = {name for name in ("inner_net", "checkpoint") if getattr(used, name) is None}
+        self.journal.update_params(used.model_dump(exclude=absent))
         named = {
             "ttt.host": "hostname", "ttt.gpu_name": "gpu_name", "ttt.gpu_uuid": "gpu_uuid", "ttt.driver": "driver",
             "ttt.torch": "torch", "ttt.triton": "triton", "ttt.git_dirty": "git_dirty",

@@ -1,0 +1,53 @@
+"""What the documentation shows is what happens: the example model, the commands' names, the links."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.project import QUICK, ROOT, environment, new_store, ttt_mlflow_run
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_the_example_model_is_short_and_is_measured(tmp_path: Path) -> None:
+    (code,) = blocks(ROOT / "docs/adding-a-model.md", "python")
+    assert len(code.splitlines()) < 30
+    (entry_points,) = blocks(ROOT / "docs/adding-a-model.md", "toml")
+    site = tmp_path / "site"
+    info = site / "toy_models-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "toy_models.py").write_text(code)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-models\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        entry_points.replace('[project.entry-points."ttt_mlflow.models"]', "[ttt_mlflow.models]").replace('"', "")
+    )
+    command = ttt_mlflow_run({**QUICK, "model_name": "toy", "logdir": str(tmp_path / "runs")})
+    done = subprocess.run(
+        command, env={**environment(new_store(tmp_path)), "PYTHONPATH": str(site)}, cwd=ROOT, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "toy decode b2 p1 g3" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_the_readme_names_every_parameter_of_the_cli() -> None:
+    text = (ROOT / "README.md").read_text()
+    shown = subprocess.run(
+        [sys.executable, "-m", "ttt_mlflow", "run", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    options = set(re.findall(r"--([a-z]+(?:-[a-z]+)*)", shown)) - {"help", "no-cg"}
+    missing = {option for option in options if option.replace("-", "_") not in text and option not in text}
+    assert not missing
