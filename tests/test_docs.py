@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import QUICK, ROOT, environment, new_store, ttt_mlflow_run
+from tests.project import QUICK, ROOT, environment, new_store, run, ttt_mlflow_run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
 
@@ -29,9 +29,7 @@ def test_the_example_model_is_short_and_is_measured(tmp_path: Path) -> None:
         entry_points.replace('[project.entry-points."ttt_mlflow.models"]', "[ttt_mlflow.models]").replace('"', "")
     )
     command = ttt_mlflow_run({**QUICK, "model_name": "toy", "logdir": str(tmp_path / "runs")})
-    done = subprocess.run(
-        command, env={**environment(new_store(tmp_path)), "PYTHONPATH": str(site)}, cwd=ROOT, capture_output=True, text=True
-    )  # fmt: skip
+    done = run(command, {**environment(new_store(tmp_path)), "PYTHONPATH": str(site)})
     assert done.returncode == 0, done.stderr
     assert "toy decode b2 p1 g3" in done.stdout
 

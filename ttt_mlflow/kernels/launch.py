@@ -1,7 +1,7 @@
 """Launch options of the decode kernels, by architecture: a table instead of autotuning in every process.
 
-The sm_90 rows were chosen on an H200 (benchmarks/); an architecture that the table does not know gets the default row,
-and says so once.
+The sm_90 rows were chosen on an H200; an architecture that the table does not know gets the default row, and says so
+once.
 """
 
 import logging
