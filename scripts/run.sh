@@ -28,4 +28,5 @@ if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; the
     done
     [[ ${#small[@]} -eq 0 ]] || echo "No GPU was found: measuring with ${small[*]}" >&2
 fi
-exec mlflow run . --env-manager=local "${small[@]}" "$@"
+choose_command "${small[@]}" "$@"
+exec "${command[@]}"

@@ -100,7 +100,12 @@ for model in "${models[@]}"; do
         parameters=(-P "model_name=${model%%:*}" -P mode=decode -P "batch=$batch" -P "genlen=$genlen")
         [[ $model != *:* ]] || parameters+=(-P "inner_net=${model#*:}")
         [[ " ${passed[*]}" == *" promptlen="* ]] || parameters+=(-P promptlen=1)
-        command=(mlflow run . --env-manager=local "${parameters[@]}" -P "logdir=$logdir" "${passed[@]}")
+        parameters+=(-P "logdir=$logdir" "${passed[@]}")
+        if "$dry_run"; then
+            command=(mlflow run . --env-manager=local "${parameters[@]}")
+        else
+            choose_command "${parameters[@]}"
+        fi
         printf '+'
         printf ' %q' "${command[@]}"
         printf '\n'

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.project import ROOT, environment, measuring, new_store, run, started
+from tests.project import ROOT, environment, free_port, measuring, new_store, run, started
 
 SWEEP = str(ROOT / "scripts/sweep_decode.sh")
 TOO_LARGE = 10**11  # the prompt alone would be 800 GB
@@ -55,6 +55,16 @@ def test_not_fitting_is_a_result(store: str, tmp_path: Path) -> None:
     result = run(command, environment(store))
     assert statuses(logdir) == ["oom"], result.stderr
     assert result.returncode == 0
+
+
+def test_a_server_that_is_down_costs_no_measurement(tmp_path: Path) -> None:
+    logdir = tmp_path / "records"
+    command = [SWEEP, "--models", "ttt-tiny:mlp_1_dual", "--batches", "1", "--logdir", str(logdir), *QUICKLY]
+    result = run(command, environment(f"http://127.0.0.1:{free_port()}"))
+    assert statuses(logdir) == ["ok"], result.stderr
+    assert result.returncode == 1
+    assert "ttt-tiny:mlp_1_dual batch 1: measured but not published" in result.stderr
+    assert f"sync {logdir}" in result.stderr
 
 
 def test_ctrl_c_ends_the_loop_and_keeps_the_record(store: str, tmp_path: Path) -> None:

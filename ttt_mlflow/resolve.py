@@ -40,6 +40,7 @@ def resolve(asked: RunConfig) -> Resolved:
     notices: list[str] = []
     entry = find_model(asked.model_name)
     _check_profilers(asked)
+    _check_what_the_model_takes(asked, entry)
     if missing := entry.missing():
         raise BadInput(f"model_name={asked.model_name}: {missing}")
     device = _device(asked, entry, notices)
@@ -53,8 +54,6 @@ def resolve(asked: RunConfig) -> Resolved:
             "cuda_graph": _cuda_graph(asked, device, notices),
         }
     )
-    if asked.checkpoint and not entry.takes_checkpoint:
-        raise BadInput(f"checkpoint={asked.checkpoint}: {asked.model_name} is measured with random weights only")
     assert used.dtype is not None
     request = ModelRequest(
         used.model_name, inner_net, getattr(torch, used.dtype), torch.device(device), used.seed, used.checkpoint
@@ -70,6 +69,18 @@ def _check_profilers(asked: RunConfig) -> None:
                 f"profile={profiler}: not available in this version; profile takes none or "
                 f"{', '.join(AVAILABLE_PROFILERS)}"
             )
+
+
+def _check_what_the_model_takes(asked: RunConfig, entry: ModelEntry) -> None:
+    """What is wrong on every machine, whatever is installed there."""
+    if asked.inner_net and not entry.inner_nets:
+        raise BadInput(f"inner_net={asked.inner_net}: {entry.name} has no inner net; leave inner_net out")
+    if asked.inner_net and asked.inner_net not in entry.inner_nets:
+        raise BadInput(
+            f"inner_net={asked.inner_net}: no such inner net; {entry.name} has {', '.join(entry.inner_nets)}"
+        )
+    if asked.checkpoint and not entry.takes_checkpoint:
+        raise BadInput(f"checkpoint={asked.checkpoint}: {asked.model_name} is measured with random weights only")
 
 
 def _device(asked: RunConfig, entry: ModelEntry, notices: list[str]) -> str:
@@ -88,8 +99,6 @@ def _device(asked: RunConfig, entry: ModelEntry, notices: list[str]) -> str:
 
 def _inner_net(asked: RunConfig, entry: ModelEntry, device: str, notices: list[str]) -> str | None:
     if not entry.inner_nets:
-        if asked.inner_net:
-            raise BadInput(f"inner_net={asked.inner_net}: {entry.name} has no inner net; leave inner_net out")
         return None
     has_triton = device == "cuda" or interpreting()
     if asked.inner_net is None:
@@ -98,10 +107,6 @@ def _inner_net(asked: RunConfig, entry: ModelEntry, device: str, notices: list[s
         if not has_triton:
             notices.append(f"inner_net: Triton needs a GPU, {default} (PyTorch) is used")
         return default
-    if asked.inner_net not in entry.inner_nets:
-        raise BadInput(
-            f"inner_net={asked.inner_net}: no such inner net; {entry.name} has {', '.join(entry.inner_nets)}"
-        )
     if asked.inner_net.endswith("_triton") and not has_triton:
         raise BadInput(
             f"inner_net={asked.inner_net}: Triton needs a GPU (or TRITON_INTERPRET=1, which is slow); "

@@ -62,3 +62,34 @@ prepare_environment() {
     echo "$hash" >"$venv/installed" # what an extra needs includes what the project needs
     echo "$hash" >"$stamp"
 }
+
+# Whether the tracking server of MLFLOW_TRACKING_URI, if that names one, answers within a few seconds.
+tracking_server_answers() {
+    [[ ${MLFLOW_TRACKING_URI:-} == http* ]] || return 0
+    python - "$MLFLOW_TRACKING_URI" <<'PYTHON'
+import sys, urllib.error, urllib.request
+try:
+    urllib.request.urlopen(sys.argv[1].rstrip("/") + "/health", timeout=5)
+except urllib.error.HTTPError:
+    pass  # an answer
+except (OSError, ValueError):
+    sys.exit(1)
+PYTHON
+}
+
+# choose_command [-P name=value ...]: put what measures one configuration into the array `command`. That is
+# `mlflow run`; but it cannot begin without its tracking server, so while that does not answer it is this package
+# itself, which measures and keeps the record on disk.
+choose_command() {
+    command=(mlflow run . --env-manager=local "$@")
+    ! tracking_server_answers || return 0
+    command=(python -m ttt_mlflow run)
+    while [[ $# -gt 0 ]]; do
+        case $1 in
+        -P | --param-list) command+=("--$2") && shift 2 ;;
+        -P*) command+=("--${1#-P}") && shift ;;
+        --param-list=*) command+=("--${1#--param-list=}") && shift ;;
+        *) fail "$MLFLOW_TRACKING_URI does not answer; without it only -P name=value can be given, not $1" ;;
+        esac
+    done
+}
