@@ -44,7 +44,10 @@ while [[ $# -gt 0 ]]; do
 done
 [[ $port =~ ^[0-9]+$ && $port -ge 1 && $port -le 65535 ]] || fail "--port $port: a port is a number from 1 to 65535"
 
-prepare_environment
+case $database in
+postgres*) prepare_environment postgresql ;; # and the driver
+*) prepare_environment ;;
+esac
 python - "$host" "$port" <<'PYTHON' || exit 1
 import socket, sys
 host, port = sys.argv[1], int(sys.argv[2])
@@ -109,7 +112,10 @@ import os, sys, time, urllib.error, urllib.request
 url, server = sys.argv[1], int(sys.argv[2])
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 while True:
-    os.kill(server, 0)
+    try:
+        os.kill(server, 0)
+    except ProcessLookupError:
+        sys.exit(1)  # what it printed says why
     try:
         direct.open(url, timeout=5)
         break
@@ -126,7 +132,8 @@ PYTHON
 fi
 
 status=0
-while kill -0 "$server" 2>/dev/null; do
+wait "$server" || status=$?
+while kill -0 "$server" 2>/dev/null; do # a signal ends the wait, not yet the server
     wait "$server" || status=$?
 done
 if "$stopping"; then
