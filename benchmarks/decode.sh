@@ -7,9 +7,9 @@
 # OUTPUT_FOLDER/decode.txt, MLflow's store to OUTPUT_FOLDER/mlflow.db.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-out=$(mkdir -p "${1:?name a folder for the output}" && cd "$1" && pwd)
+folder=$(mkdir -p "${1:?name a folder for the output}" && cd "$1" && pwd)
 genlen=${2:-256}
-export MLFLOW_TRACKING_URI="sqlite:///$out/mlflow.db"
+export MLFLOW_TRACKING_URI="sqlite:///$folder/mlflow.db"
 configurations=(
   "model_name=ttt-1b inner_net=mlp_1_dual_triton batch=128"
   "model_name=ttt-1b inner_net=mlp_1_dual_triton batch=1024"
@@ -33,7 +33,7 @@ configurations=(
     echo
     echo "\$ mlflow run . --env-manager=local ${arguments[*]}"
     began=$(date +%s)
-    mlflow run . --env-manager=local "${arguments[@]}" -P "logdir=$out/runs" 2>&1 | grep -v ' INFO mlflow'
+    mlflow run . --env-manager=local "${arguments[@]}" -P "logdir=$folder/runs" 2>&1 | grep -v ' INFO mlflow'
     echo "exit code ${PIPESTATUS[0]}, $(($(date +%s) - began)) s in all"
   done
-} 2>&1 | tee "$out/decode.txt"
+} 2>&1 | tee "$folder/decode.txt"

@@ -10,6 +10,8 @@ from tests.kernels.decode_cases import TOLERANCE, errors, make_case
 from ttt_mlflow.kernels import reference, stages
 from ttt_mlflow.kernels.ttt_linear_decode import linear_decode
 from ttt_mlflow.kernels.ttt_mlp_decode import mlp_decode
+from ttt_mlflow.models.registry import ModelRequest
+from ttt_mlflow.models.ttt.sizes import build
 
 STEPS: dict[str, Callable[..., Tensor]] = {"linear": linear_decode, "mlp": mlp_decode}
 
@@ -58,3 +60,18 @@ def test_stages_match_their_twins(dtype, position):
     )  # fmt: skip
     check_twins("gated_layer_norm", x(batch, width), projected[:, width : 2 * width], x(width), x(width))
     check_twins("swiglu", x(batch, 2 * 1100))
+
+
+@pytest.mark.parametrize("inner_net", ["mlp_1_dual_triton", "mlp_2_dual_triton"])
+def test_a_prompt_leads_to_the_same_state_either_way(inner_net):
+    request = ModelRequest("ttt-tiny", inner_net, torch.float32, torch.device("cpu"), 0, None)
+    model = build(request)
+    prompt = torch.randint(model.vocab_size, (2, 18))
+    at_once, by_token = model.new_state(2), model.new_state(2)
+    logits = model.prefill(prompt, at_once)
+    for token in prompt.unbind(1):
+        expected = model.step(token, by_token)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    for one, other in zip(at_once.layers, by_token.layers, strict=True):
+        for a, b in zip((*one.inner, one.conv, one.qk_conv), (*other.inner, other.conv, other.qk_conv), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -112,6 +112,18 @@ def test_a_prompt_leads_to_the_same_state_in_either_form(inner_net: str, length:
 
 
 @pytest.mark.parametrize("inner_net", INNER_NETS)
+def test_a_long_prompt_goes_through_in_parts(inner_net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = leave_initial_values(make_model(inner_net))
+    tokens = make_tokens(2, 70)
+    whole, in_parts = model.new_state(2), model.new_state(2)
+    expected = model.prefill(tokens, whole)
+    # two mini-batches at a time
+    monkeypatch.setattr("ttt_mlflow.models.ttt.model.PREFILL_TOKENS", 2 * 2 * MINI_BATCH)
+    assert relative_error(model.prefill(tokens, in_parts), expected) < 1e-5
+    assert_same_state(whole, in_parts, 1e-5)
+
+
+@pytest.mark.parametrize("inner_net", INNER_NETS)
 def test_sequences_of_a_batch_do_not_meet(inner_net: str) -> None:
     model = leave_initial_values(make_model(inner_net))
     tokens = make_tokens(3, 20)

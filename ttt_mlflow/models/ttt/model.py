@@ -21,6 +21,7 @@ from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
 
+PREFILL_TOKENS = 16384  # of all sequences together, that go through a layer at once
 ROW_ALIGNMENT = 64  # rows of fused weights are padded to this, so that matrix products stay on their fast path
 
 
@@ -160,10 +161,16 @@ class Layer(nn.Module):
         x = rms_norm(hidden, self.seq_norm.weight).to(dtype)
         qk, v, gate, logits = self.split(F.linear(x, block.projection))
         x = self.prefill_inner(qk, v, logits, cos, sin, state)
-        x = reference.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
-        hidden, x = reference.add_rms_norm(hidden, F.linear(x, block.o_proj.weight), self.ffn_norm.weight)
-        x = F.linear(reference.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
-        return hidden + x
+        # from here on tokens do not meet: rows [B L, D], as in a step
+        stages, shape = self.stages, hidden.shape
+        x = stages.gated_layer_norm(
+            x.flatten(0, 1), gate.flatten(0, 1), block.post_norm.weight, block.post_norm.bias
+        )  # fmt: skip
+        hidden, x = stages.add_rms_norm(
+            hidden.flatten(0, 1), F.linear(x, block.o_proj.weight), self.ffn_norm.weight
+        )  # fmt: skip
+        x = F.linear(stages.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
+        return (hidden + x).view(shape)
 
     def prefill_inner(
         self, qk: Tensor, v: Tensor, logits: Tensor, cos: Tensor, sin: Tensor, state: LayerState
@@ -295,8 +302,10 @@ class TTTModel(nn.Module):
         """
         whole = tokens.shape[1] // MINI_BATCH * MINI_BATCH
         logits = None
-        if whole:
-            hidden = F.embedding(tokens[:, :whole], self.model.table)
+        # a part at a time, which bounds the memory; the state carries on from part to part
+        length = max(PREFILL_TOKENS // tokens.shape[0] // MINI_BATCH, 1) * MINI_BATCH
+        for part in tokens[:, :whole].split(length, 1) if whole else ():
+            hidden = F.embedding(part, self.model.table)
             for layer, layer_state in zip(self.layers, state.layers, strict=True):
                 hidden = layer.prefill(hidden, self.cos, self.sin, layer_state)
             logits = self.logits(rms_norm(hidden[:, -1], self.model.norm.weight).to(self.dtype))
