@@ -40,7 +40,8 @@ def make_case(
 ) -> Case:
     """Fresh random inputs; slots poisoned with NaN; layer-norm parameters and token scales off their initial values."""
     generator = torch.Generator(device)
-    generator.seed() if seed is None else generator.manual_seed(seed)
+    seed = generator.seed() if seed is None else generator.manual_seed(seed).initial_seed()
+    print(f"make_case(seed={seed})")  # pytest shows it with a failure
 
     def normal(*shape: int, std: float = 1.0, mean: float = 0.0, as_dtype: torch.dtype = dtype) -> Tensor:
         return (torch.randn(shape, generator=generator, device=device) * std + mean).to(as_dtype)
