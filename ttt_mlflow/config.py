@@ -79,12 +79,14 @@ class RunConfig(BaseModel):
         None, description="auto: cuda where a GPU is found"
     )
     warmup: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = Field(
-        None, description="untimed passes before the measurement; auto: until pass times settle"
+        None, description="untimed passes of up to 128 steps before the measurement; auto: until pass times settle"
     )
     repeats: Annotated[Count | None, Auto] = Field(
         None, description="timed passes; auto: until the interval is narrow or max_seconds is used up"
     )
-    max_seconds: float = Field(60.0, gt=0, allow_inf_nan=False, description="time for warm-up and timed passes")
+    max_seconds: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="time for warm-up and timed passes; two are timed at least"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the random weights and of the prompt")
     checkpoint: Annotated[str | None, Auto] = Field(
         None, description="safetensors file or folder with the published weight names; empty: random weights"

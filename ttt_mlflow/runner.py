@@ -35,6 +35,7 @@ from ttt_mlflow.tracking.journal import Journal
 __all__ = ["resolve", "run"]
 
 PROFILED_STEPS = 4
+WARMUP_STEPS = 128  # of a warm-up pass at most: a step costs the same at any length
 log = logging.getLogger(__name__)
 
 
@@ -129,8 +130,12 @@ class Run:
             measure_prefill(lambda: decoder.prefill(prompt), self.device, **loop)
             return
         timer = StepTimer(used.genlen, self.device)
+        warm_timer = StepTimer(min(used.genlen, WARMUP_STEPS), self.device)
         measure_decode(
-            lambda: timer.time_steps(decoder.step), prepare=lambda: self.time_prefill(decoder, prompt), **loop
+            lambda: timer.time_steps(decoder.step),
+            warm_once=lambda: warm_timer.time_steps(decoder.step),
+            prepare=lambda: self.time_prefill(decoder, prompt),
+            **loop,
         )
 
     def time_prefill(self, decoder: Decoder, prompt: Tensor) -> None:

@@ -19,7 +19,8 @@ from ttt_mlflow.measure.timing import StepTimer, StepTimes, finished_steps
 WARMUP_MOST = 5  # passes
 WARMUP_SHARE = 0.2  # of max_seconds
 SETTLED_PCT = 1.0  # two passes in a row that differ by less have settled
-REPEATS_LEAST = 5  # before an interval is believed
+REPEATS_LEAST = 2  # even if the time is over: one repeat has no interval
+REPEATS_BELIEVED = 5  # before an interval may end the measurement
 HALF_WIDTH_PCT = 0.5  # of the median: narrow enough
 
 OnePass = Callable[[], StepTimes]
@@ -98,6 +99,7 @@ def measure_decode(
     warmup: int | None,
     repeats: int | None,
     max_seconds: float,
+    warm_once: OnePass | None = None,
     prepare: Prepare = _nothing,
     on_section: OnSection = _nothing,
     progress: Progress = _nothing,
@@ -108,15 +110,18 @@ def measure_decode(
     prepare: called before every pass, untimed: resets the state, processes the prompt.
     warmup: untimed passes; None: until two in a row agree, at most WARMUP_MOST or WARMUP_SHARE of the time.
     repeats: timed passes, however long they take; None: until the median's interval is narrow or the time is
-        used up. At least one.
+        used up, but two at least.
     max_seconds: time for warm-up, preparation and timed passes.
+    warm_once: a pass of the warm-up, where that may be shorter than ``decode_once``.
     on_section: called with "begin" and "end" around every timed pass, never around a warm-up pass.
     progress: called between passes only.
     measurement: filled in place. Whatever interrupts a pass goes on to the caller; the steps that had
         finished are kept as an incomplete repeat.
     """
     measurement = Measurement() if measurement is None else measurement
-    loop = _Loop(decode_once, prepare, on_section, progress, max_seconds, measurement, time.perf_counter())
+    warm_once = warm_once or decode_once
+    began = time.perf_counter()
+    loop = _Loop(decode_once, warm_once, prepare, on_section, progress, max_seconds, measurement, began)
     try:
         loop.warm_up(warmup)
         loop.repeat(repeats)
@@ -166,6 +171,7 @@ class _Loop:
     """The two phases of a measurement, with what they share. Both name the reason for which they ended."""
 
     one_pass: OnePass
+    warm_pass: OnePass
     prepare: Prepare
     on_section: OnSection
     progress: Progress
@@ -183,7 +189,7 @@ class _Loop:
         while reason is None:
             self.progress(0.0, f"warm-up pass {len(passes) + 1}")
             self.prepare()
-            passes.append(self.one_pass())
+            passes.append(self.warm_pass())
             self.measurement.warmup_s = self.elapsed
             reason = self._warmup_stop(count)
         self.measurement.warmup_stop_reason = reason
@@ -203,7 +209,7 @@ class _Loop:
     def repeat(self, count: int | None) -> None:
         done = self.measurement.repeats
         half_width: float | None = None
-        next_check = REPEATS_LEAST
+        next_check = REPEATS_BELIEVED
         reason: str | None = None
         while reason is None:
             fraction = self.elapsed / self.max_seconds if count is None else len(done) / count
@@ -225,6 +231,8 @@ class _Loop:
             return "count" if len(self.measurement.repeats) >= count else None
         if half_width is not None and half_width < HALF_WIDTH_PCT:
             return "interval"
+        if len(self.measurement.repeats) < REPEATS_LEAST:
+            return None
         if self.elapsed + pass_s > self.max_seconds:  # another one would not end in time
             return "max_seconds"
         return None
