@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pynvml
 import pytest
 import torch
 
@@ -40,6 +41,16 @@ def test_uuid_is_that_of_the_torch_device() -> None:
         sampler.stop()
 
 
+def highest_sm_clock_mhz(uuid: str) -> float:
+    """The highest SM clock that the card has."""
+    pynvml.nvmlInit()
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        return float(pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM))
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def test_sections_of_real_work(matrix: torch.Tensor, tmp_path: Path) -> None:
     timer = StepTimer(400, DEVICE)
     with NvmlSampler.open(device_uuid(DEVICE)) as sampler:
@@ -63,6 +74,8 @@ def test_sections_of_real_work(matrix: torch.Tensor, tmp_path: Path) -> None:
     assert 0 < metrics["temperature_c_max"] < 120
     assert metrics["gpu_utilization_pct_mean"] > 0
     assert metrics["device_memory_used_gb"] > matrix.nbytes / 1e9
+    # under load the clock is up: an idle card stands at a fifth of its highest, a power-capped one above two thirds
+    assert metrics["sm_clock_mhz_mean"] > highest_sm_clock_mhz(sampler.uuid) / 2
     assert "system/gpu_0_sm_clock_megahertz" in series(frame, 0)
     plot_clocks(frame, sampler.sections, tmp_path / "clocks.png")
     print(f"refused: {sampler.refused}; read_ms p50 {frame['read_ms'].median():.3f}; {metrics}")

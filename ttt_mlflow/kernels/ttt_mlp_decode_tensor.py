@@ -7,8 +7,9 @@ keys through both layers, the gradient through the layer norm and back through W
 programs of four warps stay on each multiprocessor and go through the heads. Both matrices lie in shared memory, brought
 by asynchronous copies; W1 is needed first and no longer than the first product, so the next head's W1 is on its way
 while the rest of this head is computed, and its W2 during the next head's first product. Each matrix is read from
-memory once a token. The products run on the tensor cores with 16-bit inputs (the state, and vectors that are rounded to
-the state's dtype as they are for their slots) and float32 sums; everything else is float32.
+memory once a token. The products run on the tensor cores with 16-bit inputs and float32 sums: the state, the vectors as
+they are rounded for their slots, and the query's hidden units, which have no slot but are rounded too. Everything else
+is float32.
 
 At the last position the update of the mini-batch, a product of the slots, is added to the matrices in shared memory,
 which are then written.

@@ -161,16 +161,10 @@ class Layer(nn.Module):
         x = rms_norm(hidden, self.seq_norm.weight).to(dtype)
         qk, v, gate, logits = self.split(F.linear(x, block.projection))
         x = self.prefill_inner(qk, v, logits, cos, sin, state)
-        # from here on tokens do not meet: rows [B L, D], as in a step
-        stages, shape = self.stages, hidden.shape
-        x = stages.gated_layer_norm(
-            x.flatten(0, 1), gate.flatten(0, 1), block.post_norm.weight, block.post_norm.bias
-        )  # fmt: skip
-        hidden, x = stages.add_rms_norm(
-            hidden.flatten(0, 1), F.linear(x, block.o_proj.weight), self.ffn_norm.weight
-        )  # fmt: skip
-        x = F.linear(stages.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
-        return (hidden + x).view(shape)
+        x = reference.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
+        hidden, x = reference.add_rms_norm(hidden, F.linear(x, block.o_proj.weight), self.ffn_norm.weight)
+        x = F.linear(reference.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
+        return hidden + x
 
     def prefill_inner(
         self, qk: Tensor, v: Tensor, logits: Tensor, cos: Tensor, sin: Tensor, state: LayerState
