@@ -1,17 +1,20 @@
 """Device functions of the kernels written in Gluon, Triton's language with explicit layouts.
 
-A matrix-vector product W x runs on the tensor cores as the product of W with a matrix of COLUMNS columns that all hold
-x: the smallest shape there is. Summing the columns of the result and dividing by COLUMNS, a power of two, gives W x
-without rounding.
+A matrix-vector product W x runs on the tensor cores as the product of W with a matrix of eight columns, the smallest
+shape there is (m16n8k16). Its even and odd columns are two different vectors: two inputs in one product, or the upper
+and lower bits of one. A thread then holds one value of each, for the rows that are its own, and four neighbouring
+threads hold the same values: the last axis, of four, in the shapes below.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-
-COLUMNS = gl.constexpr(8)
+from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 # the barrier's name changed between Triton 3.6 and 3.7
 barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
+
+# scores are divided by it before they are split into 16-bit parts, so that large ones do not overflow float16
+SCORE_SCALE = gl.constexpr(256.0)
 
 
 @gluon.jit
@@ -52,21 +55,74 @@ def layer_norm_l2_grad(z, target, gamma, beta, WIDTH: gl.constexpr, EPS: gl.cons
 
 
 @gluon.jit
-def columns(x):
-    """x [K] as every column of a [K, COLUMNS] operand."""
-    return x[:, None].broadcast_to([x.shape[0], COLUMNS])
+def even_odd(acc):
+    """The even and the odd columns of a product acc [W, R, 8], as two [W, R, 4]."""
+    return gl.split(acc.reshape([acc.shape[0], acc.shape[1], 4, 2]))
 
 
 @gluon.jit
-def two_columns(x, y, LAYOUT: gl.constexpr):
-    """x [K] and y [K] as the first two columns of a [K, COLUMNS] operand, the others zero."""
-    index = gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, LAYOUT))[None, :]
-    rest = gl.where(index == 1, y[:, None], gl.zeros([y.shape[0], COLUMNS], y.dtype, LAYOUT))
-    return gl.where(index == 0, x[:, None], rest)
+def high_low(x, DTYPE: gl.constexpr):
+    """x as the sum of two vectors of DTYPE, which keeps twice its bits."""
+    high = x.to(DTYPE)
+    return high, (x - high.to(gl.float32)).to(DTYPE)
 
 
 @gluon.jit
-def column(acc, INDEX: gl.constexpr, LAYOUT: gl.constexpr):
-    """Column INDEX of acc [R, COLUMNS]."""
-    index = gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, LAYOUT))
-    return gl.sum(gl.where((index == INDEX)[None, :], acc, 0.0), 1)
+def movmatrix(x):
+    """Transpose each 8 x 8 block of 16-bit values that a warp's threads hold two neighbours each of a row of."""
+    return gl.inline_asm_elementwise("movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", "=r,r", [x], x.dtype, False, 2)
+
+
+@gluon.jit
+def operand(even, odd, MMA: gl.constexpr, B: gl.constexpr):
+    """even, odd [W, R, 4], 16 bit, as the even and odd columns of an operand [W, R, 8] of the next product.
+
+    The rows stay in their warp, so no shared memory is needed: one instruction a block.
+    """
+    W: gl.constexpr = even.shape[0]
+    R: gl.constexpr = even.shape[1]
+    x = gl.convert_layout(gl.join(even, odd).reshape([W, R, 8]), MMA, assert_trivial=True)
+    x = movmatrix(x).reshape([W, R // 8, 8, 8]).permute([0, 1, 3, 2]).reshape([W, R, 8])
+    return gl.convert_layout(x, B, assert_trivial=True)
+
+
+@gluon.jit
+def add_rows(state, INDEX: gl.constexpr, left, right, scale, MMA: gl.constexpr, A: gl.constexpr):
+    """Add scale · left right to the INDEX-th quarter of the rows of ``state`` [W, 64, 64] in shared memory."""
+    tile = state.slice(INDEX * 16, 16, dim=1)
+    zero = gl.zeros([left.shape[0], 16, 64], gl.float32, MMA)
+    change = mma_v2(gl.convert_layout(left, A, assert_trivial=True), right, zero)
+    tile.store((tile.load(MMA).to(gl.float32) + scale * change).to(state.dtype))
+
+
+@gluon.jit
+def fold(state, left, right, scale, MMA: gl.constexpr, A: gl.constexpr):
+    """state += scale · left right, with operands left [W, 64, 16] and right [W, 16, 64].
+
+    In quarters, since the sums of all rows at once would not fit in the registers.
+    """
+    quarters = left.reshape([left.shape[0], 2, 2, 16, 16]).permute([0, 3, 4, 1, 2])
+    even, odd = gl.split(quarters)
+    first, third = gl.split(even)
+    second, fourth = gl.split(odd)
+    add_rows(state, 0, first, right, scale, MMA, A)
+    add_rows(state, 1, second, right, scale, MMA, A)
+    add_rows(state, 2, third, right, scale, MMA, A)
+    add_rows(state, 3, fourth, right, scale, MMA, A)
+
+
+@gluon.jit
+def after_previous(x):
+    """Wait until the kernel before this one is complete and its writes are visible; x is passed through.
+
+    Needs compute capability 9.0. Without the launch attribute (``launch_pdl``) there is nothing to wait for.
+    """
+    return gl.inline_asm_elementwise("griddepcontrol.wait; mov.b32 $0, $1;", "=r,r", [x], gl.int32, False, 1)
+
+
+@gluon.jit
+def let_next_begin(x):
+    """Let the next kernel's programs start as soon as there is room, if it was launched to overlap; x is passed on."""
+    return gl.inline_asm_elementwise(
+        "griddepcontrol.launch_dependents; mov.b32 $0, $1;", "=r,r", [x], gl.int32, False, 1
+    )

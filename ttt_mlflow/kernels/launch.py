@@ -23,6 +23,8 @@ DEFAULT: Rows = {
 TABLE: dict[tuple[int, int], Rows] = {
     (9, 0): {**DEFAULT, "ttt_linear_decode": {64: {"num_warps": 1, "maxnreg": 168}, 128: {"num_warps": 4}}}
 }
+# programs of a persistent kernel on a multiprocessor
+PER_MULTIPROCESSOR = {"ttt_linear_decode_tensor": 16, "ttt_mlp_decode_tensor": 2}
 TENSOR_CORES = (8, 0)  # the first compute capability with the tensor-core and copy instructions that the kernels use
 
 
@@ -50,9 +52,10 @@ def _capability(device: torch.device) -> tuple[int, int] | None:
 
 
 @cache
-def multiprocessors(device: torch.device) -> int:
-    """How many multiprocessors the GPU has."""
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def programs(kernel: str, device: torch.device) -> int:
+    """How many programs of a persistent kernel fit on the whole GPU at once."""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count * PER_MULTIPROCESSOR[kernel]
 
 
 def launch_options(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:

@@ -2,20 +2,30 @@
 
 Twin: :func:`ttt_mlflow.kernels.reference.mlp_decode`.
 
-A head's 64 KB of state have to keep coming while the chain of dependent products of the head before is computed:
-keys through both layers, the gradient through the layer norm and back through W2, the query through both layers. So two
-programs of four warps stay on each multiprocessor and go through the heads. Both matrices lie in shared memory, brought
-by asynchronous copies; W1 is needed first and no longer than the first product, so the next head's W1 is on its way
-while the rest of this head is computed, and its W2 during the next head's first product. Each matrix is read from
-memory once a token. The products run on the tensor cores with 16-bit inputs and float32 sums: the state, the vectors as
-they are rounded for their slots, and the query's hidden units, which have no slot but are rounded too. Everything else
-is float32.
+A head's 64 KB of state have to keep coming while the chain of dependent products of the heads before is computed: keys
+through both layers, the gradient through the layer norm and back through W2, the query through both layers. So two
+programs of four warps stay on each multiprocessor (PROGRAMS in the launch table) and go through the heads
+(sequence-major), with three matrices of 32 KB in shared memory, a ring: W1 and W2 of this head, and W1 of the next,
+on its way. When the first product has read W1, the next W2 takes its place; when the last has read W2, the W1 after the
+next. The vectors come one head ahead, the slots while the head before ends. Each byte is read from memory once a token.
+
+Each warp owns 64 of the 256 hidden units: its rows of the first layer's products, and its part of the sum of the second
+layer's, so that hidden units never leave their warp: an instruction turns a product's rows into the next one's operand.
+The four partial sums meet in shared memory; that, the arrival of the copies and g2's way into an operand take the only
+four barriers of a head. The slots' part (scores Q K_iᵀ and X2 X2_iᵀ, and their sums of gradients) runs on the tensor
+cores as well, with the float32 scores as two 16-bit parts. Products have 16-bit inputs and float32 sums: the state, the
+vectors as they are rounded for their slots, and the query's hidden units, which have no slot but are rounded too.
+Everything else is float32.
 
 At the last position the update of the mini-batch, a product of the slots, is added to the matrices in shared memory,
-which are then written.
+which are then written. That is a loop of its own, since the registers that the fold needs would slow the others down.
+
+OVERLAP: the launch overlaps with the kernel before it: all that the kernel before does not write (position, state,
+slots, norms) is read before that kernel has ended. See :func:`.ttt_mlp_decode.mlp_decode` for when that is right.
 
 Bytes, per head and token, averaged over a mini-batch: the floor of the rank-1 form, 2 F N (1 + 1/M) and the vectors and
-slots. Shared memory: 75,776 bytes a program, so two fit where a multiprocessor has 164 KB (sm_80) or more.
+slots. Shared memory: 114,240 bytes a program, so a multiprocessor needs 114 KB for one (sm_80) or 228 KB for two (sm_90,
+sm_100); with less, the general kernel runs.
 """
 
 from torch import Tensor
@@ -24,18 +34,291 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from ttt_mlflow.kernels.gluon_functions import (
-    COLUMNS,
+    SCORE_SCALE,
+    after_previous,
     barrier,
-    columns,
+    even_odd,
+    fold,
     gelu,
     gelu_and_grad,
+    high_low,
     layer_norm_l2_grad,
+    let_next_begin,
     normalise,
+    operand,
 )
-from ttt_mlflow.kernels.launch import launch_options, multiprocessors
+from ttt_mlflow.kernels.launch import launch_options, programs
 from ttt_mlflow.kernels.reference import NORM_EPS
 
-PROGRAMS = 2  # resident on a multiprocessor
+
+@gluon.jit
+def one_of_four(x):
+    """x [W, R, 4], 16 bit, equal along the last axis -> [W, R]."""
+    return (gl.sum(x.to(gl.float32), 2) * 0.25).to(x.dtype)
+
+
+@gluon.jit
+def store_results(z2, q, gamma, beta, x2, g1, out, x2_slot, g1_slot, writes, EPS: gl.constexpr):
+    """The token's output, and the hidden units' vectors into their slots."""
+    normed, _ = normalise(z2, 64, EPS)
+    gl.store(x2_slot, x2, writes)
+    gl.store(g1_slot, g1, writes)
+    gl.store(out, (q + normed * gamma + beta).to(x2.dtype))
+
+
+@gluon.jit
+def decode_heads(
+    ring,
+    now,
+    scale,
+    q,
+    k,
+    v,
+    v_stride,
+    lr,
+    norm_weight,
+    norm_bias,
+    w1,
+    b1,
+    w2,
+    b2,
+    k_slots,
+    g1_slots,
+    x2_slots,
+    g2_slots,
+    out,
+    total_heads,
+    HEADS: gl.constexpr,
+    EPS: gl.constexpr,
+    OVERLAP: gl.constexpr,
+    LAST: gl.constexpr,
+):
+    """All heads of this program; W1 and W2 of the first are on their way to the ``ring`` [3, W, F, F]."""
+    F: gl.constexpr = 64
+    N: gl.constexpr = 256
+    M: gl.constexpr = 16
+    W: gl.constexpr = 4  # warps; each has its own F hidden units
+    dtype: gl.constexpr = w1.dtype.element_ty
+    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [W, 1, 1], [1, 16, 8])
+    A: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
+    B: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
+    B_ROW: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(2, B))
+    COPY: gl.constexpr = gl.BlockedLayout([1, 1, 8], [1, 4, 8], [W, 1, 1], [2, 1, 0])
+    COPY2: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [W, 1], [1, 0])
+    COPY1: gl.constexpr = gl.BlockedLayout([2], [32], [W], [0])
+    COPYB: gl.constexpr = gl.BlockedLayout([1, 2], [1, 32], [W, 1], [1, 0])
+    EXCHANGE: gl.constexpr = gl.BlockedLayout([W, 2], [1, 32], [1, W], [1, 0])
+    VECTOR: gl.constexpr = gl.SliceLayout(0, EXCHANGE)
+    SHARED: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 8, [2, 1, 0])
+    SHARED2: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 8, [1, 0])
+    COLUMN_SUMS: gl.constexpr = gl.BlockedLayout([M, 2], [1, 32], [1, W], [1, 0])
+    FLAT2: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    FLAT1: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+
+    minus = -scale
+    first_head = gl.program_id(0)
+    step = gl.num_programs(0)
+
+    k_buffer = gl.allocate_shared_memory(dtype, [M, F], SHARED2)
+    g2_buffer = gl.allocate_shared_memory(dtype, [M, F], SHARED2)
+    wide_buffer = gl.allocate_shared_memory(dtype, [W, M, F], SHARED)
+    key_buffer = gl.allocate_shared_memory(dtype, [2, F], FLAT1)
+    query_buffer = gl.allocate_shared_memory(dtype, [2, F], FLAT1)
+    value_buffer = gl.allocate_shared_memory(dtype, [2, F], FLAT1)
+    bias2_buffer = gl.allocate_shared_memory(dtype, [2, F], FLAT1)
+    biases = gl.allocate_shared_memory(dtype, [2, W, F], FLAT2)
+    exchange = gl.allocate_shared_memory(gl.float32, [W, F], FLAT2)
+    scalars = gl.allocate_shared_memory(gl.float32, [W, 4], FLAT2)
+
+    warp = gl.arange(0, W, layout=gl.SliceLayout(1, gl.SliceLayout(2, COPY)))[:, None, None].to(gl.int64)
+    row = gl.arange(0, F, layout=gl.SliceLayout(0, gl.SliceLayout(2, COPY)))[None, :, None].to(gl.int64)
+    col = gl.arange(0, F, layout=gl.SliceLayout(0, gl.SliceLayout(1, COPY)))[None, None, :].to(gl.int64)
+    slot3 = gl.arange(0, M, layout=gl.SliceLayout(0, gl.SliceLayout(2, COPY)))[None, :, None]
+    at1 = row * N + warp * F + col
+    at2 = (warp * F + row) * F + col
+    at_wide = slot3.to(gl.int64) * N + warp * F + col
+    past_wide = slot3 < now
+    slot2 = gl.arange(0, M, layout=gl.SliceLayout(1, COPY2))[:, None]
+    col2 = gl.arange(0, F, layout=gl.SliceLayout(0, COPY2))[None, :].to(gl.int64)
+    at_narrow = slot2.to(gl.int64) * F + col2
+    past_narrow = slot2 < now
+    c1 = gl.arange(0, F, layout=COPY1)
+    at_bias = (
+        gl.arange(0, W, layout=gl.SliceLayout(1, COPYB))[:, None] * F
+        + gl.arange(0, F, layout=gl.SliceLayout(0, COPYB))[None, :]
+    )
+    c = gl.arange(0, F, layout=VECTOR)
+    # x2's slots as an operand
+    warp_a = gl.arange(0, W, layout=gl.SliceLayout(1, gl.SliceLayout(2, A)))[:, None, None].to(gl.int64)
+    slot_a = gl.arange(0, M, layout=gl.SliceLayout(0, gl.SliceLayout(2, A)))[None, :, None]
+    unit_a = gl.arange(0, F, layout=gl.SliceLayout(0, gl.SliceLayout(1, A)))[None, None, :].to(gl.int64)
+    at_second = slot_a.to(gl.int64) * N + warp_a * F + unit_a
+    past_second = slot_a < now
+    column = gl.arange(0, 8, layout=gl.SliceLayout(0, gl.SliceLayout(1, B)))[None, None, :]
+    zero = gl.zeros([W, F, 8], gl.float32, MMA)
+    zero16 = gl.zeros([W, M, 8], gl.float32, MMA)
+
+    # prologue: the state first, which the kernel before does not write
+    head = first_head.to(gl.int64)
+    sequence = head // HEADS
+    h = head % HEADS
+    async_copy.async_copy_global_to_shared(bias2_buffer.index(0), b2 + head * F + c1)
+    async_copy.async_copy_global_to_shared(biases.index(0), b1 + head * N + at_bias)
+    async_copy.async_copy_global_to_shared(k_buffer, k_slots + head * M * F + at_narrow, past_narrow)
+    async_copy.async_copy_global_to_shared(g2_buffer, g2_slots + head * M * F + at_narrow, past_narrow)
+    async_copy.async_copy_global_to_shared(wide_buffer, g1_slots + head * M * N + at_wide, past_wide)
+    if OVERLAP:
+        after_previous(first_head)
+        let_next_begin(first_head)
+    async_copy.async_copy_global_to_shared(key_buffer.index(0), k + head * F + c1)
+    async_copy.async_copy_global_to_shared(query_buffer.index(0), q + head * F + c1)
+    async_copy.async_copy_global_to_shared(value_buffer.index(0), v + sequence * v_stride + h * F + c1)
+    async_copy.commit_group()
+    async_copy.commit_group()
+    second_head = first_head + step
+    if second_head < total_heads:
+        n = second_head.to(gl.int64)
+        sequence = n // HEADS
+        h = n % HEADS
+        async_copy.async_copy_global_to_shared(ring.index(2), w1 + n * F * N + at1)
+        async_copy.async_copy_global_to_shared(key_buffer.index(1), k + n * F + c1)
+        async_copy.async_copy_global_to_shared(query_buffer.index(1), q + n * F + c1)
+        async_copy.async_copy_global_to_shared(value_buffer.index(1), v + sequence * v_stride + h * F + c1)
+        async_copy.async_copy_global_to_shared(bias2_buffer.index(1), b2 + n * F + c1)
+        async_copy.async_copy_global_to_shared(biases.index(1), b1 + n * N + at_bias)
+    async_copy.commit_group()
+
+    slot = 0
+    parity = 0
+    for this in range(first_head, total_heads, step):
+        head = this.to(gl.int64)
+        following = this + step
+        after = following + step
+        h = head % HEADS
+        if not LAST:
+            second = gl.load(x2_slots + head * M * N + at_second, past_second, 0.0)
+        gamma = gl.load(norm_weight + h * F + c).to(gl.float32)
+        beta = gl.load(norm_bias + h * F + c).to(gl.float32)
+        rate = gl.load(lr + head)
+        next_slot = gl.where(slot == 2, 0, slot + 1)
+        second_slot = gl.where(next_slot == 2, 0, next_slot + 1)
+        s1 = ring.index(slot)
+        s2 = ring.index(next_slot)
+        async_copy.wait_group(2)  # W1, W2 and the vectors are here
+        k_operand = key_buffer.index(parity).load(B_ROW)[None, :, None]
+        q_operand = query_buffer.index(parity).load(B_ROW)[None, :, None]
+        k_vector = key_buffer.index(parity).load(VECTOR)
+        q_vector = query_buffer.index(parity).load(VECTOR).to(gl.float32)
+        v_vector = value_buffer.index(parity).load(VECTOR).to(gl.float32)
+        bias2 = bias2_buffer.index(parity).load(VECTOR).to(gl.float32)
+        k_wide = k_vector.to(gl.float32)
+        both = gl.where(column % 2 == 0, k_operand, q_operand)
+        both = both.broadcast_to([W, F, 8])
+        z_k, z_q = even_odd(mma_v2(s1.permute([0, 2, 1]).load(A), both, zero))
+        UNITS: gl.constexpr = z_k.type.layout
+        unit = gl.arange(0, F, layout=gl.SliceLayout(0, gl.SliceLayout(2, UNITS)))[None, :, None]
+        unit += gl.arange(0, W, layout=gl.SliceLayout(1, gl.SliceLayout(2, UNITS)))[:, None, None] * F
+        at_unit = unit.broadcast_to([W, F, 4])
+        writes = (gl.arange(0, 4, layout=gl.SliceLayout(0, gl.SliceLayout(1, UNITS))) == 0)[None, None, :]
+        bias1 = biases.index(parity).load(gl.SliceLayout(2, UNITS)).expand_dims(2).to(gl.float32)
+        x2, slope = gelu_and_grad(z_k + bias1)
+        z_q += bias1
+        x2 = x2.to(dtype)
+        nothing = gl.zeros([W, F, 4], dtype, UNITS)
+        weights2 = s2.permute([0, 2, 1]).load(A)
+        z2, _ = even_odd(mma_v2(weights2, operand(x2, nothing, MMA, B), zero))
+        exchange.store(gl.sum(z2, 2))
+        async_copy.wait_group(1)  # the slots are here
+        z2 = gl.sum(exchange.load(EXCHANGE), 0) * 0.25 + bias2
+        if LAST:  # later, since the fold's loop has fewer registers left
+            second = gl.load(x2_slots + head * M * N + at_second, past_second, 0.0)
+        # every warp has read W1
+        if not LAST and following < total_heads:
+            async_copy.async_copy_global_to_shared(s1, w2 + following.to(gl.int64) * F * N + at2)
+        async_copy.commit_group()
+
+        current1 = gl.sum(k_wide * q_vector, 0) + 1.0
+        keys = k_buffer.load(gl.SliceLayout(0, A)).expand_dims(0).broadcast_to([W, M, F])
+        _, score = even_odd(mma_v2(keys, both, zero16))
+        high, low = high_low((score + 1.0) / SCORE_SCALE, dtype)
+        even, odd = even_odd(mma_v2(wide_buffer.permute([0, 2, 1]).load(A), operand(high, low, MMA, B), zero))
+        past1 = (even + odd) * SCORE_SCALE
+
+        g2 = (layer_norm_l2_grad(z2, v_vector - k_wide, gamma, beta, F, EPS) * rate).to(dtype)
+        gl.store(k_slots + head * M * F + now * F + c, k_vector)
+        gl.store(g2_slots + head * M * F + now * F + c, g2)
+        g2_operand = gl.convert_layout(g2, B_ROW)[None, :, None].broadcast_to([W, F, 8])
+        g1, _ = even_odd(mma_v2(s2.load(A), g2_operand, zero))
+        g1 = (g1 * slope).to(dtype)
+        query = gelu(z_q + minus * (past1 + current1 * g1.to(gl.float32))).to(dtype)
+        current2 = gl.sum(query.to(gl.float32) * x2.to(gl.float32), 1)
+        scalars.store(current2)
+        query_operand = operand(query, nothing, MMA, B)
+        score, _ = even_odd(mma_v2(second, query_operand, zero16))
+        high, low = high_low((score + 0.25) / SCORE_SCALE, dtype)
+        gradients = g2_buffer.permute([1, 0]).load(gl.SliceLayout(0, A)).expand_dims(0).broadcast_to([W, F, M])
+        even, odd = even_odd(mma_v2(gradients, operand(high, low, MMA, B), zero))
+        update = even + odd
+        z2, _ = even_odd(mma_v2(s2.permute([0, 2, 1]).load(A), query_operand, zero))
+        exchange.store(gl.sum(z2 + (SCORE_SCALE * minus) * update, 2))
+        partial = exchange.load(EXCHANGE)
+        current = scalars.load(gl.BlockedLayout([W, 1], [1, 32], [1, W], [1, 0]))
+        current = gl.convert_layout(gl.sum(current, 1), gl.SliceLayout(1, EXCHANGE)).expand_dims(1) * 0.25
+        z2 = gl.sum(partial + (4 * minus) * current * g2.to(gl.float32)[None, :], 0) * 0.25 + bias2
+        z2 += minus * g2.to(gl.float32)
+        if LAST:
+            at_slot = head * M * N + now * N + at_unit
+            store_results(z2, q_vector, gamma, beta, x2, g1, out + head * F + c, x2_slots + at_slot, g1_slots + at_slot, writes, EPS)
+            slot_k = gl.arange(0, M, layout=gl.SliceLayout(0, gl.SliceLayout(1, A)))[None, None, :]
+            slot_b = gl.arange(0, M, layout=gl.SliceLayout(0, gl.SliceLayout(2, B)))[None, :, None]
+            # this token's vectors stand in no slot of the buffers yet
+            g1_row = gl.convert_layout(one_of_four(g1), gl.SliceLayout(1, B)).expand_dims(1)
+            first = gl.where(slot_b == M - 1, g1_row, wide_buffer.load(B))
+            ones = gl.full([W, M, 8], 1.0, dtype, B)
+            sums, _ = even_odd(mma_v2(wide_buffer.permute([0, 2, 1]).load(A), ones, zero))
+            gl.store(b1 + head * N + at_unit, (bias1 + minus * (sums + g1.to(gl.float32))).to(dtype), writes)
+            # the first layer's gradients are in registers: x2 takes their place
+            x2_row = gl.convert_layout(one_of_four(x2), gl.SliceLayout(1, A)).expand_dims(1)
+            wide_buffer.store(gl.where(slot_a == M - 1, x2_row, second))
+            column_k = key_buffer.index(parity).load(gl.SliceLayout(0, gl.SliceLayout(2, A)))[None, :, None]
+            keys_t = k_buffer.permute([1, 0]).load(gl.SliceLayout(0, A)).expand_dims(0)
+            keys_t = gl.where(slot_k == M - 1, column_k, keys_t).broadcast_to([W, F, M])
+            fold(s1, keys_t, first, minus, MMA, A)
+            gl.store(w1 + head * F * N + at1, s1.load(COPY))
+            if following < total_heads:
+                async_copy.async_copy_global_to_shared(s1, w2 + following.to(gl.int64) * F * N + at2)
+            async_copy.commit_group()
+            g2_row = gl.convert_layout(g2, gl.SliceLayout(0, gl.SliceLayout(1, B)))[None, None, :]
+            every = g2_buffer.load(gl.SliceLayout(0, B)).expand_dims(0)
+            every = gl.where(slot_b == M - 1, g2_row, every).broadcast_to([W, M, F])
+            fold(s2, wide_buffer.permute([0, 2, 1]).load(A), every, minus, MMA, A)
+            sums = gl.convert_layout(gl.sum(g2_buffer.load(COLUMN_SUMS).to(gl.float32), 0), VECTOR)
+            gl.store(b2 + head * F + c, (bias2 + minus * (sums + g2.to(gl.float32))).to(dtype))
+            gl.store(w2 + head * F * N + at2, s2.load(COPY))
+            barrier()
+        # every warp has read W2 and the slots
+        if following < total_heads:
+            n = following.to(gl.int64)
+            async_copy.async_copy_global_to_shared(k_buffer, k_slots + n * M * F + at_narrow, past_narrow)
+            async_copy.async_copy_global_to_shared(g2_buffer, g2_slots + n * M * F + at_narrow, past_narrow)
+            async_copy.async_copy_global_to_shared(wide_buffer, g1_slots + n * M * N + at_wide, past_wide)
+        async_copy.commit_group()
+        if after < total_heads:
+            n = after.to(gl.int64)
+            sequence = n // HEADS
+            h2 = n % HEADS
+            async_copy.async_copy_global_to_shared(s2, w1 + n * F * N + at1)
+            async_copy.async_copy_global_to_shared(key_buffer.index(parity), k + n * F + c1)
+            async_copy.async_copy_global_to_shared(query_buffer.index(parity), q + n * F + c1)
+            async_copy.async_copy_global_to_shared(value_buffer.index(parity), v + sequence * v_stride + h2 * F + c1)
+            async_copy.async_copy_global_to_shared(bias2_buffer.index(parity), b2 + n * F + c1)
+            async_copy.async_copy_global_to_shared(biases.index(parity), b1 + n * N + at_bias)
+        async_copy.commit_group()
+        if not LAST:
+            at_slot = head * M * N + now * N + at_unit
+            store_results(z2, q_vector, gamma, beta, x2, g1, out + head * F + c, x2_slots + at_slot, g1_slots + at_slot, writes, EPS)
+        slot = second_slot
+        parity = 1 - parity
 
 
 @gluon.jit
@@ -61,178 +344,42 @@ def mlp_decode_tensor_kernel(
     total_heads,
     HEADS: gl.constexpr,
     EPS: gl.constexpr,
+    OVERLAP: gl.constexpr,
 ):
     F: gl.constexpr = 64
     N: gl.constexpr = 256
-    M: gl.constexpr = 16
-    PART: gl.constexpr = 128  # hidden units a product: two shorter chains of accumulation instead of one
-    BLOCK: gl.constexpr = 64  # hidden units folded at a time
-    WARPS: gl.constexpr = gl.num_warps()
-    dtype: gl.constexpr = w1.dtype.element_ty
-    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1], [16, 8])
-    A: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
-    B: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
-    # 1-D layouts: hidden units as a product leaves them, an operand's depth, a slot row, a vector of F
-    UNITS: gl.constexpr = gl.SliceLayout(1, MMA)
-    OPERAND: gl.constexpr = gl.SliceLayout(1, B)
-    COPY1: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [WARPS, 1], [1, 0])
-    COPY2: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
-    SLOTS: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [1, WARPS], [1, 0])
-    ROW: gl.constexpr = gl.SliceLayout(0, SLOTS)
-    VECTOR: gl.constexpr = gl.BlockedLayout([2], [32], [WARPS], [0])
-    SHARED: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 8, [1, 0])
-    FLAT: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-
+    W: gl.constexpr = 4
+    COPY: gl.constexpr = gl.BlockedLayout([1, 1, 8], [1, 4, 8], [W, 1, 1], [2, 1, 0])
+    ring = gl.allocate_shared_memory(w1.dtype.element_ty, [3, W, F, F], gl.SwizzledSharedLayout(8, 1, 8, [2, 1, 0]))
+    first = gl.program_id(0)
+    head = first.to(gl.int64)
+    warp = gl.arange(0, W, layout=gl.SliceLayout(1, gl.SliceLayout(2, COPY)))[:, None, None].to(gl.int64)
+    row = gl.arange(0, F, layout=gl.SliceLayout(0, gl.SliceLayout(2, COPY)))[None, :, None].to(gl.int64)
+    col = gl.arange(0, F, layout=gl.SliceLayout(0, gl.SliceLayout(1, COPY)))[None, None, :].to(gl.int64)
+    async_copy.async_copy_global_to_shared(ring.index(0), w1 + head * F * N + row * N + warp * F + col)
+    async_copy.async_copy_global_to_shared(ring.index(1), w2 + head * F * N + (warp * F + row) * F + col)
     now = gl.load(position)
     scale = gl.load(eta + now)
-    last = now == M - 1
-    first_head = gl.program_id(0)
-    s1 = gl.allocate_shared_memory(dtype, [F, N], SHARED)
-    s2 = gl.allocate_shared_memory(dtype, [N, F], SHARED)
-    rows = gl.arange(0, F, layout=gl.SliceLayout(1, COPY1))
-    cols = gl.arange(0, N, layout=gl.SliceLayout(0, COPY1))
-    at1 = rows[:, None] * N + cols[None, :]
-    async_copy.async_copy_global_to_shared(s1, w1 + first_head.to(gl.int64) * F * N + at1)
-    async_copy.commit_group()
-    rows = gl.arange(0, N, layout=gl.SliceLayout(1, COPY2))
-    cols = gl.arange(0, F, layout=gl.SliceLayout(0, COPY2))
-    at2 = rows[:, None] * F + cols[None, :]
-    async_copy.async_copy_global_to_shared(s2, w2 + first_head.to(gl.int64) * F * N + at2)
-    async_copy.commit_group()
-
-    u = gl.arange(0, N, layout=UNITS)
-    operand = gl.arange(0, F, layout=OPERAND)
-    slots = gl.arange(0, M, layout=gl.SliceLayout(1, SLOTS))
-    f = gl.arange(0, F, layout=ROW)
-    wide = gl.arange(0, N, layout=ROW)
-    at_narrow = slots[:, None] * F + f[None, :]
-    at_wide = slots[:, None] * N + wide[None, :]
-    past = (slots < now)[:, None]
-    is_current = (slots == now).to(gl.float32)[:, None]
-
-    for this in range(first_head, total_heads, gl.num_programs(0)):
-        head = this.to(gl.int64)
-        following = this + gl.num_programs(0)
-        sequence = head // HEADS
-        h = head % HEADS
-        k_operand = gl.load(k + head * F + operand)
-        q_operand = gl.load(q + head * F + operand)
-        c = gl.arange(0, F, layout=VECTOR)
-        k_vector = gl.load(k + head * F + c)
-        q_vector = gl.load(q + head * F + c).to(gl.float32)
-        q_row = gl.load(q + head * F + f).to(gl.float32)
-        bias1 = gl.load(b1 + head * N + u).to(gl.float32)
-        keys = gl.load(k_slots + head * M * F + at_narrow, past, 0.0)
-        first = gl.load(g1_slots + head * M * N + at_wide, past, 0.0)
-        v_vector = gl.load(v + sequence * v_stride + h * F + c).to(gl.float32)
-        bias2 = gl.load(b2 + head * F + c).to(gl.float32)
-        gamma = gl.load(norm_weight + h * F + c).to(gl.float32)
-        beta = gl.load(norm_bias + h * F + c).to(gl.float32)
-        rate = gl.load(lr + head)
-        k_wide = k_vector.to(gl.float32)
-
-        # the keys' and the query's first layer: W1 is here, W2 may still be coming
-        async_copy.wait_group(1)
-        zero1 = gl.zeros([N, COLUMNS], gl.float32, MMA)
-        zero2 = gl.zeros([F, COLUMNS], gl.float32, MMA)
-        weights1 = s1.permute([1, 0]).load(A)
-        acc = mma_v2(weights1, columns(k_operand), zero1)
-        x2, slope = gelu_and_grad(gl.sum(acc, 1) / COLUMNS + bias1)
-        acc = mma_v2(weights1, columns(q_operand), zero1)
-        z1 = gl.sum(acc, 1) / COLUMNS + bias1
-        x2 = x2.to(dtype)
-        x2_shared = gl.allocate_shared_memory(dtype, [N], FLAT)
-        x2_shared.store(x2)
-        # every warp has read W1: the next head's may come (at the last position it is still needed)
-        if not last and following < total_heads:
-            async_copy.async_copy_global_to_shared(s1, w1 + following.to(gl.int64) * F * N + at1)
-        async_copy.commit_group()
-        second = gl.load(x2_slots + head * M * N + at_wide, past, 0.0)
-        gradients = gl.load(g2_slots + head * M * F + at_narrow, past, 0.0)
-        # the keys' second layer: W2 is here, the next W1 may still be coming
-        async_copy.wait_group(1)
-        total = zero2
-        for part in gl.static_range(N // PART):
-            weights = s2.slice(part * PART, PART, dim=0).permute([1, 0]).load(A)
-            total += mma_v2(weights, columns(x2_shared.slice(part * PART, PART).load(OPERAND)), zero2)
-        z2 = gl.convert_layout(gl.sum(total, 1), VECTOR) / COLUMNS + bias2
-        gl.store(x2_slots + head * M * N + now * N + wide, x2_shared.load(ROW))
-
-        # what this mini-batch's earlier tokens add to the query's first layer
-        score1 = gl.sum(keys.to(gl.float32) * q_row[None, :], 1) + 1.0
-        past1 = gl.convert_layout(gl.sum(score1[:, None] * first.to(gl.float32), 0), UNITS)
-        current1 = gl.sum(k_wide * q_vector, 0) + 1.0
-        g2 = (layer_norm_l2_grad(z2, v_vector - k_wide, gamma, beta, F, EPS) * rate).to(dtype)
-        g2_shared = gl.allocate_shared_memory(dtype, [F], FLAT)
-        g2_shared.store(g2)
-        gl.store(k_slots + head * M * F + now * F + c, k_vector)
-        gl.store(g2_slots + head * M * F + now * F + c, g2)
-        acc = mma_v2(s2.load(A), columns(g2_shared.load(OPERAND)), zero1)
-        g1 = (gl.sum(acc, 1) / COLUMNS * slope).to(dtype)
-        g1_shared = gl.allocate_shared_memory(dtype, [N], FLAT)
-        g1_shared.store(g1)
-        query = gelu(z1 - scale * (past1 + current1 * g1.to(gl.float32)))
-        query_shared = gl.allocate_shared_memory(dtype, [N], FLAT)
-        query_shared.store(query.to(dtype))
-        total = zero2
-        for part in gl.static_range(N // PART):
-            weights = s2.slice(part * PART, PART, dim=0).permute([1, 0]).load(A)
-            total += mma_v2(weights, columns(query_shared.slice(part * PART, PART).load(OPERAND)), zero2)
-        gl.store(g1_slots + head * M * N + now * N + wide, g1_shared.load(ROW))
-        # the same for its second layer; this token's vectors take the place of their empty slot
-        query_row = query_shared.load(ROW).to(gl.float32)
-        every = second.to(gl.float32) + is_current * x2_shared.load(ROW).to(gl.float32)[None, :]
-        score2 = gl.sum(every * query_row[None, :], 1) + 1.0
-        every = gradients.to(gl.float32) + is_current * g2_shared.load(ROW).to(gl.float32)[None, :]
-        update = gl.convert_layout(gl.sum(score2[:, None] * every, 0), VECTOR)
-        z2 = gl.convert_layout(gl.sum(total, 1), VECTOR) / COLUMNS + bias2
-        normed, _ = normalise(z2 - scale * update, F, EPS)
-        gl.store(out + head * F + c, (q_vector + normed * gamma + beta).to(dtype))
-
-        if last:
-            # the fold: this token's vectors, stored above, are read from their slots by other threads
-            barrier()
-            zero = gl.zeros([F, BLOCK], gl.float32, MMA)
-            all_keys = gl.load(k_slots + head * M * F + at_narrow)
-            all_first = gl.load(g1_slots + head * M * N + at_wide)
-            all_second = gl.load(x2_slots + head * M * N + at_wide)
-            all_gradients = gl.load(g2_slots + head * M * F + at_narrow)
-            old1 = gl.load(b1 + head * N + wide).to(gl.float32)
-            old2 = gl.load(b2 + head * F + f).to(gl.float32)
-            narrow_shared = gl.allocate_shared_memory(dtype, [M, F], SHARED)
-            wide_shared = gl.allocate_shared_memory(dtype, [M, N], SHARED)
-            narrow_shared.store(all_keys)
-            wide_shared.store(all_first)
-            operand_a = narrow_shared.permute([1, 0]).load(A)
-            for part in gl.static_range(N // BLOCK):
-                tile = s1.slice(part * BLOCK, BLOCK, dim=1)
-                change = mma_v2(operand_a, wide_shared.slice(part * BLOCK, BLOCK, dim=1).load(B), zero)
-                tile.store((tile.load(MMA).to(gl.float32) - scale * change).to(dtype))
-            gl.store(w1 + head * F * N + at1, s1.load(COPY1))
-            if following < total_heads:
-                async_copy.async_copy_global_to_shared(s1, w1 + following.to(gl.int64) * F * N + at1)
-            async_copy.commit_group()
-            narrow_shared.store(all_gradients)
-            wide_shared.store(all_second)
-            operand_b = narrow_shared.load(B)
-            for part in gl.static_range(N // BLOCK):
-                tile = s2.slice(part * BLOCK, BLOCK, dim=0)
-                change = mma_v2(wide_shared.slice(part * BLOCK, BLOCK, dim=1).permute([1, 0]).load(A), operand_b, zero)
-                tile.store((tile.load(MMA).to(gl.float32) - scale * change).to(dtype))
-            gl.store(w2 + head * F * N + at2, s2.load(COPY2))
-            gl.store(b1 + head * N + wide, (old1 - scale * gl.sum(all_first.to(gl.float32), 0)).to(dtype))
-            gl.store(b2 + head * F + f, (old2 - scale * gl.sum(all_gradients.to(gl.float32), 0)).to(dtype))
-        if following < total_heads:
-            async_copy.async_copy_global_to_shared(s2, w2 + following.to(gl.int64) * F * N + at2)
-        async_copy.commit_group()
+    # two loops, since the registers that the fold needs would slow the other positions down
+    if now == 15:
+        decode_heads(
+            ring, 15, scale, q, k, v, v_stride, lr, norm_weight, norm_bias, w1, b1, w2, b2, k_slots, g1_slots, x2_slots,
+            g2_slots, out, total_heads, HEADS, EPS, OVERLAP, True,
+        )  # fmt: skip
+    else:
+        decode_heads(
+            ring, now, scale, q, k, v, v_stride, lr, norm_weight, norm_bias, w1, b1, w2, b2, k_slots, g1_slots, x2_slots,
+            g2_slots, out, total_heads, HEADS, EPS, OVERLAP, False,
+        )  # fmt: skip
 
 
-def mlp_decode_tensor(out: Tensor, *arguments: Tensor) -> None:
+def mlp_decode_tensor(out: Tensor, overlap: bool, *arguments: Tensor) -> None:
     """Launch for the checked arguments of :func:`.ttt_mlp_decode.mlp_decode`; writes ``out``."""
     v, lr, w1 = arguments[2], arguments[3], arguments[8]
     total = lr.numel()
-    grid = min(total, PROGRAMS * multiprocessors(out.device))
+    grid = min(total, programs("ttt_mlp_decode_tensor", out.device))
     options = launch_options("ttt_mlp_decode_tensor", out.device, w1.dtype, 64)
     mlp_decode_tensor_kernel[(grid,)](
-        *arguments[:3], v.stride(0), *arguments[3:], out, total, lr.shape[1], NORM_EPS, **options
-    )
+        *arguments[:3], v.stride(0), *arguments[3:], out, total, lr.shape[1], NORM_EPS, overlap,
+        launch_pdl=overlap, **options,
+    )  # fmt: skip
