@@ -24,11 +24,21 @@ class Case:
     gamma: Tensor  # [H, F]
     beta: Tensor
     params: list[Tensor]
-    slots: list[Tensor]
+    slots: list[Tensor]  # rank-1 form: the mini-batch's vectors; accumulating form: its sums
+
+
+def state_shapes(kind: str, dim: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Shapes, a head's, of the state that a mini-batch begins with, and of what is kept beside it."""
+    state: list[tuple[int, ...]] = [(dim, dim), (dim,)]
+    slots: list[tuple[int, ...]] = [(SIZE, dim), (SIZE, dim)]
+    if kind.startswith("mlp"):
+        state = [(dim, 4 * dim), (4 * dim,), (4 * dim, dim), (dim,)]
+        slots = [(SIZE, dim), (SIZE, 4 * dim), (SIZE, 4 * dim), (SIZE, dim)]
+    return state, state if kind.endswith("_accumulate") else slots
 
 
 def make_case(
-    layer_type: str,
+    kind: str,
     batch: int,
     heads: int,
     dim: int,
@@ -38,7 +48,10 @@ def make_case(
     scale: float = 1.0,
     seed: int | None = None,
 ) -> Case:
-    """Fresh random inputs; slots poisoned with NaN; layer-norm parameters and token scales off their initial values."""
+    """Fresh random inputs; slots poisoned with NaN; layer-norm parameters and token scales off their initial values.
+
+    ``kind`` is linear or mlp (the rank-1 form), linear_accumulate or mlp_accumulate.
+    """
     generator = torch.Generator(device)
     seed = generator.seed() if seed is None else generator.manual_seed(seed).initial_seed()
     print(f"make_case(seed={seed})")  # pytest shows it with a failure
@@ -46,10 +59,7 @@ def make_case(
     def normal(*shape: int, std: float = 1.0, mean: float = 0.0, as_dtype: torch.dtype = dtype) -> Tensor:
         return (torch.randn(shape, generator=generator, device=device) * std + mean).to(as_dtype)
 
-    if layer_type == "linear":
-        shapes, widths = [(dim, dim), (dim,)], [dim, dim]
-    else:
-        shapes, widths = [(dim, 4 * dim), (4 * dim,), (4 * dim, dim), (dim,)], [dim, 4 * dim, 4 * dim, dim]
+    shapes, slots = state_shapes(kind, dim)
     stds = [dim**-0.5, 0.1, (4 * dim) ** -0.5, 0.1]
     fused = [normal(tokens, batch, 3 * heads * dim, std=scale).chunk(3, -1)[i] for i in range(3)]
     eta = (1 / torch.arange(1, SIZE + 1, device=device) + normal(SIZE, std=0.02, as_dtype=torch.float32)).clamp_min(0)
@@ -62,7 +72,7 @@ def make_case(
         gamma=normal(heads, dim, std=0.3, mean=1.0),
         beta=normal(heads, dim, std=0.3),
         params=[normal(batch, heads, *shape, std=std) for shape, std in zip(shapes, stds, strict=False)],
-        slots=[torch.full((batch, heads, SIZE, width), torch.nan, dtype=dtype, device=device) for width in widths],
+        slots=[torch.full((batch, heads, *shape), torch.nan, dtype=dtype, device=device) for shape in slots],
     )
 
 
@@ -84,9 +94,7 @@ def errors(step: Any, case: Case) -> dict[str, float]:
     for t in range(len(case.q)):
         position.fill_(t % SIZE)
         token = (case.q[t], case.k[t], case.v[t], case.lr[t])
-        outputs.append(
-            step(*token, case.eta, position, case.gamma, case.beta, *case.params, *case.slots).clone()
-        )
+        outputs.append(step(*token, case.eta, position, case.gamma, case.beta, *case.params, *case.slots).clone())
     found = {"out": relative_error(torch.stack(outputs).unflatten(-1, (heads, -1)), expected)}
     for index, (got, want) in enumerate(zip(case.params, state, strict=True)):
         found[f"state {index}"] = relative_error(got, want)

@@ -8,19 +8,26 @@ from torch import Tensor
 
 from tests.kernels.decode_cases import TOLERANCE, errors, make_case
 from ttt_mlflow.kernels import reference, stages
+from ttt_mlflow.kernels.ttt_linear_accumulate import linear_accumulate
 from ttt_mlflow.kernels.ttt_linear_decode import linear_decode
+from ttt_mlflow.kernels.ttt_mlp_accumulate import mlp_accumulate
 from ttt_mlflow.kernels.ttt_mlp_decode import mlp_decode
 from ttt_mlflow.models.registry import ModelRequest
 from ttt_mlflow.models.ttt.sizes import build
 
-STEPS: dict[str, Callable[..., Tensor]] = {"linear": linear_decode, "mlp": mlp_decode}
+STEPS: dict[str, Callable[..., Tensor]] = {
+    "linear": linear_decode,
+    "mlp": mlp_decode,
+    "linear_accumulate": linear_accumulate,
+    "mlp_accumulate": mlp_accumulate,
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("dim", [64, 96])
-@pytest.mark.parametrize("layer_type", ["linear", "mlp"])
-def test_decode_matches_float64(layer_type, dim, dtype):
-    found = errors(STEPS[layer_type], make_case(layer_type, batch=1, heads=2, dim=dim, dtype=dtype, tokens=18))
+@pytest.mark.parametrize("kind", STEPS)
+def test_decode_matches_float64(kind, dim, dtype):
+    found = errors(STEPS[kind], make_case(kind, batch=1, heads=2, dim=dim, dtype=dtype, tokens=18))
     assert all(error < TOLERANCE[dtype] for error in found.values()), found
 
 

@@ -5,7 +5,7 @@ import torch
 import triton
 
 from tests.kernels.cross_compile import cross_compile, resources
-from ttt_mlflow.kernels import stages, ttt_linear_decode, ttt_mlp_decode
+from ttt_mlflow.kernels import stages, ttt_linear_accumulate, ttt_linear_decode, ttt_mlp_accumulate, ttt_mlp_decode
 from ttt_mlflow.kernels.launch import options_for
 from ttt_mlflow.kernels.ttt_linear_decode_tensor import linear_decode_tensor_kernel
 from ttt_mlflow.kernels.ttt_mlp_decode_tensor import mlp_decode_tensor_kernel
@@ -16,7 +16,7 @@ CAPABILITIES = (80, 90, 100)
 
 def shape(dim):
     constants = {"HEAD_DIM": dim, "BLOCK": triton.next_power_of_2(dim)}
-    return constants | {"TILE": ttt_mlp_decode.TILE[dim], "CHUNK": ttt_mlp_decode.CHUNK}
+    return constants | {"TILE": ttt_mlp_decode.TILE.get(dim, 32), "CHUNK": ttt_mlp_decode.CHUNK}
 
 
 def compiled(kernel, name, dtype, capability, dim):
@@ -55,6 +55,27 @@ def test_general_kernels(kernel, name, dtype, dim, capability, capsys):
     found = resources(compiled(kernel, name, dtype, capability, dim))
     with capsys.disabled():
         print(f"\n{name} {dtype} F={dim} sm_{capability}: {found}")
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("dtype", "dim"), [("fp16", 64), ("bf16", 64), ("fp32", 64), ("fp16", 96), ("fp32", 128)])
+@pytest.mark.parametrize(
+    ("module", "constants"),
+    [
+        (ttt_linear_accumulate, {}),
+        (ttt_mlp_accumulate, {"TILE": ttt_mlp_accumulate.TILE, "STAGES": ttt_mlp_accumulate.STAGES}),
+    ],
+    ids=["linear", "mlp"],
+)
+def test_accumulating_kernels(module, constants, dtype, dim, capability, capsys):
+    name = module.__name__.rpartition(".")[2]
+    kernel = getattr(module, f"{name.removeprefix('ttt_')}_kernel")
+    options = options_for(name, divmod(capability, 10), DTYPES[dtype], dim)
+    found = resources(cross_compile(kernel, dtype, capability, shape(dim) | constants, **options))
+    with capsys.disabled():
+        print(f"\n{name} {dtype} F={dim} sm_{capability}: {found}")
+    if capability == 90:
+        assert found.local_bytes == 0
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -19,6 +19,8 @@ DEFAULT: Rows = {
     "ttt_linear_decode_tensor": {64: {"num_warps": 1}},
     "ttt_mlp_decode": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
     "ttt_mlp_decode_tensor": {64: {"num_warps": 4}},
+    "ttt_linear_accumulate": {64: {"num_warps": 2}, 128: {"num_warps": 8}},
+    "ttt_mlp_accumulate": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
 }
 TABLE: dict[tuple[int, int], Rows] = {
     (9, 0): {**DEFAULT, "ttt_linear_decode": {64: {"num_warps": 1, "maxnreg": 168}, 128: {"num_warps": 4}}}
@@ -32,7 +34,7 @@ def options_for(kernel: str, capability: tuple[int, int] | None, dtype: torch.dt
     options = next(row for limit, row in rows[kernel].items() if head_dim <= limit)
     if dtype == torch.float32:
         options = {name: value for name, value in options.items() if name != "maxnreg"}
-        options["num_warps"] *= 2
+        options["num_warps"] = min(2 * options["num_warps"], 8)
     return options
 
 

@@ -16,11 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ttt_mlflow.kernels.checks import check_decode_arguments
+from ttt_mlflow.kernels.checks import check_decode_arguments, head_shape
 from ttt_mlflow.kernels.functions import layer_norm, layer_norm_l2_grad
 from ttt_mlflow.kernels.launch import launch_options, on_tensor_cores
 from ttt_mlflow.kernels.opaque import opaque
-from ttt_mlflow.kernels.reference import NORM_EPS
+from ttt_mlflow.kernels.reference import MINI_BATCH, NORM_EPS
 
 
 @triton.jit
@@ -115,11 +115,14 @@ def linear_decode(
 
     Raises ValueError, which names the argument, for what it cannot take.
     """
-    batch, heads, dim = b.shape
+    batch, heads, dim = head_shape("b", b)
     check_decode_arguments(
         q, k, v, lr, eta, position, norm_weight, norm_bias,
-        state={"w": (w, (batch, heads, dim, dim)), "b": (b, (batch, heads, dim))},
-        slots={"k_slots": (k_slots, dim), "g_slots": (g_slots, dim)},
+        state={
+            "b": (b, (batch, heads, dim)), "w": (w, (batch, heads, dim, dim)),
+            "k_slots": (k_slots, (batch, heads, MINI_BATCH, dim)),
+            "g_slots": (g_slots, (batch, heads, MINI_BATCH, dim)),
+        },
     )  # fmt: skip
     out = torch.empty_like(q)
     if on_tensor_cores(q.device, w.dtype, dim):
@@ -132,6 +135,6 @@ def linear_decode(
     options = launch_options("ttt_linear_decode", q.device, w.dtype, dim)
     linear_decode_kernel[(batch * heads,)](
         q, k, v, v.stride(0), lr, eta, position, norm_weight, norm_bias, w, b, k_slots, g_slots, out,
-        heads, dim, triton.next_power_of_2(dim), k_slots.shape[2], NORM_EPS, **options,
+        heads, dim, triton.next_power_of_2(dim), MINI_BATCH, NORM_EPS, **options,
     )  # fmt: skip
     return out

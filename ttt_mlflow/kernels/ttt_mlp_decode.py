@@ -18,11 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ttt_mlflow.kernels.checks import check_decode_arguments
+from ttt_mlflow.kernels.checks import check_decode_arguments, head_shape
 from ttt_mlflow.kernels.functions import gelu, gelu_and_grad, layer_norm, layer_norm_l2_grad
 from ttt_mlflow.kernels.launch import launch_options, on_tensor_cores
 from ttt_mlflow.kernels.opaque import opaque
-from ttt_mlflow.kernels.reference import NORM_EPS
+from ttt_mlflow.kernels.reference import MINI_BATCH, NORM_EPS
 
 
 @triton.jit
@@ -176,16 +176,15 @@ def mlp_decode(
 
     Raises ValueError, which names the argument, for what it cannot take.
     """
-    batch, heads, dim = b2.shape
+    batch, heads, dim = head_shape("b2", b2)
+    tokens = (batch, heads, MINI_BATCH)
     check_decode_arguments(
         q, k, v, lr, eta, position, norm_weight, norm_bias,
         state={
-            "w1": (w1, (batch, heads, dim, 4 * dim)), "b1": (b1, (batch, heads, 4 * dim)),
-            "w2": (w2, (batch, heads, 4 * dim, dim)), "b2": (b2, (batch, heads, dim)),
-        },
-        slots={
-            "k_slots": (k_slots, dim), "g1_slots": (g1_slots, 4 * dim),
-            "x2_slots": (x2_slots, 4 * dim), "g2_slots": (g2_slots, dim),
+            "b2": (b2, (batch, heads, dim)), "b1": (b1, (batch, heads, 4 * dim)),
+            "w1": (w1, (batch, heads, dim, 4 * dim)), "w2": (w2, (batch, heads, 4 * dim, dim)),
+            "k_slots": (k_slots, (*tokens, dim)), "g1_slots": (g1_slots, (*tokens, 4 * dim)),
+            "x2_slots": (x2_slots, (*tokens, 4 * dim)), "g2_slots": (g2_slots, (*tokens, dim)),
         },
     )  # fmt: skip
     out = torch.empty_like(q)
@@ -201,6 +200,6 @@ def mlp_decode(
     mlp_decode_kernel[(batch * heads,)](
         q, k, v, v.stride(0), lr, eta, position, norm_weight, norm_bias, w1, b1, w2, b2,
         k_slots, g1_slots, x2_slots, g2_slots, out,
-        heads, dim, triton.next_power_of_2(dim), TILE.get(dim, 32), CHUNK, k_slots.shape[2], NORM_EPS, **options,
+        heads, dim, triton.next_power_of_2(dim), TILE.get(dim, 32), CHUNK, MINI_BATCH, NORM_EPS, **options,
     )  # fmt: skip
     return out
