@@ -35,8 +35,8 @@ def head_shape(name: str, bias: Tensor) -> tuple[int, int, int]:
     if bias.dim() != 3:
         raise ValueError(f"{name} has shape {tuple(bias.shape)}, expected (sequences, heads, head dimension)")
     batch, heads, dim = bias.shape
-    if not 8 <= dim <= 128 or dim % 8:
-        raise ValueError(f"{name} has head dimension {dim}, a multiple of 8 up to 128 is supported")
+    if not 32 <= dim <= 128 or dim % 8:
+        raise ValueError(f"{name} has head dimension {dim}, a multiple of 8 from 32 to 128 is supported")
     return batch, heads, dim
 
 

@@ -1,7 +1,7 @@
 """Launch options of the decode kernels, by architecture: a table instead of autotuning in every process.
 
-The sm_90 rows were chosen on an H200; an architecture that the table does not know gets the default row, and says so
-once.
+The rows of the tensor-core kernels were chosen on an H200, the others by registers: the fewest warps without spills on
+sm_90. An architecture that the table does not know gets the default rows, and says so once.
 """
 
 import logging
@@ -15,27 +15,28 @@ log = logging.getLogger(__name__)
 # kernel -> (head dimension up to) -> options; num_warps are warps a program
 Rows = dict[str, dict[int, dict[str, Any]]]
 DEFAULT: Rows = {
-    "ttt_linear_decode": {64: {"num_warps": 1}, 128: {"num_warps": 4}},
+    "ttt_linear_decode": {64: {"num_warps": 2}, 128: {"num_warps": 4}},
     "ttt_linear_decode_tensor": {64: {"num_warps": 1}},
-    "ttt_mlp_decode": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
+    "ttt_mlp_decode": {128: {"num_warps": 4}},
     "ttt_mlp_decode_tensor": {64: {"num_warps": 4}},
     "ttt_linear_accumulate": {64: {"num_warps": 2}, 128: {"num_warps": 8}},
-    "ttt_mlp_accumulate": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
+    "ttt_mlp_accumulate": {128: {"num_warps": 4}},
 }
-TABLE: dict[tuple[int, int], Rows] = {
-    (9, 0): {**DEFAULT, "ttt_linear_decode": {64: {"num_warps": 1, "maxnreg": 168}, 128: {"num_warps": 4}}}
+# float32 state is for checks, and a matrix in registers takes twice as many
+FLOAT32: Rows = {
+    "ttt_linear_decode": {64: {"num_warps": 2}, 128: {"num_warps": 8}},
+    "ttt_linear_accumulate": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
+    "ttt_mlp_decode": {128: {"num_warps": 4, "maxnreg": 255}},  # the assembler would rather spill a little
+    "ttt_mlp_accumulate": DEFAULT["ttt_mlp_accumulate"],
 }
+TABLE: dict[tuple[int, int], Rows] = {(9, 0): DEFAULT}
 TENSOR_CORES = (8, 0)  # the first compute capability with the tensor-core and copy instructions that the kernels use
 
 
 def options_for(kernel: str, capability: tuple[int, int] | None, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
-    """Options of ``kernel`` on a compute capability; float32 state is for checks: no register limit."""
-    rows = TABLE.get(capability, DEFAULT) if capability else DEFAULT
-    options = next(row for limit, row in rows[kernel].items() if head_dim <= limit)
-    if dtype == torch.float32:
-        options = {name: value for name, value in options.items() if name != "maxnreg"}
-        options["num_warps"] = min(2 * options["num_warps"], 8)
-    return options
+    """Options of ``kernel`` for a state of ``dtype`` on a compute capability."""
+    rows = FLOAT32 if dtype == torch.float32 else TABLE.get(capability, DEFAULT) if capability else DEFAULT
+    return next(row for limit, row in rows[kernel].items() if head_dim <= limit)
 
 
 @cache

@@ -136,6 +136,7 @@ def mlp_accumulate_kernel(
     z2 += bias2 - scale * (bias2_before + current2 * g2)
     result = q_cols + layer_norm(z2, gamma, beta, mask, HEAD_DIM, EPS)
     tl.store(out + vector, result, mask)
+    tl.debug_barrier()  # every warp has read its copy of the biases that are written now
     if last:
         tl.store(b2 + vector, bias2 - scale * (bias2_before + g2), mask)
     else:
