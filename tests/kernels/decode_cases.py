@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -43,14 +44,8 @@ class Case:
 
 def triton_step(kind: str) -> Step:
     """The Triton implementation. Imported when asked for: the interpreter is chosen before that."""
-    if kind == "linear":
-        from ttt_mlflow.kernels.ttt_linear_decode import linear_decode as step
-    elif kind == "mlp":
-        from ttt_mlflow.kernels.ttt_mlp_decode import mlp_decode as step
-    elif kind == "linear_accumulate":
-        from ttt_mlflow.kernels.ttt_linear_accumulate import linear_accumulate as step
-    else:
-        from ttt_mlflow.kernels.ttt_mlp_accumulate import mlp_accumulate as step
+    function = TWINS[kind].__name__
+    step: Step = getattr(import_module(f"ttt_mlflow.kernels.ttt_{function}"), function)
     return step
 
 
@@ -147,7 +142,7 @@ def errors(step: Step, case: Case, rows: list[int] | None = None) -> dict[str, f
         assert out.isfinite().all(), f"token {t}: not all outputs are finite"
         outputs.append(out[chosen].clone())
         if t % SIZE == SIZE - 1:
-            for index, (got, want) in enumerate(zip(case.params, states[t // SIZE], strict=True)):
+            for index, (got, want) in enumerate(zip(case.params, states[1 + t // SIZE], strict=True)):
                 found[f"state {index} after token {t}"] = relative_error(got[chosen], want)
     return {"out": relative_error(torch.stack(outputs).unflatten(-1, (heads, -1)), expected), **found}
 
