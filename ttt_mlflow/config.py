@@ -75,9 +75,7 @@ class RunConfig(BaseModel):
     profile: Annotated[tuple[Literal["torch", "nsys", "memory"], ...], BeforeValidator(_profilers)] = Field(
         (), description="profilers of a pass after the measurement, comma-separated; none for none"
     )
-    device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(
-        None, description="auto: cuda where a GPU is found"
-    )
+    device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(None, description="auto: cuda where a GPU is found")
     warmup: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = Field(
         None, description="untimed passes of up to 128 steps before the measurement; auto: until pass times settle"
     )

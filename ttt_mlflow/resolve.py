@@ -115,9 +115,7 @@ def _inner_net(asked: RunConfig, entry: ModelEntry, device: str, notices: list[s
     return asked.inner_net
 
 
-def _use_compile(
-    asked: RunConfig, entry: ModelEntry, device: str, inner_net: str | None, notices: list[str]
-) -> bool:
+def _use_compile(asked: RunConfig, entry: ModelEntry, device: str, inner_net: str | None, notices: list[str]) -> bool:
     obstacle = None
     if asked.mode == "prefill":
         obstacle = "the prompt's pass is not compiled"

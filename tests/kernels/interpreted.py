@@ -1,27 +1,56 @@
 """Triton kernels in Triton's interpreter, on a CPU. Run by test_interpreter.py with TRITON_INTERPRET=1."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor
 
-from tests.kernels.decode_cases import TOLERANCE, errors, make_case
-from ttt_mlflow.kernels import reference, stages
-from ttt_mlflow.kernels.ttt_linear_decode import linear_decode
-from ttt_mlflow.kernels.ttt_mlp_decode import mlp_decode
+from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_folds, triton_step
+from ttt_mlflow.kernels import reference, stages, ttt_mlp_accumulate, ttt_mlp_decode
 from ttt_mlflow.models.registry import ModelRequest
 from ttt_mlflow.models.ttt.sizes import build
 
-STEPS: dict[str, Callable[..., Tensor]] = {"linear": linear_decode, "mlp": mlp_decode}
+MLP_KERNELS = (ttt_mlp_decode, ttt_mlp_accumulate)
+# The interpreter multiplies the bits of bfloat16 as integers in tl.dot, with which the rank-1 kernels fold: not these.
+BFLOAT16 = [(kind, torch.bfloat16, 64) for kind in KINDS if kind.endswith("_accumulate")]
+SHAPES = [
+    (kind, dtype, dim)
+    for kind in KINDS
+    for dtype, dim in ((torch.float16, 64), (torch.float16, 96), (torch.float32, 64))
+]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("dim", [64, 96])
-@pytest.mark.parametrize("layer_type", ["linear", "mlp"])
-def test_decode_matches_float64(layer_type, dim, dtype):
-    found = errors(STEPS[layer_type], make_case(layer_type, batch=1, heads=2, dim=dim, dtype=dtype, tokens=18))
-    assert all(error < TOLERANCE[dtype] for error in found.values()), found
+@pytest.fixture(autouse=True)
+def _large_tiles(monkeypatch):
+    """The interpreter's time goes with the number of operations: fewer tiles; one test below has the kernels' own."""
+    for module in MLP_KERNELS:
+        monkeypatch.setattr(module, "TILE", 128)
+
+
+@pytest.mark.parametrize(("kind", "dtype", "dim"), SHAPES + BFLOAT16, ids=str)
+def test_decode_matches_float64(kind, dtype, dim):
+    check(kind, triton_step(kind), dtype, batch=1, heads=2, dim=dim, tokens=SIZE + 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_over_three_mini_batches(kind):
+    check(kind, triton_step(kind), torch.float32, batch=1, heads=1, dim=32, tokens=3 * SIZE)
+
+
+@pytest.mark.parametrize("dim", [40, 120])
+@pytest.mark.parametrize("kind", KINDS)
+def test_head_dimensions(kind, dim):
+    check(kind, triton_step(kind), torch.float16, batch=1, heads=1, dim=dim, tokens=SIZE)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mlp_accumulate"])
+def test_the_kernels_own_tiles(kind, monkeypatch):
+    for module in MLP_KERNELS:
+        monkeypatch.setattr(module, "TILE", 16)
+    check(kind, triton_step(kind), torch.float16, batch=1, heads=1, dim=40, tokens=SIZE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_changes_at_the_end_of_a_mini_batch_only(kind):
+    check_state_between_folds(kind, triton_step(kind), torch.float16, batch=1, heads=1, dim=32)
 
 
 def twins(name, *arguments):
@@ -63,7 +92,8 @@ def test_stages_match_their_twins(dtype, position):
 
 
 @pytest.mark.parametrize("inner_net", ["mlp_1_dual_triton", "mlp_2_dual_triton"])
-def test_a_prompt_leads_to_the_same_state_either_way(inner_net):
+def test_a_prompt_leads_to_the_same_state_either_way(inner_net, monkeypatch):
+    monkeypatch.setattr(ttt_mlp_decode, "TILE", 256)
     request = ModelRequest("ttt-tiny", inner_net, torch.float32, torch.device("cpu"), 0, None)
     model = build(request)
     prompt = torch.randint(model.vocab_size, (2, 18))

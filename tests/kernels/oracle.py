@@ -22,15 +22,16 @@ def forward(x: Tensor, params: list[Tensor], gamma: Tensor, beta: Tensor) -> Ten
 
 def decode(
     q: Tensor, k: Tensor, v: Tensor, lr: Tensor, eta: Tensor, gamma: Tensor, beta: Tensor, params: list[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """q, k, v [T, B, H, F], lr [T, B, H], eta [M]; returns outputs [T, B, H, F] and the state after T tokens.
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """q, k, v [T, B, H, F], lr [T, B, H], eta [M]; returns outputs [T, B, H, F] and the states.
 
-    The state is what a mini-batch began with: it changes when a mini-batch is complete.
+    The state is what a mini-batch began with: it changes when a mini-batch is complete. The first of the states is
+    ``params``, then one follows for each complete mini-batch.
     """
     params = [p.double() for p in params]
     q, k, v, lr, eta, gamma, beta = (x.double() for x in (q, k, v, lr, eta, gamma, beta))
     size = len(eta)
-    outputs, sums = [], [torch.zeros_like(p) for p in params]
+    outputs, states, sums = [], [params], [torch.zeros_like(p) for p in params]
     for t in range(len(q)):
         position = t % size
         leaves = [p.clone().requires_grad_() for p in params]
@@ -41,4 +42,5 @@ def decode(
         outputs.append(q[t] + forward(q[t], now, gamma, beta))
         if position == size - 1:
             params, sums = now, [torch.zeros_like(p) for p in params]
-    return torch.stack(outputs), params
+            states.append(params)
+    return torch.stack(outputs), states

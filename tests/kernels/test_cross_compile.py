@@ -5,8 +5,8 @@ import torch
 import triton
 
 from tests.kernels.cross_compile import cross_compile, resources
-from ttt_mlflow.kernels import stages, ttt_linear_decode, ttt_mlp_decode
-from ttt_mlflow.kernels.launch import options_for
+from ttt_mlflow.kernels import stages, ttt_linear_accumulate, ttt_linear_decode, ttt_mlp_accumulate, ttt_mlp_decode
+from ttt_mlflow.kernels.launch import RESIDENT, options_for
 from ttt_mlflow.kernels.ttt_linear_decode_tensor import linear_decode_tensor_kernel
 from ttt_mlflow.kernels.ttt_mlp_decode_tensor import mlp_decode_tensor_kernel
 
@@ -14,17 +14,30 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CAPABILITIES = (80, 90, 100)
 
 
-def shape(dim):
+def shape(name, dim):
     constants = {"HEAD_DIM": dim, "BLOCK": triton.next_power_of_2(dim)}
-    return constants | {"TILE": ttt_mlp_decode.TILE[dim], "CHUNK": ttt_mlp_decode.CHUNK}
+    module = {"ttt_mlp_decode": ttt_mlp_decode, "ttt_mlp_accumulate": ttt_mlp_accumulate}.get(name)
+    for constant in ("TILE", "STAGES", "CHUNK"):
+        if hasattr(module, constant):
+            constants[constant] = getattr(module, constant)
+    return constants
 
 
 def compiled(kernel, name, dtype, capability, dim):
     options = options_for(name, divmod(capability, 10), DTYPES[dtype], dim)
-    return cross_compile(kernel, dtype, capability, shape(dim), **options)
+    return cross_compile(kernel, dtype, capability, shape(name, dim), **options)
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
+def check_spills(kernel, name, dtype, dim, capability, capsys):
+    found = resources(compiled(kernel, name, dtype, capability, dim))
+    with capsys.disabled():
+        print(f"\n{name} {dtype} F={dim} sm_{capability}: {found}")
+    assert found.shared_bytes <= 163 * 1024  # what a program may have on sm_80
+    if capability == 90:
+        assert found.local_bytes == 0
+
+
+@pytest.mark.parametrize(("capability", "overlap"), [(80, False), (90, False), (90, True), (100, True)])
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize(
     ("kernel", "name"),
@@ -33,17 +46,28 @@ def compiled(kernel, name, dtype, capability, dim):
         (mlp_decode_tensor_kernel, "ttt_mlp_decode_tensor"),
     ],
 )
-def test_tensor_core_kernels(kernel, name, dtype, capability, capsys):
-    found = resources(compiled(kernel, name, dtype, capability, 64))
+def test_tensor_core_kernels(kernel, name, dtype, capability, overlap, capsys):
+    options = options_for(name, divmod(capability, 10), DTYPES[dtype], 64)
+    found = resources(cross_compile(kernel, dtype, capability, {"OVERLAP": overlap}, launch_pdl=overlap, **options))
     with capsys.disabled():
-        print(f"\n{name} {dtype} sm_{capability}: {found}")
-    assert found.shared_bytes <= 163 * 1024  # what a program may have on sm_80
+        print(f"\n{name} {dtype} sm_{capability} overlap={overlap}: {found}")
+    most, shared_bytes = RESIDENT[name]
+    assert found.shared_bytes <= shared_bytes  # the number of programs follows from it
     if capability == 90:
         assert found.local_bytes == 0
+        registers = 8 * -(-found.registers // 8)  # handed out in eights
+        assert most * options["num_warps"] * 32 * registers <= 64 * 1024  # all programs' registers fit
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize(("dtype", "dim"), [("fp32", 64), ("fp16", 96)])
+GENERAL = [("fp32", 64), *((dtype, dim) for dtype in DTYPES for dim in (96, 128)), ("fp16", 32), ("bf16", 40)]
+ACCUMULATING = [(dtype, dim) for dtype in DTYPES for dim in (64, 96, 128)]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "dim"),
+    [(90, *case) for case in GENERAL]
+    + [(other, *case) for other in (80, 100) for case in (("fp32", 64), ("fp16", 96))],
+)
 @pytest.mark.parametrize(
     ("kernel", "name"),
     [
@@ -52,9 +76,23 @@ def test_tensor_core_kernels(kernel, name, dtype, capability, capsys):
     ],
 )
 def test_general_kernels(kernel, name, dtype, dim, capability, capsys):
-    found = resources(compiled(kernel, name, dtype, capability, dim))
-    with capsys.disabled():
-        print(f"\n{name} {dtype} F={dim} sm_{capability}: {found}")
+    """With the tensor-core kernels these are all configurations of the rank-1 form."""
+    check_spills(kernel, name, dtype, dim, capability, capsys)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "dim"),
+    [(90, *case) for case in ACCUMULATING] + [(other, "fp16", dim) for other in (80, 100) for dim in (64, 96)],
+)
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        (ttt_linear_accumulate.linear_accumulate_kernel, "ttt_linear_accumulate"),
+        (ttt_mlp_accumulate.mlp_accumulate_kernel, "ttt_mlp_accumulate"),
+    ],
+)
+def test_accumulating_kernels(kernel, name, dtype, dim, capability, capsys):
+    check_spills(kernel, name, dtype, dim, capability, capsys)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -70,6 +108,6 @@ def test_general_kernels(kernel, name, dtype, dim, capability, capsys):
     ids=lambda kernel: kernel.fn.__name__,
 )
 def test_stages(kernel, capability):
-    constants = {"WIDTH": 2048, "BLOCK": 2048, "HEAD_DIM": 64, "HEADS_BLOCK": 32}
+    constants = {"WIDTH": 2048, "BLOCK": 2048, "HEAD_DIM": 64, "HEADS_BLOCK": 32, "OVERLAP": capability >= 90}
     found = resources(cross_compile(kernel, "fp16", capability, constants, num_warps=4))
     assert found.local_bytes == 0

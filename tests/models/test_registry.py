@@ -17,7 +17,7 @@ STANDARD = [
     *(f"state-spaces/mamba-{size}" for size in ("130m", "370m", "790m", "1.4b", "2.8b")),
 ]
 # a package that somebody else has installed, with its models in the three forms that an entry point may name
-OTHER_PACKAGE = '''
+OTHER_PACKAGE = """
 from ttt_mlflow.models.registry import ModelEntry
 
 def build(request):
@@ -30,7 +30,7 @@ def several():
 
 def single():
     return ModelEntry("other/four", build, "of a function that has one")
-'''
+"""
 ENTRY_POINTS = """[ttt_mlflow.models]
 one = other_models:one
 several = other_models:several

@@ -1,15 +1,20 @@
 """Refuses arguments that a decode kernel would read wrongly. Costs no device time and no synchronisation."""
 
+import torch
+import triton
 from torch import Tensor
 
+from ttt_mlflow.kernels.reference import MINI_BATCH
+
 STATE_DTYPES = ("float16", "bfloat16", "float32")
+Shaped = dict[str, tuple[Tensor, tuple[int, ...]]]  # argument name -> tensor and the shape it must have
 
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: str, device: object) -> None:
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: str, device: torch.device) -> None:
     """Raise ValueError, naming the argument, unless shape, dtype and device are as told."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
@@ -25,6 +30,16 @@ def check_contiguous(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} has strides {tensor.stride()} for shape {tuple(tensor.shape)}, must be contiguous")
 
 
+def head_shape(name: str, bias: Tensor) -> tuple[int, int, int]:
+    """Sequences, heads and head dimension, from a bias [B, H, F] of the state; raise ValueError unless it is one."""
+    if bias.dim() != 3:
+        raise ValueError(f"{name} has shape {tuple(bias.shape)}, expected (sequences, heads, head dimension)")
+    batch, heads, dim = bias.shape
+    if not 32 <= dim <= 128 or dim % 8:
+        raise ValueError(f"{name} has head dimension {dim}, a multiple of 8 from 32 to 128 is supported")
+    return batch, heads, dim
+
+
 def check_decode_arguments(
     q: Tensor,
     k: Tensor,
@@ -35,37 +50,33 @@ def check_decode_arguments(
     norm_weight: Tensor,
     norm_bias: Tensor,
     *,
-    state: dict[str, tuple[Tensor, tuple[int, ...]]],
-    slots: dict[str, tuple[Tensor, int]],
+    state: Shaped,
 ) -> None:
-    """Check one decode step's arguments; ``state`` maps a name to tensor and shape, ``slots`` to tensor and width."""
-    (first, (first_state, _)) = next(iter(state.items()))
-    dtype, device = _dtype(first_state), first_state.device
+    """Raise ValueError, naming the argument, unless a kernel can take one decode step's arguments.
+
+    ``state`` is what the step reads and updates, one of its biases [B, H, F] first: all else must fit to that.
+    """
+    first, (bias, _) = next(iter(state.items()))
+    batch, heads, dim = head_shape(first, bias)
+    dtype, device = _dtype(bias), bias.device
     if dtype not in STATE_DTYPES:
         raise ValueError(f"{first} is {dtype}, expected one of {', '.join(STATE_DTYPES)}")
-    batch, heads = first_state.shape[:2]
-    head_dim = slots["k_slots"][1]
-    count = eta.shape[0]
-    if count != 16:
-        raise ValueError(f"eta has {count} positions, expected 16 (the mini-batch)")
-    if head_dim > 128 or head_dim % 8:
-        raise ValueError(f"k_slots has head dimension {head_dim}, a multiple of 8 up to 128 is supported")
+    if device.type != "cuda" and not triton.knobs.runtime.interpret:
+        raise ValueError(f"{first} is on {device}, this kernel needs a CUDA device")
     for name, (tensor, shape) in state.items():
         check_tensor(name, tensor, shape, dtype, device)
         check_contiguous(name, tensor)
-    for name, (tensor, width) in slots.items():
-        check_tensor(name, tensor, (batch, heads, count, width), dtype, device)
-        check_contiguous(name, tensor)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        check_tensor(name, tensor, (batch, heads * head_dim), dtype, device)
+        check_tensor(name, tensor, (batch, heads * dim), dtype, device)
     check_contiguous("q", q)
     check_contiguous("k", k)
     if v.stride(1) != 1:
         raise ValueError(f"v has strides {v.stride()}, its rows must be contiguous")
     check_tensor("lr", lr, (batch, heads), "float32", device)
     check_contiguous("lr", lr)
-    check_tensor("eta", eta, (count,), "float32", device)
+    check_tensor("eta", eta, (MINI_BATCH,), "float32", device)
+    check_contiguous("eta", eta)
     check_tensor("position", position, (1,), "int32", device)
     for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
-        check_tensor(name, tensor, (heads, head_dim), dtype, device)
+        check_tensor(name, tensor, (heads, dim), dtype, device)
         check_contiguous(name, tensor)

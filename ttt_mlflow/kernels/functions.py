@@ -34,3 +34,17 @@ def layer_norm_l2_grad(z, target, gamma, beta, mask, WIDTH: tl.constexpr, EPS: t
     grad = tl.where(mask, (normed * gamma + beta - target) * gamma, 0.0)
     inner = tl.sum(grad, 0) + normed * tl.sum(grad * normed, 0)
     return tl.where(mask, (grad - inner / WIDTH) * rstd, 0.0)
+
+
+@triton.jit
+def piece(x, index, COUNT: tl.constexpr):
+    """Piece ``index`` of a vector that is cut in COUNT pieces: a loop over parts of a matrix takes its factor so."""
+    pieces = tl.reshape(x, (COUNT, x.shape[0] // COUNT))
+    return tl.sum(tl.where((tl.arange(0, COUNT) == index)[:, None], pieces, 0.0), 0)
+
+
+@triton.jit
+def put_piece(x, index, part, COUNT: tl.constexpr):
+    """The vector x with ``part`` as its piece ``index`` of COUNT."""
+    pieces = tl.reshape(x, (COUNT, x.shape[0] // COUNT))
+    return tl.reshape(tl.where((tl.arange(0, COUNT) == index)[:, None], part[None, :], pieces), (x.shape[0],))

@@ -1,7 +1,7 @@
 """Launch options of the decode kernels, by architecture: a table instead of autotuning in every process.
 
-The sm_90 rows were chosen on an H200; an architecture that the table does not know gets the default row, and says so
-once.
+The rows of the tensor-core kernels were chosen on an H200, the others by registers: the fewest warps without spills on
+sm_90. An architecture that the table does not know gets the default rows, and says so once.
 """
 
 import logging
@@ -15,27 +15,33 @@ log = logging.getLogger(__name__)
 # kernel -> (head dimension up to) -> options; num_warps are warps a program
 Rows = dict[str, dict[int, dict[str, Any]]]
 DEFAULT: Rows = {
-    "ttt_linear_decode": {64: {"num_warps": 1}, 128: {"num_warps": 4}},
-    "ttt_linear_decode_tensor": {64: {"num_warps": 1}},
-    "ttt_mlp_decode": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
+    "ttt_linear_decode": {64: {"num_warps": 2}, 128: {"num_warps": 4}},
+    "ttt_linear_decode_tensor": {64: {"num_warps": 1, "maxnreg": 128}},
+    "ttt_mlp_decode": {128: {"num_warps": 4}},
     "ttt_mlp_decode_tensor": {64: {"num_warps": 4}},
+    "ttt_linear_accumulate": {64: {"num_warps": 2}, 128: {"num_warps": 8}},
+    "ttt_mlp_accumulate": {128: {"num_warps": 4}},
 }
-TABLE: dict[tuple[int, int], Rows] = {
-    (9, 0): {**DEFAULT, "ttt_linear_decode": {64: {"num_warps": 1, "maxnreg": 168}, 128: {"num_warps": 4}}}
+# float32 state is for checks, and a matrix in registers takes twice as many
+FLOAT32: Rows = {
+    "ttt_linear_decode": {64: {"num_warps": 2}, 128: {"num_warps": 8}},
+    "ttt_linear_accumulate": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
+    "ttt_mlp_decode": {128: {"num_warps": 4, "maxnreg": 255}},  # the assembler would rather spill a little
+    "ttt_mlp_accumulate": DEFAULT["ttt_mlp_accumulate"],
 }
-# programs of a persistent kernel on a multiprocessor
-PER_MULTIPROCESSOR = {"ttt_linear_decode_tensor": 16, "ttt_mlp_decode_tensor": 2}
+TABLE: dict[tuple[int, int], Rows] = {(9, 0): DEFAULT}
+
+# the persistent kernels: programs on a multiprocessor at most, and the shared memory of one in bytes
+RESIDENT = {"ttt_linear_decode_tensor": (16, 12_672), "ttt_mlp_decode_tensor": (2, 113_856)}
+RESERVED = 1024  # bytes of shared memory that the system takes of every program's
 TENSOR_CORES = (8, 0)  # the first compute capability with the tensor-core and copy instructions that the kernels use
+OVERLAP = (9, 0)  # the first whose launches may overlap with the kernel before them
 
 
 def options_for(kernel: str, capability: tuple[int, int] | None, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
-    """Options of ``kernel`` on a compute capability; float32 state is for checks: no register limit."""
-    rows = TABLE.get(capability, DEFAULT) if capability else DEFAULT
-    options = next(row for limit, row in rows[kernel].items() if head_dim <= limit)
-    if dtype == torch.float32:
-        options = {name: value for name, value in options.items() if name != "maxnreg"}
-        options["num_warps"] *= 2
-    return options
+    """Options of ``kernel`` for a state of ``dtype`` on a compute capability."""
+    rows = FLOAT32 if dtype == torch.float32 else TABLE.get(capability, DEFAULT) if capability else DEFAULT
+    return next(row for limit, row in rows[kernel].items() if head_dim <= limit)
 
 
 @cache
@@ -53,9 +59,17 @@ def _capability(device: torch.device) -> tuple[int, int] | None:
 
 @cache
 def programs(kernel: str, device: torch.device) -> int:
-    """How many programs of a persistent kernel fit on the whole GPU at once."""
+    """How many programs of a persistent kernel fit on the whole GPU at once; 0 where one does not fit."""
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count * PER_MULTIPROCESSOR[kernel]
+    most, shared_bytes = RESIDENT[kernel]
+    fit = properties.shared_memory_per_multiprocessor // (shared_bytes + RESERVED)
+    return properties.multi_processor_count * min(most, fit)
+
+
+def overlaps(device: torch.device) -> bool:
+    """Whether a launch can overlap with the kernel before it on ``device`` (programmatic dependent launch)."""
+    capability = _capability(device)
+    return capability is not None and capability >= OVERLAP
 
 
 def launch_options(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
@@ -63,7 +77,9 @@ def launch_options(kernel: str, device: torch.device, dtype: torch.dtype, head_d
     return options_for(kernel, _capability(device), dtype, head_dim)
 
 
-def on_tensor_cores(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+def on_tensor_cores(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Whether the kernel for tensor cores takes this state; the general one takes the rest, float32 for checks."""
     capability = _capability(device)
-    return capability is not None and capability >= TENSOR_CORES and dtype != torch.float32 and head_dim == 64
+    if capability is None or capability < TENSOR_CORES or dtype == torch.float32 or head_dim != 64:
+        return False
+    return programs(kernel, device) > 0

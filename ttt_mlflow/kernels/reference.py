@@ -179,10 +179,10 @@ def _fold(state: Tensor, position: Tensor, update: Tensor) -> None:
     state.copy_(torch.where(position == MINI_BATCH - 1, folded, state))
 
 
-def _outer(left: Tensor, right: Tensor, scale: Tensor, like: Tensor) -> Tensor:
-    """scale · Σ_i left_iᵀ right_i, in the dtype of products with ``like``."""
+def _outer(left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+    """Σ_i left_iᵀ right_i for rows [B, H, i, ...], in the dtype of products with ``like``."""
     dtype = matrix(like).dtype
-    return (scale * left).to(dtype).mT @ right.to(dtype)
+    return left.to(dtype).mT @ right.to(dtype)
 
 
 def linear_decode(
@@ -218,7 +218,7 @@ def linear_decode(
     scale = eta.index_select(0, position.long()).double()
     z = times(q, weight) + bias - scale * _combined(q, keys, gradients)
     out = q + layer_norm(z, gamma, beta)
-    _fold(w, position, _outer(keys, gradients, scale, w))
+    _fold(w, position, _outer(scale * keys, gradients, w))
     _fold(b, position, scale * gradients.sum(2))
     return out.flatten(1).to(dtype)
 
@@ -263,10 +263,103 @@ def mlp_decode(
     x2 = gelu(times(q, weight1) + bias1 - scale * _combined(q, keys, first_gradients))
     z2 = times(x2, weight2) + bias2 - scale * _combined(x2, inputs, gradients)
     out = q + layer_norm(z2, gamma, beta)
-    _fold(w1, position, _outer(keys, first_gradients, scale, w1))
+    _fold(w1, position, _outer(scale * keys, first_gradients, w1))
     _fold(b1, position, scale * first_gradients.sum(2))
-    _fold(w2, position, _outer(inputs, gradients, scale, w2))
+    _fold(w2, position, _outer(scale * inputs, gradients, w2))
     _fold(b2, position, scale * gradients.sum(2))
+    return out.flatten(1).to(dtype)
+
+
+def _accumulate(total: Tensor, position: Tensor, gradient: Tensor) -> Tensor:
+    """The running sum with this token's gradient, unrounded.
+
+    At position 0 what ``total`` holds, NaN included, counts as zero. ``total`` is updated, except by the last token,
+    after which the next mini-batch's sum begins.
+    """
+    summed = torch.where(position == 0, 0, matrix(total)) + gradient
+    total.copy_(torch.where(position == MINI_BATCH - 1, total, summed.to(total.dtype)))
+    return summed
+
+
+def linear_accumulate(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    eta: Tensor,
+    position: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    w: Tensor,
+    b: Tensor,
+    w_sum: Tensor,
+    b_sum: Tensor,
+) -> Tensor:
+    """One TTT-Linear decode step in the accumulating form.
+
+    As :func:`linear_decode`, with the sums of this mini-batch's gradients, w_sum [B, H, F, F] and b_sum [B, H, F], in
+    place of the vectors. The output is made from the sums before they are rounded to the state's dtype.
+    """
+    dtype, heads = q.dtype, w.shape[1]
+    q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]
+    gamma, beta = norm_weight.double().unsqueeze(1), norm_bias.double().unsqueeze(1)  # [H, 1, F]
+    weight, bias = matrix(w), b.double().unsqueeze(2)
+
+    gradient = layer_norm_l2_grad(times(k, weight) + bias, v - k, gamma, beta) * lr.double()[:, :, None, None]
+    summed = _accumulate(w_sum, position, _outer(k, gradient, w))
+    b_summed = _accumulate(b_sum, position, gradient.squeeze(2)).double()
+
+    scale = eta.index_select(0, position.long()).double()
+    z = times(q, weight) + bias - scale * (times(q, summed) + b_summed.unsqueeze(2))
+    out = q + layer_norm(z, gamma, beta)
+    _fold(w, position, scale.to(summed.dtype) * summed)
+    _fold(b, position, scale * b_summed)
+    return out.flatten(1).to(dtype)
+
+
+def mlp_accumulate(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    eta: Tensor,
+    position: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w1_sum: Tensor,
+    b1_sum: Tensor,
+    w2_sum: Tensor,
+    b2_sum: Tensor,
+) -> Tensor:
+    """One TTT-MLP decode step in the accumulating form.
+
+    As :func:`linear_accumulate`, with the state of :func:`mlp_decode` and a sum of each state tensor's shape.
+    """
+    dtype, heads = q.dtype, w1.shape[1]
+    q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]
+    gamma, beta = norm_weight.double().unsqueeze(1), norm_bias.double().unsqueeze(1)  # [H, 1, F]
+    weight1, bias1 = matrix(w1), b1.double().unsqueeze(2)
+    weight2, bias2 = matrix(w2), b2.double().unsqueeze(2)
+
+    z1 = times(k, weight1) + bias1  # [B, H, 1, N]
+    x2 = gelu(z1)
+    g2 = layer_norm_l2_grad(times(x2, weight2) + bias2, v - k, gamma, beta) * lr.double()[:, :, None, None]
+    g1 = times(g2, weight2.mT) * gelu_grad(z1)
+    summed1 = _accumulate(w1_sum, position, _outer(k, g1, w1))
+    b1_summed = _accumulate(b1_sum, position, g1.squeeze(2)).double()
+    summed2 = _accumulate(w2_sum, position, _outer(x2, g2, w2))
+    b2_summed = _accumulate(b2_sum, position, g2.squeeze(2)).double()
+
+    scale = eta.index_select(0, position.long()).double()
+    query = gelu(times(q, weight1) + bias1 - scale * (times(q, summed1) + b1_summed.unsqueeze(2)))
+    z2 = times(query, weight2) + bias2 - scale * (times(query, summed2) + b2_summed.unsqueeze(2))
+    out = q + layer_norm(z2, gamma, beta)
+    for state, summed in ((w1, summed1), (b1, b1_summed), (w2, summed2), (b2, b2_summed)):
+        _fold(state, position, scale.to(summed.dtype) * summed)
     return out.flatten(1).to(dtype)
 
 

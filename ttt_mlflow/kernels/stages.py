@@ -11,7 +11,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents
 
+from ttt_mlflow.kernels.launch import overlaps
 from ttt_mlflow.kernels.opaque import opaque
 from ttt_mlflow.kernels.reference import NORM_EPS
 
@@ -149,7 +151,10 @@ def _qk_conv_rotary_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     HEADS_BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    if OVERLAP:
+        gdc_launch_dependents()  # the decode kernel that follows reads its state meanwhile
     sequence = tl.program_id(0).to(tl.int64)
     now = tl.load(position)
     newest = now % 4
@@ -208,7 +213,7 @@ def qk_conv_rotary(
     _qk_conv_rotary_kernel[(batch,)](
         x, x.stride(0), lr_logits, lr_logits.stride(0), ring, position, q_weight, q_bias, k_weight, k_bias, lr_bias,
         cos, sin, base_lr, q, k, lr, width, heads, width // heads, block, triton.next_power_of_2(heads),
-        num_warps=_warps(block),
+        overlaps(x.device), num_warps=_warps(block),
     )  # fmt: skip
     return q, k, lr
 

@@ -16,11 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ttt_mlflow.kernels.checks import check_decode_arguments
+from ttt_mlflow.kernels.checks import check_decode_arguments, head_shape
 from ttt_mlflow.kernels.functions import layer_norm, layer_norm_l2_grad
-from ttt_mlflow.kernels.launch import launch_options, on_tensor_cores
+from ttt_mlflow.kernels.launch import launch_options, on_tensor_cores, overlaps
 from ttt_mlflow.kernels.opaque import opaque
-from ttt_mlflow.kernels.reference import NORM_EPS
+from ttt_mlflow.kernels.reference import MINI_BATCH, NORM_EPS
 
 
 @triton.jit
@@ -110,28 +110,37 @@ def linear_decode(
     b: Tensor,
     k_slots: Tensor,
     g_slots: Tensor,
+    overlap: bool = False,
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.reference.linear_decode`.
 
+    ``overlap``: the launch may begin before the kernel before it on the stream has ended (the kernel for tensor cores,
+    from compute capability 9.0 on; elsewhere without effect). Right only where that kernel writes nothing but q, k, v
+    and lr: state, slots, norms, eta and position are read before it has ended.
+
     Raises ValueError, which names the argument, for what it cannot take.
     """
-    batch, heads, dim = b.shape
+    batch, heads, dim = head_shape("b", b)
     check_decode_arguments(
         q, k, v, lr, eta, position, norm_weight, norm_bias,
-        state={"w": (w, (batch, heads, dim, dim)), "b": (b, (batch, heads, dim))},
-        slots={"k_slots": (k_slots, dim), "g_slots": (g_slots, dim)},
+        state={
+            "b": (b, (batch, heads, dim)), "w": (w, (batch, heads, dim, dim)),
+            "k_slots": (k_slots, (batch, heads, MINI_BATCH, dim)),
+            "g_slots": (g_slots, (batch, heads, MINI_BATCH, dim)),
+        },
     )  # fmt: skip
     out = torch.empty_like(q)
-    if on_tensor_cores(q.device, w.dtype, dim):
+    if on_tensor_cores("ttt_linear_decode_tensor", q.device, w.dtype, dim):
         from ttt_mlflow.kernels.ttt_linear_decode_tensor import linear_decode_tensor
 
         linear_decode_tensor(
-            out, q, k, v, lr, eta, position, norm_weight, norm_bias, w, b, k_slots, g_slots,
+            out, overlap and overlaps(q.device), q, k, v, lr, eta, position, norm_weight, norm_bias, w, b,
+            k_slots, g_slots,
         )  # fmt: skip
         return out
     options = launch_options("ttt_linear_decode", q.device, w.dtype, dim)
     linear_decode_kernel[(batch * heads,)](
         q, k, v, v.stride(0), lr, eta, position, norm_weight, norm_bias, w, b, k_slots, g_slots, out,
-        heads, dim, triton.next_power_of_2(dim), k_slots.shape[2], NORM_EPS, **options,
+        heads, dim, triton.next_power_of_2(dim), MINI_BATCH, NORM_EPS, **options,
     )  # fmt: skip
     return out

@@ -2,7 +2,7 @@
 
 Twin: :func:`ttt_mlflow.kernels.reference.linear_decode`.
 
-Persistent programs of one warp, sixteen on a multiprocessor (PROGRAMS in the launch table), go through the heads
+Persistent programs of one warp, sixteen on a multiprocessor (RESIDENT in the launch table), go through the heads
 (sequence-major). W and the slots of a head lie in shared memory, brought by asynchronous copies. As soon as the products
 have read them, the next head's are on their way; the layer norms of this head and its stores overlap with that. A warp
 alone needs no barrier, and nothing passes through shared memory between the products and the output: the layer norms

@@ -117,13 +117,13 @@ def ttt_block(x: Tensor, w: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
     rates = base_lr * torch.sigmoid(gate) / dim
     eta = (1 / torch.arange(1, MINI_BATCH + 1, dtype=torch.float64) + w["learnable_token_idx"]).clamp_min(0)
     begin = [w[name].squeeze(1) if name.startswith("b") else w[name] for name in names]
-    out, state = oracle.decode(
+    out, states = oracle.decode(
         q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), rates.transpose(0, 1), eta,
         w["ttt_norm_weight"], w["ttt_norm_bias"], [tensor.expand(len(x), *tensor.shape) for tensor in begin],
     )  # fmt: skip
     out = out.transpose(0, 1).flatten(-2)
     out = F.layer_norm(out, out.shape[-1:], w["post_norm.weight"], w["post_norm.bias"], EPS)
-    return (F.gelu(x @ w["g_proj.weight"].T, approximate="tanh") * out) @ w["o_proj.weight"].T, state
+    return (F.gelu(x @ w["g_proj.weight"].T, approximate="tanh") * out) @ w["o_proj.weight"].T, states[-1]
 
 
 def published_logits(model: TTTModel, tokens: Tensor) -> tuple[Tensor, list[list[Tensor]]]:

@@ -207,9 +207,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert refusal(tmp_path) == "the folder holds no *.safetensors file"
 
 
-def test_a_file_in_the_home_folder(
-    weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_the_home_folder(weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     save_file(weights, tmp_path / "model.safetensors")
     assert torch.equal(logits_of(Path("~/model.safetensors")), logits_of(tmp_path / "model.safetensors"))

@@ -82,13 +82,13 @@ def mlp_dual(
 def _triton_linear(*arguments: Tensor) -> Tensor:
     from ttt_mlflow.kernels.ttt_linear_decode import linear_decode
 
-    return linear_decode(*arguments)
+    return linear_decode(*arguments, overlap=True)  # the launch before it makes q, k and lr
 
 
 def _triton_mlp(*arguments: Tensor) -> Tensor:
     from ttt_mlflow.kernels.ttt_mlp_decode import mlp_decode
 
-    return mlp_decode(*arguments)
+    return mlp_decode(*arguments, overlap=True)
 
 
 INNER_NETS = {

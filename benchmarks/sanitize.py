@@ -1,0 +1,66 @@
+"""Launches every decode kernel for a whole mini-batch, its fold included, for sanitize.sh under compute-sanitizer.
+
+Run from the repository's root with `python -m benchmarks.sanitize`. No torch.compile, no graph. Inputs are made on the
+CPU, so that hardly any other kernel is checked along. With PYTORCH_NO_CUDA_MEMORY_CACHING=1, as sanitize.sh sets it,
+every tensor is an allocation of its own, and a kernel that reads or writes past one is seen. What a kernel must not
+read, the unused slots and the sums of a mini-batch that has not begun, is left uninitialised.
+"""
+
+import sys
+from dataclasses import replace
+
+import torch
+
+from tests.kernels.decode_cases import KINDS, SIZE, Case, make_case, triton_step
+
+HEADS = 8
+# head dimension and dtype: 16-bit state with heads of 64 takes the tensor-core kernels in the rank-1 form
+SHAPES = [(64, torch.float16), (64, torch.bfloat16), (64, torch.float32), (96, torch.float16), (40, torch.float16)]
+
+
+def sequences() -> int:
+    """More heads than persistent programs run at a time: some of them take more than one head."""
+    return 1 + 4 * torch.cuda.get_device_properties(0).multi_processor_count // HEADS
+
+
+def on_gpu(case: Case) -> Case:
+    moved = {name: getattr(case, name).cuda() for name in ("lr", "eta", "gamma", "beta")}
+    return replace(
+        case,
+        q=case.q.cuda(),
+        k=case.k.cuda(),
+        v=case.v.cuda(),
+        params=[p.cuda() for p in case.params],
+        slots=[torch.empty(s.shape, dtype=s.dtype, device="cuda") for s in case.slots],
+        **moved,
+    )
+
+
+def launch(kind: str, dim: int, dtype: torch.dtype) -> bool:
+    """Launch for each token of a mini-batch; whether all outputs and the folded state are finite."""
+    case = on_gpu(make_case(kind, sequences(), HEADS, dim, dtype, tokens=SIZE, seed=0))
+    position = torch.zeros(1, dtype=torch.int32, device="cuda")
+    step = triton_step(kind)
+    outputs = []
+    for t in range(SIZE):
+        position.fill_(t)
+        token = (case.q[t], case.k[t], case.v[t], case.lr[t])
+        outputs.append(step(*token, case.eta, position, case.gamma, case.beta, *case.params, *case.slots).cpu())
+    return all(bool(x.isfinite().all()) for x in (*outputs, *(p.cpu() for p in case.params)))
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print("benchmarks.sanitize needs a CUDA GPU; torch finds none", file=sys.stderr)
+        return 2
+    failed = False
+    for kind in KINDS:
+        for dim, dtype in SHAPES:
+            finite = launch(kind, dim, dtype)
+            failed |= not finite
+            print("OK" if finite else "NOT FINITE", kind, f"F={dim}", dtype, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
