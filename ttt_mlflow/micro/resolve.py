@@ -8,6 +8,7 @@ from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.machine import settle_device
 from ttt_mlflow.micro.kernels import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, registered
+from ttt_mlflow.profilers.nsys import Nsys, find_nsys
 
 DEFAULT_BATCHES = {"cuda": (128, 512, 1024), "cpu": (1, 4)}
 
@@ -21,6 +22,7 @@ class ResolvedMicro:
     entries: list[KernelEntry]
     device: torch.device
     notices: list[str]
+    nsys: Nsys | None  # where it is asked for
 
     @property
     def dtype(self) -> torch.dtype:
@@ -44,6 +46,7 @@ def resolve(asked: MicroConfig) -> ResolvedMicro:
         if device == "cpu":
             notices.append(f"kernels: Triton needs a GPU, {', '.join(DEFAULT_CPU)} (PyTorch) are timed")
     _check_kernels(entries, device)
+    nsys = _nsys(device) if "nsys" in asked.profile else None
     used = asked.model_copy(
         update={
             "device": device,
@@ -51,7 +54,14 @@ def resolve(asked: MicroConfig) -> ResolvedMicro:
             "batches": asked.batches or DEFAULT_BATCHES[device],
         }
     )
-    return ResolvedMicro(asked, used, entries, torch.device(device), notices)
+    return ResolvedMicro(asked, used, entries, torch.device(device), notices, nsys)
+
+
+def _nsys(device: str) -> Nsys:
+    nsys = find_nsys()
+    if device == "cpu":
+        raise BadInput("profile=nsys: it records what a GPU does, and the device is cpu; leave profile out")
+    return nsys
 
 
 def _check_kernels(entries: list[KernelEntry], device: str) -> None:

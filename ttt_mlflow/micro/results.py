@@ -81,6 +81,21 @@ class MicroResults(BaseModel):
         ceiling = self.ceilings.get("card_read_gb_per_s")
         return 100 * cell.gb_per_s / ceiling if ceiling and cell.gb_per_s else None
 
+    def l2_sizes(self, cell: CellResult) -> float | None:
+        """The bytes of all timed copies in L2 sizes; None on a CPU and where nothing was timed."""
+        if not self.l2_bytes or not cell.us or not cell.copies:
+            return None
+        return cell.copies * cell.floor_bytes / self.l2_bytes
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """What was not measured and why: by kernel, or by kernel and batch."""
+        found = {kernel.name: kernel.message or kernel.status for kernel in self.kernels if kernel.status != "ok"}
+        for cell in self.cells:
+            if cell.status != "ok" and cell.kernel not in found:
+                found[f"{cell.kernel} batch {cell.batch}"] = cell.message or cell.status
+        return found
+
     @classmethod
     def read(cls, path: Path) -> "MicroResults":
         return cls.model_validate_json(path.read_text())

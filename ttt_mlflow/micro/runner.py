@@ -7,6 +7,7 @@ go on; the journal is written after each, so that whatever ends the run leaves w
 import gc
 import logging
 import math
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,15 +21,24 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError
 from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.measure.ceilings import measure_ceilings
-from ttt_mlflow.micro import check
+from ttt_mlflow.micro import check, child
 from ttt_mlflow.micro.inputs import RandomSource, StepShape, make_inputs, make_positions
 from ttt_mlflow.micro.kernels import KernelEntry, Step
 from ttt_mlflow.micro.resolve import ResolvedMicro, resolve
 from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults, Status
 from ttt_mlflow.micro.timing import Timing, copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
 from ttt_mlflow.names import kernel_metric
+from ttt_mlflow.profilers.nsys import Nsys, profile
 from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_samples
-from ttt_mlflow.report.micro_table import CEILING_NAMES, cell_text, micro_markdown, table_csv
+from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
+from ttt_mlflow.report.micro_table import (
+    CEILING_NAMES,
+    SAMPLES,
+    cell_text,
+    micro_markdown,
+    table_csv,
+    table_markdown,
+)
 from ttt_mlflow.runlog import run_log
 from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.nvml import NvmlSampler
@@ -36,7 +46,7 @@ from ttt_mlflow.tracking.journal import Journal
 
 __all__ = ["resolve", "run"]
 
-SAMPLES = "micro/samples.json"
+NSYS_START_S, NSYS_CELL_S = 120.0, 30.0  # how long the profiled process may take: in all, and for each measurement
 CELL_TELEMETRY = ("sm_clock_mhz_mean", "power_w_mean", "temperature_c_max")
 log = logging.getLogger(__name__)
 
@@ -61,6 +71,8 @@ class Run:
         self.device, self.dtype, self.notices = resolved.device, resolved.dtype, resolved.notices
         self.on_gpu = self.device.type == "cuda"
         self.journal, self.console = journal, console
+        self.nsys = resolved.nsys
+        self.profile_problem: str | None = None
         self.steps: dict[str, Step] = {}  # of the kernels that are right
         self.sampler: NvmlSampler | None = None
         self.results = MicroResults(
@@ -86,6 +98,8 @@ class Run:
                 if self.sampler:
                     self.sampler.stop()
                 self.record_results()
+        if self.nsys:
+            self.profile(self.nsys)
 
     # The parts of the story
 
@@ -163,9 +177,30 @@ class Run:
             timing = time_on_gpu(step, shape, copies, self.used.seconds, self.mark)
         else:
             timing = time_on_cpu(step, copies, self.used.seconds, self.mark)
-        if not all(bool(torch.isfinite(part).all()) for inputs in copies for part in inputs.state):
+        if not all(_is_finite(part) for inputs in copies for part in inputs.state):
             raise RunFailed("the state is no longer finite after the timed steps; the times are not kept")
         cell.us, cell.launches = timing.us.tolist(), timing.launches
+
+    def profile(self, nsys: Nsys) -> None:
+        """A mini-batch of all that was timed under nsys, in a process of its own; the measurement stands as it is."""
+        cells = [(cell.kernel, cell.batch) for cell in self.results.cells if cell.us]
+        if not cells:
+            return
+        self.journal.update_tags({"ttt.nsys": nsys.version})
+        config = self.used.model_copy(update={"profile": (), "kernels": tuple(timed_kernels(self.results))})
+        command = [sys.executable, "-m", child.__name__, child.Plan(config=config, cells=cells).model_dump_json()]
+        out_dir = self.journal.artifact_path("profiles/nsys/nsys.log").parent
+        self.steps.clear()
+        self.release()
+        began = time.perf_counter()
+        with self.console.status("profiling with nsys"):
+            try:
+                profile(nsys, command, out_dir, NSYS_START_S + NSYS_CELL_S * len(cells))
+            except RunFailed as failed:
+                self.profile_problem = str(failed)
+        seconds = time.perf_counter() - began
+        self.journal.update_metrics({"profile_s": seconds})
+        self.say(self.profile_problem or f"profiled with nsys {nsys.version}: {seconds:.1f} s")
 
     # What each part needs
 
@@ -227,7 +262,12 @@ class Run:
     def record_results(self) -> None:
         """The views of the results, and the samples."""
         self.record_progress()
-        self.journal.write_artifact("micro/table.csv", table_csv(self.results))
+        if self.results.cells:
+            self.journal.write_artifact("micro/table.csv", table_csv(self.results))
+            self.journal.write_artifact("micro/table.md", table_markdown(self.results))
+        if timed_kernels(self.results):
+            self.journal.write_artifact("micro/kernels.png", kernels_png(self.results))
+            self.journal.write_artifact("micro/kernels.html", chart_html(self.results))
         if self.sampler:
             system = record_samples(self.journal, self.sampler, self.device, self.used.run_name)
             self.journal.set_series(series(self.results) | system)
@@ -250,6 +290,11 @@ class Run:
                 bar.update(task, completed=len(self.results.cells), description=text, refresh=True)
 
             yield show
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are, without a mask of the state's size."""
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def series(results: MicroResults) -> dict[str, list[tuple[int, int, float]]]:
@@ -276,7 +321,7 @@ def _measure(resolved: ResolvedMicro, journal: Journal, console: Console, import
     try:
         one = Run(resolved, journal, console)
         one.measure(imports_s)
-        failure = _failure_of(one.results)
+        failure = _failure_of(one.results, one.profile_problem)
     except Killed as killed:
         record_end(journal, "killed", f"ended by {killed}", killed.exit_code, micro_markdown)
         raise
@@ -291,16 +336,14 @@ def _measure(resolved: ResolvedMicro, journal: Journal, console: Console, import
     return failure
 
 
-def _failure_of(results: MicroResults) -> TTTError | None:
-    """What could not be measured, in one line; OutOfMemory if memory was all that it lacked."""
+def _failure_of(results: MicroResults, profile_problem: str | None) -> TTTError | None:
+    """What could not be done, in one line; OutOfMemory if memory was all that it lacked."""
     failed = [cell for cell in results.cells if cell.status != "ok"]
+    reasons = [f"{where}: {why}" for where, why in results.failures.items()]
+    if failed:
+        reasons = [f"{len(failed)} of {len(results.cells)} measurements failed: {'; '.join(reasons)}"]
+    if profile_problem:
+        return RunFailed("; ".join([*reasons, profile_problem]))
     if not failed:
         return None
-    reasons = dict.fromkeys(
-        f"{cell.kernel}: {cell.message}"
-        if results.kernel(cell.kernel).status != "ok"
-        else f"{cell.kernel} batch {cell.batch}: {cell.message}"
-        for cell in failed
-    )
-    message = f"{len(failed)} of {len(results.cells)} measurements failed: {'; '.join(reasons)}"
-    return (OutOfMemory if all(cell.status == "oom" for cell in failed) else RunFailed)(message)
+    return (OutOfMemory if all(cell.status == "oom" for cell in failed) else RunFailed)(reasons[0])

@@ -6,20 +6,19 @@ All of them show what is in the results and nothing else; a column without a val
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from ttt_mlflow.micro.results import CellResult, MicroResults
 from ttt_mlflow.report.summary import escaped, host_row, number, status_text
+from ttt_mlflow.report.table import text_table
 from ttt_mlflow.tracking.journal import Journal
 
-SAMPLES = "micro/samples.json"
+SAMPLES = "micro/samples.json"  # the artifact that holds the results
 CEILING_NAMES = {
     "card_read_gb_per_s": "the card reads {:,.0f} GB/s",
     "card_copy_gb_per_s": "copies {:,.0f} GB/s (read and written)",
     "card_matmul_tflops": "multiplies fp16 matrices at {:,.0f} TFLOP/s",
 }
+L2_SIZES = 4  # of timed memory, below which the L2 may have served some of it
 COLUMNS = {
     "kernel": "kernel",
     "batch": "batch",
@@ -33,7 +32,7 @@ COLUMNS = {
     "power_w_mean": "W",
     "status": "status",
 }
-TEXTS = ("kernel", "status")
+TEXTS = ("kernel", "status")  # headings of the columns that stand to the left
 
 
 def cell_text(cell: CellResult, results: MicroResults) -> str:
@@ -113,7 +112,7 @@ def _number(value: float | None) -> str:
 def table_markdown(results: MicroResults) -> str:
     """The table alone."""
     headings, rows = table_rows(results)
-    rules = ["---" if heading in (COLUMNS[key] for key in TEXTS) else "---:" for heading in headings]
+    rules = ["---" if heading in TEXTS else "---:" for heading in headings]
     lines = [headings, rules, *([escaped(cell) for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -136,15 +135,8 @@ def micro_text(journal: Journal, record_at: str) -> str:
     lines = [journal.run_name]
     if results and results.cells:
         headings, rows = table_rows(results)
-        table = Table(box=SIMPLE_HEAD)
-        for heading in headings:
-            table.add_column(heading, justify="left" if heading in ("kernel", "status") else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        console = Console(width=1000, color_system=None, markup=False, emoji=False, highlight=False)
-        with console.capture() as captured:
-            console.print(table)
-        lines += [line.rstrip() for line in captured.get().splitlines() if line.strip()]
+        numeric = [heading for heading in headings if heading not in TEXTS]
+        lines.append(text_table(headings, rows, numeric))
     return "\n".join([*lines, *(f"  {line}" for line in _notes(journal, results)), f"  record  {record_at}"])
 
 
@@ -159,6 +151,16 @@ def _notes(journal: Journal, results: MicroResults | None) -> list[str]:
     if results and results.ceilings:
         notes.append(", ".join(text.format(results.ceilings[name]) for name, text in CEILING_NAMES.items()))
     if results:
-        failed = {cell.message: f"{cell.kernel} batch {cell.batch}" for cell in results.cells if cell.status != "ok"}
-        notes += [f"{where}: {message}" for message, where in failed.items()]
+        notes += [f"{where}: {why}" for where, why in results.failures.items()]
+        notes += _warm(results)
     return [*notes, *(text for _, text in host_row(journal))]
+
+
+def _warm(results: MicroResults) -> list[str]:
+    """A word about times that the L2 may have helped."""
+    warm = {f"{cell.kernel} batch {cell.batch}": sizes for cell in results.cells if (sizes := results.l2_sizes(cell))}
+    return [
+        f"{where}: the memory that was timed is {sizes:.1f} times the L2: part of it may have come from there"
+        for where, sizes in warm.items()
+        if sizes < L2_SIZES
+    ]
