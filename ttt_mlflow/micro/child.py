@@ -56,8 +56,8 @@ def main(text: str) -> None:
     on_gpu = resolved.device.type == "cuda"
     shapes = {cell: _shape(resolved, *cell) for cell in plan.cells}
     random = RandomSource(resolved.used.seed, resolved.device)
-    # what alignment adds is less than what the small tensors leave out
-    largest = max(shape.copy_bytes for shape in shapes.values()) + LARGE_BYTES
+    alignment = LARGE_BYTES  # more than enough for a few dozen tensors
+    largest = max(shape.copy_bytes for shape in shapes.values()) + alignment
     memory = random.normal((largest // 2,), torch.float16, std=0.02).view(torch.uint8)
     inputs = {cell: make_inputs(shape, Arena(memory, random)) for cell, shape in shapes.items()}
     steps = {entry.name: entry.load() for entry in resolved.entries}

@@ -26,14 +26,14 @@ from ttt_mlflow.micro.inputs import RandomSource, StepShape, make_inputs, make_p
 from ttt_mlflow.micro.kernels import KernelEntry, Step
 from ttt_mlflow.micro.resolve import ResolvedMicro, resolve
 from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults, Status
-from ttt_mlflow.micro.timing import Timing, copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
+from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
 from ttt_mlflow.names import kernel_metric
 from ttt_mlflow.profilers.nsys import Nsys, profile
 from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_samples
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
 from ttt_mlflow.report.micro_table import (
-    CEILING_NAMES,
     SAMPLES,
+    ceilings_text,
     cell_text,
     micro_markdown,
     table_csv,
@@ -72,7 +72,7 @@ class Run:
         self.on_gpu = self.device.type == "cuda"
         self.journal, self.console = journal, console
         self.nsys = resolved.nsys
-        self.profile_problem: str | None = None
+        self.problems: list[str] = []  # besides those of kernels
         self.steps: dict[str, Step] = {}  # of the kernels that are right
         self.sampler: NvmlSampler | None = None
         self.results = MicroResults(
@@ -87,13 +87,13 @@ class Run:
         with self.sampler or nullcontext():
             try:
                 for entry in self.entries:
-                    self.check(entry)
+                    self.check_kernel(entry)
                 self.measure_card()
                 with self.progress() as progress:
                     for entry in self.entries:
                         for batch in self.batches:
                             progress(f"{entry.name} batch {batch}")
-                            self.time(entry, batch)
+                            self.time_kernel(entry, batch)
             finally:
                 if self.sampler:
                     self.sampler.stop()
@@ -103,7 +103,7 @@ class Run:
 
     # The parts of the story
 
-    def check(self, entry: KernelEntry) -> None:
+    def check_kernel(self, entry: KernelEntry) -> None:
         """Is the kernel right, and how soon is it there? Only then it is timed."""
         result = KernelResult(name=entry.name, layer_type=entry.layer_type, form=entry.form)
         with self.console.status(f"checking {entry.name}"):
@@ -142,20 +142,24 @@ class Run:
         if not self.on_gpu or not self.steps:
             return
         with self.console.status("measuring the card's ceilings"):
-            ceilings = asdict(measure_ceilings(self.device))
-        self.results.ceilings = {f"card_{name}": value for name, value in ceilings.items()}
-        self.release()
+            _, message = self.attempt("measuring the card's ceilings", self.ceilings)
+        if message:
+            self.problems.append(f"the card's ceilings were not measured: {message}")
         self.record_progress()
-        self.say(", ".join(text.format(self.results.ceilings[name]) for name, text in CEILING_NAMES.items()))
+        self.say(message or ceilings_text(self.results))
 
-    def time(self, entry: KernelEntry, batch: int) -> None:
+    def ceilings(self) -> None:
+        found = asdict(measure_ceilings(self.device))
+        self.results.ceilings = {f"card_{name}": value for name, value in found.items()}
+
+    def time_kernel(self, entry: KernelEntry, batch: int) -> None:
         shape = self.shape(entry, batch)
         cell = CellResult(kernel=entry.name, batch=batch, floor_bytes=shape.floor_bytes)
         kernel = self.results.kernel(entry.name)
         if entry.name in self.steps:
             sections = len(self.sampler.sections) if self.sampler else 0
             what = f"{entry.name} with batch {batch}"
-            cell.status, cell.message = self.attempt(what, lambda: self.time_cell(entry, shape, cell))
+            cell.status, cell.message = self.attempt(what, lambda: self.time_steps(entry, shape, cell))
             if self.sampler and self.sampler.sections[sections:]:
                 found = samples.summarise(self.sampler.frame(), self.sampler.sections[sections:])
                 cell.telemetry = {name: found[name] for name in CELL_TELEMETRY if name in found}
@@ -166,13 +170,12 @@ class Run:
         self.record_progress()
         self.say(cell_text(cell, self.results))
 
-    def time_cell(self, entry: KernelEntry, shape: StepShape, cell: CellResult) -> None:
+    def time_steps(self, entry: KernelEntry, shape: StepShape, cell: CellResult) -> None:
         count = copies_for(shape, l2_bytes(self.device), free_bytes(self.device)) if self.on_gpu else 1
         cell.copies, cell.copy_bytes = count, shape.copy_bytes
         source = RandomSource(self.used.seed, self.device)
         copies = [make_inputs(shape, source) for _ in range(count)]
         step = self.steps[entry.name]
-        timing: Timing
         if self.on_gpu:
             timing = time_on_gpu(step, shape, copies, self.used.seconds, self.mark)
         else:
@@ -196,11 +199,13 @@ class Run:
         with self.console.status("profiling with nsys"):
             try:
                 profile(nsys, command, out_dir, NSYS_START_S + NSYS_CELL_S * len(cells))
+                said = f"profiled with nsys {nsys.version}"
             except RunFailed as failed:
-                self.profile_problem = str(failed)
+                said = str(failed)
+                self.problems.append(said)
         seconds = time.perf_counter() - began
         self.journal.update_metrics({"profile_s": seconds})
-        self.say(self.profile_problem or f"profiled with nsys {nsys.version}: {seconds:.1f} s")
+        self.say(f"{said}: {seconds:.1f} s")
 
     # What each part needs
 
@@ -321,7 +326,7 @@ def _measure(resolved: ResolvedMicro, journal: Journal, console: Console, import
     try:
         one = Run(resolved, journal, console)
         one.measure(imports_s)
-        failure = _failure_of(one.results, one.profile_problem)
+        failure = _failure_of(one.results, one.problems)
     except Killed as killed:
         record_end(journal, "killed", f"ended by {killed}", killed.exit_code, micro_markdown)
         raise
@@ -336,14 +341,14 @@ def _measure(resolved: ResolvedMicro, journal: Journal, console: Console, import
     return failure
 
 
-def _failure_of(results: MicroResults, profile_problem: str | None) -> TTTError | None:
+def _failure_of(results: MicroResults, problems: list[str]) -> TTTError | None:
     """What could not be done, in one line; OutOfMemory if memory was all that it lacked."""
     failed = [cell for cell in results.cells if cell.status != "ok"]
-    reasons = [f"{where}: {why}" for where, why in results.failures.items()]
+    reasons = list(problems)
     if failed:
-        reasons = [f"{len(failed)} of {len(results.cells)} measurements failed: {'; '.join(reasons)}"]
-    if profile_problem:
-        return RunFailed("; ".join([*reasons, profile_problem]))
-    if not failed:
+        why = "; ".join(f"{where}: {message}" for where, message in results.failures.items())
+        reasons.insert(0, f"{len(failed)} of {len(results.cells)} measurements failed: {why}")
+    if not reasons:
         return None
-    return (OutOfMemory if all(cell.status == "oom" for cell in failed) else RunFailed)(reasons[0])
+    lacked_memory = not problems and all(cell.status == "oom" for cell in failed)
+    return (OutOfMemory if lacked_memory else RunFailed)("; ".join(reasons))

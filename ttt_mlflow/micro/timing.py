@@ -56,11 +56,9 @@ def free_bytes(device: torch.device) -> int:
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
-def mini_batch(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tensor]) -> None:
-    """One step a position and copy, copy after copy."""
-    for token, position in enumerate(positions):
-        for inputs in copies:
-            step(*inputs.arguments(token, position))
+def mini_batch(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tensor]) -> list[Tensor]:
+    """One step a position and copy, copy after copy; the outputs, each in memory of its own."""
+    return [step(*inputs.arguments(token, position)) for token, position in enumerate(positions) for inputs in copies]
 
 
 def time_on_gpu(
@@ -125,8 +123,9 @@ def _capture(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tenso
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, stream=side):
-            mini_batch(step, copies, positions)
+            outputs = mini_batch(step, copies, positions)
     except RuntimeError as error:
         said = " ".join(str(error).split())[:300]
         raise RunFailed(f"cannot be captured in a CUDA graph, which is how kernels are timed: {said}") from error
+    del outputs  # their memory is the graph's
     return graph

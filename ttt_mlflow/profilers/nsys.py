@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -153,7 +154,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     family = [parent, *parent.children(recursive=True)]
     for signum in (signal.SIGTERM, signal.SIGKILL):
         for member in family:
-            if member.is_running():
+            with suppress(psutil.NoSuchProcess):
                 member.send_signal(signum)
         _, family = psutil.wait_procs(family, GRACE_S)
     process.wait()

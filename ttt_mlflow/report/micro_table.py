@@ -13,7 +13,7 @@ from ttt_mlflow.report.table import text_table
 from ttt_mlflow.tracking.journal import Journal
 
 SAMPLES = "micro/samples.json"  # the artifact that holds the results
-CEILING_NAMES = {
+CEILINGS = {
     "card_read_gb_per_s": "the card reads {:,.0f} GB/s",
     "card_copy_gb_per_s": "copies {:,.0f} GB/s (read and written)",
     "card_matmul_tflops": "multiplies fp16 matrices at {:,.0f} TFLOP/s",
@@ -45,6 +45,11 @@ def cell_text(cell: CellResult, results: MicroResults) -> str:
     if percent is not None:
         parts.append(f"{percent:.1f} % of the read ceiling")
     return f"{cell.kernel} batch {cell.batch}: {', '.join(parts)}"
+
+
+def ceilings_text(results: MicroResults) -> str:
+    """What the card can do, in one line."""
+    return ", ".join(text.format(results.ceilings[name]) for name, text in CEILINGS.items())
 
 
 def table_frame(results: MicroResults) -> pd.DataFrame:
@@ -149,7 +154,7 @@ def read_results(journal: Journal) -> MicroResults | None:
 def _notes(journal: Journal, results: MicroResults | None) -> list[str]:
     notes = []
     if results and results.ceilings:
-        notes.append(", ".join(text.format(results.ceilings[name]) for name, text in CEILING_NAMES.items()))
+        notes.append(ceilings_text(results))
     if results:
         notes += [f"{where}: {why}" for where, why in results.failures.items()]
         notes += _warm(results)
