@@ -1,5 +1,6 @@
 """The inputs of a step: sizes, values, and that they may be used again and again."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 from tests.micro.cases import CPU, linear_accumulate, mlp_accumulate, shape
 from ttt_mlflow.kernels import reference
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
+from ttt_mlflow.micro.kernels import Step
 from ttt_mlflow.micro.timing import mini_batch
 
-STEPS = {
+STEPS: dict[tuple[str, str], Callable[[], Step]] = {
     ("linear", "rank-1"): lambda: reference.linear_decode,
     ("mlp", "rank-1"): lambda: reference.mlp_decode,
     ("linear", "accumulating"): linear_accumulate,
