@@ -2,6 +2,7 @@
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,10 +23,10 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
 MB = 1_000_000
-SMALL = {"device": "cuda", "heads": 8, "head_dim": 64, "batches": "1,256", "seconds": 0.3}
+SMALL: dict[str, Any] = {"device": "cuda", "heads": 8, "head_dim": 64, "batches": "1,256", "seconds": 0.3}
 
 
-def measured(tmp_path: Path, *entries: KernelEntry, **asked: object) -> Measured:
+def measured(tmp_path: Path, *entries: KernelEntry, **asked: Any) -> Measured:
     return measured_in(tmp_path, *entries, **{**SMALL, **asked})
 
 

@@ -1,6 +1,10 @@
 """How many copies are timed with, in which order, and what becomes of the times. A GPU's part is in tests/gpu."""
 
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.micro.cases import CPU, shape
+from ttt_mlflow.errors import Killed, RunFailed
 from ttt_mlflow.kernels import reference
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
-from ttt_mlflow.micro.timing import FREE_SHARE, L2_SIZES, MOST_COPIES, copies_for, mini_batch, time_on_cpu
+from ttt_mlflow.micro.timing import FREE_SHARE, L2_SIZES, MOST_COPIES, _capture, copies_for, mini_batch, time_on_cpu
 
 MB = 1_000_000
 
@@ -94,3 +99,55 @@ def test_the_section_ends_with_whatever_ends_the_timing() -> None:
     with pytest.raises(KeyboardInterrupt):
         time_on_cpu(step, copies, seconds=1e-9, on_section=edges.append)
     assert edges == ["begin", "end"]
+
+
+@pytest.mark.parametrize("over_it", [True, False])
+def test_an_interrupted_capture_is_an_interruption(over_it: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the end of the capture raises an error of its own, as CUDA's does."""
+    killed = Killed(signal.SIGTERM)
+
+    @contextmanager
+    def capture(graph: object, stream: object) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if over_it:
+                raise RuntimeError("the capture was invalidated")
+
+    stand_in_for_cuda(monkeypatch, capture)
+    calls = [0]
+
+    def step(*arguments: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] > 16 + 3:
+            raise killed
+        return torch.empty(1)
+
+    with pytest.raises(Killed):
+        _capture(step, [make_inputs(shape(), RandomSource(0, CPU))], make_positions(CPU))
+
+
+def test_a_step_that_cannot_be_captured_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def capture(graph: object, stream: object) -> Iterator[None]:
+        yield
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    stand_in_for_cuda(monkeypatch, capture)
+    with pytest.raises(RunFailed) as failed:
+        _capture(reference.linear_decode, [make_inputs(shape(), RandomSource(0, CPU))], make_positions(CPU))
+    assert str(failed.value) == (
+        "cannot be captured in a CUDA graph, which is how kernels are timed: operation not permitted when stream is "
+        "capturing"
+    )
+
+
+def stand_in_for_cuda(monkeypatch: pytest.MonkeyPatch, capture: object) -> None:
+    """Streams that do nothing, and ``capture`` in place of a graph's."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda given: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", capture)

@@ -1,8 +1,8 @@
 """Reads memory and nothing else: the ceiling for kernels that mostly read state.
 
-Twin: ``x.view(-1, block).sum(1)``. One program sums one block of ``block`` int32 values, 16 bytes a load and several loads
-of a thread in flight at a time, and stores the sum, so that the compiler cannot leave the loads out. At 32 registers a
-thread a multiprocessor is full of programs. Bytes: 4 a value read, 4 a block written.
+Twin: ``x.view(-1, block).sum(1)``. One program sums one block of ``block`` int32 values, 16 bytes a load and several
+loads of a thread in flight at a time, and stores the sum, so that the compiler cannot leave the loads out. At 32
+registers a thread a multiprocessor is full of programs. Bytes: 4 a value read, 4 a block written.
 Limits: the number of values is a multiple of ``block``, which is a power of two.
 """
 

@@ -122,10 +122,20 @@ def _capture(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tenso
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, stream=side):
+        # the outer block: a capture that fails leaves its own stream as the current one
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=side):
             outputs = mini_batch(step, copies, positions)
     except RuntimeError as error:
+        if interruption := _interruption(error):
+            raise interruption from None
         said = " ".join(str(error).split())[:300]
         raise RunFailed(f"cannot be captured in a CUDA graph, which is how kernels are timed: {said}") from error
     del outputs  # their memory is the graph's
     return graph
+
+
+def _interruption(error: BaseException | None) -> BaseException | None:
+    """What ended a capture, if it was no failure: the capture's own end may then raise an error over it."""
+    while isinstance(error, Exception):
+        error = error.__context__
+    return error
