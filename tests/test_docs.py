@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.project import QUICK, ROOT, environment, new_store, run, ttt_mlflow_run
+from ttt_mlflow.config import MicroConfig
+from ttt_mlflow.micro.kernels import OWN
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
 
@@ -32,6 +34,31 @@ def test_the_example_model_is_short_and_is_measured(tmp_path: Path) -> None:
     done = run(command, {**environment(new_store(tmp_path)), "PYTHONPATH": str(site)})
     assert done.returncode == 0, done.stderr
     assert "toy decode b2 p1 g3" in done.stdout
+
+
+def test_the_example_kernel_is_right_and_is_timed(tmp_path: Path) -> None:
+    (code,) = blocks(ROOT / "docs/adding-a-kernel.md", "python")
+    (entry_points,) = blocks(ROOT / "docs/adding-a-kernel.md", "toml")
+    site = tmp_path / "site"
+    info = site / "toy_kernels-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "toy_kernels.py").write_text(code)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-kernels\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        entry_points.replace('[project.entry-points."ttt_mlflow.kernels"]', "[ttt_mlflow.kernels]").replace('"', "")
+    )
+    asked = {"kernels": "linear_einsum,mlp_1_dual", "heads": "2", "batches": "1", "seconds": "0.01", "device": "cpu"}
+    command = [sys.executable, "-m", "ttt_mlflow", "micro", "--logdir", str(tmp_path / "runs")]
+    command += [f"--{name}={value}" for name, value in asked.items()]
+    done = run(command, {**environment(new_store(tmp_path)), "PYTHONPATH": str(site)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "linear_einsum batch 1: " in done.stdout
+
+
+def test_the_micro_page_names_every_parameter_and_kernel() -> None:
+    text = (ROOT / "docs/micro.md").read_text()
+    assert all(f"`{name}`" in text for name in MicroConfig.model_fields)
+    assert all(f"`{entry.name}`" in text for entry in OWN)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -29,7 +29,7 @@ SUBJECT = "out of memory: ttt-1b mlp_2_dual_triton decode b8192 p1 g64 does not 
 )  # fmt: skip
 def test_out_of_memory(error: Exception, message: str) -> None:
     assert find_out_of_memory(error) is error
-    assert out_of_memory_message(error, USED, CPU) == SUBJECT + message
+    assert out_of_memory_message(error, USED.run_name, CPU) == SUBJECT + message
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_out_of_memory(error: Exception, message: str) -> None:
 )
 def test_other_failures(error: BaseException) -> None:
     assert find_out_of_memory(error) is None
-    assert out_of_memory_message(error, USED, CPU) is None
+    assert out_of_memory_message(error, USED.run_name, CPU) is None
 
 
 def test_an_error_that_out_of_memory_led_to() -> None:
@@ -51,4 +51,4 @@ def test_an_error_that_out_of_memory_led_to() -> None:
     error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
     error.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
     assert find_out_of_memory(error) is error.__context__
-    assert out_of_memory_message(error, USED, CPU) == f"{SUBJECT}; 20.00 MiB more was asked for"
+    assert out_of_memory_message(error, USED.run_name, CPU) == f"{SUBJECT}; 20.00 MiB more was asked for"

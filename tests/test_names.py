@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ttt_mlflow import names
-from ttt_mlflow.config import RunConfig
+from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "names.md").read_text()
 
@@ -18,16 +18,29 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row] for row in rows[2:]]
 
 
-def test_parameters() -> None:
-    assert tuple(RunConfig.model_fields) == names.PARAMETERS
-    defaults = RunConfig.parse({}).as_params()
-    assert table("Parameters") == [
-        [name, defaults[name], field.description] for name, field in RunConfig.model_fields.items()
-    ]
+@pytest.mark.parametrize(
+    ("heading", "kind", "listed"),
+    [
+        ("Parameters", RunConfig, names.PARAMETERS),
+        ("Micro-benchmark parameters", MicroConfig, names.MICRO_PARAMETERS),
+    ],
+)
+def test_parameters(heading: str, kind: type[Configuration], listed: tuple[str, ...]) -> None:
+    assert tuple(kind.model_fields) == listed
+    defaults = kind.parse({}).as_params()
+    assert table(heading) == [[name, defaults[name], field.description] for name, field in kind.model_fields.items()]
 
 
-def test_metrics() -> None:
-    assert table("Metrics") == [[name, *entry] for name, entry in names.METRICS.items()]
+@pytest.mark.parametrize(
+    ("heading", "metrics"),
+    [("Metrics", names.METRICS), ("Kernel metrics", names.KERNEL_METRICS), ("Card metrics", names.CARD_METRICS)],
+)
+def test_metrics(heading: str, metrics: dict[str, tuple[str, str]]) -> None:
+    assert table(heading) == [[name, *entry] for name, entry in metrics.items()]
+
+
+def test_a_kernels_metric_is_in_a_section_of_mlflows_charts() -> None:
+    assert names.kernel_metric("kernel_us", "mlp_1_dual") == "kernel_us/mlp_1_dual"
 
 
 def test_system_metrics() -> None:
@@ -46,7 +59,13 @@ def test_artifacts() -> None:
     assert table("Artifacts") == [[name, meaning] for name, meaning in names.ARTIFACTS.items()]
 
 
-@pytest.mark.parametrize("name", [*names.METRICS, *names.SYSTEM_METRICS, *names.PARAMETERS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(*names.METRICS, *names.KERNEL_METRICS, *names.CARD_METRICS, *names.SYSTEM_METRICS),
+        *dict.fromkeys((*names.PARAMETERS, *names.MICRO_PARAMETERS)),
+    ],
+)
 def test_names_are_such_as_every_mlflow_store_takes(name: str) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
     assert len(name) <= 250

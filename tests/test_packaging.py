@@ -1,4 +1,4 @@
-"""pyproject.toml, conda.yaml and MLproject say the same, and the same as RunConfig."""
+"""pyproject.toml, conda.yaml and MLproject say the same, and the same as RunConfig and MicroConfig."""
 
 import os
 import re
@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ttt_mlflow.config import RunConfig, as_text
+from ttt_mlflow.config import CONFIGURATIONS, as_text
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((ROOT / "conda.yaml").read_text())
 MLPROJECT_TEXT = (ROOT / "MLproject").read_text()
-MAIN = yaml.safe_load(MLPROJECT_TEXT)["entry_points"]["main"]
+ENTRY_POINTS = yaml.safe_load(MLPROJECT_TEXT)["entry_points"]
+COMMANDS = {"main": "run", "micro": "micro"}
 SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run"])
 
 
@@ -40,25 +41,36 @@ def test_mlflow_reads_a_whole_python_version_from_conda_yaml() -> None:
     assert environment.dependencies == PROJECT["dependencies"]
 
 
-def test_mlproject_declares_or_names_every_parameter() -> None:
-    taken = re.search(r"really used:\n#   (.+)\n", MLPROJECT_TEXT)
+def test_mlproject_has_every_entry_point() -> None:
+    assert set(ENTRY_POINTS) == set(CONFIGURATIONS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_mlproject_declares_or_names_every_parameter(name: str) -> None:
+    taken = re.search(rf"\n#   {name}: (.+)\n", MLPROJECT_TEXT)
     assert taken is not None
     undeclared = taken[1].split(", ")
-    assert {*MAIN["parameters"], *undeclared} == set(RunConfig.model_fields)
-    assert not set(MAIN["parameters"]) & set(undeclared)
+    declared, fields = ENTRY_POINTS[name]["parameters"], CONFIGURATIONS[name].model_fields
+    assert {*declared, *undeclared} == set(fields)
+    assert not set(declared) & set(undeclared)
     # what depends on the machine has no default that mlflow could write into the run
-    assert {name for name, field in RunConfig.model_fields.items() if field.default is None} == set(undeclared)
+    assert {name for name, field in fields.items() if field.default is None} == set(undeclared)
 
 
-@pytest.mark.parametrize("name", MAIN["parameters"])
-def test_mlproject_default_is_the_default(name: str) -> None:
-    default = MAIN["parameters"][name]["default"]
-    assert str(default) == as_text(RunConfig.model_fields[name].default)
-    assert f"--{name}={{{name}}}" in MAIN["command"]
+@pytest.mark.parametrize(
+    ("entry_point", "name"),
+    [(entry_point, name) for entry_point, entry in ENTRY_POINTS.items() for name in entry["parameters"]],
+)
+def test_mlproject_default_is_the_default(entry_point: str, name: str) -> None:
+    entry = ENTRY_POINTS[entry_point]
+    default = CONFIGURATIONS[entry_point].model_fields[name].default
+    assert str(entry["parameters"][name]["default"]) == as_text(default)
+    assert f"--{name}={{{name}}}" in entry["command"]
 
 
-def test_mlproject_command_takes_the_shells_place() -> None:
-    assert MAIN["command"].startswith("exec python -m ttt_mlflow run ")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_mlproject_command_takes_the_shells_place(name: str) -> None:
+    assert ENTRY_POINTS[name]["command"].startswith(f"exec python -m ttt_mlflow {COMMANDS[name]} ")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -119,7 +119,11 @@ def test_parameters_tags_and_configuration(measure: Measure) -> None:
     asked = RunConfig.parse({**TINY, "dtype": "float32", "seed": 7})
     journal = measure({**TINY, "dtype": "float32", "seed": 7}).journal
     used = resolve(asked).used
-    assert journal.config == {"asked": asked.model_dump(mode="json"), "used": used.model_dump(mode="json")}
+    assert journal.config == {
+        "entry_point": "main",
+        "asked": asked.model_dump(mode="json"),
+        "used": used.model_dump(mode="json"),
+    }
     assert journal.config["asked"]["inner_net"] is None
     given = {name: text for name, text in used.as_params().items() if name != "checkpoint"}  # random weights
     assert journal.params == given

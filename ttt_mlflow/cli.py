@@ -1,7 +1,8 @@
 """The command line: the only place that parses arguments.
 
-The options of ``run`` are the fields of :class:`~ttt_mlflow.config.RunConfig`; values reach it as text and it
-makes the messages. torch and mlflow are imported inside the commands, so that help and bad input are quick.
+The options of ``run`` and ``micro`` are the fields of :class:`~ttt_mlflow.config.RunConfig` and ``MicroConfig``; values
+reach those as text and they make the messages. torch and mlflow are imported inside the commands, so that help and bad
+input are quick.
 """
 
 import ctypes
@@ -14,16 +15,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ttt_mlflow.config import FALSE_WORDS, TRUE_WORDS, RunConfig, as_text
+from ttt_mlflow.config import FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
 from ttt_mlflow.errors import BadInput, Killed, PublishFailed, TTTError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ttt_mlflow.tracking.journal import Journal
+
+Asked = TypeVar("Asked", bound=Configuration)
 
 DEFAULT_LOGDIR = "./ttt_runs"
 # what an option means when it is given without a value, as the seed's flags were
-BARE = {"use_compile": "true", "cuda_graph": "true", "profile": "torch"}
+BARE: dict[type[Configuration], dict[str, str]] = {
+    RunConfig: {"use_compile": "true", "cuda_graph": "true", "profile": "torch"},
+    MicroConfig: {"profile": "nsys"},
+}
 TRACKING_URI_HELP = "MLflow store or server  [default: $MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db]"
 
 RUN_EXAMPLES = """\b
@@ -35,6 +46,18 @@ Examples:
 
 \b
 Exit code: 0 measured and recorded, 1 failed, 2 bad input, 3 out of memory,
+4 measured but not published, 130 and 143 ended by Ctrl-C and SIGTERM.
+"""
+MICRO_EXAMPLES = """\b
+Examples:
+  ttt-mlflow micro --list
+  ttt-mlflow micro
+  ttt-mlflow micro --kernels mlp_1_dual_triton,mlp_1_accumulate_triton,mlp_1_dual_compiled --batches 128,512,1024
+  ttt-mlflow micro --kernels mlp_2_dual_triton --batches 128 --dtype bfloat16 --profile nsys
+  ttt-mlflow micro --device cpu --heads 4 --batches 1,2 --seconds 0.2
+
+\b
+Exit code: 0 measured and recorded, 1 a kernel failed or is wrong, 2 bad input, 3 out of memory,
 4 measured but not published, 130 and 143 ended by Ctrl-C and SIGTERM.
 """
 
@@ -62,12 +85,28 @@ def main() -> None:
     cli(prog_name="ttt-mlflow")
 
 
-def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """One option for each field of RunConfig, spelled with dashes and with underscores."""
-    for name, field in reversed(RunConfig.model_fields.items()):
-        bare: dict[str, Any] = {"is_flag": False, "flag_value": BARE[name]} if name in BARE else {}
-        text = f"{field.description}  [default: {as_text(field.default)}]"
-        command = click.option(*_spellings(name), name, metavar=name.upper(), help=text, **bare)(command)
+def _config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """One option for each field of ``kind``, spelled with dashes and with underscores."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, field in reversed(kind.model_fields.items()):
+            bare: dict[str, Any] = {"is_flag": False, "flag_value": BARE[kind][name]} if name in BARE[kind] else {}
+            text = f"{field.description}  [default: {as_text(field.default)}]"
+            command = click.option(*_spellings(name), name, metavar=name.upper(), help=text, **bare)(command)
+        return command
+
+    return decorate
+
+
+def _record_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the record goes."""
+    options = (
+        ("experiment_name", "NAME", "MLflow experiment  [default: $MLFLOW_EXPERIMENT_NAME, else Default]"),
+        ("tracking_uri", "URI", TRACKING_URI_HELP),
+        ("logdir", "LOGDIR", f"keep the record on disk here  [default: {DEFAULT_LOGDIR}]"),
+    )
+    for name, metavar, text in options:
+        command = click.option(*_spellings(name), name, metavar=metavar, help=text)(command)
     return command
 
 
@@ -76,13 +115,12 @@ def _spellings(name: str) -> Sequence[str]:
     return tuple(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
 
 
-@cli.command(
-    "run",
-    epilog=RUN_EXAMPLES,
-    # taken in and refused by ourselves, so that a wrong parameter of `mlflow run -P` is named with its value
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-)
-@_run_options
+# taken in and refused by ourselves, so that a wrong parameter of `mlflow run -P` is named with its value
+TAKES_ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+@cli.command("run", epilog=RUN_EXAMPLES, context_settings=TAKES_ANYTHING)
+@_config_options(RunConfig)
 @click.option(
     *_spellings("no_cg"),
     "no_cg",
@@ -91,19 +129,7 @@ def _spellings(name: str) -> Sequence[str]:
     flag_value="true",
     help="as --cuda-graph false",
 )
-@click.option("--logdir", metavar="LOGDIR", help=f"keep the record on disk here  [default: {DEFAULT_LOGDIR}]")
-@click.option(
-    *_spellings("tracking_uri"),
-    "tracking_uri",
-    metavar="URI",
-    help=TRACKING_URI_HELP,
-)
-@click.option(
-    *_spellings("experiment_name"),
-    "experiment_name",
-    metavar="NAME",
-    help="MLflow experiment  [default: $MLFLOW_EXPERIMENT_NAME, else Default]",
-)
+@_record_options
 @click.pass_context
 def run_command(
     context: click.Context,
@@ -114,45 +140,110 @@ def run_command(
     **options: str | None,
 ) -> None:
     """Measure one decode configuration and record it as one MLflow run."""
+    destination = _Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    context.exit(_execute(lambda: _decode_job(_parse_run(options, no_cg, context.args)), destination))
+
+
+@cli.command("micro", epilog=MICRO_EXAMPLES, context_settings=TAKES_ANYTHING)
+@_config_options(MicroConfig)
+@click.option("--list", "listing", is_flag=True, help="name the kernels that can be timed, and exit")
+@_record_options
+@click.pass_context
+def micro_command(
+    context: click.Context,
+    listing: bool,
+    logdir: str | None,
+    tracking_uri: str | None,
+    experiment_name: str | None,
+    **options: str | None,
+) -> None:
+    """Time decode kernels alone, each with every batch, and record them as one MLflow run."""
+    if listing:
+        _list_kernels()
+        return
+    destination = _Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    context.exit(_execute(lambda: _micro_job(_parse(MicroConfig, options, context.args)), destination))
+
+
+@dataclass(frozen=True)
+class _Destination:
+    """Where a record goes, as it was asked for."""
+
+    logdir: str
+    tracking_uri: str | None
+    experiment_name: str | None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Something to measure, settled for this machine."""
+
+    asked: Configuration
+    notices: list[str]
+    measure: "Callable[[Journal, Console], None]"
+    summary: "Callable[[Journal, str], str]"
+
+
+def _decode_job(asked: RunConfig) -> _Job:
+    _survive_closed_output()
+    from ttt_mlflow import runner
+    from ttt_mlflow.report.summary import summary_text
+
+    imports_s = _process_age_s()
+    resolved = runner.resolve(asked)
+    return _Job(
+        asked,
+        resolved.notices,
+        lambda journal, console: runner.run(resolved, journal, console, imports_s),
+        summary_text,
+    )
+
+
+def _micro_job(asked: MicroConfig) -> _Job:
+    _survive_closed_output()
+    from ttt_mlflow.micro import runner
+    from ttt_mlflow.report.micro_table import micro_text
+
+    imports_s = _process_age_s()
+    resolved = runner.resolve(asked)
+    return _Job(
+        asked,
+        resolved.notices,
+        lambda journal, console: runner.run(resolved, journal, console, imports_s),
+        micro_text,
+    )
+
+
+def _execute(prepare: Callable[[], _Job], destination: _Destination) -> int:
+    """Prepare, measure and publish; return the exit code. Raise BadInput or Killed while nothing is measured yet."""
     mlflow_run = _MlflowRun.parent()
     with _Ending() as ending:
         try:
-            asked = _parse(options, no_cg, context.args)
+            job = prepare()
             if mlflow_run:
-                _refuse_other_destination(tracking_uri, experiment_name)
-            exit_code = _run(asked, logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name, mlflow_run, ending)
+                _refuse_other_destination(destination)
+            return _measure_and_publish(job, destination, mlflow_run, ending)
         except (BadInput, Killed) as error:
             if mlflow_run:
                 _tell_mlflow(mlflow_run, error)
             raise
-    context.exit(exit_code)
 
 
-def _run(
-    asked: RunConfig,
-    logdir: str,
-    tracking_uri: str | None,
-    experiment_name: str | None,
-    mlflow_run: "_MlflowRun | None",
-    ending: "_Ending",
+def _measure_and_publish(
+    job: _Job, destination: _Destination, mlflow_run: "_MlflowRun | None", ending: "_Ending"
 ) -> int:
-    """Measure and publish; return the exit code. Raise BadInput or Killed while nothing is measured yet."""
     from rich.console import Console
 
-    _survive_closed_output()
-    from ttt_mlflow import runner
-    from ttt_mlflow.report.summary import summary_text
     from ttt_mlflow.tracking import keep_killed, publish
     from ttt_mlflow.tracking.journal import Journal
 
-    imports_s = _process_age_s()
-    resolved = runner.resolve(asked)
-    uri = publish.resolve_tracking_uri(tracking_uri)
+    uri = publish.resolve_tracking_uri(destination.tracking_uri)
     place, unreachable = publish.without_password(uri), publish.check_tracking(uri)
-    journal = Journal.create(Path(logdir), asked.model_dump(mode="json"))
+    asked = job.asked
+    journal = Journal.create(Path(destination.logdir), asked.model_dump(mode="json"), asked.entry_point)
     run_id = mlflow_run.run_id if mlflow_run else None
-    publish.settle_target(journal, uri, run_id, experiment_name)
-    for notice in resolved.notices:
+    publish.settle_target(journal, uri, run_id, destination.experiment_name)
+    for notice in job.notices:
         click.echo(f"Note: {notice}")
     if unreachable:
         later = f"`ttt-mlflow sync {shlex.quote(str(journal.path))}` sends it later"
@@ -161,7 +252,7 @@ def _run(
 
     exit_code = 0
     try:
-        runner.run(resolved, journal, Console(), imports_s)
+        job.measure(journal, Console())
     except TTTError as error:
         _show_error(error)
         exit_code = error.exit_code
@@ -174,16 +265,27 @@ def _run(
 
     record_at, ui = str(journal.path), None
     try:
-        published = publish.publish(journal, uri, run_id=run_id, experiment_name=experiment_name)
+        published = publish.publish(journal, uri, run_id=run_id, experiment_name=destination.experiment_name)
         record_at += f", MLflow run {published.run_id} in {place}"
         ui = published.run_url or f"{_mlflow_command()} ui --backend-store-uri {shlex.quote(place)}"
     except PublishFailed as error:
         _show_error(error)
         exit_code = exit_code or error.exit_code
-    click.echo(summary_text(journal, record_at))
+    click.echo(job.summary(journal, record_at))
     if ui:
         click.echo(f"MLflow UI: {ui}")
     return exit_code
+
+
+def _list_kernels() -> None:
+    from ttt_mlflow.micro.kernels import registered
+
+    known = registered()
+    width = max(len(name) for name in known.kernels)
+    for name, entry in known.kernels.items():
+        click.echo(f"{name:<{width}}  {entry.description}{' (needs a GPU)' if entry.needs_gpu else ''}")
+    for reason in known.broken:
+        click.echo(f"Not available: {reason}", err=True)
 
 
 @cli.command("sync")
@@ -233,17 +335,12 @@ def table_command(logdir: str) -> None:
     click.echo(table_text(journals) if journals else f"No records in {logdir}.")
 
 
-def _parse(options: dict[str, str | None], no_cg: str | None, rest: Sequence[str]) -> RunConfig:
-    """The configuration asked for; raise BadInput with one line for each fault, all faults at once."""
-    faults = list(_explain_rest(rest))
+def _parse_run(options: dict[str, str | None], no_cg: str | None, rest: Sequence[str]) -> RunConfig:
+    """The configuration asked for, with the seed's ``--no_cg``."""
     if no_cg is not None and no_cg.lower() not in TRUE_WORDS + FALSE_WORDS:
-        faults.append(f"no_cg={no_cg}: not allowed; no_cg takes true or false")
-    try:
-        asked = RunConfig.parse({name: value for name, value in options.items() if value is not None})
-    except BadInput as error:
-        faults += str(error).splitlines()
-    if faults:
-        raise BadInput("\n".join(faults))
+        asked = _parse(RunConfig, options, rest, [f"no_cg={no_cg}: not allowed; no_cg takes true or false"])
+    else:
+        asked = _parse(RunConfig, options, rest)
     if no_cg is None or no_cg.lower() in FALSE_WORDS:
         return asked
     if asked.cuda_graph:
@@ -251,7 +348,19 @@ def _parse(options: dict[str, str | None], no_cg: str | None, rest: Sequence[str
     return asked.model_copy(update={"cuda_graph": False})
 
 
-def _explain_rest(words: Sequence[str]) -> list[str]:
+def _parse(kind: type[Asked], options: dict[str, str | None], rest: Sequence[str], faults: Sequence[str] = ()) -> Asked:
+    """The configuration asked for; raise BadInput with one line for each fault, all faults at once."""
+    faults = [*_explain_rest(kind, rest), *faults]
+    try:
+        asked = kind.parse({name: value for name, value in options.items() if value is not None})
+    except BadInput as error:
+        raise BadInput("\n".join([*faults, str(error)])) from None
+    if faults:
+        raise BadInput("\n".join(faults))
+    return asked
+
+
+def _explain_rest(kind: type[Configuration], words: Sequence[str]) -> list[str]:
     """One line for each argument that is no option of ours: ``--foo 1``, ``--foo=1``, ``batch=1``."""
     faults = []
     waiting = list(words)
@@ -264,21 +373,20 @@ def _explain_rest(words: Sequence[str]) -> list[str]:
         if not equals and waiting and not waiting[0].startswith("-"):
             value = waiting.pop(0)
         name = name.replace("-", "_")
-        given = f"{name}={value}" if equals or value else name
-        faults.append(f"{given}: no such parameter; there are {', '.join(RunConfig.model_fields)}")
+        faults.append(kind.no_such_parameter(f"{name}={value}" if equals or value else name))
     return faults
 
 
-def _refuse_other_destination(tracking_uri: str | None, experiment_name: str | None) -> None:
+def _refuse_other_destination(asked: _Destination) -> None:
     """The run that ``mlflow run`` made is in its own store and experiment; the record goes there."""
-    if tracking_uri:
+    if asked.tracking_uri:
         raise BadInput(
-            f"tracking_uri={tracking_uri}: `mlflow run` has already chosen the store; "
+            f"tracking_uri={asked.tracking_uri}: `mlflow run` has already chosen the store; "
             "set MLFLOW_TRACKING_URI before it instead"
         )
-    if experiment_name:
+    if asked.experiment_name:
         raise BadInput(
-            f"experiment_name={experiment_name}: `mlflow run` has already chosen the experiment; "
+            f"experiment_name={asked.experiment_name}: `mlflow run` has already chosen the experiment; "
             "use `mlflow run --experiment-name` instead"
         )
 

@@ -1,24 +1,24 @@
-"""One decode configuration, defined once.
+"""What can be asked for, defined once: a decode configuration and a micro-benchmark.
 
 The command line, the MLproject file, the recorded parameters and the report columns all derive from
-:class:`RunConfig` or are tested against it. A field that is ``None`` was not asked for: :mod:`ttt_mlflow.runner`
-settles it for the machine (``auto``) and records what was really used.
+:class:`RunConfig` and :class:`MicroConfig` or are tested against them. A field that is ``None`` was not asked for: the
+runner settles it for the machine (``auto``) and records what was really used.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ttt_mlflow.errors import BadInput
 
-HOW_MEASURED = ("profile", "warmup", "repeats", "max_seconds")
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 
 Count = Annotated[int, Field(ge=1)]
+Word = Annotated[str, Field(min_length=1)]
 
 
 def _unquoted(value: Any) -> Any:
@@ -40,6 +40,19 @@ def _switch(value: Any) -> Any:
     return value
 
 
+def _list(value: Any) -> Any:
+    """Comma-separated text as a tuple of its words, each once."""
+    value = _unquoted(value)
+    if isinstance(value, str):
+        return tuple(dict.fromkeys(word.strip() for word in value.split(",")))
+    return value
+
+
+def _rising(numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The points of an axis: each once, in rising order."""
+    return None if numbers is None else tuple(sorted(set(numbers)))
+
+
 def _profilers(value: Any) -> Any:
     if isinstance(value, str):
         words = [word.strip().lower() for word in value.split(",")]
@@ -50,14 +63,83 @@ def _profilers(value: Any) -> Any:
     return value
 
 
+def _nsys(value: Any) -> Any:
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return () if word in ("", "none") else ("nsys" if word == "true" else word,)
+    return value
+
+
 Auto = BeforeValidator(_unquoted)
 Switch = Annotated[bool | None, BeforeValidator(_switch)]
 
 
-class RunConfig(BaseModel):
-    """One decode configuration, as it was asked for. ``None`` means ``auto``."""
+class Configuration(BaseModel):
+    """What one command was asked for: a field for each parameter. ``None`` means ``auto``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    entry_point: ClassVar[str]  # of the MLproject file
+    how_measured: ClassVar[tuple[str, ...]]  # fields that only say how long and with what to measure
+    takes: ClassVar[Mapping[str, str]]  # field -> what it takes, in words
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Validate ``values`` (strings or typed); raise :class:`BadInput` with one line a fault."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            faults = {str(fault["loc"][0]): fault for fault in error.errors()}
+            raise BadInput("\n".join(cls._explain(name, fault, values) for name, fault in faults.items())) from None
+
+    @classmethod
+    def no_such_parameter(cls, given: str) -> str:
+        """One line for a parameter that there is not."""
+        return f"{given}: no such parameter; there are {', '.join(cls.model_fields)}"
+
+    @classmethod
+    def _explain(cls, name: str, fault: Any, values: Mapping[str, Any]) -> str:
+        if fault["type"] == "extra_forbidden":
+            return cls.no_such_parameter(name)
+        return f"{name}={values.get(name)!s}: not allowed; {name} takes {cls.takes.get(name, 'a text')}"
+
+    @property
+    def config_id(self) -> str:
+        """Hash of what is measured: the same on every host, and however long it was measured or profiled."""
+        text = json.dumps(self.model_dump(mode="json", exclude=set(self.how_measured)), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def run_name(self) -> str:
+        """The name of the MLflow run."""
+        raise TypeError(f"{type(self).__name__} has no run name")
+
+    def as_params(self) -> dict[str, str]:
+        """The configuration as MLflow parameters: every field as the text that would ask for it again."""
+        return {name: as_text(value) for name, value in self.model_dump().items()}
+
+
+class RunConfig(Configuration):
+    """One decode configuration, as it was asked for."""
+
+    entry_point = "main"
+    how_measured = ("profile", "warmup", "repeats", "max_seconds")
+    takes: ClassVar[Mapping[str, str]] = {
+        "mode": "decode or prefill",
+        "batch": "a whole number from 1",
+        "promptlen": "a whole number from 1",
+        "genlen": "a whole number from 1",
+        "inner_net": "auto, or an inner net of the model",
+        "dtype": "auto, float16, bfloat16 or float32",
+        "use_compile": "auto, true or false",
+        "cuda_graph": "auto, true or false",
+        "profile": "none, or any of torch, nsys, memory, comma-separated",
+        "device": "auto, cpu or cuda",
+        "warmup": "auto, or a whole number from 0",
+        "repeats": "auto, or a whole number from 1",
+        "max_seconds": "a number of seconds above 0",
+        "seed": "a whole number from 0",
+    }
 
     model_name: str = Field("ttt-1b", description="model to measure; `ttt-mlflow models` lists them")
     mode: Literal["decode", "prefill"] = Field("decode", description="what is timed")
@@ -90,20 +172,6 @@ class RunConfig(BaseModel):
         None, description="safetensors file or folder with the published weight names; empty: random weights"
     )
 
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """Validate ``values`` (strings or typed); raise :class:`BadInput` with one line a fault."""
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise BadInput("\n".join(_explain(fault, values) for fault in error.errors())) from None
-
-    @property
-    def config_id(self) -> str:
-        """Hash of what decodes what: the same on every host, and however long it was measured or profiled."""
-        text = json.dumps(self.model_dump(mode="json", exclude=set(HOW_MEASURED)), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
     @property
     def run_name(self) -> str:
         """For example ``ttt-1b mlp_2_dual_triton decode b1024 p1 g2048``."""
@@ -112,9 +180,56 @@ class RunConfig(BaseModel):
             parts.append(f"g{self.genlen}")
         return " ".join(part for part in parts if part)
 
-    def as_params(self) -> dict[str, str]:
-        """The configuration as MLflow parameters: every field as the text that would ask for it again."""
-        return {name: as_text(value) for name, value in self.model_dump().items()}
+
+class MicroConfig(Configuration):
+    """One micro-benchmark, as it was asked for: every kernel with every batch."""
+
+    entry_point = "micro"
+    how_measured = ("profile", "seconds")
+    takes: ClassVar[Mapping[str, str]] = {
+        "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
+        "batches": "auto, or whole numbers from 1, comma-separated",
+        "heads": "a whole number from 1",
+        "head_dim": "a whole number from 1",
+        "dtype": "float16, bfloat16 or float32",
+        "device": "auto, cpu or cuda",
+        "seconds": "a number of seconds above 0",
+        "seed": "a whole number from 0",
+        "profile": "none or nsys",
+    }
+
+    kernels: Annotated[tuple[Word, ...] | None, BeforeValidator(_list)] = Field(
+        None,
+        description="kernels to time, comma-separated; auto: the Triton kernels on a GPU, the PyTorch ones on a CPU",
+    )
+    batches: Annotated[tuple[Count, ...] | None, BeforeValidator(_list), AfterValidator(_rising)] = Field(
+        None, description="batches to time each with, comma-separated; auto: 128,512,1024 on a GPU, 1,4 on a CPU"
+    )
+    heads: Count = Field(32, description="heads of the layer")
+    head_dim: Count = Field(64, description="dimension of a head")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="state and vectors")
+    device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(None, description="auto: cuda where a GPU is found")
+    seconds: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="timed for each kernel and batch, after a quarter of it to warm up"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the random inputs")
+    profile: Annotated[tuple[Literal["nsys"], ...], BeforeValidator(_nsys)] = Field(
+        (), description="nsys: a pass under Nsight Systems after the measurement; none for none"
+    )
+
+    @property
+    def run_name(self) -> str:
+        """For example ``micro mlp_1_dual_triton,mlp_2_dual_triton float16 h32x64 b128,512``."""
+        kernels, batches = as_text(self.kernels), as_text(self.batches)
+        # the name's length is limited in MLflow's store
+        if self.kernels and len(self.kernels) > 3:
+            kernels = f"{len(self.kernels)} kernels"
+        if self.batches and len(self.batches) > 6:
+            batches = f"{self.batches[0]}…{self.batches[-1]}"
+        return f"micro {kernels} {self.dtype} h{self.heads}x{self.head_dim} b{batches}"
+
+
+CONFIGURATIONS: dict[str, type[Configuration]] = {kind.entry_point: kind for kind in (RunConfig, MicroConfig)}
 
 
 def as_text(value: Any) -> str:
@@ -124,32 +239,5 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return ",".join(value) or "none"
+        return ",".join(map(str, value)) or "none"
     return str(value)
-
-
-def allowed(name: str) -> str:
-    """What a field takes, in words."""
-    fixed = {
-        "mode": "decode or prefill",
-        "inner_net": "auto, or an inner net of the model",
-        "dtype": "auto, float16, bfloat16 or float32",
-        "use_compile": "auto, true or false",
-        "cuda_graph": "auto, true or false",
-        "profile": "none, or any of torch, nsys, memory, comma-separated",
-        "device": "auto, cpu or cuda",
-        "warmup": "auto, or a whole number from 0",
-        "repeats": "auto, or a whole number from 1",
-        "max_seconds": "a number of seconds above 0",
-        "seed": "a whole number from 0",
-    }
-    if name in fixed:
-        return fixed[name]
-    return "a whole number from 1" if name in ("batch", "promptlen", "genlen") else "a text"
-
-
-def _explain(fault: Any, values: Mapping[str, Any]) -> str:
-    name = str(fault["loc"][0])
-    if fault["type"] == "extra_forbidden":
-        return f"{name}: no such parameter; there are {', '.join(RunConfig.model_fields)}"
-    return f"{name}={values.get(name)!s}: not allowed; {name} takes {allowed(name)}"

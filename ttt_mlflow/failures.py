@@ -4,8 +4,6 @@ import re
 
 import torch
 
-from ttt_mlflow.config import RunConfig
-
 OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|cudaErrorMemoryAllocation|STATUS_ALLOC_FAILED", re.I
 )
@@ -28,12 +26,12 @@ def find_out_of_memory(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def out_of_memory_message(error: BaseException, used: RunConfig, device: torch.device) -> str | None:
-    """One line: what was asked for, what the device has, the peak reached; None for another failure."""
+def out_of_memory_message(error: BaseException, what: str, device: torch.device) -> str | None:
+    """One line: ``what`` does not fit, what the device has, the peak reached; None for another failure."""
     source = find_out_of_memory(error)
     if source is None:
         return None
-    parts = [f"out of memory: {used.run_name} does not fit"]
+    parts = [f"out of memory: {what} does not fit"]
     if found := REQUEST.search(str(source)):
         request = found.group(1) or f"{int(found.group(2)) / 1e9:.2f} GB"
         parts.append(f"{request} more was asked for")
@@ -42,3 +40,8 @@ def out_of_memory_message(error: BaseException, used: RunConfig, device: torch.d
         peak = torch.cuda.max_memory_allocated(device) / 1e9
         parts.append(f"the device has {total:.1f} GB, {peak:.1f} GB was allocated at the peak")
     return "; ".join(parts)
+
+
+def one_line(error: BaseException) -> str:
+    """What an unexpected error says, short enough for a table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

@@ -23,6 +23,18 @@ PARAMETERS: tuple[str, ...] = (
     "checkpoint",
 )
 
+MICRO_PARAMETERS: tuple[str, ...] = (
+    "kernels",
+    "batches",
+    "heads",
+    "head_dim",
+    "dtype",
+    "device",
+    "seconds",
+    "seed",
+    "profile",
+)
+
 # NVML's clock event reasons, in the order of their bits: reason i is bit 1 << i of the mask.
 CLOCK_EVENT_REASONS: tuple[str, ...] = (
     "gpu_idle",
@@ -94,6 +106,33 @@ METRICS: dict[str, tuple[str, str]] = {
     "profile_s": ("s", "the profilers' passes after the measurement"),
 }
 
+# Of a micro-benchmark, one a kernel, as name/<kernel>: name -> (unit, meaning). Each is a series with the batch as its
+# step, but for the error and the first use.
+KERNEL_METRICS: dict[str, tuple[str, str]] = {
+    "kernel_us": ("µs", "time of one decode step, mean over a mini-batch, median of the samples"),
+    "kernel_us_p20": ("µs", "the same, 20th percentile"),
+    "kernel_us_p80": ("µs", "the same, 80th percentile"),
+    "kernel_gb_per_s": ("10⁹ bytes/s", "the floor's bytes over the median time"),
+    "kernel_read_ceiling_pct": ("%", "the floor's bytes a second in percent of what the card reads"),
+    "kernel_error": ("1", "largest relative error against float64, of the outputs and of the state after each fold"),
+    "kernel_first_use_s": ("s", "first call in the process, import and compilation included"),
+    "kernel_sm_clock_mhz_mean": ("MHz", "SM clock while the kernel was timed"),
+    "kernel_power_w_mean": ("W", "board power while the kernel was timed"),
+    "kernel_temperature_c_max": ("°C", "GPU temperature while the kernel was timed, highest sample"),
+}
+# Of a micro-benchmark: what the card can do, measured in the same run
+CARD_METRICS: dict[str, tuple[str, str]] = {
+    "card_read_gb_per_s": ("10⁹ bytes/s", "read-only stream: the ceiling for kernels that mostly read state"),
+    "card_copy_gb_per_s": ("10⁹ bytes/s", "device-to-device copy, read and written bytes together"),
+    "card_matmul_tflops": ("TFLOP/s", "product of fp16 matrices of 8192 x 8192"),
+}
+
+
+def kernel_metric(name: str, kernel: str) -> str:
+    """Metric of one kernel for one of :data:`KERNEL_METRICS`, for example ``kernel_us/mlp_1_dual_triton``."""
+    return f"{name}/{kernel}"
+
+
 # Series for MLflow's System metrics tab, one set a GPU: suffix -> (unit, meaning)
 SYSTEM_METRICS: dict[str, tuple[str, str]] = {
     "sm_clock_megahertz": ("MHz", "SM clock"),
@@ -111,6 +150,7 @@ def system_metric(gpu_index: int, suffix: str) -> str:
 
 
 TAGS: dict[str, str] = {
+    "ttt.entry_point": "what was measured: main, a decode configuration; micro, kernels",
     "ttt.status": "what happened: ok, oom, error or killed",
     "ttt.message": "why, in one line, where the status is not ok",
     "ttt.gpu_name": "the GPU's name",
@@ -119,6 +159,7 @@ TAGS: dict[str, str] = {
     "ttt.driver": "NVIDIA driver version",
     "ttt.torch": "PyTorch version",
     "ttt.triton": "Triton version",
+    "ttt.nsys": "version of Nsight Systems, where it recorded a pass",
     "ttt.git_dirty": "true where the working tree had uncommitted changes",
     "ttt.config_id": "hash of the configuration: the same configuration has the same id on every host",
     "ttt.journal_id": "the local record that the run was published from; publishing is idempotent by it",
@@ -134,6 +175,15 @@ ARTIFACTS: dict[str, str] = {
     "timing/passes.json": "every pass's time, warm-up included, and why the measurement ended",
     "profiles/torch/trace.json.gz": "PyTorch profiler trace; opens in Perfetto",
     "profiles/torch/kernels.csv": "PyTorch profiler, time by kernel",
+    "profiles/nsys/report.nsys-rep": "Nsight Systems report; opens in nsys-ui",
+    "profiles/nsys/report.qdstrm": "what Nsight Systems recorded, where its importer could not make a report of it",
+    "profiles/nsys/cuda_gpu_kern_sum.csv": "Nsight Systems, time by kernel",
+    "profiles/nsys/nsys.log": "what Nsight Systems and the process that it recorded printed",
+    "micro/samples.json": "micro-benchmark: every sample, error and ceiling, as measured",
+    "micro/table.csv": "micro-benchmark: a row a kernel and batch",
+    "micro/table.md": "the same table for people",
+    "micro/kernels.png": "time over batch, a line a kernel",
+    "micro/kernels.html": "the same as an interactive chart, with GB/s and share of the read ceiling; needs no network",
     "environment/host.json": "the host's facts",
     "environment/packages.txt": "installed packages, name==version",
 }

@@ -4,14 +4,13 @@ What was asked for explicitly is honoured or refused; what was only a default is
 a notice.
 """
 
-import os
-import shutil
 from dataclasses import dataclass
 
 import torch
 
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.machine import interpreting, missing_cxx_compiler, settle_device
 from ttt_mlflow.models.registry import ModelEntry, ModelRequest, find_model
 
 DEFAULT_INNER_NET = "mlp_1_dual_triton"
@@ -28,11 +27,6 @@ class Resolved:
     entry: ModelEntry
     request: ModelRequest
     notices: list[str]
-
-
-def interpreting() -> bool:
-    """Whether Triton runs its kernels in its interpreter, on the host."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def resolve(asked: RunConfig) -> Resolved:
@@ -84,16 +78,9 @@ def _check_what_the_model_takes(asked: RunConfig, entry: ModelEntry) -> None:
 
 
 def _device(asked: RunConfig, entry: ModelEntry, notices: list[str]) -> str:
-    found = torch.cuda.is_available()
-    if asked.device == "cuda" and not found:
-        raise BadInput("device=cuda: PyTorch finds no GPU on this machine; use device=cpu, or a machine with a GPU")
-    device = asked.device or ("cuda" if found else "cpu")
+    device = settle_device(asked.device, notices)
     if device == "cpu" and entry.needs_cuda:
         raise BadInput(f"model_name={asked.model_name}: runs on a GPU only, and the device is cpu")
-    if device == "cuda" and interpreting():
-        raise BadInput("device=cuda: TRITON_INTERPRET=1 is set, Triton would run on the host; unset it, or use cpu")
-    if asked.device is None and device == "cpu":
-        notices.append("device: no GPU found, measuring on the CPU")
     return device
 
 
@@ -123,8 +110,8 @@ def _use_compile(asked: RunConfig, entry: ModelEntry, device: str, inner_net: st
         obstacle = f"{entry.name} decodes through its own generation code"
     elif device == "cpu" and inner_net is not None and inner_net.endswith("_triton"):
         obstacle = "Triton's interpreter cannot be compiled"
-    elif device == "cpu" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
-        obstacle = "compiling for a CPU needs a C++ compiler (g++ or clang++), and none is found"
+    elif device == "cpu":
+        obstacle = missing_cxx_compiler()
     if asked.use_compile:
         if obstacle:
             raise BadInput(f"use_compile=true: {obstacle}; leave use_compile out, or set it to false")

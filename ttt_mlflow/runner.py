@@ -20,16 +20,17 @@ from torch import Tensor
 
 from ttt_mlflow.decode.generate import Decoder, ModelDecoder, make_decoder
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError
-from ttt_mlflow.failures import out_of_memory_message
+from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.measure.loop import Measurement, measure_decode, measure_prefill
 from ttt_mlflow.measure.statistics import with_interval
 from ttt_mlflow.measure.timing import StepTimer, time_once
 from ttt_mlflow.profilers.torch_profiler import profile_steps
+from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_samples
 from ttt_mlflow.report.summary import summary_markdown
 from ttt_mlflow.resolve import Resolved, resolve
 from ttt_mlflow.runlog import run_log
-from ttt_mlflow.telemetry import host, samples
-from ttt_mlflow.telemetry.nvml import NvmlSampler, TelemetryUnavailable
+from ttt_mlflow.telemetry import samples
+from ttt_mlflow.telemetry.nvml import NvmlSampler
 from ttt_mlflow.tracking.journal import Journal
 
 __all__ = ["resolve", "run"]
@@ -160,32 +161,17 @@ class Run:
 
     def record_configuration(self) -> None:
         used = self.used
-        facts = host.host_facts(self.device)
         self.journal.set_used(used.model_dump(mode="json"))
         # what the model does not have, or was not given, is absent; warmup and repeats may stay on auto
         absent = {name for name in ("inner_net", "checkpoint") if getattr(used, name) is None}
         self.journal.update_params(used.model_dump(exclude=absent))
-        named = {
-            "ttt.host": "hostname", "ttt.gpu_name": "gpu_name", "ttt.gpu_uuid": "gpu_uuid", "ttt.driver": "driver",
-            "ttt.torch": "torch", "ttt.triton": "triton", "ttt.git_dirty": "git_dirty",
-        }  # fmt: skip
-        tags = {tag: _text(facts[fact]) for tag, fact in named.items() if fact in facts}
-        self.journal.update_tags(tags | {"ttt.config_id": used.config_id, "ttt.journal_id": self.journal.journal_id})
-        self.journal.write_artifact("environment/host.json", json.dumps(facts, indent=1))
-        self.journal.write_artifact("environment/packages.txt", host.package_list())
+        record_environment(self.journal, used, self.device)
         log.info("measuring %s with %s", used.run_name, used.as_params())
         for notice in self.notices:
             log.info("notice: %s", notice)
 
     def open_sampler(self) -> NvmlSampler | None:
-        if not self.on_gpu:
-            return None
-        try:
-            return NvmlSampler.open(host.device_uuid(self.device))
-        except TelemetryUnavailable as error:
-            self.console.print(f"Note: {error}", markup=False, highlight=False)
-            log.warning("%s", error)
-            return None
+        return open_sampler(self.device, self.console)
 
     def record_measurement(self) -> None:
         """Write down what was measured so far, complete or not."""
@@ -237,14 +223,7 @@ class Run:
         if "energy_j" in metrics and self.used.mode == "decode" and not self.measurement.interrupted:
             tokens = self.used.batch * sum(len(repeat.step_ms) for repeat in self.measurement.complete_repeats)
             metrics["joules_per_token"] = metrics["energy_j"] / tokens
-        if not frame.empty:
-            samples.write_samples_csv(frame, self.journal.artifact_path("telemetry/samples.csv"))
-            samples.plot_clocks(
-                frame, sampler.sections, self.journal.artifact_path("telemetry/clocks.png"), self.used.run_name
-            )
-            self.journal.set_series(samples.series(frame, self.device.index or 0))
-        for query, reason in sampler.refused.items():
-            log.warning("NVML does not answer %s: %s", query, reason)
+        self.journal.set_series(record_samples(self.journal, sampler, self.device, self.used.run_name))
         return metrics
 
     # What the person sees meanwhile
@@ -277,37 +256,28 @@ class Run:
             torch.cuda.synchronize(self.device)
 
 
-def _text(fact: object) -> str:
-    return str(fact).lower() if isinstance(fact, bool) else str(fact)
-
-
 def _measure(resolved: Resolved, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
     """Measure, and give the journal its status, whatever ends the run; a failure is returned for the caller."""
     try:
         Run(resolved, journal, console).measure(imports_s)
-        _end(journal, "ok", None, 0)
+        record_end(journal, "ok", None, 0, summary_markdown)
         return None
     except Killed as killed:
-        _end(journal, "killed", f"ended by {killed}", killed.exit_code)
+        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, summary_markdown)
         raise
     except BaseException as error:
         # as text: a handler that keeps its records would keep the traceback, and with it the model's memory
         log.error("the run ended early\n%s", traceback.format_exc())
         failure = _failure(error, resolved)
-    _end(journal, "oom" if isinstance(failure, OutOfMemory) else "error", str(failure), failure.exit_code)
+    status = "oom" if isinstance(failure, OutOfMemory) else "error"
+    record_end(journal, status, str(failure), failure.exit_code, summary_markdown)
     return failure
 
 
 def _failure(error: BaseException, resolved: Resolved) -> TTTError:
     """What ``error`` means to the person: a new exception, since the old one's traceback holds the model's memory."""
-    if message := out_of_memory_message(error, resolved.used, resolved.request.device):
+    if message := out_of_memory_message(error, resolved.used.run_name, resolved.request.device):
         return OutOfMemory(message)
     if isinstance(error, TTTError):
         return RunFailed(str(error))
-    return RunFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
-
-
-def _end(journal: Journal, status: str, message: str | None, exit_code: int) -> None:
-    journal.set_status(status, message, exit_code)
-    journal.update_tags({"ttt.status": status} | ({"ttt.message": message} if message else {}))
-    journal.set_description(summary_markdown(journal))
+    return RunFailed(one_line(error))

@@ -71,7 +71,7 @@ def test_everything_written_reads_back(
     journal.set_status("error", text, exit_code=1)
 
     again = Journal.open(journal.path)
-    assert again.config == {"asked": asked, "used": used}
+    assert again.config == {"entry_point": "main", "asked": asked, "used": used}
     assert again.metrics == {**first, **second}
     assert again.params == params
     assert again.tags == tags
@@ -86,7 +86,7 @@ def test_a_new_journal_is_empty_and_running(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path / "a" / "b", {"batch": 1})
     assert (journal.metrics, journal.params, journal.tags, journal.series) == ({}, {}, {}, {})
     assert (journal.description, journal.target, journal.published) == ("", {}, {})
-    assert journal.config == {"asked": {"batch": 1}, "used": {}}
+    assert journal.config == {"entry_point": "main", "asked": {"batch": 1}, "used": {}}
     assert journal.artifacts.is_dir()
     assert journal.status["status"] == "running"
     assert journal.status["ended_at"] is None

@@ -14,20 +14,20 @@ Metrics = Mapping[str, float]
 def summary_markdown(journal: Journal) -> str:
     """The MLflow run's description: configuration, results, host and status as one Markdown table."""
     rows = [
-        ("status", _status(journal)),
+        ("status", status_text(journal)),
         *_configuration(journal),
         *_results(journal),
-        *_host(journal),
+        *host_row(journal),
     ]
-    table = [f"| {label} | {_escaped(text)} |" for label, text in rows]
-    return "\n".join([f"**{_escaped(journal.run_name)}**", "", "| | |", "| --- | --- |", *table, ""])
+    table = [f"| {label} | {escaped(text)} |" for label, text in rows]
+    return "\n".join([f"**{escaped(journal.run_name)}**", "", "| | |", "| --- | --- |", *table, ""])
 
 
 def summary_text(journal: Journal, record_at: str) -> str:
     """The short summary for the terminal; ``record_at`` says where the record is."""
     rows = [*_configuration(journal), *_results(journal)]
     if journal.status["status"] != "ok":
-        rows.insert(0, ("status", _status(journal)))
+        rows.insert(0, ("status", status_text(journal)))
     rows.append(("record", record_at))
     width = max(len(label) for label, _ in rows)
     return "\n".join([journal.run_name, *(f"  {label:<{width}}  {text}" for label, text in rows)])
@@ -48,7 +48,7 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _status(journal: Journal) -> str:
+def status_text(journal: Journal) -> str:
     status = journal.status
     return f"{status['status']}: {status['message']}" if status["message"] else str(status["status"])
 
@@ -150,7 +150,7 @@ def _overhead_row(metrics: Metrics) -> str:
     return ", ".join(parts)
 
 
-def _host(journal: Journal) -> list[tuple[str, str]]:
+def host_row(journal: Journal) -> list[tuple[str, str]]:
     labels = {
         "ttt.host": "{}",
         "ttt.gpu_name": "{}",
@@ -174,6 +174,6 @@ def _present(metrics: Metrics, **templates: str) -> list[str]:
     return [text.format(number(metrics[name])) for name, text in templates.items() if name in metrics]
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text for a Markdown table's cell."""
     return " ".join(text.split()).replace("|", "\\|")

@@ -2,7 +2,7 @@
 
 A journal is a folder ``<root>/<journal_id>/``::
 
-    config.json       {"asked": {...}, "used": {...}}    as asked for, and as it really ran
+    config.json       {"entry_point", "asked": {...}, "used": {...}}    as asked for, and as it really ran
     status.json       {"status", "message", "started_at", "ended_at", "exit_code", "process"}
     params.json  metrics.json  tags.json                 {name: value}
     series.json       {metric: [[timestamp in ms, step, value], ...]}
@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ttt_mlflow.config import RunConfig, as_text
+from ttt_mlflow.config import CONFIGURATIONS, RunConfig, as_text
 from ttt_mlflow.errors import BadInput, PublishFailed
 
 STATUSES = ("running", "ok", "oom", "error", "killed")
@@ -45,8 +45,8 @@ class Journal:
         self.path = path
 
     @classmethod
-    def create(cls, root: Path, asked: Mapping[str, Any]) -> "Journal":
-        """Start a journal under ``root`` for the configuration ``asked``, with status ``running``.
+    def create(cls, root: Path, asked: Mapping[str, Any], entry_point: str = RunConfig.entry_point) -> "Journal":
+        """Start a journal under ``root`` for the configuration ``asked`` of ``entry_point``, with status ``running``.
 
         Raises :class:`BadInput` where ``root`` cannot be written.
         """
@@ -54,7 +54,7 @@ class Journal:
         journal = cls(Path(root).absolute() / f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}")
         try:
             journal.artifacts.mkdir(parents=True)
-            journal._write_json("config.json", {"asked": dict(asked), "used": {}})
+            journal._write_json("config.json", {"entry_point": entry_point, "asked": dict(asked), "used": {}})
             # last, since a folder is a journal from its status on
             journal._write_json(
                 "status.json",
@@ -98,9 +98,14 @@ class Journal:
         return self._read_json("status.json", {})
 
     @property
-    def config(self) -> dict[str, dict[str, Any]]:
-        """``asked`` and ``used``; ``used`` is empty until the run knows what it really uses."""
-        return self._read_json("config.json", {"asked": {}, "used": {}})
+    def config(self) -> dict[str, Any]:
+        """``entry_point``, ``asked`` and ``used``; ``used`` is empty until the run knows what it really uses."""
+        return {"entry_point": RunConfig.entry_point, "asked": {}, "used": {}} | self._read_json("config.json", {})
+
+    @property
+    def entry_point(self) -> str:
+        """What was measured: ``main``, a decode configuration, or ``micro``, kernels."""
+        return str(self.config["entry_point"])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -111,9 +116,12 @@ class Journal:
     @property
     def run_name(self) -> str:
         """For example ``ttt-1b mlp_2_dual_triton decode b1024 p1 g2048``."""
-        return RunConfig.parse(
-            {name: value for name, value in self.settings.items() if name in RunConfig.model_fields}
-        ).run_name
+        kind = CONFIGURATIONS.get(self.entry_point)
+        if kind is None:
+            known = ", ".join(CONFIGURATIONS)
+            raise BadInput(f"{self.path}: the record of {self.entry_point}; this version knows {known}")
+        settings = {name: value for name, value in self.settings.items() if name in kind.model_fields}
+        return kind.parse(settings).run_name
 
     @property
     def params(self) -> dict[str, str]:

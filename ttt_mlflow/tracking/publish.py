@@ -263,6 +263,7 @@ def _metrics(journal: Journal) -> list["Metric"]:
 def _tags(journal: Journal) -> dict[str, str]:
     status = journal.status
     tags = {**journal.tags, "ttt.journal_id": journal.journal_id, "ttt.status": status["status"]}
+    tags["ttt.entry_point"] = journal.entry_point
     if status["message"]:
         tags["ttt.message"] = status["message"]
     if journal.description:

@@ -1,0 +1,134 @@
+"""The micro-benchmark on a GPU: what it records there, kernels that cannot be measured, memory that returns."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from tests.micro.cases import entry, linear
+from tests.micro.test_check import too_large
+from tests.micro.test_runner import Measured, measured_in
+from ttt_mlflow import names
+from ttt_mlflow.errors import BadInput, OutOfMemory, RunFailed
+from ttt_mlflow.kernels import reference
+from ttt_mlflow.micro.kernels import DEFAULT_GPU, KernelEntry
+from ttt_mlflow.profilers.nsys import find_nsys
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+MB = 1_000_000
+SMALL: dict[str, Any] = {"device": "cuda", "heads": 8, "head_dim": 64, "batches": "1,256", "seconds": 0.3}
+
+
+def measured(tmp_path: Path, *entries: KernelEntry, **asked: Any) -> Measured:
+    return measured_in(tmp_path, *entries, **{**SMALL, **asked})
+
+
+def share(run: Measured, kernel: str, batch: int) -> float:
+    """Of the card's read bandwidth, in percent."""
+    rows = run.journal.series[names.kernel_metric("kernel_read_ceiling_pct", kernel)]
+    return next(value for _, step, value in rows if step == batch)
+
+
+def test_the_default_kernels(tmp_path: Path) -> None:
+    run = measured(tmp_path, kernels="auto", heads=32, batches="4,256")
+    assert run.failure is None, run.log
+    metrics, series = run.journal.metrics, run.journal.series
+    assert all(metrics[name] > 0 for name in names.CARD_METRICS)
+    for kernel in DEFAULT_GPU:
+        assert metrics[f"kernel_error/{kernel}"] < 1e-3
+        assert metrics[f"kernel_first_use_s/{kernel}"] > 0
+        for name in names.KERNEL_METRICS:
+            if name not in ("kernel_error", "kernel_first_use_s"):
+                assert [step for _, step, _ in series[names.kernel_metric(name, kernel)]] == [4, 256], name
+        # faster than memory can be: then the cache served it
+        assert 0 < share(run, kernel, 256) < 105
+    for cell in run.results.cells:
+        assert cell.copies is not None
+        assert (cell.copies > 1) == (cell.floor_bytes < 4 * (run.results.l2_bytes or 0))
+    assert {"telemetry/samples.csv", "telemetry/clocks.png", "micro/kernels.html"} <= run.artifacts
+    assert run.artifacts <= set(names.ARTIFACTS)
+    samples = pd.read_csv(run.journal.artifacts / "telemetry/samples.csv")
+    assert samples["measured"].any()
+    assert names.system_metric(0, "power_usage_watts") in series
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_pytorchs_kernels_eager_and_compiled(tmp_path: Path, dtype: str) -> None:
+    run = measured(tmp_path, kernels="mlp_1_dual,mlp_2_dual_compiled", dtype=dtype, batches="64")
+    assert run.failure is None, run.log
+    assert all(cell.us for cell in run.results.cells)
+
+
+def test_a_step_that_cannot_be_captured_is_named_and_the_others_are_timed(tmp_path: Path) -> None:
+    def reads_back(out: Tensor, arguments: tuple[Tensor, ...]) -> Tensor:
+        assert int(arguments[5]) < 16
+        return out
+
+    last = entry("last", lambda: reference.linear_decode)
+    run = measured(tmp_path, entry("reads_back", lambda: linear(reads_back)), last)
+    assert type(run.failure) is RunFailed
+    assert "reads_back batch 1: cannot be captured in a CUDA graph" in str(run.failure)
+    assert "; last" not in str(run.failure)
+    assert run.batches("kernel_us", "reads_back") == []
+    assert run.batches("kernel_us", "last") == [1, 256]
+
+
+def test_a_wrong_kernel_is_not_timed(tmp_path: Path) -> None:
+    run = measured(tmp_path, entry("wrong", lambda: linear(too_large)))
+    assert "wrong: not timed: wrong result" in str(run.failure)
+    assert run.batches("kernel_us", "wrong") == []
+
+
+def test_a_batch_that_does_not_fit_costs_no_other(tmp_path: Path) -> None:
+    run = measured(tmp_path, kernels="mlp_2_dual_triton,mlp_1_dual_triton", batches="64,4000000")
+    assert type(run.failure) is OutOfMemory
+    assert "mlp_2_dual_triton batch 4000000: out of memory: " in str(run.failure)
+    assert "the device has " in str(run.failure)
+    assert run.batches("kernel_us", "mlp_2_dual_triton") == run.batches("kernel_us", "mlp_1_dual_triton") == [64]
+    assert run.journal.status["status"] == "oom"
+
+
+def test_memory_returns_after_a_run(tmp_path: Path) -> None:
+    measured(tmp_path / "first", kernels="mlp_1_dual_triton,mlp_1_dual", batches="64")
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    measured(tmp_path / "second", kernels="mlp_1_dual_triton,mlp_1_dual", batches="512")
+    gc.collect()
+    assert abs(torch.cuda.memory_allocated() - before) < MB
+
+
+def test_the_stream_reads_every_value() -> None:
+    from ttt_mlflow.kernels.stream import block_sums
+
+    values = torch.randint(-(2**12), 2**12, (8192 * 1000,), dtype=torch.int32, device="cuda")
+    sums = torch.empty(1000, dtype=torch.int32, device="cuda")
+    block_sums(values, sums, 8192, 8)
+    assert torch.equal(sums, values.view(1000, 8192).sum(1).int())
+
+
+def test_nsys_if_it_is_there(tmp_path: Path) -> None:
+    try:
+        find_nsys()
+    except BadInput as missing:
+        pytest.skip(str(missing))
+    run = measured(tmp_path, kernels="mlp_1_dual_triton,mlp_2_dual_triton", batches="64", profile="nsys")
+    folder = run.journal.artifacts / "profiles/nsys"
+    print((folder / "nsys.log").read_text())
+    assert run.batches("kernel_us", "mlp_2_dual_triton") == [64]
+    if run.failure:  # a host without the importer's libraries
+        assert "what was recorded is kept as report.qdstrm" in str(run.failure)
+        assert (folder / "report.qdstrm").stat().st_size > 0
+        return
+    assert (folder / "report.nsys-rep").stat().st_size > 0
+    kernels = pd.read_csv(folder / "cuda_gpu_kern_sum.csv")
+    for kernel in ("linear_decode", "mlp_decode"):
+        (launches,) = kernels.loc[kernels["Name"].str.contains(kernel), "Instances"]
+        assert launches == 16, "a mini-batch"
+    assert len(kernels) == 2, "nothing but what is asked for"

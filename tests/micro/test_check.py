@@ -1,0 +1,76 @@
+"""A kernel that is right passes the check, and each way of being wrong is seen."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.micro.cases import CPU, linear, linear_accumulate, mlp_accumulate, shape
+from ttt_mlflow.kernels import reference
+from ttt_mlflow.micro.check import TOKENS, TOLERANCE, step_errors, worst
+from ttt_mlflow.micro.inputs import RandomSource, make_inputs
+from ttt_mlflow.micro.kernels import Step
+
+
+def errors(step: Step, layer_type: str = "linear", form: str = "rank-1", dtype: torch.dtype = torch.float16):
+    one = shape(layer_type, form, head_dim=32, dtype=dtype)
+    return step_errors(step, make_inputs(one, RandomSource(3, CPU), TOKENS), one)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize(("layer_type", "step"), [("linear", reference.linear_decode), ("mlp", reference.mlp_decode)])
+def test_what_is_right_passes(layer_type: str, step: Step, dtype: torch.dtype) -> None:
+    found = errors(step, layer_type, dtype=dtype)
+    parts = 2 if layer_type == "linear" else 4
+    assert len(found) == 1 + 2 * parts, "outputs, and each part of the state after each of two folds"
+    assert 0 < worst(found) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("layer_type", "step"), [("linear", linear_accumulate()), ("mlp", mlp_accumulate())])
+def test_the_accumulating_form_has_the_same_result(layer_type: str, step: Step) -> None:
+    assert worst(errors(step, layer_type, "accumulating")) <= TOLERANCE[torch.float16]
+
+
+def too_large(out: Tensor, arguments: tuple[Tensor, ...]) -> Tensor:
+    return out * 1.01
+
+
+def late(out: Tensor, arguments: tuple[Tensor, ...]) -> Tensor:
+    """Wrong after the second fold alone: the state has lost something by then."""
+    if int(arguments[5]) == 15:
+        arguments[9].mul_(0.9)
+    return out
+
+
+def unwritten(out: Tensor, arguments: tuple[Tensor, ...]) -> Tensor:
+    """One row of the output is what was in its memory."""
+    partial = torch.empty_like(out)
+    partial[1:] = out[1:]
+    partial[0] = torch.nan
+    return partial
+
+
+def test_a_wrong_output_is_seen() -> None:
+    assert worst(errors(linear(too_large))) == pytest.approx(0.01, rel=0.05)
+
+
+def test_a_wrong_state_is_seen_and_named() -> None:
+    found = errors(linear(late))
+    assert found["state 1 after 16 tokens"] > 0.05
+    assert found["state 0 after 16 tokens"] < TOLERANCE[torch.float16]
+
+
+def test_nan_is_no_small_error() -> None:
+    found = errors(linear(unwritten))
+    assert math.isnan(found["out"])
+    assert math.isnan(worst(found))
+    assert not worst(found) <= 1.0
+
+
+def test_reading_an_unused_slot_is_seen() -> None:
+    def careless(*arguments: Tensor) -> Tensor:
+        out = reference.linear_decode(*arguments)
+        return out + 0 * arguments[11].sum((2, 3)).repeat_interleave(32, 1)
+
+    assert math.isnan(worst(errors(careless)))

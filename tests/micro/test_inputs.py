@@ -1,0 +1,89 @@
+"""The inputs of a step: sizes, values, and that they may be used again and again."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.micro.cases import CPU, linear_accumulate, mlp_accumulate, shape
+from ttt_mlflow.kernels import reference
+from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
+from ttt_mlflow.micro.kernels import Step
+from ttt_mlflow.micro.timing import mini_batch
+
+STEPS: dict[tuple[str, str], Callable[[], Step]] = {
+    ("linear", "rank-1"): lambda: reference.linear_decode,
+    ("mlp", "rank-1"): lambda: reference.mlp_decode,
+    ("linear", "accumulating"): linear_accumulate,
+    ("mlp", "accumulating"): mlp_accumulate,
+}
+KINDS = pytest.mark.parametrize(("layer_type", "form"), STEPS)
+
+
+@KINDS
+def test_a_step_takes_them(layer_type: str, form: str) -> None:
+    inputs = make_inputs(shape(layer_type, form), RandomSource(0, CPU))
+    step, positions = STEPS[layer_type, form](), make_positions(CPU)
+    for token in range(2):
+        out = step(*inputs.arguments(token, positions[token]))
+        assert out.shape == (2, 32)
+        assert torch.isfinite(out).all()
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_a_copy_takes_the_memory_that_is_reckoned_with(layer_type: str, form: str, dtype: torch.dtype) -> None:
+    one = shape(layer_type, form, batch=3, dtype=dtype)
+    inputs = make_inputs(one, RandomSource(0, CPU))
+    tensors = [*(tensor for token in inputs.tokens for tensor in token), *inputs.state, *inputs.kept]
+    assert one.copy_bytes == sum(tensor.nbytes for tensor in tensors)
+
+
+def test_what_a_step_must_not_read_is_nan_and_the_rest_is_not() -> None:
+    inputs = make_inputs(shape("mlp"), RandomSource(0, CPU))
+    assert all(torch.isnan(part).all() for part in inputs.kept)
+    given = [*inputs.tokens[0], inputs.eta, *inputs.norm, *inputs.state]
+    assert all(torch.isfinite(part).all() for part in given)
+    assert not torch.allclose(inputs.norm[0], torch.ones_like(inputs.norm[0]), atol=0.1)
+
+
+def test_the_seed_decides() -> None:
+    first, again, other = (make_inputs(shape(), RandomSource(seed, CPU)) for seed in (1, 1, 2))
+    assert torch.equal(first.state[0], again.state[0])
+    assert not torch.equal(first.state[0], other.state[0])
+    assert not torch.equal(first.tokens[0][0], first.tokens[1][0])
+
+
+def test_positions_are_aligned_as_a_kernel_would_have_them() -> None:
+    positions = make_positions(CPU)
+    assert [int(position) for position in positions] == list(range(16))
+    assert all(position.shape == (1,) and position.dtype == torch.int32 for position in positions)
+    assert all(position.data_ptr() % 16 == 0 for position in positions)
+
+
+@pytest.mark.parametrize("layer_type", ["linear", "mlp"])
+def test_the_state_stays_finite_however_often_a_mini_batch_is_repeated(layer_type: str) -> None:
+    one = shape(layer_type, head_dim=64, dtype=torch.float16)
+    inputs = make_inputs(one, RandomSource(0, CPU))
+    step, positions = STEPS[layer_type, "rank-1"](), make_positions(CPU)
+    for _ in range(60):
+        mini_batch(step, [inputs], positions)
+    earlier = [float(part.float().norm()) for part in inputs.state]
+    for _ in range(60):
+        mini_batch(step, [inputs], positions)
+    later = [float(part.float().norm()) for part in inputs.state]
+    assert later == pytest.approx(earlier, rel=0.1)
+
+
+def test_in_float64_they_are_the_same_values_elsewhere() -> None:
+    inputs = make_inputs(shape(), RandomSource(0, CPU))
+    wide = inputs.double()
+    assert wide.state[0].dtype == wide.tokens[0][3].dtype == wide.eta.dtype == torch.float64
+    assert torch.equal(wide.state[0].half(), inputs.state[0])
+    wide.state[0].zero_()
+    assert inputs.state[0].any()
+
+
+def test_the_floor_is_the_same_for_both_forms() -> None:
+    assert shape().floor_bytes == replace(shape(), form="accumulating").floor_bytes

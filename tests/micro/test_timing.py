@@ -1,0 +1,153 @@
+"""How many copies are timed with, in which order, and what becomes of the times. A GPU's part is in tests/gpu."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.micro.cases import CPU, shape
+from ttt_mlflow.errors import Killed, RunFailed
+from ttt_mlflow.kernels import reference
+from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
+from ttt_mlflow.micro.timing import FREE_SHARE, L2_SIZES, MOST_COPIES, _capture, copies_for, mini_batch, time_on_cpu
+
+MB = 1_000_000
+
+
+def h200(layer_type: str, batch: int) -> int:
+    one = shape(layer_type, batch=batch, heads=32, head_dim=64)
+    return copies_for(one, l2_bytes=50 * MB, free_bytes=140_000 * MB)
+
+
+def test_small_batches_have_several_copies_and_large_ones_one() -> None:
+    assert h200("linear", 128) == 5  # 47.2 MB each
+    assert h200("linear", 1024) == 1
+    assert h200("mlp", 128) == 1
+    assert h200("linear", 1) == MOST_COPIES
+
+
+@given(st.integers(1, 10_000), st.integers(1, 200 * MB), st.integers(0, 10**12))
+def test_copies_go_beyond_the_l2_or_are_as_many_as_may_be(batch: int, l2: int, free: int) -> None:
+    one = shape("linear", batch=batch, heads=32, head_dim=64)
+    copies = copies_for(one, l2, free)
+    assert 1 <= copies <= MOST_COPIES
+    if copies > 1:
+        assert copies * one.copy_bytes <= FREE_SHARE * free
+        assert copies == MOST_COPIES or copies * one.floor_bytes >= L2_SIZES * l2
+        assert (copies - 1) * one.floor_bytes < L2_SIZES * l2, "no more than are needed"
+
+
+def test_each_position_goes_over_all_copies_before_the_next() -> None:
+    copies = [make_inputs(shape(), RandomSource(seed, CPU)) for seed in range(3)]
+    seen: list[tuple[int, int]] = []
+
+    def step(*arguments: Tensor) -> Tensor:
+        copy = next(index for index, inputs in enumerate(copies) if inputs.state[0] is arguments[8])
+        assert any(arguments[0] is token[0] for token in copies[copy].tokens)
+        seen.append((int(arguments[5]), copy))
+        return torch.empty(1)
+
+    outputs = mini_batch(step, copies, make_positions(CPU))
+    assert seen == [(position, copy) for position in range(16) for copy in range(3)]
+    assert len({out.data_ptr() for out in outputs}) == 16 * 3
+
+
+def test_a_cpus_times_are_those_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves with the steps: 2 ms each."""
+    clock = [0]
+
+    def step(*arguments: Tensor) -> Tensor:
+        clock[0] += 2_000_000
+        return torch.empty(1)
+
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: clock[0])
+    edges: list[str] = []
+    copies = [make_inputs(shape(), RandomSource(0, CPU))]
+    timing = time_on_cpu(step, copies, seconds=0.32, on_section=edges.append)
+    assert timing.us.tolist() == [2000.0] * 10
+    assert (timing.launches, timing.copies) == (16, 1)
+    assert edges == ["begin", "end"]
+
+
+def test_a_few_samples_are_taken_however_long_they_take() -> None:
+    copies = [make_inputs(shape(), RandomSource(0, CPU))]
+    timing = time_on_cpu(reference.linear_decode, copies, seconds=1e-6, on_section=lambda edge: None)
+    assert len(timing.us) == 3
+    assert (timing.us > 0).all()
+    assert isinstance(timing.us, np.ndarray)
+
+
+def test_the_section_ends_with_whatever_ends_the_timing() -> None:
+    calls = [0]
+
+    def step(*arguments: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] > 16 * 2:
+            raise KeyboardInterrupt
+        return torch.empty(1)
+
+    edges: list[str] = []
+    copies = [make_inputs(shape(), RandomSource(0, CPU))]
+    with pytest.raises(KeyboardInterrupt):
+        time_on_cpu(step, copies, seconds=1e-9, on_section=edges.append)
+    assert edges == ["begin", "end"]
+
+
+@pytest.mark.parametrize("over_it", [True, False])
+def test_an_interrupted_capture_is_an_interruption(over_it: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the end of the capture raises an error of its own, as CUDA's does."""
+    killed = Killed(signal.SIGTERM)
+
+    @contextmanager
+    def capture(graph: object, stream: object) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if over_it:
+                raise RuntimeError("the capture was invalidated")
+
+    stand_in_for_cuda(monkeypatch, capture)
+    calls = [0]
+
+    def step(*arguments: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] > 16 + 3:
+            raise killed
+        return torch.empty(1)
+
+    with pytest.raises(Killed):
+        _capture(step, [make_inputs(shape(), RandomSource(0, CPU))], make_positions(CPU))
+
+
+def test_a_step_that_cannot_be_captured_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def capture(graph: object, stream: object) -> Iterator[None]:
+        yield
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    stand_in_for_cuda(monkeypatch, capture)
+    with pytest.raises(RunFailed) as failed:
+        _capture(reference.linear_decode, [make_inputs(shape(), RandomSource(0, CPU))], make_positions(CPU))
+    assert str(failed.value) == (
+        "cannot be captured in a CUDA graph, which is how kernels are timed: operation not permitted when stream is "
+        "capturing"
+    )
+
+
+def stand_in_for_cuda(monkeypatch: pytest.MonkeyPatch, capture: object) -> None:
+    """Streams that do nothing, and ``capture`` in place of a graph's."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda given: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", capture)

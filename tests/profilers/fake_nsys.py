@@ -1,0 +1,58 @@
+"""Stands for nsys on a machine without a GPU: a shell script that answers, records and fails as it is told."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+from ttt_mlflow.profilers.nsys import VARIABLE, Nsys, find_nsys
+
+# what nsys profile does, after its own options: runs the program and leaves a report
+RECORD = '"$@" || exit $?; echo a report > "$out.nsys-rep"'
+TABLE = """Time (%),Total Time (ns),Instances,Avg (ns),Name
+75.0,3000,2,1500.0,"linear_decode(float *, int)"
+25.0,1000,1,1000.0,fill
+"""
+STATS = f"""printf 'Generating SQLite file report.sqlite from report.nsys-rep\\nProcessing...\\n\\n'
+printf '%s\\n' {shlex.quote(TABLE)}
+printf '\\nthe end\\n'
+echo > report.sqlite"""
+
+
+class FakeNsys:
+    """An nsys at ``path``; its parts are lines of shell: ``answer`` to --version, ``profile``, ``stats``."""
+
+    version = "2025.3.1.90-253135822126v0"
+
+    def __init__(self, folder: Path, profile: str = RECORD, stats: str = STATS, answer: str | None = None) -> None:
+        answer = answer or f"echo 'NVIDIA Nsight Systems version {self.version}'"
+        self.path = folder / "host" / "target-linux-x64" / "nsys"
+        self.path.parent.mkdir(parents=True)
+        self.path.write_text(
+            f"""#!/bin/sh
+case "$1" in
+--version)
+{answer}
+;;
+profile)
+while [ "$1" != -o ]; do shift; done
+out=$2; shift 2
+{profile}
+;;
+stats)
+{stats}
+;;
+esac
+"""
+        )
+        self.path.chmod(0o755)
+
+    def find(self) -> Nsys:
+        with patch.dict(os.environ, {VARIABLE: str(self.path)}):
+            return find_nsys()
+
+
+def python(code: str) -> list[str]:
+    """A program to be profiled."""
+    return [sys.executable, "-c", code]

@@ -1,0 +1,253 @@
+"""nsys as it may be found and as it may end, played by a shell script."""
+
+import csv
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.profilers.fake_nsys import FakeNsys, python
+from ttt_mlflow.errors import BadInput, RunFailed
+from ttt_mlflow.profilers import nsys as nsys_module
+from ttt_mlflow.profilers.nsys import INSTALLED, VARIABLE, find_nsys, profile
+
+HELLO = python("print('hello from the program')")
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without nsys; the folder in which it looks for installations."""
+    root = tmp_path / "machine"
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", "/bin")
+    monkeypatch.setattr(nsys_module, "INSTALLED", tuple(f"{root}{pattern}" for pattern in INSTALLED))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    return root
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# Finding it
+
+
+def test_a_missing_nsys_says_how_to_get_it(nowhere: Path) -> None:
+    with pytest.raises(BadInput) as refused:
+        find_nsys()
+    message = str(refused.value)
+    assert message.startswith("profile=nsys: nsys (NVIDIA Nsight Systems) is not found")
+    assert "nsight-systems-cli" in message
+    assert VARIABLE in message
+    assert len(message.splitlines()) == 1
+
+
+def test_it_is_found_where_the_variable_says(tmp_path: Path) -> None:
+    fake = FakeNsys(tmp_path)
+    found = fake.find()
+    assert (found.path, found.version) == (fake.path, "2025.3.1.90-253135822126v0")
+
+
+def test_a_variable_that_names_no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing", tmp_path):
+        monkeypatch.setenv(VARIABLE, str(path))
+        with pytest.raises(BadInput, match=f"{VARIABLE}={path} is not a program"):
+            find_nsys()
+
+
+def test_it_is_found_on_the_path(nowhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = FakeNsys(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: str(fake.path) if name == "nsys" else None)
+    assert find_nsys().path == fake.path
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "opt/nvidia/nsight-systems/2025.3.1/bin",
+        "usr/local/cuda-13.0/bin",
+        "usr/local/cuda-13.0/nsight-systems-2025.3/target-linux-x64",
+        "opt/nvidia/nsight-compute/2025.3.0/host/target-linux-x64",
+        "usr/local/cuda/nsight-compute-2025.3/host/target-linux-x64",
+    ],
+)
+def test_it_is_found_where_nvidias_packages_put_it(place: str, nowhere: Path, tmp_path: Path) -> None:
+    fake = FakeNsys(tmp_path)
+    target = nowhere / place / "nsys"
+    target.parent.mkdir(parents=True)
+    fake.path.rename(target)
+    assert find_nsys().path == target
+
+
+def test_the_newest_installation_is_taken(nowhere: Path, tmp_path: Path) -> None:
+    for version in ("2024.6.2", "2025.10.1", "2025.9.3"):
+        fake = FakeNsys(tmp_path / version)
+        target = nowhere / f"opt/nvidia/nsight-systems/{version}/bin/nsys"
+        target.parent.mkdir(parents=True)
+        fake.path.rename(target)
+    assert "2025.10.1" in str(find_nsys().path)
+
+
+@pytest.mark.parametrize("answer", ["exit 1", "sleep 60"])
+def test_one_that_does_not_run_is_refused(answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nsys_module, "ANSWER_S", 0.5)
+    fake = FakeNsys(tmp_path, answer=answer)
+    with pytest.raises(BadInput, match="does not run"):
+        fake.find()
+
+
+# Profiling
+
+
+def test_report_table_and_log(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    profile(FakeNsys(tmp_path).find(), HELLO, out, limit_s=60)
+    assert files(out) == {"report.nsys-rep", "cuda_gpu_kern_sum.csv", "nsys.log"}
+    with (out / "cuda_gpu_kern_sum.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [(row["Name"], row["Instances"]) for row in rows] == [("linear_decode(float *, int)", "2"), ("fill", "1")]
+    log = (out / "nsys.log").read_text()
+    assert "hello from the program" in log
+    assert (
+        "profile -s none --cpuctxsw=none -t cuda,nvtx --capture-range=cudaProfilerApi --capture-range-end=stop" in log
+    )
+
+
+def test_the_program_finds_this_package_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    out = tmp_path / "out"
+    profile(FakeNsys(tmp_path).find(), python("import ttt_mlflow as t; print(t.__file__)"), out, limit_s=60)
+    assert str(Path(nsys_module.__file__).parents[1] / "__init__.py") in (out / "nsys.log").read_text()
+
+
+def failure(fake: FakeNsys, out: Path, command: list[str] = HELLO, limit_s: float = 60) -> str:
+    with pytest.raises(RunFailed) as failed:
+        profile(fake.find(), command, out, limit_s)
+    assert (out / "nsys.log").exists()
+    assert len(str(failed.value).splitlines()) == 1
+    return str(failed.value)
+
+
+def test_a_program_that_crashes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    message = failure(FakeNsys(tmp_path), out, python("raise SystemExit('no such kernel')"))
+    assert message == "profile=nsys: ended with exit code 1 and left no report: no such kernel"
+    assert files(out) == {"nsys.log"}
+
+
+def test_a_program_that_crashes_after_it_was_recorded(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    message = failure(FakeNsys(tmp_path, profile='"$@"; echo a report > "$out.nsys-rep"; exit 7'), out)
+    assert message.startswith("profile=nsys: ended with exit code 7")
+    assert files(out) == {"report.nsys-rep", "cuda_gpu_kern_sum.csv", "nsys.log"}, "what there is stays"
+
+
+def test_a_report_that_is_not_there(tmp_path: Path) -> None:
+    message = failure(FakeNsys(tmp_path, profile="echo nothing was captured"), tmp_path / "out")
+    assert message == "profile=nsys: nsys left no report: nothing was captured"
+
+
+def test_a_hanging_program_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pids = tmp_path / "pids"
+    code = (
+        "import subprocess, os, sys, time; child = subprocess.Popen(['sleep', '600'], start_new_session=True);"
+        f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}'); time.sleep(600)"
+    )
+    message = failure(FakeNsys(tmp_path), out, python(code), limit_s=3)
+    assert message == "profile=nsys: the profiled process did not end within 3 s and was ended; see nsys.log"
+    assert files(out) == {"nsys.log"}
+    for pid in map(int, pids.read_text().split()):
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_interruption_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from subprocess import Popen
+
+    started: list[Popen[bytes]] = []
+
+    def interrupted(process: Popen[bytes], timeout: float | None = None) -> int:
+        started.append(process)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    nsys = FakeNsys(tmp_path).find()
+    monkeypatch.setattr(Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        profile(nsys, python("import time; time.sleep(600)"), tmp_path / "out", 60)
+    assert started[0].poll() is not None
+
+
+# The importer, without a library
+
+
+def importer(fake: FakeNsys, needs: str) -> Path:
+    """A program that the loader cannot start, told by a stand-in for ldd."""
+    path = fake.path.parents[1] / "linux-desktop-glibc_2_11_3-x64" / "QdstrmImporter"
+    path.parent.mkdir()
+    path.write_text(needs)
+    return path
+
+
+def with_ldd(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ldd that prints the file that it is asked about."""
+    ldd = folder / "bin" / "ldd"
+    ldd.parent.mkdir()
+    ldd.write_text('#!/bin/sh\nexec cat "$1"\n')
+    ldd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ldd.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+RECORDING_ONLY = '"$@"; echo a recording > "$out.qdstrm"; exit 0'
+
+
+def test_a_missing_library_is_named_with_what_finishes_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_ldd(tmp_path, monkeypatch)
+    fake = FakeNsys(tmp_path, profile=RECORDING_ONLY)
+    program = importer(fake, "\tlibdw.so.1 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x1)\n")
+    out = tmp_path / "out"
+    assert failure(fake, out) == (
+        "profile=nsys: nsys' importer does not run without libdw.so.1 (on Debian and Ubuntu: apt-get install libdw1); "
+        f"what was recorded is kept as report.qdstrm; once that is there, `{program} -i report.qdstrm` makes the report"
+    )
+    assert files(out) == {"report.qdstrm", "nsys.log"}
+
+
+def test_an_importer_that_fails_for_another_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_ldd(tmp_path, monkeypatch)
+    fake = FakeNsys(tmp_path, profile=RECORDING_ONLY)
+    program = importer(fake, "\tlibc.so.6 => /lib/libc.so.6 (0x1)\n")
+    message = failure(fake, tmp_path / "out")
+    assert "see nsys.log" in message
+    assert f"`{program} -i report.qdstrm` makes the report" in message
+
+
+def test_no_importer_at_all(tmp_path: Path) -> None:
+    message = failure(FakeNsys(tmp_path, profile=RECORDING_ONLY), tmp_path / "out")
+    assert message == (
+        "profile=nsys: nsys made no report of what it recorded, see nsys.log; "
+        "what was recorded is kept as report.qdstrm"
+    )
+
+
+# The table
+
+
+@pytest.mark.parametrize("stats", ["echo 'does not contain CUDA kernel data'", "echo broken >&2; exit 1"])
+def test_a_report_without_kernels_is_kept_and_said(stats: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    message = failure(FakeNsys(tmp_path, stats=stats), out)
+    assert message.startswith("profile=nsys: `nsys stats` printed no table of kernels")
+    assert files(out) == {"report.nsys-rep", "nsys.log"}
+    assert "CUDA kernel data" in (out / "nsys.log").read_text() or "broken" in (out / "nsys.log").read_text()
+
+
+def test_stats_that_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nsys_module, "STATS_S", 0.5)
+    out = tmp_path / "out"
+    message = failure(FakeNsys(tmp_path, stats="exec sleep 60"), out)
+    assert "`nsys stats` did not end within 0.5 s; the report is kept" in message
+    assert files(out) == {"report.nsys-rep", "nsys.log"}

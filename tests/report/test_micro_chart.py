@@ -1,0 +1,127 @@
+"""The pictures: what is in them, and that the chart is drawn by a browser without a network."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.micro.test_results import make_results
+from ttt_mlflow.measure.roofline import decode_kernel_bytes
+from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults
+from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BUTTONS = ["µs", "GB/s", "% of the read ceiling"]
+
+
+def two_kernels() -> MicroResults:
+    """TTT-Linear at half and TTT-MLP at a quarter of the card's bandwidth, with three batches."""
+    results = make_results().model_copy(update={"kernels": [], "cells": []})
+    for name, layer_type, share in (("fast", "linear", 0.5), ("slow", "mlp", 0.25)):
+        results.kernels.append(KernelResult(name=name, layer_type=layer_type, form="rank-1"))
+        for batch in (8, 64, 512):
+            floor = decode_kernel_bytes(layer_type, batch, 32, 64, torch.float16)
+            us = floor / 4000e3 / share
+            results.cells.append(
+                CellResult(kernel=name, batch=batch, floor_bytes=floor, us=[0.5 * us, us, us, us, 2 * us])
+            )
+    return results
+
+
+def figure(results: MicroResults) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Data and layout that the page hands to plotly."""
+    call = re.search(r'Plotly\.newPlot\(\s*"[^"]+",\s*', page := chart_html(results))
+    assert call is not None
+    data, end = json.JSONDecoder().raw_decode(page, call.end())
+    layout, _ = json.JSONDecoder().raw_decode(page, page.index("{", end))
+    return data, layout
+
+
+def traces(results: MicroResults, button: int) -> dict[str, dict[str, Any]]:
+    data, layout = figure(results)
+    shown = layout["updatemenus"][0]["buttons"][button]["args"][0]["visible"]
+    assert len(shown) == len(data)
+    return {trace["name"]: trace for trace, visible in zip(data, shown, strict=True) if visible}
+
+
+def test_the_chart_has_a_line_a_kernel_and_a_floor_an_inner_net() -> None:
+    results = two_kernels()
+    lines = traces(results, 0)
+    assert list(lines) == ["fast", "slow", "floor of TTT-Linear", "floor of TTT-MLP"]
+    for kernel, floor, share in (("fast", "TTT-Linear", 0.5), ("slow", "TTT-MLP", 0.25)):
+        line, limit = lines[kernel], lines[f"floor of {floor}"]
+        assert line["x"] == limit["x"] == [8, 64, 512]
+        assert [share * us for us in line["y"]] == pytest.approx(limit["y"])
+        assert limit["line"]["dash"] in ("dash", "dot")
+        cell = results.cell(kernel, 8)
+        assert cell is not None
+        median, low, high = cell.quantiles or (0, 0, 0)
+        assert line["error_y"]["array"][0] == pytest.approx(high - median)
+        assert line["error_y"]["arrayminus"][0] == pytest.approx(median - low)
+
+
+def test_the_buttons_choose_the_quantity() -> None:
+    results = two_kernels()
+    data, layout = figure(results)
+    buttons = layout["updatemenus"][0]["buttons"]
+    assert [button["label"] for button in buttons] == BUTTONS
+    assert [trace["visible"] for trace in data] == buttons[0]["args"][0]["visible"]
+    assert len({button["args"][1]["yaxis.title.text"] for button in buttons}) == 3
+    rates, shares = traces(results, 1), traces(results, 2)
+    assert rates["fast"]["y"] == pytest.approx([2000] * 3)
+    assert shares["slow"]["y"] == pytest.approx([25] * 3)
+    assert rates["the card's read bandwidth"]["y"] == [4000] * 3
+    assert shares["the card's read bandwidth"]["y"] == [100] * 3
+    bars = rates["fast"]["error_y"]
+    assert min(bars["array"] + bars["arrayminus"]) >= 0
+
+
+def test_on_a_cpu_there_is_no_ceiling_to_show() -> None:
+    results = two_kernels().model_copy(update={"ceilings": {}})
+    data, layout = figure(results)
+    assert [button["label"] for button in layout["updatemenus"][0]["buttons"]] == BUTTONS[:2]
+    assert {trace["name"] for trace in data} == {"fast", "slow"}
+
+
+def test_what_was_not_timed_is_not_drawn() -> None:
+    results = make_results()
+    assert timed_kernels(results) == ["good"]
+    lines = traces(results, 0)
+    assert list(lines) == ["good", "floor of TTT-Linear"]
+    assert lines["good"]["x"] == [128]
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    page = chart_html(two_kernels())
+    assert not re.search(r"<script[^>]*\ssrc=", page)
+    assert not re.search(r"<link[^>]*\shref=", page)
+    assert "MathJax.js" not in page
+    assert len(page) < 10_000_000
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium or Chrome is installed")
+def test_a_browser_without_a_network_draws_it(tmp_path: Path) -> None:
+    assert BROWSER
+    page = tmp_path / "kernels.html"
+    page.write_text(chart_html(two_kernels()))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
+    drawn = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+    assert len(re.findall(r'<g class="trace scatter', drawn)) == 4
+    for text in ("fast", "slow", "floor of TTT-Linear", "floor of TTT-MLP", *BUTTONS):
+        assert f">{text}</text>" in drawn
+
+
+def test_the_picture() -> None:
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    assert kernels_png(two_kernels()).startswith(b"\x89PNG")
+    assert kernels_png(make_results()).startswith(b"\x89PNG"), "one batch, and kernels without a time"
+    assert plt.get_fignums() == before

@@ -1,0 +1,157 @@
+"""The micro-benchmark's table shows what was measured, and nothing that was not."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.micro.test_results import make_results
+from ttt_mlflow.config import MicroConfig, RunConfig
+from ttt_mlflow.micro.results import MicroResults
+from ttt_mlflow.report.micro_table import (
+    SAMPLES,
+    ceilings_text,
+    cell_text,
+    micro_markdown,
+    micro_text,
+    table_csv,
+    table_markdown,
+    table_rows,
+)
+from ttt_mlflow.report.table import table_markdown as runs_markdown
+from ttt_mlflow.report.table import table_text
+from ttt_mlflow.tracking.journal import Journal
+
+CARD = "the card reads 4,000 GB/s, copies 3,900 GB/s (read and written), multiplies fp16 matrices at 700 TFLOP/s"
+
+
+def on_a_cpu() -> MicroResults:
+    results = make_results()
+    results.ceilings, results.l2_bytes = {}, None
+    results.cells = [cell.model_copy(update={"telemetry": {}}) for cell in results.cells]
+    return results
+
+
+def make_journal(root: Path, results: MicroResults | None, **asked: object) -> Journal:
+    config = MicroConfig.parse({"kernels": "good,bad", "batches": "128,4096", **asked})
+    journal = Journal.create(root, config.model_dump(mode="json"), config.entry_point)
+    if results:
+        journal.write_artifact(SAMPLES, results.model_dump_json())
+    return journal
+
+
+def test_rows() -> None:
+    headings, rows = table_rows(make_results())
+    assert headings == [
+        *("kernel", "batch", "µs", "p20 to p80", "GB/s", "% of read ceiling", "error", "first use s", "SM MHz", "W"),
+        "status",
+    ]
+    assert rows == [
+        ["good", "128", "16", "15.4 to 16.6", "3,000", "75.0", "3.0e-04", "0.50", "1,900", "600", "ok"],
+        ["good", "4096", "", "", "", "", "3.0e-04", "0.50", "", "", "oom"],
+        ["bad", "128", "", "", "", "", "5.0e-01", "1.25", "", "", "error"],
+    ]
+
+
+def test_columns_without_a_value_have_no_place() -> None:
+    headings, rows = table_rows(on_a_cpu())
+    assert headings == ["kernel", "batch", "µs", "p20 to p80", "GB/s", "error", "first use s", "status"]
+    assert all(len(row) == len(headings) for row in rows)
+
+
+def test_markdown_is_a_table() -> None:
+    lines = table_markdown(make_results()).splitlines()
+    assert lines[0].startswith("| kernel | batch | µs |")
+    assert lines[1].startswith("| --- | ---: | ---: |")
+    assert len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 2 + 3
+
+
+def test_csv_has_the_numbers_as_measured() -> None:
+    frame = pd.read_csv(io.StringIO(table_csv(make_results())))
+    good = frame.iloc[0]
+    assert (good["us"], good["us_p20"], good["us_p80"]) == pytest.approx((16.0, 15.4, 16.6))
+    assert (good["gb_per_s"], good["read_ceiling_pct"], good["samples"]) == pytest.approx((3000.0, 75.0, 3))
+    assert frame["us"].isna().tolist() == [False, True, True]
+    assert frame["status"].tolist() == ["ok", "oom", "error"]
+    assert frame["message"][1] == "out of memory: it does not fit"
+
+
+def test_one_line_a_cell() -> None:
+    results = make_results()
+    assert cell_text(results.cells[0], results) == (
+        "good batch 128: 16 µs (15.4 to 16.6), 3,000 GB/s, 75.0 % of the read ceiling"
+    )
+    assert cell_text(results.cells[1], results) == "good batch 4096: out of memory: it does not fit"
+    assert ceilings_text(results) == CARD
+
+
+def test_the_description(tmp_path: Path) -> None:
+    results = make_results()
+    journal = make_journal(tmp_path, results)
+    journal.update_tags({"ttt.host": "somewhere", "ttt.gpu_name": "a card"})
+    journal.set_status("error", "2 of 3 measurements failed", 1)
+    text = micro_markdown(journal)
+    assert text.startswith("**micro good,bad float16 h32x64 b128,4096**\n")
+    assert "status: error: 2 of 3 measurements failed" in text
+    assert table_markdown(results) in text
+    assert CARD in text
+    assert "good batch 4096: out of memory: it does not fit" in text
+    assert "bad: not timed: wrong result" in text
+    assert "somewhere, a card" in text
+    assert "times the L2" not in text
+
+
+def test_times_that_the_l2_may_have_helped_are_said(tmp_path: Path) -> None:
+    results = make_results()
+    results.l2_bytes = 100_000_000
+    journal = make_journal(tmp_path, results)
+    assert "good batch 128: the memory that was timed is 2.4 times the L2" in micro_markdown(journal)
+
+
+def test_the_terminal(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, on_a_cpu())
+    journal.set_status("oom", "too large", 3)
+    lines = micro_text(journal, "over there").splitlines()
+    assert lines[0] == journal.run_name
+    assert lines[1].split() == [
+        "kernel",
+        "batch",
+        "µs",
+        "p20",
+        "to",
+        "p80",
+        "GB/s",
+        "error",
+        "first",
+        "use",
+        "s",
+        "status",
+    ]
+    assert lines[3].split()[:3] == ["good", "128", "16"]
+    assert lines[-1] == "  record  over there"
+
+
+def test_a_run_that_measured_nothing(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, None)
+    journal.set_status("killed", "ended by SIGTERM", 143)
+    assert "status: killed: ended by SIGTERM" in micro_markdown(journal)
+    assert micro_text(journal, "here").splitlines() == [journal.run_name, "  record  here"]
+
+
+# The list of records
+
+
+def test_micro_benchmarks_are_listed_apart(tmp_path: Path) -> None:
+    micro = make_journal(tmp_path, None)
+    run = Journal.create(tmp_path, RunConfig.parse({"batch": 7}).model_dump(mode="json"))
+    blocks = table_text([micro, run]).split("\n\n")
+    assert len(blocks) == 2
+    assert blocks[0].splitlines()[2].split()[:3] == ["ttt-1b", "decode", "7"]
+    assert blocks[1].splitlines()[2].split() == [
+        *(micro.journal_id, "good,bad", "128,4096", "32", "of", "64", "float16", "running")
+    ]
+    assert table_text([micro]).splitlines()[0].split()[0] == "micro-benchmark"
+    assert table_text([run]).split("\n\n")[0] == blocks[0]
+    assert runs_markdown([micro, run]) == runs_markdown([run])

@@ -1,0 +1,191 @@
+"""``ttt-mlflow micro`` in this process: bad input, the list, and what happens around a measurement."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from mlflow import MlflowClient
+
+from tests.micro.test_results import make_results
+from tests.project import free_port, new_store
+from ttt_mlflow.cli import cli
+from ttt_mlflow.config import MicroConfig
+from ttt_mlflow.errors import OutOfMemory, RunFailed
+from ttt_mlflow.micro import runner
+from ttt_mlflow.micro.kernels import OWN
+from ttt_mlflow.micro.resolve import ResolvedMicro
+from ttt_mlflow.micro.runner import series
+from ttt_mlflow.report.micro_table import SAMPLES
+from ttt_mlflow.tracking.journal import Journal
+
+FIELDS = ", ".join(MicroConfig.model_fields)
+QUICK = ["--kernels", "mlp_1_dual", "--device", "cpu"]
+
+
+@dataclass
+class FakeRunner:
+    """Stands where ``runner.run`` does: notes what would be measured, and ends as it is told."""
+
+    measured: list[MicroConfig] = field(default_factory=list)
+    failure: Exception | None = None
+
+    def run(self, resolved: ResolvedMicro, journal: Journal, console: object, imports_s: float) -> None:
+        assert imports_s > 0
+        self.measured.append(resolved.used)
+        results = make_results()
+        journal.set_used(resolved.used.model_dump(mode="json"))
+        journal.update_params(resolved.used.model_dump())
+        journal.write_artifact(SAMPLES, results.model_dump_json())
+        journal.update_metrics({"kernel_error/good": 3e-4})
+        journal.set_series(series(results))
+        status = {OutOfMemory: "oom", RunFailed: "error"}.get(type(self.failure), "ok")  # type: ignore[arg-type]
+        journal.set_status(status, str(self.failure) if self.failure else None, 0)
+        if self.failure:
+            raise self.failure
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
+    fake = FakeRunner()
+    monkeypatch.setattr(runner, "run", fake.run)
+    return fake
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return new_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "TRITON_INTERPRET", "TTT_NSYS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(cli, ["micro", *arguments])
+
+
+def refused(result: Result, fake: FakeRunner) -> str:
+    """The message of bad input: on stderr, exit code 2, nothing measured, nothing recorded."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert fake.measured == []
+    assert not Path("ttt_runs").exists()
+    return result.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batches", "0"], "batches=0: not allowed; batches takes auto, or whole numbers from 1, comma-separated"),
+        (["--head_dim", "x"], "head_dim=x: not allowed; head_dim takes a whole number from 1"),
+        (["--head-dim=x"], "head_dim=x: not allowed; head_dim takes a whole number from 1"),
+        (["--profile", "torch"], "profile=torch: not allowed; profile takes none or nsys"),
+        (["--batch", "1"], f"batch=1: no such parameter; there are {FIELDS}"),
+        (["kernels=a"], "kernels=a: not understood; a parameter is given as --name value"),
+        (["--kernels", "mlp_9"], f"kernels=mlp_9: no such kernel; there are {', '.join(one.name for one in OWN)}"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, invoke: Callable[..., Result], fake: FakeRunner) -> None:
+    assert refused(invoke(*arguments), fake) == f"Error: {message}"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is what is tested")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kernels", "mlp_1_dual_triton"], "Error: kernels=mlp_1_dual_triton: run on a GPU only"),
+        (["--device", "cuda"], "Error: device=cuda: PyTorch finds no GPU"),
+        (["--profile"], "Error: profile=nsys: "),
+    ],
+)
+def test_refused_on_this_machine(
+    arguments: list[str], message: str, invoke: Callable[..., Result], fake: FakeRunner
+) -> None:
+    text = refused(invoke(*arguments), fake)
+    assert len(text.splitlines()) == 1
+    assert text.startswith(message)
+
+
+def test_help_names_every_parameter_and_gives_examples(invoke: Callable[..., Result]) -> None:
+    text = invoke("--help").output
+    for name in (*MicroConfig.model_fields, "list", "logdir", "tracking_uri", "experiment_name"):
+        assert f"--{name.replace('_', '-')}" in text
+    assert "Examples:" in text
+
+
+def test_the_list_measures_nothing(invoke: Callable[..., Result], fake: FakeRunner) -> None:
+    result = invoke("--list")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()][: len(OWN)] == [one.name for one in OWN]
+    assert all(one.description in result.stdout for one in OWN)
+    assert fake.measured == []
+
+
+def test_the_list_and_bad_input_are_quick_because_torch_is_not_imported() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from ttt_mlflow.cli import cli;"
+        "CliRunner().invoke(cli, ['micro', '--list']); CliRunner().invoke(cli, ['micro', '--heads', '0']);"
+        "print([name for name in ('torch', 'mlflow', 'triton') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+# Around the measurement
+
+
+def test_table_record_and_ui_are_shown(invoke: Callable[..., Result], fake: FakeRunner, store: str) -> None:
+    result = invoke(*QUICK, "--batches", "128,4096", "--experiment-name", "shown")
+    assert result.exit_code == 0, result.output
+    assert fake.measured[0].batches == (128, 4096)
+    assert "15.4 to 16.6" in result.stdout
+    assert f"mlflow ui --backend-store-uri {store}" in result.stdout
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("shown")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.run_name == "micro mlp_1_dual float16 h32x64 b128,4096"
+    assert found.data.tags["ttt.entry_point"] == "micro"
+    (point,) = client.get_metric_history(found.info.run_id, "kernel_us/good")
+    assert (point.step, point.value) == (128, 16.0)
+
+
+@pytest.mark.parametrize(("failure", "code"), [(OutOfMemory("too big"), 3), (RunFailed("wrong"), 1)])
+def test_failure_is_published_and_has_its_exit_code(
+    failure: Exception, code: int, invoke: Callable[..., Result], fake: FakeRunner, store: str
+) -> None:
+    fake.failure = failure
+    result = invoke(*QUICK, "--experiment-name", f"micro {failure}")
+    assert result.exit_code == code
+    assert result.stderr.strip() == f"Error: {failure}"
+    assert "15.4 to 16.6" in result.stdout, "what was measured is shown all the same"
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name(f"micro {failure}")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FAILED"
+    assert found.data.tags["ttt.message"] == str(failure)
+
+
+def test_sync_and_table_know_micro_benchmarks(
+    invoke: Callable[..., Result], fake: FakeRunner, store: str, tmp_path: Path
+) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    assert invoke(*QUICK, "--tracking-uri", uri, "--experiment-name", "micro later").exit_code == 4
+    (journal,) = (tmp_path / "ttt_runs").iterdir()
+    sent = CliRunner().invoke(cli, ["sync"])
+    assert (sent.exit_code, sent.stdout) == (0, f"{journal.name}: published\n")
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("micro later")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.data.metrics["kernel_error/good"] == 3e-4
+    table = CliRunner().invoke(cli, ["table"])
+    assert table.exit_code == 0
+    assert f"{journal.name}   mlp_1_dual" in table.stdout

@@ -1,0 +1,96 @@
+"""What may be asked of the micro-benchmark, as text and typed. Decode configurations are in test_cli.py."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttt_mlflow.config import CONFIGURATIONS, Configuration, MicroConfig, RunConfig
+from ttt_mlflow.errors import BadInput
+
+WORDS = st.text(st.characters(exclude_characters=",", exclude_categories=["Cs", "Z", "Cc"]), min_size=1)
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=1))
+def test_batches_are_the_points_of_an_axis(batches: list[int]) -> None:
+    parsed = MicroConfig.parse({"batches": ",".join(map(str, batches))}).batches
+    assert parsed == tuple(sorted(set(batches)))
+    assert MicroConfig.parse({"batches": batches}).batches == parsed
+
+
+@given(st.lists(WORDS, min_size=1).filter(lambda words: words != ["auto"]))
+def test_kernels_keep_their_order(kernels: list[str]) -> None:
+    text = " , ".join(kernels)
+    if text.lower() != "auto":
+        assert MicroConfig.parse({"kernels": text}).kernels == tuple(dict.fromkeys(kernels))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_as_batches_is_numbers_or_one_line(text: str) -> None:
+    batches, message = None, None
+    try:
+        batches = MicroConfig.parse({"batches": text}).batches
+    except BadInput as refused:
+        message = str(refused)
+    wrong = f"batches={text}: not allowed; batches takes auto, or whole numbers from 1, comma-separated"
+    assert message in (None, wrong)
+    assert batches is None or all(batch >= 1 for batch in batches)
+
+
+@pytest.mark.parametrize("text", ["", "auto", " AUTO "])
+def test_nothing_asked_for_is_auto(text: str) -> None:
+    config = MicroConfig.parse({"kernels": text, "batches": text, "device": text})
+    assert (config.kernels, config.batches, config.device) == (None, None, None)
+    assert config.as_params()["kernels"] == "auto"
+
+
+@pytest.mark.parametrize(("text", "parsed"), [("none", ()), ("", ()), ("nsys", ("nsys",)), ("true", ("nsys",))])
+def test_profile(text: str, parsed: tuple[str, ...]) -> None:
+    assert MicroConfig.parse({"profile": text}).profile == parsed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "takes"),
+    [
+        ("kernels", "mlp_1_dual,,", "auto, or names that `ttt-mlflow micro --list` shows, comma-separated"),
+        ("batches", "128,0", "auto, or whole numbers from 1, comma-separated"),
+        ("heads", "0", "a whole number from 1"),
+        ("head_dim", "64.5", "a whole number from 1"),
+        ("dtype", "auto", "float16, bfloat16 or float32"),
+        ("device", "tpu", "auto, cpu or cuda"),
+        ("seconds", "0", "a number of seconds above 0"),
+        ("seed", "-1", "a whole number from 0"),
+        ("profile", "torch", "none or nsys"),
+    ],
+)
+def test_bad_values_say_what_is_taken(name: str, value: str, takes: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        MicroConfig.parse({name: value})
+    assert str(refused.value) == f"{name}={value}: not allowed; {name} takes {takes}"
+
+
+def test_all_faults_at_once() -> None:
+    with pytest.raises(BadInput) as refused:
+        MicroConfig.parse({"heads": "x", "batches": "1,x,y", "foo": "1"})
+    assert [line.split(":")[0] for line in str(refused.value).splitlines()] == ["batches=1,x,y", "heads=x", "foo"]
+
+
+@pytest.mark.parametrize("kind", CONFIGURATIONS.values())
+def test_each_field_says_what_it_takes(kind: type[Configuration]) -> None:
+    assert set(kind.takes) <= set(kind.model_fields)
+    assert set(kind.how_measured) <= set(kind.model_fields)
+    assert all(field.description for field in kind.model_fields.values())
+
+
+def test_the_id_is_that_of_what_is_measured() -> None:
+    config = MicroConfig.parse({"kernels": "a", "batches": "1"})
+    same = MicroConfig.parse({"kernels": "a", "batches": "1", "seconds": "9", "profile": "nsys"})
+    assert config.config_id == same.config_id
+    assert config.config_id != MicroConfig.parse({"kernels": "a", "batches": "2"}).config_id
+
+
+def test_run_names() -> None:
+    name = MicroConfig.parse({"kernels": "a,b", "batches": "128,1"}).run_name
+    assert name == "micro a,b float16 h32x64 b1,128"
+    many = {"kernels": ",".join("abcd"), "batches": ",".join(map(str, range(1, 99)))}
+    assert MicroConfig.parse(many).run_name == "micro 4 kernels float16 h32x64 b1…98"
+    assert RunConfig.parse({"inner_net": "mlp_1_dual"}).run_name == "ttt-1b mlp_1_dual decode b64 p1 g512"

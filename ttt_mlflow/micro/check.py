@@ -1,0 +1,53 @@
+"""Is a kernel's result right? Against float64, before anything is timed."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.kernels import reference
+from ttt_mlflow.kernels.reference import MINI_BATCH
+from ttt_mlflow.micro.inputs import RandomSource, StepInputs, StepShape, make_positions
+from ttt_mlflow.micro.kernels import Step
+
+BATCH = 2
+TOKENS = 2 * MINI_BATCH + 3  # the state is folded twice, and read after it
+TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 2e-5}
+# Both forms have one result, so that one twin in float64 is what either of them means.
+TWINS: dict[str, Callable[..., Tensor]] = {"linear": reference.linear_decode, "mlp": reference.mlp_decode}
+
+
+def step_errors(step: Step, inputs: StepInputs, shape: StepShape) -> dict[str, float]:
+    """Relative errors of ``step`` over the tokens of ``inputs``, whose state it updates: ``out``, all outputs
+    together, and each part of the state after each fold."""
+    twin_shape = replace(shape, form="rank-1", dtype=torch.float64)
+    source = RandomSource(0, inputs.eta.device)
+    wide = replace(inputs.double(), kept=tuple(source.poisoned(part, torch.float64) for part in twin_shape.kept))
+    twin, positions = TWINS[shape.layer_type], make_positions(inputs.eta.device)
+    outputs, expected, errors = [], [], {}
+    for token in range(len(inputs.tokens)):
+        position = positions[token % MINI_BATCH]
+        _poison_free_memory(inputs.tokens[token][0])
+        outputs.append(step(*inputs.arguments(token, position)).double())
+        expected.append(twin(*wide.arguments(token, position)))
+        if token % MINI_BATCH == MINI_BATCH - 1:
+            for part, (found, want) in enumerate(zip(inputs.state, wide.state, strict=True)):
+                errors[f"state {part} after {token + 1} tokens"] = relative_error(found, want)
+    return {"out": relative_error(torch.stack(outputs), torch.stack(expected))} | errors
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """‖found − expected‖ / ‖expected‖; NaN if ``found`` holds one."""
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+def worst(errors: dict[str, float]) -> float:
+    """The largest error; NaN if one is NaN."""
+    return math.nan if any(math.isnan(error) for error in errors.values()) else max(errors.values())
+
+
+def _poison_free_memory(like: Tensor) -> None:
+    """Leave NaN in the memory that the step's output will most likely get: what it does not write then shows."""
+    torch.full_like(like, torch.nan)

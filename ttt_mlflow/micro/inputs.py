@@ -1,0 +1,137 @@
+"""What a decode step takes: random tokens, and state as large as a layer's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.kernels.reference import MINI_BATCH
+from ttt_mlflow.measure.roofline import decode_kernel_bytes
+
+STATE_STD = 0.02  # as the published models are initialised
+BASE_LR = {"linear": 1.0, "mlp": 0.1}  # the inner learning rate before its gate (section 2.7 of the paper)
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """One layer's decode step: which inner net, in which form, and how large."""
+
+    layer_type: str
+    form: str
+    batch: int
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def state(self) -> list[tuple[int, ...]]:
+        """The inner net's weights: W [B, H, F, F] and b, or those of both layers."""
+        f = self.head_dim
+        shapes: list[tuple[int, ...]] = [(f, f), (f,)]
+        if self.layer_type == "mlp":
+            shapes = [(f, 4 * f), (4 * f,), (4 * f, f), (f,)]
+        return [(self.batch, self.heads, *shape) for shape in shapes]
+
+    @property
+    def kept(self) -> list[tuple[int, ...]]:
+        """What is kept between the tokens of a mini-batch: vectors [B, H, M, X], or sums of the state's shapes."""
+        if self.form == "accumulating":
+            return self.state
+        f = self.head_dim
+        widths = (f, f) if self.layer_type == "linear" else (f, 4 * f, 4 * f, f)
+        return [(self.batch, self.heads, MINI_BATCH, width) for width in widths]
+
+    @property
+    def floor_bytes(self) -> float:
+        """The least bytes of a step, whatever the form; see :mod:`ttt_mlflow.measure.roofline`."""
+        return decode_kernel_bytes(self.layer_type, self.batch, self.heads, self.head_dim, self.dtype)
+
+    @property
+    def copy_bytes(self) -> int:
+        """Memory of one :class:`StepInputs` with a mini-batch of tokens."""
+        token = self.batch * self.heads * (3 * self.head_dim * self.dtype.itemsize + 4)
+        elements = sum(prod(shape) for shape in [*self.state, *self.kept])
+        return MINI_BATCH * token + elements * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """One copy of all that a step takes. ``state`` and ``kept`` are updated by the steps."""
+
+    tokens: list[tuple[Tensor, ...]]  # q, k, v [B, H F] and lr [B, H] float32, one a position
+    eta: Tensor  # [M] float32
+    norm: tuple[Tensor, Tensor]  # weight and bias [H, F]
+    state: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...]
+
+    def arguments(self, token: int, position: Tensor) -> tuple[Tensor, ...]:
+        """The step's arguments for the token ``token`` at ``position`` [1] int32."""
+        return (*self.tokens[token], self.eta, position, *self.norm, *self.state, *self.kept)
+
+    def double(self) -> "StepInputs":
+        """The same values in float64, in memory of their own."""
+
+        def wide(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            return tuple(tensor.double() for tensor in tensors)
+
+        norm_weight, norm_bias = wide(self.norm)
+        return replace(
+            self,
+            tokens=[wide(token) for token in self.tokens],
+            eta=self.eta.double(),
+            norm=(norm_weight, norm_bias),
+            state=wide(self.state),
+            kept=wide(self.kept),
+        )
+
+
+class Source(Protocol):
+    """Where the inputs' memory comes from, and what is in it."""
+
+    def normal(self, shape: tuple[int, ...], dtype: torch.dtype, std: float = 1.0, mean: float = 0.0) -> Tensor: ...
+
+    def poisoned(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor: ...
+
+
+class RandomSource:
+    """New tensors on ``device``: normal numbers from ``seed``, and NaN where a step must not read."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
+        self._generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(self, shape: tuple[int, ...], dtype: torch.dtype, std: float = 1.0, mean: float = 0.0) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device).normal_(mean, std, generator=self._generator)
+
+    def poisoned(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.full(shape, torch.nan, dtype=dtype, device=self.device)
+
+
+def make_inputs(shape: StepShape, source: Source, tokens: int = MINI_BATCH) -> StepInputs:
+    """Inputs of ``tokens`` tokens, such that a mini-batch may be repeated thousands of times: the updates converge."""
+    row, heads = (shape.batch, shape.heads * shape.head_dim), (shape.heads, shape.head_dim)
+    dtype = shape.dtype
+
+    def token() -> tuple[Tensor, ...]:
+        q, k, v = (source.normal(row, dtype) for _ in range(3))
+        gate = source.normal((shape.batch, shape.heads), torch.float32)
+        return q, k, v, gate.sigmoid_().mul_(BASE_LR[shape.layer_type] / shape.head_dim)
+
+    learned = source.normal((MINI_BATCH,), torch.float32, std=0.02)
+    scale = 1 / torch.arange(1, MINI_BATCH + 1, device=learned.device)
+    return StepInputs(
+        tokens=[token() for _ in range(tokens)],
+        eta=(scale + learned).clamp_min_(0),
+        norm=(source.normal(heads, dtype, std=0.3, mean=1.0), source.normal(heads, dtype, std=0.3)),
+        state=tuple(source.normal(part, dtype, std=STATE_STD) for part in shape.state),
+        kept=tuple(source.poisoned(part, dtype) for part in shape.kept),
+    )
+
+
+def make_positions(device: torch.device) -> list[Tensor]:
+    """The positions of a mini-batch, each [1] int32 on the device and 16-byte aligned, as a kernel would have it."""
+    rows = torch.arange(MINI_BATCH, dtype=torch.int32, device=device)[:, None].repeat(1, 4)
+    return [row[:1] for row in rows]

@@ -1,0 +1,101 @@
+"""What a micro-benchmark measured: the raw times, from which the table and the pictures are derived."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel
+
+Status = Literal["ok", "oom", "error"]
+
+
+class KernelResult(BaseModel):
+    """One kernel before it is timed: is it right, and how soon.
+
+    error: the largest of ``errors``, the relative errors against float64; None where it is not a number.
+    first_use_s: from before its import until its first call had ended, in this process.
+    """
+
+    name: str
+    layer_type: str
+    form: str
+    status: Status = "ok"
+    message: str | None = None
+    first_use_s: float | None = None
+    error: float | None = None
+    errors: dict[str, float] = {}
+
+
+class CellResult(BaseModel):
+    """One kernel with one batch.
+
+    us: microseconds a step, one for each sample, each the mean over ``launches`` launches. floor_bytes: the least
+    bytes of a step. telemetry: NVML's metrics over the timed section.
+    ended_ms: when, in ms since 1970.
+    """
+
+    kernel: str
+    batch: int
+    floor_bytes: float
+    status: Status = "ok"
+    message: str | None = None
+    us: list[float] = []
+    launches: int | None = None
+    copies: int | None = None
+    copy_bytes: int | None = None
+    telemetry: dict[str, float] = {}
+    ended_ms: int | None = None
+
+    @property
+    def quantiles(self) -> tuple[float, float, float] | None:
+        """Median, 20th and 80th percentile of ``us``; None where nothing was timed."""
+        if not self.us:
+            return None
+        median, low, high = np.quantile(self.us, [0.5, 0.2, 0.8])
+        return float(median), float(low), float(high)
+
+    @property
+    def gb_per_s(self) -> float | None:
+        """The floor's bytes over the median time, in 10^9 bytes a second."""
+        return self.floor_bytes / self.quantiles[0] / 1e3 if self.quantiles else None
+
+
+class MicroResults(BaseModel):
+    """The whole measurement. ceilings: the card's, by metric name; empty on a CPU."""
+
+    config: dict[str, str]
+    device_name: str
+    l2_bytes: int | None = None
+    ceilings: dict[str, float] = {}
+    kernels: list[KernelResult] = []
+    cells: list[CellResult] = []
+
+    def kernel(self, name: str) -> KernelResult:
+        return next(kernel for kernel in self.kernels if kernel.name == name)
+
+    def cell(self, kernel: str, batch: int) -> CellResult | None:
+        return next((cell for cell in self.cells if (cell.kernel, cell.batch) == (kernel, batch)), None)
+
+    def read_ceiling_pct(self, cell: CellResult) -> float | None:
+        """The floor's bytes a second in percent of what the card reads."""
+        ceiling = self.ceilings.get("card_read_gb_per_s")
+        return 100 * cell.gb_per_s / ceiling if ceiling and cell.gb_per_s else None
+
+    def l2_sizes(self, cell: CellResult) -> float | None:
+        """The bytes of all timed copies in L2 sizes; None on a CPU and where nothing was timed."""
+        if not self.l2_bytes or not cell.us or not cell.copies:
+            return None
+        return cell.copies * cell.floor_bytes / self.l2_bytes
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """What was not measured and why: by kernel, or by kernel and batch."""
+        found = {kernel.name: kernel.message or kernel.status for kernel in self.kernels if kernel.status != "ok"}
+        for cell in self.cells:
+            if cell.status != "ok" and cell.kernel not in found:
+                found[f"{cell.kernel} batch {cell.batch}"] = cell.message or cell.status
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> "MicroResults":
+        return cls.model_validate_json(path.read_text())

@@ -1,0 +1,73 @@
+"""What every run records, whatever it measures: the host, the GPU's samples, how it ended."""
+
+import json
+import logging
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+
+from ttt_mlflow.config import Configuration
+from ttt_mlflow.telemetry import host, samples
+from ttt_mlflow.telemetry.nvml import NvmlSampler, TelemetryUnavailable
+from ttt_mlflow.tracking.journal import Journal
+
+TAG_FACTS = {
+    "ttt.host": "hostname",
+    "ttt.gpu_name": "gpu_name",
+    "ttt.gpu_uuid": "gpu_uuid",
+    "ttt.driver": "driver",
+    "ttt.torch": "torch",
+    "ttt.triton": "triton",
+    "ttt.git_dirty": "git_dirty",
+}
+log = logging.getLogger(__name__)
+
+
+def record_environment(journal: Journal, used: Configuration, device: torch.device) -> None:
+    """The host's facts, its packages, and the tags that follow from them and from the configuration."""
+    facts = host.host_facts(device)
+    tags = {tag: _text(facts[fact]) for tag, fact in TAG_FACTS.items() if fact in facts}
+    ours = {"ttt.config_id": used.config_id, "ttt.journal_id": journal.journal_id, "ttt.entry_point": used.entry_point}
+    journal.update_tags(tags | ours)
+    journal.write_artifact("environment/host.json", json.dumps(facts, indent=1))
+    journal.write_artifact("environment/packages.txt", host.package_list())
+
+
+def open_sampler(device: torch.device, console: Console) -> NvmlSampler | None:
+    """NVML's sampler for a GPU; None on a CPU, and where NVML is missing, which is said."""
+    if device.type != "cuda":
+        return None
+    try:
+        return NvmlSampler.open(host.device_uuid(device))
+    except TelemetryUnavailable as error:
+        console.print(f"Note: {error}", markup=False, highlight=False)
+        log.warning("%s", error)
+        return None
+
+
+def record_samples(
+    journal: Journal, sampler: NvmlSampler, device: torch.device, title: str
+) -> dict[str, list[tuple[int, int, float]]]:
+    """Write the samples and their picture; return the time series for MLflow's System metrics."""
+    for query, reason in sampler.refused.items():
+        log.warning("NVML does not answer %s: %s", query, reason)
+    frame = sampler.frame()
+    if frame.empty:
+        return {}
+    samples.write_samples_csv(frame, journal.artifact_path("telemetry/samples.csv"))
+    samples.plot_clocks(frame, sampler.sections, journal.artifact_path("telemetry/clocks.png"), title)
+    return samples.series(frame, device.index or 0)
+
+
+def record_end(
+    journal: Journal, status: str, message: str | None, exit_code: int, describe: Callable[[Journal], str]
+) -> None:
+    """Give the journal its status, and the description that goes with it."""
+    journal.set_status(status, message, exit_code)
+    journal.update_tags({"ttt.status": status} | ({"ttt.message": message} if message else {}))
+    journal.set_description(describe(journal))
+
+
+def _text(fact: object) -> str:
+    return str(fact).lower() if isinstance(fact, bool) else str(fact)

@@ -1,0 +1,191 @@
+"""The pictures of a micro-benchmark: a PNG, and an interactive chart in one HTML file that needs no network."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ttt_mlflow.micro.results import CellResult, MicroResults
+
+COLOURS = ("#1f6fb4", "#c8553d", "#3a8f5c", "#7a5195", "#b8860b", "#4d9fb0", "#d45087", "#6b6b6b")
+GREY = "#8a8f98"
+NAMES = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}
+LOOKS: dict[Any, Any] = {
+    "lines.marker": "o",
+    "figure.figsize": (9, 6),
+    "savefig.dpi": 150,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+CARD_LIMIT = "the card's read bandwidth"
+NOTHING = (float("nan"), float("nan"), float("nan"))
+
+
+def timed_kernels(results: MicroResults) -> list[str]:
+    """The kernels of which something was timed, in the order in which they were asked for."""
+    return list(dict.fromkeys(cell.kernel for cell in results.cells if cell.us))
+
+
+def kernels_png(results: MicroResults) -> bytes:
+    """Time over batch as ``triton.testing`` draws it: a line a kernel, its 20th to 80th percentile shaded."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from triton.testing import Benchmark, perf_report
+
+    kernels, batches = timed_kernels(results), sorted({cell.batch for cell in results.cells})
+
+    def recorded(batch: int, kernel: str) -> tuple[float, float, float]:
+        cell = results.cell(kernel, batch)
+        return (cell and cell.quantiles) or NOTHING
+
+    benchmark = Benchmark(
+        x_names=["batch"],
+        x_vals=batches,
+        line_arg="kernel",
+        line_vals=kernels,
+        line_names=kernels,
+        plot_name="kernels",
+        args={},
+        xlabel="batch",
+        ylabel="µs",
+        x_log=True,
+        y_log=True,
+        styles=[(COLOURS[index % len(COLOURS)], "-") for index in range(len(kernels))],
+    )
+    with matplotlib.rc_context(LOOKS):
+        perf_report(benchmark)(recorded).run()
+        figure = plt.gcf()
+        axes = figure.axes[0]
+        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.set_xticks([], minor=True)
+        axes.set_title(_title(results).replace("<br><sub>", "\n").removesuffix("</sub>"), loc="left")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        plt.close(figure)
+    return picture.getvalue()
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One view of the times: its axis, what it makes of a cell's µs, and the limit that the card sets.
+
+    limit_name: of a limit that is the same for all cells; without one there is a line for each inner net.
+    """
+
+    axis: str
+    value: Callable[[CellResult, float], float]
+    limit: Callable[[CellResult], float] | None = None
+    limit_name: str | None = None
+
+
+def chart_html(results: MicroResults) -> str:
+    """A page with one chart: a line a kernel over the batch, bars from the 20th to the 80th percentile, dashed what
+    the card's read bandwidth allows. Buttons choose time, bytes a second, or share of that bandwidth."""
+    import plotly.graph_objects as go
+
+    quantities = _quantities(results)
+    traces = [_traces(results, quantity) for quantity in quantities.values()]
+    figure = go.Figure([trace | {"visible": part is traces[0]} for part in traces for trace in part])
+    buttons = [
+        {
+            "label": label,
+            "method": "update",
+            "args": [
+                {"visible": [shown is part for part in traces for _ in part]},
+                {"yaxis.title.text": quantity.axis, "yaxis.type": "log" if label == "µs" else "linear"},
+            ],
+        }
+        for shown, (label, quantity) in zip(traces, quantities.items(), strict=True)
+    ]
+    batches = sorted({cell.batch for cell in results.cells})
+    figure.update_layout(
+        title={"text": _title(results), "x": 0.01},
+        template="plotly_white",
+        xaxis={"title": {"text": "batch"}, "type": "log", "tickvals": batches, "ticktext": [str(b) for b in batches]},
+        yaxis={"title": {"text": next(iter(quantities.values())).axis}, "type": "log", "rangemode": "tozero"},
+        legend={"orientation": "h", "y": -0.2},
+        hovermode="x unified",
+        updatemenus=[
+            {"type": "buttons", "direction": "right", "x": 1, "xanchor": "right", "y": 1.14, "buttons": buttons}
+        ],
+    )
+    return str(figure.to_html(include_plotlyjs=True, config={"displaylogo": False, "responsive": True}))
+
+
+def _quantities(results: MicroResults) -> dict[str, Quantity]:
+    ceiling = results.ceilings.get("card_read_gb_per_s")
+
+    def time(cell: CellResult, us: float) -> float:
+        return us
+
+    def rate(cell: CellResult, us: float) -> float:
+        return cell.floor_bytes / us / 1e3
+
+    axes = {"µs": "µs a step", "GB/s": "GB/s, of the floor's bytes"}
+    if ceiling is None:  # a CPU
+        return {"µs": Quantity(axes["µs"], time), "GB/s": Quantity(axes["GB/s"], rate)}
+    return {
+        "µs": Quantity(axes["µs"], time, lambda cell: rate(cell, ceiling)),
+        "GB/s": Quantity(axes["GB/s"], rate, lambda cell: ceiling, CARD_LIMIT),
+        "% of the read ceiling": Quantity(
+            "% of the card's read bandwidth",
+            lambda cell, us: 100 * rate(cell, us) / ceiling,
+            lambda cell: 100.0,
+            CARD_LIMIT,
+        ),
+    }
+
+
+def _traces(results: MicroResults, quantity: Quantity) -> list[dict[str, Any]]:
+    kernels = timed_kernels(results)
+    lines = [_line(results, quantity, name, COLOURS[at % len(COLOURS)]) for at, name in enumerate(kernels)]
+    return lines if quantity.limit is None else lines + _limits(results, quantity.limit, quantity.limit_name)
+
+
+def _line(results: MicroResults, quantity: Quantity, kernel: str, colour: str) -> dict[str, Any]:
+    cells = sorted((cell for cell in results.cells if cell.kernel == kernel and cell.us), key=lambda cell: cell.batch)
+    rows = [[quantity.value(cell, us) for us in cell.quantiles or NOTHING] for cell in cells]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": kernel,
+        "x": [cell.batch for cell in cells],
+        "y": [row[0] for row in rows],
+        # a shorter time is more bytes a second: which percentile is above the median depends on the quantity
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [max(row) - row[0] for row in rows],
+            "arrayminus": [row[0] - min(row) for row in rows],
+        },
+        "line": {"color": colour},
+    }
+
+
+def _limits(results: MicroResults, limit: Callable[[CellResult], float], name: str | None) -> list[dict[str, Any]]:
+    """What the card allows, over the batch: one line ``name``, or one for each inner net that was timed."""
+    kinds = {kernel.name: name or f"floor of {NAMES[kernel.layer_type]}" for kernel in results.kernels}
+    named: dict[str, dict[int, float]] = {}
+    for cell in sorted((cell for cell in results.cells if cell.us), key=lambda cell: cell.batch):
+        named.setdefault(kinds[cell.kernel], {})[cell.batch] = limit(cell)
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": label,
+            "x": list(line),
+            "y": list(line.values()),
+            "line": {"color": GREY, "dash": dash},
+        }
+        for (label, line), dash in zip(named.items(), ("dash", "dot"), strict=False)
+    ]
+
+
+def _title(results: MicroResults) -> str:
+    config = results.config
+    return (
+        f"Decode step of one layer, mean over a mini-batch<br><sub>{results.device_name}, {config['dtype']}, "
+        f"{config['heads']} heads of {config['head_dim']}</sub>"
+    )

@@ -1,0 +1,171 @@
+"""The table of a micro-benchmark: for the terminal, as Markdown (the MLflow run's description) and as CSV.
+
+All of them show what is in the results and nothing else; a column without a value has no place.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from ttt_mlflow.micro.results import CellResult, MicroResults
+from ttt_mlflow.report.summary import escaped, host_row, number, status_text
+from ttt_mlflow.report.table import text_table
+from ttt_mlflow.tracking.journal import Journal
+
+SAMPLES = "micro/samples.json"  # the artifact that holds the results
+CEILINGS = {
+    "card_read_gb_per_s": "the card reads {:,.0f} GB/s",
+    "card_copy_gb_per_s": "copies {:,.0f} GB/s (read and written)",
+    "card_matmul_tflops": "multiplies fp16 matrices at {:,.0f} TFLOP/s",
+}
+L2_SIZES = 4  # of timed memory, below which the L2 may have served some of it
+COLUMNS = {
+    "kernel": "kernel",
+    "batch": "batch",
+    "us": "µs",
+    "spread": "p20 to p80",
+    "gb_per_s": "GB/s",
+    "read_ceiling_pct": "% of read ceiling",
+    "error": "error",
+    "first_use_s": "first use s",
+    "sm_clock_mhz_mean": "SM MHz",
+    "power_w_mean": "W",
+    "status": "status",
+}
+TEXTS = ("kernel", "status")  # headings of the columns that stand to the left
+
+
+def cell_text(cell: CellResult, results: MicroResults) -> str:
+    """One cell in one line, for the log."""
+    if not cell.quantiles:
+        return f"{cell.kernel} batch {cell.batch}: {cell.message}"
+    median, low, high = (number(value) for value in cell.quantiles)
+    parts = [f"{median} µs ({low} to {high})", f"{number(cell.gb_per_s or 0)} GB/s"]
+    percent = results.read_ceiling_pct(cell)
+    if percent is not None:
+        parts.append(f"{percent:.1f} % of the read ceiling")
+    return f"{cell.kernel} batch {cell.batch}: {', '.join(parts)}"
+
+
+def ceilings_text(results: MicroResults) -> str:
+    """What the card can do, in one line."""
+    return ", ".join(text.format(results.ceilings[name]) for name, text in CEILINGS.items())
+
+
+def table_frame(results: MicroResults) -> pd.DataFrame:
+    """A row a kernel and batch, numbers as measured, NaN where there is none."""
+    rows: list[dict[str, Any]] = []
+    for cell in results.cells:
+        kernel = results.kernel(cell.kernel)
+        median, low, high = cell.quantiles or (None, None, None)
+        rows.append(
+            {
+                "kernel": cell.kernel,
+                "batch": cell.batch,
+                "us": median,
+                "us_p20": low,
+                "us_p80": high,
+                "gb_per_s": cell.gb_per_s,
+                "read_ceiling_pct": results.read_ceiling_pct(cell),
+                "error": kernel.error,
+                "first_use_s": kernel.first_use_s,
+                "sm_clock_mhz_mean": cell.telemetry.get("sm_clock_mhz_mean"),
+                "power_w_mean": cell.telemetry.get("power_w_mean"),
+                "temperature_c_max": cell.telemetry.get("temperature_c_max"),
+                "floor_bytes": cell.floor_bytes,
+                "samples": len(cell.us),
+                "status": cell.status,
+                "message": cell.message,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def table_csv(results: MicroResults) -> str:
+    return table_frame(results).to_csv(index=False)
+
+
+def table_rows(results: MicroResults) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells for people; columns in which nothing was measured are left out."""
+    rows = [_row(cell, results) for cell in results.cells]
+    shown = [key for key in COLUMNS if any(row[key] for row in rows)]
+    return [COLUMNS[key] for key in shown], [[row[key] for key in shown] for row in rows]
+
+
+def _row(cell: CellResult, results: MicroResults) -> dict[str, str]:
+    kernel = results.kernel(cell.kernel)
+    median, low, high = cell.quantiles or (None, None, None)
+    return {
+        "kernel": cell.kernel,
+        "batch": str(cell.batch),
+        "us": _number(median),
+        "spread": f"{_number(low)} to {_number(high)}" if cell.quantiles else "",
+        "gb_per_s": _number(cell.gb_per_s),
+        "read_ceiling_pct": "" if (percent := results.read_ceiling_pct(cell)) is None else f"{percent:.1f}",
+        "error": "" if kernel.error is None else f"{kernel.error:.1e}",
+        "first_use_s": "" if kernel.first_use_s is None else f"{kernel.first_use_s:.2f}",
+        "sm_clock_mhz_mean": _number(cell.telemetry.get("sm_clock_mhz_mean")),
+        "power_w_mean": _number(cell.telemetry.get("power_w_mean")),
+        "status": cell.status,
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else number(value)
+
+
+def table_markdown(results: MicroResults) -> str:
+    """The table alone."""
+    headings, rows = table_rows(results)
+    rules = ["---" if heading in TEXTS else "---:" for heading in headings]
+    lines = [headings, rules, *([escaped(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def micro_markdown(journal: Journal) -> str:
+    """The MLflow run's description: what was timed, the table, the card, what failed, the host."""
+    results = read_results(journal)
+    parts = [f"**{escaped(journal.run_name)}**", ""]
+    if journal.status["status"] != "ok":
+        parts += [f"status: {escaped(status_text(journal))}", ""]
+    if results and results.cells:
+        parts += [table_markdown(results)]
+    parts += [f"{line}  " for line in _notes(journal, results)]
+    return "\n".join([*parts, ""])
+
+
+def micro_text(journal: Journal, record_at: str) -> str:
+    """The table and what belongs to it, for the terminal; ``record_at`` says where the record is."""
+    results = read_results(journal)
+    lines = [journal.run_name]
+    if results and results.cells:
+        headings, rows = table_rows(results)
+        numeric = [heading for heading in headings if heading not in TEXTS]
+        lines.append(text_table(headings, rows, numeric))
+    return "\n".join([*lines, *(f"  {line}" for line in _notes(journal, results)), f"  record  {record_at}"])
+
+
+def read_results(journal: Journal) -> MicroResults | None:
+    """The results in the journal; None where the run did not come that far."""
+    path = journal.artifacts / SAMPLES
+    return MicroResults.read(path) if path.exists() else None
+
+
+def _notes(journal: Journal, results: MicroResults | None) -> list[str]:
+    notes = []
+    if results and results.ceilings:
+        notes.append(ceilings_text(results))
+    if results:
+        notes += [f"{where}: {why}" for where, why in results.failures.items()]
+        notes += _warm(results)
+    return [*notes, *(text for _, text in host_row(journal))]
+
+
+def _warm(results: MicroResults) -> list[str]:
+    """A word about times that the L2 may have helped."""
+    warm = {f"{cell.kernel} batch {cell.batch}": sizes for cell in results.cells if (sizes := results.l2_sizes(cell))}
+    return [
+        f"{where}: the memory that was timed is {sizes:.1f} times the L2: part of it may have come from there"
+        for where, sizes in warm.items()
+        if sizes < L2_SIZES
+    ]
