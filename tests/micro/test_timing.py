@@ -27,10 +27,10 @@ def h200(layer_type: str, batch: int) -> int:
     return copies_for(one, l2_bytes=50 * MB, free_bytes=140_000 * MB)
 
 
-def test_small_batches_have_several_copies_and_large_ones_one() -> None:
+def test_small_batches_have_many_copies_and_large_ones_two() -> None:
     assert h200("linear", 128) == 5  # 47.2 MB each
-    assert h200("linear", 1024) == 1
-    assert h200("mlp", 128) == 1
+    assert h200("linear", 1024) == 2  # one is above the L2, but a launch must not need what the one before it wrote
+    assert h200("mlp", 128) == 2
     assert h200("linear", 1) == MOST_COPIES
 
 
@@ -42,7 +42,7 @@ def test_copies_go_beyond_the_l2_or_are_as_many_as_may_be(batch: int, l2: int, f
     if copies > 1:
         assert copies * one.copy_bytes <= FREE_SHARE * free
         assert copies == MOST_COPIES or copies * one.floor_bytes >= L2_SIZES * l2
-        assert (copies - 1) * one.floor_bytes < L2_SIZES * l2, "no more than are needed"
+        assert copies == 2 or (copies - 1) * one.floor_bytes < L2_SIZES * l2, "no more than are needed"
 
 
 def test_each_position_goes_over_all_copies_before_the_next() -> None:

@@ -96,7 +96,7 @@ def linear_decode_kernel(
         tl.store(b + vector, bias - scale * tl.sum(gradients.to(tl.float32), 0), mask)
 
 
-@opaque(mutates=["w", "b", "k_slots", "g_slots"], shapes=lambda q, *_: torch.empty_like(q))
+@opaque(mutates=["w", "b", "k_slots", "g_slots"], shapes=lambda q, *_, **__: torch.empty_like(q))
 def linear_decode(
     q: Tensor,
     k: Tensor,
@@ -110,6 +110,7 @@ def linear_decode(
     b: Tensor,
     k_slots: Tensor,
     g_slots: Tensor,
+    *,
     overlap: bool = False,
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.reference.linear_decode`.

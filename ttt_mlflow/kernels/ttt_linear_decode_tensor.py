@@ -3,10 +3,10 @@
 Twin: :func:`ttt_mlflow.kernels.reference.linear_decode`.
 
 Persistent programs of one warp, sixteen on a multiprocessor (RESIDENT in the launch table), go through the heads
-(sequence-major). W and the slots of a head lie in shared memory, brought by asynchronous copies. As soon as the products
-have read them, the next head's are on their way; the layer norms of this head and its stores overlap with that. A warp
-alone needs no barrier, and nothing passes through shared memory between the products and the output: the layer norms
-work in the layout in which products leave their rows, two of 64 a thread.
+(sequence-major). W and the slots of a head lie in shared memory, brought by asynchronous copies. As soon as the
+products have read them, the next head's are on their way; the layer norms of this head and its stores overlap with
+that. A warp alone needs no barrier, and nothing passes through shared memory between the products and the output: the
+layer norms work in the layout in which products leave their rows, two of 64 a thread.
 
 The tensor cores compute K W and Q W in one product, Q K_iᵀ of the slots in a second and Σ (Q K_iᵀ + 1) g_i in a third,
 with 16-bit inputs and float32 sums; the scores, which are float32, go in as two 16-bit parts. Everything else is

@@ -166,7 +166,7 @@ CHUNK = 32  # hidden units that are folded at a time; tl.dot needs at least 16, 
 
 @opaque(
     mutates=["w1", "b1", "w2", "b2", "k_slots", "g1_slots", "x2_slots", "g2_slots"],
-    shapes=lambda q, *_: torch.empty_like(q),
+    shapes=lambda q, *_, **__: torch.empty_like(q),
 )
 def mlp_decode(
     q: Tensor,
@@ -185,6 +185,7 @@ def mlp_decode(
     g1_slots: Tensor,
     x2_slots: Tensor,
     g2_slots: Tensor,
+    *,
     overlap: bool = False,
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.reference.mlp_decode`.

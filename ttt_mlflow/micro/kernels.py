@@ -29,8 +29,9 @@ class KernelEntry:
 
     layer_type: ``linear`` or ``mlp``: the state that it works on, and what it must compute.
     form: what it keeps between the tokens of a mini-batch: ``rank-1`` the tokens' vectors, ``accumulating`` sums of
-    the state's size. load: imports and returns the step. missing: what must be installed first on a device (``cpu``,
-    ``cuda``), in one line, or None.
+    the state's size. load: imports and returns the step. overlaps: the step takes ``overlap=True``, with which its
+    launch may begin before the kernel before it has ended, if that does not write this step's state. missing: what must
+    be installed first on a device (``cpu``, ``cuda``), in one line, or None.
     """
 
     name: str
@@ -39,6 +40,7 @@ class KernelEntry:
     load: Callable[[], Step]
     description: str
     needs_gpu: bool = False
+    overlaps: bool = False
     missing: Callable[[str], str | None] = lambda device: None
 
     def __post_init__(self) -> None:
@@ -107,7 +109,8 @@ def _missing_for_compiled(device: str) -> str | None:
 
 OWN = (
     KernelEntry(
-        "mlp_1_dual_triton", "linear", "rank-1", _linear_triton, "TTT-Linear, rank-1 form, Triton", needs_gpu=True
+        "mlp_1_dual_triton", "linear", "rank-1", _linear_triton, "TTT-Linear, rank-1 form, Triton",
+        needs_gpu=True, overlaps=True,
     ),
     KernelEntry(
         "mlp_1_accumulate_triton", "linear", "accumulating", _linear_accumulate_triton,
@@ -118,7 +121,10 @@ OWN = (
         "mlp_1_dual_compiled", "linear", "rank-1", _compiled(_linear), "TTT-Linear, rank-1 form, compiled PyTorch",
         missing=_missing_for_compiled,
     ),
-    KernelEntry("mlp_2_dual_triton", "mlp", "rank-1", _mlp_triton, "TTT-MLP, rank-1 form, Triton", needs_gpu=True),
+    KernelEntry(
+        "mlp_2_dual_triton", "mlp", "rank-1", _mlp_triton, "TTT-MLP, rank-1 form, Triton",
+        needs_gpu=True, overlaps=True,
+    ),
     KernelEntry(
         "mlp_2_accumulate_triton", "mlp", "accumulating", _mlp_accumulate_triton,
         "TTT-MLP, accumulating form, Triton", needs_gpu=True,

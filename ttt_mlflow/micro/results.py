@@ -30,7 +30,8 @@ class CellResult(BaseModel):
     """One kernel with one batch.
 
     us: microseconds a step, one for each sample, each the mean over ``launches`` launches. floor_bytes: the least
-    bytes of a step. telemetry: NVML's metrics over the timed section.
+    bytes of a step. overlap: whether a launch could begin before the one before it had ended. telemetry: NVML's
+    metrics over the timed section.
     ended_ms: when, in ms since 1970.
     """
 
@@ -43,6 +44,7 @@ class CellResult(BaseModel):
     launches: int | None = None
     copies: int | None = None
     copy_bytes: int | None = None
+    overlap: bool = False
     telemetry: dict[str, float] = {}
     ended_ms: int | None = None
 

@@ -40,8 +40,11 @@ class Timing:
 
 
 def copies_for(shape: StepShape, l2_bytes: int, free_bytes: int) -> int:
-    """How many copies of the inputs to time with; one where several do not fit, which is then far above the L2."""
-    wanted = min(MOST_COPIES, math.ceil(L2_SIZES * l2_bytes / shape.floor_bytes))
+    """How many copies of the inputs to time with: two at least, so that no launch needs what the one before it wrote.
+
+    One where two do not fit, which is then far above the L2.
+    """
+    wanted = min(MOST_COPIES, max(2, math.ceil(L2_SIZES * l2_bytes / shape.floor_bytes)))
     return wanted if wanted * shape.copy_bytes <= FREE_SHARE * free_bytes else 1
 
 

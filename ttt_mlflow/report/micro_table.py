@@ -74,6 +74,7 @@ def table_frame(results: MicroResults) -> pd.DataFrame:
                 "temperature_c_max": cell.telemetry.get("temperature_c_max"),
                 "floor_bytes": cell.floor_bytes,
                 "samples": len(cell.us),
+                "overlap": cell.overlap,
                 "status": cell.status,
                 "message": cell.message,
             }
@@ -157,8 +158,14 @@ def _notes(journal: Journal, results: MicroResults | None) -> list[str]:
         notes.append(ceilings_text(results))
     if results:
         notes += [f"{where}: {why}" for where, why in results.failures.items()]
-        notes += _warm(results)
+        notes += _warm(results) + _overlapping(results)
     return [*notes, *(text for _, text in host_row(journal))]
+
+
+def _overlapping(results: MicroResults) -> list[str]:
+    """Whose launches overlapped, as they do with the kernel before them in the model."""
+    names = dict.fromkeys(cell.kernel for cell in results.cells if cell.overlap)
+    return [f"launches that may begin before the one before them has ended: {', '.join(names)}"] if names else []
 
 
 def _warm(results: MicroResults) -> list[str]:
