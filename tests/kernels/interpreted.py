@@ -10,6 +10,7 @@ from ttt_mlflow.models.ttt.sizes import build
 
 MLP_KERNELS = (ttt_mlp_decode, ttt_mlp_accumulate)
 # The interpreter multiplies the bits of bfloat16 as integers in tl.dot, with which the rank-1 kernels fold: not these.
+# It also cuts float32 off at bfloat16 where a GPU rounds, which over several mini-batches would be too much.
 BFLOAT16 = [(kind, torch.bfloat16, 64) for kind in KINDS if kind.endswith("_accumulate")]
 SHAPES = [
     (kind, dtype, dim)

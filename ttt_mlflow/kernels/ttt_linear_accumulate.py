@@ -10,7 +10,8 @@ last writes W in its place, and reads W for it again, from the cache.
 Bytes, per head and token, averaged over a mini-batch of M: F²(1 + 2 (M - 1)/M + 1/M) for the matrices, 2.94 F² at
 M = 16, and about 7 F for vectors.
 Limits: F up to 128 (padded to a power of two), M = 16, state and sums in one dtype, contiguous; any GPU, and Triton's
-interpreter. The sum is rounded to its dtype at every token.
+interpreter. The sum is rounded to its dtype at every token, after the output was made of it: over three mini-batches
+the error against float64 stays within the rank-1 form's tolerances, 1e-3 for float16 and 8e-3 for bfloat16.
 """
 
 import torch

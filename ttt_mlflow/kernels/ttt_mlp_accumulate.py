@@ -14,7 +14,9 @@ the matrices in their place, and reads W1 for it again.
 Bytes, per head and token, averaged over a mini-batch of M: 2 F N (1 + 2 (M - 1)/M + 1/M) for the matrices, 23.5 F² at
 M = 16, and about 20 F for vectors.
 Limits: F up to 128 (padded to a power of two), M = 16, state and sums in one dtype, contiguous; any GPU, and Triton's
-interpreter. The sums are rounded to their dtype at every token.
+interpreter. The sums are rounded to their dtype at every token, after the output was made of them: over three
+mini-batches the error against float64 stays within the rank-1 form's tolerances, 1e-3 for float16 and 8e-3 for
+bfloat16.
 """
 
 import torch
