@@ -1,6 +1,7 @@
 """Launches every decode kernel for a whole mini-batch, its fold included, for sanitize.sh under compute-sanitizer.
 
-Run from the repository's root with `python -m benchmarks.sanitize`. No torch.compile, no graph. Inputs are made on the
+Run from the repository's root with `python -m benchmarks.sanitize [TEXT ...]`: all of them, or those whose line below
+contains one of the texts. No torch.compile, no graph. Inputs are made on the
 CPU, so that hardly any other kernel is checked along. With PYTORCH_NO_CUDA_MEMORY_CACHING=1, as sanitize.sh sets it,
 every tensor is an allocation of its own, and a kernel that reads or writes past one is seen. What a kernel must not
 read, the unused slots and the sums of a mini-batch that has not begun, is left uninitialised.
@@ -12,6 +13,7 @@ from dataclasses import replace
 import torch
 
 from tests.kernels.decode_cases import KINDS, SIZE, Case, make_case, triton_step
+from ttt_mlflow.kernels.launch import RESIDENT
 
 HEADS = 8
 # head dimension and dtype: 16-bit state with heads of 64 takes the tensor-core kernels in the rank-1 form
@@ -19,8 +21,8 @@ SHAPES = [(64, torch.float16), (64, torch.bfloat16), (64, torch.float32), (96, t
 
 
 def sequences() -> int:
-    """More heads than persistent programs run at a time: some of them take more than one head."""
-    return 1 + 4 * torch.cuda.get_device_properties(0).multi_processor_count // HEADS
+    """More heads than two for each multiprocessor: with one persistent program on each, some take three."""
+    return 1 + 2 * torch.cuda.get_device_properties(0).multi_processor_count // HEADS
 
 
 def on_gpu(case: Case) -> Case:
@@ -49,18 +51,22 @@ def launch(kind: str, dim: int, dtype: torch.dtype) -> bool:
     return all(bool(x.isfinite().all()) for x in (*outputs, *(p.cpu() for p in case.params)))
 
 
-def main() -> int:
+def main(texts: list[str]) -> int:
     if not torch.cuda.is_available():
         print("benchmarks.sanitize needs a CUDA GPU; torch finds none", file=sys.stderr)
         return 2
     failed = False
+    RESIDENT.update({kernel: (1, shared_bytes) for kernel, (_, shared_bytes) in RESIDENT.items()})
     for kind in KINDS:
         for dim, dtype in SHAPES:
+            name = f"{kind} F={dim} {dtype}"
+            if texts and not any(text in name for text in texts):
+                continue
             finite = launch(kind, dim, dtype)
             failed |= not finite
-            print("OK" if finite else "NOT FINITE", kind, f"F={dim}", dtype, flush=True)
+            print("OK" if finite else "NOT FINITE", name, flush=True)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

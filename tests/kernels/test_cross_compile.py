@@ -14,18 +14,18 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CAPABILITIES = (80, 90, 100)
 
 
-def shape(name, dim):
+def shape(name, dim, dtype):
     constants = {"HEAD_DIM": dim, "BLOCK": triton.next_power_of_2(dim)}
-    module = {"ttt_mlp_decode": ttt_mlp_decode, "ttt_mlp_accumulate": ttt_mlp_accumulate}.get(name)
-    for constant in ("TILE", "STAGES", "CHUNK"):
-        if hasattr(module, constant):
-            constants[constant] = getattr(module, constant)
+    if name == "ttt_mlp_decode":
+        return constants | {constant: getattr(ttt_mlp_decode, constant) for constant in ("TILE", "STAGES", "CHUNK")}
+    if name == "ttt_mlp_accumulate":
+        return constants | dict(zip(("TILE", "STAGES"), ttt_mlp_accumulate.tiles(dim, dtype), strict=True))
     return constants
 
 
 def compiled(kernel, name, dtype, capability, dim):
     options = options_for(name, divmod(capability, 10), DTYPES[dtype], dim)
-    return cross_compile(kernel, dtype, capability, shape(name, dim), **options)
+    return cross_compile(kernel, dtype, capability, shape(name, dim, DTYPES[dtype]), **options)
 
 
 def check_spills(kernel, name, dtype, dim, capability, capsys):

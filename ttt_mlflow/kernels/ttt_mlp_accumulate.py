@@ -145,8 +145,13 @@ def mlp_accumulate_kernel(
         tl.store(b2_sum + vector, bias2_before + g2, mask)
 
 
-TILE = 16  # hidden units a tile
-STAGES = 4  # tiles that are worked on or on their way
+def tiles(dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Hidden units a tile, and tiles that are worked on or on their way.
+
+    For 16-bit state with heads of 64 the fastest of 30 on an H200 (tiles of 16 in four stages take 2.3 times as long);
+    for the others the largest that spill nothing.
+    """
+    return (64, 1) if dim <= 64 and dtype != torch.float32 else (16, 4)
 
 
 @opaque(
@@ -188,10 +193,11 @@ def mlp_accumulate(
         | {f"{name}_sum": (tensor, shapes[name]) for name, tensor in sums.items()},
     )  # fmt: skip
     out = torch.empty_like(q)
+    tile, stages = tiles(dim, w1.dtype)
     options = launch_options("ttt_mlp_accumulate", q.device, w1.dtype, dim)
     mlp_accumulate_kernel[(batch * heads,)](
         q, k, v, v.stride(0), lr, eta, position, norm_weight, norm_bias, w1, b1, w2, b2,
         w1_sum, b1_sum, w2_sum, b2_sum, out,
-        heads, dim, triton.next_power_of_2(dim), TILE, STAGES, MINI_BATCH, NORM_EPS, **options,
+        heads, dim, triton.next_power_of_2(dim), tile, stages, MINI_BATCH, NORM_EPS, **options,
     )  # fmt: skip
     return out
