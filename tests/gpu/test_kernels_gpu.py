@@ -15,6 +15,7 @@ from tests.kernels.decode_cases import (
     Case,
     check,
     check_state_between_folds,
+    make_case,
     run,
     state_shapes,
     triton_step,
