@@ -393,18 +393,22 @@ def test_a_profile_that_fails_keeps_the_measurement(
     assert measured.artifacts == ARTIFACTS
 
 
-@pytest.mark.parametrize("kind", [None, torch.OutOfMemoryError, ValueError, RunFailed])
+@pytest.mark.parametrize(
+    ("kind", "profile"),
+    [(None, "none"), (None, "torch"), *((kind, "none") for kind in (torch.OutOfMemoryError, ValueError, RunFailed))],
+)
 def test_nothing_holds_the_model_after_a_run(
-    kind: type[Exception] | None, register: Register, measure: Measure
+    kind: type[Exception] | None, profile: str, register: Register, measure: Measure
 ) -> None:
-    """Neither what is raised nor a handler that keeps log records, and without waiting for the garbage collector."""
+    """Neither what is raised, nor a handler that keeps log records, nor a profiler; and without waiting until the
+    garbage collector thinks it is time."""
     if kind is None:
         register()
     else:
         register(raising(kind, "no", at=step_of_pass(2, 2)))
     gc.disable()
     try:
-        measured = measure(TOY)
+        measured = measure({**TOY, "profile": profile})
         (toy,) = register.built
         assert (measured.failure is None) == (kind is None)
         assert toy() is None

@@ -4,6 +4,7 @@
 was measured until then.
 """
 
+import gc
 import json
 import logging
 import time
@@ -47,6 +48,7 @@ def run(resolved: Resolved, journal: Journal, console: Console, imports_s: float
     """
     with run_log(journal):
         failure = _measure(resolved, journal, console, imports_s)
+    gc.collect()  # PyTorch's profiler leaves a cycle that holds the model; a later run needs the memory
     if failure:
         # here, where nothing is being handled: an exception's context would hold the model's memory
         raise failure
