@@ -1,4 +1,4 @@
-"""Draws docs/pictures/kernels-roofline.png from the raw output of micro.sh: `python -m benchmarks.kernel_roofline FILE`.
+"""Draws docs/pictures/kernels-roofline.png from what micro.sh printed: `python -m benchmarks.kernel_roofline FILE`.
 
 Each point is a kernel with a batch. Its arithmetic is that of the inner net's products (the layer norms are left out);
 its bytes are those that its form must move, so that a kernel at the memory's slope moves nothing else and waits for
