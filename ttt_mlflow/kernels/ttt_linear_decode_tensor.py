@@ -5,7 +5,7 @@ Twin: :func:`ttt_mlflow.kernels.reference.linear_decode`.
 Persistent programs of one warp, sixteen on a multiprocessor (RESIDENT in the launch table), go through the heads
 (sequence-major). W and the slots of a head lie in shared memory, brought by asynchronous copies. As soon as the
 products have read them, the next head's are on their way; the layer norms of this head and its stores overlap with
-that. A warp alone needs no barrier, and nothing passes through shared memory between the products and the output: the
+that. A warp alone waits for no other, and nothing passes through shared memory between the products and the output: the
 layer norms work in the layout in which products leave their rows, two of 64 a thread.
 
 The tensor cores compute K W and Q W in one product, Q K_iᵀ of the slots in a second and Σ (Q K_iᵀ + 1) g_i in a third,
@@ -216,7 +216,7 @@ def decode_heads(
         high, low = even_odd(mma_v2(g_buffer.permute([0, 2, 1]).load(A), operand(high, low, MMA, B), zero))
         z_q += (SCORE_SCALE * minus) * (high + low)
         if not LAST:
-            barrier()
+            barrier()  # nothing is overwritten before all threads have read it
             if following < total_heads:
                 v_next, bias_next, gamma_next, beta_next, rate_next = fetch(
                     following.to(gl.int64), state, both_buffer, k_buffer, g_buffer, q, k, v, v_stride, lr, norm_weight,
