@@ -8,7 +8,6 @@ from ttt_mlflow.kernels import reference, stages, ttt_mlp_accumulate, ttt_mlp_de
 from ttt_mlflow.models.registry import ModelRequest
 from ttt_mlflow.models.ttt.sizes import build
 
-MLP_KERNELS = (ttt_mlp_decode, ttt_mlp_accumulate)
 # The interpreter multiplies the bits of bfloat16 as integers in tl.dot, with which the rank-1 kernels fold: not these.
 # It also cuts float32 off at bfloat16 where a GPU rounds, which over several mini-batches would be too much.
 BFLOAT16 = [(kind, torch.bfloat16, 64) for kind in KINDS if kind.endswith("_accumulate")]
@@ -22,8 +21,8 @@ SHAPES = [
 @pytest.fixture(autouse=True)
 def _large_tiles(monkeypatch):
     """The interpreter's time goes with the number of operations: fewer tiles; one test below has the kernels' own."""
-    for module in MLP_KERNELS:
-        monkeypatch.setattr(module, "TILE", 128)
+    monkeypatch.setattr(ttt_mlp_decode, "TILE", 128)
+    monkeypatch.setattr(ttt_mlp_accumulate, "tiles", lambda dim, dtype: (128, 1))
 
 
 @pytest.mark.parametrize(("kind", "dtype", "dim"), SHAPES + BFLOAT16, ids=str)
@@ -44,8 +43,8 @@ def test_head_dimensions(kind, dim):
 
 @pytest.mark.parametrize("kind", ["mlp", "mlp_accumulate"])
 def test_the_kernels_own_tiles(kind, monkeypatch):
-    for module in MLP_KERNELS:
-        monkeypatch.setattr(module, "TILE", 16)
+    monkeypatch.setattr(ttt_mlp_decode, "TILE", 16)
+    monkeypatch.setattr(ttt_mlp_accumulate, "tiles", lambda dim, dtype: (16, 4))
     check(kind, triton_step(kind), torch.float16, batch=1, heads=1, dim=40, tokens=SIZE)
 
 
