@@ -23,8 +23,9 @@ from torch import Tensor
 from tests.runs import Measured, measured_in
 from tests.telemetry.fake_nvml import GPU_UUID, FakeNvml
 from ttt_mlflow import names, runner
+from ttt_mlflow.cli import _Ending
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed
+from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, end_if_asked
 from ttt_mlflow.models import registry
 from ttt_mlflow.models.registry import ModelEntry, ModelRequest, models, register_model
 from ttt_mlflow.resolve import resolve
@@ -288,6 +289,28 @@ def test_an_interruption_keeps_the_finished_steps(signum: signal.Signals, regist
     assert measured.passes["interrupted"] is True
     assert measured.artifacts == ARTIFACTS
     assert "killed" in measured.journal.description
+
+
+class Dropped:
+    """A signal arrives while it is destroyed: Python drops what the signal's handler raises there."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_in_a_destructor_ends_the_run_with_its_pass(register: Register, measure: Measure) -> None:
+    def drop(step: int, tokens: Tensor) -> None:
+        if step == step_of_pass(2, 2):
+            Dropped()
+
+    register(drop)
+    with _Ending():
+        measured = measure({**TOY, "repeats": 20})
+    assert isinstance(measured.failure, Killed)
+    assert measured.journal.status["status"] == "killed"
+    assert measured.steps["repeat"].max() == 1, "the pass in which it came is the last"
+    end_if_asked()  # the next run is not asked
 
 
 def test_an_interruption_before_anything_is_timed(register: Register, measure: Measure) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ttt_mlflow.config import FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
-from ttt_mlflow.errors import BadInput, Killed, PublishFailed, TTTError
+from ttt_mlflow.errors import BadInput, Killed, PublishFailed, TTTError, ask_to_end
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -441,6 +441,7 @@ class _Ending:
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        ask_to_end(None)
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
         if self.begun:
@@ -448,7 +449,9 @@ class _Ending:
             os.write(2, b"already ending, recording what was measured\n")
             return
         self.begun = True
-        raise Killed(signum)
+        killed = Killed(signum)
+        ask_to_end(killed)
+        raise killed
 
 
 def _mlflow_command() -> str:

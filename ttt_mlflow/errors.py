@@ -48,3 +48,22 @@ class Killed(BaseException):
     @property
     def exit_code(self) -> int:
         return 128 + self.signum
+
+
+_asked: Killed | None = None
+
+
+def ask_to_end(killed: Killed | None) -> None:
+    """Remember that a signal asked the run to end, besides raising it; None: forget it."""
+    global _asked
+    _asked = killed
+
+
+def end_if_asked() -> None:
+    """Raise the :class:`Killed` that was asked for and has not arrived.
+
+    Where a signal comes while a destructor or a callback of the garbage collector runs, Python drops what its handler
+    raises. So whoever works for long asks here between its parts.
+    """
+    if _asked:
+        raise _asked

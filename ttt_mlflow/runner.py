@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from ttt_mlflow.decode.generate import Decoder, ModelDecoder, make_decoder
-from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError
+from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.measure.loop import Measurement, measure_decode, measure_prefill
 from ttt_mlflow.measure.statistics import with_interval
@@ -248,6 +248,7 @@ class Run:
             task = bar.add_task("", total=1.0)
 
             def show(fraction: float, text: str) -> None:
+                end_if_asked()
                 log.info("%s", text)
                 bar.update(task, completed=fraction, description=text, refresh=True)
 

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError
+from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.measure.ceilings import measure_ceilings
 from ttt_mlflow.micro import check, child
@@ -298,6 +298,7 @@ class Run:
             task = bar.add_task("", total=len(self.entries) * len(self.batches))
 
             def show(text: str) -> None:
+                end_if_asked()
                 bar.update(task, completed=len(self.results.cells), description=text, refresh=True)
 
             yield show
