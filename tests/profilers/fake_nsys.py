@@ -9,7 +9,7 @@ from unittest.mock import patch
 from ttt_mlflow.profilers.nsys import VARIABLE, Nsys, find_nsys
 
 # what nsys profile does, after its own options: runs the program and leaves a report
-RECORD = '"$@" || exit $?; echo a report > "$out.nsys-rep"'
+RECORD = '"$@" || exit $?; echo a report > "$stem.nsys-rep"'
 TABLE = """Time (%),Total Time (ns),Instances,Avg (ns),Name
 75.0,3000,2,1500.0,"linear_decode(float *, int)"
 25.0,1000,1,1000.0,fill
@@ -37,7 +37,7 @@ case "$1" in
 ;;
 profile)
 while [ "$1" != -o ]; do shift; done
-out=$2; shift 2
+stem=$2; shift 2
 {profile}
 ;;
 stats)

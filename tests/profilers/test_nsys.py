@@ -138,7 +138,7 @@ def test_a_program_that_crashes(tmp_path: Path) -> None:
 
 def test_a_program_that_crashes_after_it_was_recorded(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    message = failure(FakeNsys(tmp_path, profile='"$@"; echo a report > "$out.nsys-rep"; exit 7'), out)
+    message = failure(FakeNsys(tmp_path, profile='"$@"; echo a report > "$stem.nsys-rep"; exit 7'), out)
     assert message.startswith("profile=nsys: ended with exit code 7")
     assert files(out) == {"report.nsys-rep", "cuda_gpu_kern_sum.csv", "nsys.log"}, "what there is stays"
 
@@ -199,7 +199,7 @@ def with_ldd(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{ldd.parent}{os.pathsep}{os.environ['PATH']}")
 
 
-RECORDING_ONLY = '"$@"; echo a recording > "$out.qdstrm"; exit 0'
+RECORDING_ONLY = '"$@"; echo a recording > "$stem.qdstrm"; exit 0'
 
 
 def test_a_missing_library_is_named_with_what_finishes_the_report(

@@ -125,7 +125,7 @@ def measure_decode(
     try:
         loop.warm_up(warmup)
         loop.repeat(repeats)
-    except BaseException:
+    except BaseException:  # hides nothing: noted, a signal's Killed included, and raised again
         measurement.interrupted = True
         measurement.stop_reason = "interrupted"
         raise

@@ -303,7 +303,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
-        except BaseException:
+        except BaseException:  # hides nothing: raised again, when the half-written file is gone
             unfinished.unlink(missing_ok=True)
             raise
 
