@@ -154,8 +154,8 @@ def test_a_run_that_is_left_to_itself_says_why_it_ended(measure: Measure) -> Non
         assert metrics[f"{name}_p_value"] == passes["drift"][name]["p_value"]
     assert "| passes | " in journal.description
     assert "| drift | " in journal.description
-    assert f"warm-up ended ({passes['warmup_stop_reason']}): " in measured.log
-    assert "repeats ended (interval): " in measured.log
+    assert f"warm-up ended ({passes['warmup_stop_reason']}), passes: " in measured.log
+    assert "repeats ended (interval), passes: " in measured.log
 
 
 def test_the_sampler_is_asked_for_the_clocks_of_the_warm_up(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:

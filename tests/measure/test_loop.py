@@ -204,8 +204,8 @@ def test_progress_never_leaves_its_range(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     assert all(0 <= fraction <= 1 for fraction, _ in seen)
     assert seen[0] == (0.0, "warm-up pass 1")
-    assert seen[-1] == (1.0, "repeats ended (max_seconds): 2 passes")
-    assert (0.0, "warm-up ended (time_share): 1 passes, 9.00 s") in seen
+    assert seen[-1] == (1.0, "repeats ended (max_seconds), passes: 2")
+    assert (0.0, "warm-up ended (time_share), passes: 1, 9.00 s") in seen
 
 
 @pytest.mark.parametrize("error", [Killed(signal.SIGINT), KeyboardInterrupt(), torch.OutOfMemoryError("no memory")])

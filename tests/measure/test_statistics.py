@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from ttt_mlflow.measure.statistics import (
     BOOTSTRAP_LEAST,
@@ -117,6 +118,17 @@ def test_interval_covers_the_median_of_skewed_times(
     intervals = [median_interval(draw(rng, count)) for _ in range(sets)]
     covered = np.mean([low <= 1 <= high for low, high in filter(None, intervals)])
     assert len(intervals) == sets
+    assert 0.93 <= covered <= 0.97
+
+
+@pytest.mark.parametrize("count", [51, 61, 77, 97, 101, 301])
+def test_bootstrap_covers_the_median_whatever_the_distribution(count: int) -> None:
+    """Of an odd number of values its ends are two of them, by rank, so that the coverage is known exactly."""
+    interval = median_interval(np.arange(1.0, count + 1))
+    assert interval is not None
+    low, high = (int(end) for end in interval)
+    assert (low, high) == interval
+    covered = binom.cdf(high - 1, count, 0.5) - binom.cdf(low - 1, count, 0.5)
     assert 0.93 <= covered <= 0.97
 
 

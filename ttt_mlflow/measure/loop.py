@@ -231,7 +231,7 @@ class _Loop:
             ended_s.append(measurement.warmup_s)
             reason = self._warmup_stop(count, recent_clocks, ended_s)
         measurement.warmup_stop_reason = reason
-        self.progress(0.0, f"warm-up ended ({reason}): {len(passes)} passes, {measurement.warmup_s:.2f} s")
+        self.progress(0.0, f"warm-up ended ({reason}), passes: {len(passes)}, {measurement.warmup_s:.2f} s")
 
     def _warmup_stop(self, count: int | None, recent_clocks: RecentClocks, ended_s: list[float]) -> str | None:
         passes = self.measurement.warmup
@@ -274,7 +274,7 @@ class _Loop:
             narrow = half_width is not None and half_width < precision_pct
             reason = self._repeat_stop(count, narrow, self.elapsed - pass_began)
         self.measurement.stop_reason = reason
-        self.progress(1.0, f"repeats ended ({reason}): {len(done)} passes")
+        self.progress(1.0, f"repeats ended ({reason}), passes: {len(done)}")
 
     def _repeat_stop(self, count: int | None, narrow: bool, pass_s: float) -> str | None:
         if count is not None:
