@@ -124,7 +124,9 @@ class Run:
         loop: dict[str, Any] = {
             "warmup": used.warmup,
             "repeats": used.repeats,
+            "precision_pct": used.precision_pct,
             "max_seconds": used.max_seconds,
+            "recent_clocks": self.sampler.recent_sm_clocks if self.sampler else lambda seconds: None,
             "on_section": self.sampler.mark if self.sampler else lambda edge: None,
             "progress": progress,
             "measurement": self.measurement,
@@ -191,6 +193,7 @@ class Run:
         if self.sampler:
             metrics |= self.record_telemetry(self.sampler)
         journal.update_metrics(metrics)
+        journal.update_tags(measurement.stop_tags())
         steps = measurement.steps_frame()
         if not steps.empty:
             journal.write_artifact("timing/steps.csv", steps.to_csv(index=False))

@@ -9,6 +9,7 @@ import importlib
 import threading
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
@@ -115,6 +116,14 @@ class NvmlSampler:
             self.sections.append(Section(begin_ns, end_ns, energy))
         else:
             raise ValueError(f"mark({edge!r}) out of turn: sections begin and end one after the other")
+
+    def recent_sm_clocks(self, seconds: float) -> list[float] | None:
+        """The SM clock (MHz) of the samples of the last ``seconds``, oldest first; None where the card does not say."""
+        if "sm_clock" not in self._queries:
+            return None
+        since_ns = time.time_ns() - int(seconds * 1e9)
+        recent = takewhile(lambda row: row["time_ns"] >= since_ns, reversed(self.samples))
+        return [row["sm_clock_mhz"] for row in recent if "sm_clock_mhz" in row][::-1]
 
     def frame(self) -> pd.DataFrame:
         """The samples so far, a row each; empty without samples.
