@@ -196,9 +196,21 @@ def _why_not_imported(nsys: Nsys) -> str:
     finish = f"`{shlex.quote(str(importer))} -i {RECORDING}` makes the report"
     if not missing:
         return f"nsys made no report of what it recorded, see {LOG}; {kept}, and {finish}"
-    packages = [PACKAGES[name] for name in missing if name in PACKAGES]
-    named = f" (on Debian and Ubuntu: apt-get install {' '.join(packages)})" if packages else ""
-    return f"nsys' importer does not run without {', '.join(missing)}{named}; {kept}; once that is there, {finish}"
+    named = f"{', '.join(missing)}{_packages(missing)}"
+    return f"nsys' importer does not run without {named}; {kept}; once that is there, {finish}"
+
+
+def importer_fault(nsys: Nsys) -> str | None:
+    """Why no report could be made of a recording, and what to do; None where nothing stands in the way."""
+    importer = _importer(nsys.path)
+    missing = _missing_libraries(importer) if importer else []
+    return f"its importer does not run without {', '.join(missing)}{_packages(missing)}" if missing else None
+
+
+def _packages(libraries: Sequence[str]) -> str:
+    """How to install ``libraries``, as far as it is known."""
+    packages = [PACKAGES[name] for name in libraries if name in PACKAGES]
+    return f" (on Debian and Ubuntu: apt-get install {' '.join(packages)})" if packages else ""
 
 
 def _importer(nsys: Path) -> Path | None:

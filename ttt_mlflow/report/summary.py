@@ -73,6 +73,7 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         ("decode step", _step_row(metrics)),
         ("prefill", ", ".join((prefill + spread if mode == "prefill" else prefill) + prompt)),
         ("prompt and decode", ", ".join(_throughput_parts(metrics, "generation"))),
+        ("roofline", ", ".join(_present(metrics, roofline_ms="floor {} ms", roofline_pct="{} % of it reached"))),
         ("memory", _memory_row(metrics)),
         ("clocks", _clocks_row(metrics)),
         ("power", _power_row(metrics)),
