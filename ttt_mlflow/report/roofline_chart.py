@@ -8,7 +8,7 @@ from ttt_mlflow.measure.roofline import PARTS, PartWork
 from ttt_mlflow.report.micro_chart import COLOURS, GREY
 
 FLOOR_ROW, MEASURED_ROW = 0, 1
-LABELLED_SHARE = 0.04  # of the longer bar; narrower parts have their number in the legend alone
+LABELLED_SHARE = 0.06  # of the longer bar; narrower parts have their number in the legend alone
 
 
 def parts_csv(parts: Sequence[PartWork]) -> str:

@@ -73,7 +73,7 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         ("decode step", _step_row(metrics)),
         ("prefill", ", ".join((prefill + spread if mode == "prefill" else prefill) + prompt)),
         ("prompt and decode", ", ".join(_throughput_parts(metrics, "generation"))),
-        ("roofline", ", ".join(_present(metrics, roofline_ms="floor {} ms", roofline_pct="{} % of it reached"))),
+        ("roofline", _roofline_row(metrics)),
         ("memory", _memory_row(metrics)),
         ("clocks", _clocks_row(metrics)),
         ("power", _power_row(metrics)),
@@ -97,6 +97,17 @@ def _step_row(metrics: Metrics) -> str:
         decode_step_ms_p90="{} p90",
         decode_step_ms_p99="{} p99",
         decode_step_ms_mean="{} mean",
+    )
+    return ", ".join(parts)
+
+
+def _roofline_row(metrics: Metrics) -> str:
+    parts = _present(
+        metrics,
+        roofline_pct="{} % of it",
+        roofline_ms="floor {} ms",
+        min_bytes_per_step="{} bytes a step",
+        flops_per_step="{} FLOP a step",
     )
     return ", ".join(parts)
 
