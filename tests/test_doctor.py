@@ -137,6 +137,29 @@ def test_a_check_that_hangs_or_breaks_costs_no_other(
     assert found["others"].state == found["telemetry"].state == "ok"
 
 
+def test_who_is_on_the_card_is_asked_before_a_kernel_runs(
+    whole: FakeNvml, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container NVML has another number for this process, which would then be somebody else."""
+    asked_by = []
+
+    def run_a_kernel(gpu: Gpu) -> None:
+        asked_by.append(whole.calls["nvmlDeviceGetComputeRunningProcesses"])
+
+    monkeypatch.setattr(doctor, "_run_a_kernel", run_a_kernel)
+    original = doctor.check_others
+
+    def slowly(gpus: Sequence[Gpu]) -> str:
+        threading.Event().wait(0.5)
+        return original(gpus)
+
+    monkeypatch.setattr(doctor, "check_others", slowly)
+    monkeypatch.setattr(doctor, "check_clocks", lambda gpus: "not asked")
+    monkeypatch.setattr(doctor, "check_gpm", lambda gpus: "not asked")
+    doctor.diagnose(asked, seconds=60)
+    assert asked_by == [1]
+
+
 def test_gpus_that_cannot_be_asked(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_gpus() -> list[Gpu]:
         raise RuntimeError("CUDA error: unknown error")
