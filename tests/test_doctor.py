@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -132,7 +133,7 @@ def test_a_check_that_hangs_or_breaks_costs_no_other(
     monkeypatch.setattr(doctor, "check_gpm", break_down)
     found = by_name(doctor.diagnose(asked, seconds=5))
     ended.set()
-    assert (found["clocks"].state, found["clocks"].found) == ("limited", "no answer within 5 s")
+    assert (found["clocks"].state, found["clocks"].found) == ("limited", "no answer within 5.0 s")
     assert (found["gpm"].state, found["gpm"].found) == ("limited", "ZeroDivisionError: no reason")
     assert found["others"].state == found["telemetry"].state == "ok"
 
@@ -177,7 +178,7 @@ def test_a_store_that_does_not_answer_in_time_is_no_store(
     monkeypatch.setattr(doctor, "check_tracking", lambda asked: str(ended.wait()))
     findings = doctor.diagnose(asked, seconds=5)
     ended.set()
-    assert by_name(findings)["tracking"] == Finding("tracking", "failed", "no answer within 5 s")
+    assert by_name(findings)["tracking"] == Finding("tracking", "failed", "no answer within 5.0 s")
     assert doctor.exit_code(findings) == 2
 
 
@@ -186,7 +187,7 @@ def test_a_pytorch_that_does_not_load(asked: Asked, monkeypatch: pytest.MonkeyPa
         raise OSError("libcudart.so.13: cannot open shared object file")
 
     monkeypatch.setattr(doctor.importlib, "import_module", import_module)
-    (finding,) = doctor.diagnose(asked)
+    (finding,) = doctor.diagnose(asked, seconds=60)
     assert finding.state == "failed"
     assert "libcudart.so.13" in finding.found
 
@@ -306,8 +307,16 @@ def test_mamba_that_was_built_for_another_pytorch(monkeypatch: pytest.MonkeyPatc
 
 def test_no_nsys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "/nowhere/nsys")
-    found = wrong(doctor.check_nsys)
+    found = wrong(lambda: doctor.check_nsys(30))
     assert found.found == "TTT_NSYS=/nowhere/nsys is not a program that can be run; set it to nsys' path"
+
+
+def test_an_nsys_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = tmp_path / "pid"
+    nsys = FakeNsys(tmp_path / "nsight", answer=f"echo $$ > {noted}; exec sleep 600")
+    monkeypatch.setenv(VARIABLE, str(nsys.path))
+    assert "does not run (" in wrong(lambda: doctor.check_nsys(3)).found
+    assert not psutil.pid_exists(int(noted.read_text()))
 
 
 def test_an_nsys_whose_importer_lacks_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +327,7 @@ def test_an_nsys_whose_importer_lacks_a_library(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         nsys_module, "_missing_libraries", lambda program: ["libdw.so.1"] if program == importer else []
     )
-    found = wrong(doctor.check_nsys)
+    found = wrong(lambda: doctor.check_nsys(30))
     assert found.found.endswith(
         "its importer does not run without libdw.so.1 (on Debian and Ubuntu: apt-get install libdw1)"
     )
@@ -401,7 +410,7 @@ def command(*options: str) -> Result:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(doctor, "SECONDS", 60)
+    monkeypatch.setattr(doctor, "LEAST_SECONDS", 60)
     return ["--logdir", str(tmp_path / "runs"), "--tracking-uri", new_store(tmp_path)]
 
 

@@ -339,10 +339,11 @@ def doctor_command(
     from ttt_mlflow import doctor
     from ttt_mlflow.tracking.publish import resolve_tracking_uri
 
+    seconds = max(doctor.LEAST_SECONDS, doctor.SECONDS - _process_age_s())  # --measure takes its own time
     # with --json the ceilings are in the JSON, and the lines for people elsewhere
     measured = doctor.measure_cards(lambda text: click.echo(text, err=as_json)) if measure else None
     asked = doctor.Asked(Path(logdir or DEFAULT_LOGDIR), resolve_tracking_uri(tracking_uri), experiment_name)
-    findings = doctor.diagnose(asked)
+    findings = doctor.diagnose(asked, seconds)
     click.echo(doctor.findings_json(findings, measured) if as_json else doctor.findings_text(findings))
     context.exit(doctor.exit_code(findings))
 

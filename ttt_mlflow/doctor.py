@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from ttt_mlflow.telemetry.cards import CardState
 
-SECONDS = 8.5  # for all checks together
+SECONDS = 9.0  # from the start of the process until the last answer
+LEAST_SECONDS = 4.0  # for the checks, however long the start took
+CHILD_SHARE = 0.8  # of that time for a process that a check starts: it is ended while the check still waits for it
 FREE_GB = 1.0  # profiler reports and samples of many runs
 WRITTEN_BYTES = 1 << 20
 BUSY_PCT = 5  # utilisation by others from which on a card is not quiet
@@ -80,7 +82,7 @@ class Wrong(Exception):
         self.found, self.remedy, self.state = found, remedy, state
 
 
-def diagnose(asked: Asked, seconds: float = SECONDS) -> list[Finding]:
+def diagnose(asked: Asked, seconds: float) -> list[Finding]:
     """All findings, after ``seconds``; what has not answered by then is a finding too."""
     deadline = time.monotonic() + seconds
     try:
@@ -100,8 +102,8 @@ def diagnose(asked: Asked, seconds: float = SECONDS) -> list[Finding]:
         "ceilings": lambda: check_ceilings(gpus.result()),
         # its kernel makes this process one of those on the card, under a number that in a container is not its own
         "triton": lambda: check_triton(_after(others, gpus, seconds / 4)),
-        "mamba": lambda: check_mamba(gpus.result(), seconds),
-        "nsys": check_nsys,
+        "mamba": lambda: check_mamba(gpus.result(), CHILD_SHARE * seconds),
+        "nsys": lambda: check_nsys(CHILD_SHARE * seconds),
         "logdir": lambda: check_folder(asked.logdir, "the record of a run"),
         "temp": lambda: check_folder(Path(tempfile.gettempdir()), "compilers and profilers"),
         "tracking": lambda: check_tracking(asked),
@@ -191,7 +193,7 @@ def _finding(name: str, future: "Future[Any]", deadline: float, seconds: float) 
     except TimeoutError:
         if future.done():  # the check's own
             return Finding(name, _worst_of(name), "the check ran into a time-out of its own")
-        return Finding(name, _worst_of(name), f"no answer within {seconds:g} s")
+        return Finding(name, _worst_of(name), f"no answer within {seconds:.1f} s")
     except Wrong as wrong:
         return Finding(name, wrong.state, wrong.found, wrong.remedy)
     except Exception as error:  # whatever breaks one check is that check's finding
@@ -413,11 +415,11 @@ def check_mamba(gpus: Sequence[Gpu], seconds: float) -> str:
     return names if gpus else f"{names}; they need a GPU to run"
 
 
-def check_nsys() -> str:
+def check_nsys(answer_s: float) -> str:
     from ttt_mlflow.profilers.nsys import find_nsys, importer_fault
 
     try:
-        nsys = find_nsys()
+        nsys = find_nsys(answer_s)
     except BadInput as error:
         raise Wrong(str(error).removeprefix("profile=nsys: ")) from None
     if fault := importer_fault(nsys):

@@ -59,16 +59,16 @@ class Nsys:
     version: str
 
 
-def find_nsys() -> Nsys:
+def find_nsys(answer_s: float = ANSWER_S) -> Nsys:
     """nsys from $TTT_NSYS, the PATH, or where NVIDIA's packages put it, the newest first.
 
-    Raises :class:`BadInput` if there is none, or it does not run.
+    Raises :class:`BadInput` if there is none, or it does not run, or does not say its version within ``answer_s``.
     """
     named = os.environ.get(VARIABLE)
     if named:
         if not os.access(named, os.X_OK) or Path(named).is_dir():
             raise BadInput(f"profile=nsys: {VARIABLE}={named} is not a program that can be run; set it to nsys' path")
-        return _asked_for_its_version(Path(named))
+        return _asked_for_its_version(Path(named), answer_s)
     on_path = shutil.which("nsys")
     installed = [found for pattern in INSTALLED for found in sorted(glob(pattern), key=_numbers, reverse=True)]
     found = [on_path] if on_path else [path for path in installed if os.access(path, os.X_OK)]
@@ -78,7 +78,7 @@ def find_nsys() -> Nsys:
             "Nsight Compute and the CUDA toolkit put it; install one of them (the package nsight-systems-cli is "
             f"enough), or set {VARIABLE} to its path"
         )
-    return _asked_for_its_version(Path(found[0]))
+    return _asked_for_its_version(Path(found[0]), answer_s)
 
 
 def profile(nsys: Nsys, command: Sequence[str], out_dir: Path, limit_s: float) -> None:
@@ -103,9 +103,9 @@ def profile(nsys: Nsys, command: Sequence[str], out_dir: Path, limit_s: float) -
         raise RunFailed(f"profile=nsys: nsys left no report{_last_words(out_dir)}")
 
 
-def _asked_for_its_version(path: Path) -> Nsys:
+def _asked_for_its_version(path: Path, answer_s: float) -> Nsys:
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=ANSWER_S, check=True)
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=answer_s, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         said = " ".join(str(error).split())
         raise BadInput(f"profile=nsys: {path} does not run ({said}); set {VARIABLE} to one that does") from None
