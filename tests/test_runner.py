@@ -33,6 +33,7 @@ from ttt_mlflow.telemetry.nvml import NvmlSampler
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "promptlen": 3, "genlen": 5, "warmup": 1, "repeats": 3}
 TOY = {**TINY, "model_name": "toy", "promptlen": 1, "genlen": 4, "warmup": 0}
 WARM_UP_STEPS = 3  # of the decoder, while it is made ready
+WORK = {"model_parameters", "min_bytes_per_step", "flops_per_step"}  # of a model that says what it is made of
 EVERY_RUN = {"imports_s", "setup_s", "compile_s", "recording_s"}
 QUALITY = {"relative_half_width_pct", "relative_spread_pct", "warmup_passes", "measured_passes"}
 DECODE = QUALITY | {
@@ -69,7 +70,7 @@ def test_decode(inner_net: str, measure: Measure) -> None:
     assert journal.status["message"] is None
     assert journal.status["ended_at"]
 
-    assert set(metrics) == DECODE | EVERY_RUN | {"model_parameters", "warmup_s"}
+    assert set(metrics) == DECODE | EVERY_RUN | WORK | {"warmup_s"}
     assert set(metrics) <= set(names.METRICS)
     assert all(value > 0 for name, value in metrics.items())
     assert metrics["imports_s"] == 1.5
@@ -77,8 +78,8 @@ def test_decode(inner_net: str, measure: Measure) -> None:
     assert low <= metrics["decode_tokens_per_s"] <= high
     assert metrics["prefill_ms"] <= metrics["time_to_first_token_ms"]
 
-    assert measured.artifacts == ARTIFACTS
-    assert set(names.ARTIFACTS) >= ARTIFACTS
+    assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"}
+    assert set(names.ARTIFACTS) >= measured.artifacts
     assert journal.series == {}
     assert journal.run_name == f"ttt-tiny {inner_net} decode b2 p3 g5"
     assert journal.run_name in journal.description
@@ -109,9 +110,9 @@ def test_prefill(measure: Measure) -> None:
     measured = measure({**TINY, "mode": "prefill", "promptlen": 20})
     metrics = measured.metrics
     assert measured.failure is None
-    assert set(metrics) == PREFILL | EVERY_RUN | {"model_parameters", "warmup_s"}
+    assert set(metrics) == PREFILL | EVERY_RUN | WORK | {"warmup_s"}
     assert metrics["prefill_tokens_per_s"] == pytest.approx(1e3 * 2 * 20 / metrics["prefill_ms"])
-    assert measured.artifacts == ARTIFACTS
+    assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"}
     assert measured.steps["step"].tolist() == [0, 0, 0]
     assert measured.journal.run_name == "ttt-tiny mlp_1_dual prefill b2 p20"
 
@@ -186,9 +187,10 @@ def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
 def test_torch_profile(measure: Measure) -> None:
     measured = measure({**TINY, "profile": "torch"})
     assert measured.failure is None
-    assert measured.artifacts == ARTIFACTS | {"profiles/torch/trace.json.gz", "profiles/torch/kernels.csv"}
+    profile = {"profiles/torch/trace.json.gz", "profiles/torch/kernels.csv"}
+    assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"} | profile
     assert measured.artifacts <= set(names.ARTIFACTS)
-    assert set(measured.metrics) == DECODE | EVERY_RUN | {"model_parameters", "warmup_s", "profile_s"}
+    assert set(measured.metrics) == DECODE | EVERY_RUN | WORK | {"warmup_s", "profile_s"}
     assert len(measured.steps) == 3 * 5, "a profiled step is no measured one"
     kernels = pd.read_csv(measured.journal.artifacts / "profiles/torch/kernels.csv")
     assert any("mm" in name for name in kernels["name"])

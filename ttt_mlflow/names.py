@@ -97,6 +97,10 @@ METRICS: dict[str, tuple[str, str]] = {
         clock_event_metric(reason): ("%", f"share of the measured section in which NVML named {reason}")
         for reason in CLOCK_EVENT_REASONS
     },
+    "min_bytes_per_step": ("bytes", "bytes that a decode step, or in prefill mode the prompt, has to read and write"),
+    "flops_per_step": ("FLOP", "operations that a decode step, or in prefill mode the prompt, has to do"),
+    "roofline_ms": ("ms", "least time for those on this card, from its measured read bandwidth and matrix rate"),
+    "roofline_pct": ("%", "roofline_ms in percent of the measured time: the mean step, or prefill_ms"),
     "model_parameters": ("count", "parameters of the model"),
     "relative_spread_pct": ("%", "standard deviation of the repeats, in percent of their median"),
     "relative_half_width_pct": ("%", "half the width of the median's 95 % interval, in percent of the median"),
@@ -183,6 +187,8 @@ ARTIFACTS: dict[str, str] = {
     "telemetry/clocks.png": "clocks, power and temperature over time, the measured section marked",
     "timing/steps.csv": "every timed step of every repeat: repeat, step, ms, complete",
     "timing/passes.json": "every pass's time, warm-up included, why both ended, and the drift",
+    "roofline/parts.csv": "what each part of a step has to move and to compute: part, bytes, flops, floor_ms",
+    "roofline/step.png": "the least time of each part beside the measured step; where the card's ceilings are known",
     "profiles/torch/trace.json.gz": "PyTorch profiler trace; opens in Perfetto",
     "profiles/torch/kernels.csv": "PyTorch profiler, time by kernel",
     "profiles/nsys/report.nsys-rep": "Nsight Systems report; opens in nsys-ui",

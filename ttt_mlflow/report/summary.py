@@ -89,6 +89,7 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         ("passes", _passes_row(metrics, journal.tags)),
         ("drift", _drift_row(metrics)),
         ("prompt and decode", ", ".join(_throughput_parts(metrics, "generation"))),
+        ("roofline", _roofline_row(metrics)),
         ("memory", _memory_row(metrics)),
         ("clocks", _clocks_row(metrics)),
         ("power", _power_row(metrics)),
@@ -136,6 +137,17 @@ def _drift_row(metrics: Metrics) -> str:
     within = _present(metrics, drift_within_pass_pct="{} % within a pass")
     within += _present(metrics, drift_within_pass_p_value="(p {})")
     return ", ".join(" ".join(parts) for parts in (across, within) if parts)
+
+
+def _roofline_row(metrics: Metrics) -> str:
+    parts = _present(
+        metrics,
+        roofline_pct="{} % of it",
+        roofline_ms="floor {} ms",
+        min_bytes_per_step="{} bytes a step",
+        flops_per_step="{} FLOP a step",
+    )
+    return ", ".join(parts)
 
 
 def _memory_row(metrics: Metrics) -> str:

@@ -63,9 +63,9 @@ class NvmlSampler:
 
         Raises :class:`TelemetryUnavailable` if nvidia-ml-py or NVML is missing or does not know the device.
         """
-        nvml = _load_nvml()
+        nvml = load_nvml()
         try:
-            handle, full_uuid = _find_device(nvml, uuid)
+            handle, full_uuid = find_device(nvml, uuid)
             return cls(nvml, handle, full_uuid, hz)
         except nvml.NVMLError as error:
             nvml.nvmlShutdown()
@@ -196,7 +196,7 @@ class NvmlSampler:
 def driver_version() -> str | None:
     """The NVIDIA driver's version; None where NVML cannot say."""
     try:
-        nvml = _load_nvml()
+        nvml = load_nvml()
     except TelemetryUnavailable:
         return None
     try:
@@ -208,7 +208,7 @@ def driver_version() -> str | None:
     return version.decode() if isinstance(version, bytes) else str(version)
 
 
-def _load_nvml() -> ModuleType:
+def load_nvml() -> ModuleType:
     """The pynvml module, initialised; the caller shuts it down."""
     try:
         nvml = importlib.import_module("pynvml")
@@ -224,7 +224,7 @@ def _load_nvml() -> ModuleType:
     return nvml
 
 
-def _find_device(nvml: ModuleType, uuid: str) -> tuple[Any, str]:
+def find_device(nvml: ModuleType, uuid: str) -> tuple[Any, str]:
     """The device's handle and its UUID in NVML's spelling; PyTorch leaves out the prefix, GPU- or MIG-."""
     if uuid.startswith(("GPU-", "MIG-")):
         return nvml.nvmlDeviceGetHandleByUUID(uuid), uuid
