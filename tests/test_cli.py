@@ -98,6 +98,7 @@ def refused(result: Result, fake: FakeRunner) -> str:
         ("device", "tpu", "auto, cpu or cuda"),
         ("warmup", "-1", "auto, or a whole number from 0"),
         ("repeats", "0", "auto, or a whole number from 1"),
+        ("precision_pct", "0", "a percentage above 0"),
         ("max_seconds", "nan", "a number of seconds above 0"),
         ("seed", "-3", "a whole number from 0"),
     ],

@@ -34,15 +34,17 @@ from ttt_mlflow.telemetry.nvml import NvmlSampler
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "promptlen": 3, "genlen": 5, "warmup": 1, "repeats": 3}
 TOY = {**TINY, "model_name": "toy", "promptlen": 1, "genlen": 4, "warmup": 0}
 WARM_UP_STEPS = 3  # of the decoder, while it is made ready
+WORK = {"model_parameters", "min_bytes_per_step", "flops_per_step"}  # of a model that says what it is made of
 EVERY_RUN = {"imports_s", "setup_s", "compile_s", "recording_s"}
-DECODE = {
-    *("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high", "relative_spread_pct"),
+QUALITY = {"relative_half_width_pct", "relative_spread_pct", "warmup_passes", "measured_passes"}
+DECODE = QUALITY | {
+    *("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high"),
     *("decode_step_ms_p50", "decode_step_ms_p90", "decode_step_ms_p99", "decode_step_ms_mean"),
     *("generation_tokens_per_s", "generation_tokens_per_s_ci_low", "generation_tokens_per_s_ci_high"),
     *("prefill_tokens_per_s", "prefill_ms", "time_to_first_token_ms"),
 }
-PREFILL = {
-    *("prefill_tokens_per_s", "prefill_tokens_per_s_ci_low", "prefill_tokens_per_s_ci_high", "relative_spread_pct"),
+PREFILL = QUALITY | {
+    *("prefill_tokens_per_s", "prefill_tokens_per_s_ci_low", "prefill_tokens_per_s_ci_high"),
     "prefill_ms",
 }
 ARTIFACTS = {
@@ -69,7 +71,7 @@ def test_decode(inner_net: str, measure: Measure) -> None:
     assert journal.status["message"] is None
     assert journal.status["ended_at"]
 
-    assert set(metrics) == DECODE | EVERY_RUN | {"model_parameters", "warmup_s"}
+    assert set(metrics) == DECODE | EVERY_RUN | WORK | {"warmup_s"}
     assert set(metrics) <= set(names.METRICS)
     assert all(value > 0 for name, value in metrics.items())
     assert metrics["imports_s"] == 1.5
@@ -77,8 +79,8 @@ def test_decode(inner_net: str, measure: Measure) -> None:
     assert low <= metrics["decode_tokens_per_s"] <= high
     assert metrics["prefill_ms"] <= metrics["time_to_first_token_ms"]
 
-    assert measured.artifacts == ARTIFACTS
-    assert set(names.ARTIFACTS) >= ARTIFACTS
+    assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"}
+    assert set(names.ARTIFACTS) >= measured.artifacts
     assert journal.series == {}
     assert journal.run_name == f"ttt-tiny {inner_net} decode b2 p3 g5"
     assert journal.run_name in journal.description
@@ -109,9 +111,9 @@ def test_prefill(measure: Measure) -> None:
     measured = measure({**TINY, "mode": "prefill", "promptlen": 20})
     metrics = measured.metrics
     assert measured.failure is None
-    assert set(metrics) == PREFILL | EVERY_RUN | {"model_parameters", "warmup_s"}
+    assert set(metrics) == PREFILL | EVERY_RUN | WORK | {"warmup_s"}
     assert metrics["prefill_tokens_per_s"] == pytest.approx(1e3 * 2 * 20 / metrics["prefill_ms"])
-    assert measured.artifacts == ARTIFACTS
+    assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"}
     assert measured.steps["step"].tolist() == [0, 0, 0]
     assert measured.journal.run_name == "ttt-tiny mlp_1_dual prefill b2 p20"
 
@@ -136,6 +138,36 @@ def test_parameters_tags_and_configuration(measure: Measure) -> None:
     assert journal.tags["ttt.journal_id"] == journal.journal_id
     assert journal.tags["ttt.torch"] == torch.__version__
     assert not {"ttt.gpu_name", "ttt.gpu_uuid", "ttt.message"} & set(journal.tags)
+    assert journal.tags["ttt.warmup_stop_reason"] == journal.tags["ttt.stop_reason"] == "count"
+
+
+def test_a_run_that_is_left_to_itself_says_why_it_ended(measure: Measure) -> None:
+    """Passes of 48 steps, so that the drift inside them is tested too; 50 %, so that the interval ends the run."""
+    left = {name: value for name, value in TINY.items() if name not in ("warmup", "repeats")}
+    measured = measure({**left, "genlen": 48, "precision_pct": 50, "max_seconds": 60})
+    journal, metrics, passes = measured.journal, measured.metrics, measured.passes
+    assert journal.tags["ttt.stop_reason"] == passes["stop_reason"] == "interval"
+    assert journal.tags["ttt.warmup_stop_reason"] == passes["warmup_stop_reason"]
+    assert metrics["warmup_passes"] == len(passes["warmup_total_ms"]) >= 3
+    assert metrics["measured_passes"] == len(passes["repeat_total_ms"]) >= 6
+    assert metrics["relative_half_width_pct"] < 50
+    for name in ("drift", "drift_within_pass"):
+        assert metrics[f"{name}_pct"] == passes["drift"][name]["pct"]
+        assert metrics[f"{name}_p_value"] == passes["drift"][name]["p_value"]
+    assert "| passes | " in journal.description
+    assert "| drift | " in journal.description
+    assert f"warm-up ended ({passes['warmup_stop_reason']}), passes: " in measured.log
+    assert "repeats ended (interval), passes: " in measured.log
+
+
+def test_the_sampler_is_asked_for_the_clocks_of_the_warm_up(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(runner.Run, "open_sampler", lambda self: NvmlSampler.open(GPU_UUID, hz=100))
+    measured = measure({**TINY, "warmup": "auto", "max_seconds": 10})
+    assert measured.failure is None
+    assert measured.passes["warmup_watched_clocks"] is True
+    assert measured.metrics["warmup_s"] >= 0.05  # as many clock samples as it takes
 
 
 def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
@@ -156,9 +188,10 @@ def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
 def test_torch_profile(measure: Measure) -> None:
     measured = measure({**TINY, "profile": "torch"})
     assert measured.failure is None
-    assert measured.artifacts == ARTIFACTS | {"profiles/torch/trace.json.gz", "profiles/torch/kernels.csv"}
+    profile = {"profiles/torch/trace.json.gz", "profiles/torch/kernels.csv"}
+    assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"} | profile
     assert measured.artifacts <= set(names.ARTIFACTS)
-    assert set(measured.metrics) == DECODE | EVERY_RUN | {"model_parameters", "warmup_s", "profile_s"}
+    assert set(measured.metrics) == DECODE | EVERY_RUN | WORK | {"warmup_s", "profile_s"}
     assert len(measured.steps) == 3 * 5, "a profiled step is no measured one"
     kernels = pd.read_csv(measured.journal.artifacts / "profiles/torch/kernels.csv")
     assert any("mm" in name for name in kernels["name"])

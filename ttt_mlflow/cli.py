@@ -61,6 +61,17 @@ Exit code: 0 measured and recorded, 1 a kernel failed or is wrong, 2 bad input, 
 4 measured but not published, 130 and 143 ended by Ctrl-C and SIGTERM.
 """
 
+DOCTOR_EXAMPLES = """\b
+Examples:
+  ttt-mlflow doctor
+  ttt-mlflow doctor --json --tracking-uri http://mlflow.example:5000
+  ttt-mlflow doctor --measure
+
+\b
+Exit code: 0 everything is there, 1 something is missing for full measurements and the rest works,
+2 a run could not be recorded as asked, or --measure found no GPU.
+"""
+
 
 class _Commands(click.Group):
     """Shows expected failures as lines for the person, never as a traceback."""
@@ -309,6 +320,32 @@ def sync_command(context: click.Context, path: str, tracking_uri: str | None) ->
             click.echo(f"{result.journal.journal_id}: {result.outcome}")
     if any(result.outcome == "failed" for result in results):
         context.exit(PublishFailed.exit_code)
+
+
+@cli.command("doctor", epilog=DOCTOR_EXAMPLES)
+@click.option("--json", "as_json", is_flag=True, help="print the findings as JSON")
+@click.option("--measure", is_flag=True, help="measure the ceilings of each visible GPU first, and keep them")
+@_record_options
+@click.pass_context
+def doctor_command(
+    context: click.Context,
+    as_json: bool,
+    measure: bool,
+    logdir: str | None,
+    tracking_uri: str | None,
+    experiment_name: str | None,
+) -> None:
+    """Say within ten seconds whether this machine can measure, and what is missing."""
+    from ttt_mlflow import doctor
+    from ttt_mlflow.tracking.publish import resolve_tracking_uri
+
+    seconds = max(doctor.LEAST_SECONDS, doctor.SECONDS - _process_age_s())  # --measure takes its own time
+    # with --json the ceilings are in the JSON, and the lines for people elsewhere
+    measured = doctor.measure_cards(lambda text: click.echo(text, err=as_json)) if measure else None
+    asked = doctor.Asked(Path(logdir or DEFAULT_LOGDIR), resolve_tracking_uri(tracking_uri), experiment_name)
+    findings = doctor.diagnose(asked, seconds)
+    click.echo(doctor.findings_json(findings, measured) if as_json else doctor.findings_text(findings))
+    context.exit(doctor.exit_code(findings))
 
 
 @cli.command("models")

@@ -123,7 +123,7 @@ class RunConfig(Configuration):
     """One decode configuration, as it was asked for."""
 
     entry_point = "main"
-    how_measured = ("profile", "warmup", "repeats", "max_seconds")
+    how_measured = ("profile", "warmup", "repeats", "precision_pct", "max_seconds")
     takes: ClassVar[Mapping[str, str]] = {
         "mode": "decode or prefill",
         "batch": "a whole number from 1",
@@ -137,6 +137,7 @@ class RunConfig(Configuration):
         "device": "auto, cpu or cuda",
         "warmup": "auto, or a whole number from 0",
         "repeats": "auto, or a whole number from 1",
+        "precision_pct": "a percentage above 0",
         "max_seconds": "a number of seconds above 0",
         "seed": "a whole number from 0",
     }
@@ -159,10 +160,17 @@ class RunConfig(Configuration):
     )
     device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(None, description="auto: cuda where a GPU is found")
     warmup: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = Field(
-        None, description="untimed passes of up to 128 steps before the measurement; auto: until pass times settle"
+        None,
+        description="untimed passes of up to 128 steps before the measurement; auto: until times and clocks settle",
     )
     repeats: Annotated[Count | None, Auto] = Field(
-        None, description="timed passes; auto: until the interval is narrow or max_seconds is used up"
+        None, description="timed passes; auto: until precision_pct is reached or max_seconds is used up"
+    )
+    precision_pct: float = Field(
+        0.5,
+        gt=0,
+        allow_inf_nan=False,
+        description="half-width of the median's interval, in percent, that is narrow enough",
     )
     max_seconds: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="time for warm-up and timed passes; two are timed at least"

@@ -7,7 +7,13 @@ from collections.abc import Callable
 import torch
 from rich.console import Console
 
-from ttt_mlflow.config import Configuration
+from ttt_mlflow.card import known_ceilings
+from ttt_mlflow.config import Configuration, RunConfig
+from ttt_mlflow.measure.ceilings import CardCeilings
+from ttt_mlflow.measure.ceilings_cache import CeilingsUnknown
+from ttt_mlflow.measure.roofline import MEASURED_RATES, by_part, floor_ms, total_bytes, total_flops
+from ttt_mlflow.models.registry import ModelEntry, ModelRequest, Workload
+from ttt_mlflow.report.roofline_chart import parts_csv, roofline_png
 from ttt_mlflow.telemetry import host, samples
 from ttt_mlflow.telemetry.nvml import NvmlSampler, TelemetryUnavailable
 from ttt_mlflow.tracking.journal import Journal
@@ -58,6 +64,47 @@ def record_samples(
     samples.write_samples_csv(frame, journal.artifact_path("telemetry/samples.csv"))
     samples.plot_clocks(frame, sampler.sections, journal.artifact_path("telemetry/clocks.png"), title)
     return samples.series(frame, device.index or 0)
+
+
+def record_roofline(
+    journal: Journal,
+    console: Console,
+    entry: ModelEntry,
+    request: ModelRequest,
+    used: RunConfig,
+    measured_ms: float | None,
+) -> dict[str, float]:
+    """What a step (in prefill mode: the prompt) has to do, and how near ``measured_ms``, its mean time, came to that.
+
+    Writes the parts and, where the card's ceilings are known and a time was measured, the picture.
+    """
+    if entry.work is None:
+        return {}
+    stages = entry.work(request, Workload(used.mode, used.batch, used.promptlen))
+    metrics = {"min_bytes_per_step": total_bytes(stages), "flops_per_step": total_flops(stages)}
+    ceilings = _ceilings(request, console)
+    parts = by_part(stages, ceilings)
+    journal.write_artifact("roofline/parts.csv", parts_csv(parts))
+    if ceilings:
+        metrics["roofline_ms"] = floor_ms(stages, ceilings)
+        if measured_ms:
+            metrics["roofline_pct"] = 100 * metrics["roofline_ms"] / measured_ms
+            journal.write_artifact("roofline/step.png", roofline_png(parts, measured_ms, used.run_name))
+    return metrics
+
+
+def _ceilings(request: ModelRequest, console: Console) -> CardCeilings | None:
+    """The card's, as far as they fit the dtype; None on a CPU, and where they are missing, which is said."""
+    if request.device.type != "cuda":
+        return None
+    try:
+        if request.dtype not in MEASURED_RATES:
+            raise CeilingsUnknown(f"the card's matrix rate is measured in 16 bits, and the run is in {request.dtype}")
+        return known_ceilings(request.device)
+    except CeilingsUnknown as error:
+        console.print(f"Note: roofline_ms and roofline_pct are not recorded: {error}", markup=False, highlight=False)
+        log.warning("no roofline: %s", error)
+        return None
 
 
 def record_end(

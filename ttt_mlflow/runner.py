@@ -26,7 +26,7 @@ from ttt_mlflow.measure.loop import Measurement, measure_decode, measure_prefill
 from ttt_mlflow.measure.statistics import with_interval
 from ttt_mlflow.measure.timing import StepTimer, time_once
 from ttt_mlflow.profilers.torch_profiler import profile_steps
-from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_samples
+from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_roofline, record_samples
 from ttt_mlflow.report.summary import summary_markdown
 from ttt_mlflow.resolve import Resolved, resolve
 from ttt_mlflow.runlog import run_log
@@ -124,7 +124,9 @@ class Run:
         loop: dict[str, Any] = {
             "warmup": used.warmup,
             "repeats": used.repeats,
+            "precision_pct": used.precision_pct,
             "max_seconds": used.max_seconds,
+            "recent_clocks": self.sampler.recent_sm_clocks if self.sampler else lambda seconds: None,
             "on_section": self.sampler.mark if self.sampler else lambda edge: None,
             "progress": progress,
             "measurement": self.measurement,
@@ -191,11 +193,15 @@ class Run:
         if self.sampler:
             metrics |= self.record_telemetry(self.sampler)
         journal.update_metrics(metrics)
+        journal.update_tags(measurement.stop_tags())
         steps = measurement.steps_frame()
         if not steps.empty:
             journal.write_artifact("timing/steps.csv", steps.to_csv(index=False))
         prefills = {"prefill_ms": self.prefill_ms, "time_to_first_token_ms": self.first_token_ms}
         journal.write_artifact("timing/passes.json", json.dumps(measurement.record() | prefills, indent=1))
+        measured_ms = metrics.get("prefill_ms" if used.mode == "prefill" else "decode_step_ms_mean")
+        roofline = record_roofline(journal, self.console, self.entry, self.request, used, measured_ms)
+        journal.update_metrics(roofline)
         self.phase_s["recording_s"] = time.perf_counter() - began
         journal.update_metrics(self.phase_s)
 

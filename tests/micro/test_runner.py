@@ -342,10 +342,9 @@ def test_the_share_of_the_cards_ceiling(measure: Measure, monkeypatch: pytest.Mo
     assert "the card reads 2 GB/s" in measured.journal.description
 
 
-def test_a_card_that_cannot_be_measured_costs_no_kernel(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure_ceilings(device: torch.device) -> CardCeilings:
-        raise RuntimeError("the card is busy")
-
+@pytest.fixture
+def card_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The card is measured as on a GPU, the kernels are timed as on a CPU."""
     original = runner.Run.measure_card
 
     def as_on_a_gpu(run: runner.Run) -> None:
@@ -355,12 +354,39 @@ def test_a_card_that_cannot_be_measured_costs_no_kernel(measure: Measure, monkey
         original(run)
         run.on_gpu = False
 
-    monkeypatch.setattr(runner, "measure_ceilings", measure_ceilings)
     monkeypatch.setattr(runner.Run, "measure_card", as_on_a_gpu)
+
+
+def test_a_card_that_cannot_be_measured_costs_no_kernel(
+    card_is_measured: None, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure_ceilings(device: torch.device) -> CardCeilings:
+        raise RuntimeError("the card is busy")
+
+    monkeypatch.setattr(runner, "measure_ceilings", measure_ceilings)
     measured = measure(good())
     assert str(measured.failure) == "the card's ceilings were not measured: RuntimeError: the card is busy"
     assert measured.batches("kernel_us", "good") == [1, 3]
     assert not set(names.CARD_METRICS) & set(measured.journal.metrics)
+
+
+@pytest.mark.parametrize("message", [None, "the ceilings are not kept for later runs: the disk is full"])
+def test_the_cards_ceilings_are_kept_for_the_models_runs(
+    message: str | None, card_is_measured: None, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[CardCeilings] = []
+
+    def keep_ceilings(device: torch.device, ceilings: CardCeilings) -> str | None:
+        kept.append(ceilings)
+        return message
+
+    monkeypatch.setattr(runner, "measure_ceilings", lambda device: CardCeilings(2.0, 1.5, 0.25))
+    monkeypatch.setattr(runner, "keep_ceilings", keep_ceilings)
+    measured = measure(good())
+    assert measured.failure is None, "a cache that cannot be written is no fault of the measurement"
+    assert kept == [CardCeilings(2.0, 1.5, 0.25)]
+    assert measured.journal.metrics["card_read_gb_per_s"] == 2.0
+    assert ("Note: the ceilings are not kept for later runs: the disk is full" in measured.log) == bool(message)
 
 
 def test_clocks_are_those_of_each_kernels_own_section(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.measure.roofline import total_bytes, total_flops
 from ttt_mlflow.models import registry
-from ttt_mlflow.models.registry import DecodeModel, ModelEntry, ModelRequest, find_model, models, register_model
+from ttt_mlflow.models.registry import (
+    DecodeModel,
+    ModelEntry,
+    ModelRequest,
+    Workload,
+    find_model,
+    models,
+    register_model,
+)
 
 ROOT = Path(__file__).parents[2]
 STANDARD = [
@@ -136,3 +146,17 @@ def test_a_package_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         "(ModuleNotFoundError: No module named 'no_such_package'); repair or uninstall it"
     )
     assert done.stdout.splitlines() == [message, message]
+
+
+@pytest.mark.parametrize("name", STANDARD)
+def test_every_standard_model_counts_its_work(name: str) -> None:
+    """More for a longer prompt, and of a decode step nothing that depends on the prompt."""
+    entry = find_model(name)
+    assert entry.work is not None
+    for inner_net in entry.inner_nets or (None,):
+        request = ModelRequest(name, inner_net, torch.float16, torch.device("cpu"), 0, None)
+        step, same = (entry.work(request, Workload("decode", 4, tokens)) for tokens in (1, 64))
+        short, long = (entry.work(request, Workload("prefill", 4, tokens)) for tokens in (16, 64))
+        assert step == same
+        assert 0 < total_bytes(short) < total_bytes(long)
+        assert total_flops(long) > 3 * total_flops(short) > 3 * total_flops(step) > 0

@@ -21,6 +21,13 @@ CPU = {
     "decode_step_ms_p99": 16.0,
     "decode_step_ms_mean": 15.35,
     "relative_spread_pct": 0.41,
+    "relative_half_width_pct": 0.3814,
+    "measured_passes": 7.0,
+    "warmup_passes": 4.0,
+    "drift_pct": -0.0312,
+    "drift_p_value": 0.43,
+    "drift_within_pass_pct": 0.25,
+    "drift_within_pass_p_value": 0.012,
     "prefill_tokens_per_s": 512.0,
     "prefill_ms": 2.0,
     "time_to_first_token_ms": 17.25,
@@ -66,6 +73,7 @@ def lines(text: str) -> dict[str, str]:
 
 def test_the_terminal_summary_of_a_gpu_run(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, GPU)
+    journal.update_tags({"ttt.stop_reason": "interval", "ttt.warmup_stop_reason": "time_share"})
     journal.set_status("ok")
     text = summary_text(journal, "http://team:5000/#/experiments/1/runs/2")
     assert text.splitlines()[0] == "ttt-1b mlp_1_dual_triton decode b1024 p1 g256"
@@ -74,6 +82,9 @@ def test_the_terminal_summary_of_a_gpu_run(tmp_path: Path) -> None:
         "decode": "66,787 tokens/s, 95 % interval [66,500, 67,010], spread 0.41 %",
         "decode step": "15.33 ms p50, 15.4 p90, 16 p99, 15.35 mean",
         "prefill": "512 tokens/s, 2 ms, first token after 17.25 ms",
+        "passes": "7 timed, ended by the interval, interval ±0.3814 %, "
+        "4 to warm up, not settled: its share of the time used up",
+        "drift": "-0.0312 % from the first third of the passes to the last (p 0.43), 0.25 % within a pass (p 0.012)",
         "memory": "peak 17.5 GB allocated, 18.25 GB reserved, 19 GB used on the device",
         "clocks": "SM 1,975 MHz (1,965 to 1,980), memory 3,201 MHz",
         "power": "630 W, 1,234 J, 0.0094 J a token, 61 °C at most, GPU 99.5 % busy",

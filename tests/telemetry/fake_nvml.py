@@ -24,7 +24,7 @@ class NVMLError(Exception):
 
 
 class FakeNvml(ModuleType):
-    """The functions that the sampler uses.
+    """The functions that the sampler and the doctor use.
 
     refuses: {function: error code} that it raises from now on. A field value's code is in ``field_return``.
     calls: how often each function was called. sampled: released once a sample, by its first query.
@@ -50,6 +50,9 @@ class FakeNvml(ModuleType):
         self.temperature = 41
         self.energy_mj = 5_000_000_000
         self.reasons = 0x4  # software power cap
+        self.utilization = 97
+        self.processes: list[SimpleNamespace] = []
+        self.gpm = 1
 
     def refuse_everything(self, code: int) -> None:
         """From now on the device answers nothing."""
@@ -85,6 +88,26 @@ class FakeNvml(ModuleType):
             return self.sm_clock
         return 3201
 
+    def nvmlDeviceGetCount(self) -> int:
+        self._asked("nvmlDeviceGetCount")
+        return len(self.uuids)
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: object, kind: int) -> int:
+        self._asked("nvmlDeviceGetMaxClockInfo")
+        return 1980 if kind == self.NVML_CLOCK_SM else 3201
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: object) -> int:
+        self._asked("nvmlDeviceGetEnforcedPowerLimit")
+        return 700_000
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[SimpleNamespace]:
+        self._asked("nvmlDeviceGetComputeRunningProcesses")
+        return self.processes
+
+    def nvmlGpmQueryDeviceSupport(self, handle: object) -> SimpleNamespace:
+        self._asked("nvmlGpmQueryDeviceSupport")
+        return SimpleNamespace(isSupportedDevice=self.gpm)
+
     def nvmlDeviceGetPowerUsage(self, handle: object) -> int:
         self._asked("nvmlDeviceGetPowerUsage")
         return 500_000
@@ -104,7 +127,7 @@ class FakeNvml(ModuleType):
 
     def nvmlDeviceGetUtilizationRates(self, handle: object) -> SimpleNamespace:
         self._asked("nvmlDeviceGetUtilizationRates")
-        return SimpleNamespace(gpu=97, memory=60)
+        return SimpleNamespace(gpu=self.utilization, memory=60)
 
     def nvmlDeviceGetMemoryInfo(self, handle: object, version: int | None = None) -> SimpleNamespace:
         self._asked("nvmlDeviceGetMemoryInfo_v2" if version else "nvmlDeviceGetMemoryInfo")

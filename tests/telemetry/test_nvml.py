@@ -109,6 +109,25 @@ def test_a_refused_query_is_asked_once_and_named(nvml: FakeNvml) -> None:
     assert sampler.frame()["sm_clock_mhz"].tolist() == [1980] * 3
 
 
+def test_recent_clocks_are_those_of_the_last_seconds(nvml: FakeNvml) -> None:
+    sampler = NvmlSampler.open(TORCH_UUID)
+    assert sampler.recent_sm_clocks(60) == []
+    for clock in (345, 1500, 1980):
+        nvml.sm_clock = clock
+        take(sampler, 1)
+    sampler.samples[0]["time_ns"] -= 120 * 10**9
+    assert sampler.recent_sm_clocks(60) == [1500, 1980]
+    assert sampler.recent_sm_clocks(600) == [345, 1500, 1980]
+
+
+def test_a_card_that_does_not_say_its_clock_has_no_recent_ones(nvml: FakeNvml) -> None:
+    sampler = NvmlSampler.open(TORCH_UUID)
+    take(sampler, 2)
+    nvml.refuses["nvmlDeviceGetClockInfo"] = fake_nvml.GPU_IS_LOST
+    take(sampler, 1)
+    assert sampler.recent_sm_clocks(60) is None
+
+
 @pytest.mark.parametrize("driver_lacks_it", [True, False])
 def test_the_old_name_of_the_clock_events_serves_too(
     nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, driver_lacks_it: bool

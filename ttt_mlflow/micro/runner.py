@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ttt_mlflow.card import keep_ceilings
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.measure.ceilings import measure_ceilings
@@ -152,8 +153,10 @@ class Run:
         self.say(message or ceilings_text(self.results))
 
     def ceilings(self) -> None:
-        found = asdict(measure_ceilings(self.device))
-        self.results.ceilings = {f"card_{name}": value for name, value in found.items()}
+        found = measure_ceilings(self.device)
+        self.results.ceilings = {f"card_{name}": value for name, value in asdict(found).items()}
+        if message := keep_ceilings(self.device, found):
+            self.say(f"Note: {message}")
 
     def time_kernel(self, entry: KernelEntry, batch: int) -> None:
         shape = self.shape(entry, batch)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt_mlflow.models.registry import ModelEntry, ModelRequest
+from ttt_mlflow.measure.roofline import Stage
+from ttt_mlflow.models.mamba_work import decode_stages, prefill_stages
+from ttt_mlflow.models.registry import ModelEntry, ModelRequest, Workload
 
 # d_model, n_layer
 SIZES = {
@@ -115,6 +117,14 @@ def build(request: ModelRequest) -> MambaModel:
     return MambaModel(model.eval().requires_grad_(False))
 
 
+def work(request: ModelRequest, workload: Workload) -> list[Stage]:
+    """What ``workload`` has to move and to compute."""
+    width, layers = SIZES[request.name]
+    if workload.mode == "prefill":
+        return prefill_stages(width, layers, VOCAB_SIZE, request.dtype, workload.batch, workload.tokens)
+    return decode_stages(width, layers, VOCAB_SIZE, request.dtype, workload.batch)
+
+
 def entries() -> list[ModelEntry]:
     return [
         ModelEntry(
@@ -124,6 +134,7 @@ def entries() -> list[ModelEntry]:
             needs_cuda=True,
             own_generation=True,
             missing=missing,
+            work=work,
         )
         for name, (d_model, n_layer) in SIZES.items()
     ]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.measure.roofline import Stage
 
 ENTRY_POINT_GROUP = "ttt_mlflow.models"
 
@@ -54,13 +55,23 @@ class ModelRequest:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What is timed: a decode step of ``batch`` sequences, or with ``mode`` prefill a prompt of ``tokens`` each."""
+
+    mode: str
+    batch: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """A registered model.
 
     ``inner_nets`` is empty for a model that has none; those that end in ``_triton`` need a GPU (or Triton's
     interpreter). ``missing()`` says in one line what must be installed first, or None. ``check(request)`` raises
     BadInput for what the factory would refuse, without building anything. ``own_generation`` marks a model whose own
-    code generates, graph included, so that ``use_compile`` does not apply.
+    code generates, graph included, so that ``use_compile`` does not apply. ``work(request, workload)`` counts what has
+    to be moved and computed; without it a run has no roofline.
     """
 
     name: str
@@ -72,6 +83,7 @@ class ModelEntry:
     own_generation: bool = False
     missing: Callable[[], str | None] = lambda: None
     check: Callable[[ModelRequest], None] = lambda request: None
+    work: Callable[[ModelRequest, Workload], list[Stage]] | None = None
 
 
 _registered: dict[str, ModelEntry] = {}

@@ -59,16 +59,16 @@ class Nsys:
     version: str
 
 
-def find_nsys() -> Nsys:
+def find_nsys(answer_s: float = ANSWER_S) -> Nsys:
     """nsys from $TTT_NSYS, the PATH, or where NVIDIA's packages put it, the newest first.
 
-    Raises :class:`BadInput` if there is none, or it does not run.
+    Raises :class:`BadInput` if there is none, or it does not run, or does not say its version within ``answer_s``.
     """
     named = os.environ.get(VARIABLE)
     if named:
         if not os.access(named, os.X_OK) or Path(named).is_dir():
             raise BadInput(f"profile=nsys: {VARIABLE}={named} is not a program that can be run; set it to nsys' path")
-        return _asked_for_its_version(Path(named))
+        return _asked_for_its_version(Path(named), answer_s)
     on_path = shutil.which("nsys")
     installed = [found for pattern in INSTALLED for found in sorted(glob(pattern), key=_numbers, reverse=True)]
     found = [on_path] if on_path else [path for path in installed if os.access(path, os.X_OK)]
@@ -78,7 +78,7 @@ def find_nsys() -> Nsys:
             "Nsight Compute and the CUDA toolkit put it; install one of them (the package nsight-systems-cli is "
             f"enough), or set {VARIABLE} to its path"
         )
-    return _asked_for_its_version(Path(found[0]))
+    return _asked_for_its_version(Path(found[0]), answer_s)
 
 
 def profile(nsys: Nsys, command: Sequence[str], out_dir: Path, limit_s: float) -> None:
@@ -103,9 +103,9 @@ def profile(nsys: Nsys, command: Sequence[str], out_dir: Path, limit_s: float) -
         raise RunFailed(f"profile=nsys: nsys left no report{_last_words(out_dir)}")
 
 
-def _asked_for_its_version(path: Path) -> Nsys:
+def _asked_for_its_version(path: Path, answer_s: float) -> Nsys:
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=ANSWER_S, check=True)
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=answer_s, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         said = " ".join(str(error).split())
         raise BadInput(f"profile=nsys: {path} does not run ({said}); set {VARIABLE} to one that does") from None
@@ -196,9 +196,21 @@ def _why_not_imported(nsys: Nsys) -> str:
     finish = f"`{shlex.quote(str(importer))} -i {RECORDING}` makes the report"
     if not missing:
         return f"nsys made no report of what it recorded, see {LOG}; {kept}, and {finish}"
-    packages = [PACKAGES[name] for name in missing if name in PACKAGES]
-    named = f" (on Debian and Ubuntu: apt-get install {' '.join(packages)})" if packages else ""
-    return f"nsys' importer does not run without {', '.join(missing)}{named}; {kept}; once that is there, {finish}"
+    named = f"{', '.join(missing)}{_packages(missing)}"
+    return f"nsys' importer does not run without {named}; {kept}; once that is there, {finish}"
+
+
+def importer_fault(nsys: Nsys) -> str | None:
+    """Why no report could be made of a recording, and what to do; None where nothing stands in the way."""
+    importer = _importer(nsys.path)
+    missing = _missing_libraries(importer) if importer else []
+    return f"its importer does not run without {', '.join(missing)}{_packages(missing)}" if missing else None
+
+
+def _packages(libraries: Sequence[str]) -> str:
+    """How to install ``libraries``, as far as it is known."""
+    packages = [PACKAGES[name] for name in libraries if name in PACKAGES]
+    return f" (on Debian and Ubuntu: apt-get install {' '.join(packages)})" if packages else ""
 
 
 def _importer(nsys: Path) -> Path | None:

@@ -10,6 +10,20 @@ from ttt_mlflow.tracking.journal import Journal
 
 Metrics = Mapping[str, float]
 
+# tag's value -> the same for people
+WARMUP_ENDED = {
+    "settled": "settled",
+    "count": "as many as asked for",
+    "most_passes": "not settled: most passes done",
+    "time_share": "not settled: its share of the time used up",
+}
+REPEATS_ENDED = {
+    "interval": "ended by the interval",
+    "max_seconds": "ended by max_seconds",
+    "count": "as many as asked for",
+    "interrupted": "interrupted",
+}
+
 
 def summary_markdown(journal: Journal) -> str:
     """The MLflow run's description: configuration, results, host and status as one Markdown table."""
@@ -72,7 +86,10 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         ("decode", ", ".join(decode + spread if mode == "decode" else decode)),
         ("decode step", _step_row(metrics)),
         ("prefill", ", ".join((prefill + spread if mode == "prefill" else prefill) + prompt)),
+        ("passes", _passes_row(metrics, journal.tags)),
+        ("drift", _drift_row(metrics)),
         ("prompt and decode", ", ".join(_throughput_parts(metrics, "generation"))),
+        ("roofline", _roofline_row(metrics)),
         ("memory", _memory_row(metrics)),
         ("clocks", _clocks_row(metrics)),
         ("power", _power_row(metrics)),
@@ -96,6 +113,39 @@ def _step_row(metrics: Metrics) -> str:
         decode_step_ms_p90="{} p90",
         decode_step_ms_p99="{} p99",
         decode_step_ms_mean="{} mean",
+    )
+    return ", ".join(parts)
+
+
+def _passes_row(metrics: Metrics, tags: Mapping[str, str]) -> str:
+    """How much was measured, and why not more: ``7 timed, ended by the interval, interval ±0.3 %, …``."""
+    parts = _present(metrics, measured_passes="{} timed")
+    parts += _words(REPEATS_ENDED, tags.get("ttt.stop_reason")) if parts else []
+    parts += _present(metrics, relative_half_width_pct="interval ±{} %")
+    warmup = _present(metrics, warmup_passes="{} to warm up")
+    return ", ".join(parts + warmup + (_words(WARMUP_ENDED, tags.get("ttt.warmup_stop_reason")) if warmup else []))
+
+
+def _words(meanings: Mapping[str, str], reason: str | None) -> list[str]:
+    return [] if reason is None else [meanings.get(reason, reason)]
+
+
+def _drift_row(metrics: Metrics) -> str:
+    """The first third against the last, where it was tested."""
+    across = _present(metrics, drift_pct="{} % from the first third of the passes to the last")
+    across += _present(metrics, drift_p_value="(p {})")
+    within = _present(metrics, drift_within_pass_pct="{} % within a pass")
+    within += _present(metrics, drift_within_pass_p_value="(p {})")
+    return ", ".join(" ".join(parts) for parts in (across, within) if parts)
+
+
+def _roofline_row(metrics: Metrics) -> str:
+    parts = _present(
+        metrics,
+        roofline_pct="{} % of it",
+        roofline_ms="floor {} ms",
+        min_bytes_per_step="{} bytes a step",
+        flops_per_step="{} FLOP a step",
     )
     return ", ".join(parts)
 

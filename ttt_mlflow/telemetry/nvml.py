@@ -9,6 +9,7 @@ import importlib
 import threading
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
@@ -62,9 +63,9 @@ class NvmlSampler:
 
         Raises :class:`TelemetryUnavailable` if nvidia-ml-py or NVML is missing or does not know the device.
         """
-        nvml = _load_nvml()
+        nvml = load_nvml()
         try:
-            handle, full_uuid = _find_device(nvml, uuid)
+            handle, full_uuid = find_device(nvml, uuid)
             return cls(nvml, handle, full_uuid, hz)
         except nvml.NVMLError as error:
             nvml.nvmlShutdown()
@@ -115,6 +116,14 @@ class NvmlSampler:
             self.sections.append(Section(begin_ns, end_ns, energy))
         else:
             raise ValueError(f"mark({edge!r}) out of turn: sections begin and end one after the other")
+
+    def recent_sm_clocks(self, seconds: float) -> list[float] | None:
+        """The SM clock (MHz) of the samples of the last ``seconds``, oldest first; None where the card does not say."""
+        if "sm_clock" not in self._queries:
+            return None
+        since_ns = time.time_ns() - int(seconds * 1e9)
+        recent = takewhile(lambda row: row["time_ns"] >= since_ns, reversed(self.samples))
+        return [row["sm_clock_mhz"] for row in recent if "sm_clock_mhz" in row][::-1]
 
     def frame(self) -> pd.DataFrame:
         """The samples so far, a row each; empty without samples.
@@ -187,7 +196,7 @@ class NvmlSampler:
 def driver_version() -> str | None:
     """The NVIDIA driver's version; None where NVML cannot say."""
     try:
-        nvml = _load_nvml()
+        nvml = load_nvml()
     except TelemetryUnavailable:
         return None
     try:
@@ -199,7 +208,7 @@ def driver_version() -> str | None:
     return version.decode() if isinstance(version, bytes) else str(version)
 
 
-def _load_nvml() -> ModuleType:
+def load_nvml() -> ModuleType:
     """The pynvml module, initialised; the caller shuts it down."""
     try:
         nvml = importlib.import_module("pynvml")
@@ -215,7 +224,7 @@ def _load_nvml() -> ModuleType:
     return nvml
 
 
-def _find_device(nvml: ModuleType, uuid: str) -> tuple[Any, str]:
+def find_device(nvml: ModuleType, uuid: str) -> tuple[Any, str]:
     """The device's handle and its UUID in NVML's spelling; PyTorch leaves out the prefix, GPU- or MIG-."""
     if uuid.startswith(("GPU-", "MIG-")):
         return nvml.nvmlDeviceGetHandleByUUID(uuid), uuid

@@ -130,9 +130,9 @@ def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "erro
                 client = MlflowClient(tracking_uri)
                 client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
                 client.set_terminated(run_id, MLFLOW_STATUS[status])
-        except _known_errors() as error:
+        except known_errors() as error:
             place = without_password(tracking_uri)
-            raise PublishFailed(f"the run {run_id} in {place} was not marked: {_one_line(error)}") from error
+            raise PublishFailed(f"the run {run_id} in {place} was not marked: {explain(error)}") from error
 
 
 def settle_target(journal: Journal, tracking_uri: str, run_id: str | None, experiment_name: str | None) -> None:
@@ -311,17 +311,25 @@ def clipped(text: str, limit: int) -> str:
 # Reachability
 
 
-def _check_server(uri: str) -> str | None:
-    """Ask through MLflow's client for one experiment: with its certificates, proxies and credentials."""
+@contextmanager
+def client_for_a_check(uri: str) -> Iterator["MlflowClient"]:
+    """MLflow's client, with its certificates, proxies and credentials, quiet and with little patience."""
     with _settings(QUIET), _settings(CHECK_PATIENCE, override=True):
         from mlflow import MlflowClient
+
+        with _quiet_loggers():
+            yield MlflowClient(uri)
+
+
+def _check_server(uri: str) -> str | None:
+    """Ask for one experiment."""
+    with client_for_a_check(uri) as client:
         from mlflow.exceptions import MlflowException
 
         try:
-            with _quiet_loggers():
-                MlflowClient(uri).search_experiments(max_results=1)
+            client.search_experiments(max_results=1)
         except (MlflowException, JSONDecodeError) as error:
-            return f"it does not answer as an MLflow server ({_one_line(error)})"
+            return f"it does not answer as an MLflow server ({explain(error)})"
     return None
 
 
@@ -390,11 +398,11 @@ def _mlflow_errors(journal: Journal) -> Iterator[None]:
     """What a client, a database driver or an upload raises, as one line for the person."""
     try:
         yield
-    except _known_errors() as error:
-        raise _failed(journal, _one_line(error)) from error
+    except known_errors() as error:
+        raise _failed(journal, explain(error)) from error
 
 
-def _known_errors() -> tuple[type[Exception], ...]:
+def known_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -409,7 +417,7 @@ def _failed(journal: Journal, reason: str) -> PublishFailed:
     )
 
 
-def _one_line(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """What went wrong, in short: under MLflow's and urllib3's wrappers lies what the system said."""
     deepest = error
     while below := deepest.__cause__ or deepest.__context__:

@@ -3,11 +3,13 @@
 import torch
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.models.registry import ModelEntry, ModelRequest
+from ttt_mlflow.measure.roofline import Stage
+from ttt_mlflow.models.registry import ModelEntry, ModelRequest, Workload
 from ttt_mlflow.models.ttt.checkpoint import check_fit, load_checkpoint, published_shapes
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.model import TTTModel, initialise
+from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 
 # hidden, intermediate, layers, heads: the paper's widths
 SIZES = {
@@ -54,6 +56,15 @@ def check(request: ModelRequest) -> None:
         check_fit(request.checkpoint, published_shapes(empty), f"{request.name} {request.inner_net}")
 
 
+def work(request: ModelRequest, workload: Workload) -> list[Stage]:
+    """What ``workload`` has to move and to compute."""
+    assert request.inner_net is not None
+    config = config_of(request.name, INNER_NETS[request.inner_net].layer_type)
+    if workload.mode == "prefill":
+        return prefill_stages(config, request.dtype, workload.batch, workload.tokens)
+    return decode_stages(config, request.dtype, workload.batch)
+
+
 def entries() -> list[ModelEntry]:
     return [
         ModelEntry(
@@ -63,6 +74,7 @@ def entries() -> list[ModelEntry]:
             inner_nets=tuple(INNER_NETS),
             takes_checkpoint=True,
             check=check,
+            work=work,
         )
         for name, (width, _, layers, heads) in SIZES.items()
     ]

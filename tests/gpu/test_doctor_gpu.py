@@ -1,0 +1,48 @@
+"""The doctor on a machine with a GPU, and the roofline of a run once the card's ceilings are kept."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.runs import measured_in
+from ttt_mlflow import doctor
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+RUN = {"model_name": "ttt-profile", "batch": 64, "genlen": 64, "warmup": 1, "repeats": 3}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_doctor_knows_the_card(tmp_path: Path) -> None:
+    asked = doctor.Asked(tmp_path / "runs", f"sqlite:///{tmp_path}/mlflow.db", None)
+    before = {finding.name: finding for finding in doctor.diagnose(asked, seconds=60)}
+    for name in ("gpu", "clocks", "telemetry", "gpm", "triton", "logdir", "temp", "tracking"):
+        assert before[name].state == "ok", before[name]
+    assert "unknown" not in before["clocks"].found
+    assert "doctor --measure" in before["ceilings"].found
+    measured = doctor.measure_cards(lambda text: None)
+    assert len(measured) == torch.cuda.device_count()
+    after = {finding.name: finding for finding in doctor.diagnose(asked, seconds=60)}
+    assert after["ceilings"].state == "ok"
+
+
+def test_a_run_has_a_roofline_once_the_card_is_measured(tmp_path: Path) -> None:
+    without = measured_in(tmp_path / "runs", RUN)
+    assert {"min_bytes_per_step", "flops_per_step"} <= set(without.metrics)
+    assert not {"roofline_ms", "roofline_pct"} & set(without.metrics)
+    assert "`ttt-mlflow doctor --measure` measures them" in without.output
+    assert "roofline/step.png" not in without.artifacts
+
+    doctor.measure_cards(lambda text: None)
+    known = measured_in(tmp_path / "runs", RUN)
+    assert known.failure is None, known.log
+    assert 0 < known.metrics["roofline_pct"] <= 100, "no step is faster than its floor"
+    assert known.metrics["roofline_ms"] < known.metrics["decode_step_ms_mean"]
+    assert "roofline/step.png" in known.artifacts

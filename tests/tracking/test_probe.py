@@ -1,0 +1,119 @@
+"""The right to write to a tracking store: tried, and nothing left behind that a person would see."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+
+from tests.project import free_port
+from ttt_mlflow.tracking import probe
+from ttt_mlflow.tracking.probe import check_writing
+
+
+def test_a_server_that_takes_records(server_uri: str) -> None:
+    client = MlflowClient(server_uri)
+    experiment_id = client.create_experiment("probed")
+    assert check_writing(server_uri, "probed") is None
+    assert client.search_runs([experiment_id]) == []
+    (deleted,) = client.search_runs([experiment_id], run_view_type=ViewType.DELETED_ONLY)
+    assert deleted.info.run_name == probe.RUN_NAME
+    assert [file.path for file in client.list_artifacts(deleted.info.run_id)] == ["doctor.txt"]
+
+
+def test_an_experiment_that_is_not_there_is_not_made(server_uri: str) -> None:
+    assert check_writing(server_uri, "nobody's") is None
+    assert MlflowClient(server_uri).get_experiment_by_name("nobody's") is None
+
+
+def test_artifacts_that_are_refused(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def log_text(*_: object) -> None:
+        raise MlflowException("the bucket is read-only")
+
+    client = MlflowClient(server_uri)
+    before = len(client.search_runs(["0"]))
+    monkeypatch.setattr(MlflowClient, "log_text", log_text)
+    reason = check_writing(server_uri, None)
+    assert reason == "it does not let you write a run's artifact (the bucket is read-only)"
+    assert len(client.search_runs(["0"])) == before, "the run is deleted all the same"
+
+
+def test_a_dead_server() -> None:
+    reason = check_writing(f"http://127.0.0.1:{free_port()}", None)
+    assert reason is not None
+    assert "does not answer as an MLflow server" in reason
+    assert "refused" in reason
+
+
+@contextmanager
+def read_only_server() -> Iterator[str]:
+    """Answers a search as MLflow does, and permits nothing else."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            search = self.path.endswith("experiments/search")
+            body = b'{"experiments": []}' if search else b'{"error_code": "PERMISSION_DENIED", "message": "not yours"}'
+            self.send_response(200 if search else 403)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_server_that_permits_reading_only() -> None:
+    with read_only_server() as uri:
+        reason = check_writing(uri, None)
+    assert reason is not None
+    assert reason.startswith("it does not let you make a run (")
+    assert "not yours" in reason
+
+
+def test_an_sqlite_file_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    before = path.read_bytes()
+    assert check_writing(f"sqlite:///{path}", None) is None
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_sqlite_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    assert check_writing(f"sqlite:///{tmp_path}/mlflow.db", None) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_locked_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "CHECK_SECONDS", 0.1)
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("BEGIN IMMEDIATE")
+        reason = check_writing(f"sqlite:///{path}", None)
+    assert reason == f"{path} cannot be written to (database is locked)"
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_text("not a database at all")
+    assert check_writing(f"sqlite:///{path}", None) == f"{path} is not an SQLite database"

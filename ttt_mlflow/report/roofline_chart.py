@@ -1,0 +1,50 @@
+"""The picture of a roofline: the time that each part of a step needs at the card's ceilings, beside the measured."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from ttt_mlflow.measure.roofline import PARTS, PartWork
+from ttt_mlflow.report.micro_chart import COLOURS, GREY
+
+FLOOR_ROW, MEASURED_ROW = 0, 1
+LABELLED_SHARE = 0.06  # of the longer bar; narrower parts have their number in the legend alone
+
+
+def parts_csv(parts: Sequence[PartWork]) -> str:
+    """A row a part: part, bytes, flops, floor_ms (empty where the card's ceilings are not known)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["part", "bytes", "flops", "floor_ms"])
+    for part in parts:
+        writer.writerow([part.part, part.bytes, part.flops, "" if part.milliseconds is None else part.milliseconds])
+    return text.getvalue()
+
+
+def roofline_png(parts: Sequence[PartWork], measured_ms: float, title: str) -> bytes:
+    """Two bars on one axis of milliseconds: the floor by part, and the mean measured step."""
+    # a Figure of its own needs no display and no global state
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
+    timed = [(part.part, part.milliseconds) for part in parts if part.milliseconds is not None]
+    floor = sum(ms for _, ms in timed)
+    left = 0.0
+    for name, ms in timed:
+        axes.barh(
+            FLOOR_ROW, ms, left=left, color=COLOURS[PARTS.index(name) % len(COLOURS)], label=f"{name}: {ms:.3g} ms"
+        )
+        if ms > LABELLED_SHARE * max(floor, measured_ms):
+            axes.text(left + ms / 2, FLOOR_ROW, f"{ms:.3g}", ha="center", va="center", color="white")
+        left += ms
+    axes.barh(MEASURED_ROW, measured_ms, color=GREY, label=f"measured: {measured_ms:.3g} ms")
+    axes.text(measured_ms / 2, MEASURED_ROW, f"{measured_ms:.3g}", ha="center", va="center", color="white")
+    axes.set_yticks([FLOOR_ROW, MEASURED_ROW], ["floor", "measured"])
+    axes.invert_yaxis()
+    axes.set_xlabel("ms")
+    axes.set_title(f"{title}: {100 * floor / measured_ms:.1f} % of the roofline")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()

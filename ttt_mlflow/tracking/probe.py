@@ -1,0 +1,56 @@
+"""Whether a tracking store takes what a run writes, found out by writing something and taking it back."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ttt_mlflow.tracking.publish import CHECK_SECONDS, check_tracking, client_for_a_check, explain, known_errors
+
+RUN_NAME = "ttt-mlflow doctor"
+
+
+def check_writing(uri: str, experiment_name: str | None) -> str | None:
+    """None if records can be written to ``uri``, or why not, in one line.
+
+    An SQLite file is locked for writing and let go of, and made by nobody here. Of a server or a database a run with
+    one small artifact is made in the experiment (or the default one) and deleted: it is in MLflow's trash after that.
+    """
+    if reason := check_tracking(uri):
+        return reason
+    if urlsplit(uri).scheme.partition("+")[0] == "sqlite":
+        return _check_sqlite_lock(Path(uri.partition(":///")[2].partition("?")[0]))
+    return _check_run(uri, experiment_name)
+
+
+def _check_run(uri: str, experiment_name: str | None) -> str | None:
+    doing = "open it"
+    try:
+        with client_for_a_check(uri) as client:
+            doing = "make a run"
+            name = experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+            experiment = client.get_experiment_by_name(name) if name else None
+            experiment_id = experiment.experiment_id if experiment else os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
+            run_id = client.create_run(experiment_id, run_name=RUN_NAME).info.run_id
+            try:
+                doing = "write a run's artifact"
+                client.log_text(run_id, "written by `ttt-mlflow doctor`\n", "doctor.txt")
+            finally:
+                client.delete_run(run_id)
+    except known_errors() as error:
+        return f"it does not let you {doing} ({explain(error)})"
+    return None
+
+
+def _check_sqlite_lock(path: Path) -> str | None:
+    if not path.exists():
+        return None  # the first run makes it; that its folder can be written to is known
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=CHECK_SECONDS)) as connection:
+            connection.isolation_level = None
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        return f"{path} cannot be written to ({error})"
+    return None
