@@ -166,7 +166,7 @@ def measure_decode(
     try:
         loop.warm_up(warm_once, warmup, recent_clocks)
         loop.repeat(repeats, precision_pct)
-    except BaseException:  # hides nothing: noted, a signal\'s Killed included, and raised again
+    except BaseException:  # hides nothing: noted, a signal's Killed included, and raised again
         measurement.interrupted = True
         measurement.stop_reason = "interrupted"
         raise
