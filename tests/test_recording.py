@@ -1,8 +1,10 @@
 """The roofline of a run: counts always, times where the card's ceilings are known, and a word where they are not."""
 
 import csv
+import gc
 import io
 import logging
+import weakref
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,25 @@ def test_a_card_whose_ceilings_are_not_known(
 def test_a_dtype_whose_matrix_rate_is_not_measured(recorder: Recorder) -> None:
     assert set(recorder.record(measured_ms=1.9, dtype=torch.float32)) == {"min_bytes_per_step", "flops_per_step"}
     assert "measured in 16 bits, and the run is in torch.float32" in recorder.output
+
+
+def test_a_note_that_a_handler_keeps_does_not_keep_the_callers_memory(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception in a log record holds its traceback, and with it what every caller had in its variables."""
+
+    class Model:
+        pass
+
+    def run() -> "weakref.ref[Model]":
+        model = Model()
+        recorder.record(2.0, dtype=torch.float32)
+        return weakref.ref(model)
+
+    kept = run()
+    gc.collect()
+    assert "no roofline" in caplog.text
+    assert kept() is None
 
 
 def test_a_cpu_has_counts_and_no_ceilings(recorder: Recorder) -> None:

@@ -48,7 +48,7 @@ def open_sampler(device: torch.device, console: Console) -> NvmlSampler | None:
         return NvmlSampler.open(host.device_uuid(device))
     except TelemetryUnavailable as error:
         console.print(f"Note: {error}", markup=False, highlight=False)
-        log.warning("%s", error)
+        log.warning("%s", str(error))
         return None
 
 
@@ -103,7 +103,7 @@ def _ceilings(request: ModelRequest, console: Console) -> CardCeilings | None:
         return known_ceilings(request.device)
     except CeilingsUnknown as error:
         console.print(f"Note: roofline_ms and roofline_pct are not recorded: {error}", markup=False, highlight=False)
-        log.warning("no roofline: %s", error)
+        log.warning("no roofline: %s", str(error))  # text: a kept record would keep the traceback's model
         return None
 
 
