@@ -28,6 +28,7 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, end_if_asked
 from ttt_mlflow.models import registry
 from ttt_mlflow.models.registry import ModelEntry, ModelRequest, models, register_model
+from ttt_mlflow.profilers import torch_profiler
 from ttt_mlflow.resolve import resolve
 from ttt_mlflow.telemetry.nvml import NvmlSampler
 
@@ -46,6 +47,11 @@ DECODE = QUALITY | {
 PREFILL = QUALITY | {
     *("prefill_tokens_per_s", "prefill_tokens_per_s_ci_low", "prefill_tokens_per_s_ci_high"),
     "prefill_ms",
+}
+PROFILE = {
+    *("profiles/torch/trace.json.gz", "profiles/torch/open.html", "profiles/torch/step.json"),
+    *("profiles/torch/kernels.csv", "profiles/torch/kernels.md", "profiles/torch/parts.csv"),
+    *("profiles/torch/kernels.png", "profiles/torch/timeline.png"),
 }
 ARTIFACTS = {
     *("log.txt", "timing/steps.csv", "timing/passes.json", "environment/host.json", "environment/packages.txt"),
@@ -188,8 +194,7 @@ def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
 def test_torch_profile(measure: Measure) -> None:
     measured = measure({**TINY, "profile": "torch"})
     assert measured.failure is None
-    profile = {"profiles/torch/trace.json.gz", "profiles/torch/kernels.csv"}
-    assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"} | profile
+    assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"} | PROFILE
     assert measured.artifacts <= set(names.ARTIFACTS)
     assert set(measured.metrics) == DECODE | EVERY_RUN | WORK | {"warmup_s", "profile_s"}
     assert len(measured.steps) == 3 * 5, "a profiled step is no measured one"
@@ -200,7 +205,7 @@ def test_torch_profile(measure: Measure) -> None:
 def test_torch_profile_of_a_prompt(measure: Measure) -> None:
     measured = measure({**TINY, "mode": "prefill", "promptlen": 16, "profile": "torch"})
     assert measured.failure is None
-    assert "profiles/torch/trace.json.gz" in measured.artifacts
+    assert measured.artifacts >= PROFILE
 
 
 # A model that does as it is told
@@ -436,14 +441,28 @@ def test_an_expected_failure_is_told_in_its_own_words(register: Register, measur
 def test_a_profile_that_fails_keeps_the_measurement(
     register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def profile_steps(*arguments: object) -> None:
+    def record(*arguments: object) -> None:
         raise RunFailed("profile=torch: another profiler holds the GPU")
 
-    monkeypatch.setattr(runner, "profile_steps", profile_steps)
+    monkeypatch.setattr(torch_profiler, "record", record)
     register()
     measured = measure({**TOY, "profile": "torch"})
+    message = "profile=torch: another profiler holds the GPU; the measurement before it is complete"
+    assert type(measured.failure) is RunFailed
     assert measured.journal.status["status"] == "error"
-    assert measured.journal.status["message"] == "profile=torch: another profiler holds the GPU"
+    assert measured.journal.status["message"] == str(measured.failure) == message
+    assert set(measured.metrics) == DECODE | EVERY_RUN | {"profile_s"}
+    assert len(measured.steps) == 3 * 4
+    assert measured.artifacts == ARTIFACTS
+
+
+def test_an_interrupted_profile_keeps_the_measurement(register: Register, measure: Measure) -> None:
+    register(raising(Killed, signal.SIGINT, at=step_of_pass(4, 2)))
+    measured = measure({**TOY, "profile": "torch"})
+    status = measured.journal.status
+    assert isinstance(measured.failure, Killed)
+    assert (status["status"], status["exit_code"]) == ("killed", 130)
+    assert status["message"] == "ended by SIGINT during profile=torch, after a complete measurement"
     assert set(measured.metrics) == DECODE | EVERY_RUN
     assert len(measured.steps) == 3 * 4
     assert measured.artifacts == ARTIFACTS

@@ -44,6 +44,10 @@ class Killed(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+        self.during = ""  # what it cut short, where that is worth saying
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} {self.during}".rstrip()
 
     @property
     def exit_code(self) -> int:

@@ -116,6 +116,9 @@ METRICS: dict[str, tuple[str, str]] = {
     "warmup_s": ("s", "untimed passes before the measurement"),
     "recording_s": ("s", "writing the measurement to disk"),
     "profile_s": ("s", "the profilers' passes after the measurement"),
+    "gpu_idle_pct": ("%", "share of the profiled steps in which nothing ran on the GPU"),
+    "launch_gap_us_mean": ("µs", "from the end of a GPU's kernel to the begin of the next, mean over a profiled step"),
+    "host_ms_per_step": ("ms", "what the host took to launch a profiled step, mean"),
 }
 
 # Of a micro-benchmark, one a kernel, as name/<kernel>: name -> (unit, meaning). Each is a series with the batch as its
@@ -190,7 +193,14 @@ ARTIFACTS: dict[str, str] = {
     "roofline/parts.csv": "what each part of a step has to move and to compute: part, bytes, flops, floor_ms",
     "roofline/step.png": "the least time of each part beside the measured step; where the card's ceilings are known",
     "profiles/torch/trace.json.gz": "PyTorch profiler trace; opens in Perfetto",
-    "profiles/torch/kernels.csv": "PyTorch profiler, time by kernel",
+    "profiles/torch/trace-eager.json.gz": "the same of an eager step, from which others have their parts",
+    "profiles/torch/open.html": "one step as a timeline to zoom into, and the way to the full trace in Perfetto",
+    "profiles/torch/kernels.csv": "PyTorch profiler, time by kernel (on a CPU: operator) and part",
+    "profiles/torch/kernels.md": "the same for people, with the parts and the measured step beside them",
+    "profiles/torch/kernels.png": "the kernels with the most time",
+    "profiles/torch/timeline.png": "one step by stream",
+    "profiles/torch/parts.csv": "PyTorch profiler, time by part, beside the roofline's floor",
+    "profiles/torch/step.json": "a profiled step's time, busy and idle, and the measured one",
     "profiles/nsys/report.nsys-rep": "Nsight Systems report; opens in nsys-ui",
     "profiles/nsys/report.qdstrm": "what Nsight Systems recorded, where its importer could not make a report of it",
     "profiles/nsys/cuda_gpu_kern_sum.csv": "Nsight Systems, time by kernel",

@@ -25,7 +25,7 @@ from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.measure.loop import Measurement, measure_decode, measure_prefill
 from ttt_mlflow.measure.statistics import with_interval
 from ttt_mlflow.measure.timing import StepTimer, time_once
-from ttt_mlflow.profilers.torch_profiler import profile_steps
+from ttt_mlflow.profiling import EXTRA_STEPS, Passes
 from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_roofline, record_samples
 from ttt_mlflow.report.summary import summary_markdown
 from ttt_mlflow.resolve import Resolved, resolve
@@ -36,7 +36,6 @@ from ttt_mlflow.tracking.journal import Journal
 
 __all__ = ["resolve", "run"]
 
-PROFILED_STEPS = 4
 WARMUP_STEPS = 128  # of a warm-up pass at most: a step costs the same at any length
 log = logging.getLogger(__name__)
 
@@ -91,11 +90,10 @@ class Run:
                 if self.sampler:
                     self.sampler.stop()
                 self.record_measurement()
-            if "torch" in self.used.profile:
-                with self.phase("profile_s", "profiling"):
-                    self.profile(decoder, prompt)
-                self.journal.update_metrics(self.phase_s)
-        decoder.close()
+        if self.used.profile:
+            self.profile(decoder, prompt)
+        else:
+            decoder.close()
 
     # The parts of the story
 
@@ -108,8 +106,8 @@ class Run:
     def make_ready(self, model: Any, prompt: Tensor) -> Decoder:
         """A decoder whose first step is as fast as its last: compiled, its kernels loaded, its graph captured."""
         used = self.used
-        # the profiled pass goes a few steps further than the measured ones
-        length = used.promptlen + (used.genlen if used.mode == "decode" else 0) + PROFILED_STEPS + 1
+        # the profiling passes may go further than the measured ones
+        length = used.promptlen + (used.genlen if used.mode == "decode" else 0) + EXTRA_STEPS
         decoder = make_decoder(model, used.batch, length, self.device, bool(used.cuda_graph))
         if isinstance(decoder, ModelDecoder):
             if used.use_compile:
@@ -153,13 +151,13 @@ class Run:
         self.prefill_ms.append(ms)
 
     def profile(self, decoder: Decoder, prompt: Tensor) -> None:
-        """A few decode steps (or one prompt) under PyTorch's profiler."""
-        out_dir = self.journal.artifact_path("profiles/torch/trace.json.gz").parent
-        decoder.prefill(prompt)
-        if self.used.mode == "prefill":
-            profile_steps(lambda: decoder.prefill(prompt), 1, out_dir, self.device)
-        else:
-            profile_steps(decoder.step, min(PROFILED_STEPS, self.used.genlen), out_dir, self.device)
+        """The profilers' passes; the measurement is recorded and stays as it is."""
+        passes = Passes(self.journal, self.used, self.device)
+        with self.phase("profile_s", "profiling"):
+            passes.run(decoder, prompt)
+            decoder.close()
+        self.journal.update_metrics(self.phase_s)
+        passes.finish()
 
     # The record
 

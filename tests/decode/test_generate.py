@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.models.ttt.cases import INNER_NETS, leave_initial_values, make_model, make_tokens
-from ttt_mlflow.decode.generate import Decoder, ModelDecoder, generate, make_decoder
+from ttt_mlflow.decode.generate import Decoder, ModelDecoder, generate, make_decoder, tensors_in
 from ttt_mlflow.models.registry import DecodeModel
 
 CPU = torch.device("cpu")
@@ -37,6 +37,51 @@ def test_compiled_decode_gives_the_tokens_of_eager_decode(inner_net: str) -> Non
     with torch.compiler.set_stance("fail_on_recompile"):  # the warm-up compiles what every position needs
         compiled = generate(decoder, prompt, GENLEN)
     assert torch.equal(compiled, eager)
+
+
+@pytest.mark.skipif(not CXX, reason="compiling for a CPU needs a C++ compiler")
+def test_an_eager_step_between_compiled_ones_is_a_step_like_them() -> None:
+    model = leave_initial_values(make_model("mlp_1_dual"))
+    prompt = make_tokens(3, 5)
+    decoder = ModelDecoder(model, 3, CPU)
+    expected = generate(decoder, prompt, 6)
+    decoder.compile()
+    decoder.warm_up()
+    first = decoder.prefill(prompt).clone()
+    steps = (decoder.step, decoder.eager_step, decoder.eager_step, decoder.step, decoder.step)
+    assert torch.equal(torch.stack([first, *(step().clone() for step in steps)], 1), expected)
+
+
+def test_the_tensors_that_stay_are_accounted_for_once() -> None:
+    decoder = ModelDecoder(make_model("mlp_2_dual"), 3, CPU)
+    parts = decoder.memory_parts()
+    assert list(parts) == ["weights", "state", "vectors"]
+    held = {tensor.data_ptr() for tensor in tensors_in(decoder.state)}
+    assert held == {tensor.data_ptr() for name in ("state", "vectors") for tensor in parts[name]}
+    assert len(parts["state"]) + len(parts["vectors"]) == len(list(tensors_in(decoder.state)))
+    # per layer of the MLP: keys, hidden inputs and both gradients of a token
+    assert len(parts["vectors"]) == 4 * len(decoder.state.layers)
+
+
+def test_a_model_without_an_account_is_looked_through() -> None:
+    @dataclass
+    class State:
+        seen: list[Tensor]
+        by_name: dict[str, tuple[Tensor, int]]
+
+    state = State([torch.ones(1), torch.ones(2)], {"a": (torch.ones(3), 4)})
+    assert [tensor.numel() for tensor in tensors_in(state)] == [1, 2, 3]
+
+    class Plain(torch.nn.Linear):
+        def new_state(self, batch: int) -> State:
+            return state
+
+        def step(self, tokens: Tensor, state: State) -> Tensor:
+            return tokens
+
+    parts = ModelDecoder(Plain(2, 3), 1, CPU).memory_parts()
+    assert [tensor.numel() for tensor in parts["weights"]] == [6, 3]
+    assert [tensor.numel() for tensor in parts["state"]] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("inner_net", INNER_NETS)

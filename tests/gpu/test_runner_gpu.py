@@ -68,7 +68,7 @@ def test_a_run_records_what_the_gpu_did(tmp_path: Path) -> None:
 
     kernels = pd.read_csv(folder / "profiles/torch/kernels.csv")
     (calls,) = kernels.loc[kernels["name"].str.contains("linear_decode"), "calls"]
-    assert calls == 4 * 4, "four steps of four layers"
+    assert calls == 16 * 4, "sixteen steps of four layers"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import torch
 
 from ttt_mlflow.measure.loop import Measurement, measure_decode
 from ttt_mlflow.measure.timing import StepTimer, time_once
-from ttt_mlflow.profilers.torch_profiler import profile_steps
 from ttt_mlflow.telemetry.host import device_uuid, host_facts
 from ttt_mlflow.telemetry.nvml import NvmlSampler
 from ttt_mlflow.telemetry.samples import plot_clocks, series, summarise
@@ -116,15 +115,6 @@ def test_out_of_memory_keeps_the_finished_steps(matrix: torch.Tensor) -> None:
         )
     assert [len(repeat.step_ms) for repeat in measurement.repeats] == [3]
     assert not measurement.repeats[0].complete
-
-
-def test_profile_names_the_kernels(matrix: torch.Tensor, tmp_path: Path) -> None:
-    profile_steps(lambda: torch.mm(matrix, matrix), 3, tmp_path, DEVICE)
-    table = pd.read_csv(tmp_path / "kernels.csv")
-    assert table.loc[0, "calls"] == 3
-    assert table["share_pct"].sum() == pytest.approx(100)
-    assert not table["name"].str.startswith("step ").any()
-    assert (tmp_path / "trace.json.gz").stat().st_size > 0
 
 
 def test_host_facts_name_the_gpu() -> None:

@@ -5,6 +5,8 @@ import importlib.util
 import math
 import socket
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from ttt_mlflow.decode.generate import generate
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models import mamba
 from ttt_mlflow.models.registry import ModelRequest, find_model
+from ttt_mlflow.ranges import named_by
 from ttt_mlflow.resolve import resolve
 
 CPU = torch.device("cpu")
@@ -192,3 +195,89 @@ def test_decodes_greedily_and_keeps_count_of_the_position() -> None:
     assert positions == [None, [3, 3], [4, 4], [5, 5]]
     assert torch.equal(generate(decoder, prompt, 4), tokens), "a prompt starts afresh"
     decoder.close()
+
+
+# Names for a profiler
+
+
+class FakeBlock(nn.Module):
+    """A layer of mamba-ssm's: a product, and functions that it looks up in its own module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        simple = sys.modules["mamba_ssm.modules.mamba_simple"]
+        noted_calls.append("product")
+        return simple.selective_state_update(simple.causal_conv1d_update(x))
+
+
+class FakeLayered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.layers = nn.ModuleList([FakeBlock(), FakeBlock()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        noted_calls.append("embedding")
+        for layer in self.backbone.layers:  # type: ignore[union-attr]
+            x = layer(x)
+        noted_calls.append("head")
+        return x
+
+
+noted_calls: list[str] = []
+
+
+def noting(name: str) -> Callable[[Tensor], Tensor]:
+    def function(x: Tensor) -> Tensor:
+        noted_calls.append(name)
+        return x
+
+    return function
+
+
+@contextmanager
+def noted(name: str) -> Iterator[None]:
+    noted_calls.append(f"<{name}>")
+    yield
+    noted_calls.append(f"</{name}>")
+
+
+def test_layers_and_parts_are_named_while_a_profiler_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    simple = ModuleType("mamba_ssm.modules.mamba_simple")
+    # a version without the fused prompt's functions
+    own = {"causal_conv1d_update": noting("convolution"), "selective_state_update": noting("scan")}
+    vars(simple).update(own, selective_scan_fn=None)
+    modules = ModuleType("mamba_ssm.modules")
+    vars(modules).update(mamba_simple=simple)
+    for name, module in {"": ModuleType("mamba_ssm"), ".modules": modules, ".modules.mamba_simple": simple}.items():
+        monkeypatch.setitem(sys.modules, f"mamba_ssm{name}", module)
+    model = FakeLayered()
+    layer = [
+        *("<projections>", "product"),
+        *("<convolution state>", "convolution", "</convolution state>"),
+        *("<inner net state>", "scan", "</inner net state>", "</projections>"),
+    ]
+
+    noted_calls.clear()
+    with named_by(noted), mamba.named_parts(model):
+        model(torch.ones(2))
+    assert noted_calls == [
+        *("<embeddings and head>", "embedding", "<layer 0>", *layer, "</layer 0>", "<layer 1>", *layer, "</layer 1>"),
+        *("head", "</embeddings and head>"),
+    ]
+
+    noted_calls.clear()
+    with mamba.named_parts(model):
+        model(torch.ones(2))
+    assert noted_calls == ["embedding", *("product", "convolution", "scan") * 2, "head"]
+    assert {name: vars(simple)[name] for name in own} == own
+    assert "forward" not in vars(model)
+
+
+@pytest.mark.usefixtures("fake_mamba")
+def test_an_eager_step_is_a_step() -> None:
+    prompt = torch.tensor([[1, 2, 3], [7, 8, 9]])
+    decoder = build().decoder(batch=2, max_length=32, cuda_graph=False)
+    decoder.prefill(prompt)
+    assert [decoder.step().tolist(), decoder.eager_step().tolist(), decoder.step().tolist()] == [
+        [10, 16], [15, 21], [21, 27],
+    ]  # fmt: skip

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,11 @@ import pytest
 import torch
 
 from tests.micro.test_results import make_results
+from tests.report.browser import BROWSER, rendered
 from ttt_mlflow.measure.roofline import decode_kernel_bytes
 from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BUTTONS = ["µs", "GB/s", "% of the read ceiling"]
 
 
@@ -106,13 +104,9 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
 
 @pytest.mark.skipif(not BROWSER, reason="no chromium or Chrome is installed")
 def test_a_browser_without_a_network_draws_it(tmp_path: Path) -> None:
-    assert BROWSER
     page = tmp_path / "kernels.html"
     page.write_text(chart_html(two_kernels()))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
-    drawn = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+    drawn = re.sub(r"<script.*?</script>", "", rendered(page), flags=re.DOTALL)
     assert len(re.findall(r'<g class="trace scatter', drawn)) == 4
     for text in ("fast", "slow", "floor of TTT-Linear", "floor of TTT-MLP", *BUTTONS):
         assert f">{text}</text>" in drawn

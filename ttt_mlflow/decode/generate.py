@@ -5,17 +5,27 @@ state, the position, the sampled token) lives on the device and is updated in pl
 every position and decodes what eager decodes.
 """
 
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ttt_mlflow.measure.roofline import SAMPLING
+from ttt_mlflow.ranges import in_part
 
 WARM_UP_STEPS = 3  # before a capture: lazy initialisation and compilation must not happen inside it
 
 
 class Decoder(Protocol):
-    """What is measured. ``prefill`` starts a batch of sequences, ``step`` goes on; both sample greedily."""
+    """What is measured. ``prefill`` starts a batch of sequences, ``step`` goes on; both sample greedily.
+
+    A decoder may also offer, for the profilers, ``eager_step()``, which does what ``step`` does without a graph and
+    without what was compiled, and ``memory_parts() -> dict[str, list[Tensor]]``, the tensors that stay from step to
+    step by what they are (weights, state, …).
+    """
 
     def prefill(self, prompt: Tensor) -> Tensor:
         """Start afresh with prompt [B, P] int64; returns the first token [B]."""
@@ -83,11 +93,25 @@ class ModelDecoder:
             return self.token
         return self._eager_step()
 
+    @torch.no_grad()
+    def eager_step(self) -> Tensor:
+        """As ``step``, without graph and compiled code: a profiler sees the names of layers and parts."""
+        with torch.compiler.set_stance("force_eager"):
+            return self._eager_step()
+
     def _eager_step(self) -> Tensor:
         return self._sample(self._model_step(self.token, self.state))
 
     def _sample(self, logits: Tensor) -> Tensor:
-        return self.token.copy_(logits.argmax(-1))
+        with in_part(SAMPLING):
+            return self.token.copy_(logits.argmax(-1))
+
+    def memory_parts(self) -> dict[str, list[Tensor]]:
+        """The model's own account, or what its weights and its state can be seen to hold."""
+        if hasattr(self.model, "memory_parts"):
+            return dict(self.model.memory_parts(self.state))
+        weights = [*self.model.parameters(), *self.model.buffers()] if isinstance(self.model, nn.Module) else []
+        return {"weights": weights, "state": list(tensors_in(self.state))}
 
     def close(self) -> None:
         self._graph = None
@@ -98,6 +122,19 @@ class ModelDecoder:
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     """One stream for all captures of the process: cuBLAS keeps a workspace for every stream that it was used on."""
     return torch.cuda.Stream(device)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of a state: of a tuple, list, dictionary or dataclass, and of what those hold."""
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from tensors_in([getattr(value, one.name) for one in fields(value)])
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from tensors_in(one)
 
 
 def make_decoder(model: Any, batch: int, max_length: int, device: torch.device, cuda_graph: bool) -> Decoder:

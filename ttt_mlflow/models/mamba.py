@@ -5,14 +5,18 @@ fetched from a hub. Weights are random.
 """
 
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ttt_mlflow.measure.roofline import Stage
+from ttt_mlflow.measure.roofline import CONVOLUTION, HEAD, INNER, PROJECTIONS, SAMPLING, Stage
 from ttt_mlflow.models.mamba_work import decode_stages, prefill_stages
 from ttt_mlflow.models.registry import ModelEntry, ModelRequest, Workload
+from ttt_mlflow.ranges import in_layer, in_part, recording
 
 # d_model, n_layer
 SIZES = {
@@ -23,6 +27,13 @@ SIZES = {
     "state-spaces/mamba-2.8b": (2560, 64),
 }
 VOCAB_SIZE = 50277  # padded to 50280 by mamba-ssm
+# functions of mamba-ssm's block, of a decode step and of a prompt
+FUNCTION_PARTS = {
+    "causal_conv1d_update": CONVOLUTION,
+    "causal_conv1d_fn": CONVOLUTION,
+    "selective_state_update": INNER,
+    "selective_scan_fn": INNER,
+}
 
 
 def missing() -> str | None:
@@ -78,7 +89,7 @@ class MambaDecoder:
         """Prompt [B, P] to the first token [B]."""
         parameters = self.parameters
         parameters.reset(parameters.max_seqlen, self.batch)
-        logits = self.model(prompt, inference_params=parameters, num_last_tokens=1).logits.squeeze(1)
+        logits = self._forward(prompt)
         parameters.seqlen_offset += prompt.shape[1]
         return self._sample(logits)
 
@@ -91,18 +102,83 @@ class MambaDecoder:
         if self.cuda_graph:
             logits = self.model._decoding_cache.run(tokens, position, parameters.seqlen_offset).squeeze(1)
         else:
-            logits = self.model(
-                tokens, position_ids=position, inference_params=parameters, num_last_tokens=1
-            ).logits.squeeze(1)
+            logits = self._forward(tokens, position_ids=position)
         parameters.seqlen_offset += 1
         return self._sample(logits)
 
+    @torch.inference_mode()
+    def eager_step(self) -> Tensor:
+        """As ``step``, without the graph: a profiler sees the names of layers and parts."""
+        parameters = self.parameters
+        position = torch.full((self.batch, 1), parameters.seqlen_offset, dtype=torch.long, device=self.device)
+        logits = self._forward(self.token.unsqueeze(1), position_ids=position)
+        parameters.seqlen_offset += 1
+        return self._sample(logits)
+
+    def _forward(self, tokens: Tensor, **arguments: Any) -> Tensor:
+        """The last token's logits."""
+        with named_parts(self.model):
+            output = self.model(tokens, inference_params=self.parameters, num_last_tokens=1, **arguments)
+        return output.logits.squeeze(1)
+
     def _sample(self, logits: Tensor) -> Tensor:
-        return self.token.copy_(logits[:, :VOCAB_SIZE].argmax(-1))
+        with in_part(SAMPLING):
+            return self.token.copy_(logits[:, :VOCAB_SIZE].argmax(-1))
+
+    def memory_parts(self) -> dict[str, list[Tensor]]:
+        """Weights, and the two states (convolution and SSM) of each layer."""
+        layers = self.parameters.key_value_memory_dict.values()
+        weights = [*self.model.parameters(), *self.model.buffers()]
+        return {"weights": weights, "state": [tensor for states in layers for tensor in states]}
 
     def close(self) -> None:
         """Give the graph's memory back."""
         self.model._decoding_cache = None
+
+
+@contextmanager
+def named_parts(model: Any) -> Iterator[None]:
+    """While a profiler asks for names, name the layers and parts of mamba-ssm's model; otherwise nothing.
+
+    A layer's work counts as its projections, but for the convolution and the scan, functions that mamba-ssm's block
+    looks up in its own module: they are replaced there for as long as the block lasts. What is outside the layers is
+    embeddings and head.
+    """
+    if not recording():
+        yield
+        return
+    from mamba_ssm.modules import mamba_simple
+
+    with ExitStack() as stack:
+        for name, part in FUNCTION_PARTS.items():
+            if getattr(mamba_simple, name, None) is not None:
+                stack.enter_context(_inside(mamba_simple, name, partial(in_part, part)))
+        stack.enter_context(_inside(model, "forward", partial(in_part, HEAD)))
+        for index, layer in enumerate(model.backbone.layers):
+            stack.enter_context(_inside(layer, "forward", partial(_in_layer_projections, index)))
+        yield
+
+
+@contextmanager
+def _in_layer_projections(index: int) -> Iterator[None]:
+    with in_layer(index), in_part(PROJECTIONS):
+        yield
+
+
+@contextmanager
+def _inside(owner: Any, name: str, context: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """Let calls of ``owner.name`` run inside ``context()`` until the block ends."""
+    function, own = getattr(owner, name), name in vars(owner)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with context():
+            return function(*args, **kwargs)
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        setattr(owner, name, function) if own else delattr(owner, name)
 
 
 def build(request: ModelRequest) -> MambaModel:

@@ -1,63 +1,67 @@
-"""PyTorch's profiler, in a pass of its own after the measurement: a trace and a table of kernels."""
+"""PyTorch's profiler around a few steps, in a pass of its own after the measurement."""
 
-import os
+import json
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ttt_mlflow.errors import RunFailed
+from ttt_mlflow.ranges import STEP, named_by
 
-TRACE = "trace.json.gz"
-KERNELS = "kernels.csv"
+NO_KERNEL = (
+    "profile=torch: PyTorch's profiler recorded no GPU kernel; another profiler (nsys, ncu, dcgm) may hold the GPU's "
+    "tracing interface"
+)
 
 
-def profile_steps(step: Callable[[], object], n: int, out_dir: Path, device: torch.device) -> None:
-    """Run ``n`` steps under the profiler and write ``trace.json.gz`` and ``kernels.csv`` into ``out_dir``.
+@dataclass(frozen=True)
+class Trace:
+    """A trace in Chrome's format: the JSON as the profiler wrote it, and its content."""
 
-    The trace has Chrome's format and opens in ui.perfetto.dev as it is. The table has one row a GPU kernel
-    (on a CPU: one a PyTorch operator, without the time of the operators it calls), the most expensive first:
-    name, calls, total_ms, mean_us, share_pct (of all rows together).
+    data: bytes
+    content: dict[str, Any]
 
-    Raises :class:`RunFailed` if the profiler saw no kernel on a GPU; the trace is written all the same.
+
+def record(step: Callable[[], object], n: int, device: torch.device) -> Trace:
+    """Run ``n`` steps under the profiler, after one that sets it up.
+
+    The steps are named ``step 0``, ``step 1``, …, and inside them layers and parts where they run eagerly.
+
+    Raises :class:`RunFailed` where the profiler cannot write it.
     """
-    on_gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
-    if on_gpu:
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with named_by(record_function):
+        # the first recording of a process sets the GPU's tracing up, which would delay its steps
+        with profile(activities=activities):
+            _run(step, 1, device)
+        with profile(activities=activities) as profiler:
+            _run(step, n, device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return _checked(path)
+
+
+def _run(step: Callable[[], object], n: int, device: torch.device) -> None:
+    for index in range(n):
+        with record_function(f"{STEP}{index}"):
+            step()
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
-    with profile(activities=activities) as profiler:
-        for index in range(n):
-            with record_function(f"step {index}"):
-                step()
-        if on_gpu:
-            torch.cuda.synchronize(device)
 
-    out_dir.mkdir(parents=True, exist_ok=True)
-    partial = out_dir / f"partial.{TRACE}"
-    profiler.export_chrome_trace(str(partial))
-    os.replace(partial, out_dir / TRACE)
 
-    kernels = _kernel_table(profiler, device)
-    kernels.to_csv(out_dir / KERNELS, index=False)
-    if on_gpu and kernels.empty:
+def _checked(path: Path) -> Trace:
+    """The file, if it is whole: the profiler says nothing where the disk was full."""
+    try:
+        data = path.read_bytes()
+        return Trace(data, json.loads(data))
+    except (FileNotFoundError, ValueError):
         raise RunFailed(
-            "profile=torch: PyTorch's profiler recorded no GPU kernel; another profiler (nsys, ncu, dcgm) "
-            "may hold the GPU's tracing interface"
-        )
-
-
-def _kernel_table(profiler: profile, device: torch.device) -> pd.DataFrame:
-    """What ran on the device, without the ranges that only name other rows."""
-    own_time_us = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
-    rows = [
-        (row.key, row.count, getattr(row, own_time_us) / 1e3)
-        for row in profiler.key_averages()
-        if row.device_type.name == device.type.upper() and not row.is_user_annotation
-    ]
-    table = pd.DataFrame(rows, columns=["name", "calls", "total_ms"])
-    table = table.sort_values("total_ms", ascending=False, ignore_index=True)
-    table["mean_us"] = 1e3 * table["total_ms"] / table["calls"]
-    table["share_pct"] = 100 * table["total_ms"] / table["total_ms"].sum()
-    return table
+            f"profile=torch: PyTorch's profiler did not write a whole trace into {path.parent.parent}; "
+            "make room there, or set TMPDIR to a folder with more"
+        ) from None

@@ -94,6 +94,7 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         ("clocks", _clocks_row(metrics)),
         ("power", _power_row(metrics)),
         ("clock events", _clock_events_row(metrics)),
+        ("profiled", _profile_row(metrics)),
         ("overhead", _overhead_row(metrics)),
         ("model", ", ".join(_present(metrics, model_parameters="{} parameters"))),
     ]
@@ -185,6 +186,16 @@ def _clock_events_row(metrics: Metrics) -> str:
     if named:
         return ", ".join(named)
     return "none" if any(share is not None for share in shares.values()) else ""
+
+
+def _profile_row(metrics: Metrics) -> str:
+    parts = _present(
+        metrics,
+        gpu_idle_pct="GPU idle {} %",
+        launch_gap_us_mean="{} µs between kernels",
+        host_ms_per_step="{} ms a step on the host",
+    )
+    return ", ".join(parts)
 
 
 def _overhead_row(metrics: Metrics) -> str:

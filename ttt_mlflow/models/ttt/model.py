@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from ttt_mlflow.kernels import reference
 from ttt_mlflow.kernels.reference import CONV_TAPS, MINI_BATCH, matrix, rms_norm
+from ttt_mlflow.measure.roofline import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
+from ttt_mlflow.ranges import in_layer, in_part
 
 PREFILL_TOKENS = 16384  # of all sequences together, that go through a layer at once
 ROW_ALIGNMENT = 64  # rows of fused weights are padded to this, so that matrix products stay on their fast path
@@ -138,56 +140,71 @@ class Layer(nn.Module):
         Returns the same pair for the next layer.
         """
         block, stages = self.seq_modeling_block, self.stages
-        hidden, x = stages.conv_rms_norm(
-            hidden, delta, conv, position,
-            self.conv.norm.weight, self.conv.conv.taps, self.conv.conv.bias, self.seq_norm.weight,
-        )  # fmt: skip
-        qk, v, gate, logits = self.split(F.linear(x, block.projection))
-        q, k, lr = stages.qk_conv_rotary(
-            qk, logits, qk_conv, position, block.conv_q.taps, block.conv_q.bias, block.conv_k.taps, block.conv_k.bias,
-            block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.config.base_lr,
-        )  # fmt: skip
-        x = self.net.decode(q, k, v, lr, block.eta, position, block.ttt_norm_weight, block.ttt_norm_bias, *state)
-        x = stages.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
-        hidden, x = stages.add_rms_norm(hidden, F.linear(x, block.o_proj.weight), self.ffn_norm.weight)
-        return hidden, F.linear(stages.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
+        with in_part(CONVOLUTION):
+            hidden, x = stages.conv_rms_norm(
+                hidden, delta, conv, position,
+                self.conv.norm.weight, self.conv.conv.taps, self.conv.conv.bias, self.seq_norm.weight,
+            )  # fmt: skip
+        with in_part(PROJECTIONS):
+            qk, v, gate, logits = self.split(F.linear(x, block.projection))
+        with in_part(CONVOLUTION):
+            q, k, lr = stages.qk_conv_rotary(
+                qk, logits, qk_conv, position,
+                block.conv_q.taps, block.conv_q.bias, block.conv_k.taps, block.conv_k.bias,
+                block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.config.base_lr,
+            )  # fmt: skip
+        with in_part(INNER):
+            x = self.net.decode(q, k, v, lr, block.eta, position, block.ttt_norm_weight, block.ttt_norm_bias, *state)
+        with in_part(PROJECTIONS):
+            x = stages.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
+            x = F.linear(x, block.o_proj.weight)
+        with in_part(FEED_FORWARD):
+            hidden, x = stages.add_rms_norm(hidden, x, self.ffn_norm.weight)
+            return hidden, F.linear(stages.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
 
     def prefill(self, hidden: Tensor, cos: Tensor, sin: Tensor, state: LayerState) -> Tensor:
         """Whole mini-batches: hidden [B, L, D] with L a multiple of 16, at a mini-batch's beginning."""
         block, dtype = self.seq_modeling_block, hidden.dtype
-        x = rms_norm(hidden, self.conv.norm.weight).to(dtype)
-        (filtered,) = causal_conv(x, state.conv, self.conv.conv)
-        hidden = (hidden + filtered).to(dtype)
-        x = rms_norm(hidden, self.seq_norm.weight).to(dtype)
-        qk, v, gate, logits = self.split(F.linear(x, block.projection))
-        x = self.prefill_inner(qk, v, logits, cos, sin, state)
-        x = reference.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
-        hidden, x = reference.add_rms_norm(hidden, F.linear(x, block.o_proj.weight), self.ffn_norm.weight)
-        x = F.linear(reference.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
-        return hidden + x
+        with in_part(CONVOLUTION):
+            x = rms_norm(hidden, self.conv.norm.weight).to(dtype)
+            (filtered,) = causal_conv(x, state.conv, self.conv.conv)
+            hidden = (hidden + filtered).to(dtype)
+            x = rms_norm(hidden, self.seq_norm.weight).to(dtype)
+        with in_part(PROJECTIONS):
+            qk, v, gate, logits = self.split(F.linear(x, block.projection))
+        with in_part(CONVOLUTION):
+            q, k = (x.to(dtype) for x in causal_conv(qk, state.qk_conv, block.conv_q, block.conv_k))
+        with in_part(INNER):
+            x = self.prefill_inner(q, k, v, logits, cos, sin, state)
+        with in_part(PROJECTIONS):
+            x = reference.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
+            x = F.linear(x, block.o_proj.weight)
+        with in_part(FEED_FORWARD):
+            hidden, x = reference.add_rms_norm(hidden, x, self.ffn_norm.weight)
+            x = F.linear(reference.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
+            return hidden + x
 
     def prefill_inner(
-        self, qk: Tensor, v: Tensor, logits: Tensor, cos: Tensor, sin: Tensor, state: LayerState
+        self, q: Tensor, k: Tensor, v: Tensor, logits: Tensor, cos: Tensor, sin: Tensor, state: LayerState
     ) -> Tensor:
-        """The inner net over whole mini-batches, in the dual form: qk, v [B, L, D] to [B, L, D]."""
-        block, heads, dtype = self.seq_modeling_block, self.config.num_heads, qk.dtype
+        """The inner net over whole mini-batches, in the dual form: q, k, v [B, L, D] to [B, L, D]."""
+        block, heads, dtype = self.seq_modeling_block, self.config.num_heads, q.dtype
 
         def by_head(x: Tensor) -> Tensor:  # [B, M, D] -> [B, H, M, F]
             return matrix(x).unflatten(-1, (heads, -1)).transpose(1, 2)
 
-        q, k = (x.to(dtype) for x in causal_conv(qk, state.qk_conv, block.conv_q, block.conv_k))
         lr = torch.sigmoid(matrix(logits) + matrix(block.learnable_ttt_lr_bias).squeeze(1))
         lr = (lr * (self.config.base_lr / self.config.head_dim)).transpose(1, 2).unsqueeze(-1)  # [B, H, L, 1]
         gamma, beta = matrix(block.ttt_norm_weight).unsqueeze(1), matrix(block.ttt_norm_bias).unsqueeze(1)
         out = torch.empty_like(v)
         for start in range(0, v.shape[1], MINI_BATCH):
-            part = slice(start, start + MINI_BATCH)
+            tokens = slice(start, start + MINI_BATCH)
             # rounded where the decode step rounds, so that both ways lead to the same state
-            turned = (matrix(reference.rotate(by_head(x[:, part]), cos, sin).to(dtype)) for x in (q, k))
+            turned = (matrix(reference.rotate(by_head(x[:, tokens]), cos, sin).to(dtype)) for x in (q, k))
             result = self.net.dual(
-                *turned, by_head(v[:, part]), lr[:, :, part], block.eta.unsqueeze(1), gamma, beta, *state.inner
+                *turned, by_head(v[:, tokens]), lr[:, :, tokens], block.eta.unsqueeze(1), gamma, beta, *state.inner
             )
-            out[:, part] = result.transpose(1, 2).flatten(-2).to(dtype)
+            out[:, tokens] = result.transpose(1, 2).flatten(-2).to(dtype)
         return out
 
 
@@ -248,6 +265,16 @@ class TTTModel(nn.Module):
     def parameter_count(self) -> int:
         return sum(weight.numel() for weight in self.parameters())
 
+    def memory_parts(self, state: TTTState) -> dict[str, list[Tensor]]:
+        """The tensors that stay from step to step, by what they are."""
+        kept = state.layers
+        held = [state.position, *(tensor for one in kept for tensor in (one.conv, one.qk_conv, *one.inner))]
+        return {
+            "weights": [*self.parameters(), *self.buffers()],
+            "state": held,
+            "vectors": [tensor for one in kept for tensor in one.slots],
+        }
+
     def weights_changed(self) -> None:
         """Derive what follows from the weights; call it after loading or initialising them."""
         for layer in self.layers:
@@ -276,15 +303,19 @@ class TTTModel(nn.Module):
 
     def step(self, tokens: Tensor, state: TTTState) -> Tensor:
         """Feed one token a sequence: tokens [B] to logits [B, V]."""
-        hidden = F.embedding(tokens, self.model.table)
-        delta = torch.zeros_like(hidden)
-        for layer_step, layer in zip(self._layer_steps, state.layers, strict=True):
-            hidden, delta = layer_step(
-                hidden, delta, state.position, self.cos, self.sin, layer.conv, layer.qk_conv, *layer.inner, *layer.slots
-            )
-        _, x = self.stages.add_rms_norm(hidden, delta, self.model.norm.weight)
-        state.position.add_(1).remainder_(MINI_BATCH)
-        return self.logits(x)
+        with in_part(HEAD):
+            hidden = F.embedding(tokens, self.model.table)
+            delta = torch.zeros_like(hidden)
+        for index, (layer_step, kept) in enumerate(zip(self._layer_steps, state.layers, strict=True)):
+            with in_layer(index):
+                hidden, delta = layer_step(
+                    hidden, delta, state.position, self.cos, self.sin, kept.conv, kept.qk_conv, *kept.inner, *kept.slots
+                )
+        with in_part(INNER):
+            state.position.add_(1).remainder_(MINI_BATCH)
+        with in_part(HEAD):
+            _, x = self.stages.add_rms_norm(hidden, delta, self.model.norm.weight)
+            return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
         return F.linear(x, self.model.table)[:, : self.vocab_size]
@@ -298,11 +329,14 @@ class TTTModel(nn.Module):
         logits = None
         # a part at a time, which bounds the memory; the state carries on from part to part
         length = max(PREFILL_TOKENS // tokens.shape[0] // MINI_BATCH, 1) * MINI_BATCH
-        for part in tokens[:, :whole].split(length, 1) if whole else ():
-            hidden = F.embedding(part, self.model.table)
-            for layer, layer_state in zip(self.layers, state.layers, strict=True):
-                hidden = layer.prefill(hidden, self.cos, self.sin, layer_state)
-            logits = self.logits(rms_norm(hidden[:, -1], self.model.norm.weight).to(self.dtype))
+        for some in tokens[:, :whole].split(length, 1) if whole else ():
+            with in_part(HEAD):
+                hidden = F.embedding(some, self.model.table)
+            for index, (one, kept) in enumerate(zip(self.layers, state.layers, strict=True)):
+                with in_layer(index):
+                    hidden = one.prefill(hidden, self.cos, self.sin, kept)
+            with in_part(HEAD):
+                logits = self.logits(rms_norm(hidden[:, -1], self.model.norm.weight).to(self.dtype))
         for token in tokens[:, whole:].unbind(1):
             logits = self.step(token, state)
         assert logits is not None  # a prompt has at least one token

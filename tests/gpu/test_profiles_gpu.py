@@ -1,0 +1,75 @@
+"""The profiling passes on a GPU: kernels with their parts, eager and in a graph."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.runs import Measured, measured_in
+from ttt_mlflow import names
+from ttt_mlflow.measure.roofline import INNER, PARTS
+from ttt_mlflow.profilers.step_profile import kernel_table, part_table, summarise
+from ttt_mlflow.profilers.torch_profiler import record
+from ttt_mlflow.profilers.trace import read_steps
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+DEVICE = torch.device("cuda", 0)
+# four layers of the 1b widths
+PROFILE: dict[str, Any] = {"model_name": "ttt-profile", "batch": 64, "genlen": 32, "warmup": 2, "repeats": 3}
+LAYERS, STEPS = 4, 16
+
+
+def profiled(tmp_path: Path, **asked: Any) -> Measured:
+    measured = measured_in(tmp_path, {**PROFILE, **asked})
+    assert measured.failure is None, measured.log
+    assert measured.artifacts <= set(names.ARTIFACTS)
+    return measured
+
+
+def test_a_product_alone() -> None:
+    matrix = torch.randn(2048, 2048, device=DEVICE)
+    steps = read_steps(record(lambda: torch.mm(matrix, matrix), 3, DEVICE).content, on_gpu=True)
+    (row,) = kernel_table(steps, part_table(steps, {}))
+    assert (row.calls, row.part) == (3, "unknown")
+    profile = summarise(steps)
+    assert 0 < profile.busy_ms <= profile.step_ms
+    assert set(profile.metrics()) == {"gpu_idle_pct", "launch_gap_us_mean", "host_ms_per_step"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"use_compile": False, "cuda_graph": False},
+        {"use_compile": False, "cuda_graph": True},
+        {"use_compile": True, "cuda_graph": False},
+        {"use_compile": True, "cuda_graph": True, "inner_net": "mlp_2_dual_triton"},
+    ],
+    ids=["eager", "graph", "compiled", "compiled graph"],
+)
+def test_every_kernel_has_its_part(asked: dict[str, Any], tmp_path: Path) -> None:
+    measured = profiled(tmp_path, **asked, profile="torch")
+    folder = measured.journal.artifacts / "profiles/torch"
+    print((folder / "kernels.md").read_text())
+    kernels = pd.read_csv(folder / "kernels.csv")
+    (inner,) = (row for _, row in kernels.iterrows() if "_decode" in row["name"])
+    assert (inner["part"], inner["calls"]) == (INNER, STEPS * LAYERS)
+    unknown = kernels.loc[kernels["part"] == "unknown", "share_pct"].sum()
+    assert unknown < (5 if asked["use_compile"] else 0.01)
+    assert set(PARTS) <= set(kernels["part"])
+    step = json.loads((folder / "step.json").read_text())
+    assert kernels["ms_per_step"].sum() == pytest.approx(step["busy_ms"])
+    assert 0 <= measured.metrics["gpu_idle_pct"] < 100
+    assert measured.metrics["launch_gap_us_mean"] >= 0
+    assert measured.metrics["host_ms_per_step"] > 0
+
+
+def test_a_prompt(tmp_path: Path) -> None:
+    measured = profiled(tmp_path, mode="prefill", promptlen=40, profile="torch")
+    kernels = pd.read_csv(measured.journal.artifacts / "profiles/torch/kernels.csv")
+    assert set(PARTS) <= set(kernels["part"])

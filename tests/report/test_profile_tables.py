@@ -1,0 +1,42 @@
+"""The profile's table for people."""
+
+import pytest
+
+from tests.profilers.traces import ComposedTrace, two_eager_steps
+from ttt_mlflow.profilers.step_profile import PartFloor, kernel_table, part_table, summarise
+from ttt_mlflow.profilers.trace import Steps, read_steps
+from ttt_mlflow.report.profile_tables import kernels_markdown, shortened
+
+
+def markdown(steps: Steps, measured_ms: float | None = None, notes: tuple[str, ...] = ()) -> str:
+    parts = part_table(steps, {"projections": PartFloor(1000, 0.01)})
+    return kernels_markdown(summarise(steps), kernel_table(steps, parts), parts, measured_ms, notes)
+
+
+def test_a_gpus_table() -> None:
+    text = markdown(read_steps(two_eager_steps().content, on_gpu=True), 0.051, ("A note.",))
+    assert "**2 profiled steps, 0.08 ms each: kernels 0.05 ms, nothing running 0.03 ms**" in text
+    assert "took 0.051 ms (mean); the kernels of a profiled step add up to 98.0 % of it." in text
+    assert "\nA note.\n" in text
+    assert "| projections | 2 | 0.02 | 40.0 % | 1,000 | 0.01 | 50.0 % |" in text
+    assert "| inner net state | 2 | 0.02 | 40.0 % |  |  |  |" in text
+    assert "| gemm | projections | 2 | 0.02 | 20 | 40.0 % |" in text
+    assert "Of 20.0 % of the time the part is not known." in text
+
+
+def test_a_cpus_table_speaks_of_operators() -> None:
+    trace = ComposedTrace()
+    trace.range("step 0", 0, 100)
+    trace.range("sampling", 0, 100)
+    trace.operator("aten::argmax", 10, 90)
+    text = markdown(read_steps(trace.content, on_gpu=False))
+    assert "operators 0.08 ms" in text
+    assert "| aten::argmax | sampling |" in text
+    assert "kernel" not in text
+    assert "measured" not in text
+    assert "not known" not in text
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a" * 100, "a" * 100), ("b" * 101, "b" * 99 + "…")])
+def test_a_long_name_is_cut(name: str, shown: str) -> None:
+    assert shortened(name) == shown

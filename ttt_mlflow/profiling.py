@@ -1,0 +1,160 @@
+"""The profiling passes of a run: each one after the measurement, none of them part of it.
+
+What goes wrong in one is kept as a problem and costs neither the others nor the measurement; :meth:`Passes.finish`
+raises what there is.
+"""
+
+import csv
+import gc
+import gzip
+import io
+import json
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.decode.generate import Decoder
+from ttt_mlflow.errors import Killed, RunFailed, TTTError
+from ttt_mlflow.failures import one_line, out_of_memory_message
+from ttt_mlflow.kernels.reference import MINI_BATCH
+from ttt_mlflow.profilers import torch_profiler
+from ttt_mlflow.profilers.attribution import with_parts_of
+from ttt_mlflow.profilers.step_profile import PartFloor, StepProfile, kernel_table, part_table, summarise, table_csv
+from ttt_mlflow.profilers.trace import Steps, read_steps
+from ttt_mlflow.report.profile_pictures import kernels_png, timeline_png
+from ttt_mlflow.report.profile_tables import kernels_markdown
+from ttt_mlflow.report.timeline_page import timeline_page
+from ttt_mlflow.tracking.journal import Journal
+
+# of a decode run: a whole mini-batch of TTT, so that each position, and the fold, is in it once
+PROFILED_STEPS = MINI_BATCH
+EXTRA_STEPS = PROFILED_STEPS + 8  # after the prompt, at most, in all passes together: setting up, and the eager ones
+log = logging.getLogger(__name__)
+
+
+class Passes:
+    """The passes of one run, on the model that was measured."""
+
+    def __init__(self, journal: Journal, used: RunConfig, device: torch.device) -> None:
+        self.journal, self.used, self.device = journal, used, device
+        self.on_gpu = device.type == "cuda"
+        self.problems: list[str] = []
+
+    def run(self, decoder: Decoder, prompt: Tensor) -> None:
+        """What was asked for of those that need the built model."""
+        if "torch" in self.used.profile:
+            self.attempt("torch", lambda: self.torch_pass(decoder, prompt))
+
+    def finish(self) -> None:
+        """Raise :class:`RunFailed` where a pass failed."""
+        if self.problems:
+            raise RunFailed(f"{'; '.join(self.problems)}; the measurement before it is complete")
+
+    def attempt(self, kind: str, action: Callable[[], None]) -> None:
+        """One pass; what ends it early is said, with the name of the pass."""
+        try:
+            action()
+            return
+        except Killed as killed:
+            killed.during = f"during profile={kind}, after a complete measurement"
+            raise
+        except TTTError as error:
+            message = str(error)
+        except OSError as error:
+            log.error("profile=%s failed\n%s", kind, traceback.format_exc())
+            message = f"cannot be written ({error.strerror or error}); make room and profile again"
+        except Exception as error:
+            # recorded as the run's failure once the other passes are done
+            log.error("profile=%s failed\n%s", kind, traceback.format_exc())
+            message = out_of_memory_message(error, "the profiling pass", self.device) or one_line(error)
+        prefix = f"profile={kind}: "
+        self.problems.append(message if message.startswith(prefix) else prefix + message)
+
+    # PyTorch's profiler
+
+    def torch_pass(self, decoder: Decoder, prompt: Tensor) -> None:
+        """A few decode steps, or one prompt: the trace, tables and pictures of it, and a page to look around in."""
+        step, count = self.profiled_step(decoder, prompt)
+        trace = torch_profiler.record(step, count, self.device)
+        packed = gzip.compress(trace.data)
+        self.journal.write_artifact("profiles/torch/trace.json.gz", packed)
+        steps = read_steps(trace.content, self.on_gpu)
+        if self.on_gpu and not steps.activities:
+            raise RunFailed(torch_profiler.NO_KERNEL)
+        notes: list[str] = []
+        if self.used.use_compile or self.used.cuda_graph:
+            steps = self.with_parts(decoder, steps, notes)
+        self.write_step(steps, packed, notes)
+
+    def profiled_step(self, decoder: Decoder, prompt: Tensor) -> tuple[Callable[[], object], int]:
+        """What a pass runs, and how often."""
+        if self.used.mode == "prefill":
+            return lambda: decoder.prefill(prompt), 1
+        decoder.prefill(prompt)
+        return decoder.step, min(PROFILED_STEPS, self.used.genlen)
+
+    def with_parts(self, decoder: Decoder, steps: Steps, notes: list[str]) -> Steps:
+        """``steps`` with the layers and parts that an eager pass beside them shows; why not is noted."""
+        eager_step = getattr(decoder, "eager_step", None)
+        if eager_step is None:
+            notes.append("Parts are not known: the model's own decoder offers no eager step to take them from.")
+            return steps
+        try:
+            eager = torch_profiler.record(eager_step, 1, self.device)
+        except torch.OutOfMemoryError:
+            log.warning("no eager pass: out of memory")
+            notes.append("Parts are not known: the eager step that shows them does not fit into the device's memory.")
+            return steps
+        self.journal.write_artifact("profiles/torch/trace-eager.json.gz", gzip.compress(eager.data))
+        notes.append("Parts are those that the same kernels have, in the same order, in an eager step beside it.")
+        return with_parts_of(steps, read_steps(eager.content, self.on_gpu).activities)
+
+    def write_step(self, steps: Steps, packed: bytes, notes: list[str]) -> None:
+        journal, title = self.journal, self.used.run_name
+        profile = summarise(steps)
+        parts = part_table(steps, self.floors())
+        kernels = kernel_table(steps, parts)
+        journal.update_metrics(profile.metrics())
+        journal.write_artifact("profiles/torch/step.json", json.dumps(self.step_record(profile), indent=1))
+        journal.write_artifact("profiles/torch/kernels.csv", table_csv(kernels))
+        journal.write_artifact("profiles/torch/parts.csv", table_csv(parts))
+        table = kernels_markdown(profile, kernels, parts, self.measured_ms, notes)
+        journal.write_artifact("profiles/torch/kernels.md", table)
+        journal.write_artifact("profiles/torch/kernels.png", kernels_png(kernels, title))
+        one = steps.of_step(steps.count // 2)
+        title = f"{title}, step {steps.count // 2}" if steps.count > 1 else title
+        journal.write_artifact("profiles/torch/timeline.png", timeline_png(one, title))
+        journal.write_artifact("profiles/torch/open.html", timeline_page(one, packed, title))
+
+    def step_record(self, profile: StepProfile) -> dict[str, object]:
+        """What is known of the step's time; what is not is left out."""
+        known = asdict(profile) | {"measured_ms": self.measured_ms}
+        return {name: value for name, value in known.items() if value is not None}
+
+    @property
+    def measured_ms(self) -> float | None:
+        """The mean time of what a pass profiles, as it was measured."""
+        return self.journal.metrics.get("prefill_ms" if self.used.mode == "prefill" else "decode_step_ms_mean")
+
+    def floors(self) -> dict[str, PartFloor]:
+        """The roofline's parts as they were recorded; none of a model that does not count its work."""
+        path = self.journal.artifacts / "roofline/parts.csv"
+        if not path.exists():
+            return {}
+        rows = csv.DictReader(io.StringIO(path.read_text()))
+        return {
+            row["part"]: PartFloor(float(row["bytes"]), float(row["floor_ms"]) if row["floor_ms"] else None)
+            for row in rows
+        }
+
+
+def release(device: torch.device) -> None:
+    """Give memory back that nothing holds any more: PyTorch's profiler leaves a cycle that holds the model."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,39 @@
+"""Pages that need no network: a document around data and a script of ours."""
+
+import html
+import json
+from pathlib import Path
+from string import Template
+
+SCRIPTS = Path(__file__).with_name("pages")
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>$title</title>
+<style>
+$style
+</style>
+</head>
+<body>
+<h1>$title</h1>
+$body
+<script type="application/json" id="data">$data</script>
+<script>
+$script
+</script>
+</body>
+</html>
+""")
+
+
+def page(title: str, name: str, data: object) -> str:
+    """``pages/<name>.html``, its script ``.js`` and the common style, around ``data`` as the element ``data``."""
+    return PAGE.substitute(
+        title=html.escape(title),
+        style=(SCRIPTS / "style.css").read_text(),
+        body=(SCRIPTS / f"{name}.html").read_text(),
+        # no text inside may end the element
+        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        script=(SCRIPTS / f"{name}.js").read_text(),
+    )

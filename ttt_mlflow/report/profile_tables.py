@@ -1,0 +1,75 @@
+"""A profile's tables for people."""
+
+from collections.abc import Sequence
+
+from ttt_mlflow.profilers.step_profile import KernelRow, PartRow, StepProfile
+from ttt_mlflow.profilers.trace import UNKNOWN
+from ttt_mlflow.report.summary import escaped, number
+
+KERNELS_SHOWN = 30
+NAME_LENGTH = 100  # of a kernel's name, which may have a thousand characters
+
+
+def kernels_markdown(
+    profile: StepProfile,
+    kernels: Sequence[KernelRow],
+    parts: Sequence[PartRow],
+    measured_ms: float | None,
+    notes: Sequence[str],
+) -> str:
+    """A step's time by part and by kernel, and how it stands to the measured step."""
+    what = "kernel" if profile.device == "cuda" else "operator"
+    lines = [
+        f"**{profile.steps} profiled steps, {number(profile.step_ms)} ms each: "
+        f"{what}s {number(profile.busy_ms)} ms, nothing running {number(profile.idle_ms)} ms**",
+        "",
+    ]
+    if measured_ms:
+        lines += [
+            f"The measured step, without a profiler, took {number(measured_ms)} ms (mean); the {what}s of a profiled "
+            f"step add up to {100 * profile.busy_ms / measured_ms:.1f} % of it.",
+            "",
+        ]
+    lines += [line for note in notes for line in (note, "")]
+    lines += _table(
+        ("part", "calls", "ms a step", "share", "least bytes", "least ms", "share of the roofline"),
+        [
+            (row.part, number(row.calls), number(row.ms_per_step), _percent(row.share_pct), _number(row.min_bytes),
+             _number(row.floor_ms), _percent(row.roofline_pct))
+            for row in parts
+        ],
+        texts=1,
+    )  # fmt: skip
+    lines += ["", f"The {min(KERNELS_SHOWN, len(kernels))} {what}s with the most time, of {len(kernels)}:", ""]
+    lines += _table(
+        (what, "part", "calls", "ms a step", "mean µs", "share"),
+        [
+            (shortened(row.name), row.part, number(row.calls), number(row.ms_per_step), number(row.mean_us),
+             _percent(row.share_pct))
+            for row in kernels[:KERNELS_SHOWN]
+        ],
+        texts=2,
+    )  # fmt: skip
+    unknown = sum(row.share_pct for row in kernels if row.part == UNKNOWN)
+    if unknown:
+        lines += ["", f"Of {_percent(unknown)} of the time the part is not known."]
+    return "\n".join([*lines, ""])
+
+
+def shortened(name: str) -> str:
+    """A kernel's name for people."""
+    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """Markdown; all columns but the first ``texts`` are numbers."""
+    rules = ["---"] * texts + ["---:"] * (len(columns) - texts)
+    return [f"| {' | '.join(map(escaped, row))} |" for row in (columns, rules, *rows)]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else number(value)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} %"
