@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from ttt_mlflow import runner
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, TTTError
+from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.resolve import resolve
 from ttt_mlflow.tracking.journal import Journal
 
@@ -46,9 +47,13 @@ class Measured:
         return json.loads((self.journal.artifacts / "timing/passes.json").read_text())
 
 
-def measured_in(logdir: Path, asked: dict[str, Any], console: Console | None = None) -> Measured:
-    """Measure a configuration as the command line does, its record under ``logdir``."""
+def measured_in(
+    logdir: Path, asked: dict[str, Any], console: Console | None = None, nsys: Nsys | None = None
+) -> Measured:
+    """Measure a configuration as the command line does, its record under ``logdir``; ``nsys`` works on a CPU too."""
     resolved = resolve(RunConfig.parse(asked))
+    if nsys:
+        resolved = replace(resolved, used=resolved.used.model_copy(update={"profile": ("nsys",)}), nsys=nsys)
     journal = Journal.create(logdir, resolved.asked.model_dump(mode="json"))
     console = console or Console(file=io.StringIO(), width=100)
     failure: TTTError | Killed | None = None

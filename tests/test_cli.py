@@ -141,7 +141,7 @@ def test_all_faults_are_named_at_once(invoke: Callable[..., Result], fake: FakeR
         (["--device", "cuda"], "Error: device=cuda: PyTorch finds no GPU on this machine"),
         (["--inner_net", "mlp_1_dual_triton"], "Error: inner_net=mlp_1_dual_triton: Triton needs a GPU"),
         (["--cuda_graph", "true"], "Error: cuda_graph=true: there are no CUDA graphs on a CPU"),
-        (["--profile", "nsys"], "Error: profile=nsys: not available in this version"),
+        (["--profile", "nsys"], "Error: profile=nsys: it records what a GPU does, and the device is cpu"),
         (["--model-name", "state-spaces/mamba-130m"], "Error: model_name=state-spaces/mamba-130m: "),
         (["--checkpoint", "/nowhere/weights"], "Error: checkpoint=/nowhere/weights: "),
     ],

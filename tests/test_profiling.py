@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor
 
+from tests.profilers.fake_nsys import FakeNsys
+from tests.profilers.snapshots import eager_pass
 from tests.runs import Measured, measured_in
+from ttt_mlflow import names, profiling, runner
+from ttt_mlflow.decode.generate import Decoder
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.measure.roofline import PARTS
+from ttt_mlflow.profilers import memory
 from ttt_mlflow.tracking.journal import Journal
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 2}
@@ -103,3 +111,94 @@ def test_a_full_disk_costs_the_profile_alone(measure: Measure, monkeypatch: pyte
     assert measured.metrics["decode_tokens_per_s"] > 0
     assert not any(name.startswith("profiles/") for name in measured.artifacts)
     assert "No space left on device" in measured.log
+
+
+# Memory: a GPU's allocator, composed
+
+
+def test_the_memory_pass_runs_a_prompt_and_a_few_steps(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    class Counted(profiling.Passes):
+        def run(self, decoder: Decoder, prompt: Tensor) -> None:
+            self.used = self.used.model_copy(update={"profile": ("memory",)})
+            super().run(decoder, prompt)
+
+        def profiled_step(self, decoder: Decoder, prompt: Tensor) -> tuple[Callable[[], object], int]:
+            ran.append("prompt")
+            step, count = super().profiled_step(decoder, prompt)
+            return (lambda: ran.append("step") or step()), count  # type: ignore[func-returns-value]
+
+    def record(action: Callable[[], object], device: torch.device) -> memory.Recorded:
+        action()
+        return eager_pass()
+
+    monkeypatch.setattr(runner, "Passes", Counted)
+    monkeypatch.setattr(memory, "record", record)
+    measured = measure({**TINY, "profile": "torch"})
+    assert measured.failure is None, measured.log
+    assert ran == ["prompt", *["step"] * 4]
+    folder = measured.journal.artifacts / "profiles/memory"
+    assert {path.name for path in folder.iterdir()} == {"snapshot.pickle", "parts.csv", "parts.md", "open.html"}
+    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert pickle.loads((folder / "snapshot.pickle").read_bytes()) == eager_pass().snapshot
+    assert "other" in (folder / "parts.csv").read_text()
+
+
+# Nsight Systems, played by a shell script; the process that it records is the real one
+
+
+def test_nsys_records_the_same_configuration(measure: Measure, tmp_path: Path) -> None:
+    fake = FakeNsys(tmp_path)
+    measured = measure({**TINY, "inner_net": "mlp_2_dual"}, nsys=fake.find())
+    assert measured.failure is None, measured.log
+    assert {name for name in measured.artifacts if name.startswith("profiles/")} == {
+        f"profiles/nsys/{name}"
+        for name in ("report.nsys-rep", "cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nvtx_sum.csv", "nsys.log")
+    }
+    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.journal.tags["ttt.nsys"] == fake.version
+    log = (measured.journal.artifacts / "profiles/nsys/nsys.log").read_text()
+    assert "ran 16 of ttt-tiny mlp_2_dual decode b2 p1 g4" in log
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo the driver says no; exit 3", "ended with exit code 3 and left no report: the driver says no"),
+        ("exec sleep 600", "the profiled process did not end within 2 s and was ended; see nsys.log"),
+        ('echo a recording > "$stem.qdstrm"', "what was recorded is kept as report.qdstrm"),
+        ("echo nothing was captured", "nsys left no report: nothing was captured"),
+    ],
+    ids=["fails", "hangs", "qdstrm", "nothing"],
+)
+def test_an_nsys_that_fails_keeps_the_measurement(
+    script: str, said: str, measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "sleep" in script:
+        monkeypatch.setattr(profiling, "NSYS_LIMIT_S", 2.0)
+        monkeypatch.setattr(profiling, "NSYS_LIMIT_FACTOR", 0.0)
+    measured = measure(TINY, nsys=FakeNsys(tmp_path, profile=script).find())
+    message = measured.journal.status["message"]
+    assert message.startswith("profile=nsys: ")
+    assert said in message
+    assert message.endswith("; the measurement before it is complete")
+    assert measured.journal.status["status"] == "error"
+    assert measured.metrics["decode_tokens_per_s"] > 0
+    assert "profiles/nsys/nsys.log" in measured.artifacts
+    assert ("profiles/nsys/report.qdstrm" in measured.artifacts) == ("qdstrm" in script)
+
+
+def test_one_pass_that_fails_costs_no_other(measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    full_disk(monkeypatch, "profiles/torch/trace.json.gz")
+    resolved_profile = ("torch", "nsys")
+
+    class Both(profiling.Passes):
+        def run(self, decoder: Decoder, prompt: Tensor) -> None:
+            self.used = self.used.model_copy(update={"profile": resolved_profile})
+            super().run(decoder, prompt)
+
+    monkeypatch.setattr(runner, "Passes", Both)
+    measured = measure(TINY, nsys=FakeNsys(tmp_path).find())
+    assert measured.journal.status["message"].startswith("profile=torch: cannot be written (No space left on device)")
+    assert "profiles/nsys/report.nsys-rep" in measured.artifacts

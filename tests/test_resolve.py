@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.profiler import ProfilerActivity
 
+from ttt_mlflow import resolve as resolve_module
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models import registry
 from ttt_mlflow.models.registry import DecodeModel, ModelEntry, ModelRequest, find_model, models, register_model
+from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.resolve import Resolved, resolve
 
 NO_GPU = "device: no GPU found, measuring on the CPU"
@@ -160,11 +163,25 @@ def test_a_notice_is_given_for_a_default_only() -> None:
         ),
         (
             {"profile": "nsys"},
-            "profile=nsys: not available in this version; profile takes none or torch",
+            "profile=nsys: it records what a GPU does, and the device is cpu; leave nsys out of profile",
         ),
         (
-            {"profile": "torch,memory"},
-            "profile=memory: not available in this version; profile takes none or torch",
+            {"profile": "torch,memory,nsys"},
+            "profile=memory: it records PyTorch's allocator on a GPU, and the device is cpu; leave memory out of "
+            "profile\n"
+            "profile=nsys: it records what a GPU does, and the device is cpu; leave nsys out of profile",
+        ),
+        (
+            {"nsys_args": "-t cuda"},
+            "nsys_args=-t cuda: nsys is not asked for; add profile=nsys, or leave it out",
+        ),
+        (
+            {"nsys_export": "sqlite", "profile": "torch"},
+            "nsys_export=sqlite: nsys is not asked for; add profile=nsys, or leave it out",
+        ),
+        (
+            {"profile": "nsys", "nsys_args": "-o elsewhere"},
+            "nsys_args=-o elsewhere: where the report goes is settled; leave -o out",
         ),
     ],
 )
@@ -280,3 +297,48 @@ def test_a_gpu_and_the_interpreter_exclude_each_other(monkeypatch: pytest.Monkey
     assert refusal() == message
     assert refusal(device="cuda") == message
     assert settle(device="cpu").used.inner_net == "mlp_1_dual_triton"
+
+
+# Profilers
+
+
+def on_gpu_with(monkeypatch: pytest.MonkeyPatch, found: Nsys | BadInput) -> None:
+    def find_nsys() -> Nsys:
+        if isinstance(found, BadInput):
+            raise found
+        return found
+
+    monkeypatch.setattr(resolve_module, "find_nsys", find_nsys)
+    monkeypatch.setattr(torch.profiler, "supported_activities", lambda: {ProfilerActivity.CUDA})
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_profilers_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    nsys = Nsys(Path("/somewhere/nsys"), "2025.3")
+    on_gpu_with(monkeypatch, nsys)
+    resolved = settle(profile="torch,nsys,memory", nsys_export="sqlite")
+    assert resolved.nsys is nsys
+    assert resolved.notices == []
+    assert settle(profile="torch").nsys is None
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_cannot_be_had_is_said_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu_with(monkeypatch, BadInput("profile=nsys: it is not found"))
+    monkeypatch.setattr(torch.profiler, "supported_activities", lambda: {ProfilerActivity.CPU})
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+    lines = refusal(profile="torch,memory,nsys").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["profile=torch", "profile=memory", "profile=nsys"]
+    assert "PYTORCH_CUDA_ALLOC_CONF chose cudaMallocAsync" in lines[1]
+    assert lines[2] == "profile=nsys: it is not found"
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_an_importer_that_lacks_a_library_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu_with(monkeypatch, Nsys(Path("/somewhere/nsys"), "2025.3"))
+    monkeypatch.setattr(resolve_module, "importer_fault", lambda nsys: "its importer does not run without libdw.so.1")
+    (notice,) = settle(profile="nsys").notices
+    assert notice == (
+        "profile=nsys: its importer does not run without libdw.so.1; until then the recording stays a .qdstrm file"
+    )

@@ -48,6 +48,7 @@ PREFILL = QUALITY | {
     *("prefill_tokens_per_s", "prefill_tokens_per_s_ci_low", "prefill_tokens_per_s_ci_high"),
     "prefill_ms",
 }
+NOT_GIVEN = ("nsys_args", "checkpoint")  # and so absent
 PROFILE = {
     *("profiles/torch/trace.json.gz", "profiles/torch/open.html", "profiles/torch/step.json"),
     *("profiles/torch/kernels.csv", "profiles/torch/kernels.md", "profiles/torch/parts.csv"),
@@ -134,9 +135,9 @@ def test_parameters_tags_and_configuration(measure: Measure) -> None:
         "used": used.model_dump(mode="json"),
     }
     assert journal.config["asked"]["inner_net"] is None
-    given = {name: text for name, text in used.as_params().items() if name != "checkpoint"}  # random weights
+    given = {name: text for name, text in used.as_params().items() if name not in NOT_GIVEN}
     assert journal.params == given
-    assert {*journal.params, "checkpoint"} == set(names.PARAMETERS)
+    assert {*journal.params, *NOT_GIVEN} == set(names.PARAMETERS)
     assert journal.params["inner_net"] == "mlp_1_dual"
     assert set(journal.tags) <= set(names.TAGS)
     assert journal.tags["ttt.status"] == "ok"

@@ -72,6 +72,10 @@ def _nsys(value: Any) -> Any:
 
 Auto = BeforeValidator(_unquoted)
 Switch = Annotated[bool | None, BeforeValidator(_switch)]
+NsysArgs = Annotated[str | None, Auto]
+NsysExport = Literal["none", "sqlite"]
+NSYS_ARGS = "options passed on to `nsys profile`, in the place of this tool's of the same name; auto: none"
+NSYS_EXPORT = "sqlite: keep Nsight Systems' SQLite export too"
 
 
 class Configuration(BaseModel):
@@ -123,7 +127,7 @@ class RunConfig(Configuration):
     """One decode configuration, as it was asked for."""
 
     entry_point = "main"
-    how_measured = ("profile", "warmup", "repeats", "precision_pct", "max_seconds")
+    how_measured = ("profile", "nsys_args", "nsys_export", "warmup", "repeats", "precision_pct", "max_seconds")
     takes: ClassVar[Mapping[str, str]] = {
         "mode": "decode or prefill",
         "batch": "a whole number from 1",
@@ -134,6 +138,7 @@ class RunConfig(Configuration):
         "use_compile": "auto, true or false",
         "cuda_graph": "auto, true or false",
         "profile": "none, or any of torch, nsys, memory, comma-separated",
+        "nsys_export": "none or sqlite",
         "device": "auto, cpu or cuda",
         "warmup": "auto, or a whole number from 0",
         "repeats": "auto, or a whole number from 1",
@@ -158,6 +163,8 @@ class RunConfig(Configuration):
     profile: Annotated[tuple[Literal["torch", "nsys", "memory"], ...], BeforeValidator(_profilers)] = Field(
         (), description="profilers of a pass after the measurement, comma-separated; none for none"
     )
+    nsys_args: NsysArgs = Field(None, description=NSYS_ARGS)
+    nsys_export: NsysExport = Field("none", description=NSYS_EXPORT)
     device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(None, description="auto: cuda where a GPU is found")
     warmup: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = Field(
         None,
@@ -193,7 +200,7 @@ class MicroConfig(Configuration):
     """One micro-benchmark, as it was asked for: every kernel with every batch."""
 
     entry_point = "micro"
-    how_measured = ("profile", "seconds")
+    how_measured = ("profile", "nsys_args", "nsys_export", "seconds")
     takes: ClassVar[Mapping[str, str]] = {
         "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
         "batches": "auto, or whole numbers from 1, comma-separated",
@@ -204,6 +211,7 @@ class MicroConfig(Configuration):
         "seconds": "a number of seconds above 0",
         "seed": "a whole number from 0",
         "profile": "none or nsys",
+        "nsys_export": "none or sqlite",
     }
 
     kernels: Annotated[tuple[Word, ...] | None, BeforeValidator(_list)] = Field(
@@ -224,6 +232,8 @@ class MicroConfig(Configuration):
     profile: Annotated[tuple[Literal["nsys"], ...], BeforeValidator(_nsys)] = Field(
         (), description="nsys: a pass under Nsight Systems after the measurement; none for none"
     )
+    nsys_args: NsysArgs = Field(None, description=NSYS_ARGS)
+    nsys_export: NsysExport = Field("none", description=NSYS_EXPORT)
 
     @property
     def run_name(self) -> str:

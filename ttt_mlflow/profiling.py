@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import logging
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,38 +18,52 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from ttt_mlflow import nsys_child
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.decode.generate import Decoder
 from ttt_mlflow.errors import Killed, RunFailed, TTTError
 from ttt_mlflow.failures import one_line, out_of_memory_message
-from ttt_mlflow.kernels.reference import MINI_BATCH
-from ttt_mlflow.profilers import torch_profiler
+from ttt_mlflow.prepare import PROFILED_STEPS
+from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.profilers.attribution import with_parts_of
+from ttt_mlflow.profilers.nsys import Nsys, NsysOptions
+from ttt_mlflow.profilers.nsys import profile as profile_with_nsys
 from ttt_mlflow.profilers.step_profile import PartFloor, StepProfile, kernel_table, part_table, summarise, table_csv
 from ttt_mlflow.profilers.trace import Steps, read_steps
+from ttt_mlflow.report.memory_report import memory_page, parts_csv, parts_markdown
 from ttt_mlflow.report.profile_pictures import kernels_png, timeline_png
 from ttt_mlflow.report.profile_tables import kernels_markdown
 from ttt_mlflow.report.timeline_page import timeline_page
 from ttt_mlflow.tracking.journal import Journal
 
-# of a decode run: a whole mini-batch of TTT, so that each position, and the fold, is in it once
-PROFILED_STEPS = MINI_BATCH
-EXTRA_STEPS = PROFILED_STEPS + 8  # after the prompt, at most, in all passes together: setting up, and the eager ones
+MEMORY_STEPS = 4  # each allocates and frees the same
+# how long the process under nsys may take: in all, and for each second that this one took until it was ready
+NSYS_LIMIT_S, NSYS_LIMIT_FACTOR = 180.0, 5.0
 log = logging.getLogger(__name__)
 
 
 class Passes:
     """The passes of one run, on the model that was measured."""
 
-    def __init__(self, journal: Journal, used: RunConfig, device: torch.device) -> None:
-        self.journal, self.used, self.device = journal, used, device
+    def __init__(self, journal: Journal, used: RunConfig, device: torch.device, nsys: Nsys | None) -> None:
+        self.journal, self.used, self.device, self.nsys = journal, used, device, nsys
         self.on_gpu = device.type == "cuda"
         self.problems: list[str] = []
 
     def run(self, decoder: Decoder, prompt: Tensor) -> None:
         """What was asked for of those that need the built model."""
+        # first: what another pass leaves behind is not the run's memory
+        if "memory" in self.used.profile:
+            self.attempt("memory", lambda: self.memory_pass(decoder, prompt))
         if "torch" in self.used.profile:
             self.attempt("torch", lambda: self.torch_pass(decoder, prompt))
+
+    def run_apart(self) -> None:
+        """What was asked for of those in a process of their own, once the model's memory is free again."""
+        if self.nsys:
+            release(self.device)
+            nsys = self.nsys
+            self.attempt("nsys", lambda: self.nsys_pass(nsys))
 
     def finish(self) -> None:
         """Raise :class:`RunFailed` where a pass failed."""
@@ -151,6 +166,38 @@ class Passes:
             row["part"]: PartFloor(float(row["bytes"]), float(row["floor_ms"]) if row["floor_ms"] else None)
             for row in rows
         }
+
+    # The allocator
+
+    def memory_pass(self, decoder: Decoder, prompt: Tensor) -> None:
+        """A prompt and a few steps with the allocator's history; what the memory holds after them, by part."""
+
+        def work() -> None:
+            step, count = self.profiled_step(decoder, prompt)
+            for _ in range(min(count, MEMORY_STEPS)):
+                step()
+
+        recorded = memory.record(work, self.device)
+        self.journal.write_artifact("profiles/memory/snapshot.pickle", recorded.pickled())
+        parts = decoder.memory_parts() if hasattr(decoder, "memory_parts") else {}
+        rows = memory.memory_table(recorded, parts)
+        self.journal.write_artifact("profiles/memory/parts.csv", parts_csv(rows))
+        self.journal.write_artifact("profiles/memory/parts.md", parts_markdown(rows, recorded.allocator))
+        page = memory_page(rows, memory.history(recorded), f"{self.used.run_name}: memory")
+        self.journal.write_artifact("profiles/memory/open.html", page)
+
+    # Nsight Systems
+
+    def nsys_pass(self, nsys: Nsys) -> None:
+        """A few steps of the same configuration in a process of its own, under nsys."""
+        self.journal.update_tags({"ttt.nsys": nsys.version})
+        options = NsysOptions.parse(self.used.nsys_args, self.used.nsys_export == "sqlite")
+        alone = self.used.model_copy(update={"profile": (), "nsys_args": None, "nsys_export": "none"})
+        command = [sys.executable, "-m", nsys_child.__name__, alone.model_dump_json()]
+        metrics = self.journal.metrics
+        began_s = sum(metrics.get(name, 0.0) for name in ("imports_s", "setup_s", "compile_s"))
+        out_dir = self.journal.artifact_path("profiles/nsys/nsys.log").parent
+        profile_with_nsys(nsys, command, out_dir, NSYS_LIMIT_S + NSYS_LIMIT_FACTOR * began_s, options)
 
 
 def release(device: torch.device) -> None:

@@ -7,15 +7,16 @@ a notice.
 from dataclasses import dataclass
 
 import torch
+from torch.profiler import ProfilerActivity
 
-from ttt_mlflow.config import RunConfig
+from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.machine import interpreting, missing_cxx_compiler, settle_device
 from ttt_mlflow.models.registry import ModelEntry, ModelRequest, find_model
+from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, find_nsys, importer_fault
 
 DEFAULT_INNER_NET = "mlp_1_dual_triton"
 DEFAULT_INNER_NET_CPU = "mlp_1_dual"
-AVAILABLE_PROFILERS = ("torch",)
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,19 @@ class Resolved:
     entry: ModelEntry
     request: ModelRequest
     notices: list[str]
+    nsys: Nsys | None  # where it is asked for
 
 
 def resolve(asked: RunConfig) -> Resolved:
     """Settle ``asked`` for this machine; raise BadInput for what it cannot honour."""
     notices: list[str] = []
     entry = find_model(asked.model_name)
-    _check_profilers(asked)
+    check_nsys_options(asked)
     _check_what_the_model_takes(asked, entry)
     if missing := entry.missing():
         raise BadInput(f"model_name={asked.model_name}: {missing}")
     device = _device(asked, entry, notices)
+    nsys = _profilers(asked, device, notices)
     inner_net = _inner_net(asked, entry, device, notices)
     used = asked.model_copy(
         update={
@@ -53,16 +56,66 @@ def resolve(asked: RunConfig) -> Resolved:
         used.model_name, inner_net, getattr(torch, used.dtype), torch.device(device), used.seed, used.checkpoint
     )
     entry.check(request)
-    return Resolved(asked, used, entry, request, notices)
+    return Resolved(asked, used, entry, request, notices, nsys)
 
 
-def _check_profilers(asked: RunConfig) -> None:
+def check_nsys_options(asked: RunConfig | MicroConfig) -> None:
+    """Refuse options for nsys that cannot be passed on, or that nothing would use."""
+    NsysOptions.parse(asked.nsys_args, asked.nsys_export == "sqlite")
+    if "nsys" not in asked.profile:
+        if asked.nsys_args:
+            raise BadInput(f"nsys_args={asked.nsys_args}: nsys is not asked for; add profile=nsys, or leave it out")
+        if asked.nsys_export != "none":
+            raise BadInput(f"nsys_export={asked.nsys_export}: nsys is not asked for; add profile=nsys, or leave it out")
+
+
+def _profilers(asked: RunConfig, device: str, notices: list[str]) -> Nsys | None:
+    """nsys where it is asked for; refuse, all at once, the profilers that cannot be had here."""
+    faults, nsys = [], None
     for profiler in asked.profile:
-        if profiler not in AVAILABLE_PROFILERS:
-            raise BadInput(
-                f"profile={profiler}: not available in this version; profile takes none or "
-                f"{', '.join(AVAILABLE_PROFILERS)}"
-            )
+        try:
+            if profiler == "nsys":
+                nsys = settle_nsys(device, notices)
+            elif profiler == "memory":
+                _check_memory_profiler(device)
+            else:
+                _check_torch_profiler(device)
+        except BadInput as fault:
+            faults.append(str(fault))
+    if faults:
+        raise BadInput("\n".join(faults))
+    return nsys
+
+
+def settle_nsys(device: str, notices: list[str]) -> Nsys:
+    """The nsys of this machine; raise :class:`BadInput` where it cannot record, and say what its report will lack."""
+    if device == "cpu":
+        raise BadInput("profile=nsys: it records what a GPU does, and the device is cpu; leave nsys out of profile")
+    nsys = find_nsys()
+    if fault := importer_fault(nsys):
+        notices.append(f"profile=nsys: {fault}; until then the recording stays a .qdstrm file")
+    return nsys
+
+
+def _check_memory_profiler(device: str) -> None:
+    if device == "cpu":
+        raise BadInput(
+            "profile=memory: it records PyTorch's allocator on a GPU, and the device is cpu; leave memory out of "
+            "profile"
+        )
+    if (backend := torch.cuda.get_allocator_backend()) != "native":
+        raise BadInput(
+            f"profile=memory: PyTorch's own allocator keeps the history, and PYTORCH_CUDA_ALLOC_CONF chose {backend}; "
+            "leave backend out of it, or memory out of profile"
+        )
+
+
+def _check_torch_profiler(device: str) -> None:
+    if device == "cuda" and ProfilerActivity.CUDA not in torch.profiler.supported_activities():
+        raise BadInput(
+            "profile=torch: this PyTorch is built without the tracing of GPU kernels (CUPTI); install one that has it, "
+            "or leave torch out of profile"
+        )
 
 
 def _check_what_the_model_takes(asked: RunConfig, entry: ModelEntry) -> None:

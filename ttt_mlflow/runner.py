@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from ttt_mlflow.decode.generate import Decoder, ModelDecoder, make_decoder
+from ttt_mlflow.decode.generate import Decoder
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.measure.loop import Measurement, measure_decode, measure_prefill
 from ttt_mlflow.measure.statistics import with_interval
 from ttt_mlflow.measure.timing import StepTimer, time_once
-from ttt_mlflow.profiling import EXTRA_STEPS, Passes
+from ttt_mlflow.prepare import make_prompt, make_ready
+from ttt_mlflow.profiling import Passes
 from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_roofline, record_samples
 from ttt_mlflow.report.summary import summary_markdown
 from ttt_mlflow.resolve import Resolved, resolve
@@ -58,7 +59,7 @@ class Run:
 
     def __init__(self, resolved: Resolved, journal: Journal, console: Console) -> None:
         self.used, self.request, self.entry = resolved.used, resolved.request, resolved.entry
-        self.notices = resolved.notices
+        self.notices, self.nsys = resolved.notices, resolved.nsys
         self.journal, self.console = journal, console
         self.device = resolved.request.device
         self.on_gpu = self.device.type == "cuda"
@@ -79,43 +80,30 @@ class Run:
                     torch.cuda.reset_peak_memory_stats(self.device)
                 with self.phase("setup_s", f"building {self.used.model_name}"):
                     model = self.entry.factory(self.request)
-                    prompt = self.make_prompt(model.vocab_size)
+                    prompt = make_prompt(self.used, model.vocab_size, self.device)
                 if hasattr(model, "parameter_count"):
                     self.journal.update_metrics({"model_parameters": model.parameter_count()})
                 with self.phase("compile_s", "compiling and preparing the decode step"):
-                    decoder = self.make_ready(model, prompt)
+                    decoder = make_ready(self.used, model, prompt)
                 with self.progress() as progress:
                     self.measure_passes(decoder, prompt, progress)
             finally:
                 if self.sampler:
                     self.sampler.stop()
                 self.record_measurement()
-        if self.used.profile:
-            self.profile(decoder, prompt)
-        else:
+        if not self.used.profile:
             decoder.close()
+            return
+        passes = Passes(self.journal, self.used, self.device, self.nsys)
+        with self.phase("profile_s", "profiling"):
+            passes.run(decoder, prompt)
+            decoder.close()
+            del decoder, model, prompt  # a process of its own needs their memory
+            passes.run_apart()
+        self.journal.update_metrics(self.phase_s)
+        passes.finish()
 
     # The parts of the story
-
-    def make_prompt(self, vocab_size: int) -> Tensor:
-        """Random tokens [B, P], the same for a seed on every device."""
-        generator = torch.Generator().manual_seed(self.used.seed)
-        shape = (self.used.batch, self.used.promptlen)
-        return torch.randint(vocab_size, shape, generator=generator).to(self.device)
-
-    def make_ready(self, model: Any, prompt: Tensor) -> Decoder:
-        """A decoder whose first step is as fast as its last: compiled, its kernels loaded, its graph captured."""
-        used = self.used
-        # the profiling passes may go further than the measured ones
-        length = used.promptlen + (used.genlen if used.mode == "decode" else 0) + EXTRA_STEPS
-        decoder = make_decoder(model, used.batch, length, self.device, bool(used.cuda_graph))
-        if isinstance(decoder, ModelDecoder):
-            if used.use_compile:
-                decoder.compile()
-            decoder.capture() if used.cuda_graph else decoder.warm_up()
-        decoder.prefill(prompt)
-        self.synchronize()
-        return decoder
 
     def measure_passes(self, decoder: Decoder, prompt: Tensor, progress: Callable[[float, str], None]) -> None:
         used = self.used
@@ -150,22 +138,13 @@ class Run:
         self.first_token_ms.append(1e3 * (time.perf_counter() - began))
         self.prefill_ms.append(ms)
 
-    def profile(self, decoder: Decoder, prompt: Tensor) -> None:
-        """The profilers' passes; the measurement is recorded and stays as it is."""
-        passes = Passes(self.journal, self.used, self.device)
-        with self.phase("profile_s", "profiling"):
-            passes.run(decoder, prompt)
-            decoder.close()
-        self.journal.update_metrics(self.phase_s)
-        passes.finish()
-
     # The record
 
     def record_configuration(self) -> None:
         used = self.used
         self.journal.set_used(used.model_dump(mode="json"))
         # what the model does not have, or was not given, is absent; warmup and repeats may stay on auto
-        absent = {name for name in ("inner_net", "checkpoint") if getattr(used, name) is None}
+        absent = {name for name in ("inner_net", "nsys_args", "checkpoint") if getattr(used, name) is None}
         self.journal.update_params(used.model_dump(exclude=absent))
         record_environment(self.journal, used, self.device)
         log.info("measuring %s with %s", used.run_name, used.as_params())

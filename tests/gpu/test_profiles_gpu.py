@@ -1,6 +1,8 @@
 """The profiling passes on a GPU: kernels with their parts, eager and in a graph."""
 
 import json
+import pickle
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import torch
 
 from tests.runs import Measured, measured_in
 from ttt_mlflow import names
+from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measure.roofline import INNER, PARTS
+from ttt_mlflow.profilers.nsys import find_nsys
 from ttt_mlflow.profilers.step_profile import kernel_table, part_table, summarise
 from ttt_mlflow.profilers.torch_profiler import record
 from ttt_mlflow.profilers.trace import read_steps
@@ -73,3 +77,64 @@ def test_a_prompt(tmp_path: Path) -> None:
     measured = profiled(tmp_path, mode="prefill", promptlen=40, profile="torch")
     kernels = pd.read_csv(measured.journal.artifacts / "profiles/torch/kernels.csv")
     assert set(PARTS) <= set(kernels["part"])
+
+
+# Memory
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True], ids=["eager", "graph"])
+def test_the_memorys_parts_add_up_to_the_allocators(cuda_graph: bool, tmp_path: Path) -> None:
+    measured = profiled(tmp_path, use_compile=False, cuda_graph=cuda_graph, profile="memory", promptlen=17)
+    folder = measured.journal.artifacts / "profiles/memory"
+    table = (folder / "parts.md").read_text()
+    print(table)
+    assert table.endswith("The sums are the allocator's.\n")
+    parts = pd.read_csv(folder / "parts.csv").set_index("part")
+    weights = 2 * measured.metrics["model_parameters"]
+    held = parts["allocated_bytes"].to_dict()
+    # padded rows of fused weights, tables of the rotary embedding, and the allocator's rounding on top
+    assert weights <= held["weights"] < 1.1 * weights
+    # 32 heads of 64 x 64 in 16 bits, and the convolutions and biases beside them
+    state = LAYERS * PROFILE["batch"] * 32 * 64 * 64 * 2
+    assert state < held["state"] < 1.2 * state
+    assert held["vectors"] > 0
+    assert parts["peak_bytes"].to_dict()["activations"] > 0, "the prompt's"
+    assert ("graph pool" in parts.index) == cuda_graph
+    with (folder / "snapshot.pickle").open("rb") as file:
+        snapshot = pickle.load(file)
+    assert snapshot["device_traces"][0], "the pass's history"
+
+
+# Nsight Systems
+
+
+def test_all_three_of_one_run(tmp_path: Path) -> None:
+    try:
+        find_nsys()
+    except BadInput as missing:
+        pytest.skip(str(missing))
+    asked = {"profile": "torch,nsys,memory", "nsys_export": "sqlite", "inner_net": "mlp_2_dual_triton"}
+    measured = measured_in(tmp_path, {**PROFILE, **asked})
+    folder = measured.journal.artifacts / "profiles/nsys"
+    print((folder / "nsys.log").read_text())
+    assert measured.failure is None, measured.log
+    kernels = pd.read_csv(folder / "cuda_gpu_kern_sum.csv")
+    (calls,) = kernels.loc[kernels["Name"].str.contains("mlp_decode"), "Instances"]
+    assert calls == STEPS * LAYERS, "each kernel of the graph"
+    ranges = pd.read_csv(folder / "nvtx_sum.csv")
+    assert ranges["Range"].str.contains("step ").sum() == STEPS
+    with sqlite3.connect(folder / "report.sqlite") as export:
+        (rows,) = export.execute("select count(*) from CUPTI_ACTIVITY_KIND_KERNEL").fetchone()
+    assert rows == kernels["Instances"].sum()
+    assert measured.journal.tags["ttt.nsys"]
+
+
+def test_nsys_of_an_eager_run_names_the_parts(tmp_path: Path) -> None:
+    try:
+        find_nsys()
+    except BadInput as missing:
+        pytest.skip(str(missing))
+    measured = profiled(tmp_path, use_compile=False, cuda_graph=False, profile="nsys")
+    ranges = pd.read_csv(measured.journal.artifacts / "profiles/nsys/nvtx_sum.csv")["Range"]
+    for name in ("layer 3", INNER):
+        assert ranges.str.endswith(name).any()

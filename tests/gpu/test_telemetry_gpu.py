@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pynvml
 import pytest
 import torch

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ttt_mlflow import resolve as main_resolve
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.micro import resolve as resolve_module
 from ttt_mlflow.micro.resolve import ResolvedMicro, resolve
 from ttt_mlflow.profilers.nsys import Nsys
 
@@ -108,12 +108,16 @@ def missing() -> Nsys:
     raise BadInput("profile=nsys: it is not found")
 
 
-@pytest.mark.parametrize("machine", [True, False])
-def test_a_missing_nsys_is_said_first(machine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_machine(monkeypatch, machine)
-    monkeypatch.setattr(resolve_module, "find_nsys", missing)
+def test_a_missing_nsys_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_machine(monkeypatch, True)
+    monkeypatch.setattr(main_resolve, "find_nsys", missing)
     assert refusal(profile="nsys") == "profile=nsys: it is not found"
     assert settle(profile="none").nsys is None
+
+
+def test_options_of_nsys_are_checked_first() -> None:
+    assert refusal(profile="nsys", nsys_args="cuda").startswith("nsys_args=cuda: cuda is no option")
+    assert refusal(nsys_export="sqlite").startswith("nsys_export=sqlite: nsys is not asked for")
 
 
 def find(found: Nsys) -> Callable[[], Nsys]:
@@ -122,7 +126,7 @@ def find(found: Nsys) -> Callable[[], Nsys]:
 
 def test_nsys_is_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     nsys = Nsys(Path("/somewhere/nsys"), "2025.3")
-    monkeypatch.setattr(resolve_module, "find_nsys", find(nsys))
+    monkeypatch.setattr(main_resolve, "find_nsys", find(nsys))
     on_machine(monkeypatch, True)
     assert settle(profile="nsys").nsys is nsys
     on_machine(monkeypatch, False)

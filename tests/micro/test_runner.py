@@ -155,7 +155,7 @@ def test_the_metrics_are_those_of_the_recorded_samples(measure: Measure) -> None
 def test_parameters_tags_and_configuration(measure: Measure) -> None:
     measured = measure(kernels="mlp_1_dual", seed=7)
     journal = measured.journal
-    assert set(journal.params) == set(names.MICRO_PARAMETERS)
+    assert {*journal.params, "nsys_args"} == set(names.MICRO_PARAMETERS)
     assert (journal.params["kernels"], journal.params["batches"]) == ("mlp_1_dual", "1,3")
     assert (journal.params["dtype"], journal.params["seed"], journal.params["profile"]) == ("float16", "7", "none")
     assert journal.entry_point == journal.tags["ttt.entry_point"] == "micro"
@@ -426,7 +426,7 @@ def test_nsys_records_what_was_timed(measure: Measure, tmp_path: Path) -> None:
     assert measured.failure is None, measured.log
     assert measured.journal.tags["ttt.nsys"] == nsys.version
     assert measured.journal.metrics["profile_s"] > 0
-    reports = {"report.nsys-rep", "cuda_gpu_kern_sum.csv", "nsys.log"}
+    reports = {"report.nsys-rep", "cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nvtx_sum.csv", "nsys.log"}
     assert measured.artifacts == EVERY_RUN | VIEWS | {f"profiles/nsys/{name}" for name in reports}
     assert measured.artifacts <= set(names.ARTIFACTS)
     log = (measured.journal.artifacts / "profiles/nsys/nsys.log").read_text()

@@ -14,9 +14,20 @@ TABLE = """Time (%),Total Time (ns),Instances,Avg (ns),Name
 75.0,3000,2,1500.0,"linear_decode(float *, int)"
 25.0,1000,1,1000.0,fill
 """
-STATS = f"""printf 'Generating SQLite file report.sqlite from report.nsys-rep\\nProcessing...\\n\\n'
-printf '%s\\n' {shlex.quote(TABLE)}
-printf '\\nthe end\\n'
+API = """Time (%),Total Time (ns),Num Calls,Avg (ns),Name
+100.0,900,3,300.0,cudaLaunchKernel
+"""
+RANGES = """Time (%),Total Time (ns),Instances,Avg (ns),Style,Range
+100.0,5000,2,2500.0,PushPop,:step 0
+"""
+# what nsys stats -r NAME does: makes an export of the report where there is none, and prints the table
+STATS = f"""case "$3" in
+cuda_gpu_kern_sum) table={shlex.quote(TABLE)} ;;
+cuda_api_sum) table={shlex.quote(API)} ;;
+nvtx_sum) table={shlex.quote(RANGES)} ;;
+esac
+[ -f report.sqlite ] || printf 'Generating SQLite file report.sqlite from report.nsys-rep\\n'
+printf 'Processing...\\n\\n%s\\nthe end\\n' "$table"
 echo > report.sqlite"""
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.profilers.fake_nsys import FakeNsys, python
+from tests.profilers.fake_nsys import STATS, FakeNsys, python
 from ttt_mlflow.errors import BadInput, RunFailed
 from ttt_mlflow.profilers import nsys as nsys_module
-from ttt_mlflow.profilers.nsys import INSTALLED, VARIABLE, find_nsys, profile
+from ttt_mlflow.profilers.nsys import INSTALLED, VARIABLE, NsysOptions, find_nsys, profile
 
+TABLE_FILES = ("cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nvtx_sum.csv")
 HELLO = python("print('hello from the program')")
 
 
@@ -103,10 +104,13 @@ def test_one_that_does_not_run_is_refused(answer: str, tmp_path: Path, monkeypat
 def test_report_table_and_log(tmp_path: Path) -> None:
     out = tmp_path / "out"
     profile(FakeNsys(tmp_path).find(), HELLO, out, limit_s=60)
-    assert files(out) == {"report.nsys-rep", "cuda_gpu_kern_sum.csv", "nsys.log"}
+    assert files(out) == {"report.nsys-rep", *TABLE_FILES, "nsys.log"}
     with (out / "cuda_gpu_kern_sum.csv").open() as table:
         rows = list(csv.DictReader(table))
     assert [(row["Name"], row["Instances"]) for row in rows] == [("linear_decode(float *, int)", "2"), ("fill", "1")]
+    for name, column in (("cuda_api_sum.csv", "Num Calls"), ("nvtx_sum.csv", "Range")):
+        with (out / name).open() as table:
+            assert column in next(csv.reader(table))
     log = (out / "nsys.log").read_text()
     assert "hello from the program" in log
     assert (
@@ -140,7 +144,7 @@ def test_a_program_that_crashes_after_it_was_recorded(tmp_path: Path) -> None:
     out = tmp_path / "out"
     message = failure(FakeNsys(tmp_path, profile='"$@"; echo a report > "$stem.nsys-rep"; exit 7'), out)
     assert message.startswith("profile=nsys: ended with exit code 7")
-    assert files(out) == {"report.nsys-rep", "cuda_gpu_kern_sum.csv", "nsys.log"}, "what there is stays"
+    assert files(out) == {"report.nsys-rep", *TABLE_FILES, "nsys.log"}, "what there is stays"
 
 
 def test_a_report_that_is_not_there(tmp_path: Path) -> None:
@@ -177,6 +181,54 @@ def test_an_interruption_ends_the_program(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt):
         profile(nsys, python("import time; time.sleep(600)"), tmp_path / "out", 60)
     assert started[0].poll() is not None
+
+
+# Options
+
+
+def options(text: str | None, export: bool = False) -> NsysOptions:
+    return NsysOptions.parse(text, export)
+
+
+def test_options_that_are_passed_on_take_the_place_of_ours(tmp_path: Path) -> None:
+    ours = options(None).command
+    assert options("--gpu-metrics-devices=all -y 2").command == [*ours, "--gpu-metrics-devices=all", "-y", "2"]
+    sampled = options("--sample=process-tree -t 'cuda,nvtx,osrt'").command
+    assert sampled[-3:] == ["--sample=process-tree", "-t", "cuda,nvtx,osrt"]
+    assert sampled.count("-t") == 1
+    assert "-s" not in sampled
+    assert "--cuda-graph-trace=node" in sampled
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("-t 'cuda", "cannot be read (No closing quotation); give options of `nsys profile`"),
+        ("cuda", "cuda is no option; give options of `nsys profile`"),
+        ("-t cuda -o elsewhere", "where the report goes is settled; leave -o out"),
+        ("--output=elsewhere", "where the report goes is settled; leave -o out"),
+    ],
+)
+def test_options_that_cannot_be_passed_on(text: str, fault: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        options(text)
+    assert str(refused.value) == f"nsys_args={text}: {fault}"
+
+
+def test_the_export_is_kept_if_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    profile(FakeNsys(tmp_path).find(), HELLO, out, 60, options("-t cuda", export=True))
+    assert files(out) == {"report.nsys-rep", *TABLE_FILES, "report.sqlite", "nsys.log"}
+    assert "-t cuda -o report" in (out / "nsys.log").read_text()
+
+
+def test_a_table_of_what_was_not_traced_is_not_missed(tmp_path: Path) -> None:
+    no_ranges = STATS.replace("nvtx_sum) table=", "nvtx_sum) echo SKIPPED; exit 0; table=")
+    fake = FakeNsys(tmp_path, stats=no_ranges)
+    out = tmp_path / "out"
+    profile(fake.find(), HELLO, out, 60, options("-t cuda"))
+    assert files(out) == {"report.nsys-rep", "cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nsys.log"}
+    assert "printed no table nvtx_sum;" in failure(fake, tmp_path / "again")
 
 
 # The importer, without a library
@@ -240,7 +292,7 @@ def test_no_importer_at_all(tmp_path: Path) -> None:
 def test_a_report_without_kernels_is_kept_and_said(stats: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     message = failure(FakeNsys(tmp_path, stats=stats), out)
-    assert message.startswith("profile=nsys: `nsys stats` printed no table of kernels")
+    assert message.startswith("profile=nsys: `nsys stats` printed no table cuda_gpu_kern_sum and no table cuda_api_sum")
     assert files(out) == {"report.nsys-rep", "nsys.log"}
     assert "CUDA kernel data" in (out / "nsys.log").read_text() or "broken" in (out / "nsys.log").read_text()
 

@@ -8,7 +8,8 @@ from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.machine import settle_device
 from ttt_mlflow.micro.kernels import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, registered
-from ttt_mlflow.profilers.nsys import Nsys, find_nsys
+from ttt_mlflow.profilers.nsys import Nsys
+from ttt_mlflow.resolve import check_nsys_options, settle_nsys
 
 DEFAULT_BATCHES = {"cuda": (128, 512, 1024), "cpu": (1, 4)}
 
@@ -46,7 +47,8 @@ def resolve(asked: MicroConfig) -> ResolvedMicro:
         if device == "cpu":
             notices.append(f"kernels: Triton needs a GPU, {', '.join(DEFAULT_CPU)} (PyTorch) are timed")
     _check_kernels(entries, device)
-    nsys = _nsys(device) if "nsys" in asked.profile else None
+    check_nsys_options(asked)
+    nsys = settle_nsys(device, notices) if "nsys" in asked.profile else None
     used = asked.model_copy(
         update={
             "device": device,
@@ -55,13 +57,6 @@ def resolve(asked: MicroConfig) -> ResolvedMicro:
         }
     )
     return ResolvedMicro(asked, used, entries, torch.device(device), notices, nsys)
-
-
-def _nsys(device: str) -> Nsys:
-    nsys = find_nsys()
-    if device == "cpu":
-        raise BadInput("profile=nsys: it records what a GPU does, and the device is cpu; leave profile out")
-    return nsys
 
 
 def _check_kernels(entries: list[KernelEntry], device: str) -> None:

@@ -30,7 +30,7 @@ from ttt_mlflow.micro.resolve import ResolvedMicro, resolve
 from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults, Status
 from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
 from ttt_mlflow.names import kernel_metric
-from ttt_mlflow.profilers.nsys import Nsys, profile
+from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, profile
 from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_samples
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
 from ttt_mlflow.report.micro_table import (
@@ -199,15 +199,23 @@ class Run:
         if not cells:
             return
         self.journal.update_tags({"ttt.nsys": nsys.version})
-        config = self.used.model_copy(update={"profile": (), "kernels": tuple(timed_kernels(self.results))})
+        config = self.used.model_copy(
+            update={
+                "profile": (),
+                "nsys_args": None,
+                "nsys_export": "none",
+                "kernels": tuple(timed_kernels(self.results)),
+            }
+        )
         command = [sys.executable, "-m", child.__name__, child.Plan(config=config, cells=cells).model_dump_json()]
+        options = NsysOptions.parse(self.used.nsys_args, self.used.nsys_export == "sqlite")
         out_dir = self.journal.artifact_path("profiles/nsys/nsys.log").parent
         self.steps.clear()
         self.release()
         began = time.perf_counter()
         with self.console.status("profiling with nsys"):
             try:
-                profile(nsys, command, out_dir, NSYS_START_S + NSYS_CELL_S * len(cells))
+                profile(nsys, command, out_dir, NSYS_START_S + NSYS_CELL_S * len(cells), options)
                 said = f"profiled with nsys {nsys.version}"
             except RunFailed as failed:
                 said = str(failed)
@@ -254,7 +262,8 @@ class Run:
 
     def record_configuration(self, imports_s: float) -> None:
         self.journal.set_used(self.used.model_dump(mode="json"))
-        self.journal.update_params(self.used.model_dump())
+        absent = {"nsys_args"} if self.used.nsys_args is None else set()
+        self.journal.update_params(self.used.model_dump(exclude=absent))
         self.journal.update_metrics({"imports_s": imports_s})
         record_environment(self.journal, self.used, self.device)
         log.info("measuring %s with %s", self.used.run_name, self.used.as_params())

@@ -1,4 +1,4 @@
-"""NVIDIA Nsight Systems around a process of its own: its report, and a table of the GPU's kernels.
+"""NVIDIA Nsight Systems around a process of its own: its report, and tables of what is in it.
 
 The profiled process says what is recorded: from ``torch.cuda.profiler.start()`` to ``stop()``, with NVTX ranges as it
 likes. nsys is not always on the PATH: it comes inside Nsight Compute and the CUDA toolkit as well.
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,6 @@ from ttt_mlflow.errors import BadInput, RunFailed
 
 REPORT = "report.nsys-rep"
 RECORDING = "report.qdstrm"  # what nsys has before its importer makes a report of it
-KERNELS = "cuda_gpu_kern_sum.csv"
 LOG = "nsys.log"
 VARIABLE = "TTT_NSYS"
 INSTALLED = (
@@ -38,12 +38,22 @@ INSTALLED = (
     "/usr/local/cuda*/nsight-compute*/host/target-linux-*/nsys",
     "/usr/lib/nsight-compute/host/target-linux-*/nsys",
 )
-# No CPU samples and context switches: with them a report of the same program has gigabytes instead of kilobytes.
-PROFILE = (
-    *("profile", "-s", "none", "--cpuctxsw=none", "-t", "cuda,nvtx"),
-    *("--capture-range=cudaProfilerApi", "--capture-range-end=stop", "--force-overwrite=true"),
+# What the run needs of `nsys profile`, each under all its names; options that are passed on take the place of those of
+# the same name. No CPU samples and context switches: with them a report of the same program has gigabytes instead of
+# kilobytes. A CUDA graph kernel by kernel: left to itself nsys shows it as one.
+PROFILE: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("-s", "--sample"), ("-s", "none")),
+    (("--cpuctxsw",), ("--cpuctxsw=none",)),
+    (("-t", "--trace"), ("-t", "cuda,nvtx")),
+    (("-c", "--capture-range"), ("--capture-range=cudaProfilerApi",)),
+    (("--capture-range-end",), ("--capture-range-end=stop",)),
+    (("--cuda-graph-trace",), ("--cuda-graph-trace=node",)),
+    (("-f", "--force-overwrite"), ("--force-overwrite=true",)),
 )
-STATS = ("stats", "-r", "cuda_gpu_kern_sum", "--format", "csv", "--force-export=true")
+TRACE_OPTIONS = ("-t", "--trace")
+OWN_OPTIONS = ("-o", "--output")  # where the report goes is settled
+TABLES = ("cuda_gpu_kern_sum", "cuda_api_sum", "nvtx_sum")
+EXPORT = "report.sqlite"
 TABLE_START = "Time (%),"
 PACKAGES = {"libdw.so.1": "libdw1", "libelf.so.1": "libelf1", "libxkbcommon.so.0": "libxkbcommon0"}  # Debian's
 ANSWER_S = 30.0  # for its version
@@ -57,6 +67,43 @@ class Nsys:
 
     path: Path
     version: str
+
+
+@dataclass(frozen=True)
+class NsysOptions:
+    """``args`` are passed on to `nsys profile`; ``export``: keep the SQLite export."""
+
+    args: tuple[str, ...] = ()
+    export: bool = False
+
+    @classmethod
+    def parse(cls, nsys_args: str | None, export: bool) -> "NsysOptions":
+        """Options as they would be written on a command line; raise :class:`BadInput` for what cannot be passed on."""
+        try:
+            words = tuple(shlex.split(nsys_args or ""))
+        except ValueError as error:
+            raise BadInput(f"nsys_args={nsys_args}: cannot be read ({error}); give options of `nsys profile`") from None
+        if words and not words[0].startswith("-"):
+            raise BadInput(f"nsys_args={nsys_args}: {words[0]} is no option; give options of `nsys profile`")
+        if _names(words) & set(OWN_OPTIONS):
+            raise BadInput(f"nsys_args={nsys_args}: where the report goes is settled; leave {OWN_OPTIONS[0]} out")
+        return cls(words, export)
+
+    @property
+    def command(self) -> list[str]:
+        """All options of `nsys profile`."""
+        given = _names(self.args)
+        own = [word for names, words in PROFILE if not given & set(names) for word in words]
+        return [*own, *self.args]
+
+    @property
+    def chooses_what_is_traced(self) -> bool:
+        return bool(_names(self.args) & set(TRACE_OPTIONS))
+
+
+def _names(words: Sequence[str]) -> set[str]:
+    """``-t`` and ``--sample`` of ``-t cuda --sample=none``."""
+    return {word.partition("=")[0] for word in words if word.startswith("-")}
 
 
 def find_nsys(answer_s: float = ANSWER_S) -> Nsys:
@@ -81,18 +128,21 @@ def find_nsys(answer_s: float = ANSWER_S) -> Nsys:
     return _asked_for_its_version(Path(found[0]), answer_s)
 
 
-def profile(nsys: Nsys, command: Sequence[str], out_dir: Path, limit_s: float) -> None:
-    """Run ``command`` under nsys for at most ``limit_s``; leave report, kernel table and log in ``out_dir``.
+def profile(
+    nsys: Nsys, command: Sequence[str], out_dir: Path, limit_s: float, options: NsysOptions | None = None
+) -> None:
+    """Run ``command`` under nsys for at most ``limit_s``; leave report, tables and log in ``out_dir``.
 
     Raises :class:`RunFailed`, in one line, if something of that is missing; what there is stays.
     """
+    options = options or NsysOptions()
     out_dir.mkdir(parents=True, exist_ok=True)
     # a name without a folder, so that what nsys prints names no folder of this host
-    code = _run([str(nsys.path), *PROFILE, "-o", "report", *command], out_dir, limit_s)
+    code = _run([str(nsys.path), "profile", *options.command, "-o", "report", *command], out_dir, limit_s)
     if code is None:
         raise RunFailed(f"profile=nsys: the profiled process did not end within {limit_s:g} s and was ended; see {LOG}")
     if (out_dir / REPORT).exists():
-        _write_kernel_table(nsys, out_dir)
+        _write_tables(nsys, out_dir, options)
         if code:
             raise RunFailed(f"profile=nsys: ended with exit code {code}{_last_words(out_dir)}")
     elif (out_dir / RECORDING).exists():
@@ -160,30 +210,44 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _write_kernel_table(nsys: Nsys, out_dir: Path) -> None:
-    """The kernels' sums as CSV, out of what ``nsys stats`` prints."""
-    command = [str(nsys.path), *STATS, REPORT]
+def _write_tables(nsys: Nsys, out_dir: Path, options: NsysOptions) -> None:
+    """Kernels, calls of the CUDA API and named ranges as CSV, out of what ``nsys stats`` prints."""
+    missing = []
+    try:
+        for index, name in enumerate(TABLES):
+            # the first makes the export of the report that the others read
+            table = _table(nsys, out_dir, name, force_export=index == 0)
+            if table:
+                (out_dir / f"{name}.csv").write_text(table)
+            else:
+                missing.append(name)
+        if options.export and not (out_dir / EXPORT).exists():
+            raise RunFailed(f"profile=nsys: `nsys stats` left no {EXPORT}; the report is kept, see {LOG}")
+    finally:
+        if not options.export:
+            (out_dir / EXPORT).unlink(missing_ok=True)
+    if missing and not options.chooses_what_is_traced:
+        raise RunFailed(
+            f"profile=nsys: `nsys stats` printed no table {' and no table '.join(missing)}; the report is kept, "
+            f"{LOG} has what it printed"
+        )
+
+
+def _table(nsys: Nsys, out_dir: Path, name: str, force_export: bool) -> str | None:
+    """One table, or None where nsys printed none."""
+    export = ["--force-export=true"] if force_export else []
+    command = [str(nsys.path), "stats", "-r", name, "--format", "csv", *export, REPORT]
     try:
         done = subprocess.run(command, cwd=out_dir, capture_output=True, text=True, timeout=STATS_S)
     except subprocess.TimeoutExpired:
         raise RunFailed(f"profile=nsys: `nsys stats` did not end within {STATS_S:g} s; the report is kept") from None
-    finally:
-        (out_dir / REPORT).with_suffix(".sqlite").unlink(missing_ok=True)  # its copy of the report
     with (out_dir / LOG).open("a") as log:
-        log.write(f"$ {shlex.join(command)}\n{done.stdout}{done.stderr}")
+        log.write(f"$ {shlex.join(command)}\n{done.stdout}{done.stderr}(exit code {done.returncode})\n")
     lines = done.stdout.splitlines()
     starts = [index for index, line in enumerate(lines) if line.startswith(TABLE_START)]
     if done.returncode or not starts:
-        raise RunFailed(
-            f"profile=nsys: `nsys stats` printed no table of kernels (exit code {done.returncode}); the report is "
-            f"kept, {LOG} has what it printed"
-        )
-    table = []
-    for line in lines[starts[0] :]:
-        if not line.strip():
-            break
-        table.append(line)
-    (out_dir / KERNELS).write_text("\n".join(table) + "\n")
+        return None
+    return "".join(f"{line}\n" for line in takewhile(str.strip, lines[starts[0] :]))
 
 
 def _why_not_imported(nsys: Nsys) -> str:

@@ -31,7 +31,7 @@ def kernels_markdown(
             "",
         ]
     lines += [line for note in notes for line in (note, "")]
-    lines += _table(
+    lines += markdown_table(
         ("part", "calls", "ms a step", "share", "least bytes", "least ms", "share of the roofline"),
         [
             (row.part, number(row.calls), number(row.ms_per_step), _percent(row.share_pct), _number(row.min_bytes),
@@ -41,7 +41,7 @@ def kernels_markdown(
         texts=1,
     )  # fmt: skip
     lines += ["", f"The {min(KERNELS_SHOWN, len(kernels))} {what}s with the most time, of {len(kernels)}:", ""]
-    lines += _table(
+    lines += markdown_table(
         (what, "part", "calls", "ms a step", "mean µs", "share"),
         [
             (shortened(row.name), row.part, number(row.calls), number(row.ms_per_step), number(row.mean_us),
@@ -61,7 +61,7 @@ def shortened(name: str) -> str:
     return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> list[str]:
     """Markdown; all columns but the first ``texts`` are numbers."""
     rules = ["---"] * texts + ["---:"] * (len(columns) - texts)
     return [f"| {' | '.join(map(escaped, row))} |" for row in (columns, rules, *rows)]

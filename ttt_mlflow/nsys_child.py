@@ -1,0 +1,56 @@
+"""The process that Nsight Systems records: a few steps of a configuration that was measured.
+
+``python -m ttt_mlflow.nsys_child JSON``, with a RunConfig in which everything is settled. The model is built, compiled
+and captured before the recording begins. Each step is an NVTX range; in eager steps layers and parts are, too.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.prepare import PROFILED_STEPS, make_prompt, make_ready
+from ttt_mlflow.ranges import STEP, named_by, nvtx
+from ttt_mlflow.resolve import resolve
+
+SETTLING_STEPS = 4  # before the recording
+
+
+def main(text: str) -> None:
+    resolved = resolve(RunConfig.model_validate_json(text))
+    used, device = resolved.used, resolved.request.device
+    model = resolved.entry.factory(resolved.request)
+    prompt = make_prompt(used, model.vocab_size, device)
+    decoder = make_ready(used, model, prompt)
+    step: Callable[[], object] = decoder.step
+    count = PROFILED_STEPS
+    if used.mode == "prefill":
+        step, count = (lambda: decoder.prefill(prompt)), 1
+    else:
+        decoder.prefill(prompt)
+        for _ in range(SETTLING_STEPS):
+            step()
+    on_gpu = device.type == "cuda"
+    with _recording(on_gpu), named_by(nvtx) if on_gpu else nullcontext():
+        for index in range(count):
+            with nvtx(f"{STEP}{index}") if on_gpu else nullcontext():
+                step()
+    print(f"ran {count} of {used.run_name}")
+
+
+@contextmanager
+def _recording(on_gpu: bool) -> Iterator[None]:
+    """What Nsight Systems keeps: all that the GPU does for the block."""
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+    yield
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
