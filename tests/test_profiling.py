@@ -12,12 +12,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
 from tests.profilers.fake_nsys import FakeNsys
 from tests.profilers.snapshots import eager_pass
 from tests.runs import Measured, measured_in
 from ttt_mlflow import names, profiling, runner
+from ttt_mlflow.cli import cli
 from ttt_mlflow.decode.generate import Decoder
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.measure.roofline import PARTS
@@ -202,3 +204,29 @@ def test_one_pass_that_fails_costs_no_other(measure: Measure, monkeypatch: pytes
     measured = measure(TINY, nsys=FakeNsys(tmp_path).find())
     assert measured.journal.status["message"].startswith("profile=torch: cannot be written (No space left on device)")
     assert "profiles/nsys/report.nsys-rep" in measured.artifacts
+
+
+# Two profiles
+
+
+def test_two_runs_on_the_command_line(measure: Measure, tmp_path: Path) -> None:
+    first, second = (measure({**TINY, "inner_net": name, "profile": "torch"}) for name in ("mlp_1_dual", "mlp_2_dual"))
+    out = tmp_path / "diff"
+    asked = [str(first.journal.path), second.journal.journal_id, "--logdir", str(second.journal.path.parent)]
+    result = CliRunner().invoke(cli, ["profile-diff", *asked, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == {"diff.csv", "diff.md", "diff.png"}
+    changes = pd.read_csv(out / "diff.csv")
+    change = step_of(second)["step_ms"] - step_of(first)["step_ms"]
+    assert changes["change_ms"].sum() == pytest.approx(change)
+    inner = changes[changes["part"] == "inner net state"].set_index("name")
+    assert inner["word"].to_dict()["aten::gelu"] == "appeared"
+    assert first.journal.run_name in result.output
+
+
+def test_a_run_without_a_profile_on_the_command_line(measure: Measure) -> None:
+    measured = measure(TINY)
+    result = CliRunner().invoke(cli, ["profile-diff", str(measured.journal.path), str(measured.journal.path)])
+    assert result.exit_code == 2
+    assert "measure it with profile=torch" in result.output
+    assert "Traceback" not in result.output

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Asked = TypeVar("Asked", bound=Configuration)
 
 DEFAULT_LOGDIR = "./ttt_runs"
+DEFAULT_DIFF = "./profile_diff"
 # what an option means when it is given without a value, as the seed's flags were
 BARE: dict[type[Configuration], dict[str, str]] = {
     RunConfig: {"use_compile": "true", "cuda_graph": "true", "profile": "torch"},
@@ -70,6 +71,12 @@ Examples:
 \b
 Exit code: 0 everything is there, 1 something is missing for full measurements and the rest works,
 2 a run could not be recorded as asked, or --measure found no GPU.
+"""
+
+DIFF_EXAMPLES = """\b
+Examples:
+  ttt-mlflow profile-diff ./ttt_runs/20261123-101500-1a2b3c4d ./ttt_runs/20261130-101500-5e6f7a8b
+  ttt-mlflow profile-diff 3f0c5d9e8b7a46b1a2c3d4e5f6071829 20261130-101500-5e6f7a8b --out ./last_week
 """
 
 
@@ -359,6 +366,42 @@ def models_command() -> None:
             click.echo(f"    inner nets: {', '.join(entry.inner_nets)}")
         if missing := entry.missing():
             click.echo(f"    not available here: {missing}")
+
+
+@cli.command("profile-diff", epilog=DIFF_EXAMPLES)
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--out", default=DEFAULT_DIFF, metavar="FOLDER", help=f"files go here  [default: {DEFAULT_DIFF}]")
+@click.option(*_spellings("logdir"), "logdir", metavar="LOGDIR", help=f"records are here  [default: {DEFAULT_LOGDIR}]")
+@click.option(*_spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
+def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, tracking_uri: str | None) -> None:
+    """Say which kernels explain what changed from RUN_A to RUN_B, both measured with profile=torch.
+
+    A run is the folder of its record, the record's id in LOGDIR, or the id of its MLflow run. Writes diff.csv, diff.md
+    and diff.png.
+    """
+    from ttt_mlflow.report import profile_diff as report
+    from ttt_mlflow.tracking.find_run import found_run
+    from ttt_mlflow.tracking.publish import resolve_tracking_uri
+
+    def profile(run: str) -> report.ProfiledStep:
+        place = Path(logdir or DEFAULT_LOGDIR), resolve_tracking_uri(tracking_uri)
+        with found_run(run, *place, "profiles/torch") as found:
+            return report.read_profile(found.artifacts / "profiles/torch", found.label)
+
+    diff = report.profile_diff(profile(run_a), profile(run_b))
+    click.echo(report.diff_text(diff))
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "diff.csv").write_text(report.diff_csv(diff))
+        (folder / "diff.md").write_text(report.diff_markdown(diff))
+        (folder / "diff.png").write_bytes(report.diff_png(diff))
+    except OSError as error:
+        raise BadInput(
+            f"out={out}: cannot be written ({error.strerror}); name a folder that you may write to"
+        ) from None
+    click.echo(f"Written: {folder}/diff.csv, diff.md, diff.png")
 
 
 @cli.command("table")

@@ -33,7 +33,7 @@ def kernels_png(kernels: Sequence[KernelRow], title: str) -> bytes:
     axes.set_xlabel("ms a step")
     axes.set_title(title, loc="left")
     _legend(figure, [row.part for row in top])
-    return _png(figure)
+    return figure_png(figure)
 
 
 def timeline_png(activities: Sequence[Activity], title: str) -> bytes:
@@ -56,7 +56,7 @@ def timeline_png(activities: Sequence[Activity], title: str) -> bytes:
     axes.set_xlabel("ms")
     axes.set_title(title, loc="left")
     _legend(figure, [one.part for one in activities])
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _legend(figure: "Figure", parts: Sequence[str]) -> None:
@@ -71,7 +71,7 @@ def _label(name: str) -> str:
     return name if len(name) <= LABEL_LENGTH else f"{name[: LABEL_LENGTH - 1]}…"
 
 
-def _png(figure: "Figure") -> bytes:
+def figure_png(figure: "Figure") -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()

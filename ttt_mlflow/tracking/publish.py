@@ -321,6 +321,24 @@ def client_for_a_check(uri: str) -> Iterator["MlflowClient"]:
             yield MlflowClient(uri)
 
 
+@contextmanager
+def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
+    """MLflow's client, quiet, with the patience of a person who waits for an answer."""
+    if reason := check_tracking(uri) or _missing_database(uri):
+        raise OSError(reason)
+    with _settings(QUIET), _settings(PATIENCE):
+        from mlflow import MlflowClient
+
+        with _quiet_loggers():
+            yield MlflowClient(uri)
+
+
+def _missing_database(uri: str) -> str | None:
+    """MLflow makes the database that it is asked for: nothing to read from."""
+    path = Path(uri.partition(":///")[2].partition("?")[0])
+    return f"there is no {path}" if urlsplit(uri).scheme == "sqlite" and not path.exists() else None
+
+
 def _check_server(uri: str) -> str | None:
     """Ask for one experiment."""
     with client_for_a_check(uri) as client:

@@ -1,0 +1,130 @@
+"""What changed between two profiles: every change in its words, and all of them together the step's."""
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.report import profile_diff as module
+from ttt_mlflow.report.profile_diff import (
+    IDLE,
+    ProfiledStep,
+    diff_csv,
+    diff_markdown,
+    diff_png,
+    diff_text,
+    profile_diff,
+    read_profile,
+)
+
+A = ProfiledStep(
+    "run A", "cuda", step_ms=10, idle_ms=1,
+    kernels={("gemm", "projections"): 4, ("gemm", "feed-forward"): 3, ("old", "sampling"): 2},
+)  # fmt: skip
+B = ProfiledStep(
+    "run B", "cuda", step_ms=8, idle_ms=0.5,
+    kernels={("gemm", "projections"): 2.5, ("gemm", "feed-forward"): 3, ("new", "sampling"): 2},
+)  # fmt: skip
+TIMES = st.floats(0, 100, allow_nan=False)
+KERNELS = st.dictionaries(st.tuples(st.sampled_from("abcde"), st.sampled_from(["x", "y"])), TIMES, max_size=8)
+
+
+def step(kernels: dict[tuple[str, str], float], idle_ms: float) -> ProfiledStep:
+    return ProfiledStep("a run", "cuda", sum(kernels.values()) + idle_ms, idle_ms, kernels)
+
+
+def test_each_kernel_in_its_own_words() -> None:
+    diff = profile_diff(A, B)
+    assert [(change.name, change.part, change.word, change.change_ms) for change in diff.changes] == [
+        ("old", "sampling", "vanished", -2),
+        ("new", "sampling", "appeared", 2),
+        ("gemm", "projections", "faster", -1.5),
+        (IDLE, "", "faster", -0.5),
+        ("gemm", "feed-forward", "same", 0),
+    ]
+    assert [change.share_pct for change in diff.changes] == pytest.approx([100, -100, 75, 25, 0])
+    assert profile_diff(B, A).changes[2].word == "slower"
+
+
+@given(KERNELS, KERNELS, TIMES, TIMES)
+def test_the_changes_are_the_whole_change(
+    a: dict[tuple[str, str], float], b: dict[tuple[str, str], float], a_idle: float, b_idle: float
+) -> None:
+    before, after = step(a, a_idle), step(b, b_idle)
+    diff = profile_diff(before, after)
+    assert diff.change_ms == pytest.approx(after.step_ms - before.step_ms, abs=1e-9)
+    if abs(after.step_ms - before.step_ms) > 1e-6:
+        assert sum(change.share_pct or 0 for change in diff.changes) == pytest.approx(100, abs=1e-3)
+    assert {(change.name, change.part) for change in diff.changes} == {*a, *b, (IDLE, "")}
+
+
+def test_a_profile_against_itself_has_no_shares() -> None:
+    diff = profile_diff(A, A)
+    assert {change.word for change in diff.changes} == {"same"}
+    assert {change.share_pct for change in diff.changes} == {None}
+    for text in (diff_text(diff), diff_markdown(diff)):
+        assert "None" not in text
+        assert "nan" not in text
+
+
+def test_a_gpus_and_a_cpus_are_not_compared() -> None:
+    with pytest.raises(BadInput, match="run A was profiled on cuda, on a CPU on cpu"):
+        profile_diff(A, ProfiledStep("on a CPU", "cpu", 1, 1, {}))
+
+
+def test_the_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    diff = profile_diff(A, B)
+    table = pd.read_csv(io.StringIO(diff_csv(diff)))
+    assert table["change_ms"].sum() == pytest.approx(-2)
+    assert table.loc[table["name"] == "new", "a_ms"].isna().all()
+    text = diff_text(diff)
+    assert text.splitlines()[:2] == ["A: run A", "B: run B"]
+    assert "a profiled step of 10 ms became 8 ms: -2 ms, -20.0 %" in text
+    assert "| gemm | projections | faster | 4 | 2.5 | -1.5 | 75.0 % |" in diff_markdown(diff)
+    assert "| the step |  |  | 10 | 8 | -2 | 100.0 % |" in diff_markdown(diff)
+    assert diff_png(diff).startswith(b"\x89PNG")
+    monkeypatch.setattr(module, "SHOWN", 2)
+    assert "| 3 others |  |  | 8 | 6 | -2 | 100.0 % |" in diff_markdown(diff)
+    assert diff_png(diff).startswith(b"\x89PNG")
+
+
+# What a run left
+
+
+def written(folder: Path, step: object, kernels: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "step.json").write_text(json.dumps(step))
+    (folder / "kernels.csv").write_text(kernels)
+    return folder
+
+
+STEP = {"device": "cuda", "steps": 16, "step_ms": 2, "busy_ms": 1.5, "idle_ms": 0.5}
+
+
+def test_a_profile_is_read_back(tmp_path: Path) -> None:
+    kernels = 'name,part,calls,ms_per_step\n"gemm<a, b>",projections,3,1.25\nscan,unknown,1,0.25\n'
+    profile = read_profile(written(tmp_path / "torch", STEP, kernels), "a run")
+    assert profile == ProfiledStep(
+        "a run", "cuda", 2, 0.5, {("gemm<a, b>", "projections"): 1.25, ("scan", "unknown"): 0.25}
+    )
+
+
+def test_a_run_without_a_profile(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as refused:
+        read_profile(tmp_path, "a run")
+    assert str(refused.value) == (
+        "a run: no profile to compare (it has no profiles/torch/step.json); measure it with profile=torch"
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "kernels"), [({}, "name,part,ms_per_step\n"), ([], "name\n"), (STEP, "name,calls\na,1\n")]
+)
+def test_a_profile_of_another_version(step: object, kernels: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="a run: its profile cannot be read"):
+        read_profile(written(tmp_path / "torch", step, kernels), "a run")

@@ -1,0 +1,57 @@
+"""A run by its record's folder or id, or by the id of its MLflow run."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.project import free_port, new_store
+from tests.tracking.conftest import MakeJournal
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.tracking.find_run import found_run
+from ttt_mlflow.tracking.publish import publish
+
+
+def refusal(run: str, logdir: Path, uri: str) -> str:
+    with pytest.raises(BadInput) as refused, found_run(run, logdir, uri, "timing"):
+        pass
+    return str(refused.value)
+
+
+def test_a_record_by_folder_and_by_id(make_journal: MakeJournal, tmp_path: Path) -> None:
+    journal = make_journal()
+    for run in (str(journal.path), journal.journal_id):
+        with found_run(run, journal.path.parent, "sqlite:///nowhere.db", "timing") as found:
+            assert found.artifacts == journal.artifacts
+            assert found.label == f"ttt-125m mlp_1_dual decode b2 p1 g8, {journal.journal_id}, somewhere"
+
+
+def test_an_mlflow_run(make_journal: MakeJournal, tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    run_id = publish(make_journal(), store).run_id
+    with found_run(run_id, tmp_path, store, "timing") as found:
+        assert (found.artifacts / "timing/steps.csv").read_text().startswith("repeat,step,ms")
+        assert not (found.artifacts / "environment").exists(), "only what was asked for"
+        assert found.label == f"ttt-125m mlp_1_dual decode b2 p1 g8, {run_id}, somewhere"
+    assert not found.artifacts.exists()
+    with found_run(run_id, tmp_path, store, "profiles/torch") as found:
+        assert list(found.artifacts.iterdir()) == [], "an absent folder is the reader's to name"
+
+
+def test_what_can_be_given(make_journal: MakeJournal, tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    known = f"give the folder of a record, the id of one in {tmp_path}, or the id of an MLflow run"
+    assert refusal("yesterday's", tmp_path, store) == f"yesterday's: no such run; {known}"
+    assert "not the record of a run" in refusal(str(tmp_path), tmp_path, store)
+    assert refusal("0" * 32, tmp_path, store).startswith(f"{'0' * 32}: not to be had from {store} (")
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "none.db"
+    assert f"there is no {path}" in refusal("0" * 32, tmp_path, f"sqlite:///{path}")
+    assert not path.exists()
+
+
+def test_a_server_that_is_away(tmp_path: Path) -> None:
+    message = refusal("0" * 32, tmp_path, f"http://127.0.0.1:{free_port()}")
+    assert "not to be had from http://127.0.0.1:" in message
+    assert "refused" in message

@@ -1,0 +1,193 @@
+"""What changed between two profiled steps, kernel by kernel.
+
+Kernels are matched by name and part. Each explains its own share of the step's change, and so does the time in which
+nothing ran: together they are the whole change. Two profiles have no scatter that a test could use: a small difference
+of one kernel may be chance.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.report.micro_chart import COLOURS, GREY
+from ttt_mlflow.report.profile_pictures import figure_png
+from ttt_mlflow.report.profile_tables import markdown_table, shortened
+from ttt_mlflow.report.summary import number
+from ttt_mlflow.report.table import text_table
+
+IDLE = "nothing running"
+SHOWN = 20  # rows in tables for people and in the picture; the others are one row there
+COLUMNS = ("kernel", "part", "", "A ms", "B ms", "change ms", "of the change")
+SLOWER, FASTER = COLOURS[1], COLOURS[0]
+
+Word = Literal["appeared", "vanished", "slower", "faster", "same"]
+
+
+@dataclass(frozen=True)
+class ProfiledStep:
+    """One profile of a run: ms a step of each kernel, by name and part, and of the time in which nothing ran."""
+
+    label: str  # whose it is
+    device: str
+    step_ms: float
+    idle_ms: float
+    kernels: dict[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One kernel of one part; ms a step, None where it does not occur; its share of the whole change, in percent."""
+
+    name: str
+    part: str
+    word: Word
+    a_ms: float | None
+    b_ms: float | None
+    change_ms: float
+    share_pct: float | None  # None where the step's time is the same
+
+
+@dataclass(frozen=True)
+class ProfileDiff:
+    """From A to B; the changes, the largest first, add up to the step's."""
+
+    a: ProfiledStep
+    b: ProfiledStep
+    changes: list[Change]
+
+    @property
+    def change_ms(self) -> float:
+        return sum(change.change_ms for change in self.changes)
+
+
+def read_profile(folder: Path, label: str) -> ProfiledStep:
+    """The profile that a run left in ``folder``, its profiles/torch; raise :class:`BadInput` if there is none."""
+    try:
+        step = json.loads((folder / "step.json").read_text())
+        rows = list(csv.DictReader(io.StringIO((folder / "kernels.csv").read_text())))
+        kernels = {(row["name"], row["part"]): float(row["ms_per_step"]) for row in rows}
+        return ProfiledStep(label, step["device"], step["step_ms"], step["idle_ms"], kernels)
+    except FileNotFoundError as error:
+        name = Path(str(error.filename)).name
+        raise BadInput(
+            f"{label}: no profile to compare (it has no profiles/torch/{name}); measure it with profile=torch"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error})") from None
+
+
+def profile_diff(a: ProfiledStep, b: ProfiledStep) -> ProfileDiff:
+    """What changed from ``a`` to ``b``; raise :class:`BadInput` where they cannot be compared."""
+    if a.device != b.device:
+        raise BadInput(f"{a.label} was profiled on {a.device}, {b.label} on {b.device}: their kernels are not the same")
+    total = (sum(b.kernels.values()) + b.idle_ms) - (sum(a.kernels.values()) + a.idle_ms)
+    changes = [_change(*key, a.kernels.get(key), b.kernels.get(key), total) for key in {**a.kernels, **b.kernels}]
+    changes.append(_change(IDLE, "", a.idle_ms, b.idle_ms, total))
+    return ProfileDiff(a, b, sorted(changes, key=lambda change: -abs(change.change_ms)))
+
+
+def _change(name: str, part: str, a_ms: float | None, b_ms: float | None, total: float) -> Change:
+    change = (b_ms or 0.0) - (a_ms or 0.0)
+    word: Word = "slower" if change > 0 else "faster" if change < 0 else "same"
+    if a_ms is None:
+        word = "appeared"
+    elif b_ms is None:
+        word = "vanished"
+    return Change(name, part, word, a_ms, b_ms, change, 100 * change / total if total else None)
+
+
+# Views
+
+
+def diff_csv(diff: ProfileDiff) -> str:
+    """A row a kernel and part; an empty cell where it does not occur."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Change)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(change) for change in diff.changes)
+    return text.getvalue()
+
+
+def diff_markdown(diff: ProfileDiff) -> str:
+    lines = [f"**{diff_title(diff)}**", "", f"A: {diff.a.label}", "", f"B: {diff.b.label}", ""]
+    return "\n".join([*lines, *markdown_table(COLUMNS, _rows(diff), texts=3), ""])
+
+
+def diff_text(diff: ProfileDiff) -> str:
+    """For a terminal."""
+    table = text_table(COLUMNS, _rows(diff), COLUMNS[3:])
+    return "\n".join([f"A: {diff.a.label}", f"B: {diff.b.label}", diff_title(diff), table])
+
+
+def diff_title(diff: ProfileDiff) -> str:
+    """For example ``a step of 2 ms became 1.8 ms: -0.2 ms, -10.0 %``."""
+    a_ms, b_ms = diff.a.step_ms, diff.b.step_ms
+    percent = f", {100 * diff.change_ms / a_ms:+.1f} %" if a_ms else ""
+    return f"a profiled step of {number(a_ms)} ms became {number(b_ms)} ms: {diff.change_ms:+.4g} ms{percent}"
+
+
+def diff_png(diff: ProfileDiff) -> bytes:
+    """Bars of ms a step: to the right what became slower or appeared, to the left what became faster or vanished."""
+    from matplotlib.figure import Figure
+
+    shown, others = _shown(diff)
+    bars = [(f"{shortened(one.name)} ({one.part})" if one.part else one.name, one) for one in shown]
+    labels: list[tuple[str, float, Word]] = [
+        (label if len(label) <= 70 else f"…{label[-69:]}", one.change_ms, one.word) for label, one in bars
+    ]
+    if others:
+        labels.append((f"{len(others)} others", sum(one.change_ms for one in others), "same"))
+    figure = Figure(figsize=(11, 1.8 + 0.32 * len(labels)), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, ms, word) in enumerate(labels):
+        axes.barh(place, ms, color=GREY if word == "same" else SLOWER if ms > 0 else FASTER)
+        note = f"{ms:+.3g}, {word}" if word in ("appeared", "vanished") else f"{ms:+.3g}"
+        axes.annotate(f" {note} ", (ms, place), va="center", ha="left" if ms >= 0 else "right", fontsize=8)
+    axes.set_yticks(range(len(labels)), [label for label, _, _ in labels], fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.margins(x=0.25)
+    axes.set_xlabel("change in ms a step, from A to B")
+    axes.set_title(f"{diff_title(diff)}\nA: {diff.a.label}\nB: {diff.b.label}", loc="left", fontsize=9)
+    return figure_png(figure)
+
+
+def _shown(diff: ProfileDiff) -> tuple[list[Change], list[Change]]:
+    """The largest changes, and the others: one alone is shown as it is."""
+    limit = SHOWN if len(diff.changes) > SHOWN + 1 else len(diff.changes)
+    return diff.changes[:limit], diff.changes[limit:]
+
+
+def _rows(diff: ProfileDiff) -> list[tuple[str, ...]]:
+    shown, others = _shown(diff)
+    rows: list[tuple[str, ...]] = [
+        (shortened(one.name), one.part, one.word, _ms(one.a_ms), _ms(one.b_ms), f"{one.change_ms:+.4g}",
+         _percent(one.share_pct))
+        for one in shown
+    ]  # fmt: skip
+    if others:
+        rows.append((f"{len(others)} others", "", "", *_sums(others)))
+    return [*rows, ("the step", "", "", *_sums(diff.changes))]
+
+
+def _sums(changes: Sequence[Change]) -> tuple[str, str, str, str]:
+    shares = [change.share_pct for change in changes if change.share_pct is not None]
+    return (
+        _ms(sum(change.a_ms or 0.0 for change in changes)),
+        _ms(sum(change.b_ms or 0.0 for change in changes)),
+        f"{sum(change.change_ms for change in changes):+.4g}",
+        _percent(sum(shares) if shares else None),
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else number(value)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} %"
