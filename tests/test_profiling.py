@@ -115,6 +115,30 @@ def test_a_full_disk_costs_the_profile_alone(measure: Measure, monkeypatch: pyte
     assert "No space left on device" in measured.log
 
 
+def test_a_disk_that_the_profile_fills_has_room_for_the_end_of_the_record(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the trace on it is full, up to what was kept free."""
+    write, filled = Journal._write, []
+
+    def full(self: Journal, path: Path, data: bytes) -> None:
+        if path.name == "trace.json.gz":
+            filled.append(path)
+        if filled and (self.path / profiling.ROOM).exists():
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        write(self, path, data)
+
+    monkeypatch.setattr(Journal, "_write", full)
+    measured = measure({**TINY, "profile": "torch"})
+    assert "No space left on device" in measured.journal.status["message"]
+    assert measured.journal.status["status"] == "error"
+    assert not (measured.journal.path / profiling.ROOM).exists()
+    assert {path.name for path in measured.journal.path.iterdir()} <= {
+        *("config.json", "status.json", "params.json", "metrics.json", "tags.json", "series.json"),
+        *("description.md", "artifacts"),
+    }
+
+
 # Memory: a GPU's allocator, composed
 
 

@@ -22,6 +22,7 @@ from tests.project import (
     ttt_mlflow_run,
     wait_until,
 )
+from ttt_mlflow.profiling import ROOM
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,23 @@ def test_signal_to_the_benchmark(signum: signal.Signals, store: str, tmp_path: P
         assert process.wait() == 128 + signum
         assert "Traceback" not in process.output
     assert_killed_with_what_was_measured(only_run_of(tmp_path, store), signum.name)
+
+
+def test_signal_during_the_profile(store: str, tmp_path: Path) -> None:
+    """The measurement before it is complete, and the record says so."""
+    asked = {**ENDLESS, "repeats": "2", "profile": "torch", "logdir": str(tmp_path)}
+    with started(ttt_mlflow_run(asked), environment(store)) as process:
+        process.wait_for(lambda: any(tmp_path.glob(f"*/{ROOM}")))
+        process.process.send_signal(signal.SIGINT)
+        assert process.wait() == 128 + signal.SIGINT
+        assert "Traceback" not in process.output
+    found = only_run_of(tmp_path, store)
+    assert found.info.status == "KILLED"
+    message = "ended by SIGINT during profile=torch, after a complete measurement"
+    assert found.data.tags["ttt.message"] == message
+    assert found.data.metrics["decode_tokens_per_s"] > 0
+    assert found.data.tags["ttt.stop_reason"] == "count"
+    assert not any(tmp_path.glob(f"*/{ROOM}"))
 
 
 def test_signal_before_anything_is_measured(store: str, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import gzip
 import io
 import json
 import logging
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 from ttt_mlflow import nsys_child
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.decode.generate import Decoder
-from ttt_mlflow.errors import Killed, RunFailed, TTTError
+from ttt_mlflow.errors import Killed, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.prepare import PROFILED_STEPS
 from ttt_mlflow.profilers import memory, torch_profiler
@@ -39,6 +41,7 @@ from ttt_mlflow.tracking.journal import Journal
 MEMORY_STEPS = 4  # each allocates and frees the same
 # how long the process under nsys may take: in all, and for each second that this one took until it was ready
 NSYS_LIMIT_S, NSYS_LIMIT_FACTOR = 180.0, 5.0
+ROOM, ROOM_BYTES = ".room", 256 << 10  # a record without its artifacts has a tenth of it
 log = logging.getLogger(__name__)
 
 
@@ -73,7 +76,9 @@ class Passes:
     def attempt(self, kind: str, action: Callable[[], None]) -> None:
         """One pass; what ends it early is said, with the name of the pass."""
         try:
-            action()
+            with room_kept(self.journal):
+                action()
+            end_if_asked()
             return
         except Killed as killed:
             killed.during = f"during profile={kind}, after a complete measurement"
@@ -198,6 +203,17 @@ class Passes:
         began_s = sum(metrics.get(name, 0.0) for name in ("imports_s", "setup_s", "compile_s"))
         out_dir = self.journal.artifact_path("profiles/nsys/nsys.log").parent
         profile_with_nsys(nsys, command, out_dir, NSYS_LIMIT_S + NSYS_LIMIT_FACTOR * began_s, options)
+
+
+@contextmanager
+def room_kept(journal: Journal) -> Iterator[None]:
+    """Keep room on the disk while a pass writes, which it gives back: the end of the record must fit after it."""
+    room = journal.path / ROOM
+    try:
+        room.write_bytes(os.urandom(ROOM_BYTES))  # not zeros, which a file system may pack
+        yield
+    finally:
+        room.unlink(missing_ok=True)
 
 
 def release(device: torch.device) -> None:

@@ -25,7 +25,9 @@ class DecodeModel(Protocol):
     """A constant-state language model that decodes token by token.
 
     A model may also offer ``prefill(tokens [B, P], state) -> logits [B, V]`` (otherwise a prompt is fed token by
-    token), ``compile_step()`` (otherwise ``use_compile`` compiles ``step`` whole) and ``parameter_count() -> int``.
+    token), ``compile_step()`` (otherwise ``use_compile`` compiles ``step`` whole), ``parameter_count() -> int`` and
+    ``memory_parts(state) -> dict[str, list[Tensor]]``, the tensors that stay from step to step by what they are.
+    Inside ``step``, ``in_layer`` and ``in_part`` of :mod:`ttt_mlflow.ranges` name what the profilers see.
     A model that brings its own generation offers ``decoder(batch, max_length, cuda_graph)`` instead of state and
     step; it returns a :class:`ttt_mlflow.decode.generate.Decoder`.
     """
