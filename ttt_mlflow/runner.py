@@ -7,6 +7,7 @@ was measured until then.
 import gc
 import json
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from ttt_mlflow.decode.generate import Decoder, ModelDecoder, make_decoder
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.judging import evidence
+from ttt_mlflow.measure.drift import PERIOD
 from ttt_mlflow.measure.loop import Measurement, measure_decode, measure_prefill
 from ttt_mlflow.measure.statistics import with_interval
 from ttt_mlflow.measure.thresholds import Thresholds
@@ -50,6 +52,7 @@ __all__ = ["resolve", "run"]
 
 PROFILED_STEPS = 4
 WARMUP_STEPS = 128  # of a warm-up pass at most: a step costs the same at any length
+WARMUP_PASS_MS = 250.0  # as long as it need be: the end of the warm-up is looked for after each pass
 log = logging.getLogger(__name__)
 
 
@@ -186,13 +189,21 @@ class Run:
             measure_prefill(lambda: decoder.prefill(prompt), self.device, **loop)
             return
         timer = StepTimer(used.genlen, self.device)
-        warm_timer = StepTimer(min(used.genlen, WARMUP_STEPS), self.device)
+        warm_timer = StepTimer(self.warmup_steps(decoder), self.device)
         measure_decode(
             lambda: timer.time_steps(decoder.step),
             warm_once=lambda: warm_timer.time_steps(decoder.step),
             prepare=lambda: self.time_prefill(decoder, prompt),
             **loop,
         )
+
+    def warmup_steps(self, decoder: Decoder) -> int:
+        """Of a warm-up pass: WARMUP_STEPS, or as many mini-batches as take WARMUP_PASS_MS; no more than a pass."""
+        genlen = self.used.genlen
+        if genlen <= PERIOD:
+            return genlen
+        period_ms = StepTimer(PERIOD, self.device).time_steps(decoder.step).total_ms
+        return min(genlen, WARMUP_STEPS, PERIOD * math.ceil(WARMUP_PASS_MS / period_ms))
 
     def time_prefill(self, decoder: Decoder, prompt: Tensor) -> None:
         """Process the prompt; note the device's time for it and when its first token was on the host."""
