@@ -94,3 +94,20 @@ def test_run_names() -> None:
     many = {"kernels": ",".join("abcd"), "batches": ",".join(map(str, range(1, 99)))}
     assert MicroConfig.parse(many).run_name == "micro 4 kernels float16 h32x64 b1…98"
     assert RunConfig.parse({"inner_net": "mlp_1_dual"}).run_name == "ttt-1b mlp_1_dual decode b64 p1 g512"
+
+
+@pytest.mark.parametrize("kind", [RunConfig, MicroConfig])
+def test_thresholds(kind: type[RunConfig] | type[MicroConfig]) -> None:
+    assert kind.parse({}).thresholds == kind.parse({"thresholds": "none"}).thresholds == ()
+    asked = kind.parse({"thresholds": " section_s = 2, drift_pct=0.1 "})
+    assert asked.thresholds == ("drift_pct=0.1", "section_s=2")
+    assert asked.as_params()["thresholds"] == "drift_pct=0.1,section_s=2"
+    assert kind.parse(asked.as_params() | {"profile": "none"}).thresholds == asked.thresholds
+    for bad in ("drift=1", "drift_pct", "drift_pct=-1", "drift_pct=1,drift_pct=2", "drift_pct=1,"):
+        with pytest.raises(BadInput, match="thresholds takes none, or name=value"):
+            kind.parse({"thresholds": bad})
+
+
+def test_how_it_is_judged_is_not_what_is_measured() -> None:
+    strict = RunConfig.parse({"thresholds": "drift_pct=0.1", "retry_invalid": "2"})
+    assert strict.config_id == RunConfig.parse({}).config_id

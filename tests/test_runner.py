@@ -26,6 +26,8 @@ from ttt_mlflow import names, runner
 from ttt_mlflow.cli import _Ending
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, end_if_asked
+from ttt_mlflow.measure.thresholds import Thresholds
+from ttt_mlflow.measure.verdict import Finding, Verdict
 from ttt_mlflow.models import registry
 from ttt_mlflow.models.registry import ModelEntry, ModelRequest, models, register_model
 from ttt_mlflow.profilers import torch_profiler
@@ -37,7 +39,7 @@ TOY = {**TINY, "model_name": "toy", "promptlen": 1, "genlen": 4, "warmup": 0}
 WARM_UP_STEPS = 3  # of the decoder, while it is made ready
 WORK = {"model_parameters", "min_bytes_per_step", "flops_per_step"}  # of a model that says what it is made of
 EVERY_RUN = {"imports_s", "setup_s", "compile_s", "recording_s"}
-QUALITY = {"relative_half_width_pct", "relative_spread_pct", "warmup_passes", "measured_passes"}
+QUALITY = {"attempts", "relative_half_width_pct", "relative_spread_pct", "warmup_passes", "measured_passes"}
 DECODE = QUALITY | {
     *("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high"),
     *("decode_step_ms_p50", "decode_step_ms_p90", "decode_step_ms_p99", "decode_step_ms_mean"),
@@ -55,7 +57,8 @@ PROFILE = {
     *("profiles/torch/kernels.png", "profiles/torch/timeline.png"),
 }
 ARTIFACTS = {
-    *("log.txt", "timing/steps.csv", "timing/passes.json", "environment/host.json", "environment/packages.txt"),
+    *("log.txt", "verdict.json", "timing/steps.csv", "timing/passes.json"),
+    *("environment/host.json", "environment/packages.txt"),
 }
 Measure = Callable[..., Measured]
 
@@ -508,6 +511,117 @@ def test_the_log_ends_with_the_run(register: Register, measure: Measure) -> None
     assert "after the run" not in measured.log
     assert logging.getLogger().handlers == handlers
     assert logging.getLogger("ttt_mlflow").level == level
+
+
+# The verdict, and measuring again
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, *verdicts: Verdict) -> None:
+    """One verdict an attempt, as a GPU would have given them."""
+    monkeypatch.setattr(runner.Run, "judge", lambda run: verdicts[len(run.discarded)])
+
+
+DISTURBED = Verdict("invalid", (Finding("other_process", "python (pid 7) used 40 % of the SMs"),))
+TOO_SHORT = Verdict("invalid", (Finding("short_section", "0.1 s measured"),))
+VALID = Verdict("valid")
+
+
+def test_a_cpu_run_is_unjudged(measure: Measure) -> None:
+    measured = measure({**TINY, "thresholds": "drift_pct=2.5", "retry_invalid": 3})
+    assert measured.journal.tags["ttt.verdict"] == "unjudged"
+    assert measured.journal.tags["ttt.missing"] == "gpu_telemetry"
+    assert "ttt.reasons" not in measured.journal.tags
+    record = json.loads((measured.journal.artifacts / "verdict.json").read_text())
+    assert record["verdict"] == "unjudged"
+    assert record["thresholds"] == Thresholds(drift_pct=2.5).as_dict()
+    assert measured.journal.params["thresholds"] == "drift_pct=2.5"
+    assert measured.metrics["attempts"] == 1
+
+
+def test_an_invalid_measurement_is_made_again_and_its_data_kept(
+    register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(monkeypatch, DISTURBED, DISTURBED, VALID)
+    register()
+    measured = measure({**TOY, "retry_invalid": 5})
+    assert len(register.built) == 1, "the built model is measured again"
+    assert measured.journal.tags["ttt.verdict"] == "valid"
+    assert measured.metrics["attempts"] == 3
+    assert len(measured.steps) == 3 * 4
+    assert measured.metrics["measured_passes"] == 3
+
+    kept = json.loads((measured.journal.artifacts / "timing/discarded.json").read_text())
+    assert [(attempt["attempt"], attempt["verdict"]) for attempt in kept] == [(1, "invalid"), (2, "invalid")]
+    assert all(len(attempt["passes"]["repeat_total_ms"]) == 3 for attempt in kept)
+    steps = pd.read_csv(measured.journal.artifacts / "timing/discarded-steps.csv")
+    assert steps["attempt"].tolist() == [1] * 12 + [2] * 12
+    assert set(names.ARTIFACTS) >= measured.artifacts
+    assert "Attempt 2 is measured again. invalid: other_process (python (pid 7) used 40 % of the SMs)" in measured.log
+
+
+@pytest.mark.parametrize(
+    ("asked", "verdict", "attempts"),
+    [({}, DISTURBED, 1), ({"retry_invalid": 2}, DISTURBED, 3), ({"retry_invalid": 2}, TOO_SHORT, 1)],
+)
+def test_a_measurement_that_stays_invalid_is_kept_as_that(
+    asked: dict[str, int],
+    verdict: Verdict,
+    attempts: int,
+    register: Register,
+    measure: Measure,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged(monkeypatch, *[verdict] * 3)
+    register()
+    measured = measure({**TOY, **asked})
+    assert measured.failure is None
+    assert measured.metrics["attempts"] == attempts
+    assert measured.journal.tags["ttt.verdict"] == "invalid"
+    assert measured.journal.tags["ttt.reasons"] == verdict.names[0]
+    assert len(measured.steps) == 3 * 4
+    assert ("would end the same" in measured.log) == (verdict is TOO_SHORT)
+
+
+def test_the_card_is_waited_for_before_the_next_attempt(
+    register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for NVML; what the waiting itself does is tested where it is."""
+    waited: list[int] = []
+
+    def wait(samples: list[dict[str, float]], tell: Callable[[str], object]) -> list[str]:
+        waited.append(len(samples))
+        tell("another process uses the GPU (30 %), for 1 s")
+        return ["another process uses the GPU (30 %)"]
+
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.setattr(runner.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID, hz=500))
+    monkeypatch.setattr(runner, "wait_until_quiet", wait)
+    judged(monkeypatch, DISTURBED, VALID)
+    register(lambda step, tokens: time.sleep(0.002))
+    measured = measure({**TOY, "retry_invalid": 1})
+    assert len(waited) == 1
+    assert waited[0] > 0
+    assert "waiting: another process uses the GPU (30 %), for 1 s" in measured.log
+    assert "The card did not become quiet: another process uses the GPU (30 %). Measuring all the same." in measured.log
+    frame = pd.read_csv(measured.journal.artifacts / "telemetry/samples.csv")
+    assert frame["measured"].sum() < len(frame) / 2, "the sections of the first attempt do not count"
+
+
+def test_an_interruption_while_it_waits_keeps_the_first_attempt(
+    register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(samples: list[dict[str, float]], tell: Callable[[str], object]) -> list[str]:
+        raise Killed(signal.SIGTERM)
+
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.setattr(runner.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID, hz=500))
+    monkeypatch.setattr(runner, "wait_until_quiet", interrupted)
+    judged(monkeypatch, DISTURBED, VALID)
+    register()
+    measured = measure({**TOY, "retry_invalid": 1})
+    assert measured.journal.status["status"] == "killed"
+    kept = json.loads((measured.journal.artifacts / "timing/discarded.json").read_text())
+    assert len(kept[0]["passes"]["repeat_total_ms"]) == 3
 
 
 # Telemetry, from a stand-in for NVML

@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.measure import thresholds
+from ttt_mlflow.measure.thresholds import Thresholds
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
@@ -70,7 +72,24 @@ def _nsys(value: Any) -> Any:
     return value
 
 
+def _settings(value: Any) -> Any:
+    if isinstance(value, str):
+        words = [word.strip() for word in value.split(",")]
+        value = () if words in ([""], ["none"]) else tuple(words)
+    return value
+
+
+def _checked(settings: tuple[str, ...]) -> tuple[str, ...]:
+    """Thresholds as they will be read: the same settings are always the same text."""
+    Thresholds.parse(settings)
+    return tuple(sorted("=".join(part.strip() for part in setting.split("=")) for setting in settings))
+
+
 Auto = BeforeValidator(_unquoted)
+Settings = Annotated[tuple[str, ...], BeforeValidator(_settings), AfterValidator(_checked)]
+THRESHOLDS_TAKES = (
+    f"none, or name=value, comma-separated, with numbers from 0 and the names {', '.join(thresholds.NAMES)}"
+)
 Switch = Annotated[bool | None, BeforeValidator(_switch)]
 NsysArgs = Annotated[str | None, Auto]
 NsysExport = Literal["none", "sqlite"]
@@ -127,7 +146,10 @@ class RunConfig(Configuration):
     """One decode configuration, as it was asked for."""
 
     entry_point = "main"
-    how_measured = ("profile", "nsys_args", "nsys_export", "warmup", "repeats", "precision_pct", "max_seconds")
+    how_measured = (
+        *("profile", "nsys_args", "nsys_export", "warmup", "repeats", "precision_pct", "max_seconds"),
+        *("thresholds", "retry_invalid"),
+    )
     takes: ClassVar[Mapping[str, str]] = {
         "mode": "decode or prefill",
         "batch": "a whole number from 1",
@@ -144,6 +166,8 @@ class RunConfig(Configuration):
         "repeats": "auto, or a whole number from 1",
         "precision_pct": "a percentage above 0",
         "max_seconds": "a number of seconds above 0",
+        "thresholds": THRESHOLDS_TAKES,
+        "retry_invalid": "a whole number from 0",
         "seed": "a whole number from 0",
     }
 
@@ -182,6 +206,12 @@ class RunConfig(Configuration):
     max_seconds: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="time for warm-up and timed passes; two are timed at least"
     )
+    thresholds: Settings = Field(
+        (), description="what the verdict allows where not the default, as name=value, comma-separated; none for none"
+    )
+    retry_invalid: int = Field(
+        0, ge=0, description="times to measure again where the verdict is invalid, when the card is quiet and cool"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the random weights and of the prompt")
     checkpoint: Annotated[str | None, Auto] = Field(
         None, description="safetensors file or folder with the published weight names; empty: random weights"
@@ -200,7 +230,7 @@ class MicroConfig(Configuration):
     """One micro-benchmark, as it was asked for: every kernel with every batch."""
 
     entry_point = "micro"
-    how_measured = ("profile", "nsys_args", "nsys_export", "seconds")
+    how_measured = ("profile", "nsys_args", "nsys_export", "seconds", "thresholds")
     takes: ClassVar[Mapping[str, str]] = {
         "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
         "batches": "auto, or whole numbers from 1, comma-separated",
@@ -209,6 +239,7 @@ class MicroConfig(Configuration):
         "dtype": "float16, bfloat16 or float32",
         "device": "auto, cpu or cuda",
         "seconds": "a number of seconds above 0",
+        "thresholds": THRESHOLDS_TAKES,
         "seed": "a whole number from 0",
         "profile": "none or nsys",
         "nsys_export": "none or sqlite",
@@ -227,6 +258,9 @@ class MicroConfig(Configuration):
     device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(None, description="auto: cuda where a GPU is found")
     seconds: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="timed for each kernel and batch, after a quarter of it to warm up"
+    )
+    thresholds: Settings = Field(
+        (), description="what the verdict allows where not the default, as name=value, comma-separated; none for none"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the random inputs")
     profile: Annotated[tuple[Literal["nsys"], ...], BeforeValidator(_nsys)] = Field(

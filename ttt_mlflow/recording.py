@@ -12,6 +12,7 @@ from ttt_mlflow.config import Configuration, RunConfig
 from ttt_mlflow.measure.ceilings import CardCeilings
 from ttt_mlflow.measure.ceilings_cache import CeilingsUnknown
 from ttt_mlflow.measure.roofline import MEASURED_RATES, by_part, floor_ms, total_bytes, total_flops
+from ttt_mlflow.measure.verdict import Verdict
 from ttt_mlflow.models.registry import ModelEntry, ModelRequest, Workload
 from ttt_mlflow.report.roofline_chart import parts_csv, roofline_png
 from ttt_mlflow.telemetry import host, samples
@@ -64,6 +65,13 @@ def record_samples(
     samples.write_samples_csv(frame, journal.artifact_path("telemetry/samples.csv"))
     samples.plot_clocks(frame, sampler.sections, journal.artifact_path("telemetry/clocks.png"), title)
     return samples.series(frame, device.index or 0)
+
+
+def record_verdict(journal: Journal, verdict: Verdict) -> None:
+    """The verdict as tags, and with all that led to it as an artifact."""
+    journal.write_artifact("verdict.json", json.dumps(verdict.record(), indent=1))
+    journal.update_tags(verdict.tags())
+    log.info("verdict: %s", verdict.text)
 
 
 def record_roofline(

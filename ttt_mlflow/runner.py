@@ -7,6 +7,7 @@ was measured until then.
 import gc
 import json
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,22 +24,35 @@ from torch import Tensor
 from ttt_mlflow.decode.generate import Decoder
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
+from ttt_mlflow.judging import evidence
+from ttt_mlflow.measure.drift import PERIOD
 from ttt_mlflow.measure.loop import Measurement, measure_decode, measure_prefill
 from ttt_mlflow.measure.statistics import with_interval
+from ttt_mlflow.measure.thresholds import Thresholds
 from ttt_mlflow.measure.timing import StepTimer, time_once
+from ttt_mlflow.measure.verdict import Verdict, judge
 from ttt_mlflow.prepare import make_prompt, make_ready
 from ttt_mlflow.profiling import Passes
-from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_roofline, record_samples
+from ttt_mlflow.recording import (
+    open_sampler,
+    record_end,
+    record_environment,
+    record_roofline,
+    record_samples,
+    record_verdict,
+)
 from ttt_mlflow.report.summary import summary_markdown
 from ttt_mlflow.resolve import Resolved, resolve
 from ttt_mlflow.runlog import run_log
 from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.nvml import NvmlSampler
+from ttt_mlflow.telemetry.quiet import wait_until_quiet
 from ttt_mlflow.tracking.journal import Journal
 
 __all__ = ["resolve", "run"]
 
 WARMUP_STEPS = 128  # of a warm-up pass at most: a step costs the same at any length
+WARMUP_PASS_MS = 250.0  # as long as it need be: the end of the warm-up is looked for after each pass
 log = logging.getLogger(__name__)
 
 
@@ -68,6 +83,9 @@ class Run:
         self.first_token_ms: list[float] = []
         self.phase_s: dict[str, float] = {}
         self.sampler: NvmlSampler | None = None
+        self.thresholds = Thresholds.parse(self.used.thresholds)
+        self.discarded: list[dict[str, Any]] = []  # attempts before the one that counts
+        self.discarded_steps: list[pd.DataFrame] = []
 
     def measure(self, imports_s: float) -> None:
         self.phase_s["imports_s"] = imports_s
@@ -86,7 +104,7 @@ class Run:
                 with self.phase("compile_s", "compiling and preparing the decode step"):
                     decoder = make_ready(self.used, model, prompt)
                 with self.progress() as progress:
-                    self.measure_passes(decoder, prompt, progress)
+                    self.measure_until_valid(decoder, prompt, progress)
             finally:
                 if self.sampler:
                     self.sampler.stop()
@@ -105,6 +123,42 @@ class Run:
 
     # The parts of the story
 
+    def measure_until_valid(self, decoder: Decoder, prompt: Tensor, progress: Callable[[float, str], None]) -> None:
+        """Measure; and again, as often as was asked for, where the verdict is invalid and another attempt can help."""
+        while True:
+            self.measure_passes(decoder, prompt, progress)
+            verdict = self.judge()
+            if verdict.word != "invalid" or len(self.discarded) == self.used.retry_invalid:
+                return
+            if not verdict.retry_can_help:
+                self.say(f"Not measured again, since it would end the same: {verdict.text}")
+                return
+            self.discard(verdict)
+            self.say(f"Attempt {len(self.discarded)} is measured again. {verdict.text}")
+            if self.sampler:
+                self.synchronize()
+                still = wait_until_quiet(self.sampler.samples, lambda why: progress(0.0, f"waiting: {why}"))
+                if still:
+                    self.say(f"The card did not become quiet: {'; '.join(still)}. Measuring all the same.")
+
+    def judge(self) -> Verdict:
+        found = evidence(self.measurement, self.sampler, self.on_gpu, self.used.precision_pct)
+        return judge(found, self.thresholds)
+
+    def discard(self, verdict: Verdict) -> None:
+        """Keep the attempt beside the record, and begin a new one."""
+        attempt = len(self.discarded) + 1
+        self.discarded.append({"attempt": attempt, "passes": self.passes_record()} | verdict.record())
+        steps = self.measurement.steps_frame()
+        steps.insert(0, "attempt", attempt)
+        self.discarded_steps.append(steps)
+        self.journal.write_artifact("timing/discarded.json", json.dumps(self.discarded, indent=1))
+        table = pd.concat(self.discarded_steps)
+        self.journal.write_artifact("timing/discarded-steps.csv", table.to_csv(index=False))
+        self.measurement, self.prefill_ms, self.first_token_ms = Measurement(), [], []
+        if self.sampler:
+            self.sampler.forget_sections()
+
     def measure_passes(self, decoder: Decoder, prompt: Tensor, progress: Callable[[float, str], None]) -> None:
         used = self.used
         loop: dict[str, Any] = {
@@ -121,13 +175,21 @@ class Run:
             measure_prefill(lambda: decoder.prefill(prompt), self.device, **loop)
             return
         timer = StepTimer(used.genlen, self.device)
-        warm_timer = StepTimer(min(used.genlen, WARMUP_STEPS), self.device)
+        warm_timer = StepTimer(self.warmup_steps(decoder), self.device)
         measure_decode(
             lambda: timer.time_steps(decoder.step),
             warm_once=lambda: warm_timer.time_steps(decoder.step),
             prepare=lambda: self.time_prefill(decoder, prompt),
             **loop,
         )
+
+    def warmup_steps(self, decoder: Decoder) -> int:
+        """Of a warm-up pass: WARMUP_STEPS, or as many mini-batches as take WARMUP_PASS_MS; no more than a pass."""
+        genlen = self.used.genlen
+        if genlen <= PERIOD:
+            return genlen
+        period_ms = StepTimer(PERIOD, self.device).time_steps(decoder.step).total_ms
+        return min(genlen, WARMUP_STEPS, PERIOD * math.ceil(WARMUP_PASS_MS / period_ms))
 
     def time_prefill(self, decoder: Decoder, prompt: Tensor) -> None:
         """Process the prompt; note the device's time for it and when its first token was on the host."""
@@ -169,18 +231,24 @@ class Run:
             metrics["peak_memory_reserved_gb"] = torch.cuda.max_memory_reserved(self.device) / 1e9
         if self.sampler:
             metrics |= self.record_telemetry(self.sampler)
+        if measurement.repeats:
+            metrics["attempts"] = len(self.discarded) + 1
         journal.update_metrics(metrics)
         journal.update_tags(measurement.stop_tags())
         steps = measurement.steps_frame()
         if not steps.empty:
             journal.write_artifact("timing/steps.csv", steps.to_csv(index=False))
-        prefills = {"prefill_ms": self.prefill_ms, "time_to_first_token_ms": self.first_token_ms}
-        journal.write_artifact("timing/passes.json", json.dumps(measurement.record() | prefills, indent=1))
+        journal.write_artifact("timing/passes.json", json.dumps(self.passes_record(), indent=1))
+        record_verdict(journal, self.judge())
         measured_ms = metrics.get("prefill_ms" if used.mode == "prefill" else "decode_step_ms_mean")
         roofline = record_roofline(journal, self.console, self.entry, self.request, used, measured_ms)
         journal.update_metrics(roofline)
         self.phase_s["recording_s"] = time.perf_counter() - began
         journal.update_metrics(self.phase_s)
+
+    def passes_record(self) -> dict[str, object]:
+        prefills = {"prefill_ms": self.prefill_ms, "time_to_first_token_ms": self.first_token_ms}
+        return self.measurement.record() | prefills
 
     def prefill_metrics(self) -> dict[str, float]:
         """What the prompt's part adds to a decode run: medians over the measured passes."""
@@ -212,6 +280,10 @@ class Run:
         return metrics
 
     # What the person sees meanwhile
+
+    def say(self, text: str) -> None:
+        log.info("%s", text)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def phase(self, name: str, text: str) -> Iterator[None]:

@@ -27,6 +27,7 @@ from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError
 from ttt_mlflow.kernels import reference
 from ttt_mlflow.measure.ceilings import CardCeilings
+from ttt_mlflow.measure.verdict import judge_section
 from ttt_mlflow.micro import runner
 from ttt_mlflow.micro.kernels import KernelEntry, Step
 from ttt_mlflow.micro.resolve import resolve
@@ -36,7 +37,7 @@ from ttt_mlflow.tracking.journal import Journal
 
 QUICK = {"device": "cpu", "heads": 2, "head_dim": 16, "batches": "1,3", "seconds": 0.001}
 TIMED = ("kernel_us", "kernel_us_p20", "kernel_us_p80", "kernel_gb_per_s")
-EVERY_RUN = {"log.txt", "environment/host.json", "environment/packages.txt", "micro/samples.json"}
+EVERY_RUN = {"log.txt", "verdict.json", "environment/host.json", "environment/packages.txt", "micro/samples.json"}
 VIEWS = {"micro/table.csv", "micro/table.md", "micro/kernels.png", "micro/kernels.html"}
 CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 139.80 GiB"
 
@@ -415,6 +416,31 @@ def test_clocks_are_those_of_each_kernels_own_section(measure: Measure, monkeypa
     assert measured.artifacts == EVERY_RUN | VIEWS | {"telemetry/samples.csv", "telemetry/clocks.png"}
     assert measured.journal.metrics["power_w_mean"] == pytest.approx(630.25)
     assert nvml.open_count == 0
+
+
+def test_each_kernel_and_batch_is_judged(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, by a stand-in for NVML whose card gets hot under the second batch."""
+    nvml, hot = FakeNvml(), 1 << names.CLOCK_EVENT_REASONS.index("sw_thermal_slowdown")
+
+    def heat(out: Tensor, arguments: tuple[Tensor, ...]) -> Tensor:
+        nvml.reasons = {1: 0, 3: hot}.get(len(out), 0)
+        while nvml.sampled.acquire(blocking=False):
+            pass
+        assert nvml.sampled.acquire(timeout=30)
+        return out
+
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(runner, "open_sampler", lambda device, console: NvmlSampler.open(GPU_UUID, hz=500))
+    monkeypatch.setattr(runner, "judge_section", lambda on_gpu, *rest: judge_section(True, *rest))
+    measured = measure(entry("slow", lambda: linear(heat)), thresholds="section_s=0,event_pct=30")
+    first, second = measured.results.cells
+    assert "sw_thermal_slowdown" not in first.reasons
+    assert (second.verdict, second.reasons) == ("invalid", ["sw_thermal_slowdown"])
+    assert measured.journal.tags["ttt.verdict"] == "invalid"
+    assert measured.journal.tags["ttt.reasons"] == "sw_thermal_slowdown"
+    table = pd.read_csv(measured.journal.artifacts / "micro/table.csv")
+    assert table["reasons"].fillna("").tolist() == ["", "sw_thermal_slowdown"]
+    assert "invalid: sw_thermal_slowdown" in (measured.journal.artifacts / "micro/table.md").read_text()
 
 
 # nsys

@@ -17,7 +17,16 @@ from tests.micro.cases import CPU, shape
 from ttt_mlflow.errors import Killed, RunFailed
 from ttt_mlflow.kernels import reference
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
-from ttt_mlflow.micro.timing import FREE_SHARE, L2_SIZES, MOST_COPIES, _capture, copies_for, mini_batch, time_on_cpu
+from ttt_mlflow.micro.timing import (
+    FREE_SHARE,
+    L2_SIZES,
+    MOST_COPIES,
+    _capture,
+    copies_for,
+    mini_batch,
+    replays_for,
+    time_on_cpu,
+)
 
 MB = 1_000_000
 
@@ -43,6 +52,15 @@ def test_copies_go_beyond_the_l2_or_are_as_many_as_may_be(batch: int, l2: int, f
         assert copies * one.copy_bytes <= FREE_SHARE * free
         assert copies == MOST_COPIES or copies * one.floor_bytes >= L2_SIZES * l2
         assert copies == 2 or (copies - 1) * one.floor_bytes < L2_SIZES * l2, "no more than are needed"
+
+
+def test_a_sample_outweighs_the_l2_and_a_slow_kernel_is_not_replayed_for_minutes() -> None:
+    l2 = 60 * MB
+    # TTT-Linear at batch 128 on an H200: 5 copies of 47.2 MB at 16 positions in 1.01 ms
+    assert replays_for(5 * 16 * 47.2e6, 1.01, l2) == 5
+    # the eager one at batch 1 with 8 heads: 128 copies of 70 kB, for which bytes alone would ask for 107 replays
+    assert replays_for(128 * 16 * 70e3, 250.0, l2) == 1
+    assert replays_for(128 * 16 * 70e3, 4.0, l2) == 3
 
 
 def test_each_position_goes_over_all_copies_before_the_next() -> None:

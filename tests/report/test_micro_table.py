@@ -19,7 +19,6 @@ from ttt_mlflow.report.micro_table import (
     table_markdown,
     table_rows,
 )
-from ttt_mlflow.report.table import table_markdown as runs_markdown
 from ttt_mlflow.report.table import table_text
 from ttt_mlflow.tracking.journal import Journal
 
@@ -154,4 +153,3 @@ def test_micro_benchmarks_are_listed_apart(tmp_path: Path) -> None:
     ]
     assert table_text([micro]).splitlines()[0].split()[0] == "micro-benchmark"
     assert table_text([run]).split("\n\n")[0] == blocks[0]
-    assert runs_markdown([micro, run]) == runs_markdown([run])

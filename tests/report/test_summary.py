@@ -1,5 +1,6 @@
 """The summaries and the table show what was measured, and nothing that was not."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttt_mlflow.config import RunConfig
+from ttt_mlflow.measure.verdict import Finding, Verdict
 from ttt_mlflow.names import METRICS
 from ttt_mlflow.report.summary import number, summary_markdown, summary_text, throughput
-from ttt_mlflow.report.table import COLUMNS, table_markdown, table_row, table_text
+from ttt_mlflow.report.table import COLUMNS, table_row, table_text
 from ttt_mlflow.tracking.journal import Journal
 
 CPU = {
@@ -134,7 +136,7 @@ def test_a_run_that_ended_before_its_configuration_was_settled(tmp_path: Path) -
     text = summary_text(journal, "here")
     assert text.splitlines()[0] == "ttt-1b decode b4 p1 g512"
     assert lines(text)["configuration"] == "seed 0"
-    assert table_row(journal) == ("ttt-1b", "", "decode", "4", "1", "512", "error", "", "", "")
+    assert table_row(journal) == ("ttt-1b", "", "decode", "4", "1", "512", "error", "", "", "", "")
 
 
 def test_the_markdown_description(tmp_path: Path) -> None:
@@ -201,11 +203,14 @@ def test_the_table(tmp_path: Path) -> None:
     ok.set_status("ok")
     oom.set_status("oom", "too large")
     prefill.set_status("ok")
+    ok.update_tags({"ttt.verdict": "valid"})
+    prefill.update_tags({"ttt.verdict": "unjudged", "ttt.missing": "drift"})
+    ttt = ("ttt-1b", "mlp_1_dual_triton")
     rows = [table_row(journal) for journal in (ok, oom, prefill)]
     assert rows == [
-        ("ttt-1b", "mlp_1_dual_triton", "decode", "1024", "1", "256", "ok", "66,787 [66,500, 67,010]", "15.33", "17.5"),
-        ("ttt-1b", "mlp_1_dual_triton", "decode", "8192", "1", "256", "oom", "", "", ""),
-        ("ttt-1b", "mlp_1_dual_triton", "prefill", "1024", "1", "", "ok", "500,000", "", ""),
+        (*ttt, "decode", "1024", "1", "256", "ok", "valid", "66,787 [66,500, 67,010]", "15.33", "17.5"),
+        (*ttt, "decode", "8192", "1", "256", "oom", "", "", "", ""),
+        (*ttt, "prefill", "1024", "1", "", "ok", "unjudged", "500,000", "", ""),
     ]
 
     text = table_text([ok, oom, prefill]).splitlines()
@@ -213,19 +218,36 @@ def test_the_table(tmp_path: Path) -> None:
     assert all(column in text[0] for column in COLUMNS)
     assert all(cell in text[2] for cell in rows[0])
 
-    markdown = table_markdown([ok, oom, prefill]).splitlines()
-    assert markdown[0] == "| " + " | ".join(COLUMNS) + " |"
-    assert markdown[2] == "| " + " | ".join(rows[0]) + " |"
-    assert len({line.count("|") for line in markdown}) == 1
+
+def test_an_invalid_run_is_grey_and_says_why(tmp_path: Path) -> None:
+    good, bad = make_journal(tmp_path, GPU), make_journal(tmp_path, GPU)
+    for journal in (good, bad):
+        journal.set_status("ok")
+    good.update_tags({"ttt.verdict": "valid"})
+    bad.update_tags({"ttt.verdict": "invalid", "ttt.reasons": "drift,other_process"})
+    grey = "\x1b[90m"
+    assert grey not in table_text([good])
+    *_, first, second = table_text([good, bad]).splitlines()
+    assert grey not in first
+    assert second.lstrip().startswith(grey)
+    assert "invalid: drift, other_process" in second
+
+
+def test_the_summary_has_the_verdict_with_its_reasons(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, CPU)
+    verdict = Verdict("invalid", (Finding("drift", "+1.2 %"),), {"other_processes": "not listed"}, ("a note",))
+    journal.write_artifact("verdict.json", json.dumps(verdict.record()))
+    journal.set_status("ok")
+    expected = "invalid: drift (+1.2 %); without other_processes (not listed). a note"
+    assert lines(summary_text(journal, "here"))["verdict"] == expected
+    assert f"| verdict | {expected} |" in summary_markdown(journal)
 
 
 def test_the_table_shows_names_as_they_are(tmp_path: Path) -> None:
     """Brackets are no markup and a bar is no new column."""
     journal = make_journal(tmp_path, {}, model_name="[bold]my|model[/bold] :smile:")
     assert "[bold]my|model[/bold] :smile:" in table_text([journal])
-    assert "[bold]my\\|model[/bold] :smile:" in table_markdown([journal])
 
 
 def test_an_empty_table(tmp_path: Path) -> None:
     assert len(table_text([]).splitlines()) == 2
-    assert len(table_markdown([]).splitlines()) == 2

@@ -59,6 +59,11 @@ class Measurement:
     def complete_repeats(self) -> list[StepTimes]:
         return [repeat for repeat in self.repeats if repeat.complete]
 
+    @property
+    def relative_half_width_pct(self) -> float | None:
+        """Of the median throughput of the complete repeats, which all do the same work."""
+        return relative_half_width_pct([1 / repeat.total_ms for repeat in self.complete_repeats])
+
     def decode_metrics(self, batch: int) -> dict[str, float]:
         """Throughput and step times of the complete repeats; ``batch`` tokens a step."""
         complete = self.complete_repeats

@@ -31,7 +31,7 @@ class CellResult(BaseModel):
 
     us: microseconds a step, one for each sample, each the mean over ``launches`` launches. floor_bytes: the least
     bytes of a step. overlap: whether a launch could begin before the one before it had ended. telemetry: NVML's
-    metrics over the timed section.
+    metrics over the timed section. verdict: of what the card did meanwhile, with the names of its reasons.
     ended_ms: when, in ms since 1970.
     """
 
@@ -46,6 +46,8 @@ class CellResult(BaseModel):
     copy_bytes: int | None = None
     overlap: bool = False
     telemetry: dict[str, float] = {}
+    verdict: Literal["valid", "invalid", "unjudged"] | None = None
+    reasons: list[str] = []
     ended_ms: int | None = None
 
     @property

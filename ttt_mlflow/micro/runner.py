@@ -10,7 +10,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +22,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ttt_mlflow.card import keep_ceilings
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
+from ttt_mlflow.judging import card_evidence
 from ttt_mlflow.measure.ceilings import measure_ceilings
+from ttt_mlflow.measure.thresholds import Thresholds
+from ttt_mlflow.measure.verdict import Verdict, combined, judge_section
 from ttt_mlflow.micro import check, child
 from ttt_mlflow.micro.inputs import RandomSource, StepShape, make_inputs, make_positions
 from ttt_mlflow.micro.kernels import KernelEntry, Step
@@ -31,7 +34,7 @@ from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults, Sta
 from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
 from ttt_mlflow.names import kernel_metric
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, profile
-from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_samples
+from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_samples, record_verdict
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
 from ttt_mlflow.report.micro_table import (
     SAMPLES,
@@ -44,6 +47,7 @@ from ttt_mlflow.report.micro_table import (
 from ttt_mlflow.runlog import run_log
 from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.nvml import NvmlSampler
+from ttt_mlflow.telemetry.samples import Section
 from ttt_mlflow.tracking.journal import Journal
 
 __all__ = ["resolve", "run"]
@@ -77,6 +81,8 @@ class Run:
         self.problems: list[str] = []  # besides those of kernels
         self.steps: dict[str, Step] = {}  # of the kernels that are right
         self.sampler: NvmlSampler | None = None
+        self.thresholds = Thresholds.parse(self.used.thresholds)
+        self.verdicts: list[Verdict] = []  # one a cell that was timed
         self.results = MicroResults(
             config=self.used.as_params(),
             device_name=torch.cuda.get_device_name(self.device) if self.on_gpu else "CPU",
@@ -169,12 +175,22 @@ class Run:
             if self.sampler and self.sampler.sections[sections:]:
                 found = samples.summarise(self.sampler.frame(), self.sampler.sections[sections:])
                 cell.telemetry = {name: found[name] for name in CELL_TELEMETRY if name in found}
+            if cell.us:
+                self.judge(cell, self.sampler.sections[sections:] if self.sampler else [])
         else:
             cell.status, cell.message = kernel.status, kernel.message
         cell.ended_ms = time.time_ns() // 1_000_000
         self.results.cells.append(cell)
         self.record_progress()
         self.say(cell_text(cell, self.results))
+
+    def judge(self, cell: CellResult, sections: Sequence[Section]) -> None:
+        """Whether the card let the kernel be measured; a CPU is not judged."""
+        card = card_evidence(self.sampler, sections) if self.sampler else None
+        section_s = sum(section.seconds for section in sections)
+        verdict = judge_section(self.on_gpu, section_s, card, self.thresholds)
+        cell.verdict, cell.reasons = verdict.word, verdict.names
+        self.verdicts.append(verdict)
 
     def time_steps(self, entry: KernelEntry, shape: StepShape, cell: CellResult) -> None:
         count = copies_for(shape, l2_bytes(self.device), free_bytes(self.device)) if self.on_gpu else 1
@@ -285,6 +301,7 @@ class Run:
     def record_results(self) -> None:
         """The views of the results, and the samples."""
         self.record_progress()
+        record_verdict(self.journal, combined(self.verdicts, self.thresholds))
         if self.results.cells:
             self.journal.write_artifact("micro/table.csv", table_csv(self.results))
             self.journal.write_artifact("micro/table.md", table_markdown(self.results))

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.kernels.reference import MINI_BATCH
-from ttt_mlflow.measure.timing import StepTimer
+from ttt_mlflow.measure.timing import StepTimer, time_once
 from ttt_mlflow.micro.inputs import StepInputs, StepShape, make_positions
 from ttt_mlflow.micro.kernels import Step
 
 L2_SIZES = 4  # the copies' bytes together, in L2 sizes
 MOST_COPIES = 128  # launches of a graph cost time and memory of their own
 FREE_SHARE = 0.85  # of the free memory that several copies may take
-# do_bench clears the L2 before a sample, and what it wrote there goes out to memory during the sample: a sample moves
-# so many times the L2's size that this is lost in it
+# do_bench clears the L2 before a sample, and what it wrote there goes out to memory during the sample. That is lost in
+# a sample that moves so many times the L2's size, or, of a slow kernel, that takes so long.
 SAMPLE_L2_SIZES = 256
+SAMPLE_MS = 10.0
 WARMUP_SHARE = 0.25  # of the timed seconds
 LEAST_WARMUP_MS = 25.0
 LEAST_SAMPLES_CPU = 3
@@ -46,6 +47,12 @@ def copies_for(shape: StepShape, l2_bytes: int, free_bytes: int) -> int:
     """
     wanted = min(MOST_COPIES, max(2, math.ceil(L2_SIZES * l2_bytes / shape.floor_bytes)))
     return wanted if wanted * shape.copy_bytes <= FREE_SHARE * free_bytes else 1
+
+
+def replays_for(replay_bytes: float, replay_ms: float, l2_bytes: int) -> int:
+    """How many replays make a sample: as many as outweigh the L2's own writes, by bytes or by time."""
+    by_bytes, by_time = SAMPLE_L2_SIZES * l2_bytes / replay_bytes, SAMPLE_MS / replay_ms
+    return max(1, math.ceil(min(by_bytes, by_time)))
 
 
 def l2_bytes(device: torch.device) -> int:
@@ -76,7 +83,9 @@ def time_on_gpu(
     device = copies[0].eta.device
     graph = _capture(step, copies, make_positions(device))
     launches = MINI_BATCH * len(copies)
-    replays = max(1, math.ceil(SAMPLE_L2_SIZES * l2_bytes(device) / (launches * shape.floor_bytes)))
+    graph.replay()  # the first one uploads it
+    _, replay_ms = time_once(graph.replay, device)
+    replays = replays_for(launches * shape.floor_bytes, replay_ms, l2_bytes(device))
 
     def sample() -> None:
         for _ in range(replays):

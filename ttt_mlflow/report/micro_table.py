@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ttt_mlflow.micro.results import CellResult, MicroResults
-from ttt_mlflow.report.summary import escaped, host_row, number, status_text
+from ttt_mlflow.report.summary import escaped, host_row, number, status_text, verdict_row
 from ttt_mlflow.report.table import text_table
 from ttt_mlflow.tracking.journal import Journal
 
@@ -31,8 +31,9 @@ COLUMNS = {
     "sm_clock_mhz_mean": "SM MHz",
     "power_w_mean": "W",
     "status": "status",
+    "verdict": "verdict",
 }
-TEXTS = ("kernel", "status")  # headings of the columns that stand to the left
+TEXTS = ("kernel", "status", "verdict")  # headings of the columns that stand to the left
 
 
 def cell_text(cell: CellResult, results: MicroResults) -> str:
@@ -77,6 +78,8 @@ def table_frame(results: MicroResults) -> pd.DataFrame:
                 "overlap": cell.overlap,
                 "status": cell.status,
                 "message": cell.message,
+                "verdict": cell.verdict,
+                "reasons": ",".join(cell.reasons),
             }
         )
     return pd.DataFrame(rows)
@@ -108,6 +111,7 @@ def _row(cell: CellResult, results: MicroResults) -> dict[str, str]:
         "sm_clock_mhz_mean": _number(cell.telemetry.get("sm_clock_mhz_mean")),
         "power_w_mean": _number(cell.telemetry.get("power_w_mean")),
         "status": cell.status,
+        "verdict": ": ".join(filter(None, [cell.verdict, ", ".join(cell.reasons)])),
     }
 
 
@@ -142,7 +146,7 @@ def micro_text(journal: Journal, record_at: str) -> str:
     if results and results.cells:
         headings, rows = table_rows(results)
         numeric = [heading for heading in headings if heading not in TEXTS]
-        lines.append(text_table(headings, rows, numeric))
+        lines.append(text_table(headings, rows, numeric, [cell.verdict == "invalid" for cell in results.cells]))
     return "\n".join([*lines, *(f"  {line}" for line in _notes(journal, results)), f"  record  {record_at}"])
 
 
@@ -159,6 +163,7 @@ def _notes(journal: Journal, results: MicroResults | None) -> list[str]:
     if results:
         notes += [f"{where}: {why}" for where, why in results.failures.items()]
         notes += _warm(results) + _overlapping(results)
+    notes += [f"verdict {text}" for _, text in verdict_row(journal)]
     return [*notes, *(text for _, text in host_row(journal))]
 
 

@@ -3,8 +3,10 @@
 Both show what is in the journal and nothing else: a value that was not measured has no line.
 """
 
+import json
 from collections.abc import Mapping
 
+from ttt_mlflow.measure.verdict import verdict_text
 from ttt_mlflow.names import CLOCK_EVENT_REASONS, clock_event_metric
 from ttt_mlflow.tracking.journal import Journal
 
@@ -29,6 +31,7 @@ def summary_markdown(journal: Journal) -> str:
     """The MLflow run's description: configuration, results, host and status as one Markdown table."""
     rows = [
         ("status", status_text(journal)),
+        *verdict_row(journal),
         *_configuration(journal),
         *_results(journal),
         *host_row(journal),
@@ -39,7 +42,7 @@ def summary_markdown(journal: Journal) -> str:
 
 def summary_text(journal: Journal, record_at: str) -> str:
     """The short summary for the terminal; ``record_at`` says where the record is."""
-    rows = [*_configuration(journal), *_results(journal)]
+    rows = [*verdict_row(journal), *_configuration(journal), *_results(journal)]
     if journal.status["status"] != "ok":
         rows.insert(0, ("status", status_text(journal)))
     rows.append(("record", record_at))
@@ -65,6 +68,15 @@ def number(value: float) -> str:
 def status_text(journal: Journal) -> str:
     status = journal.status
     return f"{status['status']}: {status['message']}" if status["message"] else str(status["status"])
+
+
+def verdict_row(journal: Journal) -> list[tuple[str, str]]:
+    """The verdict with its reasons, and what is worth knowing besides."""
+    path = journal.artifacts / "verdict.json"
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    return [("verdict", ". ".join([verdict_text(record), *record["notes"]]))]
 
 
 def _configuration(journal: Journal) -> list[tuple[str, str]]:

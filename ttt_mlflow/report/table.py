@@ -1,4 +1,4 @@
-"""One line a run, for the end of a sweep: as text for the terminal and as Markdown."""
+"""One line a run, for the terminal, the runs that were judged invalid in grey."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -18,47 +18,68 @@ COLUMNS = (
     "prompt",
     "generated",
     "status",
+    "verdict",
     "tokens/s [95 % interval]",
     "ms/step",
     "peak memory GB",
 )
-NUMERIC = COLUMNS[3:6] + COLUMNS[7:]
-MICRO_COLUMNS = ("micro-benchmark", "kernels", "batches", "heads", "dtype", "status")
+NUMERIC = COLUMNS[3:6] + COLUMNS[8:]
+MICRO_COLUMNS = ("micro-benchmark", "kernels", "batches", "heads", "dtype", "status", "verdict")
+GREY = "bright_black"
 
 
 def table_text(journals: Iterable[Journal]) -> str:
-    """The table for a terminal; lines are as long as their content, whatever the terminal's width.
+    """The table for a terminal (greys by ANSI codes); lines are as long as their content, whatever its width.
 
     Micro-benchmarks, which measure something else, have a table of their own after it.
     """
     journals = list(journals)
     micro = [journal for journal in journals if journal.entry_point == MicroConfig.entry_point]
     runs = [journal for journal in journals if journal.entry_point == RunConfig.entry_point]
-    parts = [text_table(COLUMNS, [table_row(journal) for journal in runs], NUMERIC)] if runs or not micro else []
+    parts = []
+    if runs or not micro:
+        parts.append(text_table(COLUMNS, [table_row(run) for run in runs], NUMERIC, [is_invalid(run) for run in runs]))
     if micro:
-        parts.append(text_table(MICRO_COLUMNS, [micro_row(journal) for journal in micro]))
+        rows = [micro_row(journal) for journal in micro]
+        parts.append(text_table(MICRO_COLUMNS, rows, grey=[is_invalid(journal) for journal in micro]))
     return "\n\n".join(parts)
 
 
-def text_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Collection[str] = ()) -> str:
-    """Rows for a terminal; ``numeric`` names the columns that stand to the right."""
-    table = Table(box=SIMPLE_HEAD)
+def text_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numeric: Collection[str] = (),
+    grey: Sequence[bool] | None = None,
+) -> str:
+    """Rows for a terminal; ``numeric`` names the columns that stand to the right, ``grey`` says which rows are grey."""
+    table = Table(box=SIMPLE_HEAD, header_style="")
     for column in columns:
         table.add_column(column, justify="right" if column in numeric else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=1000, color_system=None, markup=False, emoji=False, highlight=False)
+    for row, faint in zip(rows, grey or [False] * len(rows), strict=True):
+        table.add_row(*row, style=GREY if faint else "")
+    coloured = any(grey or ())
+    console = Console(
+        width=1000,
+        color_system="standard" if coloured else None,
+        force_terminal=coloured,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip())
 
 
-def table_markdown(journals: Iterable[Journal]) -> str:
-    """The table in Markdown, without the micro-benchmarks."""
-    journals = [journal for journal in journals if journal.entry_point == RunConfig.entry_point]
-    rules = ["---:" if column in NUMERIC else "---" for column in COLUMNS]
-    rows = [COLUMNS, rules, *(table_row(journal) for journal in journals)]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+def is_invalid(journal: Journal) -> bool:
+    """Whether the run's numbers are to be shown grey."""
+    return journal.tags.get("ttt.verdict") == "invalid"
+
+
+def verdict_cell(journal: Journal) -> str:
+    """For example ``invalid: drift``; empty of a run that was not judged."""
+    tags = journal.tags
+    return ": ".join(filter(None, [tags.get("ttt.verdict"), tags.get("ttt.reasons", "").replace(",", ", ")]))
 
 
 def table_row(journal: Journal) -> tuple[str, ...]:
@@ -75,6 +96,7 @@ def table_row(journal: Journal) -> tuple[str, ...]:
         str(config["promptlen"]),
         str(config["genlen"]) if decode else "",
         str(journal.status["status"]),
+        verdict_cell(journal),
         throughput(metrics, str(config["mode"])) or "",
         "" if step is None else number(step),
         "" if peak is None else number(peak),
@@ -91,4 +113,5 @@ def micro_row(journal: Journal) -> tuple[str, ...]:
         f"{config['heads']} of {config['head_dim']}",
         str(config["dtype"]),
         str(journal.status["status"]),
+        verdict_cell(journal),
     )

@@ -117,6 +117,10 @@ class NvmlSampler:
         else:
             raise ValueError(f"mark({edge!r}) out of turn: sections begin and end one after the other")
 
+    def forget_sections(self) -> None:
+        """Begin anew: what was measured until now does not count, its samples stay."""
+        self.sections.clear()
+
     def recent_sm_clocks(self, seconds: float) -> list[float] | None:
         """The SM clock (MHz) of the samples of the last ``seconds``, oldest first; None where the card does not say."""
         if "sm_clock" not in self._queries:

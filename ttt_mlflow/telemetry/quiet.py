@@ -1,0 +1,58 @@
+"""Waiting until the card is quiet and cool, before a measurement that was disturbed is made again."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from ttt_mlflow.names import CLOCK_EVENT_REASONS
+
+LOOK_BACK_S = 3.0  # the card has been quiet for this long
+MOST_S = 120.0  # to wait, for each attempt
+POLL_S = 0.25
+COOLING_C = 1.0  # a card that cools by more than this in LOOK_BACK_S is not yet cool
+UNREST = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
+UNREST_MASK = sum(1 << CLOCK_EVENT_REASONS.index(reason) for reason in UNREST)
+
+Rows = Sequence[Mapping[str, float]]
+
+
+def unrest(rows: Rows) -> list[str]:
+    """Why the card is not quiet, by samples in which this process did nothing; empty where it is.
+
+    A utilisation above 0 is then another process'.
+    """
+    if not rows:
+        return ["no samples"]
+    found = []
+    busy = max((row.get("gpu_utilization_pct", 0.0) for row in rows), default=0.0)
+    if busy > 0:
+        found.append(f"another process uses the GPU ({busy:.0f} %)")
+    masks = [int(row["clock_event_reasons"]) & UNREST_MASK for row in rows if "clock_event_reasons" in row]
+    named = [reason for reason in UNREST if any(mask & (1 << CLOCK_EVENT_REASONS.index(reason)) for mask in masks)]
+    found += named
+    degrees = [row["temperature_c"] for row in rows if "temperature_c" in row]
+    if degrees and degrees[0] - degrees[-1] > COOLING_C:
+        found.append(f"still cooling ({degrees[-1]:.0f} °C)")
+    return found
+
+
+def wait_until_quiet(
+    samples: Rows,
+    tell: Callable[[str], object],
+    most_s: float = MOST_S,
+    look_back_s: float = LOOK_BACK_S,
+    sleep: Callable[[float], object] = time.sleep,
+) -> list[str]:
+    """Wait until the live ``samples`` show LOOK_BACK_S of quiet, ``most_s`` at most; what was still in the way then.
+
+    samples: rows with time_ns (time.time_ns) that another thread appends to. tell: is called at every look with what
+    stands in the way; what it raises ends the waiting. The caller keeps the GPU idle meanwhile.
+    """
+    began_ns = time.time_ns()
+    while True:
+        waited_s = (time.time_ns() - began_ns) / 1e9
+        since_ns = max(began_ns, time.time_ns() - int(look_back_s * 1e9))
+        reasons = unrest([row for row in samples[-1000:] if row["time_ns"] >= since_ns])
+        if (waited_s >= look_back_s and not reasons) or waited_s >= most_s:
+            return reasons
+        tell(f"{'; '.join(reasons) or 'quiet'}, for {waited_s:.0f} s")
+        sleep(POLL_S)
