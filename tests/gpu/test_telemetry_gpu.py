@@ -13,7 +13,7 @@ from ttt_mlflow.measure.loop import Measurement, measure_decode
 from ttt_mlflow.measure.timing import StepTimer, time_once
 from ttt_mlflow.profilers.torch_profiler import profile_steps
 from ttt_mlflow.telemetry.host import device_uuid, host_facts
-from ttt_mlflow.telemetry.nvml import NvmlSampler
+from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.telemetry.samples import plot_clocks, series, summarise
 
 pytestmark = [
