@@ -119,11 +119,11 @@ def _ceilings(request: ModelRequest, console: Console) -> CardCeilings | None:
 def record_end(
     journal: Journal, status: str, message: str | None, exit_code: int, describe: Callable[[Journal], str]
 ) -> None:
-    """Give the journal its status, and the description that goes with it."""
-    _record_load_at_the_end(journal)
+    """Give the journal its status, the description that goes with it, and the host's load at the end."""
     journal.set_status(status, message, exit_code)
     journal.update_tags({"ttt.status": status} | ({"ttt.message": message} if message else {}))
     journal.set_description(describe(journal))
+    _record_load_at_the_end(journal)
 
 
 def _record_load_at_the_end(journal: Journal) -> None:

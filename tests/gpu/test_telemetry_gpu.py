@@ -5,9 +5,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pynvml
 import pytest
 import torch
@@ -30,10 +32,10 @@ PATIENCE_S = 60.0
 HELD_BYTES = 1 << 30
 # holds memory on the GPU, and with "compute" computes there, for as long as the file is there
 NEIGHBOUR = f"""
-import pathlib, sys, time, torch
+import os, pathlib, sys, time, torch
 held = torch.ones({HELD_BYTES}, dtype=torch.uint8, device="cuda")
 torch.cuda.synchronize()
-print("ready", flush=True)
+print("ready as", os.getpid(), flush=True)
 while pathlib.Path(sys.argv[2]).exists():
     if sys.argv[1] == "compute":
         for _ in range(100):
@@ -148,7 +150,7 @@ def test_profile_names_the_kernels(matrix: torch.Tensor, tmp_path: Path) -> None
 
 
 def test_host_facts_name_the_gpu() -> None:
-    facts = host_facts(DEVICE)
+    facts: dict[str, Any] = host_facts(DEVICE)
     assert facts["gpu_name"] == torch.cuda.get_device_name(DEVICE)
     assert facts["driver"]
     assert facts["cuda"] == torch.version.cuda
@@ -228,6 +230,16 @@ def neighbour(tmp_path: Path) -> Iterator[Callable[[str], None]]:
 
     yield start
     there.unlink(missing_ok=True)
+    if said.exists() and "ready as" in said.read_text():
+        wait_for_the_end(int(said.read_text().split("ready as")[1].split()[0]))
+
+
+def wait_for_the_end(pid: int) -> None:
+    """Return when the process is gone; one that nobody waits for stays as a zombie, without its memory."""
+    deadline = time.monotonic() + PATIENCE_S
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the neighbour did not end"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("what", ["hold", "compute"])

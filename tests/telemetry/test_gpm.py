@@ -129,5 +129,6 @@ def test_the_metrics_have_pynvmls_names() -> None:
     assert [getattr(pynvml, name) for name in gpm.METRICS.values()] == [2, 5, 10]
     request = pynvml.c_nvmlGpmMetricsGet_t()
     request.version, request.numMetrics = pynvml.NVML_GPM_METRICS_GET_VERSION, 1
+    request.sample1 = request.sample2 = pynvml.c_nvmlGpmSample_t()
     request.metrics[0].metricId = pynvml.NVML_GPM_METRIC_SM_UTIL
     assert (request.metrics[0].nvmlReturn, request.metrics[0].value) == (0, 0.0)

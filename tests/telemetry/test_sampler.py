@@ -44,7 +44,7 @@ def test_a_row_holds_every_reading(nvml: FakeNvml) -> None:
     sampler = NvmlSampler.open(TORCH_UUID)
     take(sampler, 1)
     row = sampler.frame().drop(columns=["time_ns", "read_ms"]).iloc[0].to_dict()
-    assert row.pop("power_instant_age_ms") == pytest.approx(20, abs=15)
+    assert 20 <= row.pop("power_instant_age_ms") < 1000 * WAIT_SECONDS
     assert row == {
         "sm_clock_mhz": 1980,
         "memory_clock_mhz": 3201,
@@ -355,7 +355,7 @@ def test_every_query_has_a_row(nvml: FakeNvml) -> None:
     assert rows.loc["sm_clock", "calls"] == 3
     assert rows.loc["power", "calls"] == 0
     assert 0 < rows["mean_us"]["sm_clock"] <= rows["max_us"]["sm_clock"]
-    assert rows.loc["power_instant", "age_ms"] == pytest.approx(20, abs=15)
+    assert 20 <= rows["age_ms"]["power_instant"] < 1000 * WAIT_SECONDS
     assert rows["covers"].str.len().min() > 0
     assert set(rows.loc[rows["refused"].isna(), "of"]) == {"card"}
 

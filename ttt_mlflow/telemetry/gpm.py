@@ -32,6 +32,7 @@ class GpmReader:
         self._nvml, self._device = nvml, device
         self._buffers: list[Any] = []  # NVML's two: of the sample before, and of this one
         self._request: Any = None
+        self._instance_id: int | None = None  # of a MIG instance
         self._columns = list(METRICS)
         self._taken_s: float | None = None
         self.refused: dict[str, str] = {}
@@ -69,7 +70,8 @@ class GpmReader:
         card = device.handle if device.parent is None else device.parent
         if not nvml.nvmlGpmQueryDeviceSupport(card).isSupportedDevice:
             raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
-        self._instance_id = None if device.parent is None else nvml.nvmlDeviceGetGpuInstanceId(device.handle)
+        if device.parent is not None:
+            self._instance_id = nvml.nvmlDeviceGetGpuInstanceId(device.handle)
         for _ in range(2):
             self._buffers.append(nvml.nvmlGpmSampleAlloc())
         self._request = nvml.c_nvmlGpmMetricsGet_t()
