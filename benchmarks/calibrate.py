@@ -72,7 +72,8 @@ def calibrate(asked: dict[str, Any], slowdown_pct: float) -> Calibration:
 
 def in_turn(passes: list[Callable[[], float]]) -> list[float]:
     """The median of each, made one after the other for SECONDS; the first quarter warms up and does not count."""
-    began, times = time.perf_counter(), []
+    times: list[list[float]] = []
+    began = time.perf_counter()
     while time.perf_counter() - began < SECONDS or len(times) < PASSES_LEAST:
         times.append([one_pass() for one_pass in passes])
     return [float(ms) for ms in np.median(times[len(times) // 4 :], axis=0)]

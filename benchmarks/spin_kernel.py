@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @triton.jit
-def spin_kernel(ns, waited):
+def spin_kernel(ns, waited):  # type: ignore[no-untyped-def]
     wanted = tl.load(ns)
     began = tl.extra.cuda.globaltimer()
     gone = began - began
