@@ -3,7 +3,7 @@
 ``python -m benchmarks.faults OUTPUT_FOLDER [NAME ...]`` makes one real run for each fault (all, or those named), prints
 what was expected and what was judged, and writes OUTPUT_FOLDER/faults.txt; the records are under OUTPUT_FOLDER/runs.
 Thermal slowdown, power brake, ECC errors and a clock that drops cannot be caused by a program: they are tested on
-composed samples. Exit code 0 if every verdict was as expected, 1 if not, 2 if a run could not be made.
+composed samples. Exit code 0 if every verdict was as expected, 1 if not, 2 if nothing could be measured.
 """
 
 import argparse
@@ -150,7 +150,10 @@ def run_all(
     step_us = 1e3 * Journal.open(logdir / judged[0].journal_id).metrics["decode_step_ms_p50"]
     for fault in faults(step_us)[1:]:
         if not chosen or fault.name in chosen:
-            judged.append(make_run(fault, logdir, asked, device))
+            try:
+                judged.append(make_run(fault, logdir, asked, device))
+            except TTTError as error:
+                judged.append(Judged(fault, "no record", "no run", [], [], [str(error)]))
             say(judged[-1].line)
     return judged
 

@@ -2,15 +2,16 @@
 
 ``python -m benchmarks.repeatability OUTPUT_FOLDER`` makes runs of one configuration and, between them, runs of the same
 with a wait put into the decode step; each in a process of its own, or with ``--in-process`` all in this one, each with
-its own model, capture and warm-up. It writes OUTPUT_FOLDER/repeatability.json, .txt and .png; the records are under
-OUTPUT_FOLDER/runs. Exit code 0 if all that is asked holds, 1 if not, 2 if it could not be measured.
+its own model, capture and warm-up. It writes OUTPUT_FOLDER/repeatability.json, .txt and .png, anew after every slow
+run; the records are under OUTPUT_FOLDER/runs. Exit code 0 if all that is asked holds, 1 if not, 2 if it could not be
+measured.
 """
 
 import argparse
 import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import combinations, pairwise, product
@@ -168,22 +169,17 @@ def prepare(arguments: argparse.Namespace) -> Calibration:
     return Calibration(**json.loads(text))
 
 
-def make_runs(arguments: argparse.Namespace, wait_us: float) -> list[Run]:
+def make_runs(arguments: argparse.Namespace, wait_us: float) -> Iterator[Run]:
     """Base and slow runs in turn; TTTError for one that cannot be measured."""
     asked, logdir = settings(arguments), arguments.folder / "runs"
     slowed = {**asked, "model_name": register_slowed(arguments.model, wait_us)} if arguments.in_process else asked
-    runs: list[Run] = []
-    for number in range(arguments.runs):
+    for _ in range(arguments.runs):
         for kind in (BASE, SLOW):
             if arguments.in_process:
                 gc.collect()
-                journal = record(logdir, slowed if kind == SLOW else asked)
+                yield Run.of(kind, record(logdir, slowed if kind == SLOW else asked))
             else:
-                journal = record_order(Order(str(logdir), asked, wait_us if kind == SLOW else None))
-            runs.append(Run.of(kind, journal))
-            said = f"{runs[-1].median:,.1f} tokens/s, passes: {len(runs[-1].tokens_per_s)}, {runs[-1].verdict}"
-            print(f"{kind} run {number + 1} of {arguments.runs}: {said}", flush=True)
-    return runs
+                yield Run.of(kind, record_order(Order(str(logdir), asked, wait_us if kind == SLOW else None)))
 
 
 # What is written
@@ -263,34 +259,54 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
+    arguments.words = sys.argv[1:] if words is None else list(words)
     if arguments.runs < 2 or not arguments.slowdown_pct > 0 or any("=" not in pair for pair in arguments.set):
         print("--runs takes a number from 2, --slowdown-pct one above 0, --set NAME=VALUE", file=sys.stderr)
         return 2
     began = datetime.now(UTC)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     arguments.folder = arguments.folder.resolve()
+    runs: list[Run] = []
     try:
         waits = prepare(arguments)
         print(
             f"a step of a slow run waits {waits.wait_us:.2f} µs; tried out: {waits.seen_pct:.2f} % longer", flush=True
         )
-        runs = make_runs(arguments, waits.wait_us)
+        for run in make_runs(arguments, waits.wait_us):
+            runs.append(run)
+            said = f"{run.median:,.1f} tokens/s, passes: {len(run.tokens_per_s)}, {run.verdict} {run.reasons}"
+            print(f"{run.kind} run {(len(runs) + 1) // 2} of {arguments.runs}: {said}".rstrip(), flush=True)
+            if run.kind == SLOW and len(runs) < 2 * arguments.runs:
+                keep(arguments, waits, runs, began)
         outcome = evaluate(runs, arguments.run_to_run_pct)
     except TTTError as error:
         print(error, file=sys.stderr)
         return 2
-    how = {
+    print("\n" + write(arguments.folder, outcome, runs, how_made(arguments, waits, runs, began)))
+    return 0 if outcome.passed else 1
+
+
+def keep(arguments: argparse.Namespace, waits: Calibration, runs: Sequence[Run], began: datetime) -> None:
+    """Write what there is so far: whatever ends the benchmark leaves that."""
+    if sum(run.kind == BASE and run.verdict != "invalid" for run in runs) >= 2:
+        outcome = evaluate(runs, arguments.run_to_run_pct)
+        write(arguments.folder, outcome, runs, how_made(arguments, waits, runs, began))
+
+
+def how_made(arguments: argparse.Namespace, waits: Calibration, runs: Sequence[Run], began: datetime) -> dict[str, Any]:
+    """When, where and with what the runs were made, for the reader."""
+    first = Journal.open(arguments.folder / "runs" / runs[0].journal_id)
+    return {
         "date": f"{began:%Y-%m-%d %H:%M} UTC, {(datetime.now(UTC) - began).total_seconds():.0f} s in all",
-        "command": "python -m benchmarks.repeatability " + " ".join(sys.argv[1:] if words is None else words),
+        "command": f"python -m benchmarks.repeatability {' '.join(arguments.words)}",
+        "runs": f"{len(runs)} of {2 * arguments.runs}",
         "runs were made": "all in one process" if arguments.in_process else "each in a process of its own",
-        "configuration": Journal.open(arguments.folder / "runs" / runs[0].journal_id).run_name,
+        "configuration": first.run_name,
         "wait in a slow run's step": f"{waits.wait_us:.2f} µs of {waits.step_us:.1f} µs, the launch not counted",
         "slowdown when tried out": f"{waits.seen_pct:.2f} %",
         "run_to_run_pct of the comparisons": arguments.run_to_run_pct,
-        **facts_of(Journal.open(arguments.folder / "runs" / runs[0].journal_id)),
+        **facts_of(first),
     }
-    print("\n" + write(arguments.folder, outcome, runs, how))
-    return 0 if outcome.passed else 1
 
 
 if __name__ == "__main__":

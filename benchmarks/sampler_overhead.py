@@ -34,7 +34,7 @@ FACTS = ("gpu_name", "driver", "python", "torch", "triton", "git_commit", "git_d
 
 
 class Sampler(Protocol):
-    """As :class:`ttt_mlflow.telemetry.nvml.NvmlSampler`: samples from entering until leaving; ``stop`` lets go of it."""
+    """As :class:`ttt_mlflow.telemetry.nvml.NvmlSampler`: samples from entering until leaving or ``stop``."""
 
     samples: list[dict[str, float]]
 
