@@ -1,16 +1,20 @@
 """Another process on the GPU: one that computes, or one that only holds memory.
 
-``python -m benchmarks.neighbour compute|hold`` says ``ready`` when it does, and goes on until its standard input ends,
-which it does with the process that started it, however that ends.
+``python -m benchmarks.neighbour compute|hold cuda|cpu`` prints ``ready`` and its process id when it does so, and goes
+on until its standard input ends, which it does with the process that started it, however that ends. It is no child of
+that process: what a run started itself counts as the run's own.
 """
 
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from ttt_mlflow.errors import RunFailed
 
@@ -18,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 HELD_BYTES = 10**9
 MATRIX = 4096
 IN_FLIGHT = 8  # products issued between two looks at the clock: the GPU is never without work
-END_S = 10.0  # to end by itself, and then to be ended
+END_S = 10.0  # to end by itself, before it is killed
+POLL_S = 0.02
 KINDS = ("compute", "hold")
 
 
@@ -26,45 +31,63 @@ KINDS = ("compute", "hold")
 def neighbour(kind: str, device: str = "cuda") -> Iterator[int]:
     """Such a process while the block runs; gives its process id. RunFailed if it does not come to work."""
     command = [sys.executable, "-m", "benchmarks.neighbour", kind, device]
-    process = subprocess.Popen(
+    starter = subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    process: psutil.Process | None = None
     try:
-        assert process.stdout is not None
-        if process.stdout.readline().strip() != "ready":
-            process.kill()
-            said = process.communicate()[1].strip().splitlines()[-1:]
+        assert starter.stdout is not None
+        word, _, pid = starter.stdout.readline().strip().partition(" ")
+        if word != "ready":
+            said = starter.communicate()[1].strip().splitlines()[-1:]
             raise RunFailed(f"the other process ({kind}) did not come to work: {' '.join(said) or 'it said nothing'}")
+        process = psutil.Process(int(pid))
         yield process.pid
-        if process.poll() is not None:
-            raise RunFailed(f"the other process ({kind}) ended before the run did, with code {process.returncode}")
+        if not _runs(process):
+            raise RunFailed(f"the other process ({kind}) ended before the run did")
     finally:
-        _end(process)
+        _end(starter, process)
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
-    """The end of its input asks it to end; then it is killed."""
+def _runs(process: psutil.Process) -> bool:
     try:
-        process.communicate(timeout=END_S)
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end(starter: "subprocess.Popen[str]", process: psutil.Process | None) -> None:
+    """The end of its input asks it to end; then it is killed. Its output ends with it, its memory a little later."""
+    try:
+        starter.communicate(timeout=END_S)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+        for one in (starter, process):
+            if one is not None:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+        starter.communicate()
+    until = time.monotonic() + END_S
+    while process is not None and _runs(process) and time.monotonic() < until:
+        time.sleep(POLL_S)
 
 
 def main(kind: str, device: str) -> None:
-    import torch
-
+    if os.fork():
+        os._exit(0)
     _end_with_input()
+    import torch  # here: it takes seconds, in which the input may end
+
+    ready = f"ready {os.getpid()}"
     if kind == "hold":
-        held = torch.ones(HELD_BYTES, dtype=torch.uint8, device=device)
+        held = torch.ones(HELD_BYTES if device == "cuda" else MATRIX, dtype=torch.uint8, device=device)
         if held.is_cuda:
             torch.cuda.synchronize()
-        print("ready", flush=True)
+        print(ready, flush=True)
         threading.Event().wait()
     size = MATRIX if device == "cuda" else 256
     left = torch.randn(size, size, device=device, dtype=torch.float16 if device == "cuda" else torch.float32)
     product = left @ left
-    print("ready", flush=True)
+    print(ready, flush=True)
     while True:
         for _ in range(IN_FLIGHT):
             torch.mm(left, left, out=product)

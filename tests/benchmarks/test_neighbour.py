@@ -22,6 +22,12 @@ def test_it_is_there_during_the_block_and_gone_after(kind: str) -> None:
     assert gone(pid)
 
 
+def test_it_is_not_what_this_process_started() -> None:
+    """Telemetry counts a process and its descendants as the run's own."""
+    with neighbour("hold", "cpu") as pid:
+        assert pid not in [child.pid for child in psutil.Process().children(recursive=True)]
+
+
 def test_it_is_gone_after_a_block_that_failed() -> None:
     pids: list[int] = []
 

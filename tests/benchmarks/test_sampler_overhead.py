@@ -1,12 +1,16 @@
+import io
 import json
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from benchmarks.sampler_overhead import WARMUP_PASSES, Sampler, main, measure, overhead, summary
 from tests.telemetry.fake_nvml import GPU_UUID, FakeNvml
-from ttt_mlflow.telemetry.nvml import NvmlSampler
+from ttt_mlflow.recording import open_sampler
 
 
 class Stage:
@@ -72,28 +76,32 @@ def test_too_few_pairs() -> None:
 
 
 def test_with_the_sampler_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVML is a stand-in, the sampler and its thread are not; each pass lasts until it has sampled or would have."""
+    """NVML is a stand-in, the sampler and its thread are not; a pass beside the thread lasts until it has sampled."""
     nvml = FakeNvml()
-    monkeypatch.setattr("ttt_mlflow.telemetry.nvml.load_nvml", lambda: nvml)
-    samplers: list[NvmlSampler] = []
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr("ttt_mlflow.telemetry.host.device_uuid", lambda device: GPU_UUID)
+    sampler: Sampler | None = None
+    watched: list[bool] = []
 
     def open_one() -> Sampler:
-        samplers.append(NvmlSampler.open(GPU_UUID, hz=1000))
-        return samplers[-1]
+        nonlocal sampler
+        sampler = open_sampler(torch.device("cuda"), Console(file=io.StringIO()))
+        assert sampler is not None
+        return sampler
 
     def one_pass() -> float:
-        thread = samplers[-1]._thread if samplers else None
-        if thread and thread.is_alive():
-            count = len(samplers[-1].samples)
-            while len(samplers[-1].samples) <= count:
-                thread.join(0.001)
+        threads = [thread for thread in threading.enumerate() if thread.name == "nvml-sampler"]
+        watched.append(bool(threads))
+        if threads and sampler is not None:
+            count = len(sampler.samples)
+            while len(sampler.samples) <= count:
+                threads[0].join(0.001)
         return 100.0
 
     result = measure(one_pass, open_one, 6)
+    assert watched == [False] * WARMUP_PASSES + [True, False, False, True] * 3
     assert result.samples >= 6
-    assert len(samplers) == 12
-    assert sum(bool(sampler.sections) for sampler in samplers) == 6
-    assert all(sampler._closed for sampler in samplers)
+    assert nvml.open_count == 0  # every sampler let go of it
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
