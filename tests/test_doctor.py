@@ -157,8 +157,10 @@ def test_who_is_on_the_card_is_asked_before_a_kernel_runs(
     monkeypatch.setattr(doctor, "check_others", slowly)
     monkeypatch.setattr(doctor, "check_clocks", lambda gpus: "not asked")
     monkeypatch.setattr(doctor, "check_gpm", lambda gpus: "not asked")
+    monkeypatch.setattr(doctor, "check_telemetry", lambda gpus: "not asked")
     doctor.diagnose(asked, seconds=60)
-    assert asked_by == [1]
+    (calls,) = asked_by
+    assert calls > 0
 
 
 def test_gpus_that_cannot_be_asked(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +253,12 @@ def test_a_query_that_the_sampler_would_miss(nvml: FakeNvml) -> None:
     assert nvml.open_count == 0
 
 
+def test_a_process_of_this_one_is_nobody_else(nvml: FakeNvml) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        nvml.processes = [SimpleNamespace(pid=child.pid, usedGpuMemory=1)]
+        assert doctor.check_others([H200]) == "nobody else"
+
+
 @pytest.mark.parametrize("how", ["unsupported", "unknown"])
 def test_a_card_without_gpm_is_no_fault(how: str, nvml: FakeNvml) -> None:
     if how == "unsupported":
@@ -258,6 +266,7 @@ def test_a_card_without_gpm_is_no_fault(how: str, nvml: FakeNvml) -> None:
     else:
         nvml.refuses["nvmlGpmQueryDeviceSupport"] = FUNCTION_NOT_FOUND
     assert doctor.check_gpm([H200]).startswith("not on GPU 0: ")
+    assert doctor.check_telemetry([H200]) == "NVML answers every query of the sampler"
 
 
 def test_ceilings_that_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """What is brought before the verdict, from a stand-in for NVML."""
 
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,14 +10,16 @@ from tests.telemetry.fake_nvml import GPU_UUID, NOT_SUPPORTED, FakeNvml
 from ttt_mlflow.judging import card_evidence, evidence
 from ttt_mlflow.measure.loop import Measurement
 from ttt_mlflow.measure.timing import StepTimes
+from ttt_mlflow.measure.verdict import CardEvidence
 from ttt_mlflow.names import CLOCK_EVENT_REASONS
-from ttt_mlflow.telemetry.nvml import NvmlSampler
+from ttt_mlflow.telemetry.sampler import NvmlSampler
+from ttt_mlflow.telemetry.samples import Section
 
 
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     fake = FakeNvml()
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", fake)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
     return fake
 
 
@@ -63,4 +68,20 @@ def test_what_the_card_refuses_stays_unknown(nvml: FakeNvml) -> None:
     sampler._sample()
     sampler.mark("end")
     found = card_evidence(sampler, sampler.sections)
-    assert (found.sm_clock_mhz, found.power_capped, found.event_pct) == (None, None, None)
+    assert found == CardEvidence()
+
+
+def test_what_is_counted_is_that_of_all_sections(nvml: FakeNvml) -> None:
+    def section(begin: int, **counted: Any) -> Section:
+        return Section(begin, begin + 1_000_000_000, **counted)
+
+    known = [
+        section(0, violation_s={"thermal": 0.0}, ecc_uncorrected_errors=1),
+        section(5, violation_s={"thermal": 0.5}, ecc_uncorrected_errors=2),
+    ]
+    sampler = NvmlSampler.open(GPU_UUID)
+    found = card_evidence(sampler, known)
+    assert found.thermal_violation_pct == pytest.approx(25)
+    assert found.ecc_uncorrected == 3
+    half = card_evidence(sampler, [*known, section(9)])
+    assert (half.thermal_violation_pct, half.ecc_uncorrected) == (None, None)

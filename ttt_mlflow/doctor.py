@@ -286,12 +286,16 @@ def _known(value: float | None) -> str:
 
 def check_others(gpus: Sequence[Gpu]) -> str:
     """Who else computes on a card; who only holds memory there is named and no fault."""
+    from ttt_mlflow.telemetry.processes import is_related
+
     named, busy = [], []
     for gpu, card in _cards(gpus, "who else uses a GPU is"):
         if card.processes is None:
             raise Wrong(f"{gpu.index}: NVML does not list the processes on it ({card.refused['processes']})")
-        others = [process for process in card.processes if process.pid != os.getpid()]
-        texts = [f"{_process_name(other.pid)} (pid {other.pid}, {_gigabytes(other.memory_bytes)})" for other in others]
+        others = [process for process in card.processes if not is_related(process.pid)]
+        texts = [
+            f"{other.name or 'unknown process'} (pid {other.pid}, {_gigabytes(other.memory_bytes)})" for other in others
+        ]
         named += [f"{gpu.index}: {text}" for text in texts]
         if others and (card.utilization or 0) > BUSY_PCT:
             busy.append(f"GPU {gpu.index} is {card.utilization} % busy")
@@ -300,22 +304,13 @@ def check_others(gpus: Sequence[Gpu]) -> str:
     return f"idle, with memory held by {'; '.join(named)}" if named else "nobody else"
 
 
-def _process_name(pid: int) -> str:
-    import psutil
-
-    try:
-        return psutil.Process(pid).name()
-    except psutil.Error:  # of another user or container
-        return "unknown process"
-
-
 def _gigabytes(value: int | None) -> str:
     return "memory unknown" if value is None else f"{value / 1e9:.1f} GB"
 
 
 def check_telemetry(gpus: Sequence[Gpu]) -> str:
     """Each of the sampler's queries, asked once."""
-    from ttt_mlflow.telemetry.nvml import NvmlSampler
+    from ttt_mlflow.telemetry.sampler import NvmlSampler
 
     if not gpus:
         raise Wrong("no GPU: clocks, power, temperature, utilisation and energy are not recorded")
@@ -323,7 +318,9 @@ def check_telemetry(gpus: Sequence[Gpu]) -> str:
     for gpu in gpus:
         sampler = NvmlSampler.open(gpu.uuid)
         sampler.stop()
-        refused += [f"{gpu.index}: {query} ({reason})" for query, reason in sampler.refused.items()]
+        # a card without GPM is a finding of its own
+        queries = {query: reason for query, reason in sampler.refused.items() if query != "gpm"}
+        refused += [f"{gpu.index}: {query} ({reason})" for query, reason in queries.items()]
     if refused:
         raise Wrong(f"NVML does not answer {'; '.join(refused)}", "what depends on that is not recorded")
     return "NVML answers every query of the sampler"

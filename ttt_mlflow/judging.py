@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from ttt_mlflow.measure.loop import Measurement
 from ttt_mlflow.measure.verdict import EXPLAINED_BY_POWER, CardEvidence, Evidence
 from ttt_mlflow.names import CLOCK_EVENT_REASONS
-from ttt_mlflow.telemetry.nvml import NvmlSampler
+from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.telemetry.samples import Section, inside
 
+THERMAL = "thermal"  # of names.VIOLATION_POLICIES
 POWER_CAP_BIT = 1 << CLOCK_EVENT_REASONS.index(EXPLAINED_BY_POWER)
 
 
@@ -40,4 +41,26 @@ def card_evidence(sampler: NvmlSampler, sections: Sequence[Section]) -> CardEvid
         events = {
             reason: 100.0 * float(((masks & (1 << bit)) != 0).mean()) for bit, reason in enumerate(CLOCK_EVENT_REASONS)
         }
-    return CardEvidence(sm_clock_mhz=clocks, power_capped=capped, event_pct=events)
+    return CardEvidence(
+        sm_clock_mhz=clocks,
+        power_capped=capped,
+        event_pct=events,
+        thermal_violation_pct=_thermal_violation_pct(sections),
+        ecc_uncorrected=_ecc_errors(sections),
+        other_processes=sampler.other_processes(sections),
+    )
+
+
+def _thermal_violation_pct(sections: Sequence[Section]) -> float | None:
+    """The share of the sections' time that the counter grew by; None where one of them does not know."""
+    seconds = sum(section.seconds for section in sections)
+    if not seconds or any(THERMAL not in section.violation_s for section in sections):
+        return None
+    return 100 * sum(section.violation_s[THERMAL] for section in sections) / seconds
+
+
+def _ecc_errors(sections: Sequence[Section]) -> int | None:
+    """Of all sections together; None where one of them does not know."""
+    counts = [section.ecc_uncorrected_errors for section in sections]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None

@@ -62,6 +62,22 @@ def clock_event_metric(reason: str) -> str:
     return f"clock_event_{reason}_pct"
 
 
+# NVML's performance policies, in the order of their numbers: what can hold the clocks down.
+VIOLATION_POLICIES: tuple[str, ...] = (
+    "power",
+    "thermal",
+    "sync_boost",
+    "board_limit",
+    "low_utilization",
+    "reliability",
+)
+
+
+def violation_metric(policy: str) -> str:
+    """Metric name for one of :data:`VIOLATION_POLICIES`."""
+    return f"violation_{policy}_s"
+
+
 # name -> (unit, meaning); a metric that was not measured is absent, never zero
 METRICS: dict[str, tuple[str, str]] = {
     "decode_tokens_per_s": (
@@ -100,10 +116,21 @@ METRICS: dict[str, tuple[str, str]] = {
     "joules_per_token": ("J", "energy of the measured section over the tokens generated in it"),
     "temperature_c_max": ("°C", "GPU temperature, highest sample of the measured section"),
     "gpu_utilization_pct_mean": ("%", "share of time with a kernel running, mean over the measured section"),
+    "sm_active_pct_mean": ("%", "share of the SMs with a warp on them, mean over the measured section (GPM)"),
+    "tensor_active_pct_mean": ("%", "share of the tensor cores' time in use, mean over the measured section (GPM)"),
+    "dram_bandwidth_pct_mean": ("%", "share of the DRAM bandwidth in use, mean over the measured section (GPM)"),
     **{
         clock_event_metric(reason): ("%", f"share of the measured section in which NVML named {reason}")
         for reason in CLOCK_EVENT_REASONS
     },
+    **{
+        violation_metric(policy): (
+            "s",
+            f"time in the measured section in which NVML's policy {policy} held clocks down",
+        )
+        for policy in VIOLATION_POLICIES
+    },
+    "ecc_uncorrected_errors": ("count", "uncorrected ECC errors of the device's memory in the measured section"),
     "min_bytes_per_step": ("bytes", "bytes that a decode step, or in prefill mode the prompt, has to read and write"),
     "flops_per_step": ("FLOP", "operations that a decode step, or in prefill mode the prompt, has to do"),
     "roofline_ms": ("ms", "least time for those on this card, from its measured read bandwidth and matrix rate"),
@@ -164,6 +191,7 @@ SYSTEM_METRICS: dict[str, tuple[str, str]] = {
     "temperature_celsius": ("°C", "GPU temperature"),
     "utilization_percentage": ("%", "share of time with a kernel running"),
     "memory_usage_megabytes": ("10⁶ bytes", "memory in use on the device"),
+    "dram_bandwidth_percentage": ("%", "share of the DRAM bandwidth in use (GPM)"),
 }
 
 
@@ -199,6 +227,8 @@ ARTIFACTS: dict[str, str] = {
     "verdict.json": "the verdict with what was found, what could not be judged, and the thresholds",
     "log.txt": "what was done when, warnings, and the traceback of a failure",
     "telemetry/samples.csv": "every NVML sample, with its time and whether it fell into the measured section",
+    "telemetry/queries.csv": "each query to NVML: what its answers cover, their age and cost, or why it is refused",
+    "telemetry/processes.csv": "who else was on the card while measured: pid, name, memory_bytes, sm_utilization_pct",
     "telemetry/clocks.png": "clocks, power and temperature over time, the measured section marked",
     "timing/steps.csv": "every timed step of every repeat: repeat, step, ms, complete",
     "timing/passes.json": "every pass's time, warm-up included, why both ended, and the drift",

@@ -16,9 +16,12 @@ from ttt_mlflow.measure.verdict import Verdict
 from ttt_mlflow.models.registry import ModelEntry, ModelRequest, Workload
 from ttt_mlflow.report.roofline_chart import parts_csv, roofline_png
 from ttt_mlflow.telemetry import host, samples
-from ttt_mlflow.telemetry.nvml import NvmlSampler, TelemetryUnavailable
+from ttt_mlflow.telemetry.nvml import TelemetryUnavailable
+from ttt_mlflow.telemetry.processes import processes_csv
+from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.tracking.journal import Journal
 
+HOST = "environment/host.json"
 TAG_FACTS = {
     "ttt.host": "hostname",
     "ttt.gpu_name": "gpu_name",
@@ -37,7 +40,7 @@ def record_environment(journal: Journal, used: Configuration, device: torch.devi
     tags = {tag: _text(facts[fact]) for tag, fact in TAG_FACTS.items() if fact in facts}
     ours = {"ttt.config_id": used.config_id, "ttt.journal_id": journal.journal_id, "ttt.entry_point": used.entry_point}
     journal.update_tags(tags | ours)
-    journal.write_artifact("environment/host.json", json.dumps(facts, indent=1))
+    journal.write_artifact(HOST, json.dumps(facts, indent=1))
     journal.write_artifact("environment/packages.txt", host.package_list())
 
 
@@ -56,9 +59,15 @@ def open_sampler(device: torch.device, console: Console) -> NvmlSampler | None:
 def record_samples(
     journal: Journal, sampler: NvmlSampler, device: torch.device, title: str
 ) -> dict[str, list[tuple[int, int, float]]]:
-    """Write the samples and their picture; return the time series for MLflow's System metrics."""
+    """Write the samples and their picture, what the queries cost and who else was on the card.
+
+    Returns the time series for MLflow's System metrics.
+    """
     for query, reason in sampler.refused.items():
         log.warning("NVML does not answer %s: %s", query, reason)
+    journal.write_artifact("telemetry/queries.csv", sampler.queries().to_csv(index=False))
+    if others := sampler.other_processes():
+        journal.write_artifact("telemetry/processes.csv", processes_csv(others))
     frame = sampler.frame()
     if frame.empty:
         return {}
@@ -118,10 +127,19 @@ def _ceilings(request: ModelRequest, console: Console) -> CardCeilings | None:
 def record_end(
     journal: Journal, status: str, message: str | None, exit_code: int, describe: Callable[[Journal], str]
 ) -> None:
-    """Give the journal its status, and the description that goes with it."""
+    """Give the journal its status, the description that goes with it, and the host's load at the end."""
     journal.set_status(status, message, exit_code)
     journal.update_tags({"ttt.status": status} | ({"ttt.message": message} if message else {}))
     journal.set_description(describe(journal))
+    _record_load_at_the_end(journal)
+
+
+def _record_load_at_the_end(journal: Journal) -> None:
+    """The host's load again: what it was at the start stands in the same file, where the run came that far."""
+    path, load = journal.artifacts / HOST, host.cpu_load_1min()
+    if path.exists() and load is not None:
+        facts = json.loads(path.read_text())
+        journal.write_artifact(HOST, json.dumps(facts | {"cpu_load_1min_end": load}, indent=1))
 
 
 def _text(fact: object) -> str:

@@ -45,8 +45,8 @@ from ttt_mlflow.report.summary import summary_markdown
 from ttt_mlflow.resolve import Resolved, resolve
 from ttt_mlflow.runlog import run_log
 from ttt_mlflow.telemetry import samples
-from ttt_mlflow.telemetry.nvml import NvmlSampler
 from ttt_mlflow.telemetry.quiet import wait_until_quiet
+from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.tracking.journal import Journal
 
 __all__ = ["resolve", "run"]

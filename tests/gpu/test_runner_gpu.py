@@ -62,7 +62,10 @@ def test_a_run_records_what_the_gpu_did(tmp_path: Path) -> None:
     assert (folder / "telemetry/clocks.png").read_bytes().startswith(b"\x89PNG")
     samples = pd.read_csv(folder / "telemetry/samples.csv")
     assert samples["measured"].any()
-    assert set(journal.series) == {names.system_metric(0, suffix) for suffix in names.SYSTEM_METRICS}
+    expected = {names.system_metric(0, suffix) for suffix in names.SYSTEM_METRICS}
+    # not every card has GPM
+    assert expected - {names.system_metric(0, "dram_bandwidth_percentage")} <= set(journal.series) <= expected
+    assert {"telemetry/samples.csv", "telemetry/queries.csv"} <= measured.artifacts
     assert journal.tags["ttt.gpu_name"] == torch.cuda.get_device_name()
     assert {"ttt.gpu_uuid", "ttt.driver"} <= set(journal.tags)
 

@@ -13,7 +13,6 @@ from ttt_mlflow.measure.verdict import (
     FAULTY_EVENTS,
     CardEvidence,
     Evidence,
-    OtherProcess,
     Verdict,
     combined,
     judge,
@@ -21,6 +20,7 @@ from ttt_mlflow.measure.verdict import (
     steady_clock,
     verdict_text,
 )
+from ttt_mlflow.telemetry.processes import GpuProcess
 
 STEADY = [1980.0, 1965.0] * 20
 FREE = [False] * 40
@@ -177,8 +177,8 @@ def test_ecc_errors() -> None:
     assert "ECC" in uncounted.notes[0]
 
 
-def process(busy: float | None) -> OtherProcess:
-    return OtherProcess(4242, "python", 1_500_000_000, busy)
+def process(busy: float | None) -> GpuProcess:
+    return GpuProcess(4242, "python", 1_500_000_000, busy)
 
 
 def test_another_process_that_computes() -> None:

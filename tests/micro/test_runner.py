@@ -32,7 +32,7 @@ from ttt_mlflow.micro import runner
 from ttt_mlflow.micro.kernels import KernelEntry, Step
 from ttt_mlflow.micro.resolve import resolve
 from ttt_mlflow.micro.results import MicroResults
-from ttt_mlflow.telemetry.nvml import NvmlSampler
+from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.tracking.journal import Journal
 
 QUICK = {"device": "cpu", "heads": 2, "head_dim": 16, "batches": "1,3", "seconds": 0.001}
@@ -413,7 +413,9 @@ def test_clocks_are_those_of_each_kernels_own_section(measure: Measure, monkeypa
     assert {batch: value for _, batch, value in series["kernel_power_w_mean/slow"]} == {1: 630.25, 3: 630.25}
     assert {batch: value for _, batch, value in series["kernel_temperature_c_max/slow"]} == {1: 41, 3: 41}
     assert names.system_metric(0, "power_usage_watts") in series
-    assert measured.artifacts == EVERY_RUN | VIEWS | {"telemetry/samples.csv", "telemetry/clocks.png"}
+    assert measured.artifacts == EVERY_RUN | VIEWS | {
+        *("telemetry/samples.csv", "telemetry/queries.csv", "telemetry/clocks.png")
+    }
     assert measured.journal.metrics["power_w_mean"] == pytest.approx(630.25)
     assert nvml.open_count == 0
 

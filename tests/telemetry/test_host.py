@@ -6,17 +6,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.telemetry.fake_nvml import FakeNvml
+from tests.telemetry.fake_nvml import DRIVER_NOT_LOADED, GPU_UUID, FakeNvml
 from ttt_mlflow.telemetry import host
 from ttt_mlflow.telemetry.host import device_uuid, host_facts, package_list
+
+TORCH_UUID = GPU_UUID.removeprefix("GPU-")
 
 
 def test_facts_of_this_host(nvml: FakeNvml) -> None:
     facts = json.loads(json.dumps(host_facts(torch.device("cpu"))))
     assert facts["torch"] == torch.__version__
-    assert facts["driver"] == "580.159.04"
+    assert (facts["driver"], facts["cuda_driver"]) == ("580.159.04", "13.1")
     assert facts["cpu_cores"] >= 1
-    assert facts["host_memory_gb"] > 0
+    assert facts["cpu_load_1min"] >= 0
+    assert facts["host_memory_gb"] > facts["host_memory_free_gb"] > 0
+    assert facts["host_swap_used_gb"] >= 0
     for name in ("hostname", "cpu_model", "kernel", "python"):
         assert facts[name]
     assert None not in facts.values()
@@ -25,15 +29,18 @@ def test_facts_of_this_host(nvml: FakeNvml) -> None:
 
 def test_facts_of_a_gpu(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     properties = SimpleNamespace(
-        name="NVIDIA H200", uuid="6d3b1f3a", total_memory=150_000_000_000, multi_processor_count=132
+        name="NVIDIA H200", uuid=TORCH_UUID, total_memory=150_000_000_000, multi_processor_count=132
     )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     device = torch.device("cuda", 0)
     facts = host_facts(device)
     assert facts["gpu_name"] == "NVIDIA H200"
-    assert facts["gpu_uuid"] == device_uuid(device) == "6d3b1f3a"
+    assert facts["gpu_uuid"] == device_uuid(device) == TORCH_UUID
     assert facts["gpu_memory_gb"] == 150
     assert facts["gpu_multiprocessors"] == 132
+    assert facts["gpu_power_limit_w"] == 700
+    nvml.refuses["nvmlInit"] = DRIVER_NOT_LOADED
+    assert "gpu_power_limit_w" not in host_facts(device)
 
 
 def test_environment_variables_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ttt_mlflow import names
 from ttt_mlflow.telemetry.samples import (
+    GPM_LATE_MS,
     Section,
     inside,
     plot_clocks,
@@ -44,6 +45,12 @@ def frame(rows: int = 40, hz: float = 10.0) -> pd.DataFrame:
             "memory_utilization_pct": [60 if work else 0 for work in busy],
             "memory_used_bytes": [2_500_000_000 if work else 500_000_000 for work in busy],
             "clock_event_reasons": [0x4 if work else 0x1 for work in busy],
+            # every third row, of the 300 ms since the one before
+            "gpm_span_ms": [300.0 if index % 3 == 0 else None for index in range(rows)],
+            "dram_bandwidth_pct": [
+                (80.0 if work else 0.0) if index % 3 == 0 else None for index, work in enumerate(busy)
+            ],
+            "tensor_active_pct": [20.0 if index % 3 == 0 else None for index in range(rows)],
         }
     )
 
@@ -60,6 +67,8 @@ def test_summary_is_of_the_sections_alone() -> None:
         "gpu_utilization_pct_mean": 100,
         "device_memory_used_gb": 2.5,
         "clock_event_sw_power_cap_pct": 100,
+        "dram_bandwidth_pct_mean": 80,
+        "tensor_active_pct_mean": 20,
         "energy_j": 1130,
     }
     assert set(metrics) <= set(names.METRICS)
@@ -78,6 +87,8 @@ def test_a_column_that_is_missing_gives_no_metric() -> None:
         "power_w_mean",
         "gpu_utilization_pct_mean",
         "device_memory_used_gb",
+        "dram_bandwidth_pct_mean",
+        "tensor_active_pct_mean",
     }
 
 
@@ -125,6 +136,80 @@ def test_ends_belong_to_the_section() -> None:
     samples = frame(rows=4, hz=1.0)
     assert inside(samples, [section(1, 2)]).tolist() == [False, True, True, False]
     assert inside(samples, [section(0, 0), section(3, 5)]).tolist() == [True, False, False, True]
+
+
+# GPM's readings cover what was before them
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "expected"),
+    [
+        (1.0, 3.0, {1.5, 1.8, 2.1, 2.4, 2.7, 3.0}),  # 1.2 would reach back to 0.8
+        (1.05, 1.95, {1.5, 1.8}),
+        (1.15, 1.5, set()),  # 1.5 reaches back to 1.1
+        (1.0, 1.3, set()),
+    ],
+)
+def test_a_gpm_reading_counts_where_all_that_it_covers_was_measured(
+    begin: float, end: float, expected: set[float]
+) -> None:
+    samples = frame()
+    samples["dram_bandwidth_pct"] = [
+        float(round(10 * second)) if index % 3 == 0 else None
+        for index, second in enumerate((samples["time_ns"] - START) / SECOND)
+    ]
+    found = summarise(samples, [section(begin, end)]).get("dram_bandwidth_pct_mean")
+    tenths = [10 * second for second in expected]
+    assert found == (pytest.approx(sum(tenths) / len(tenths)) if tenths else None)
+
+
+def test_a_gpm_reading_across_two_sections_is_of_neither() -> None:
+    metrics = summarise(frame(), [section(0.8, 1.05), section(1.06, 1.3)])
+    assert "dram_bandwidth_pct_mean" not in metrics
+    assert metrics["sm_clock_mhz_max"] == 1980
+
+
+def test_gpm_readings_weigh_by_their_span() -> None:
+    samples = pd.DataFrame({"time_ns": [at(5), at(6)], "gpm_span_ms": [100.0, 300.0], "sm_active_pct": [100.0, 20.0]})
+    assert summarise(samples, [section(0, 10)])["sm_active_pct_mean"] == pytest.approx(40)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4000), st.integers(100, 900)), max_size=20), st.integers(0, 3000))
+def test_gpm_of_other_times_never_enters(readings: list[tuple[int, int]], begin_ms: int) -> None:
+    """Whatever reading reaches out of the section shows 100 %, all others 1 %."""
+    end_ms = begin_ms + 1000
+    inner = [begin_ms <= time_ms - span_ms - GPM_LATE_MS and time_ms <= end_ms for time_ms, span_ms in readings]
+    samples = pd.DataFrame(
+        {
+            "time_ns": [at(time_ms / 1000) for time_ms, _ in readings],
+            "gpm_span_ms": [float(span_ms) for _, span_ms in readings],
+            "sm_active_pct": [1.0 if one else 100.0 for one in inner],
+        }
+    )
+    # the ends are rounded to ns; a reading that ends or begins within 1 µs of them may fall on either side
+    found = summarise(samples, [Section(at(begin_ms / 1000) - 500, at(end_ms / 1000) + 500)]).get("sm_active_pct_mean")
+    assert found == (pytest.approx(1.0) if any(inner) else None)
+
+
+# What the card counted
+
+
+def counted(power_s: float | None, errors: int | None) -> Section:
+    return Section(
+        at(0), at(1), violation_s={} if power_s is None else {"power": power_s}, ecc_uncorrected_errors=errors
+    )
+
+
+def test_counters_add_up_over_the_sections() -> None:
+    metrics = summarise(pd.DataFrame(), [counted(0.25, 0), counted(0.5, 2)])
+    assert metrics == {"violation_power_s": 0.75, "ecc_uncorrected_errors": 2}
+    assert set(metrics) <= set(names.METRICS)
+
+
+def test_none_counted_is_zero_and_not_asked_is_absent() -> None:
+    assert summarise(pd.DataFrame(), [counted(0.0, 0)]) == {"violation_power_s": 0, "ecc_uncorrected_errors": 0}
+    assert summarise(pd.DataFrame(), [counted(0.5, 1), counted(None, None)]) == {}
+    assert summarise(pd.DataFrame(), []) == {}
 
 
 def test_series_have_the_public_names_and_two_points_a_second() -> None:

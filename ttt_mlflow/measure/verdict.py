@@ -13,6 +13,7 @@ import numpy as np
 
 from ttt_mlflow.measure.drift import ACROSS_LEAST, Drift
 from ttt_mlflow.measure.thresholds import Thresholds
+from ttt_mlflow.telemetry.processes import GpuProcess
 
 Word = Literal["valid", "invalid", "unjudged"]
 
@@ -24,22 +25,6 @@ LASTING = ("short_section",)
 STEADY_PERCENTILE = 90  # of the SM clock where no power cap explains it: its steady state
 CLOCK_SAMPLES_LEAST = 10
 NOTHING_MEASURED = "no timed pass came to its end"
-
-
-@dataclass(frozen=True)
-class OtherProcess:
-    """A process that was on the card besides the run. sm_utilization_pct: None where the card does not say."""
-
-    pid: int
-    name: str | None
-    memory_bytes: int | None
-    sm_utilization_pct: float | None
-
-    @property
-    def text(self) -> str:
-        named = f"{self.name} (pid {self.pid})" if self.name else f"pid {self.pid}"
-        held = "" if self.memory_bytes is None else f", {self.memory_bytes / 1e9:.2f} GB held"
-        return named + held
 
 
 @dataclass(frozen=True)
@@ -55,7 +40,7 @@ class CardEvidence:
     event_pct: Mapping[str, float] | None = None
     thermal_violation_pct: float | None = None
     ecc_uncorrected: int | None = None
-    other_processes: Sequence[OtherProcess] | None = None
+    other_processes: Sequence[GpuProcess] | None = None
 
 
 @dataclass(frozen=True)
@@ -292,6 +277,12 @@ def _ecc(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
         yield Finding("ecc_error", f"{card.ecc_uncorrected} uncorrected in the section")
 
 
+def _named(process: GpuProcess) -> str:
+    named = f"{process.name} (pid {process.pid})" if process.name else f"pid {process.pid}"
+    held = "" if process.memory_bytes is None else f", {process.memory_bytes / 1e9:.2f} GB held"
+    return named + held
+
+
 def _other_processes(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
     if card.other_processes is None:
         yield Missing("other_processes", "the card does not tell which processes are on it")
@@ -299,9 +290,9 @@ def _other_processes(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
     for process in card.other_processes:
         busy = process.sm_utilization_pct
         if busy is None:
-            yield Missing("other_processes", f"whether {process.text} computed; the card does not say")
+            yield Missing("other_processes", f"whether {_named(process)} computed; the card does not say")
         elif busy > limit.other_process_sm_pct:
             allowed = f"{limit.other_process_sm_pct:g} % are allowed"
-            yield Finding("other_process", f"{process.text}, used {busy:.3g} % of the SMs, {allowed}")
+            yield Finding("other_process", f"{_named(process)}, used {busy:.3g} % of the SMs, {allowed}")
         else:
-            yield Note(f"{process.text}, was on the card and did not compute")
+            yield Note(f"{_named(process)}, was on the card and did not compute")

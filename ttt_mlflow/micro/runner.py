@@ -46,7 +46,7 @@ from ttt_mlflow.report.micro_table import (
 )
 from ttt_mlflow.runlog import run_log
 from ttt_mlflow.telemetry import samples
-from ttt_mlflow.telemetry.nvml import NvmlSampler
+from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.telemetry.samples import Section
 from ttt_mlflow.tracking.journal import Journal
 

@@ -1,27 +1,25 @@
-"""What NVML says about a card at one moment, for a person who is about to measure on it."""
+"""What NVML says about a card at one moment: for a person who is about to measure on it, and for the record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, find_device, load_nvml
+from ttt_mlflow.telemetry.nvml import Device, TelemetryUnavailable, find_device, load_nvml, text
+from ttt_mlflow.telemetry.processes import GpuProcess, ProcessLists, process_name
+from ttt_mlflow.telemetry.query import Query, of_either
 
-
-@dataclass(frozen=True)
-class CardProcess:
-    """A process that computes on the card. NVML does not tell the memory of one of another container."""
-
-    pid: int
-    memory_bytes: int | None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class CardState:
     """Readings of one card; None where it does not answer, and ``refused`` then has NVML's words.
 
-    Clocks in MHz, power in W, temperature in °C, utilisation in %. gpm: whether the card gives SM, tensor and
-    DRAM-bandwidth utilisation without a profiler.
+    Clocks in MHz, power in W, temperature in °C, utilisation in %. processes: all that are on it, this one included.
+    gpm: whether the card gives SM, tensor and DRAM-bandwidth utilisation without a profiler. Of a MIG instance, what it
+    does not answer itself is its card's.
     """
 
     uuid: str
@@ -34,7 +32,7 @@ class CardState:
     power_limit: float | None
     temperature: int | None
     utilization: int | None
-    processes: list[CardProcess] | None
+    processes: list[GpuProcess] | None
     gpm: bool | None
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -52,10 +50,42 @@ def visible_to_nvml() -> int:
 
 def read_card(uuid: str) -> CardState:
     """The state of the GPU (or MIG instance) with this UUID; raise :class:`TelemetryUnavailable` without NVML."""
+    with _device(uuid) as (nvml, device):
+        return _read(nvml, device)
+
+
+def card_facts(uuid: str) -> dict[str, object]:
+    """How the GPU (or MIG instance) with this UUID is set up; what it does not say has no entry.
+
+    gpu_power_limit_w, gpu_enforced_power_limit_w (the lowest of all that limit it), gpu_sm_clock_max_mhz,
+    gpu_memory_clock_max_mhz, gpu_ecc, gpu_mig, gpu_persistence_mode (whether they are on), gpu_pcie_generation,
+    gpu_pcie_width (lanes, both as they are now), gpu_vbios. Raises :class:`TelemetryUnavailable` without NVML.
+    """
+    with _device(uuid) as (nvml, device):
+        asked: dict[str, Callable[[Any], object]] = {
+            "gpu_power_limit_w": lambda handle: nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1e3,
+            "gpu_enforced_power_limit_w": lambda handle: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
+            "gpu_sm_clock_max_mhz": lambda handle: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "gpu_memory_clock_max_mhz": lambda handle: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM),
+            "gpu_ecc": lambda handle: bool(nvml.nvmlDeviceGetEccMode(handle)[0]),
+            "gpu_mig": lambda handle: bool(nvml.nvmlDeviceGetMigMode(handle)[0]),
+            "gpu_persistence_mode": lambda handle: bool(nvml.nvmlDeviceGetPersistenceMode(handle)),
+            "gpu_pcie_generation": lambda handle: nvml.nvmlDeviceGetCurrPcieLinkGeneration(handle),
+            "gpu_pcie_width": lambda handle: nvml.nvmlDeviceGetCurrPcieLinkWidth(handle),
+            "gpu_vbios": lambda handle: text(nvml.nvmlDeviceGetVbiosVersion(handle)),
+        }
+        answers = {
+            name: Query(nvml, name, "now", of_either(device, function)).ask() for name, function in asked.items()
+        }
+    return {name: answer for name, answer in answers.items() if answer is not None}
+
+
+@contextmanager
+def _device(uuid: str) -> Iterator[tuple[ModuleType, Device]]:
+    """NVML and the device, for as long as it is asked."""
     nvml = load_nvml()
     try:
-        handle, full_uuid = find_device(nvml, uuid)
-        return _read(nvml, handle, full_uuid)
+        yield nvml, find_device(nvml, uuid)
     except nvml.NVMLError as error:
         raise TelemetryUnavailable(
             f"NVML does not answer for the GPU {uuid} ({error})", "nvidia-smi -L lists the GPUs it knows"
@@ -64,39 +94,36 @@ def read_card(uuid: str) -> CardState:
         nvml.nvmlShutdown()
 
 
-def _read(nvml: ModuleType, handle: Any, uuid: str) -> CardState:
+def _read(nvml: ModuleType, device: Device) -> CardState:
     refused: dict[str, str] = {}
 
-    def ask(name: str, query: Callable[[], Any]) -> Any:
-        try:
-            return query()
-        except (nvml.NVMLError, AttributeError) as error:  # AttributeError: this nvidia-ml-py lacks the function
-            refused[name] = str(error)
-            return None
+    def ask(name: str, function: Callable[[Any], T]) -> T | None:
+        query = Query(nvml, name, "now", of_either(device, function))
+        answer = query.ask()
+        if query.refused is not None:
+            refused[name] = query.refused
+        return answer
 
-    def watts(milliwatts: int | None) -> float | None:
-        return None if milliwatts is None else milliwatts / 1e3
-
-    driver = nvml.nvmlSystemGetDriverVersion()
+    lists = ProcessLists(nvml, device)
+    listed = lists.read()
+    if lists.compute.refused is not None:
+        refused["processes"] = lists.compute.refused
     return CardState(
-        uuid=uuid,
-        driver=driver.decode() if isinstance(driver, bytes) else str(driver),
-        sm_clock=ask("sm_clock", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-        sm_clock_max=ask("sm_clock_max", lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
-        memory_clock=ask("memory_clock", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-        memory_clock_max=ask("memory_clock_max", lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-        power=watts(ask("power", lambda: nvml.nvmlDeviceGetPowerUsage(handle))),
-        power_limit=watts(ask("power_limit", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))),
-        temperature=ask("temperature", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-        utilization=ask("utilization", lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-        processes=ask("processes", lambda: _processes(nvml, handle)),
-        gpm=ask("gpm", lambda: bool(nvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice)),
+        uuid=device.uuid,
+        driver=text(nvml.nvmlSystemGetDriverVersion()),
+        sm_clock=ask("sm_clock", lambda handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        sm_clock_max=ask("sm_clock_max", lambda handle: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        memory_clock=ask("memory_clock", lambda handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+        memory_clock_max=ask(
+            "memory_clock_max", lambda handle: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM)
+        ),
+        power=ask("power", lambda handle: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
+        power_limit=ask("power_limit", lambda handle: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3),
+        temperature=ask("temperature", lambda handle: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        utilization=ask("utilization", lambda handle: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+        processes=None
+        if listed is None
+        else [GpuProcess(pid, process_name(nvml, pid), memory, None) for pid, memory in sorted(listed.items())],
+        gpm=ask("gpm", lambda handle: bool(nvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice)),
         refused=refused,
     )
-
-
-def _processes(nvml: ModuleType, handle: Any) -> list[CardProcess]:
-    return [
-        CardProcess(int(process.pid), process.usedGpuMemory)
-        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    ]

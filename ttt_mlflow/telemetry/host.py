@@ -7,9 +7,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import psutil
 import torch
 
-from ttt_mlflow.telemetry.nvml import driver_version
+from ttt_mlflow.telemetry.cards import card_facts
+from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, cuda_driver_version, driver_version
 
 GIT_SECONDS = 10
 
@@ -17,15 +19,21 @@ GIT_SECONDS = 10
 def host_facts(device: torch.device | None = None) -> dict[str, object]:
     """The host, the software and, for a CUDA ``device``, the GPU. What is not there has no entry.
 
-    hostname, cpu_model, cpu_cores (that this process may use), host_memory_gb (10^9 bytes), kernel, python,
-    torch, triton, mamba_ssm, causal_conv1d, nvidia_ml_py, cuda (that PyTorch was built for), driver,
-    git_commit, git_dirty, gpu_name, gpu_uuid (without NVML's prefix), gpu_memory_gb, gpu_multiprocessors.
+    hostname, cpu_model, cpu_cores (that this process may use), cpu_load_1min (processes that ran or waited for a core,
+    mean of the last minute), host_memory_gb, host_memory_free_gb (that can be had without swapping), host_swap_used_gb
+    (10^9 bytes), kernel, python, torch, triton, mamba_ssm, causal_conv1d, nvidia_ml_py, cuda (that PyTorch was built
+    for), driver, cuda_driver (the newest CUDA that the driver supports), git_commit, git_dirty, gpu_name, gpu_uuid
+    (without NVML's prefix), gpu_memory_gb, gpu_multiprocessors, and those of
+    :func:`ttt_mlflow.telemetry.cards.card_facts`.
     """
     facts: dict[str, object | None] = {
         "hostname": platform.node() or None,
         "cpu_model": _cpu_model(),
         "cpu_cores": _cpu_cores(),
-        "host_memory_gb": _host_memory_gb(),
+        "cpu_load_1min": cpu_load_1min(),
+        "host_memory_gb": psutil.virtual_memory().total / 1e9,
+        "host_memory_free_gb": psutil.virtual_memory().available / 1e9,
+        "host_swap_used_gb": psutil.swap_memory().used / 1e9,
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -35,10 +43,19 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
         "nvidia_ml_py": _version("nvidia-ml-py"),
         "cuda": torch.version.cuda,
         "driver": driver_version(),
+        "cuda_driver": cuda_driver_version(),
         **_git_facts(),
         **_gpu_facts(device),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def cpu_load_1min() -> float | None:
+    """Processes that ran or waited for a core, mean of the last minute; None where the system does not say."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
 
 
 def device_uuid(device: torch.device) -> str:
@@ -78,13 +95,6 @@ def _cpu_cores() -> int | None:
     return os.cpu_count()
 
 
-def _host_memory_gb() -> float | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (ValueError, OSError):
-        return None
-
-
 def _git_facts() -> dict[str, object | None]:
     """Commit and dirt of the checkout that this package runs from; nothing for an installed package."""
     package = Path(__file__).resolve().parents[1]
@@ -116,4 +126,12 @@ def _gpu_facts(device: torch.device | None) -> dict[str, object | None]:
         "gpu_uuid": device_uuid(device),
         "gpu_memory_gb": properties.total_memory / 1e9,
         "gpu_multiprocessors": properties.multi_processor_count,
+        **_card_facts(device_uuid(device)),
     }
+
+
+def _card_facts(uuid: str) -> dict[str, object]:
+    try:
+        return card_facts(uuid)
+    except TelemetryUnavailable:  # the sampler says so, once a run
+        return {}

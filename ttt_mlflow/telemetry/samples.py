@@ -1,16 +1,22 @@
 """What the GPU's samples say: the metrics of the measured sections, time series, a table and a picture.
 
-Everything here is derived from the rows of :meth:`ttt_mlflow.telemetry.nvml.NvmlSampler.frame`, which are kept
-as ``samples.csv``.
+Everything here is derived from the rows of :meth:`ttt_mlflow.telemetry.sampler.NvmlSampler.frame`, which are kept
+as ``samples.csv``, and from the sections.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from ttt_mlflow.names import CLOCK_EVENT_REASONS, clock_event_metric, system_metric
+from ttt_mlflow.names import (
+    CLOCK_EVENT_REASONS,
+    VIOLATION_POLICIES,
+    clock_event_metric,
+    system_metric,
+    violation_metric,
+)
 
 SERIES_PER_SECOND = 2
 GREY = "#8a8f98"
@@ -20,14 +26,24 @@ GREY = "#8a8f98"
 ENERGY_STEP_SECONDS = 0.1
 ENERGY_ERROR_SHARE = 0.1
 
+# NVML refreshes GPM's counters every 100 ms: a reading may begin, and end, by up to that much before its span.
+GPM_LATE_MS = 100.0
+GPM_COLUMNS = ("sm_active_pct", "tensor_active_pct", "dram_bandwidth_pct")
+
 
 @dataclass(frozen=True)
 class Section:
-    """A measured section on the host's clock (time.time_ns), and its energy where the card counts it."""
+    """A measured section on the host's clock (time.time_ns), and what the card counted in it.
+
+    violation_s: {policy of names.VIOLATION_POLICIES: seconds in which it held the clocks down}; a policy that is not
+    known is not in it. energy_j, ecc_uncorrected_errors: None where the card does not count them.
+    """
 
     begin_ns: int
     end_ns: int
     energy_j: float | None = None
+    violation_s: Mapping[str, float] = field(default_factory=dict)
+    ecc_uncorrected_errors: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -63,10 +79,11 @@ def summarise(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, f
             named = (masks & (1 << bit)) != 0
             if named.any():
                 metrics[clock_event_metric(reason)] = 100.0 * float(named.mean())
+    metrics |= _gpm_means(samples, sections)
     energy = _energy_j(sections)
     if energy is not None:
         metrics["energy_j"] = energy
-    return metrics
+    return metrics | _counted(sections)
 
 
 def series(samples: pd.DataFrame, gpu_index: int) -> dict[str, list[tuple[int, int, float]]]:
@@ -83,6 +100,7 @@ def series(samples: pd.DataFrame, gpu_index: int) -> dict[str, list[tuple[int, i
         "temperature_celsius": ("temperature_c", 1.0),
         "utilization_percentage": ("gpu_utilization_pct", 1.0),
         "memory_usage_megabytes": ("memory_used_bytes", 1e-6),
+        "dram_bandwidth_percentage": ("dram_bandwidth_pct", 1.0),
     }
     step_ns = 1_000_000_000 // SERIES_PER_SECOND
     first_ns = int(samples["time_ns"].min())
@@ -98,11 +116,13 @@ def series(samples: pd.DataFrame, gpu_index: int) -> dict[str, list[tuple[int, i
     return points
 
 
-def inside(samples: pd.DataFrame, sections: Sequence[Section]) -> pd.Series:
-    """Whether each sample was taken inside one of the sections."""
+def inside(samples: pd.DataFrame, sections: Sequence[Section], before_ms: pd.Series | float = 0.0) -> pd.Series:
+    """Whether each sample was taken inside one of the sections, and so were the ``before_ms`` before it."""
     within = pd.Series(False, index=samples.index)
+    reach_ns = 1e6 * before_ms
     for section in sections:
-        within |= samples["time_ns"].between(section.begin_ns, section.end_ns)
+        since_begin_ns = samples["time_ns"] - section.begin_ns
+        within |= (since_begin_ns >= reach_ns) & (samples["time_ns"] <= section.end_ns)
     return within
 
 
@@ -162,6 +182,34 @@ def _power_column(samples: pd.DataFrame) -> str | None:
         if column in samples and samples[column].notna().any():
             return column
     return None
+
+
+def _gpm_means(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, float]:
+    """Means over time of GPM's readings; of those alone that cover nothing outside one section."""
+    if "gpm_span_ms" not in samples:
+        return {}
+    rows = samples[inside(samples, sections, samples["gpm_span_ms"] + GPM_LATE_MS)]
+    means = {}
+    for column in GPM_COLUMNS:
+        if column in rows:
+            known = rows[rows[column].notna()]
+            if not known.empty:
+                weighted = known[column] * known["gpm_span_ms"]
+                means[f"{column}_mean"] = float(weighted.sum() / known["gpm_span_ms"].sum())
+    return means
+
+
+def _counted(sections: Sequence[Section]) -> dict[str, float]:
+    """Violations and ECC errors of all sections together; without what one of them does not know."""
+    counted = {}
+    for policy in VIOLATION_POLICIES:
+        if sections and all(policy in section.violation_s for section in sections):
+            counted[violation_metric(policy)] = float(sum(section.violation_s[policy] for section in sections))
+    errors = [section.ecc_uncorrected_errors for section in sections]
+    known = [count for count in errors if count is not None]
+    if known and len(known) == len(errors):
+        counted["ecc_uncorrected_errors"] = float(sum(known))
+    return counted
 
 
 def _energy_j(sections: Sequence[Section]) -> float | None:

@@ -1,0 +1,313 @@
+"""Whether the same thing measured twice is called the same, and a slowdown of one percent is found.
+
+``python -m benchmarks.repeatability OUTPUT_FOLDER`` makes runs of one configuration and, between them, runs of the same
+with a wait put into the decode step; each in a process of its own, or with ``--in-process`` all in this one, each with
+its own model, capture and warm-up. It writes OUTPUT_FOLDER/repeatability.json, .txt and .png, anew after every slow
+run; the records are under OUTPUT_FOLDER/runs. Exit code 0 if all that is asked holds, 1 if not, 2 if it could not be
+measured.
+"""
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import combinations, pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from benchmarks.calibrate import Calibration, calibrate
+from benchmarks.runs import Order, facts_of, last_line, record, record_order, register_slowed
+from ttt_mlflow.errors import TTTError
+from ttt_mlflow.measure.comparison import RUN_TO_RUN_PCT, compare
+from ttt_mlflow.measure.statistics import median_interval
+from ttt_mlflow.report.comparison import throughputs
+from ttt_mlflow.report.table import text_table
+from ttt_mlflow.tracking.journal import Journal
+
+MEDIANS_WITHIN_PCT = 0.5
+FALSE_ALARMS_MOST = 1 / 20
+FOUND_LEAST = 19 / 20
+BASE, SLOW = "base", "slow"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: which kind, the tokens/s of its complete passes, and how it was judged."""
+
+    kind: str
+    journal_id: str
+    tokens_per_s: list[float]
+    verdict: str
+    reasons: str
+
+    @classmethod
+    def of(cls, kind: str, journal: Journal) -> "Run":
+        tags = journal.tags
+        verdict, reasons = tags.get("ttt.verdict", "not judged"), tags.get("ttt.reasons", "")
+        return cls(kind, journal.journal_id, throughputs(journal), verdict, reasons)
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.tokens_per_s))
+
+
+@dataclass(frozen=True)
+class Count:
+    """``hits`` of ``pairs`` comparisons."""
+
+    hits: int
+    pairs: int
+
+    @property
+    def share(self) -> float:
+        return self.hits / self.pairs
+
+    def __str__(self) -> str:
+        return f"{self.hits} of {self.pairs} ({100 * self.share:.1f} %)"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the runs say. Those judged invalid are left out, as they are of every comparison.
+
+    spread_pct: how far the largest base median lies above the smallest, in percent.
+    run_to_run_pct: what two base medians stay under in 95 of 100 pairs, by their standard deviation.
+    slowdown_pct: how much less the median slow run made than the median base run.
+    """
+
+    left_out: list[str]
+    spread_pct: float
+    run_to_run_pct: float
+    slowdown_pct: float | None
+    base_pairs: Count
+    neighbours: Count
+    found_one_each: Count | None
+    found_all: Count | None
+
+    @property
+    def checks(self) -> list[tuple[str, bool]]:
+        """What is asked, with what was measured, and whether it holds."""
+        checks = [
+            (
+                f"base medians within {MEDIANS_WITHIN_PCT:g} % of each other: {self.spread_pct:.3f} %",
+                self.spread_pct <= MEDIANS_WITHIN_PCT,
+            ),
+            (
+                f"a difference called between two base runs in at most 1 of 20: {self.base_pairs}",
+                self.base_pairs.share <= FALSE_ALARMS_MOST,
+            ),
+        ]
+        for name, found in (("the base run before it", self.found_one_each), ("every base run", self.found_all)):
+            if found:
+                text = f"the slowdown found in at least 19 of 20, against {name}: {found}"
+                checks.append((text, found.share >= FOUND_LEAST))
+        return checks
+
+    @property
+    def passed(self) -> bool:
+        return all(holds for _, holds in self.checks)
+
+
+def evaluate(runs: Sequence[Run], run_to_run_pct: float) -> Outcome:
+    """Compare the runs, which are in the order in which they were made; TTTError with fewer than two base runs."""
+    judged = [run for run in runs if run.verdict != "invalid"]
+    left_out = [f"{run.journal_id} ({run.kind}): {run.reasons}" for run in runs if run.verdict == "invalid"]
+    base, slow = ([run for run in judged if run.kind == kind] for kind in (BASE, SLOW))
+    if len(base) < 2:
+        said = "; ".join(left_out) or "none was left out"
+        raise TTTError(f"{len(base)} base runs cannot be compared with each other (left out: {said})")
+
+    def word(one: Run, other: Run) -> str:
+        return compare(one.tokens_per_s, other.tokens_per_s, run_to_run_pct=run_to_run_pct).word
+
+    def count(pairs: Sequence[tuple[Run, Run]], *words: str) -> Count:
+        return Count(sum(word(*pair) in words for pair in pairs), len(pairs))
+
+    medians = [run.median for run in base]
+    # a slow run against the base run that was made before it
+    one_each = [(before, run) for before, run in pairwise(judged) if (before.kind, run.kind) == (BASE, SLOW)]
+    return Outcome(
+        left_out,
+        100 * (max(medians) / min(medians) - 1),
+        100 * float(np.expm1(1.96 * 2**0.5 * np.std(np.log(medians), ddof=1))),
+        100 * (1 - float(np.median([run.median for run in slow])) / float(np.median(medians))) if slow else None,
+        count(list(combinations(base, 2)), "faster", "slower"),
+        count(list(pairwise(base)), "faster", "slower"),
+        count(one_each, "slower") if one_each else None,
+        count(list(product(base, slow)), "slower") if slow else None,
+    )
+
+
+# Making the runs
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, str]:
+    """The configuration that is asked for in every run."""
+    asked = {
+        "model_name": arguments.model,
+        "batch": str(arguments.batch),
+        "genlen": str(arguments.genlen),
+        "max_seconds": str(arguments.seconds),
+    }
+    return asked | dict(pair.split("=", 1) for pair in arguments.set)
+
+
+def prepare(arguments: argparse.Namespace) -> Calibration:
+    """What the slowed runs wait; tried out in a process of its own, unless all is to happen in this one."""
+    asked = settings(arguments)
+    if arguments.in_process:
+        return calibrate(asked, arguments.slowdown_pct)
+    # a process that has used the GPU would sit on it beside those that measure
+    text = last_line("benchmarks.calibrate", json.dumps(asked), str(arguments.slowdown_pct))
+    return Calibration(**json.loads(text))
+
+
+def make_runs(arguments: argparse.Namespace, wait_us: float) -> Iterator[Run]:
+    """Base and slow runs in turn; TTTError for one that cannot be measured."""
+    asked, logdir = settings(arguments), arguments.folder / "runs"
+    slowed = {**asked, "model_name": register_slowed(arguments.model, wait_us)} if arguments.in_process else asked
+    for _ in range(arguments.runs):
+        for kind in (BASE, SLOW):
+            if arguments.in_process:
+                gc.collect()
+                yield Run.of(kind, record(logdir, slowed if kind == SLOW else asked))
+            else:
+                yield Run.of(kind, record_order(Order(str(logdir), asked, wait_us if kind == SLOW else None)))
+
+
+# What is written
+
+
+def summary(outcome: Outcome, runs: Sequence[Run], how: dict[str, Any]) -> str:
+    """For people: how it was made, each run, what follows, and whether that is what is asked."""
+    rows = []
+    for run in runs:
+        low, high = median_interval(run.tokens_per_s) or (float("nan"), float("nan"))
+        interval = f"[{low:,.1f}, {high:,.1f}]"
+        verdict = f"{run.verdict} {run.reasons}".strip()
+        rows.append((run.kind, f"{run.median:,.1f}", interval, str(len(run.tokens_per_s)), verdict))
+    columns = ("run", "tokens/s", "95 % interval", "passes", "verdict")
+    slowdown = "" if outcome.slowdown_pct is None else f"slow runs made {outcome.slowdown_pct:.2f} % fewer tokens/s"
+    lines = [
+        *(f"{name}: {value}" for name, value in how.items()),
+        "",
+        text_table(columns, rows, columns[1:4]),
+        "",
+        *(f"left out, invalid: {line}" for line in outcome.left_out),
+        f"neighbouring base runs called different: {outcome.neighbours}",
+        f"run_to_run_pct by these base runs: {outcome.run_to_run_pct:.3f} (2.8 standard deviations of the medians)",
+        slowdown,
+        "",
+        *(f"{'PASS' if holds else 'MISS'}  {text}" for text, holds in outcome.checks),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
+    """The medians with their intervals, in the order in which the runs were made."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for kind, colour in ((BASE, "C0"), (SLOW, "C1")):
+        numbers = [number for number, run in enumerate(runs, 1) if run.kind == kind]
+        shown = [run for run in runs if run.kind == kind]
+        medians = [run.median for run in shown]
+        ends = [median_interval(run.tokens_per_s) or (run.median, run.median) for run in shown]
+        lengths = [[m - low for m, (low, _) in zip(medians, ends, strict=True)]]
+        lengths += [[high - m for m, (_, high) in zip(medians, ends, strict=True)]]
+        axes.errorbar(numbers, medians, yerr=lengths, fmt="o", ms=4, capsize=3, color=colour, label=f"{kind} runs")
+        axes.axhline(float(np.median(medians)), color=colour, lw=0.8, ls="--")
+    axes.set(xlabel="run, in the order in which they were made", ylabel="tokens/s")
+    axes.set_title("Medians of the passes with their 95 % intervals; dashed: the median of the runs")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.2)
+    axes.legend()
+    figure.savefig(path, dpi=130)
+
+
+def write(folder: Path, outcome: Outcome, runs: Sequence[Run], how: dict[str, Any]) -> str:
+    """The three files; returns the summary."""
+    text = summary(outcome, runs, how)
+    checks = [{"asked": asked, "holds": holds} for asked, holds in outcome.checks]
+    everything = {"how": how, "outcome": asdict(outcome), "checks": checks, "runs": [asdict(run) for run in runs]}
+    (folder / "repeatability.json").write_text(json.dumps(everything, indent=1))
+    (folder / "repeatability.txt").write_text(text)
+    draw(runs, folder / "repeatability.png")
+    return text
+
+
+def parser() -> argparse.ArgumentParser:
+    parsed = argparse.ArgumentParser("python -m benchmarks.repeatability", description=__doc__.split("\n\n")[0])
+    parsed.add_argument("folder", type=Path, metavar="OUTPUT_FOLDER")
+    parsed.add_argument("--runs", type=int, default=20, help="of each kind [20]")
+    parsed.add_argument("--slowdown-pct", type=float, default=1.0, help="put into the slow runs' steps [1.0]")
+    parsed.add_argument("--model", default="ttt-1b", help="[ttt-1b]")
+    parsed.add_argument("--batch", type=int, default=128, help="[128]")
+    parsed.add_argument("--genlen", type=int, default=128, help="steps a pass [128]")
+    parsed.add_argument("--seconds", type=float, default=3.0, help="max_seconds of a run [3]")
+    parsed.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter of a run")
+    parsed.add_argument("--run-to-run-pct", type=float, default=RUN_TO_RUN_PCT, help=f"[{RUN_TO_RUN_PCT}]")
+    parsed.add_argument("--in-process", action="store_true", help="all runs in one process, each built anew")
+    return parsed
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(words)
+    arguments.words = sys.argv[1:] if words is None else list(words)
+    if arguments.runs < 2 or not arguments.slowdown_pct > 0 or any("=" not in pair for pair in arguments.set):
+        print("--runs takes a number from 2, --slowdown-pct one above 0, --set NAME=VALUE", file=sys.stderr)
+        return 2
+    began = datetime.now(UTC)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    arguments.folder = arguments.folder.resolve()
+    runs: list[Run] = []
+    try:
+        waits = prepare(arguments)
+        print(
+            f"a step of a slow run waits {waits.wait_us:.2f} µs; tried out: {waits.seen_pct:.2f} % longer", flush=True
+        )
+        for run in make_runs(arguments, waits.wait_us):
+            runs.append(run)
+            said = f"{run.median:,.1f} tokens/s, passes: {len(run.tokens_per_s)}, {run.verdict} {run.reasons}"
+            print(f"{run.kind} run {(len(runs) + 1) // 2} of {arguments.runs}: {said}".rstrip(), flush=True)
+            if run.kind == SLOW and len(runs) < 2 * arguments.runs:
+                keep(arguments, waits, runs, began)
+        outcome = evaluate(runs, arguments.run_to_run_pct)
+    except TTTError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n" + write(arguments.folder, outcome, runs, how_made(arguments, waits, runs, began)))
+    return 0 if outcome.passed else 1
+
+
+def keep(arguments: argparse.Namespace, waits: Calibration, runs: Sequence[Run], began: datetime) -> None:
+    """Write what there is so far: whatever ends the benchmark leaves that."""
+    if sum(run.kind == BASE and run.verdict != "invalid" for run in runs) >= 2:
+        outcome = evaluate(runs, arguments.run_to_run_pct)
+        write(arguments.folder, outcome, runs, how_made(arguments, waits, runs, began))
+
+
+def how_made(arguments: argparse.Namespace, waits: Calibration, runs: Sequence[Run], began: datetime) -> dict[str, Any]:
+    """When, where and with what the runs were made, for the reader."""
+    first = Journal.open(arguments.folder / "runs" / runs[0].journal_id)
+    return {
+        "date": f"{began:%Y-%m-%d %H:%M} UTC, {(datetime.now(UTC) - began).total_seconds():.0f} s in all",
+        "command": f"python -m benchmarks.repeatability {' '.join(arguments.words)}",
+        "runs": f"{len(runs)} of {2 * arguments.runs}",
+        "runs were made": "all in one process" if arguments.in_process else "each in a process of its own",
+        "configuration": first.run_name,
+        "wait in a slow run's step": f"{waits.wait_us:.2f} µs of {waits.step_us:.1f} µs, the launch not counted",
+        "slowdown when tried out": f"{waits.seen_pct:.2f} %",
+        "run_to_run_pct of the comparisons": arguments.run_to_run_pct,
+        **facts_of(first),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

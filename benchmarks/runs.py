@@ -1,0 +1,96 @@
+"""Real runs, recorded on disk and not published: in this process, or in a process of their own.
+
+``python -m benchmarks.runs JSON``, with an :class:`Order`, makes one run and prints its journal's folder last.
+"""
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import RunFailed, TTTError
+from ttt_mlflow.tracking.journal import Journal
+
+ROOT = Path(__file__).parents[1]
+SHOWN_LINES = 15  # of what a process printed that failed
+FACTS = ("gpu_name", "cpu_model", "driver", "python", "torch", "triton", "mamba_ssm", "git_commit", "git_dirty")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run to make. slowed_us: what each step of its model waits beside its work; None: the model as it is."""
+
+    logdir: str
+    asked: dict[str, Any] = field(default_factory=dict)
+    slowed_us: float | None = None
+
+
+def record(logdir: Path, asked: Mapping[str, Any], imports_s: float = 0.0) -> Journal:
+    """Measure ``asked`` in this process as `ttt-mlflow run` does, without MLflow; its record is under ``logdir``.
+
+    Raises TTTError for what cannot be measured, and for a run that failed.
+    """
+    from ttt_mlflow import runner
+    from ttt_mlflow.resolve import resolve
+
+    resolved = resolve(RunConfig.parse(asked))
+    journal = Journal.create(logdir, resolved.asked.model_dump(mode="json"))
+    # what the run prints is in its log too; a benchmark prints a line of its own for each
+    runner.run(resolved, journal, Console(file=io.StringIO(), width=100), imports_s)
+    return journal
+
+
+def facts_of(journal: Journal) -> dict[str, Any]:
+    """What a result depends on, of those facts that the run recorded about its host."""
+    facts = json.loads((journal.artifacts / "environment/host.json").read_text())
+    return {name: facts[name] for name in FACTS if name in facts}
+
+
+def record_order(order: Order) -> Journal:
+    """Make the run in a process of its own; raise RunFailed with the end of what it printed if that fails."""
+    return Journal.open(last_line("benchmarks.runs", json.dumps(asdict(order))))
+
+
+def last_line(module: str, *arguments: str) -> str:
+    """The last line that ``python -m module arguments`` prints; if that fails, RunFailed with the end of all output."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        printed = "\n".join((done.stdout + done.stderr).strip().splitlines()[-SHOWN_LINES:])
+        raise RunFailed(f"python -m {module} ended with code {done.returncode}:\n{printed}")
+    return lines[-1]
+
+
+def register_slowed(base: str, us: float) -> str:
+    """Register ``base`` with ``us`` µs of waiting in each step, and return its name."""
+    from benchmarks.spin import register_spinning
+
+    return register_spinning(base, "slowed", lambda number: us)
+
+
+def main(text: str) -> int:
+    imports_s = time.time() - psutil.Process().create_time()
+    order = Order(**json.loads(text))
+    asked = dict(order.asked)
+    try:
+        if order.slowed_us is not None:
+            asked["model_name"] = register_slowed(asked["model_name"], order.slowed_us)
+        print(record(Path(order.logdir), asked, imports_s).path)
+    except TTTError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

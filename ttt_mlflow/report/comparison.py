@@ -1,0 +1,144 @@
+"""Two recorded runs against each other: what differs between them besides their speed, and whether that does.
+
+Reads records only. Which of two numbers can be trusted at all was judged when they were measured (``ttt.verdict``).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.measure.comparison import RUN_TO_RUN_PCT, Comparison, compare
+from ttt_mlflow.tracking.journal import Journal
+
+PASSES = "timing/passes.json"
+HOST = "environment/host.json"
+# facts of environment/host.json: what measured, in the order of what matters most
+HARDWARE = {"gpu_name": "GPU", "gpu_uuid": "GPU's UUID", "cpu_model": "CPU", "hostname": "host", "driver": "driver"}
+SOFTWARE = {"torch": "torch", "triton": "triton", "cuda": "CUDA", "mamba_ssm": "mamba-ssm", "git_commit": "commit"}
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Decode throughput (in prefill mode that of the prompt) in tokens/s of two runs.
+
+    differences: what a person should know before the number, one line each: other hardware or driver first, then what
+    is not judged to be valid, then another configuration, then other software. Empty for the same thing twice.
+    """
+
+    comparison: Comparison
+    differences: list[str]
+
+
+def compare_runs(
+    baseline: Journal,
+    candidate: Journal,
+    *,
+    include_invalid: bool = False,
+    run_to_run_pct: float = RUN_TO_RUN_PCT,
+) -> RunComparison:
+    """Compare two decode (or two prefill) runs by their complete passes.
+
+    Raises BadInput for a run judged invalid, unless ``include_invalid``; for one without complete passes; and for
+    two that measured different things.
+    """
+    runs = {"baseline": baseline, "candidate": candidate}
+    for side, journal in runs.items():
+        _check_kind(side, journal)
+        if not include_invalid:
+            _check_verdict(side, journal)
+    modes = {side: journal.settings.get("mode") for side, journal in runs.items()}
+    if modes["baseline"] != modes["candidate"]:
+        raise BadInput(
+            f"the baseline {baseline.journal_id} measured mode={modes['baseline']} and the candidate "
+            f"{candidate.journal_id} mode={modes['candidate']}: compare two runs of one mode"
+        )
+    comparison = compare(throughputs(baseline), throughputs(candidate), quantity="rate", run_to_run_pct=run_to_run_pct)
+    facts = {side: _read_object(journal, HOST) for side, journal in runs.items()}
+    differences = _different_facts(facts, HARDWARE)
+    differences += [line for side, journal in runs.items() for line in _doubts(side, journal)]
+    differences += _different_configuration(baseline, candidate)
+    differences += _different_facts(facts, SOFTWARE)
+    return RunComparison(comparison, differences)
+
+
+def throughputs(journal: Journal) -> list[float]:
+    """The tokens/s of each complete pass of a run, in the order in which they were made; BadInput without any."""
+    config = journal.settings
+    passes = _read_object(journal, PASSES)
+    try:
+        tokens = config["batch"] * (config["genlen"] if config["mode"] == "decode" else config["promptlen"])
+        timed = zip(passes.get("repeat_total_ms", []), passes.get("repeat_complete", []), strict=True)
+        rates = [1e3 * tokens / ms for ms, complete in timed if complete]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise BadInput(
+            f"{journal.path}: {PASSES} is not the passes of a run ({type(error).__name__}: {error})"
+        ) from None
+    if not rates:
+        status = journal.status["status"]
+        raise BadInput(f"the run {journal.journal_id} has no complete pass to compare by (status {status})")
+    return rates
+
+
+def _check_kind(side: str, journal: Journal) -> None:
+    if journal.entry_point != RunConfig.entry_point:
+        raise BadInput(
+            f"the {side} {journal.journal_id} is the record of {journal.entry_point}: compare two runs of "
+            f"{RunConfig.entry_point}, that is of `ttt-mlflow run`"
+        )
+
+
+def _check_verdict(side: str, journal: Journal) -> None:
+    tags = journal.tags
+    if tags.get("ttt.verdict") == "invalid":
+        reasons = tags.get("ttt.reasons") or "no reason recorded"
+        raise BadInput(
+            f"the {side} {journal.journal_id} ({journal.run_name}) was judged invalid: {reasons}; measure it again, "
+            "or ask for invalid runs to be included"
+        )
+
+
+def _doubts(side: str, journal: Journal) -> list[str]:
+    """Why this run's number is not one that was judged and found good; nothing for one that was."""
+    tags, status = journal.tags, journal.status["status"]
+    lines = [] if status == "ok" else [f"the {side}'s status is {status}: it ended early"]
+    verdict = tags.get("ttt.verdict")
+    if verdict is None:
+        return [*lines, f"the {side} was never judged: its record has no verdict"]
+    if verdict == "valid":
+        return lines
+    reasons = tags.get("ttt.reasons")
+    return [*lines, f"the {side} is {verdict}" + (f": {reasons}" if reasons else "")]
+
+
+def _different_configuration(baseline: Journal, candidate: Journal) -> list[str]:
+    """One line a parameter in which the two differ; how long and with what was measured is no part of that."""
+    left, right = baseline.settings, candidate.settings
+    names = [name for name in RunConfig.model_fields if name not in RunConfig.how_measured]
+    return [f"{name}: {left.get(name)} and {right.get(name)}" for name in names if left.get(name) != right.get(name)]
+
+
+def _different_facts(facts: Mapping[str, Mapping[str, Any]], named: Mapping[str, str]) -> list[str]:
+    """One line a fact in which the two hosts differ; a fact that one of them does not have is a difference."""
+    values = {label: (facts["baseline"].get(name), facts["candidate"].get(name)) for name, label in named.items()}
+    return [
+        f"{label}: {left or 'unknown'} and {right or 'unknown'}"
+        for label, (left, right) in values.items()
+        if left != right
+    ]
+
+
+def _read_object(journal: Journal, artifact: str) -> dict[str, Any]:
+    """A JSON artifact; empty where the run did not come far enough to write it."""
+    path = journal.artifacts / artifact
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: not a file of a run's record")
+    return value

@@ -1,0 +1,219 @@
+"""What NVML says about the GPU while it works: a thread reads one device, the measurement marks its sections.
+
+The device is chosen by UUID. A query that the card refuses is asked once and listed with its reason. What the samples
+mean is in :mod:`ttt_mlflow.telemetry.samples`.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from itertools import takewhile
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+import pandas as pd
+
+from ttt_mlflow.names import VIOLATION_POLICIES
+from ttt_mlflow.telemetry.counters import ECC, ENERGY, SectionCounters, violation_query
+from ttt_mlflow.telemetry.gpm import GpmReader
+from ttt_mlflow.telemetry.nvml import Device, TelemetryUnavailable, find_device, load_nvml
+from ttt_mlflow.telemetry.processes import GpuProcess, ProcessWatch
+from ttt_mlflow.telemetry.query import Query
+from ttt_mlflow.telemetry.readings import Row, memory_total_query, sample_queries
+from ttt_mlflow.telemetry.samples import Section, inside
+
+SAMPLES_PER_SECOND = 20.0
+LOOKS_PER_SECOND = 2.0  # at the processes on the card
+STOP_SECONDS = 5.0  # to wait for the thread: a lost GPU can hold a call for ever
+
+
+class NvmlSampler:
+    """Samples one GPU from a daemon thread between :meth:`start` and :meth:`stop`.
+
+    samples: one dict a sample (see :meth:`frame`).
+    sections: the measured sections, marked by :meth:`mark`.
+    memory_total_bytes: the device's memory; None where the card does not say.
+    """
+
+    def __init__(self, nvml: ModuleType, device: Device, hz: float) -> None:
+        self.uuid = device.uuid
+        self.hz = hz
+        self.samples: list[Row] = []
+        self.sections: list[Section] = []
+        self._nvml = nvml
+        self._readings = sample_queries(nvml, device)
+        self._gpm = GpmReader(nvml, device)
+        self._counters = SectionCounters(nvml, device)
+        self._processes = ProcessWatch(nvml, device)
+        self._memory_total = memory_total_query(nvml, device)
+        self.memory_total_bytes = self._memory_total.ask()
+        self._open_section: tuple[int, dict[str, float]] | None = None
+        self._ending = threading.Event()
+        self._hanging: str | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @classmethod
+    def open(cls, uuid: str, hz: float = SAMPLES_PER_SECOND) -> Self:
+        """A sampler for the GPU (or MIG instance) with this UUID, in PyTorch's or in NVML's spelling.
+
+        Raises :class:`TelemetryUnavailable` if nvidia-ml-py or NVML is missing or does not know the device.
+        """
+        nvml = load_nvml()
+        try:
+            return cls(nvml, find_device(nvml, uuid), hz)
+        except nvml.NVMLError as error:
+            nvml.nvmlShutdown()
+            raise TelemetryUnavailable(
+                f"NVML does not answer for the GPU {uuid} ({error})", "nvidia-smi -L lists the GPUs it knows"
+            ) from None
+
+    def start(self) -> Self:
+        self._thread = threading.Thread(target=self._sample_until_stopped, name="nvml-sampler", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End the sampling and let go of NVML; the samples stay. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._open_section = None  # its pass did not end
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+            if self._thread.is_alive():
+                self._hanging = f"a call to NVML did not return within {STOP_SECONDS:g} s"
+                return
+        self._gpm.close()
+        self._nvml.nvmlShutdown()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def mark(self, edge: str) -> None:
+        """Mark the "begin" or the "end" of a measured section.
+
+        The counters and the processes are read here, just outside the section: that takes milliseconds.
+        """
+        if edge == "begin" and self._open_section is None:
+            self._processes.look(in_section=True)
+            counted = self._counters.at_begin()
+            self._open_section = (time.time_ns(), counted)
+        elif edge == "end" and self._open_section is not None:
+            end_ns = time.time_ns()
+            (begin_ns, before), self._open_section = self._open_section, None
+            counted = self._counters.between(before, self._counters.at_end())
+            self._processes.look(in_section=True)
+            self.sections.append(_section(begin_ns, end_ns, counted))
+        else:
+            raise ValueError(f"mark({edge!r}) out of turn: sections begin and end one after the other")
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """{query: reason} of what the card does not answer, stopped answering, or answers so that it means nothing."""
+        refused = {query.name: query.refused for query in self._queries if query.refused is not None}
+        refused |= self._gpm.refused | self._counters.backwards
+        if problem := self._processes.problem():
+            refused.setdefault("processes", problem)
+        return refused | ({"sampling": self._hanging} if self._hanging else {})
+
+    def forget_sections(self) -> None:
+        """Begin anew: what was measured until now does not count; its samples stay."""
+        self.sections.clear()
+        self._processes.forget_sections()
+
+    def other_processes(self, sections: Sequence[Section] | None = None) -> list[GpuProcess] | None:
+        """The processes that were on the card while a section was open, less this one and those that it started.
+
+        What they computed is that of ``sections``, all of them unless given. None where the card does not list them,
+        or lists them so that this one cannot be told apart: ``refused`` then says why under ``processes``. None too
+        without a section.
+        """
+        return self._processes.others(self.sections if sections is None else sections)
+
+    def recent_sm_clocks(self, seconds: float) -> list[float] | None:
+        """The SM clock (MHz) of the samples of the last ``seconds``, oldest first; None where the card does not say."""
+        if self._readings["sm_clock"].refused is not None:
+            return None
+        since_ns = time.time_ns() - int(seconds * 1e9)
+        recent = takewhile(lambda row: row["time_ns"] >= since_ns, reversed(self.samples))
+        return [row["sm_clock_mhz"] for row in recent if "sm_clock_mhz" in row][::-1]
+
+    def frame(self) -> pd.DataFrame:
+        """The samples so far, a row each; empty without samples.
+
+        time_ns (the host's clock, time.time_ns), read_ms (what reading the row took), measured (whether it
+        was inside a section), and where the card answers: sm_clock_mhz, memory_clock_mhz, power_w (NVML's own
+        average, of the last second on most cards), power_instant_w, power_instant_age_ms (by NVML's timestamp),
+        temperature_c, gpu_utilization_pct, memory_utilization_pct, memory_used_bytes, clock_event_reasons (a mask:
+        bit i is names.CLOCK_EVENT_REASONS[i]), and about every 150 ms sm_active_pct, tensor_active_pct,
+        dram_bandwidth_pct and gpm_span_ms, the time before the row that these three cover. What the card stopped
+        giving is NaN from then on.
+        """
+        frame = pd.DataFrame(list(self.samples))
+        if not frame.empty:
+            frame["measured"] = inside(frame, self.sections)
+        return frame
+
+    def queries(self) -> pd.DataFrame:
+        """What each query covers, how old its answers were, what they cost, or why it is refused: a row each.
+
+        query, of (card, instance or parent card), calls, mean_us, max_us, age_ms (mean, where NVML gives a time),
+        covers, refused.
+        """
+        rows = [query.row() for query in self._queries]
+        rows += [{"query": name, "calls": 0, "refused": reason} for name, reason in self._gpm.refused.items()]
+        table = pd.DataFrame(rows)
+        reasons = self.refused
+        table["refused"] = table["query"].map(reasons)
+        samples = self.frame()
+        ages = {name: samples[f"{name}_age_ms"].mean() for name in table["query"] if f"{name}_age_ms" in samples}
+        table.insert(5, "age_ms", table["query"].map(ages))
+        return table
+
+    @property
+    def _queries(self) -> list[Query[Any]]:
+        return [
+            *self._readings.values(),
+            self._gpm.query,
+            *self._counters.queries,
+            *self._processes.queries,
+            self._memory_total,
+        ]
+
+    def _sample_until_stopped(self) -> None:
+        due = look_due = time.monotonic()
+        while not self._ending.wait(max(0.0, due - time.monotonic())):
+            self._sample()
+            if time.monotonic() >= look_due:
+                self._processes.look(in_section=self._open_section is not None)
+                look_due = time.monotonic() + 1 / LOOKS_PER_SECOND
+            # keep the rhythm; after a delay go on from now instead of catching up
+            due = max(due + 1 / self.hz, time.monotonic())
+
+    def _sample(self) -> None:
+        time_ns, began = time.time_ns(), time.perf_counter()
+        row = self._gpm.read()  # first, so that its span ends with the row's time
+        for query in self._readings.values():
+            row |= query.ask() or {}
+        if row:
+            self.samples.append({"time_ns": time_ns, "read_ms": 1e3 * (time.perf_counter() - began)} | row)
+
+
+def _section(begin_ns: int, end_ns: int, counted: dict[str, float]) -> Section:
+    violation_s = {
+        policy: counted[violation_query(policy)] for policy in VIOLATION_POLICIES if violation_query(policy) in counted
+    }
+    return Section(
+        begin_ns,
+        end_ns,
+        energy_j=counted.get(ENERGY),
+        violation_s=violation_s,
+        ecc_uncorrected_errors=int(counted[ECC]) if ECC in counted else None,
+    )
