@@ -17,13 +17,15 @@ from torch import Tensor
 
 from tests.profilers.fake_nsys import FakeNsys
 from tests.profilers.snapshots import eager_pass
+from tests.profilers.traces import ComposedTrace, two_eager_steps, two_replays
 from tests.runs import Measured, measured_in
 from ttt_mlflow import names, profiling, runner
 from ttt_mlflow.cli import cli
+from ttt_mlflow.config import RunConfig
 from ttt_mlflow.decode.generate import Decoder
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.measure.roofline import PARTS
-from ttt_mlflow.profilers import memory
+from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.tracking.journal import Journal
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 2}
@@ -87,6 +89,98 @@ def test_a_compiled_pass_takes_its_parts_from_an_eager_one(measure: Measure) -> 
     assert "unknown" in set(kernels["part"]), "compiled code itself"
     (part,) = set(kernels.loc[kernels["name"] == "aten::argmax", "part"])
     assert part == "sampling"
+
+
+# A GPU's traces, composed
+
+
+class Replayed:
+    """A decoder whose steps nobody runs: what the profiler would have recorded of them is given."""
+
+    def prefill(self, prompt: Tensor) -> Tensor:
+        return prompt[:, 0]
+
+    def step(self) -> Tensor:
+        raise AssertionError("the profiler is played")
+
+    def close(self) -> None:
+        pass
+
+
+class ReplayedWithEager(Replayed):
+    eager_step = Replayed.step
+
+
+def trace_of(composed: ComposedTrace) -> torch_profiler.Trace:
+    return torch_profiler.Trace(json.dumps(composed.content).encode(), composed.content)
+
+
+def gpu_passes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, graph: ComposedTrace, eager: ComposedTrace | Exception | None
+) -> profiling.Passes:
+    """The passes of a graph run with ``graph`` as its trace, and ``eager`` as that of the eager step beside it."""
+
+    def record(step: Callable[[], object], n: int, device: torch.device) -> torch_profiler.Trace:
+        if n > 1:
+            return trace_of(graph)
+        if isinstance(eager, Exception):
+            raise eager
+        assert eager
+        return trace_of(eager)
+
+    monkeypatch.setattr(torch_profiler, "record", record)
+    used = RunConfig.parse({**TINY, "inner_net": "mlp_1_dual", "cuda_graph": True, "profile": "torch"})
+    passes = profiling.Passes(Journal.create(folder, used.model_dump(mode="json")), used, torch.device("cpu"), None)
+    passes.on_gpu = True
+    passes.run(Replayed() if eager is None else ReplayedWithEager(), torch.zeros(2, 1, dtype=torch.int64))
+    return passes
+
+
+def test_a_graphs_steps_take_their_parts_from_an_eager_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = gpu_passes(tmp_path, monkeypatch, two_replays(), two_eager_steps())
+    passes.finish()
+    journal = passes.journal
+    assert journal.metrics == pytest.approx(
+        {"gpu_idle_pct": 100 * 30 / 130, "launch_gap_us_mean": 6, "host_ms_per_step": 0.008}
+    )
+    folder = journal.artifacts / "profiles/torch"
+    kernels = pd.read_csv(folder / "kernels.csv").set_index("name")["part"].to_dict()
+    assert kernels == {"gemm": "projections", "decode": "inner net state", "Memset (Device)": "unknown"}
+    assert (folder / "trace-eager.json.gz").exists()
+    assert "in an eager step beside it" in (folder / "kernels.md").read_text()
+    step = json.loads((folder / "step.json").read_text())
+    assert (step["device"], step["busy_ms"], step["step_ms"]) == ("cuda", pytest.approx(0.05), pytest.approx(0.065))
+    assert "measured_ms" not in step
+
+
+@pytest.mark.parametrize(
+    ("eager", "note"),
+    [
+        (None, "the model's own decoder offers no eager step"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into the device's memory"),
+    ],
+)
+def test_without_an_eager_step_parts_are_not_known(
+    eager: Exception | None, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = gpu_passes(tmp_path, monkeypatch, two_replays(), eager)
+    passes.finish()
+    folder = passes.journal.artifacts / "profiles/torch"
+    assert set(pd.read_csv(folder / "kernels.csv")["part"]) == {"unknown"}
+    assert note in (folder / "kernels.md").read_text()
+
+
+def test_no_kernel_at_all_is_a_failure_that_leaves_the_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another profiler holds the GPU: only the host's side is seen."""
+    empty = ComposedTrace()
+    empty.range("step 0", 0, 10)
+    passes = gpu_passes(tmp_path, monkeypatch, empty, None)
+    with pytest.raises(RunFailed, match="recorded no GPU kernel"):
+        passes.finish()
+    assert {path.name for path in (passes.journal.artifacts / "profiles/torch").iterdir()} == {"trace.json.gz"}
+
+
+# Faults
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

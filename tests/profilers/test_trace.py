@@ -55,11 +55,20 @@ def test_a_graphs_kernels_have_the_step_of_its_launch_and_no_part() -> None:
 def test_what_ran_outside_the_steps_is_left_out() -> None:
     trace = two_replays()
     trace.launch(500, ("elsewhere", 3000, 4000))
-    trace.launch(2, ("another thread's", 3000, 4000), thread=2)
     trace.events.append(
         {"ph": "X", "cat": "kernel", "name": "unlaunched", "tid": 7, "ts": 0, "dur": 1, "args": {"stream": 7}}
     )
     assert len(read_steps(trace.content, on_gpu=True).activities) == 6
+
+
+def test_a_launch_of_a_thread_without_ranges_belongs_to_what_the_steps_thread_was_doing() -> None:
+    trace = two_eager_steps()
+    trace.launch(20, ("another thread's", 1070, 1080), thread=2)
+    trace.launch(70, ("between the steps", 1090, 1095), thread=2)
+    steps = read_steps(trace.content, on_gpu=True)
+    (found,) = (one for one in steps.activities if one.name == "another thread's")
+    assert (found.step, found.layer, found.part) == (0, 0, "inner net state")
+    assert len(steps.activities) == 7
 
 
 def test_operators_without_the_time_of_those_that_they_call() -> None:

@@ -99,7 +99,7 @@ def _gpu_activities(events: list[Any], ranges: "_Ranges") -> list[Activity]:
     for event in events:
         if event.get("cat") in GPU_ACTIVITIES:
             launch = launches.get(event["args"].get("correlation"))
-            place = ranges.at(launch) if launch else None
+            place = ranges.at_launch(launch) if launch else None
             if place and place.step is not None:
                 found.append(_activity(event, f"stream {event['args'].get('stream', event['tid'])}", place))
     found.sort(key=lambda activity: activity.begin_us)
@@ -151,10 +151,20 @@ class _Ranges:
         for thread, own in by_thread.items():
             self._begins[thread], self._places[thread] = _places(own)
 
+        self._steps_thread = next((one["tid"] for one in self.events if _number(one["name"], STEP) is not None), None)
+
     def at(self, event: Any) -> _Place:
         """The innermost ranges of each kind around the begin of ``event``, on its thread."""
-        index = bisect_right(self._begins.get(event["tid"], []), event["ts"]) - 1
-        return self._places[event["tid"]][index] if index >= 0 else _Place()
+        return self._at(event["tid"], event["ts"])
+
+    def at_launch(self, event: Any) -> _Place:
+        """The same of a launch; one of a thread without ranges (or one that the tracing numbers otherwise) belongs to
+        what the steps' thread was doing."""
+        return self._at(event["tid"] if event["tid"] in self._begins else self._steps_thread, event["ts"])
+
+    def _at(self, thread: Any, time: float) -> _Place:
+        index = bisect_right(self._begins.get(thread, []), time) - 1
+        return self._places[thread][index] if index >= 0 else _Place()
 
 
 def _places(ranges: list[Any]) -> tuple[list[float], list[_Place]]:
