@@ -309,6 +309,14 @@ def test_an_nsys_that_fails_keeps_the_measurement(
     assert ("profiles/nsys/report.qdstrm" in measured.artifacts) == ("qdstrm" in script)
 
 
+def test_an_nsys_that_is_gone_by_then(measure: Measure, tmp_path: Path) -> None:
+    nsys = FakeNsys(tmp_path).find()
+    nsys.path.unlink()
+    message = measure(TINY, nsys=nsys).journal.status["message"]
+    assert message.startswith("profile=nsys: FileNotFoundError: ")
+    assert str(nsys.path) in message
+
+
 def test_one_pass_that_fails_costs_no_other(measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     full_disk(monkeypatch, "profiles/torch/trace.json.gz")
     resolved_profile = ("torch", "nsys")

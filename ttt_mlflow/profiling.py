@@ -5,6 +5,7 @@ raises what there is.
 """
 
 import csv
+import errno
 import gc
 import gzip
 import io
@@ -87,7 +88,8 @@ class Passes:
             message = str(error)
         except OSError as error:
             log.error("profile=%s failed\n%s", kind, traceback.format_exc())
-            message = f"cannot be written ({error.strerror or error}); make room and profile again"
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            message = f"cannot be written ({error.strerror}); make room and profile again" if full else one_line(error)
         except Exception as error:
             # recorded as the run's failure once the other passes are done
             log.error("profile=%s failed\n%s", kind, traceback.format_exc())
