@@ -95,6 +95,7 @@ class Run:
         with self.sampler or nullcontext():
             try:
                 if self.on_gpu:
+                    torch.cuda.empty_cache()  # what an earlier run of this process left cached is none of this one's
                     torch.cuda.reset_peak_memory_stats(self.device)
                 with self.phase("setup_s", f"building {self.used.model_name}"):
                     model = self.entry.factory(self.request)
