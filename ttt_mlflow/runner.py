@@ -255,7 +255,7 @@ class Run:
             metrics["peak_memory_reserved_gb"] = torch.cuda.max_memory_reserved(self.device) / 1e9
         if self.sampler:
             metrics |= self.record_telemetry(self.sampler)
-        if measurement.repeats:
+        if measurement.repeats and used.retry_invalid:
             metrics["attempts"] = len(self.discarded) + 1
         journal.update_metrics(metrics)
         journal.update_tags(measurement.stop_tags())
