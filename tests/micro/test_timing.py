@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.decode.fake_cuda import stand_in_for_cuda
 from tests.micro.cases import CPU, shape
+from tests.micro.fake_cuda import stand_in_for_cuda
 from ttt_mlflow.errors import Killed, RunFailed
 from ttt_mlflow.kernels import reference
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions

@@ -11,8 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ttt_mlflow.decode.graphs import captured
-
 WARM_UP_STEPS = 3  # before a capture: lazy initialisation and compilation must not happen inside it
 
 
@@ -63,7 +61,8 @@ class ModelDecoder:
         with torch.cuda.stream(stream):
             self.warm_up()
         torch.cuda.current_stream(self.device).wait_stream(stream)
-        with captured(stream) as graph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
             self._eager_step()
         self.model.reset_state(self.state)
         self._graph = graph

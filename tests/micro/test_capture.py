@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from tests.decode.fake_cuda import POOL, stand_in_for_cuda
-from ttt_mlflow.decode.graphs import captured
+from tests.micro.fake_cuda import POOL, stand_in_for_cuda
+from ttt_mlflow.micro.capture import captured
 
 
 def test_a_capture_that_ends_well_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
