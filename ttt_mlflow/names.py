@@ -142,7 +142,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "drift_p_value": ("1", "how often passes that only scatter would show as much drift"),
     "drift_within_pass_pct": ("%", "how much longer the steps of a pass's last third took than those of its first"),
     "drift_within_pass_p_value": ("1", "how often passes that only scatter would show as much drift within them"),
-    "attempts": ("count", "measurements made, of which the last one counts; more than one with retry_invalid"),
+    "attempts": ("count", "measurements made with retry_invalid, of which the last one counts"),
     "warmup_passes": ("count", "untimed passes before the measurement"),
     "measured_passes": ("count", "timed passes that were complete"),
     "imports_s": ("s", "from the start of the process until its libraries were loaded"),

@@ -95,6 +95,7 @@ class Run:
         with self.sampler or nullcontext():
             try:
                 if self.on_gpu:
+                    torch.cuda.empty_cache()  # what an earlier run of this process left cached is none of this one's
                     torch.cuda.reset_peak_memory_stats(self.device)
                 with self.phase("setup_s", f"building {self.used.model_name}"):
                     model = self.entry.factory(self.request)
@@ -231,7 +232,7 @@ class Run:
             metrics["peak_memory_reserved_gb"] = torch.cuda.max_memory_reserved(self.device) / 1e9
         if self.sampler:
             metrics |= self.record_telemetry(self.sampler)
-        if measurement.repeats:
+        if measurement.repeats and used.retry_invalid:
             metrics["attempts"] = len(self.discarded) + 1
         journal.update_metrics(metrics)
         journal.update_tags(measurement.stop_tags())

@@ -79,6 +79,11 @@ def test_a_step_that_cannot_be_captured_is_named_and_the_others_are_timed(tmp_pa
     assert "; last" not in str(run.failure)
     assert run.batches("kernel_us", "reads_back") == []
     assert run.batches("kernel_us", "last") == [1, 256]
+    # a capture that failed must not keep PyTorch from giving cached memory back
+    torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    held = torch.cuda.memory_reserved()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= held - (1 << 30)
 
 
 def test_a_wrong_kernel_is_not_timed(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.micro.cases import CPU, shape
+from tests.micro.fake_cuda import stand_in_for_cuda
 from ttt_mlflow.errors import Killed, RunFailed
 from ttt_mlflow.kernels import reference
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
@@ -125,7 +125,7 @@ def test_an_interrupted_capture_is_an_interruption(over_it: bool, monkeypatch: p
     killed = Killed(signal.SIGTERM)
 
     @contextmanager
-    def capture(graph: object, stream: object) -> Iterator[None]:
+    def capture(graph: object, pool: object, stream: object) -> Iterator[None]:
         try:
             yield
         finally:
@@ -147,7 +147,7 @@ def test_an_interrupted_capture_is_an_interruption(over_it: bool, monkeypatch: p
 
 def test_a_step_that_cannot_be_captured_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def capture(graph: object, stream: object) -> Iterator[None]:
+    def capture(graph: object, pool: object, stream: object) -> Iterator[None]:
         yield
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
@@ -158,14 +158,3 @@ def test_a_step_that_cannot_be_captured_says_so(monkeypatch: pytest.MonkeyPatch)
         "cannot be captured in a CUDA graph, which is how kernels are timed: operation not permitted when stream is "
         "capturing"
     )
-
-
-def stand_in_for_cuda(monkeypatch: pytest.MonkeyPatch, capture: object) -> None:
-    """Streams that do nothing, and ``capture`` in place of a graph's."""
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda given: nullcontext())
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", capture)

@@ -94,6 +94,7 @@ class Run:
         self.sampler = open_sampler(self.device, self.console)
         with self.sampler or nullcontext():
             try:
+                self.release()  # of what was there before in this process
                 for entry in self.entries:
                     self.check_kernel(entry)
                 self.measure_card()

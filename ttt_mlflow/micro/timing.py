@@ -16,6 +16,7 @@ from torch import Tensor
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.kernels.reference import MINI_BATCH
 from ttt_mlflow.measure.timing import StepTimer, time_once
+from ttt_mlflow.micro.capture import captured
 from ttt_mlflow.micro.inputs import StepInputs, StepShape, make_positions
 from ttt_mlflow.micro.kernels import Step
 
@@ -132,10 +133,8 @@ def _capture(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tenso
         mini_batch(step, copies[:1], positions)  # compiles, loads and sets up; a fold needs all positions before it
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
     try:
-        # the outer block: a capture that fails leaves its own stream as the current one
-        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=side):
+        with captured(side) as graph:
             outputs = mini_batch(step, copies, positions)
     except RuntimeError as error:
         if interruption := _interruption(error):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 
 from ttt_mlflow.measure.verdict import verdict_text
-from ttt_mlflow.names import CLOCK_EVENT_REASONS, clock_event_metric
+from ttt_mlflow.names import CLOCK_EVENT_REASONS, VIOLATION_POLICIES, clock_event_metric, violation_metric
 from ttt_mlflow.tracking.journal import Journal
 
 Metrics = Mapping[str, float]
@@ -105,7 +105,10 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         ("memory", _memory_row(metrics)),
         ("clocks", _clocks_row(metrics)),
         ("power", _power_row(metrics)),
+        ("utilisation", _utilisation_row(metrics)),
         ("clock events", _clock_events_row(metrics)),
+        ("clocks held down", _violations_row(metrics)),
+        ("memory errors", ", ".join(_present(metrics, ecc_uncorrected_errors="{} uncorrected"))),
         ("profiled", _profile_row(metrics)),
         ("overhead", _overhead_row(metrics)),
         ("model", ", ".join(_present(metrics, model_parameters="{} parameters"))),
@@ -135,6 +138,7 @@ def _passes_row(metrics: Metrics, tags: Mapping[str, str]) -> str:
     parts = _present(metrics, measured_passes="{} timed")
     parts += _words(REPEATS_ENDED, tags.get("ttt.stop_reason")) if parts else []
     parts += _present(metrics, relative_half_width_pct="interval ±{} %")
+    parts += _present(metrics, attempts="attempt {}")
     warmup = _present(metrics, warmup_passes="{} to warm up")
     return ", ".join(parts + warmup + (_words(WARMUP_ENDED, tags.get("ttt.warmup_stop_reason")) if warmup else []))
 
@@ -208,6 +212,24 @@ def _profile_row(metrics: Metrics) -> str:
         host_ms_per_step="{} ms a step on the host",
     )
     return ", ".join(parts)
+
+
+def _utilisation_row(metrics: Metrics) -> str:
+    parts = _present(
+        metrics,
+        sm_active_pct_mean="SMs {} %",
+        tensor_active_pct_mean="tensor cores {} %",
+        dram_bandwidth_pct_mean="DRAM bandwidth {} %",
+    )
+    return ", ".join(parts)
+
+
+def _violations_row(metrics: Metrics) -> str:
+    seconds = {policy: metrics.get(violation_metric(policy)) for policy in VIOLATION_POLICIES}
+    named = [f"{policy} {number(held)} s" for policy, held in seconds.items() if held]
+    if named:
+        return ", ".join(named)
+    return "never" if any(held is not None for held in seconds.values()) else ""
 
 
 def _overhead_row(metrics: Metrics) -> str:
