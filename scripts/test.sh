@@ -12,4 +12,9 @@ prepare_environment dev
 cd "$project"
 ruff check .
 mypy
+if [[ $# -eq 0 ]]; then
+  # all of them: in several processes, each with one thread so that they do not get in each other's way
+  export OMP_NUM_THREADS=1
+  set -- -n auto --maxprocesses 4 --dist loadfile
+fi
 python -m pytest -m "not gpu" "$@"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -25,16 +26,21 @@ pytestmark = pytest.mark.skipif(PROGRAMS is None, reason="PostgreSQL is not inst
 
 
 @pytest.fixture
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def folder() -> Iterator[Path]:
+    """Not one of pytest's: another session of pytest takes those from all other users, the server's included."""
+    with TemporaryDirectory(prefix="ttt-postgresql-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def database(folder: Path) -> Iterator[str]:
     """The URI of an empty database on a PostgreSQL server of its own."""
     assert PROGRAMS is not None
-    folder, port = tmp_path_factory.mktemp("postgresql"), free_port()
+    port = free_port()
     # initdb refuses to run as root; Debian's package makes the user
     as_user: list[str] = []
     if os.getuid() == 0:
         as_user = ["runuser", "-u", "postgres", "--"]
-        for path in (folder, folder.parent, folder.parent.parent):
-            path.chmod(0o755)
         shutil.chown(folder, "postgres")
     data = str(folder / "data")
 

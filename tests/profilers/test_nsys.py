@@ -92,10 +92,9 @@ def test_the_newest_installation_is_taken(nowhere: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("answer", ["exit 1", "sleep 60"])
 def test_one_that_does_not_run_is_refused(answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nsys_module, "ANSWER_S", 0.5)
-    fake = FakeNsys(tmp_path, answer=answer)
+    monkeypatch.setenv(nsys_module.VARIABLE, str(FakeNsys(tmp_path, answer=answer).path))
     with pytest.raises(BadInput, match="does not run"):
-        fake.find()
+        find_nsys(answer_s=0.5)
 
 
 # Profiling
@@ -278,7 +277,8 @@ def test_an_importer_that_fails_for_another_reason(tmp_path: Path, monkeypatch: 
 
 
 def test_no_importer_at_all(tmp_path: Path) -> None:
-    message = failure(FakeNsys(tmp_path, profile=RECORDING_ONLY), tmp_path / "out")
+    # deep, for the importer is looked for in the folders around nsys, and other tests put one beside theirs
+    message = failure(FakeNsys(tmp_path / "a" / "b", profile=RECORDING_ONLY), tmp_path / "out")
     assert message == (
         "profile=nsys: nsys made no report of what it recorded, see nsys.log; "
         "what was recorded is kept as report.qdstrm"
