@@ -155,6 +155,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, str]:
         "batch": str(arguments.batch),
         "genlen": str(arguments.genlen),
         "max_seconds": str(arguments.seconds),
+        "precision_pct": str(arguments.precision_pct),
     }
     return asked | dict(pair.split("=", 1) for pair in arguments.set)
 
@@ -250,7 +251,9 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument("--model", default="ttt-1b", help="[ttt-1b]")
     parsed.add_argument("--batch", type=int, default=128, help="[128]")
     parsed.add_argument("--genlen", type=int, default=128, help="steps a pass [128]")
-    parsed.add_argument("--seconds", type=float, default=3.0, help="max_seconds of a run [3]")
+    parsed.add_argument("--seconds", type=float, default=6.0, help="max_seconds of a run [6]")
+    # medians that are known to half a percent cannot be expected to lie within half a percent of each other
+    parsed.add_argument("--precision-pct", type=float, default=0.2, help="precision_pct of a run [0.2]")
     parsed.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter of a run")
     parsed.add_argument("--run-to-run-pct", type=float, default=RUN_TO_RUN_PCT, help=f"[{RUN_TO_RUN_PCT}]")
     parsed.add_argument("--in-process", action="store_true", help="all runs in one process, each built anew")

@@ -85,3 +85,16 @@ def test_what_is_counted_is_that_of_all_sections(nvml: FakeNvml) -> None:
     assert found.ecc_uncorrected == 3
     half = card_evidence(sampler, [*known, section(9)])
     assert (half.thermal_violation_pct, half.ecc_uncorrected) == (None, None)
+
+
+def test_reasons_that_stopped_coming_are_not_known(nvml: FakeNvml) -> None:
+    """The clocks of the later samples could not be judged without them."""
+    sampler = NvmlSampler.open(GPU_UUID)
+    sampler.mark("begin")
+    sampler._sample()
+    nvml.refuses["nvmlDeviceGetCurrentClocksEventReasons"] = NOT_SUPPORTED
+    sampler._sample()
+    sampler.mark("end")
+    found = card_evidence(sampler, sampler.sections)
+    assert found.sm_clock_mhz == [1980, 1980]
+    assert (found.power_capped, found.event_pct) == (None, None)

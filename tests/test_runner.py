@@ -632,10 +632,7 @@ def test_telemetry_lands_in_the_journal(register: Register, measure: Measure, mo
 
     def wait_for_a_sample(step: int, tokens: Tensor) -> None:
         """Let a sample be taken from beginning to end within this step."""
-        while nvml.sampled.acquire(blocking=False):
-            pass
-        for _ in range(2):
-            assert nvml.sampled.acquire(timeout=30)
+        nvml.wait_for_samples(2)
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(runner.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID, hz=500))

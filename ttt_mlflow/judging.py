@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from ttt_mlflow.measure.loop import Measurement
 from ttt_mlflow.measure.verdict import EXPLAINED_BY_POWER, CardEvidence, Evidence
-from ttt_mlflow.names import CLOCK_EVENT_REASONS
+from ttt_mlflow.names import CLOCK_EVENT_REASONS, violation_metric
 from ttt_mlflow.telemetry.sampler import NvmlSampler
-from ttt_mlflow.telemetry.samples import Section, inside
+from ttt_mlflow.telemetry.samples import Section, clock_event_pct, counted, inside
 
-THERMAL = "thermal"  # of names.VIOLATION_POLICIES
 POWER_CAP_BIT = 1 << CLOCK_EVENT_REASONS.index(EXPLAINED_BY_POWER)
 
 
@@ -35,32 +34,16 @@ def card_evidence(sampler: NvmlSampler, sections: Sequence[Section]) -> CardEvid
     if "sm_clock_mhz" in rows:
         rows = rows[rows["sm_clock_mhz"].notna()]
         clocks = rows["sm_clock_mhz"].tolist()
-    if "clock_event_reasons" in rows and rows["clock_event_reasons"].notna().all() and len(rows):
-        masks = rows["clock_event_reasons"].astype("int64")
-        capped = ((masks & POWER_CAP_BIT) != 0).tolist()
-        events = {
-            reason: 100.0 * float(((masks & (1 << bit)) != 0).mean()) for bit, reason in enumerate(CLOCK_EVENT_REASONS)
-        }
+    if "clock_event_reasons" in rows and len(rows) and rows["clock_event_reasons"].notna().all():
+        capped = ((rows["clock_event_reasons"].astype("int64") & POWER_CAP_BIT) != 0).tolist()
+        events = clock_event_pct(rows)
+    found, seconds = counted(sections), sum(section.seconds for section in sections)
+    thermal_s, ecc_errors = found.get(violation_metric("thermal")), found.get("ecc_uncorrected_errors")
     return CardEvidence(
         sm_clock_mhz=clocks,
         power_capped=capped,
         event_pct=events,
-        thermal_violation_pct=_thermal_violation_pct(sections),
-        ecc_uncorrected=_ecc_errors(sections),
+        thermal_violation_pct=100 * thermal_s / seconds if thermal_s is not None and seconds else None,
+        ecc_uncorrected=None if ecc_errors is None else int(ecc_errors),
         other_processes=sampler.other_processes(sections),
     )
-
-
-def _thermal_violation_pct(sections: Sequence[Section]) -> float | None:
-    """The share of the sections' time that the counter grew by; None where one of them does not know."""
-    seconds = sum(section.seconds for section in sections)
-    if not seconds or any(THERMAL not in section.violation_s for section in sections):
-        return None
-    return 100 * sum(section.violation_s[THERMAL] for section in sections) / seconds
-
-
-def _ecc_errors(sections: Sequence[Section]) -> int | None:
-    """Of all sections together; None where one of them does not know."""
-    counts = [section.ecc_uncorrected_errors for section in sections]
-    known = [count for count in counts if count is not None]
-    return sum(known) if known and len(known) == len(counts) else None

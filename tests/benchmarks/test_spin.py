@@ -17,6 +17,7 @@ def test_the_host_waits_as_long_as_it_is_told() -> None:
     ns, waited = torch.tensor([3_000_000]), torch.zeros(1, dtype=torch.int64)
     began = time.perf_counter_ns()
     spin_on_host(ns, waited)
+    # no speed: a wait that ends early would be a slowdown that was not put in
     assert int(waited) >= 3_000_000
     assert time.perf_counter_ns() - began >= int(waited)
 
@@ -44,7 +45,7 @@ def test_the_wait_changes_nothing_that_is_computed() -> None:
 
 
 def test_a_run_of_a_spinning_model_is_slower_by_what_it_waits(tmp_path: Path) -> None:
-    """The least step of many is compared: what else the machine does can only lengthen a step."""
+    """No speed: the wait is the least that a step can take, whatever else the machine does."""
     name = register_spinning("ttt-tiny", "waiting", lambda number: 20_000.0)
     journal = record(
         tmp_path, {"model_name": name, "device": "cpu", "batch": 1, "genlen": 4, "warmup": 0, "repeats": 2}

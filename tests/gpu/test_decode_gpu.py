@@ -68,6 +68,30 @@ def test_eager_compiled_and_graph_give_the_same_tokens(inner_net: str, dtype: to
     decoder.close()
 
 
+def test_a_capture_that_fails_costs_the_process_nothing() -> None:
+    class ReadsBack:
+        """A model whose step waits for the device, which a capture forbids."""
+
+        def new_state(self, batch: int) -> Tensor:
+            return torch.zeros(batch, 8, device=DEVICE)
+
+        def reset_state(self, state: Tensor) -> None:
+            state.zero_()
+
+        def step(self, tokens: Tensor, state: Tensor) -> Tensor:
+            assert float(state.sum()) == 0
+            return state
+
+    stream = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError, match="captur"):
+        ModelDecoder(ReadsBack(), BATCH, DEVICE).capture()
+    assert torch.cuda.current_stream() == stream
+    torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE)
+    held = torch.cuda.memory_reserved()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= held - (1 << 30), "the allocator takes itself to be capturing"
+
+
 @pytest.mark.parametrize("inner_net", TRITON_NETS)
 def test_a_graph_goes_on_from_any_prompt(inner_net: str) -> None:
     """One graph after prompts that end at different places of a mini-batch, whole mini-batches in the dual form."""

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(scope="module", autouse=True)
 def a_gpu() -> None:
     if not torch.cuda.is_available():
-        pytest.skip("no GPU")
+        pytest.skip("needs a CUDA GPU")
 
 
 def test_a_captured_wait_takes_what_is_written_before_its_replay() -> None:

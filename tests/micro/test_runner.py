@@ -397,9 +397,7 @@ def test_clocks_are_those_of_each_kernels_own_section(measure: Measure, monkeypa
     def wait_for_samples(out: Tensor, arguments: tuple[Tensor, ...]) -> Tensor:
         """Let samples be taken while this batch is timed, at a clock of its own."""
         nvml.sm_clock = clocks.get(len(out), 345)
-        while nvml.sampled.acquire(blocking=False):
-            pass
-        assert nvml.sampled.acquire(timeout=30)
+        nvml.wait_for_samples()
         return out
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
@@ -426,9 +424,7 @@ def test_each_kernel_and_batch_is_judged(measure: Measure, monkeypatch: pytest.M
 
     def heat(out: Tensor, arguments: tuple[Tensor, ...]) -> Tensor:
         nvml.reasons = {1: 0, 3: hot}.get(len(out), 0)
-        while nvml.sampled.acquire(blocking=False):
-            pass
-        assert nvml.sampled.acquire(timeout=30)
+        nvml.wait_for_samples()
         return out
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)

@@ -12,7 +12,7 @@ from tests.micro.test_results import make_results
 from tests.report.browser import BROWSER, rendered
 from ttt_mlflow.measure.roofline import decode_kernel_bytes
 from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults
-from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
+from ttt_mlflow.report.micro_chart import GREY, chart_html, kernels_png, timed_kernels
 
 BUTTONS = ["µs", "GB/s", "% of the read ceiling"]
 
@@ -119,3 +119,26 @@ def test_the_picture() -> None:
     assert kernels_png(two_kernels()).startswith(b"\x89PNG")
     assert kernels_png(make_results()).startswith(b"\x89PNG"), "one batch, and kernels without a time"
     assert plt.get_fignums() == before
+
+
+def test_what_was_judged_invalid_is_grey_and_says_why(tmp_path: Path) -> None:
+    import matplotlib.image
+    from matplotlib.colors import to_rgb
+
+    results = two_kernels()
+    cell = results.cell("fast", 64)
+    assert cell is not None
+    before = kernels_png(results)
+    cell.verdict, cell.reasons = "invalid", ["other_process", "short_section"]
+    lines = traces(results, 0)
+    colours = lines["fast"]["marker"]["color"]
+    assert colours[1] != colours[0] == colours[2]
+    assert set(lines["slow"]["marker"]["color"]).isdisjoint({colours[1]})
+    assert lines["fast"]["hovertext"] == ["", "invalid: other_process, short_section", ""]
+
+    pictures = []
+    for name, content in (("before.png", before), ("after.png", kernels_png(results))):
+        (tmp_path / name).write_bytes(content)
+        pictures.append(matplotlib.image.imread(tmp_path / name)[..., :3])
+    points = [int((abs(picture - to_rgb(GREY)).max(-1) < 0.01).sum()) for picture in pictures]
+    assert points[1] > points[0] + 50, "a point of its own"

@@ -123,6 +123,13 @@ class FakeNvml(ModuleType):
         self.gpm_buffers: list[int] = []
         self.gpm_taken: list[tuple[object, int]] = []  # whose sample, into which buffer
 
+    def wait_for_samples(self, count: int = 1) -> None:
+        """Until ``count`` samples have begun from now on, by a sampler's thread."""
+        while self.sampled.acquire(blocking=False):
+            pass
+        for _ in range(count):
+            assert self.sampled.acquire(timeout=30), "the sampler takes no samples"
+
     def refuse_everything(self, code: int) -> None:
         """From now on the device answers nothing."""
         for name in [*vars(FakeNvml), "nvmlDeviceGetMemoryInfo_v2"]:

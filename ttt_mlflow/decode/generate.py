@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ttt_mlflow.measure.roofline import SAMPLING
 from ttt_mlflow.ranges import in_part
 
+from ttt_mlflow.decode.capture import captured
+
 WARM_UP_STEPS = 3  # before a capture: lazy initialisation and compilation must not happen inside it
 
 
@@ -71,8 +73,7 @@ class ModelDecoder:
         with torch.cuda.stream(stream):
             self.warm_up()
         torch.cuda.current_stream(self.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        with captured(stream) as graph:
             self._eager_step()
         self.model.reset_state(self.state)
         self._graph = graph

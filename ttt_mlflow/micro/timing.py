@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttt_mlflow.decode.capture import captured
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.kernels.reference import MINI_BATCH
 from ttt_mlflow.measure.timing import StepTimer, time_once
-from ttt_mlflow.micro.capture import captured
 from ttt_mlflow.micro.inputs import StepInputs, StepShape, make_positions
 from ttt_mlflow.micro.kernels import Step
 

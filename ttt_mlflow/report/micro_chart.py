@@ -27,7 +27,10 @@ def timed_kernels(results: MicroResults) -> list[str]:
 
 
 def kernels_png(results: MicroResults) -> bytes:
-    """Time over batch as ``triton.testing`` draws it: a line a kernel, its 20th to 80th percentile shaded."""
+    """Time over batch as ``triton.testing`` draws it: a line a kernel, its 20th to 80th percentile shaded.
+
+    What was judged invalid has a grey point.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -58,6 +61,9 @@ def kernels_png(results: MicroResults) -> bytes:
         perf_report(benchmark)(recorded).run()
         figure = plt.gcf()
         axes = figure.axes[0]
+        for cell in results.cells:
+            if cell.verdict == "invalid" and cell.quantiles:
+                axes.plot(cell.batch, cell.quantiles[0], "o", color=GREY, ms=9, zorder=5)
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.set_xticks([], minor=True)
         axes.set_title(_title(results).replace("<br><sub>", "\n").removesuffix("</sub>"), loc="left")
@@ -161,6 +167,8 @@ def _line(results: MicroResults, quantity: Quantity, kernel: str, colour: str) -
             "arrayminus": [row[0] - min(row) for row in rows],
         },
         "line": {"color": colour},
+        "marker": {"color": [GREY if cell.verdict == "invalid" else colour for cell in cells], "size": 8},
+        "hovertext": [f"invalid: {', '.join(cell.reasons)}" if cell.verdict == "invalid" else "" for cell in cells],
     }
 
 

@@ -26,6 +26,58 @@ REPEATS_ENDED = {
     "interrupted": "interrupted",
 }
 
+# rows that list metrics one after the other: label -> metric -> the same in words
+LISTED = {
+    "decode step": {
+        "decode_step_ms_p50": "{} ms p50",
+        "decode_step_ms_p90": "{} p90",
+        "decode_step_ms_p99": "{} p99",
+        "decode_step_ms_mean": "{} mean",
+    },
+    "roofline": {
+        "roofline_pct": "{} % of it",
+        "roofline_ms": "floor {} ms",
+        "min_bytes_per_step": "{} bytes a step",
+        "flops_per_step": "{} FLOP a step",
+    },
+    "memory": {
+        "peak_memory_allocated_gb": "peak {} GB allocated",
+        "peak_memory_reserved_gb": "{} GB reserved",
+        "device_memory_used_gb": "{} GB used on the device",
+    },
+    "power": {
+        "power_w_mean": "{} W",
+        "energy_j": "{} J",
+        "joules_per_token": "{} J a token",
+        "temperature_c_max": "{} °C at most",
+        "gpu_utilization_pct_mean": "GPU {} % busy",
+    },
+    "utilisation": {
+        "sm_active_pct_mean": "SMs {} %",
+        "tensor_active_pct_mean": "tensor cores {} %",
+        "dram_bandwidth_pct_mean": "DRAM bandwidth {} %",
+    },
+    "overhead": {
+        "imports_s": "imports {} s",
+        "setup_s": "build {} s",
+        "compile_s": "compilation {} s",
+        "warmup_s": "warm-up {} s",
+        "profile_s": "profilers {} s",
+        "recording_s": "recording {} s",
+    },
+    "memory errors": {
+        "ecc_uncorrected_errors": "{} uncorrected",
+    },
+    "profiled": {
+        "gpu_idle_pct": "GPU idle {} %",
+        "launch_gap_us_mean": "{} µs between kernels",
+        "host_ms_per_step": "{} ms a step on the host",
+    },
+    "model": {
+        "model_parameters": "{} parameters",
+    },
+}
+
 
 def summary_markdown(journal: Journal) -> str:
     """The MLflow run's description: configuration, results, host and status as one Markdown table."""
@@ -96,41 +148,35 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
     decode, prefill = _throughput_parts(metrics, "decode"), _throughput_parts(metrics, "prefill")
     rows = [
         ("decode", ", ".join(decode + spread if mode == "decode" else decode)),
-        ("decode step", _step_row(metrics)),
+        _listed(metrics, "decode step"),
         ("prefill", ", ".join((prefill + spread if mode == "prefill" else prefill) + prompt)),
         ("passes", _passes_row(metrics, journal.tags)),
         ("drift", _drift_row(metrics)),
         ("prompt and decode", ", ".join(_throughput_parts(metrics, "generation"))),
-        ("roofline", _roofline_row(metrics)),
-        ("memory", _memory_row(metrics)),
+        _listed(metrics, "roofline"),
+        _listed(metrics, "memory"),
         ("clocks", _clocks_row(metrics)),
-        ("power", _power_row(metrics)),
-        ("utilisation", _utilisation_row(metrics)),
+        _listed(metrics, "power"),
+        _listed(metrics, "utilisation"),
         ("clock events", _clock_events_row(metrics)),
         ("clocks held down", _violations_row(metrics)),
-        ("memory errors", ", ".join(_present(metrics, ecc_uncorrected_errors="{} uncorrected"))),
-        ("profiled", _profile_row(metrics)),
-        ("overhead", _overhead_row(metrics)),
-        ("model", ", ".join(_present(metrics, model_parameters="{} parameters"))),
+        _listed(metrics, "memory errors"),
+        _listed(metrics, "profiled"),
+        _listed(metrics, "overhead"),
+        _listed(metrics, "model"),
     ]
     return [(label, text) for label, text in rows if text]
+
+
+def _listed(metrics: Metrics, label: str) -> tuple[str, str]:
+    """A row of :data:`LISTED`: what was measured of it."""
+    return label, ", ".join(_present(metrics, **LISTED[label]))
 
 
 def _throughput_parts(metrics: Metrics, mode: str) -> list[str]:
     name = f"{mode}_tokens_per_s"
     parts = _present(metrics, **{name: "{} tokens/s"})
     return parts + [f"95 % interval {interval}" for interval in _interval(metrics, name)]
-
-
-def _step_row(metrics: Metrics) -> str:
-    parts = _present(
-        metrics,
-        decode_step_ms_p50="{} ms p50",
-        decode_step_ms_p90="{} p90",
-        decode_step_ms_p99="{} p99",
-        decode_step_ms_mean="{} mean",
-    )
-    return ", ".join(parts)
 
 
 def _passes_row(metrics: Metrics, tags: Mapping[str, str]) -> str:
@@ -156,44 +202,11 @@ def _drift_row(metrics: Metrics) -> str:
     return ", ".join(" ".join(parts) for parts in (across, within) if parts)
 
 
-def _roofline_row(metrics: Metrics) -> str:
-    parts = _present(
-        metrics,
-        roofline_pct="{} % of it",
-        roofline_ms="floor {} ms",
-        min_bytes_per_step="{} bytes a step",
-        flops_per_step="{} FLOP a step",
-    )
-    return ", ".join(parts)
-
-
-def _memory_row(metrics: Metrics) -> str:
-    parts = _present(
-        metrics,
-        peak_memory_allocated_gb="peak {} GB allocated",
-        peak_memory_reserved_gb="{} GB reserved",
-        device_memory_used_gb="{} GB used on the device",
-    )
-    return ", ".join(parts)
-
-
 def _clocks_row(metrics: Metrics) -> str:
     sm = _present(metrics, sm_clock_mhz_mean="SM {} MHz")
     if sm and "sm_clock_mhz_min" in metrics and "sm_clock_mhz_max" in metrics:
         sm = [f"{sm[0]} ({number(metrics['sm_clock_mhz_min'])} to {number(metrics['sm_clock_mhz_max'])})"]
     return ", ".join([*sm, *_present(metrics, memory_clock_mhz_mean="memory {} MHz")])
-
-
-def _power_row(metrics: Metrics) -> str:
-    parts = _present(
-        metrics,
-        power_w_mean="{} W",
-        energy_j="{} J",
-        joules_per_token="{} J a token",
-        temperature_c_max="{} °C at most",
-        gpu_utilization_pct_mean="GPU {} % busy",
-    )
-    return ", ".join(parts)
 
 
 def _clock_events_row(metrics: Metrics) -> str:
@@ -204,45 +217,12 @@ def _clock_events_row(metrics: Metrics) -> str:
     return "none" if any(share is not None for share in shares.values()) else ""
 
 
-def _profile_row(metrics: Metrics) -> str:
-    parts = _present(
-        metrics,
-        gpu_idle_pct="GPU idle {} %",
-        launch_gap_us_mean="{} µs between kernels",
-        host_ms_per_step="{} ms a step on the host",
-    )
-    return ", ".join(parts)
-
-
-def _utilisation_row(metrics: Metrics) -> str:
-    parts = _present(
-        metrics,
-        sm_active_pct_mean="SMs {} %",
-        tensor_active_pct_mean="tensor cores {} %",
-        dram_bandwidth_pct_mean="DRAM bandwidth {} %",
-    )
-    return ", ".join(parts)
-
-
 def _violations_row(metrics: Metrics) -> str:
     seconds = {policy: metrics.get(violation_metric(policy)) for policy in VIOLATION_POLICIES}
     named = [f"{policy} {number(held)} s" for policy, held in seconds.items() if held]
     if named:
         return ", ".join(named)
     return "never" if any(held is not None for held in seconds.values()) else ""
-
-
-def _overhead_row(metrics: Metrics) -> str:
-    parts = _present(
-        metrics,
-        imports_s="imports {} s",
-        setup_s="build {} s",
-        compile_s="compilation {} s",
-        warmup_s="warm-up {} s",
-        profile_s="profilers {} s",
-        recording_s="recording {} s",
-    )
-    return ", ".join(parts)
 
 
 def host_row(journal: Journal) -> list[tuple[str, str]]:

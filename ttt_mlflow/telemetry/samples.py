@@ -73,17 +73,14 @@ def summarise(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, f
     put("temperature_c_max", "temperature_c", "max")
     put("gpu_utilization_pct_mean", "gpu_utilization_pct", "mean")
     put("device_memory_used_gb", "memory_used_bytes", "max", 1e-9)
-    if "clock_event_reasons" in rows:
-        masks = rows["clock_event_reasons"].dropna().astype("int64")
-        for bit, reason in enumerate(CLOCK_EVENT_REASONS):
-            named = (masks & (1 << bit)) != 0
-            if named.any():
-                metrics[clock_event_metric(reason)] = 100.0 * float(named.mean())
+    for reason, share in (clock_event_pct(rows) or {}).items():
+        if share:
+            metrics[clock_event_metric(reason)] = share
     metrics |= _gpm_means(samples, sections)
     energy = _energy_j(sections)
     if energy is not None:
         metrics["energy_j"] = energy
-    return metrics | _counted(sections)
+    return metrics | counted(sections)
 
 
 def series(samples: pd.DataFrame, gpu_index: int) -> dict[str, list[tuple[int, int, float]]]:
@@ -199,17 +196,25 @@ def _gpm_means(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, 
     return means
 
 
-def _counted(sections: Sequence[Section]) -> dict[str, float]:
-    """Violations and ECC errors of all sections together; without what one of them does not know."""
-    counted = {}
+def clock_event_pct(rows: pd.DataFrame) -> dict[str, float] | None:
+    """The share of the rows in which NVML named each clock event, 0 included; None where it did not answer."""
+    masks = rows["clock_event_reasons"].dropna().astype("int64") if "clock_event_reasons" in rows else pd.Series()
+    if masks.empty:
+        return None
+    return {reason: 100.0 * float(((masks & (1 << bit)) != 0).mean()) for bit, reason in enumerate(CLOCK_EVENT_REASONS)}
+
+
+def counted(sections: Sequence[Section]) -> dict[str, float]:
+    """The metrics of violations and ECC errors, all sections together; without what one of them does not know."""
+    metrics = {}
     for policy in VIOLATION_POLICIES:
         if sections and all(policy in section.violation_s for section in sections):
-            counted[violation_metric(policy)] = float(sum(section.violation_s[policy] for section in sections))
+            metrics[violation_metric(policy)] = float(sum(section.violation_s[policy] for section in sections))
     errors = [section.ecc_uncorrected_errors for section in sections]
     known = [count for count in errors if count is not None]
     if known and len(known) == len(errors):
-        counted["ecc_uncorrected_errors"] = float(sum(known))
-    return counted
+        metrics["ecc_uncorrected_errors"] = float(sum(known))
+    return metrics
 
 
 def _energy_j(sections: Sequence[Section]) -> float | None:

@@ -1,4 +1,4 @@
-"""What becomes of a capture. That the memory really returns is tested on a GPU (tests/gpu/test_micro_gpu.py)."""
+"""What becomes of a capture. That the memory really returns is tested on a GPU (tests/gpu)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.micro.fake_cuda import POOL, stand_in_for_cuda
-from ttt_mlflow.micro.capture import captured
+from ttt_mlflow.decode.capture import captured
 
 
 def test_a_capture_that_ends_well_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def captured(stream: torch.cuda.Stream) -> Iterator[torch.cuda.CUDAGraph]:
     try:
         with torch.cuda.stream(torch.cuda.current_stream(device)), torch.cuda.graph(graph, pool=pool, stream=stream):
             yield graph
-    except BaseException:
+    except BaseException:  # hides nothing: the allocator is put right, and whatever it was is raised again
         with suppress(RuntimeError):  # the capture did end: the graph gives its pool back itself
             torch._C._cuda_endAllocateToPool(device.index, pool)
             torch._C._cuda_releasePool(device.index, pool)
