@@ -5,13 +5,12 @@ state, the position, the sampled token) lives on the device and is updated in pl
 every position and decodes what eager decodes.
 """
 
-from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ttt_mlflow.decode.capture import captured
+from ttt_mlflow.decode.capture import capture_stream, captured
 
 WARM_UP_STEPS = 3  # before a capture: lazy initialisation and compilation must not happen inside it
 
@@ -58,7 +57,7 @@ class ModelDecoder:
     @torch.no_grad()
     def capture(self) -> None:
         """Capture one step as a CUDA graph, which serves every position; ``step`` replays it from now on."""
-        stream = _capture_stream(self.device)
+        stream = capture_stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             self.warm_up()
@@ -93,12 +92,6 @@ class ModelDecoder:
     def close(self) -> None:
         self._graph = None
         del self.state
-
-
-@cache
-def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One stream for all captures of the process: cuBLAS keeps a workspace for every stream that it was used on."""
-    return torch.cuda.Stream(device)
 
 
 def make_decoder(model: Any, batch: int, max_length: int, device: torch.device, cuda_graph: bool) -> Decoder:
