@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.micro.fake_cuda import POOL, stand_in_for_cuda
-from ttt_mlflow.decode.capture import captured
+from ttt_mlflow.decode.capture import capture_stream, captured
 
 
 def test_a_capture_that_ends_well_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +48,18 @@ def test_an_error_after_the_capture_ended_is_the_error_that_is_raised(monkeypatc
     with pytest.raises(ValueError, match="cannot be instantiated"), captured(torch.cuda.Stream()):
         pass
     assert allocator.told == []
+
+
+def test_all_captures_have_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuBLAS keeps a workspace for each, 32 MiB on an H200."""
+    made = []
+
+    def make(device: torch.device) -> object:
+        made.append(device)
+        return object()
+
+    monkeypatch.setattr(torch.cuda, "Stream", make)
+    device = torch.device("cuda", 99)  # no test before this one can have asked for it
+    assert capture_stream(device) is capture_stream(device)
+    assert made == [device]
+    capture_stream.cache_clear()

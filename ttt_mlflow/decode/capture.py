@@ -2,8 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 
 import torch
+
+
+@cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all captures of the process: cuBLAS keeps a workspace for every stream that it was used on."""
+    return torch.cuda.Stream(device)
 
 
 @contextmanager

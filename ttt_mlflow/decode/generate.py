@@ -7,16 +7,14 @@ every position and decodes what eager decodes.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ttt_mlflow.decode.capture import capture_stream, captured
 from ttt_mlflow.measure.roofline import SAMPLING
 from ttt_mlflow.ranges import in_part
-
-from ttt_mlflow.decode.capture import captured
 
 WARM_UP_STEPS = 3  # before a capture: lazy initialisation and compilation must not happen inside it
 
@@ -68,7 +66,7 @@ class ModelDecoder:
     @torch.no_grad()
     def capture(self) -> None:
         """Capture one step as a CUDA graph, which serves every position; ``step`` replays it from now on."""
-        stream = _capture_stream(self.device)
+        stream = capture_stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             self.warm_up()
@@ -117,12 +115,6 @@ class ModelDecoder:
     def close(self) -> None:
         self._graph = None
         del self.state
-
-
-@cache
-def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One stream for all captures of the process: cuBLAS keeps a workspace for every stream that it was used on."""
-    return torch.cuda.Stream(device)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
