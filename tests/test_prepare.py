@@ -1,9 +1,11 @@
 """The prompt is the same in every process; a decoder that is ready starts at the prompt."""
 
+import pytest
 import torch
 
+from ttt_mlflow import prepare
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.prepare import EXTRA_STEPS, PROFILED_STEPS, make_prompt, make_ready
+from ttt_mlflow.prepare import EXTRA_STEPS, PROFILED_STEPS, make_prompt, make_ready, settle, settling_steps
 from ttt_mlflow.resolve import resolve
 
 CPU = torch.device("cpu")
@@ -32,6 +34,28 @@ def test_a_ready_decoder_has_room_for_a_profiling_pass() -> None:
             return prompt[:, 0]
 
     make_ready(resolved.used, Own(), make_prompt(resolved.used, 10, CPU))
-    # the prompt, a step to set the profiler up, those that are profiled, and the eager ones beside them
     assert lengths == [1 + 1 + EXTRA_STEPS]
-    assert EXTRA_STEPS >= PROFILED_STEPS + 1 + 2
+    assert EXTRA_STEPS >= PROFILED_STEPS + 2, "those that are profiled after a pass, and the eager ones beside them"
+
+
+def test_settling_takes_a_second_or_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    steps: list[float] = []
+
+    def step() -> None:
+        steps.append(now[0])
+        now[0] += 0.3
+
+    monkeypatch.setattr(prepare.time, "perf_counter", lambda: now[0])
+    settle(step, 100, CPU)
+    assert len(steps) == 4
+    settle(step, 2, CPU)
+    assert len(steps) == 6
+
+
+def test_a_gpu_settles_and_a_cpu_is_set_up() -> None:
+    used = RunConfig.parse({"genlen": 7})
+    assert settling_steps(used, CPU) == 1
+    assert settling_steps(used, torch.device("cuda", 0)) == 7
+    prefill = RunConfig.parse({"genlen": 7, "mode": "prefill"})
+    assert settling_steps(prefill, torch.device("cuda", 0)) > 7

@@ -11,11 +11,9 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.prepare import PROFILED_STEPS, make_prompt, make_ready
+from ttt_mlflow.prepare import PROFILED_STEPS, make_prompt, make_ready, settle, settling_steps
 from ttt_mlflow.ranges import STEP, named_by, nvtx
 from ttt_mlflow.resolve import resolve
-
-SETTLING_STEPS = 4  # before the recording
 
 
 def main(text: str) -> None:
@@ -30,8 +28,7 @@ def main(text: str) -> None:
         step, count = (lambda: decoder.prefill(prompt)), 1
     else:
         decoder.prefill(prompt)
-        for _ in range(SETTLING_STEPS):
-            step()
+    settle(step, settling_steps(used, device), device)
     on_gpu = device.type == "cuda"
     with _recording(on_gpu), named_by(nvtx) if on_gpu else nullcontext():
         for index in range(count):

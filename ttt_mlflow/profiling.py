@@ -26,7 +26,7 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.decode.generate import Decoder
 from ttt_mlflow.errors import Killed, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
-from ttt_mlflow.prepare import PROFILED_STEPS
+from ttt_mlflow.prepare import PROFILED_STEPS, settle, settling_steps
 from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.profilers.attribution import with_parts_of
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions
@@ -102,7 +102,8 @@ class Passes:
     def torch_pass(self, decoder: Decoder, prompt: Tensor) -> None:
         """A few decode steps, or one prompt: the trace, tables and pictures of it, and a page to look around in."""
         step, count = self.profiled_step(decoder, prompt)
-        trace = torch_profiler.record(step, count, self.device)
+        most = settling_steps(self.used, self.device)
+        trace = torch_profiler.record(step, count, self.device, lambda: settle(step, most, self.device))
         packed = gzip.compress(trace.data)
         self.journal.write_artifact("profiles/torch/trace.json.gz", packed)
         steps = read_steps(trace.content, self.on_gpu)

@@ -35,6 +35,24 @@ def test_steps_and_parts_are_in_the_trace() -> None:
     assert 0 < steps.busy_us <= steps.total_us
 
 
+def test_what_runs_before_is_not_recorded() -> None:
+    ran: list[str] = []
+
+    def before() -> None:
+        ran.append("before")
+        torch.ones(3).cumsum(0)
+
+    def step() -> None:
+        ran.append("step")
+        torch.ones(3).argmax()
+
+    trace = record(step, 2, CPU, before)
+    assert ran == ["before", "step", "step"]
+    names = {event["name"] for event in trace.content["traceEvents"]}
+    assert "aten::argmax" in names
+    assert "aten::cumsum" not in names
+
+
 def test_a_step_that_fails_switches_the_names_off() -> None:
     def step() -> None:
         raise RuntimeError("in the step")

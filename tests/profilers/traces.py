@@ -53,7 +53,7 @@ def two_eager_steps() -> ComposedTrace:
 
 
 def two_replays() -> ComposedTrace:
-    """The same two steps as a graph."""
+    """The same two steps as a graph, which does not tell a fill's kind of memory."""
     trace = ComposedTrace()
     for step in (0, 1):
         at, gpu = 10.0 * step, 1000 + 70.0 * step
@@ -62,6 +62,6 @@ def two_replays() -> ComposedTrace:
             at + 2,
             ("gemm", gpu, gpu + 20),
             ("decode", gpu + 15, gpu + 40),
-            ("Memset (Device)", gpu + 50, gpu + 60),
+            ("Memset (Unknown)", gpu + 50, gpu + 60),
         )
     return trace

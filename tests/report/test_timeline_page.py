@@ -54,7 +54,7 @@ def test_the_steps_activities_are_in_the_page() -> None:
     ] == [
         ("gemm", "projections", 0, 0, 20),
         ("decode", "inner net state", 0, 15, 25),
-        ("Memset (Device)", "unknown", None, 50, 10),
+        ("Memset", "unknown", None, 50, 10),
     ]
     assert base64.b64decode(data["trace"]) == TRACE
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.ranges import STEP, named_by
@@ -27,20 +27,22 @@ class Trace:
     content: dict[str, Any]
 
 
-def record(step: Callable[[], object], n: int, device: torch.device) -> Trace:
-    """Run ``n`` steps under the profiler, after one that sets it up.
+def record(
+    step: Callable[[], object], n: int, device: torch.device, before: Callable[[], object] | None = None
+) -> Trace:
+    """Run ``n`` steps under the profiler, right after ``before`` (one step if it is not given), which is not recorded.
 
     The steps are named ``step 0``, ``step 1``, …, and inside them layers and parts where they run eagerly.
 
     Raises :class:`RunFailed` where the profiler cannot write it.
     """
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with named_by(record_function):
-        # the first recording of a process sets the GPU's tracing up, which would delay its steps
-        with profile(activities=activities):
-            _run(step, 1, device)
-        with profile(activities=activities) as profiler:
-            _run(step, n, device)
+    # the first recording of a process sets the GPU's tracing up, which would delay its steps: that is the warm-up's
+    plan = schedule(wait=0, warmup=1, active=1, repeat=1)
+    with named_by(record_function), profile(activities=activities, schedule=plan) as profiler:
+        (before or step)()
+        profiler.step()
+        _run(step, n, device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))

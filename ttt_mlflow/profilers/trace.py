@@ -19,6 +19,7 @@ GPU_ACTIVITIES = ("kernel", "gpu_memcpy", "gpu_memset")
 LAUNCHES = ("cuda_runtime", "cuda_driver")
 OPERATOR, RANGE = "cpu_op", "user_annotation"
 COMPILED_GRAPH = re.compile(r"^## Call CompiledFxGraph \S+ ##$")  # with a hash, which no other run has
+FILL = re.compile(r"^Memset \(\w+\)$")  # with the kind of the memory, which a CUDA graph does not tell
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _place(names: Iterable[str]) -> _Place:
 def _activity(event: Any, lane: str, place: _Place) -> Activity:
     assert place.step is not None
     end_us = event["ts"] + event["dur"]
-    name = COMPILED_GRAPH.sub("compiled graph", event["name"])
+    name = FILL.sub("Memset", COMPILED_GRAPH.sub("compiled graph", event["name"]))
     return Activity(name, lane, event["ts"], end_us, place.step, place.layer, place.part)
 
 
