@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.decoders import make_ready, random_prompt, timed_pass
+from benchmarks.passes import timed_pass
 from benchmarks.spin import SpinningModel
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.decode.generate import ModelDecoder
 from ttt_mlflow.errors import BadInput, TTTError
+from ttt_mlflow.prepare import make_prompt, make_ready
 from ttt_mlflow.resolve import resolve
 
 SECONDS = 1.5  # of passes, for each look
@@ -41,13 +42,14 @@ def calibrate(asked: dict[str, Any], slowdown_pct: float) -> Calibration:
     used, device = resolved.used, resolved.request.device
     wait_us = 0.0
     model = resolved.entry.factory(resolved.request)
-    prompt = random_prompt(used, model.vocab_size, device)
-    plain = make_ready(model, used, device)
+    prompt = make_prompt(used, model.vocab_size, device)
+    plain = make_ready(used, model, prompt)
     if not isinstance(plain, ModelDecoder):
         raise BadInput(f"model={used.model_name}: decodes through its own code, and a wait cannot be put into its step")
     # both decode with one model, whose layers are compiled by now where it compiles them itself
     compiling = bool(used.use_compile) and not hasattr(model, "compile_step")
-    slowed = make_ready(SpinningModel(model, device, lambda number: wait_us), used, device, compiling)
+    as_slowed = used.model_copy(update={"use_compile": compiling})
+    slowed = make_ready(as_slowed, SpinningModel(model, device, lambda number: wait_us), prompt)
     passes = [timed_pass(decoder, prompt, used.genlen, device) for decoder in (plain, slowed)]
 
     def look() -> tuple[float, float]:

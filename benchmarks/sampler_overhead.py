@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.decoders import make_ready, random_prompt, timed_pass
+from benchmarks.passes import timed_pass
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput, TTTError
 from ttt_mlflow.measure.statistics import ORDER_LEAST, median_interval
+from ttt_mlflow.prepare import make_prompt, make_ready
 from ttt_mlflow.recording import open_sampler
 from ttt_mlflow.resolve import resolve
 from ttt_mlflow.telemetry.host import host_facts
@@ -118,8 +119,8 @@ def prepare(asked: RunConfig) -> tuple[Callable[[], float], Callable[[], Sampler
     if device.type != "cuda":
         raise BadInput("device: there is no GPU, and nothing to sample; this is measured on a machine with one")
     model = resolved.entry.factory(resolved.request)
-    prompt = random_prompt(used, model.vocab_size, device)
-    one_pass = timed_pass(make_ready(model, used, device), prompt, used.genlen, device)
+    prompt = make_prompt(used, model.vocab_size, device)
+    one_pass = timed_pass(make_ready(used, model, prompt), prompt, used.genlen, device)
 
     def open_one() -> Sampler:
         sampler = open_sampler(device, Console(file=sys.stderr))

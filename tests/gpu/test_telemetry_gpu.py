@@ -217,16 +217,28 @@ def neighbour(tmp_path: Path) -> Iterator[Callable[[str], None]]:
             assert time.monotonic() < deadline, said.read_text() if said.exists() else "nothing said"
             time.sleep(0.1)
 
+    with NvmlSampler.open(device_uuid(DEVICE)) as sampler:
+        uuid = sampler.uuid
+    before = listed(uuid)
     yield start
     there.unlink(missing_ok=True)
     if said.exists() and "ready as" in said.read_text():
-        wait_for_the_end(int(said.read_text().split("ready as")[1].split()[0]))
+        wait_for_the_end(int(said.read_text().split("ready as")[1].split()[0]), uuid, before)
 
 
-def wait_for_the_end(pid: int) -> None:
-    """Return when the process is gone; one that nobody waits for stays as a zombie, without its memory."""
+def listed(uuid: str) -> int:
+    """How many processes NVML lists on the card: one that has ended for a little longer."""
+    pynvml.nvmlInit()
+    try:
+        return len(pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByUUID(uuid)))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def wait_for_the_end(pid: int, uuid: str, before: int) -> None:
+    """Return when the process is gone, for NVML too; one that nobody waits for stays as a zombie, without its memory."""
     deadline = time.monotonic() + PATIENCE_S
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while (psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE) or listed(uuid) > before:
         assert time.monotonic() < deadline, "the neighbour did not end"
         time.sleep(0.1)
 

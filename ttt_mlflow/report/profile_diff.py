@@ -151,7 +151,7 @@ def diff_png(diff: ProfileDiff) -> bytes:
     axes.set_yticks(range(len(labels)), [label for label, _, _ in labels], fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.margins(x=0.25)
+    axes.margins(x=0.35)
     axes.set_xlabel("change in ms a step, from A to B")
     axes.set_title(f"{diff_title(diff)}\nA: {diff.a.label}\nB: {diff.b.label}", loc="left", fontsize=9)
     return figure_png(figure)

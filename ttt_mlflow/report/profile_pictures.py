@@ -32,7 +32,7 @@ def kernels_png(kernels: Sequence[KernelRow], title: str) -> bytes:
     axes.margins(x=0.2)
     axes.set_xlabel("ms a step")
     axes.set_title(title, loc="left")
-    _legend(figure, [row.part for row in top])
+    _legend(figure, [row.part for row in top], columns=4)
     return figure_png(figure)
 
 
@@ -55,16 +55,16 @@ def timeline_png(activities: Sequence[Activity], title: str) -> bytes:
     axes.invert_yaxis()
     axes.set_xlabel("ms")
     axes.set_title(title, loc="left")
-    _legend(figure, [one.part for one in activities])
+    _legend(figure, [one.part for one in activities], columns=len(PART_COLOURS))
     return figure_png(figure)
 
 
-def _legend(figure: "Figure", parts: Sequence[str]) -> None:
+def _legend(figure: "Figure", parts: Sequence[str], columns: int) -> None:
     from matplotlib.patches import Patch
 
     shown = [part for part in PART_COLOURS if part in set(parts)]
     handles = [Patch(color=PART_COLOURS[part], label=part) for part in shown]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(PART_COLOURS), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _label(name: str) -> str:

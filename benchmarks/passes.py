@@ -1,0 +1,20 @@
+"""Decode passes that a benchmark times itself."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.decode.generate import Decoder
+from ttt_mlflow.measure.timing import StepTimer
+
+
+def timed_pass(decoder: Decoder, prompt: Tensor, steps: int, device: torch.device) -> Callable[[], float]:
+    """A pass of ``steps`` decode steps after ``prompt``; it returns the device's time of the steps, in ms."""
+    timer = StepTimer(steps, device)
+
+    def one_pass() -> float:
+        decoder.prefill(prompt)
+        return timer.time_steps(decoder.step).total_ms
+
+    return one_pass
