@@ -236,7 +236,7 @@ def listed(uuid: str) -> int:
 
 
 def wait_for_the_end(pid: int, uuid: str, before: int) -> None:
-    """Return when the process is gone, for NVML too; one that nobody waits for stays as a zombie, without its memory."""
+    """Return when the process is gone, for NVML too; a zombie that nobody waits for holds nothing any more."""
     deadline = time.monotonic() + PATIENCE_S
     while (psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE) or listed(uuid) > before:
         assert time.monotonic() < deadline, "the neighbour did not end"
