@@ -54,7 +54,8 @@ def summarise(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, f
     """The metrics of the measured sections alone; what was not sampled there is absent.
 
     Power is the instantaneous one where the card has it, because NVML's own average reaches back to before
-    the section. ``clock_event_<reason>_pct`` is the share of the samples in which NVML named the reason.
+    the section. ``clock_event_<reason>_pct`` is the share of the samples in which NVML named the reason,
+    0 where it named it in none.
     """
     metrics: dict[str, float] = {}
     rows = samples[inside(samples, sections)] if not samples.empty else samples
@@ -73,9 +74,7 @@ def summarise(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, f
     put("temperature_c_max", "temperature_c", "max")
     put("gpu_utilization_pct_mean", "gpu_utilization_pct", "mean")
     put("device_memory_used_gb", "memory_used_bytes", "max", 1e-9)
-    for reason, share in (clock_event_pct(rows) or {}).items():
-        if share:
-            metrics[clock_event_metric(reason)] = share
+    metrics |= {clock_event_metric(reason): share for reason, share in (clock_event_pct(rows) or {}).items()}
     metrics |= _gpm_means(samples, sections)
     energy = _energy_j(sections)
     if energy is not None:
