@@ -26,9 +26,7 @@ def test_a_record_by_folder_and_by_id(make_journal: MakeJournal, tmp_path: Path)
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["database", "server"])
-def test_an_mlflow_run(
-    server: bool, make_journal: MakeJournal, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_an_mlflow_run(server: bool, make_journal: MakeJournal, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A database's artifacts lie in a folder, a server's come through it: each leaves them in its own way."""
     store = request.getfixturevalue("server_uri") if server else new_store(tmp_path)
     journal = make_journal()

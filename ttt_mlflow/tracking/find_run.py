@@ -16,7 +16,7 @@ MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run's name, id and GPU in one line, and the folder of its artifacts that was asked for: absent if it has none."""
+    """A run's name, id and GPU in one line, and the folder of its artifacts that was asked for, which may be absent."""
 
     label: str
     folder: Path

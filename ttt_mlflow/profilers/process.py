@@ -1,0 +1,72 @@
+"""A program of its own that leaves nothing running, however it ends."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psutil
+
+GRACE_S = 10.0  # in which what a program has started may end, by itself or once it is asked to
+POLL_S = 0.02
+
+
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """``command`` in a session of its own; what is left of it and of all that it has started ends with the block.
+
+    ``options`` are those of :class:`subprocess.Popen`.
+    """
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options) as process:
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def output(command: Sequence[str], limit_s: float, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """What ``command`` prints; raise :class:`subprocess.TimeoutExpired` if it has not ended after ``limit_s``."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    with started(command, **pipes, **options) as process:
+        stdout, stderr = process.communicate(timeout=limit_s)
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def _end(process: "subprocess.Popen[Any]") -> None:
+    """Ask what still runs to end, then end it; what a program that has ended left behind may first end by itself."""
+    family: set[psutil.Process] = set()
+    by_itself = [] if process.poll() is None else [None]
+    for signum in (*by_itself, signal.SIGTERM, signal.SIGKILL):
+        family = {one for one in family | _family(process) if _is_running(one)}
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                if signum:
+                    one.send_signal(signum)
+        deadline = time.monotonic() + GRACE_S
+        while family and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            family = {one for one in family if _is_running(one)}
+
+
+def _family(process: "subprocess.Popen[Any]") -> set[psutil.Process]:
+    """The process and all below it, and what stayed in its session when one in between ended."""
+    found: set[psutil.Process] = set()
+    if process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            first = psutil.Process(process.pid)
+            found = {first, *first.children(recursive=True)}
+    for pid in psutil.pids():
+        with suppress(OSError, psutil.NoSuchProcess):
+            if os.getsid(pid) == process.pid:
+                found.add(psutil.Process(pid))
+    return found
+
+
+def _is_running(one: psutil.Process) -> bool:
+    """Not as a zombie, which has ended and waits for a parent to ask how."""
+    with suppress(psutil.NoSuchProcess):
+        return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+    return False
