@@ -32,6 +32,7 @@ from ttt_mlflow.measure.thresholds import Thresholds
 from ttt_mlflow.measure.timing import StepTimer, time_once
 from ttt_mlflow.measure.verdict import Verdict, judge
 from ttt_mlflow.prepare import make_prompt, make_ready
+from ttt_mlflow.profile_pass import after_the_measurement
 from ttt_mlflow.profiling import Passes
 from ttt_mlflow.recording import (
     open_sampler,
@@ -114,7 +115,7 @@ class Run:
             decoder.close()
             return
         passes = Passes(self.journal, self.used, self.device, self.nsys)
-        with self.phase("profile_s", "profiling"):
+        with self.phase("profile_s", "profiling"), after_the_measurement("while profiling"):
             passes.run(decoder, prompt)
             decoder.close()
             del decoder, model, prompt  # a process of its own needs their memory
