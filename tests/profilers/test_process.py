@@ -12,7 +12,6 @@ import psutil
 import pytest
 
 from ttt_mlflow.errors import Killed
-from ttt_mlflow.profilers import process as module
 from ttt_mlflow.profilers.process import output, started
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
@@ -54,10 +53,9 @@ def test_a_program_that_hangs_with_what_it_has_started(below: Path) -> None:
     assert running(below) == []
 
 
-def test_what_an_ended_program_left_behind(below: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_ended_program_left_behind(below: Path) -> None:
     """As when nsys ends, and the process that it recorded goes on and holds the GPU's memory."""
-    monkeypatch.setattr(module, "GRACE_S", 0.3)
-    with started(shell("exit 3", below)) as process:
+    with started(shell("exit 3", below), grace_s=0.3) as process:
         assert process.wait(60) == 3
     assert running(below) == []
 
@@ -81,9 +79,8 @@ def test_a_signal_ends_all_of_it(below: Path) -> None:
     assert running(below) == []
 
 
-def test_one_that_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GRACE_S", 0.3)
-    with started([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True) as process:
+def test_one_that_does_not_listen() -> None:
+    with started([sys.executable, "-c", DEAF], grace_s=0.3, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "deaf\n"
     assert process.returncode == -signal.SIGKILL

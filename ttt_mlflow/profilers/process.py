@@ -11,11 +11,12 @@ from typing import Any
 import psutil
 
 GRACE_S = 10.0  # in which what a program has started may end, by itself or once it is asked to
+ANSWERED_GRACE_S = 0.2  # the same of one that only answers a question: nothing is lost with it
 POLL_S = 0.02
 
 
 @contextmanager
-def started(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
+def started(command: Sequence[str], grace_s: float = GRACE_S, **options: Any) -> Iterator["subprocess.Popen[Any]"]:
     """``command`` in a session of its own; what is left of it and of all that it has started ends with the block.
 
     ``options`` are those of :class:`subprocess.Popen`.
@@ -24,18 +25,18 @@ def started(command: Sequence[str], **options: Any) -> Iterator["subprocess.Pope
         try:
             yield process
         finally:
-            _end(process)
+            _end(process, grace_s)
 
 
 def output(command: Sequence[str], limit_s: float, **options: Any) -> "subprocess.CompletedProcess[str]":
     """What ``command`` prints; raise :class:`subprocess.TimeoutExpired` if it has not ended after ``limit_s``."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
-    with started(command, **pipes, **options) as process:
+    with started(command, ANSWERED_GRACE_S, **pipes, **options) as process:
         stdout, stderr = process.communicate(timeout=limit_s)
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def _end(process: "subprocess.Popen[Any]") -> None:
+def _end(process: "subprocess.Popen[Any]", grace_s: float) -> None:
     """Ask what still runs to end, then end it; what a program that has ended left behind may first end by itself."""
     family: set[psutil.Process] = set()
     by_itself = [] if process.poll() is None else [None]
@@ -45,7 +46,7 @@ def _end(process: "subprocess.Popen[Any]") -> None:
             with suppress(psutil.NoSuchProcess):
                 if signum:
                     one.send_signal(signum)
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + grace_s
         while family and time.monotonic() < deadline:
             time.sleep(POLL_S)
             family = {one for one in family if _is_running(one)}
