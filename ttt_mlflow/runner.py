@@ -319,11 +319,18 @@ class Run:
 def _measure(resolved: Resolved, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
     """Measure, and give the journal its status, whatever ends the run; a failure is returned for the caller."""
     try:
+        return _measure_or_fail(resolved, journal, console, imports_s)
+    except Killed as killed:  # while measuring, or while the end was recorded
+        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, summary_markdown)
+        raise
+
+
+def _measure_or_fail(resolved: Resolved, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
+    try:
         Run(resolved, journal, console).measure(imports_s)
         record_end(journal, "ok", None, 0, summary_markdown)
         return None
-    except Killed as killed:
-        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, summary_markdown)
+    except Killed:
         raise
     except BaseException as error:
         # as text: a handler that keeps its records would keep the traceback, and with it the model's memory

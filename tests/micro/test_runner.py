@@ -444,6 +444,23 @@ def test_each_kernel_and_batch_is_judged(measure: Measure, monkeypatch: pytest.M
     assert "invalid: sw_thermal_slowdown" in (measured.journal.artifacts / "micro/table.md").read_text()
 
 
+def test_a_signal_while_a_failure_is_recorded(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the record would say that the run is still going on."""
+    record_end, ends = runner.record_end, []
+
+    def interrupted_once(journal: Journal, status: str, *end: Any) -> None:
+        record_end(journal, status, *end)
+        ends.append(status)
+        if len(ends) == 1:
+            raise Killed(signal.SIGINT)
+
+    monkeypatch.setattr(runner, "record_end", interrupted_once)
+    measured = measure(failing("first", ValueError("no such thing"), at_batch=3))
+    assert ends == ["error", "killed"]
+    assert isinstance(measured.failure, Killed)
+    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "ended by SIGINT")
+
+
 # nsys
 
 

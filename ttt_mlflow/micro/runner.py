@@ -363,12 +363,17 @@ def series(results: MicroResults) -> dict[str, list[tuple[int, int, float]]]:
 def _measure(resolved: ResolvedMicro, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
     """Measure, and give the journal its status, whatever ends the run; a failure is returned for the caller."""
     try:
+        return _measure_or_fail(resolved, journal, console, imports_s)
+    except Killed as killed:  # while measuring, or while the end was recorded
+        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, micro_markdown)
+        raise
+
+
+def _measure_or_fail(resolved: ResolvedMicro, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
+    try:
         one = Run(resolved, journal, console)
         one.measure(imports_s)
         failure = _failure_of(one.results, one.problems)
-    except Killed as killed:
-        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, micro_markdown)
-        raise
     except Exception as error:
         log.error("the run ended early\n%s", traceback.format_exc())
         failure = RunFailed(str(error) if isinstance(error, TTTError) else one_line(error))

@@ -171,7 +171,7 @@ def _asked_for_its_version(path: Path, answer_s: float) -> Nsys:
         done = output([str(path), "--version"], answer_s)
         fault = f"--version ended with exit code {done.returncode}" if done.returncode else None
     except subprocess.TimeoutExpired:
-        fault = f"--version did not end within {answer_s:g} s"
+        fault = f"--version did not end within {answer_s:.3g} s"
     except OSError as error:
         fault = str(error.strerror)
     if fault:
