@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -77,6 +78,24 @@ def test_a_signal_ends_all_of_it(below: Path) -> None:
     with pytest.raises(Killed):
         interrupted()
     assert running(below) == []
+
+
+def test_a_signal_amid_a_start_loses_nothing(below: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the program runs and nobody has hold of it yet."""
+
+    class Interrupted(subprocess.Popen[Any]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            while not below.read_text():
+                time.sleep(0.01)
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        output(shell("wait", below), limit_s=60)
+    assert running(below) == []
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_one_that_does_not_listen() -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ import psutil
 GRACE_S = 10.0  # in which what a program has started may end, by itself or once it is asked to
 ANSWERED_GRACE_S = 0.2  # the same of one that only answers a question: nothing is lost with it
 POLL_S = 0.02
+HEARD = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -21,11 +23,33 @@ def started(command: Sequence[str], grace_s: float = GRACE_S, **options: Any) ->
 
     ``options`` are those of :class:`subprocess.Popen`.
     """
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options) as process:
-        try:
-            yield process
-        finally:
+    process = None
+    try:
+        with _signals_wait():
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+        yield process
+    finally:
+        if process:
             _end(process, grace_s)
+            with process:  # closes its pipes
+                pass
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Have SIGINT and SIGTERM wait for the end of the block: an exception amid a start would lose what was started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are heard in the main thread alone
+        return
+    heard: list[int] = []
+    before = {signum: signal.signal(signum, lambda number, _: heard.append(number)) for signum in HEARD}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for number in heard:
+            signal.raise_signal(number)
 
 
 def output(command: Sequence[str], limit_s: float, **options: Any) -> "subprocess.CompletedProcess[str]":
