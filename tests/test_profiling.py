@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import pickle
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,11 @@ from tests.profilers.fake_nsys import FakeNsys
 from tests.profilers.snapshots import eager_pass
 from tests.profilers.traces import ComposedTrace, two_eager_steps, two_replays
 from tests.runs import Measured, measured_in
-from ttt_mlflow import names, profiling, runner
+from ttt_mlflow import names, profile_pass, profiling, runner
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.decode.generate import Decoder
-from ttt_mlflow.errors import RunFailed
+from ttt_mlflow.decode.generate import Decoder, ModelDecoder
+from ttt_mlflow.errors import Killed, RunFailed
 from ttt_mlflow.measure.roofline import PARTS
 from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.tracking.journal import Journal
@@ -220,7 +221,7 @@ def test_a_disk_that_the_profile_fills_has_room_for_the_end_of_the_record(
     def full(self: Journal, path: Path, data: bytes) -> None:
         if path.name == "trace.json.gz":
             filled.append(path)
-        if filled and (self.path / profiling.ROOM).exists():
+        if filled and (self.path / profile_pass.ROOM).exists():
             raise OSError(errno.ENOSPC, "No space left on device", path)
         write(self, path, data)
 
@@ -228,7 +229,7 @@ def test_a_disk_that_the_profile_fills_has_room_for_the_end_of_the_record(
     measured = measure({**TINY, "profile": "torch"})
     assert "No space left on device" in measured.journal.status["message"]
     assert measured.journal.status["status"] == "error"
-    assert not (measured.journal.path / profiling.ROOM).exists()
+    assert not (measured.journal.path / profile_pass.ROOM).exists()
     assert {path.name for path in measured.journal.path.iterdir()} <= {
         *("config.json", "status.json", "params.json", "metrics.json", "tags.json", "series.json"),
         *("description.md", "artifacts"),
@@ -332,6 +333,19 @@ def test_one_pass_that_fails_costs_no_other(measure: Measure, monkeypatch: pytes
     measured = measure(TINY, nsys=FakeNsys(tmp_path).find())
     assert measured.journal.status["message"].startswith("profile=torch: cannot be written (No space left on device)")
     assert "profiles/nsys/report.nsys-rep" in measured.artifacts
+
+
+def test_a_signal_between_two_passes(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the model's memory is given back."""
+
+    def interrupted(decoder: Decoder) -> None:
+        raise Killed(signal.SIGINT)
+
+    monkeypatch.setattr(ModelDecoder, "close", interrupted)
+    measured = measure({**TINY, "profile": "torch"})
+    message = "ended by SIGINT while profiling, after a complete measurement"
+    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", message)
+    assert "profiles/torch/open.html" in measured.artifacts
 
 
 # Two profiles

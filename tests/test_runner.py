@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -33,6 +34,7 @@ from ttt_mlflow.models.registry import ModelEntry, ModelRequest, models, registe
 from ttt_mlflow.profilers import torch_profiler
 from ttt_mlflow.resolve import resolve
 from ttt_mlflow.telemetry.sampler import NvmlSampler
+from ttt_mlflow.tracking.journal import Journal
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "promptlen": 3, "genlen": 5, "warmup": 1, "repeats": 3}
 TOY = {**TINY, "model_name": "toy", "promptlen": 1, "genlen": 4, "warmup": 0}
@@ -433,6 +435,26 @@ def test_an_error(register: Register, measure: Measure) -> None:
     assert "Traceback (most recent call last)" in measured.log
     assert "in on_step" in measured.log
     assert "Traceback" not in measured.output
+
+
+def test_a_signal_while_a_failure_is_recorded(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, register: Register
+) -> None:
+    """Otherwise the record would say that the run is still going on."""
+    record_end, ends = runner.record_end, []
+
+    def interrupted_once(journal: Journal, status: str, *end: Any) -> None:
+        record_end(journal, status, *end)
+        ends.append(status)
+        if len(ends) == 1:
+            raise Killed(signal.SIGINT)
+
+    monkeypatch.setattr(runner, "record_end", interrupted_once)
+    register(raising(ValueError, "no such thing", at=step_of_pass(2, 2)))
+    measured = measure(TOY)
+    assert ends == ["error", "killed"]
+    assert isinstance(measured.failure, Killed)
+    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "ended by SIGINT")
 
 
 def test_an_expected_failure_is_told_in_its_own_words(register: Register, measure: Measure) -> None:

@@ -22,7 +22,7 @@ from tests.project import (
     ttt_mlflow_run,
     wait_until,
 )
-from ttt_mlflow.profiling import ROOM
+from ttt_mlflow.profile_pass import ROOM
 
 
 @pytest.fixture(scope="module")

@@ -387,7 +387,7 @@ def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, t
     def profile(run: str) -> report.ProfiledStep:
         place = Path(logdir or DEFAULT_LOGDIR), resolve_tracking_uri(tracking_uri)
         with found_run(run, *place, "profiles/torch") as found:
-            return report.read_profile(found.artifacts / "profiles/torch", found.label)
+            return report.read_profile(found.folder, found.label)
 
     diff = report.profile_diff(profile(run_a), profile(run_b))
     click.echo(report.diff_text(diff))

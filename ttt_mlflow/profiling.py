@@ -5,17 +5,13 @@ raises what there is.
 """
 
 import csv
-import errno
 import gc
 import gzip
 import io
 import json
 import logging
-import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
@@ -24,9 +20,9 @@ from torch import Tensor
 from ttt_mlflow import nsys_child
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.decode.generate import Decoder
-from ttt_mlflow.errors import Killed, RunFailed, TTTError, end_if_asked
-from ttt_mlflow.failures import one_line, out_of_memory_message
+from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.prepare import PROFILED_STEPS, settle, settling_steps
+from ttt_mlflow.profile_pass import attempt_pass
 from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.profilers.attribution import with_parts_of
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions
@@ -42,7 +38,6 @@ from ttt_mlflow.tracking.journal import Journal
 MEMORY_STEPS = 4  # each allocates and frees the same
 # how long the process under nsys may take: in all, and for each second that this one took until it was ready
 NSYS_LIMIT_S, NSYS_LIMIT_FACTOR = 180.0, 5.0
-ROOM, ROOM_BYTES = ".room", 256 << 10  # a record without its artifacts has a tenth of it
 log = logging.getLogger(__name__)
 
 
@@ -75,27 +70,9 @@ class Passes:
             raise RunFailed(f"{'; '.join(self.problems)}; the measurement before it is complete")
 
     def attempt(self, kind: str, action: Callable[[], None]) -> None:
-        """One pass; what ends it early is said, with the name of the pass."""
-        try:
-            with room_kept(self.journal):
-                action()
-            end_if_asked()
-            return
-        except Killed as killed:
-            killed.during = f"during profile={kind}, after a complete measurement"
-            raise
-        except TTTError as error:
-            message = str(error)
-        except OSError as error:
-            log.error("profile=%s failed\n%s", kind, traceback.format_exc())
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            message = f"cannot be written ({error.strerror}); make room and profile again" if full else one_line(error)
-        except Exception as error:
-            # recorded as the run's failure once the other passes are done
-            log.error("profile=%s failed\n%s", kind, traceback.format_exc())
-            message = out_of_memory_message(error, "the profiling pass", self.device) or one_line(error)
-        prefix = f"profile={kind}: "
-        self.problems.append(message if message.startswith(prefix) else prefix + message)
+        """One pass, whose failure is kept."""
+        if problem := attempt_pass(kind, self.journal, self.device, action):
+            self.problems.append(problem)
 
     # PyTorch's profiler
 
@@ -206,17 +183,6 @@ class Passes:
         began_s = sum(metrics.get(name, 0.0) for name in ("imports_s", "setup_s", "compile_s"))
         out_dir = self.journal.artifact_path("profiles/nsys/nsys.log").parent
         profile_with_nsys(nsys, command, out_dir, NSYS_LIMIT_S + NSYS_LIMIT_FACTOR * began_s, options)
-
-
-@contextmanager
-def room_kept(journal: Journal) -> Iterator[None]:
-    """Keep room on the disk while a pass writes, which it gives back: the end of the record must fit after it."""
-    room = journal.path / ROOM
-    try:
-        room.write_bytes(os.urandom(ROOM_BYTES))  # not zeros, which a file system may pack
-        yield
-    finally:
-        room.unlink(missing_ok=True)
 
 
 def release(device: torch.device) -> None:

@@ -32,6 +32,7 @@ from ttt_mlflow.measure.thresholds import Thresholds
 from ttt_mlflow.measure.timing import StepTimer, time_once
 from ttt_mlflow.measure.verdict import Verdict, judge
 from ttt_mlflow.prepare import make_prompt, make_ready
+from ttt_mlflow.profile_pass import after_the_measurement
 from ttt_mlflow.profiling import Passes
 from ttt_mlflow.recording import (
     open_sampler,
@@ -114,7 +115,7 @@ class Run:
             decoder.close()
             return
         passes = Passes(self.journal, self.used, self.device, self.nsys)
-        with self.phase("profile_s", "profiling"):
+        with self.phase("profile_s", "profiling"), after_the_measurement("while profiling"):
             passes.run(decoder, prompt)
             decoder.close()
             del decoder, model, prompt  # a process of its own needs their memory
@@ -318,11 +319,18 @@ class Run:
 def _measure(resolved: Resolved, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
     """Measure, and give the journal its status, whatever ends the run; a failure is returned for the caller."""
     try:
+        return _measure_or_fail(resolved, journal, console, imports_s)
+    except Killed as killed:  # while measuring, or while the end was recorded
+        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, summary_markdown)
+        raise
+
+
+def _measure_or_fail(resolved: Resolved, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
+    try:
         Run(resolved, journal, console).measure(imports_s)
         record_end(journal, "ok", None, 0, summary_markdown)
         return None
-    except Killed as killed:
-        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, summary_markdown)
+    except Killed:
         raise
     except BaseException as error:
         # as text: a handler that keeps its records would keep the traceback, and with it the model's memory

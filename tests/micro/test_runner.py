@@ -1,5 +1,6 @@
 """Whole micro-benchmarks on the CPU, and what the journal holds after each way in which one can end."""
 
+import errno
 import gc
 import io
 import json
@@ -32,6 +33,8 @@ from ttt_mlflow.micro import runner
 from ttt_mlflow.micro.kernels import KernelEntry, Step
 from ttt_mlflow.micro.resolve import resolve
 from ttt_mlflow.micro.results import MicroResults
+from ttt_mlflow.profile_pass import ROOM
+from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.tracking.journal import Journal
 
@@ -441,6 +444,23 @@ def test_each_kernel_and_batch_is_judged(measure: Measure, monkeypatch: pytest.M
     assert "invalid: sw_thermal_slowdown" in (measured.journal.artifacts / "micro/table.md").read_text()
 
 
+def test_a_signal_while_a_failure_is_recorded(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the record would say that the run is still going on."""
+    record_end, ends = runner.record_end, []
+
+    def interrupted_once(journal: Journal, status: str, *end: Any) -> None:
+        record_end(journal, status, *end)
+        ends.append(status)
+        if len(ends) == 1:
+            raise Killed(signal.SIGINT)
+
+    monkeypatch.setattr(runner, "record_end", interrupted_once)
+    measured = measure(failing("first", ValueError("no such thing"), at_batch=3))
+    assert ends == ["error", "killed"]
+    assert isinstance(measured.failure, Killed)
+    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "ended by SIGINT")
+
+
 # nsys
 
 
@@ -466,6 +486,50 @@ def test_an_nsys_that_fails_keeps_the_measurement(measure: Measure, tmp_path: Pa
     assert measured.batches("kernel_us", "mlp_1_dual") == [1, 3]
     assert message in measured.journal.description
     assert "profiles/nsys/nsys.log" in measured.artifacts
+
+
+def test_an_nsys_that_is_gone_by_then(measure: Measure, tmp_path: Path) -> None:
+    class Gone(FakeNsys):
+        def find(self) -> Nsys:
+            found = super().find()
+            self.path.unlink()
+            return found
+
+    measured = measure(nsys=Gone(tmp_path), kernels="mlp_1_dual")
+    assert str(measured.failure).startswith("profile=nsys: FileNotFoundError: ")
+    assert measured.journal.metrics["profile_s"] > 0
+
+
+def test_a_disk_that_nsys_fills_has_room_for_the_end_of_the_record(
+    measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the report on it is full, up to what was kept free."""
+    write = Path.write_text
+
+    def full(path: Path, text: str) -> int:
+        if path.name == "cuda_gpu_kern_sum.csv":
+            assert (path.parents[3] / ROOM).exists()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    measured = measure(nsys=FakeNsys(tmp_path), kernels="mlp_1_dual")
+    message = "profile=nsys: cannot be written (No space left on device); make room and profile again"
+    assert (measured.status["status"], measured.status["message"]) == ("error", message)
+    assert not (measured.journal.path / ROOM).exists()
+    assert measured.batches("kernel_us", "mlp_1_dual") == [1, 3]
+    assert message in measured.journal.description
+
+
+def test_a_signal_while_nsys_records(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise Killed(signal.SIGINT)
+
+    monkeypatch.setattr(runner, "profile", interrupted)
+    measured = measure(nsys=FakeNsys(tmp_path), kernels="mlp_1_dual")
+    message = "ended by SIGINT during profile=nsys, after a complete measurement"
+    assert (measured.status["status"], measured.status["message"]) == ("killed", message)
+    assert measured.batches("kernel_us", "mlp_1_dual") == [1, 3]
 
 
 def test_nothing_timed_is_nothing_to_profile(measure: Measure, tmp_path: Path) -> None:

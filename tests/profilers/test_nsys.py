@@ -1,6 +1,7 @@
 """nsys as it may be found and as it may end, played by a shell script."""
 
 import csv
+import errno
 import os
 from pathlib import Path
 
@@ -90,11 +91,26 @@ def test_the_newest_installation_is_taken(nowhere: Path, tmp_path: Path) -> None
     assert "2025.10.1" in str(find_nsys().path)
 
 
-@pytest.mark.parametrize("answer", ["exit 1", "sleep 60"])
-def test_one_that_does_not_run_is_refused(answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(nsys_module.VARIABLE, str(FakeNsys(tmp_path, answer=answer).path))
-    with pytest.raises(BadInput, match="does not run"):
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [("exit 1", "--version ended with exit code 1"), ("exec sleep 60", "--version did not end within 0.5 s")],
+)
+def test_one_that_does_not_run_is_refused(
+    answer: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeNsys(tmp_path, answer=answer)
+    monkeypatch.setenv(nsys_module.VARIABLE, str(fake.path))
+    with pytest.raises(BadInput) as refused:
         find_nsys(answer_s=0.5)
+    assert str(refused.value) == f"profile=nsys: {fake.path} does not run ({fault}); set {VARIABLE} to one that does"
+
+
+def test_one_of_another_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNsys(tmp_path)
+    fake.path.write_bytes(b"\x7fELF and no more")
+    monkeypatch.setenv(nsys_module.VARIABLE, str(fake.path))
+    with pytest.raises(BadInput, match=r"does not run \(Exec format error\)"):
+        find_nsys()
 
 
 # Profiling
@@ -142,8 +158,16 @@ def test_a_program_that_crashes(tmp_path: Path) -> None:
 def test_a_program_that_crashes_after_it_was_recorded(tmp_path: Path) -> None:
     out = tmp_path / "out"
     message = failure(FakeNsys(tmp_path, profile='"$@"; echo a report > "$stem.nsys-rep"; exit 7'), out)
-    assert message.startswith("profile=nsys: ended with exit code 7")
+    assert message == "profile=nsys: ended with exit code 7: hello from the program"
     assert files(out) == {"report.nsys-rep", *TABLE_FILES, "nsys.log"}, "what there is stays"
+
+
+def test_a_report_that_broke_off(tmp_path: Path) -> None:
+    """As on a full disk: why it did is said before what follows from it."""
+    fake = FakeNsys(tmp_path, '"$@"; echo half > "$stem.nsys-rep"; echo no space left; exit 1', "exit 1")
+    assert failure(fake, tmp_path / "out").startswith(
+        "profile=nsys: ended with exit code 1: no space left; `nsys stats` printed no table cuda_gpu_kern_sum"
+    )
 
 
 def test_a_report_that_is_not_there(tmp_path: Path) -> None:
@@ -163,6 +187,13 @@ def test_a_hanging_program_is_ended_with_all_that_it_started(tmp_path: Path) -> 
     assert files(out) == {"nsys.log"}
     for pid in map(int, pids.read_text().split()):
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_a_hanging_nsys_had_recorded_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    message = failure(FakeNsys(tmp_path, profile='echo > "$stem.qdstrm"; sleep 600'), out, limit_s=1)
+    assert message.endswith("was ended; see nsys.log, report.qdstrm is kept")
+    assert files(out) == {"report.qdstrm", "nsys.log"}
 
 
 def test_an_interruption_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +228,7 @@ def test_options_that_are_passed_on_take_the_place_of_ours(tmp_path: Path) -> No
     assert sampled.count("-t") == 1
     assert "-s" not in sampled
     assert "--cuda-graph-trace=node" in sampled
+    assert "cuda,nvtx" not in options("-tcuda").command, "nsys takes a value without a space, too"
 
 
 @pytest.mark.parametrize(
@@ -204,7 +236,11 @@ def test_options_that_are_passed_on_take_the_place_of_ours(tmp_path: Path) -> No
     [
         ("-t 'cuda", "cannot be read (No closing quotation); give options of `nsys profile`"),
         ("cuda", "cuda is no option; give options of `nsys profile`"),
+        ("-t cuda python", "python is no option; give options of `nsys profile`"),
+        ("--trace=cuda python", "python is no option; give options of `nsys profile`"),
+        ("-t cuda --", "-- is no option; give options of `nsys profile`"),
         ("-t cuda -o elsewhere", "where the report goes is settled; leave -o out"),
+        ("-oelsewhere", "where the report goes is settled; leave -o out"),
         ("--output=elsewhere", "where the report goes is settled; leave -o out"),
     ],
 )
@@ -301,5 +337,22 @@ def test_stats_that_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(nsys_module, "STATS_S", 0.5)
     out = tmp_path / "out"
     message = failure(FakeNsys(tmp_path, stats="exec sleep 60"), out)
-    assert "`nsys stats` did not end within 0.5 s; the report is kept" in message
+    assert message == "profile=nsys: `nsys stats` did not end within 0.5 s; the report is kept"
     assert files(out) == {"report.nsys-rep", "nsys.log"}
+
+
+def test_half_a_table_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full while the second one is written."""
+    write = Path.write_text
+
+    def write_text(path: Path, text: str) -> int:
+        if path.name == TABLE_FILES[1]:
+            write(path, text[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, text)
+
+    fake, out = FakeNsys(tmp_path), tmp_path / "out"
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(OSError, match="No space left"):
+        profile(fake.find(), HELLO, out, 60)
+    assert files(out) == {"report.nsys-rep", TABLE_FILES[0], "nsys.log"}

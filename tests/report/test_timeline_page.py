@@ -11,7 +11,7 @@ import pytest
 
 from tests.profilers.traces import two_eager_steps
 from tests.report.browser import BROWSER, rendered
-from ttt_mlflow.profilers.trace import read_steps
+from ttt_mlflow.profilers.trace import Activity, read_steps
 from ttt_mlflow.report import timeline_page as module
 from ttt_mlflow.report.timeline_page import timeline_page
 
@@ -82,6 +82,19 @@ def test_a_browser_without_a_network_draws_it_and_hands_the_trace_to_perfetto(tm
     assert 'data-opened="https://ui.perfetto.dev"' in drawn
     assert 'data-early="nothing"' in drawn, "an answer from another page is none"
     assert f'data-given="a run, step 0: {len(TRACE)} to https://ui.perfetto.dev"' in drawn
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium or Chrome is installed")
+def test_a_browser_draws_a_prompt_of_very_many_activities(tmp_path: Path) -> None:
+    """More than a JavaScript call takes arguments."""
+    many = [
+        Activity("decode", "stream 7", 2.0 * index, 2.0 * index + 1.5, 0, 0, "sampling") for index in range(200_000)
+    ]
+    path = tmp_path / "open.html"
+    path.write_text(timeline_page(many, TRACE, "a prompt"))
+    drawn = rendered(path)
+    assert re.search(r'<canvas id="timeline" width="\d{3,}" height="\d{2,}"', drawn)
+    assert "</i>sampling</span>" in drawn
 
 
 @pytest.mark.skipif(not BROWSER, reason="no chromium or Chrome is installed")

@@ -21,20 +21,24 @@ def test_a_record_by_folder_and_by_id(make_journal: MakeJournal, tmp_path: Path)
     journal = make_journal()
     for run in (str(journal.path), journal.journal_id):
         with found_run(run, journal.path.parent, "sqlite:///nowhere.db", "timing") as found:
-            assert found.artifacts == journal.artifacts
+            assert found.folder == journal.artifacts / "timing"
             assert found.label == f"ttt-125m mlp_1_dual decode b2 p1 g8, {journal.journal_id}, somewhere"
 
 
-def test_an_mlflow_run(make_journal: MakeJournal, tmp_path: Path) -> None:
-    store = new_store(tmp_path)
-    run_id = publish(make_journal(), store).run_id
-    with found_run(run_id, tmp_path, store, "timing") as found:
-        assert (found.artifacts / "timing/steps.csv").read_text().startswith("repeat,step,ms")
-        assert not (found.artifacts / "environment").exists(), "only what was asked for"
-        assert found.label == f"ttt-125m mlp_1_dual decode b2 p1 g8, {run_id}, somewhere"
-    assert not found.artifacts.exists()
-    with found_run(run_id, tmp_path, store, "profiles/torch") as found:
-        assert list(found.artifacts.iterdir()) == [], "an absent folder is the reader's to name"
+@pytest.mark.parametrize("server", [False, True], ids=["database", "server"])
+def test_an_mlflow_run(server: bool, make_journal: MakeJournal, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A database's artifacts lie in a folder, a server's come through it: each leaves them in its own way."""
+    store = request.getfixturevalue("server_uri") if server else new_store(tmp_path)
+    journal = make_journal()
+    journal.write_artifact("profiles/torch/step.json", "{}")
+    run_id = publish(journal, store).run_id
+    for asked, name in (("timing", "steps.csv"), ("profiles/torch", "step.json")):
+        with found_run(run_id, tmp_path, store, asked) as found:
+            assert [path.name for path in found.folder.iterdir()] == [name], "only what was asked for"
+            assert found.label == f"ttt-125m mlp_1_dual decode b2 p1 g8, {run_id}, somewhere"
+        assert not found.folder.exists()
+    with found_run(run_id, tmp_path, store, "profiles/nsys") as found:
+        assert not found.folder.exists(), "an absent folder is the reader's to name"
 
 
 def test_what_can_be_given(make_journal: MakeJournal, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from ttt_mlflow.micro.resolve import ResolvedMicro, resolve
 from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults, Status
 from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
 from ttt_mlflow.names import kernel_metric
+from ttt_mlflow.profile_pass import after_the_measurement, attempt_pass
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, profile
 from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_samples, record_verdict
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
@@ -108,7 +109,8 @@ class Run:
                     self.sampler.stop()
                 self.record_results()
         if self.nsys:
-            self.profile(self.nsys)
+            with after_the_measurement("while profiling"):
+                self.profile(self.nsys)
 
     # The parts of the story
 
@@ -215,6 +217,18 @@ class Run:
         cells = [(cell.kernel, cell.batch) for cell in self.results.cells if cell.us]
         if not cells:
             return
+        self.steps.clear()
+        self.release()
+        began = time.perf_counter()
+        with self.console.status("profiling with nsys"):
+            problem = attempt_pass("nsys", self.journal, self.device, lambda: self.nsys_pass(nsys, cells))
+        if problem:
+            self.problems.append(problem)
+        seconds = time.perf_counter() - began
+        self.journal.update_metrics({"profile_s": seconds})
+        self.say(f"{problem or f'profiled with nsys {nsys.version}'}: {seconds:.1f} s")
+
+    def nsys_pass(self, nsys: Nsys, cells: list[tuple[str, int]]) -> None:
         self.journal.update_tags({"ttt.nsys": nsys.version})
         config = self.used.model_copy(
             update={
@@ -227,19 +241,7 @@ class Run:
         command = [sys.executable, "-m", child.__name__, child.Plan(config=config, cells=cells).model_dump_json()]
         options = NsysOptions.parse(self.used.nsys_args, self.used.nsys_export == "sqlite")
         out_dir = self.journal.artifact_path("profiles/nsys/nsys.log").parent
-        self.steps.clear()
-        self.release()
-        began = time.perf_counter()
-        with self.console.status("profiling with nsys"):
-            try:
-                profile(nsys, command, out_dir, NSYS_START_S + NSYS_CELL_S * len(cells), options)
-                said = f"profiled with nsys {nsys.version}"
-            except RunFailed as failed:
-                said = str(failed)
-                self.problems.append(said)
-        seconds = time.perf_counter() - began
-        self.journal.update_metrics({"profile_s": seconds})
-        self.say(f"{said}: {seconds:.1f} s")
+        profile(nsys, command, out_dir, NSYS_START_S + NSYS_CELL_S * len(cells), options)
 
     # What each part needs
 
@@ -361,12 +363,17 @@ def series(results: MicroResults) -> dict[str, list[tuple[int, int, float]]]:
 def _measure(resolved: ResolvedMicro, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
     """Measure, and give the journal its status, whatever ends the run; a failure is returned for the caller."""
     try:
+        return _measure_or_fail(resolved, journal, console, imports_s)
+    except Killed as killed:  # while measuring, or while the end was recorded
+        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, micro_markdown)
+        raise
+
+
+def _measure_or_fail(resolved: ResolvedMicro, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
+    try:
         one = Run(resolved, journal, console)
         one.measure(imports_s)
         failure = _failure_of(one.results, one.problems)
-    except Killed as killed:
-        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, micro_markdown)
-        raise
     except Exception as error:
         log.error("the run ended early\n%s", traceback.format_exc())
         failure = RunFailed(str(error) if isinstance(error, TTTError) else one_line(error))

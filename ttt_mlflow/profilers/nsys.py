@@ -8,18 +8,15 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from itertools import takewhile
 from pathlib import Path
 
-import psutil
-
 from ttt_mlflow.errors import BadInput, RunFailed
+from ttt_mlflow.profilers.process import output, started
 
 REPORT = "report.nsys-rep"
 RECORDING = "report.qdstrm"  # what nsys has before its importer makes a report of it
@@ -58,7 +55,6 @@ TABLE_START = "Time (%),"
 PACKAGES = {"libdw.so.1": "libdw1", "libelf.so.1": "libelf1", "libxkbcommon.so.0": "libxkbcommon0"}  # Debian's
 ANSWER_S = 30.0  # for its version
 STATS_S = 120.0
-GRACE_S = 10.0  # between asking a process to end and ending it
 
 
 @dataclass(frozen=True)
@@ -83,8 +79,8 @@ class NsysOptions:
             words = tuple(shlex.split(nsys_args or ""))
         except ValueError as error:
             raise BadInput(f"nsys_args={nsys_args}: cannot be read ({error}); give options of `nsys profile`") from None
-        if words and not words[0].startswith("-"):
-            raise BadInput(f"nsys_args={nsys_args}: {words[0]} is no option; give options of `nsys profile`")
+        if stray := _stray(words):
+            raise BadInput(f"nsys_args={nsys_args}: {stray} is no option; give options of `nsys profile`")
         if _names(words) & set(OWN_OPTIONS):
             raise BadInput(f"nsys_args={nsys_args}: where the report goes is settled; leave {OWN_OPTIONS[0]} out")
         return cls(words, export)
@@ -102,8 +98,21 @@ class NsysOptions:
 
 
 def _names(words: Sequence[str]) -> set[str]:
-    """``-t`` and ``--sample`` of ``-t cuda --sample=none``."""
-    return {word.partition("=")[0] for word in words if word.startswith("-")}
+    """``-t`` and ``--sample`` of ``-tcuda --sample=none``."""
+    return {word.partition("=")[0] if word.startswith("--") else word[:2] for word in words if word.startswith("-")}
+
+
+def _stray(words: Sequence[str]) -> str | None:
+    """The first word that is neither an option nor the value of one: nsys would run it as the program."""
+    awaits_value = False
+    for word in words:
+        if word.strip("-") and word.startswith("-"):
+            awaits_value = "=" not in word and (word.startswith("--") or len(word) == 2)
+        elif awaits_value and not word.startswith("-"):
+            awaits_value = False
+        else:
+            return word
+    return None
 
 
 def find_nsys(answer_s: float = ANSWER_S) -> Nsys:
@@ -140,11 +149,15 @@ def profile(
     # a name without a folder, so that what nsys prints names no folder of this host
     code = _run([str(nsys.path), "profile", *options.command, "-o", "report", *command], out_dir, limit_s)
     if code is None:
-        raise RunFailed(f"profile=nsys: the profiled process did not end within {limit_s:g} s and was ended; see {LOG}")
+        kept = "".join(f", {name} is kept" for name in (REPORT, RECORDING) if (out_dir / name).exists())
+        raise RunFailed(
+            f"profile=nsys: the profiled process did not end within {limit_s:g} s and was ended; see {LOG}{kept}"
+        )
     if (out_dir / REPORT).exists():
-        _write_tables(nsys, out_dir, options)
-        if code:
-            raise RunFailed(f"profile=nsys: ended with exit code {code}{_last_words(out_dir)}")
+        ended = f"ended with exit code {code}{_last_words(out_dir)}" if code else None
+        missing = _write_tables(nsys, out_dir, options)
+        if ended or missing:
+            raise RunFailed(f"profile=nsys: {'; '.join(filter(None, [ended, missing]))}")
     elif (out_dir / RECORDING).exists():
         raise RunFailed(f"profile=nsys: {_why_not_imported(nsys)}")
     elif code:
@@ -155,10 +168,14 @@ def profile(
 
 def _asked_for_its_version(path: Path, answer_s: float) -> Nsys:
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=answer_s, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = " ".join(str(error).split())
-        raise BadInput(f"profile=nsys: {path} does not run ({said}); set {VARIABLE} to one that does") from None
+        done = output([str(path), "--version"], answer_s)
+        fault = f"--version ended with exit code {done.returncode}" if done.returncode else None
+    except subprocess.TimeoutExpired:
+        fault = f"--version did not end within {answer_s:.3g} s"
+    except OSError as error:
+        fault = str(error.strerror)
+    if fault:
+        raise BadInput(f"profile=nsys: {path} does not run ({fault}); set {VARIABLE} to one that does")
     version = re.search(r"\d+(?:\.\d+)+\S*", done.stdout)
     return Nsys(path, version[0] if version else done.stdout.strip())
 
@@ -173,21 +190,12 @@ def _run(command: Sequence[str], folder: Path, limit_s: float) -> int | None:
     with (folder / LOG).open("a") as log:
         log.write(f"$ {shlex.join(command)}\n")
         log.flush()
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": _python_path()},
-            start_new_session=True,
-        )
-        try:
-            return process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _end(process)
+        environment = {**os.environ, "PYTHONPATH": _python_path()}
+        with started(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment) as process:
+            try:
+                return int(process.wait(limit_s))
+            except subprocess.TimeoutExpired:
+                return None
 
 
 def _python_path() -> str:
@@ -196,51 +204,45 @@ def _python_path() -> str:
     return os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the process and all that it has started, if it has not ended."""
-    if process.poll() is not None:
-        return
-    parent = psutil.Process(process.pid)
-    family = [parent, *parent.children(recursive=True)]
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        for member in family:
-            with suppress(psutil.NoSuchProcess):
-                member.send_signal(signum)
-        _, family = psutil.wait_procs(family, GRACE_S)
-    process.wait()
-
-
-def _write_tables(nsys: Nsys, out_dir: Path, options: NsysOptions) -> None:
-    """Kernels, calls of the CUDA API and named ranges as CSV, out of what ``nsys stats`` prints."""
+def _write_tables(nsys: Nsys, out_dir: Path, options: NsysOptions) -> str | None:
+    """Kernels, calls of the CUDA API and named ranges as CSV, out of what ``nsys stats`` prints; what is missing."""
     missing = []
     try:
         for index, name in enumerate(TABLES):
             # the first makes the export of the report that the others read
             table = _table(nsys, out_dir, name, force_export=index == 0)
             if table:
-                (out_dir / f"{name}.csv").write_text(table)
+                _write(out_dir / f"{name}.csv", table)
             else:
                 missing.append(name)
         if options.export and not (out_dir / EXPORT).exists():
-            raise RunFailed(f"profile=nsys: `nsys stats` left no {EXPORT}; the report is kept, see {LOG}")
+            return f"`nsys stats` left no {EXPORT}; the report is kept, see {LOG}"
+    except subprocess.TimeoutExpired:
+        return f"`nsys stats` did not end within {STATS_S:g} s; the report is kept"
     finally:
         if not options.export:
             (out_dir / EXPORT).unlink(missing_ok=True)
-    if missing and not options.chooses_what_is_traced:
-        raise RunFailed(
-            f"profile=nsys: `nsys stats` printed no table {' and no table '.join(missing)}; the report is kept, "
-            f"{LOG} has what it printed"
-        )
+    if not missing or options.chooses_what_is_traced:
+        return None
+    return (
+        f"`nsys stats` printed no table {' and no table '.join(missing)}; the report is kept, {LOG} has what it printed"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file, or none of it: where the disk is full, a beginning would pass for a table."""
+    try:
+        path.write_text(text)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _table(nsys: Nsys, out_dir: Path, name: str, force_export: bool) -> str | None:
     """One table, or None where nsys printed none."""
     export = ["--force-export=true"] if force_export else []
     command = [str(nsys.path), "stats", "-r", name, "--format", "csv", *export, REPORT]
-    try:
-        done = subprocess.run(command, cwd=out_dir, capture_output=True, text=True, timeout=STATS_S)
-    except subprocess.TimeoutExpired:
-        raise RunFailed(f"profile=nsys: `nsys stats` did not end within {STATS_S:g} s; the report is kept") from None
+    done = output(command, STATS_S, cwd=out_dir)
     with (out_dir / LOG).open("a") as log:
         log.write(f"$ {shlex.join(command)}\n{done.stdout}{done.stderr}(exit code {done.returncode})\n")
     lines = done.stdout.splitlines()

@@ -26,7 +26,8 @@ function rowsOfLanes() {
 
 const lanes = rowsOfLanes();
 const height = lanes[lanes.length - 1]?.bottom + LANE_GAP || AXIS + ROW;
-const length = Math.max(1e-3, ...data.activities.map((one) => one.begin + one.length));
+// not Math.max(...): a prompt has more activities than a call takes arguments
+const length = data.activities.reduce((latest, one) => Math.max(latest, one.begin + one.length), 1e-3);
 let from = 0, to = length; // what is shown, in microseconds
 let chosen = null;
 

@@ -1,0 +1,97 @@
+"""A program of its own that leaves nothing running, however it ends."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psutil
+
+GRACE_S = 10.0  # in which what a program has started may end, by itself or once it is asked to
+ANSWERED_GRACE_S = 0.2  # the same of one that only answers a question: nothing is lost with it
+POLL_S = 0.02
+HEARD = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def started(command: Sequence[str], grace_s: float = GRACE_S, **options: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """``command`` in a session of its own; what is left of it and of all that it has started ends with the block.
+
+    ``options`` are those of :class:`subprocess.Popen`.
+    """
+    process = None
+    try:
+        with _signals_wait():
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+        yield process
+    finally:
+        if process:
+            _end(process, grace_s)
+            with process:  # closes its pipes
+                pass
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Have SIGINT and SIGTERM wait for the end of the block: an exception amid a start would lose what was started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are heard in the main thread alone
+        return
+    heard: list[int] = []
+    before = {signum: signal.signal(signum, lambda number, _: heard.append(number)) for signum in HEARD}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for number in heard:
+            signal.raise_signal(number)
+
+
+def output(command: Sequence[str], limit_s: float, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """What ``command`` prints; raise :class:`subprocess.TimeoutExpired` if it has not ended after ``limit_s``."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    with started(command, ANSWERED_GRACE_S, **pipes, **options) as process:
+        stdout, stderr = process.communicate(timeout=limit_s)
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def _end(process: "subprocess.Popen[Any]", grace_s: float) -> None:
+    """Ask what still runs to end, then end it; what a program that has ended left behind may first end by itself."""
+    family: set[psutil.Process] = set()
+    by_itself = [] if process.poll() is None else [None]
+    for signum in (*by_itself, signal.SIGTERM, signal.SIGKILL):
+        family = {one for one in family | _family(process) if _is_running(one)}
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                if signum:
+                    one.send_signal(signum)
+        deadline = time.monotonic() + grace_s
+        while family and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            family = {one for one in family if _is_running(one)}
+
+
+def _family(process: "subprocess.Popen[Any]") -> set[psutil.Process]:
+    """The process and all below it, and what stayed in its session when one in between ended."""
+    found: set[psutil.Process] = set()
+    if process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            first = psutil.Process(process.pid)
+            found = {first, *first.children(recursive=True)}
+    for pid in psutil.pids():
+        with suppress(OSError, psutil.NoSuchProcess):
+            if os.getsid(pid) == process.pid:
+                found.add(psutil.Process(pid))
+    return found
+
+
+def _is_running(one: psutil.Process) -> bool:
+    """Not as a zombie, which has ended and waits for a parent to ask how."""
+    with suppress(psutil.NoSuchProcess):
+        return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+    return False
