@@ -2,19 +2,35 @@
 
 import io
 import json
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
-from ttt_mlflow import runner
+from ttt_mlflow import recording, runner
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, TTTError
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.resolve import resolve
 from ttt_mlflow.tracking.journal import Journal
+
+
+def a_signal_at_the_first_end(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """SIGINT comes when a run's end has just been recorded for the first time; returns each status recorded."""
+    record_the_load, ends = recording._record_load_at_the_end, []
+
+    def interrupted_once(journal: Journal) -> None:
+        record_the_load(journal)
+        ends.append(journal.status["status"])
+        if len(ends) == 1:
+            raise Killed(signal.SIGINT)
+
+    monkeypatch.setattr(recording, "_record_load_at_the_end", interrupted_once)
+    return ends
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from ttt_mlflow import names
@@ -72,7 +73,6 @@ def test_names_are_such_as_every_mlflow_store_takes(name: str) -> None:
 
 
 def test_clock_event_reasons_are_nvmls_bits() -> None:
-    pynvml = pytest.importorskip("pynvml")
     for bit, reason in enumerate(names.CLOCK_EVENT_REASONS):
         camel = "".join(word.capitalize() for word in reason.split("_"))
         old, new = f"nvmlClocksThrottleReason{camel}", f"nvmlClocksEventReason{camel}"

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -21,7 +20,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tests.runs import Measured, measured_in
+from tests.runs import Measured, a_signal_at_the_first_end, measured_in
 from tests.telemetry.fake_nvml import GPU_UUID, NOT_SUPPORTED, FakeNvml, process
 from ttt_mlflow import names, runner
 from ttt_mlflow.cli import _Ending
@@ -34,7 +33,6 @@ from ttt_mlflow.models.registry import ModelEntry, ModelRequest, models, registe
 from ttt_mlflow.profilers import torch_profiler
 from ttt_mlflow.resolve import resolve
 from ttt_mlflow.telemetry.sampler import NvmlSampler
-from ttt_mlflow.tracking.journal import Journal
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "promptlen": 3, "genlen": 5, "warmup": 1, "repeats": 3}
 TOY = {**TINY, "model_name": "toy", "promptlen": 1, "genlen": 4, "warmup": 0}
@@ -441,15 +439,7 @@ def test_a_signal_while_a_failure_is_recorded(
     measure: Measure, monkeypatch: pytest.MonkeyPatch, register: Register
 ) -> None:
     """Otherwise the record would say that the run is still going on."""
-    record_end, ends = runner.record_end, []
-
-    def interrupted_once(journal: Journal, status: str, *end: Any) -> None:
-        record_end(journal, status, *end)
-        ends.append(status)
-        if len(ends) == 1:
-            raise Killed(signal.SIGINT)
-
-    monkeypatch.setattr(runner, "record_end", interrupted_once)
+    ends = a_signal_at_the_first_end(monkeypatch)
     register(raising(ValueError, "no such thing", at=step_of_pass(2, 2)))
     measured = measure(TOY)
     assert ends == ["error", "killed"]

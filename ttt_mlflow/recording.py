@@ -2,13 +2,15 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from rich.console import Console
 
 from ttt_mlflow.card import known_ceilings
 from ttt_mlflow.config import Configuration, RunConfig
+from ttt_mlflow.errors import Killed
 from ttt_mlflow.measure.ceilings import CardCeilings
 from ttt_mlflow.measure.ceilings_cache import CeilingsUnknown
 from ttt_mlflow.measure.roofline import MEASURED_RATES, by_part, floor_ms, total_bytes, total_flops
@@ -132,6 +134,19 @@ def record_end(
     journal.update_tags({"ttt.status": status} | ({"ttt.message": message} if message else {}))
     journal.set_description(describe(journal))
     _record_load_at_the_end(journal)
+
+
+@contextmanager
+def killed_is_recorded(journal: Journal, describe: Callable[[Journal], str]) -> Iterator[None]:
+    """Give the journal the status ``killed`` when a signal ends what is done inside, the recording of its end included.
+
+    Otherwise the record would say that the run is still going on.
+    """
+    try:
+        yield
+    except Killed as killed:
+        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, describe)
+        raise
 
 
 def _record_load_at_the_end(journal: Journal) -> None:

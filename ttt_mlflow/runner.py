@@ -35,6 +35,7 @@ from ttt_mlflow.prepare import make_prompt, make_ready
 from ttt_mlflow.profile_pass import after_the_measurement
 from ttt_mlflow.profiling import Passes
 from ttt_mlflow.recording import (
+    killed_is_recorded,
     open_sampler,
     record_end,
     record_environment,
@@ -318,26 +319,19 @@ class Run:
 
 def _measure(resolved: Resolved, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
     """Measure, and give the journal its status, whatever ends the run; a failure is returned for the caller."""
-    try:
-        return _measure_or_fail(resolved, journal, console, imports_s)
-    except Killed as killed:  # while measuring, or while the end was recorded
-        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, summary_markdown)
-        raise
-
-
-def _measure_or_fail(resolved: Resolved, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
-    try:
-        Run(resolved, journal, console).measure(imports_s)
-        record_end(journal, "ok", None, 0, summary_markdown)
-        return None
-    except Killed:
-        raise
-    except BaseException as error:
-        # as text: a handler that keeps its records would keep the traceback, and with it the model's memory
-        log.error("the run ended early\n%s", traceback.format_exc())
-        failure = _failure(error, resolved)
-    status = "oom" if isinstance(failure, OutOfMemory) else "error"
-    record_end(journal, status, str(failure), failure.exit_code, summary_markdown)
+    with killed_is_recorded(journal, summary_markdown):
+        try:
+            Run(resolved, journal, console).measure(imports_s)
+            record_end(journal, "ok", None, 0, summary_markdown)
+            return None
+        except Killed:
+            raise
+        except BaseException as error:
+            # as text: a handler that keeps its records would keep the traceback, and with it the model's memory
+            log.error("the run ended early\n%s", traceback.format_exc())
+            failure = _failure(error, resolved)
+        status = "oom" if isinstance(failure, OutOfMemory) else "error"
+        record_end(journal, status, str(failure), failure.exit_code, summary_markdown)
     return failure
 
 

@@ -12,7 +12,8 @@ def test_a_slowed_run_in_a_process_of_its_own(tmp_path: Path) -> None:
     journal = record_order(Order(str(tmp_path), ASKED, slowed_us=10_000))
     assert journal.status["status"] == "ok"
     assert journal.settings["model_name"] == "ttt-tiny+slowed"
-    assert journal.metrics["decode_step_ms_mean"] >= 10, "the 10 ms that each step was told to wait"
+    # no speed: the least that a step takes, since each was told to wait for 10 ms
+    assert journal.metrics["decode_step_ms_mean"] >= 10
     assert journal.metrics["imports_s"] > 0
 
 

@@ -104,7 +104,7 @@ def test_with_the_sampler_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nvml.open_count == 0  # every sampler let go of it
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is what is tested")
 def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--model", "ttt-tiny"]) == 2
     assert "there is no GPU, and nothing to sample" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from torch import Tensor
 from tests.micro.cases import entry, linear
 from tests.micro.test_check import too_large, unwritten
 from tests.profilers.fake_nsys import FakeNsys
+from tests.runs import a_signal_at_the_first_end
 from tests.telemetry.fake_nvml import GPU_UUID, FakeNvml
 from ttt_mlflow import names
 from ttt_mlflow.config import MicroConfig
@@ -446,15 +447,7 @@ def test_each_kernel_and_batch_is_judged(measure: Measure, monkeypatch: pytest.M
 
 def test_a_signal_while_a_failure_is_recorded(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the record would say that the run is still going on."""
-    record_end, ends = runner.record_end, []
-
-    def interrupted_once(journal: Journal, status: str, *end: Any) -> None:
-        record_end(journal, status, *end)
-        ends.append(status)
-        if len(ends) == 1:
-            raise Killed(signal.SIGINT)
-
-    monkeypatch.setattr(runner, "record_end", interrupted_once)
+    ends = a_signal_at_the_first_end(monkeypatch)
     measured = measure(failing("first", ValueError("no such thing"), at_batch=3))
     assert ends == ["error", "killed"]
     assert isinstance(measured.failure, Killed)

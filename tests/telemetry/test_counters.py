@@ -1,6 +1,6 @@
 """What the card counts, from end to end of a section."""
 
-import pytest
+import pynvml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +63,5 @@ def test_what_is_counted_is_known_at_both_ends_and_never_negative(
 
 
 def test_the_policies_are_nvmls() -> None:
-    pynvml = pytest.importorskip("pynvml")
     numbers = [getattr(pynvml, f"NVML_PERF_POLICY_{policy.upper()}") for policy in VIOLATION_POLICIES]
     assert numbers == list(range(6))

@@ -1,5 +1,6 @@
 """GPM's readings, each of the span since the one before."""
 
+import pynvml
 import pytest
 
 from tests.telemetry.fake_nvml import FUNCTION_NOT_FOUND, GPU_IS_LOST, GPU_UUID, MIG_UUID, NOT_SUPPORTED, FakeNvml
@@ -125,7 +126,6 @@ def test_an_instance_that_refuses_gpm_is_named(nvml: FakeNvml, clock: Clock) -> 
 
 
 def test_the_metrics_have_pynvmls_names() -> None:
-    pynvml = pytest.importorskip("pynvml")
     assert [getattr(pynvml, name) for name in gpm.METRICS.values()] == [2, 5, 10]
     request = pynvml.c_nvmlGpmMetricsGet_t()
     request.version, request.numMetrics = pynvml.NVML_GPM_METRICS_GET_VERSION, 1

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ttt_mlflow.card import keep_ceilings
-from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError, end_if_asked
+from ttt_mlflow.errors import OutOfMemory, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.judging import card_evidence
 from ttt_mlflow.measure.ceilings import measure_ceilings
@@ -35,7 +35,14 @@ from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cp
 from ttt_mlflow.names import kernel_metric
 from ttt_mlflow.profile_pass import after_the_measurement, attempt_pass
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, profile
-from ttt_mlflow.recording import open_sampler, record_end, record_environment, record_samples, record_verdict
+from ttt_mlflow.recording import (
+    killed_is_recorded,
+    open_sampler,
+    record_end,
+    record_environment,
+    record_samples,
+    record_verdict,
+)
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
 from ttt_mlflow.report.micro_table import (
     SAMPLES,
@@ -362,26 +369,17 @@ def series(results: MicroResults) -> dict[str, list[tuple[int, int, float]]]:
 
 def _measure(resolved: ResolvedMicro, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
     """Measure, and give the journal its status, whatever ends the run; a failure is returned for the caller."""
-    try:
-        return _measure_or_fail(resolved, journal, console, imports_s)
-    except Killed as killed:  # while measuring, or while the end was recorded
-        record_end(journal, "killed", f"ended by {killed}", killed.exit_code, micro_markdown)
-        raise
-
-
-def _measure_or_fail(resolved: ResolvedMicro, journal: Journal, console: Console, imports_s: float) -> TTTError | None:
-    try:
-        one = Run(resolved, journal, console)
-        one.measure(imports_s)
-        failure = _failure_of(one.results, one.problems)
-    except Exception as error:
-        log.error("the run ended early\n%s", traceback.format_exc())
-        failure = RunFailed(str(error) if isinstance(error, TTTError) else one_line(error))
-    if failure is None:
-        record_end(journal, "ok", None, 0, micro_markdown)
-        return None
-    status = "oom" if isinstance(failure, OutOfMemory) else "error"
-    record_end(journal, status, str(failure), failure.exit_code, micro_markdown)
+    with killed_is_recorded(journal, micro_markdown):
+        try:
+            one = Run(resolved, journal, console)
+            one.measure(imports_s)
+            failure = _failure_of(one.results, one.problems)
+        except Exception as error:
+            log.error("the run ended early\n%s", traceback.format_exc())
+            failure = RunFailed(str(error) if isinstance(error, TTTError) else one_line(error))
+        status = "ok" if failure is None else "oom" if isinstance(failure, OutOfMemory) else "error"
+        message, exit_code = (str(failure), failure.exit_code) if failure else (None, 0)
+        record_end(journal, status, message, exit_code, micro_markdown)
     return failure
 
 
