@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from tests.micro.fake_cuda import POOL, stand_in_for_cuda
-from ttt_mlflow.decode.capture import capture_stream, captured
+from ttt_mlflow.decode.capture import captured, warm_stream
+
+DEVICE = torch.device("cuda", 0)
+
+
+@contextmanager
+def a_capture(graph: object, pool: object, stream: object) -> Iterator[None]:
+    yield
 
 
 def test_a_capture_that_ends_well_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,11 +34,7 @@ def test_a_capture_that_ends_well_is_left_alone(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("error", [RuntimeError("operation not permitted"), KeyboardInterrupt()])
 def test_a_capture_that_fails_ends_for_the_allocator_too(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def capture(graph: object, pool: object, stream: object) -> Iterator[None]:
-        yield
-
-    allocator = stand_in_for_cuda(monkeypatch, capture)
+    allocator = stand_in_for_cuda(monkeypatch, a_capture)
     with pytest.raises(type(error)), captured(torch.cuda.Stream()):
         raise error
     assert allocator.told == [("end", 0, POOL), ("release", 0, POOL)]
@@ -50,16 +53,40 @@ def test_an_error_after_the_capture_ended_is_the_error_that_is_raised(monkeypatc
     assert allocator.told == []
 
 
-def test_all_captures_have_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuBLAS keeps a workspace for each, 32 MiB on an H200."""
-    made = []
+def test_a_stream_serves_one_living_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then what is destroyed with one graph is no other one's; and cuBLAS keeps few workspaces."""
+    stand_in_for_cuda(monkeypatch, a_capture)
 
-    def make(device: torch.device) -> object:
-        made.append(device)
-        return object()
+    def capture() -> tuple[torch.cuda.Stream, torch.cuda.CUDAGraph]:
+        stream = warm_stream(DEVICE, lambda: None)
+        with captured(stream) as graph:
+            pass
+        return stream, graph
 
-    monkeypatch.setattr(torch.cuda, "Stream", make)
-    device = torch.device("cuda", 99)  # no test before this one can have asked for it
-    assert capture_stream(device) is capture_stream(device)
-    assert made == [device]
-    capture_stream.cache_clear()
+    first_stream, first = capture()
+    second_stream, second = capture()
+    assert second_stream is not first_stream
+    del first
+    third_stream, third = capture()
+    assert third_stream is first_stream
+    del second, third
+    assert {warm_stream(DEVICE, lambda: None), warm_stream(torch.device("cuda"), lambda: None)} == {
+        first_stream,
+        second_stream,
+    }
+
+
+@pytest.mark.parametrize("where", ["warm-up", "capture"])
+def test_the_stream_of_what_failed_is_used_again(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_for_cuda(monkeypatch, a_capture)
+
+    def fail(here: str) -> None:
+        if here == where:
+            raise ValueError(here)
+
+    stream = warm_stream(DEVICE, lambda: None)
+    with captured(stream):
+        pass
+    with pytest.raises(ValueError, match=where), captured(warm_stream(DEVICE, lambda: fail("warm-up"))):
+        fail("capture")
+    assert warm_stream(DEVICE, lambda: None) is stream

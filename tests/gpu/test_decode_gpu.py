@@ -99,6 +99,21 @@ def test_a_capture_that_fails_costs_the_process_nothing() -> None:
     assert decoder.state.unique().tolist() == [2]
 
 
+def test_a_graph_outlives_another_one() -> None:
+    """What a destroyed graph gives back must not be what a living one works in."""
+    model = varied_model("mlp_1_dual_triton", torch.float16)
+    prompt = make_tokens(BATCH, PROMPTLEN, VOCAB_SIZE).to(DEVICE)
+    living, destroyed = (ModelDecoder(model, BATCH, DEVICE) for _ in range(2))
+    expected = generate(living, prompt, GENLEN)
+    for decoder in (living, destroyed):
+        decoder.capture()
+    destroyed.close()
+    torch.cuda.empty_cache()
+    poison = torch.full((1 << 28,), float("nan"), device=DEVICE)  # where memory was given back
+    assert_same_tokens(generate(living, prompt, GENLEN), expected)
+    assert poison.isnan().all(), "the graph wrote into memory that is not its own"
+
+
 @pytest.mark.parametrize("inner_net", TRITON_NETS)
 def test_a_graph_goes_on_from_any_prompt(inner_net: str) -> None:
     """One graph after prompts that end at different places of a mini-batch, whole mini-batches in the dual form."""

@@ -1,15 +1,31 @@
 """Stands for torch.cuda's streams and graphs on a machine without a GPU."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ttt_mlflow.decode import capture as capture_module
+
 Capture = Callable[..., AbstractContextManager[None]]
 POOL = (0, 7)
+
+
+class FakeStream:
+    """One that does nothing."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = torch.device("cuda", 0)
+
+    def wait_stream(self, other: object) -> None:
+        pass
+
+
+class FakeGraph:
+    """One that holds nothing."""
 
 
 @dataclass
@@ -32,13 +48,13 @@ class Allocator:
 def stand_in_for_cuda(monkeypatch: pytest.MonkeyPatch, capture: Capture) -> Allocator:
     """Streams that do nothing, ``capture`` in place of a graph's, and an allocator that notes what it is told."""
     allocator = Allocator()
-    stream = SimpleNamespace(wait_stream=lambda other: None, device=torch.device("cuda", 0))
-    monkeypatch.setattr(torch.cuda, "Stream", lambda *device: stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda *device: stream)
+    monkeypatch.setattr(capture_module, "_free_streams", defaultdict(list))
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "stream", lambda given: nullcontext())
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: POOL)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "the graph")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", allocator.end, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", allocator.release, raising=False)

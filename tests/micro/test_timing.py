@@ -142,7 +142,7 @@ def test_an_interrupted_capture_is_an_interruption(over_it: bool, monkeypatch: p
         return torch.empty(1)
 
     with pytest.raises(Killed):
-        _capture(step, [make_inputs(shape(), RandomSource(0, CPU))], make_positions(CPU), torch.cuda.Stream())
+        _capture(step, [make_inputs(shape(), RandomSource(0, CPU))], make_positions(CPU))
 
 
 def test_a_step_that_cannot_be_captured_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_step_that_cannot_be_captured_says_so(monkeypatch: pytest.MonkeyPatch)
     stand_in_for_cuda(monkeypatch, capture)
     inputs = make_inputs(shape(), RandomSource(0, CPU))
     with pytest.raises(RunFailed) as failed:
-        _capture(reference.linear_decode, [inputs], make_positions(CPU), torch.cuda.Stream())
+        _capture(reference.linear_decode, [inputs], make_positions(CPU))
     assert str(failed.value) == (
         "cannot be captured in a CUDA graph, which is how kernels are timed: operation not permitted when stream is "
         "capturing"

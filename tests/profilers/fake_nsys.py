@@ -20,12 +20,18 @@ API = """Time (%),Total Time (ns),Num Calls,Avg (ns),Name
 RANGES = """Time (%),Total Time (ns),Instances,Avg (ns),Style,Range
 100.0,5000,2,2500.0,PushPop,:step 0
 """
-# what nsys stats -r NAME does: makes an export of the report where there is none, and prints the table
+# what nsys stats -r NAME does: makes an export of the report where there is none, and prints the table; an export that
+# looks older than its report it does not touch unless it is told to
 STATS = f"""case "$3" in
 cuda_gpu_kern_sum) table={shlex.quote(TABLE)} ;;
 cuda_api_sum) table={shlex.quote(API)} ;;
 nvtx_sum) table={shlex.quote(RANGES)} ;;
 esac
+for input; do :; done
+if [ "$input" = report.nsys-rep ] && [ "$6" != --force-export=true ] && [ "$input" -nt report.sqlite ]; then
+    echo 'usage: nsys stats [<args>] <input-file>'
+    exit 1
+fi
 [ -f report.sqlite ] || printf 'Generating SQLite file report.sqlite from report.nsys-rep\\n'
 printf 'Processing...\\n\\n%s\\nthe end\\n' "$table"
 echo > report.sqlite"""

@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.profilers.fake_nsys import STATS, FakeNsys, python
+from tests.profilers.fake_nsys import RECORD, STATS, FakeNsys, python
 from ttt_mlflow.errors import BadInput, RunFailed
 from ttt_mlflow.profilers import nsys as nsys_module
-from ttt_mlflow.profilers.nsys import INSTALLED, VARIABLE, NsysOptions, find_nsys, profile
+from ttt_mlflow.profilers.nsys import INSTALLED, TABLES, VARIABLE, NsysOptions, find_nsys, profile
 
 TABLE_FILES = ("cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nvtx_sum.csv")
 HELLO = python("print('hello from the program')")
@@ -322,6 +322,14 @@ def test_no_importer_at_all(tmp_path: Path) -> None:
 
 
 # The table
+
+
+def test_an_export_that_looks_older_than_its_report(tmp_path: Path) -> None:
+    """Seen on a GPU host: nsys then printed the first table alone."""
+    later = f'{RECORD}; touch -t 209901010000 "$stem.nsys-rep"'
+    out = tmp_path / "out"
+    profile(FakeNsys(tmp_path, profile=later).find(), HELLO, out, 60)
+    assert {f"{name}.csv" for name in TABLES} <= files(out)
 
 
 @pytest.mark.parametrize("stats", ["echo 'does not contain CUDA kernel data'", "echo broken >&2; exit 1"])

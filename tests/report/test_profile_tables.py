@@ -24,6 +24,24 @@ def test_a_gpus_table() -> None:
     assert "Of 20.0 % of the time the part is not known." in text
 
 
+HOST = "the host launches kernels more slowly than the GPU runs them, and the profiler slows the host"
+
+
+@pytest.mark.parametrize(
+    ("measured_ms", "said"),
+    [
+        (0.08, "62.5 % of it."),
+        (0.077, "64.9 % of it."),
+        (0.064, f"78.1 % of it. The profiler made the step 25 % longer: {HOST}. "
+                "In the measured step nothing ran for about 0.014 ms."),
+        (0.04, f"125.0 % of it. The profiler made the step 100 % longer: {HOST}. "
+               "In the measured step nothing ran for about 0 ms."),
+    ],
+)  # fmt: skip
+def test_a_step_that_the_profiler_slowed(measured_ms: float, said: str) -> None:
+    assert f" add up to {said}\n" in markdown(read_steps(two_eager_steps().content, on_gpu=True), measured_ms)
+
+
 def test_a_cpus_table_speaks_of_operators() -> None:
     trace = ComposedTrace()
     trace.range("step 0", 0, 100)
@@ -35,6 +53,8 @@ def test_a_cpus_table_speaks_of_operators() -> None:
     assert "kernel" not in text
     assert "measured" not in text
     assert "not known" not in text
+    slowed = markdown(read_steps(trace.content, on_gpu=False), 0.05)
+    assert "operators of a profiled step add up to 160.0 % of it. The profiler made the step 100 % longer.\n" in slowed
 
 
 @pytest.mark.parametrize(("name", "shown"), [("a" * 100, "a" * 100), ("b" * 101, "b" * 99 + "…")])

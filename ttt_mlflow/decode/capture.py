@@ -1,26 +1,42 @@
-"""Capturing a CUDA graph so that a capture that fails costs the process nothing."""
+"""Capturing a CUDA graph so that it shares nothing with another one, and that a capture that fails costs nothing."""
 
-from collections.abc import Iterator
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 
 import torch
 
+# By device: streams on which no living graph was captured. cuBLAS keeps a workspace for every stream that it was used
+# on (32 MiB on an H200), so they are used again; but not while a graph lives that was captured there: its kernels work
+# in that workspace, and PyTorch (2.13) gives a stream's workspaces back as soon as any graph captured on it is destroyed.
+_free_streams: dict[int, list[torch.cuda.Stream]] = defaultdict(list)
 
-@cache
-def capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One stream for all captures of the process: cuBLAS keeps a workspace for every stream that it was used on."""
-    return torch.cuda.Stream(device)
+
+def warm_stream(device: torch.device, warm_up: Callable[[], object]) -> torch.cuda.Stream:
+    """A stream to capture on, on which ``warm_up`` has done what must not happen inside a capture."""
+    free = _free_streams[torch.cuda.current_device() if device.index is None else device.index]
+    stream = free.pop() if free else torch.cuda.Stream(device)
+    try:
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            warm_up()
+        torch.cuda.current_stream(device).wait_stream(stream)
+    except BaseException:
+        free.append(stream)
+        raise
+    return stream
 
 
 @contextmanager
 def captured(stream: torch.cuda.Stream) -> Iterator[torch.cuda.CUDAGraph]:
-    """A graph of what is launched inside, on ``stream``; what goes wrong inside or at its end is raised.
+    """A graph of what is launched inside, on a :func:`warm_stream`; what goes wrong inside or at its end is raised.
 
     A capture that fails leaves PyTorch (seen with 2.11) with ``stream`` as the current one and with an allocator that
     still takes itself to be capturing: nothing cached would be given back to the device until the process ends.
     """
     device = stream.device
+    free = _free_streams[device.index]
     pool = torch.cuda.graph_pool_handle()
     graph = torch.cuda.CUDAGraph()
     try:
@@ -30,4 +46,6 @@ def captured(stream: torch.cuda.Stream) -> Iterator[torch.cuda.CUDAGraph]:
         with suppress(RuntimeError):  # the capture did end: the graph gives its pool back itself
             torch._C._cuda_endAllocateToPool(device.index, pool)
             torch._C._cuda_releasePool(device.index, pool)
+        free.append(stream)
         raise
+    weakref.finalize(graph, free.append, stream)

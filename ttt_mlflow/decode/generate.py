@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ttt_mlflow.decode.capture import capture_stream, captured
+from ttt_mlflow.decode.capture import captured, warm_stream
 from ttt_mlflow.measure.roofline import SAMPLING
 from ttt_mlflow.ranges import in_part
 
@@ -66,12 +66,7 @@ class ModelDecoder:
     @torch.no_grad()
     def capture(self) -> None:
         """Capture one step as a CUDA graph, which serves every position; ``step`` replays it from now on."""
-        stream = capture_stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            self.warm_up()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        with captured(stream) as graph:
+        with captured(warm_stream(self.device, self.warm_up)) as graph:
             self._eager_step()
         self.model.reset_state(self.state)
         self._graph = graph

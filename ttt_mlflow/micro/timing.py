@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttt_mlflow.decode.capture import capture_stream, captured
+from ttt_mlflow.decode.capture import captured, warm_stream
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.kernels.reference import MINI_BATCH
 from ttt_mlflow.measure.timing import StepTimer, time_once
@@ -82,7 +82,7 @@ def time_on_gpu(
     from triton.testing import do_bench
 
     device = copies[0].eta.device
-    graph = _capture(step, copies, make_positions(device), capture_stream(device))
+    graph = _capture(step, copies, make_positions(device))
     launches = MINI_BATCH * len(copies)
     graph.replay()  # the first one uploads it
     _, replay_ms = time_once(graph.replay, device)
@@ -125,15 +125,13 @@ def time_on_cpu(
     return Timing(1e3 * times.step_ms / launches, launches, len(copies))
 
 
-def _capture(
-    step: Step, copies: Sequence[StepInputs], positions: Sequence[Tensor], stream: torch.cuda.Stream
-) -> torch.cuda.CUDAGraph:
+def _capture(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
     """A graph of one mini-batch over the copies."""
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        mini_batch(step, copies[:1], positions)  # compiles, loads and sets up; a fold needs all positions before it
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
+
+    def warm_up() -> None:
+        mini_batch(step, copies[:1], positions)  # a fold needs all positions before it
+
+    stream = warm_stream(positions[0].device, warm_up)
     try:
         with captured(stream) as graph:
             outputs = mini_batch(step, copies, positions)

@@ -208,9 +208,8 @@ def _write_tables(nsys: Nsys, out_dir: Path, options: NsysOptions) -> str | None
     """Kernels, calls of the CUDA API and named ranges as CSV, out of what ``nsys stats`` prints; what is missing."""
     missing = []
     try:
-        for index, name in enumerate(TABLES):
-            # the first makes the export of the report that the others read
-            table = _table(nsys, out_dir, name, force_export=index == 0)
+        for name in TABLES:
+            table = _table(nsys, out_dir, name)
             if table:
                 _write(out_dir / f"{name}.csv", table)
             else:
@@ -238,10 +237,11 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-def _table(nsys: Nsys, out_dir: Path, name: str, force_export: bool) -> str | None:
-    """One table, or None where nsys printed none."""
-    export = ["--force-export=true"] if force_export else []
-    command = [str(nsys.path), "stats", "-r", name, "--format", "csv", *export, REPORT]
+def _table(nsys: Nsys, out_dir: Path, name: str) -> str | None:
+    """One table, or None where nsys printed none. The first makes the export of the report that the others read."""
+    # named itself: asked for the report, nsys looks whether its export is older, and went wrong over files made at once
+    read = [EXPORT] if (out_dir / EXPORT).exists() else ["--force-export=true", REPORT]
+    command = [str(nsys.path), "stats", "-r", name, "--format", "csv", *read]
     done = output(command, STATS_S, cwd=out_dir)
     with (out_dir / LOG).open("a") as log:
         log.write(f"$ {shlex.join(command)}\n{done.stdout}{done.stderr}(exit code {done.returncode})\n")

@@ -7,6 +7,7 @@ from ttt_mlflow.profilers.trace import UNKNOWN
 from ttt_mlflow.report.summary import escaped, number
 
 KERNELS_SHOWN = 30
+SLOWED = 1.05  # a profiled step this many times as long as the measured one is said to be slowed
 NAME_LENGTH = 100  # of a kernel's name, which may have a thousand characters
 
 
@@ -27,7 +28,7 @@ def kernels_markdown(
     if measured_ms:
         lines += [
             f"The measured step, without a profiler, took {number(measured_ms)} ms (mean); the {what}s of a profiled "
-            f"step add up to {100 * profile.busy_ms / measured_ms:.1f} % of it.",
+            f"step add up to {100 * profile.busy_ms / measured_ms:.1f} % of it.{_slowed(profile, measured_ms)}",
             "",
         ]
     lines += [line for note in notes for line in (note, "")]
@@ -54,6 +55,20 @@ def kernels_markdown(
     if unknown:
         lines += ["", f"Of {_percent(unknown)} of the time the part is not known."]
     return "\n".join([*lines, ""])
+
+
+def _slowed(profile: StepProfile, measured_ms: float) -> str:
+    """What the profiler itself cost, where that is much: its idle time is then not the measured step's."""
+    if profile.step_ms < SLOWED * measured_ms:
+        return ""
+    said = f" The profiler made the step {100 * (profile.step_ms / measured_ms - 1):.0f} % longer"
+    if profile.device != "cuda":
+        return f"{said}."
+    idle_ms = max(0.0, measured_ms - profile.busy_ms)
+    return (
+        f"{said}: the host launches kernels more slowly than the GPU runs them, and the profiler slows the host. "
+        f"In the measured step nothing ran for about {number(idle_ms)} ms."
+    )
 
 
 def shortened(name: str) -> str:
