@@ -4,8 +4,8 @@
 #
 #   benchmarks/profiles.sh OUTPUT_FOLDER [REGEX]
 #
-# REGEX chooses among the configurations below. Runs in the current Python environment. The records go to OUTPUT_FOLDER/runs, what was printed to
-# OUTPUT_FOLDER/profiles.txt, MLflow's store to OUTPUT_FOLDER/mlflow.db.
+# REGEX chooses among the configurations below. Runs in the current Python environment. The records go to
+# OUTPUT_FOLDER/runs, what was printed to OUTPUT_FOLDER/profiles.txt, MLflow's store to OUTPUT_FOLDER/mlflow.db.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mkdir -p "${1:?name a folder for the output}" && cd "$1" && pwd)

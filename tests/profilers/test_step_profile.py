@@ -17,7 +17,7 @@ def test_a_gpus_step() -> None:
     assert (profile.device, profile.steps) == ("cuda", 2)
     assert (profile.step_ms, profile.busy_ms, profile.idle_ms) == pytest.approx((0.08, 0.05, 0.03))
     assert profile.metrics() == pytest.approx(
-        {"gpu_idle_pct": 37.5, "launch_gap_us_mean": 12, "host_ms_per_step": 0.05}
+        {"gpu_idle_pct": 37.5, "launch_gap_us_mean": 12, "host_ms_per_step": 0.05, "profiled_step_ms": 0.08}
     )
 
 

@@ -9,7 +9,8 @@ import torch
 
 # By device: streams on which no living graph was captured. cuBLAS keeps a workspace for every stream that it was used
 # on (32 MiB on an H200), so they are used again; but not while a graph lives that was captured there: its kernels work
-# in that workspace, and PyTorch (2.13) gives a stream's workspaces back as soon as any graph captured on it is destroyed.
+# in that workspace, and PyTorch (2.13) gives a stream's workspaces back as soon as any graph captured there is
+# destroyed.
 _free_streams: dict[int, list[torch.cuda.Stream]] = defaultdict(list)
 
 

@@ -69,6 +69,7 @@ class StepProfile:
             found["host_ms_per_step"] = self.host_ms
         if self.launch_gap_us is not None:
             found |= {"launch_gap_us_mean": self.launch_gap_us, "gpu_idle_pct": 100 * self.idle_ms / self.step_ms}
+            found["profiled_step_ms"] = self.step_ms
         return found
 
 

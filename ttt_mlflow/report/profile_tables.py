@@ -66,7 +66,7 @@ def _slowed(profile: StepProfile, measured_ms: float) -> str:
         return f"{said}."
     idle_ms = max(0.0, measured_ms - profile.busy_ms)
     return (
-        f"{said}: the host launches kernels more slowly than the GPU runs them, and the profiler slows the host. "
+        f"{said}: it slows the host, which then launches kernels more slowly than the GPU runs them. "
         f"In the measured step nothing ran for about {number(idle_ms)} ms."
     )
 

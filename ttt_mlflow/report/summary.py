@@ -69,6 +69,7 @@ LISTED = {
         "ecc_uncorrected_errors": "{} uncorrected",
     },
     "profiled": {
+        "profiled_step_ms": "{} ms a step",
         "gpu_idle_pct": "GPU idle {} %",
         "launch_gap_us_mean": "{} µs between kernels",
         "host_ms_per_step": "{} ms a step on the host",
