@@ -55,7 +55,7 @@ def test_an_eager_pass_names_every_part(asked: dict[str, object], measure: Measu
     measured = measure({**TINY, **asked, "profile": "torch"})
     assert measured.failure is None, measured.log
     step, kernels = step_of(measured), kernels_of(measured)
-    assert step["steps"] == (1 if asked else 4)
+    assert (step["steps"], step["mode"]) == ((1, "prefill") if asked else (4, "decode"))
     assert kernels["ms_per_step"].sum() == pytest.approx(step["busy_ms"])
     assert step["busy_ms"] + step["idle_ms"] == pytest.approx(step["step_ms"])
     assert set(PARTS) - set(kernels["part"]) == set()
@@ -202,7 +202,8 @@ def test_a_full_disk_costs_the_profile_alone(measure: Measure, monkeypatch: pyte
     full_disk(monkeypatch, "profiles/torch/trace.json.gz")
     measured = measure({**TINY, "profile": "torch"})
     message = (
-        "profile=torch: cannot be written (No space left on device); make room and profile again; "
+        "profile=torch: cannot be written (No space left on device); "
+        f"make room in {measured.journal.path.parent} and profile again; "
         "the measurement before it is complete"
     )
     assert type(measured.failure) is RunFailed
@@ -364,11 +365,12 @@ def test_two_runs_on_the_command_line(measure: Measure, tmp_path: Path) -> None:
     inner = changes[changes["part"] == "inner net state"].set_index("name")
     assert inner["word"].to_dict()["aten::gelu"] == "appeared"
     assert first.journal.run_name in result.output
+    assert "measured, without a profiler: " in result.output
 
 
 def test_a_run_without_a_profile_on_the_command_line(measure: Measure) -> None:
     measured = measure(TINY)
     result = CliRunner().invoke(cli, ["profile-diff", str(measured.journal.path), str(measured.journal.path)])
     assert result.exit_code == 2
-    assert "measure it with profile=torch" in result.output
+    assert "measure it with `ttt-mlflow run --profile torch`" in result.output
     assert "Traceback" not in result.output

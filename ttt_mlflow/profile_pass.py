@@ -14,6 +14,7 @@ from ttt_mlflow.failures import one_line, out_of_memory_message
 from ttt_mlflow.tracking.journal import Journal
 
 ROOM, ROOM_BYTES = ".room", 256 << 10  # a record without its artifacts has a tenth of it
+COMPLETE = "the measurement before it is complete"
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +30,8 @@ def attempt_pass(kind: str, journal: Journal, device: torch.device, action: Call
     except OSError as error:
         log.error("profile=%s failed\n%s", kind, traceback.format_exc())
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        message = f"cannot be written ({error.strerror}); make room and profile again" if full else one_line(error)
+        room = f"make room in {journal.path.parent} and profile again"
+        message = f"cannot be written ({error.strerror}); {room}" if full else one_line(error)
     except Exception as error:
         # recorded as the run's failure once the other passes are done
         log.error("profile=%s failed\n%s", kind, traceback.format_exc())

@@ -22,7 +22,7 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.decode.generate import Decoder
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.prepare import PROFILED_STEPS, settle, settling_steps
-from ttt_mlflow.profile_pass import attempt_pass
+from ttt_mlflow.profile_pass import COMPLETE, attempt_pass
 from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.profilers.attribution import with_parts_of
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions
@@ -67,7 +67,7 @@ class Passes:
     def finish(self) -> None:
         """Raise :class:`RunFailed` where a pass failed."""
         if self.problems:
-            raise RunFailed(f"{'; '.join(self.problems)}; the measurement before it is complete")
+            raise RunFailed(f"{'; '.join(self.problems)}; {COMPLETE}")
 
     def attempt(self, kind: str, action: Callable[[], None]) -> None:
         """One pass, whose failure is kept."""
@@ -133,7 +133,7 @@ class Passes:
 
     def step_record(self, profile: StepProfile) -> dict[str, object]:
         """What is known of the step's time; what is not is left out."""
-        known = asdict(profile) | {"measured_ms": self.measured_ms}
+        known = asdict(profile) | {"mode": self.used.mode, "measured_ms": self.measured_ms}
         return {name: value for name, value in known.items() if value is not None}
 
     @property

@@ -34,7 +34,7 @@ from ttt_mlflow.micro import runner
 from ttt_mlflow.micro.kernels import KernelEntry, Step
 from ttt_mlflow.micro.resolve import resolve
 from ttt_mlflow.micro.results import MicroResults
-from ttt_mlflow.profile_pass import ROOM
+from ttt_mlflow.profile_pass import COMPLETE, ROOM
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.tracking.journal import Journal
@@ -473,12 +473,19 @@ def test_nsys_records_what_was_timed(measure: Measure, tmp_path: Path) -> None:
 def test_an_nsys_that_fails_keeps_the_measurement(measure: Measure, tmp_path: Path) -> None:
     nsys = FakeNsys(tmp_path, profile="echo the driver says no; exit 3")
     measured = measure(nsys=nsys, kernels="mlp_1_dual")
-    message = "profile=nsys: ended with exit code 3 and left no report: the driver says no"
+    message = f"profile=nsys: ended with exit code 3 and left no report: the driver says no; {COMPLETE}"
     assert str(measured.failure) == message
     assert (measured.status["status"], measured.status["exit_code"]) == ("error", 1)
     assert measured.batches("kernel_us", "mlp_1_dual") == [1, 3]
     assert message in measured.journal.description
     assert "profiles/nsys/nsys.log" in measured.artifacts
+
+
+def test_an_nsys_that_fails_after_a_kernel_did(measure: Measure, tmp_path: Path) -> None:
+    measured = measure(failing("first", ValueError("no such thing"), at_batch=3), nsys=FakeNsys(tmp_path, "exit 3"))
+    assert "1 of 2 measurements failed" in str(measured.failure)
+    assert "profile=nsys: ended with exit code 3" in str(measured.failure)
+    assert COMPLETE not in str(measured.failure)
 
 
 def test_an_nsys_that_is_gone_by_then(measure: Measure, tmp_path: Path) -> None:
@@ -507,7 +514,8 @@ def test_a_disk_that_nsys_fills_has_room_for_the_end_of_the_record(
 
     monkeypatch.setattr(Path, "write_text", full)
     measured = measure(nsys=FakeNsys(tmp_path), kernels="mlp_1_dual")
-    message = "profile=nsys: cannot be written (No space left on device); make room and profile again"
+    room = f"make room in {measured.journal.path.parent} and profile again"
+    message = f"profile=nsys: cannot be written (No space left on device); {room}; {COMPLETE}"
     assert (measured.status["status"], measured.status["message"]) == ("error", message)
     assert not (measured.journal.path / ROOM).exists()
     assert measured.batches("kernel_us", "mlp_1_dual") == [1, 3]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -77,6 +78,26 @@ def test_a_gpus_and_a_cpus_are_not_compared() -> None:
         profile_diff(A, ProfiledStep("on a CPU", "cpu", 1, 1, {}))
 
 
+def test_a_step_and_a_prompt_are_not_compared() -> None:
+    with pytest.raises(BadInput, match="run A was profiled in mode=decode, run B in mode=prefill: compare two of one"):
+        profile_diff(replace(A, mode="decode"), replace(B, mode="prefill"))
+    assert profile_diff(replace(A, mode="decode"), B).changes, "a profile of an older version does not say its mode"
+
+
+def test_what_was_measured_is_said_beside_it() -> None:
+    """A profiler may make a step longer than it is, and one step more than another."""
+    diff = profile_diff(replace(A, measured_ms=9.8), replace(B, measured_ms=4))
+    expected = [
+        "measured, without a profiler: 9.8 ms became 4 ms: -5.8 ms, -59.2 %",
+        "the profiler made B 100 % longer: the idle time there is its own",
+    ]
+    assert diff_text(diff).splitlines()[3:5] == expected
+    assert "\n\n".join(expected) in diff_markdown(diff)
+    one_known = profile_diff(replace(A, measured_ms=5), B)
+    assert "the profiler made A 100 % longer" in diff_text(one_known)
+    assert "without a profiler" not in diff_text(one_known)
+
+
 def test_the_views(monkeypatch: pytest.MonkeyPatch) -> None:
     diff = profile_diff(A, B)
     table = pd.read_csv(io.StringIO(diff_csv(diff)))
@@ -109,16 +130,18 @@ STEP = {"device": "cuda", "steps": 16, "step_ms": 2, "busy_ms": 1.5, "idle_ms": 
 def test_a_profile_is_read_back(tmp_path: Path) -> None:
     kernels = 'name,part,calls,ms_per_step\n"gemm<a, b>",projections,3,1.25\nscan,unknown,1,0.25\n'
     profile = read_profile(written(tmp_path / "torch", STEP, kernels), "a run")
-    assert profile == ProfiledStep(
-        "a run", "cuda", 2, 0.5, {("gemm<a, b>", "projections"): 1.25, ("scan", "unknown"): 0.25}
-    )
+    expected = ProfiledStep("a run", "cuda", 2, 0.5, {("gemm<a, b>", "projections"): 1.25, ("scan", "unknown"): 0.25})
+    assert profile == expected
+    measured = written(tmp_path / "torch", {**STEP, "mode": "decode", "measured_ms": 1.75}, kernels)
+    assert read_profile(measured, "a run") == replace(expected, mode="decode", measured_ms=1.75)
 
 
 def test_a_run_without_a_profile(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as refused:
         read_profile(tmp_path, "a run")
     assert str(refused.value) == (
-        "a run: no profile to compare (it has no profiles/torch/step.json); measure it with profile=torch"
+        "a run: no profile to compare (it has no profiles/torch/step.json); "
+        "measure it with `ttt-mlflow run --profile torch`"
     )
 
 

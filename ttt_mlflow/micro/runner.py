@@ -33,7 +33,7 @@ from ttt_mlflow.micro.resolve import ResolvedMicro, resolve
 from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults, Status
 from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
 from ttt_mlflow.names import kernel_metric
-from ttt_mlflow.profile_pass import after_the_measurement, attempt_pass
+from ttt_mlflow.profile_pass import COMPLETE, after_the_measurement, attempt_pass
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, profile
 from ttt_mlflow.recording import (
     killed_is_recorded,
@@ -230,7 +230,7 @@ class Run:
         with self.console.status("profiling with nsys"):
             problem = attempt_pass("nsys", self.journal, self.device, lambda: self.nsys_pass(nsys, cells))
         if problem:
-            self.problems.append(problem)
+            self.problems.append(f"{problem}; {COMPLETE}" if len(cells) == len(self.results.cells) else problem)
         seconds = time.perf_counter() - began
         self.journal.update_metrics({"profile_s": seconds})
         self.say(f"{problem or f'profiled with nsys {nsys.version}'}: {seconds:.1f} s")

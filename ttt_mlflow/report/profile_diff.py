@@ -16,7 +16,7 @@ from typing import Literal
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.report.micro_chart import COLOURS, GREY
 from ttt_mlflow.report.profile_pictures import figure_png
-from ttt_mlflow.report.profile_tables import markdown_table, shortened
+from ttt_mlflow.report.profile_tables import markdown_table, shortened, slowed_pct
 from ttt_mlflow.report.summary import number
 from ttt_mlflow.report.table import text_table
 
@@ -37,6 +37,13 @@ class ProfiledStep:
     step_ms: float
     idle_ms: float
     kernels: dict[tuple[str, str], float]
+    mode: str | None = None  # "decode": a step; "prefill": a prompt
+    measured_ms: float | None = None  # without a profiler
+
+    @property
+    def slowed_pct(self) -> float | None:
+        """How much longer the profiler made it, where that is much."""
+        return slowed_pct(self.step_ms, self.measured_ms) if self.measured_ms else None
 
 
 @dataclass(frozen=True)
@@ -71,11 +78,13 @@ def read_profile(folder: Path, label: str) -> ProfiledStep:
         step = json.loads((folder / "step.json").read_text())
         rows = list(csv.DictReader(io.StringIO((folder / "kernels.csv").read_text())))
         kernels = {(row["name"], row["part"]): float(row["ms_per_step"]) for row in rows}
-        return ProfiledStep(label, step["device"], step["step_ms"], step["idle_ms"], kernels)
+        device, step_ms, idle_ms = step["device"], step["step_ms"], step["idle_ms"]
+        return ProfiledStep(label, device, step_ms, idle_ms, kernels, step.get("mode"), step.get("measured_ms"))
     except FileNotFoundError as error:
         name = Path(str(error.filename)).name
         raise BadInput(
-            f"{label}: no profile to compare (it has no profiles/torch/{name}); measure it with profile=torch"
+            f"{label}: no profile to compare (it has no profiles/torch/{name}); "
+            "measure it with `ttt-mlflow run --profile torch`"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error})") from None
@@ -85,6 +94,8 @@ def profile_diff(a: ProfiledStep, b: ProfiledStep) -> ProfileDiff:
     """What changed from ``a`` to ``b``; raise :class:`BadInput` where they cannot be compared."""
     if a.device != b.device:
         raise BadInput(f"{a.label} was profiled on {a.device}, {b.label} on {b.device}: their kernels are not the same")
+    if None not in (a.mode, b.mode) and a.mode != b.mode:
+        raise BadInput(f"{a.label} was profiled in mode={a.mode}, {b.label} in mode={b.mode}: compare two of one mode")
     total = (sum(b.kernels.values()) + b.idle_ms) - (sum(a.kernels.values()) + a.idle_ms)
     changes = [_change(*key, a.kernels.get(key), b.kernels.get(key), total) for key in {**a.kernels, **b.kernels}]
     changes.append(_change(IDLE, "", a.idle_ms, b.idle_ms, total))
@@ -114,21 +125,37 @@ def diff_csv(diff: ProfileDiff) -> str:
 
 
 def diff_markdown(diff: ProfileDiff) -> str:
-    lines = [f"**{diff_title(diff)}**", "", f"A: {diff.a.label}", "", f"B: {diff.b.label}", ""]
+    paragraphs = [f"**{diff_title(diff)}**", *_measured(diff), f"A: {diff.a.label}", f"B: {diff.b.label}"]
+    lines = [line for paragraph in paragraphs for line in (paragraph, "")]
     return "\n".join([*lines, *markdown_table(COLUMNS, _rows(diff), texts=3), ""])
 
 
 def diff_text(diff: ProfileDiff) -> str:
     """For a terminal."""
     table = text_table(COLUMNS, _rows(diff), COLUMNS[3:])
-    return "\n".join([f"A: {diff.a.label}", f"B: {diff.b.label}", diff_title(diff), table])
+    return "\n".join([f"A: {diff.a.label}", f"B: {diff.b.label}", diff_title(diff), *_measured(diff), table])
 
 
 def diff_title(diff: ProfileDiff) -> str:
     """For example ``a step of 2 ms became 1.8 ms: -0.2 ms, -10.0 %``."""
-    a_ms, b_ms = diff.a.step_ms, diff.b.step_ms
-    percent = f", {100 * diff.change_ms / a_ms:+.1f} %" if a_ms else ""
-    return f"a profiled step of {number(a_ms)} ms became {number(b_ms)} ms: {diff.change_ms:+.4g} ms{percent}"
+    return f"a profiled step of {_became(diff.a.step_ms, diff.b.step_ms, diff.change_ms)}"
+
+
+def _measured(diff: ProfileDiff) -> list[str]:
+    """What the change comes to without the profilers, which may have made a step much longer themselves."""
+    lines = []
+    a_ms, b_ms = diff.a.measured_ms, diff.b.measured_ms
+    if a_ms is not None and b_ms is not None:
+        lines.append(f"measured, without a profiler: {_became(a_ms, b_ms, b_ms - a_ms)}")
+    for name, one in (("A", diff.a), ("B", diff.b)):
+        if one.slowed_pct is not None:
+            lines.append(f"the profiler made {name} {one.slowed_pct:.0f} % longer: the idle time there is its own")
+    return lines
+
+
+def _became(a_ms: float, b_ms: float, change_ms: float) -> str:
+    percent = f", {100 * change_ms / a_ms:+.1f} %" if a_ms else ""
+    return f"{number(a_ms)} ms became {number(b_ms)} ms: {change_ms:+.4g} ms{percent}"
 
 
 def diff_png(diff: ProfileDiff) -> bytes:
@@ -153,7 +180,8 @@ def diff_png(diff: ProfileDiff) -> bytes:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.margins(x=0.35)
     axes.set_xlabel("change in ms a step, from A to B")
-    axes.set_title(f"{diff_title(diff)}\nA: {diff.a.label}\nB: {diff.b.label}", loc="left", fontsize=9)
+    title = [diff_title(diff), *_measured(diff), f"A: {diff.a.label}", f"B: {diff.b.label}"]
+    axes.set_title("\n".join(title), loc="left", fontsize=9)
     return figure_png(figure)
 
 

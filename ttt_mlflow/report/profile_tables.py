@@ -57,11 +57,16 @@ def kernels_markdown(
     return "\n".join([*lines, ""])
 
 
+def slowed_pct(step_ms: float, measured_ms: float) -> float | None:
+    """How much longer the profiler made a step, where that is much: its idle time is then not the measured step's."""
+    return 100 * (step_ms / measured_ms - 1) if step_ms >= SLOWED * measured_ms else None
+
+
 def _slowed(profile: StepProfile, measured_ms: float) -> str:
-    """What the profiler itself cost, where that is much: its idle time is then not the measured step's."""
-    if profile.step_ms < SLOWED * measured_ms:
+    slowed = slowed_pct(profile.step_ms, measured_ms)
+    if slowed is None:
         return ""
-    said = f" The profiler made the step {100 * (profile.step_ms / measured_ms - 1):.0f} % longer"
+    said = f" The profiler made the step {slowed:.0f} % longer"
     if profile.device != "cuda":
         return f"{said}."
     idle_ms = max(0.0, measured_ms - profile.busy_ms)
