@@ -151,10 +151,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "warmup_s": ("s", "untimed passes before the measurement"),
     "recording_s": ("s", "writing the measurement to disk"),
     "profile_s": ("s", "the profilers' passes after the measurement"),
-    "profiled_step_ms": (
-        "ms",
-        "a step under the profiler, mean; longer than a measured one where it waited for the host",
-    ),
+    "profiled_step_ms": ("ms", "a step under the profiler, mean; longer than measured where it waited for the host"),
     "gpu_idle_pct": ("%", "share of the profiled steps in which nothing ran on the GPU"),
     "launch_gap_us_mean": ("µs", "from the end of a GPU's kernel to the begin of the next, mean over a profiled step"),
     "host_ms_per_step": ("ms", "what the host took to launch a profiled step, mean"),
