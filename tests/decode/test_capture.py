@@ -1,5 +1,6 @@
 """What becomes of a capture. That the memory really returns is tested on a GPU (tests/gpu)."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -85,8 +86,25 @@ def test_the_stream_of_what_failed_is_used_again(where: str, monkeypatch: pytest
             raise ValueError(here)
 
     stream = warm_stream(DEVICE, lambda: None)
-    with captured(stream):
+    with captured(stream) as graph:
         pass
+    del graph
     with pytest.raises(ValueError, match=where), captured(warm_stream(DEVICE, lambda: fail("warm-up"))):
         fail("capture")
+    gc.collect()  # the error's traceback holds the graph that failed
     assert warm_stream(DEVICE, lambda: None) is stream
+
+
+def test_a_graph_whose_capture_failed_keeps_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end may come late, with the error that holds it, and takes what belongs to the stream along."""
+    stand_in_for_cuda(monkeypatch, a_capture)
+    stream = warm_stream(DEVICE, lambda: None)
+    held = []
+
+    def fail_with(graph: torch.cuda.CUDAGraph) -> None:
+        held.append(graph)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"), captured(stream) as graph:
+        fail_with(graph)
+    assert warm_stream(DEVICE, lambda: None) is not stream

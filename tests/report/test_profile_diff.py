@@ -89,7 +89,7 @@ def test_what_was_measured_is_said_beside_it() -> None:
     diff = profile_diff(replace(A, measured_ms=9.8), replace(B, measured_ms=4))
     expected = [
         "measured, without a profiler: 9.8 ms became 4 ms: -5.8 ms, -59.2 %",
-        "the profiler made B 100 % longer: the idle time there is its own",
+        "the profiler made B 100 % longer: the idle time there is not the measured one",
     ]
     assert diff_text(diff).splitlines()[3:5] == expected
     assert "\n\n".join(expected) in diff_markdown(diff)

@@ -23,7 +23,7 @@ def warm_stream(device: torch.device, warm_up: Callable[[], object]) -> torch.cu
         with torch.cuda.stream(stream):
             warm_up()
         torch.cuda.current_stream(device).wait_stream(stream)
-    except BaseException:
+    except BaseException:  # hides nothing: the stream is free again, and whatever it was is raised again
         free.append(stream)
         raise
     return stream
@@ -37,9 +37,10 @@ def captured(stream: torch.cuda.Stream) -> Iterator[torch.cuda.CUDAGraph]:
     still takes itself to be capturing: nothing cached would be given back to the device until the process ends.
     """
     device = stream.device
-    free = _free_streams[device.index]
     pool = torch.cuda.graph_pool_handle()
     graph = torch.cuda.CUDAGraph()
+    # also of a capture that fails: whoever keeps its error keeps the graph
+    weakref.finalize(graph, _free_streams[device.index].append, stream)
     try:
         with torch.cuda.stream(torch.cuda.current_stream(device)), torch.cuda.graph(graph, pool=pool, stream=stream):
             yield graph
@@ -47,6 +48,4 @@ def captured(stream: torch.cuda.Stream) -> Iterator[torch.cuda.CUDAGraph]:
         with suppress(RuntimeError):  # the capture did end: the graph gives its pool back itself
             torch._C._cuda_endAllocateToPool(device.index, pool)
             torch._C._cuda_releasePool(device.index, pool)
-        free.append(stream)
         raise
-    weakref.finalize(graph, free.append, stream)

@@ -149,7 +149,9 @@ def _measured(diff: ProfileDiff) -> list[str]:
         lines.append(f"measured, without a profiler: {_became(a_ms, b_ms, b_ms - a_ms)}")
     for name, one in (("A", diff.a), ("B", diff.b)):
         if one.slowed_pct is not None:
-            lines.append(f"the profiler made {name} {one.slowed_pct:.0f} % longer: the idle time there is its own")
+            lines.append(
+                f"the profiler made {name} {one.slowed_pct:.0f} % longer: the idle time there is not the measured one"
+            )
     return lines
 
 
