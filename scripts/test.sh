@@ -7,12 +7,15 @@
 set -euo pipefail
 # shellcheck source=lib/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
+# shellcheck source=lib/programs.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/programs.sh"
 
 prepare_environment dev
 cd "$project"
 ruff check .
 mypy
 if [[ $# -eq 0 ]]; then
+  prepare_programs
   # all of them: in several processes, each with one thread so that they do not get in each other's way
   export OMP_NUM_THREADS=1
   set -- -n auto --maxprocesses 4 --dist loadfile

@@ -90,13 +90,18 @@ def test_a_signal_amid_a_start_loses_nothing(below: Path, monkeypatch: pytest.Mo
                 time.sleep(0.01)
             signal.raise_signal(signal.SIGINT)
 
-    # a shell's background job ignores it
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(subprocess, "Popen", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        output(shell("wait", below), limit_s=60)
-    assert running(below) == []
-    assert signal.getsignal(signal.SIGINT) is before
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)  # a shell's background job ignores it
+    try:
+        monkeypatch.setattr(subprocess, "Popen", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            output(shell("wait", below), limit_s=60)
+        assert running(below) == []
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_one_that_does_not_listen() -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,7 +95,8 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            # not the port alone, which is open before the server can answer
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).close()
             return
         except OSError:
             time.sleep(0.2)

@@ -1,0 +1,27 @@
+# Sourced by test.sh: programs that some tests need and that pip does not bring.
+# shellcheck shell=bash
+
+any_of() {
+    local program
+    for program in "$@"; do
+        command -v "$program" >/dev/null && return 0
+    done
+    return 1
+}
+
+# Without a C++ compiler, a browser or PostgreSQL the tests that need it are skipped. Root on Debian gets what is missing
+# (a container, CI); anyone else is told how to.
+prepare_programs() {
+    local packages=()
+    [[ -n ${CXX:-} ]] || any_of g++ clang++ || packages+=(g++)
+    any_of chromium chromium-browser google-chrome || packages+=(chromium)
+    any_of initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || packages+=(postgresql)
+    [[ ${#packages[@]} -gt 0 ]] || return 0
+    if [[ $(id -u) -eq 0 && ${TTT_MLFLOW_ENV:-} != current ]] && any_of apt-get; then
+        echo "Installing ${packages[*]} (once)" >&2
+        apt-get update -qq >/dev/null &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null &&
+            return 0
+    fi
+    echo "Tests that need ${packages[*]} are skipped (on Debian and Ubuntu: apt-get install ${packages[*]})" >&2
+}
