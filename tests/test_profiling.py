@@ -6,6 +6,7 @@ import json
 import pickle
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ class Replayed:
 
 
 class ReplayedWithEager(Replayed):
-    eager_step = Replayed.step
+    eagerly = nullcontext
 
 
 def trace_of(composed: ComposedTrace) -> torch_profiler.Trace:

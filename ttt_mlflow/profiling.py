@@ -88,7 +88,7 @@ class Passes:
             raise RunFailed(torch_profiler.NO_KERNEL)
         notes: list[str] = []
         if self.used.use_compile or self.used.cuda_graph:
-            steps = self.with_parts(decoder, steps, notes)
+            steps = self.with_parts(decoder, step, steps, notes)
         self.write_step(steps, packed, notes)
 
     def profiled_step(self, decoder: Decoder, prompt: Tensor) -> tuple[Callable[[], object], int]:
@@ -98,14 +98,14 @@ class Passes:
         decoder.prefill(prompt)
         return decoder.step, min(PROFILED_STEPS, self.used.genlen)
 
-    def with_parts(self, decoder: Decoder, steps: Steps, notes: list[str]) -> Steps:
+    def with_parts(self, decoder: Decoder, step: Callable[[], object], steps: Steps, notes: list[str]) -> Steps:
         """``steps`` with the layers and parts that an eager pass beside them shows; why not is noted."""
-        eager_step = getattr(decoder, "eager_step", None)
-        if eager_step is None:
+        if not hasattr(decoder, "eagerly"):
             notes.append("Parts are not known: the model's own decoder offers no eager step to take them from.")
             return steps
         try:
-            eager = torch_profiler.record(eager_step, 1, self.device)
+            with decoder.eagerly():
+                eager = torch_profiler.record(step, 1, self.device)
         except torch.OutOfMemoryError:
             log.warning("no eager pass: out of memory")
             notes.append("Parts are not known: the eager step that shows them does not fit into the device's memory.")

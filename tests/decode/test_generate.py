@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -47,9 +48,39 @@ def test_an_eager_step_between_compiled_ones_is_a_step_like_them() -> None:
     expected = generate(decoder, prompt, 6)
     decoder.compile()
     decoder.warm_up()
-    first = decoder.prefill(prompt).clone()
-    steps = (decoder.step, decoder.eager_step, decoder.eager_step, decoder.step, decoder.step)
-    assert torch.equal(torch.stack([first, *(step().clone() for step in steps)], 1), expected)
+    tokens = [decoder.prefill(prompt).clone()]
+    for eagerly in (False, True, True, False, False):
+        with decoder.eagerly() if eagerly else nullcontext():
+            tokens.append(decoder.step().clone())
+    assert torch.equal(torch.stack(tokens, 1), expected)
+
+
+class CountedReplay:
+    """Stands for a CUDA graph of the step, where there is no GPU to capture one."""
+
+    def __init__(self, decoder: ModelDecoder) -> None:
+        self.decoder, self.replays = decoder, 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        with self.decoder.eagerly():
+            self.decoder.step()
+
+
+@pytest.mark.parametrize(("length", "replays"), [(1, 1), (16, 0), (35, 3)])
+def test_the_graph_takes_what_a_prompt_has_beyond_whole_mini_batches(length: int, replays: int) -> None:
+    model = leave_initial_values(make_model("mlp_1_dual"))
+    prompt = make_tokens(3, length)
+    decoder = ModelDecoder(model, 3, CPU)
+    expected = generate(decoder, prompt, 6)
+    graph = decoder._graph = CountedReplay(decoder)  # type: ignore[assignment]
+    first = decoder.prefill(prompt)
+    assert torch.equal(first, expected[:, 0])
+    assert graph.replays == replays
+    with decoder.eagerly():
+        assert torch.equal(decoder.prefill(prompt), expected[:, 0])
+    assert graph.replays == replays, "no graph inside"
+    assert decoder._graph is graph
 
 
 def test_the_tensors_that_stay_are_accounted_for_once() -> None:

@@ -96,7 +96,7 @@ def test_a_prompt_leads_to_the_same_state_either_way(inner_net, monkeypatch):
     monkeypatch.setattr(ttt_mlp_decode, "TILE", 256)
     request = ModelRequest("ttt-tiny", inner_net, torch.float32, torch.device("cpu"), 0, None)
     model = build(request)
-    prompt = torch.randint(model.vocab_size, (2, 18))
+    prompt = torch.randint(model.vocab_size, (2, 16))
     at_once, by_token = model.new_state(2), model.new_state(2)
     logits = model.prefill(prompt, at_once)
     for token in prompt.unbind(1):

@@ -60,6 +60,24 @@ def test_out_of_order_a_name_of_one_part_is_believed_and_one_of_several_is_not()
     assert {one.layer for one in found.activities} == {None}
 
 
+def test_a_prompts_replays_are_laid_beside_the_eager_prompts_last_tokens() -> None:
+    """What went through the model's prefill has its names; each replay behind it must find its own token."""
+    token = (("norm", "sampling"), ("gemm", "projections"), ("gemm", "feed-forward"))
+    at_once = (("dual", "inner net state"), ("gemm", "embeddings and head"))
+    trace = ComposedTrace()
+    trace.range("step 0", 0, 1000)
+    for place, (name, part) in enumerate(at_once):
+        trace.range(part, 10 * place, 10 * place + 9)
+        trace.launch(10 * place + 1, (name, 10.0 * place, 10.0 * place + 5))
+    for replay in (1, 2):
+        begin = 100 * replay
+        trace.launch(begin, *((name, begin + 10.0 * i, begin + 10.0 * i + 5) for i, (name, _) in enumerate(token)))
+    steps = read_steps(trace.content, on_gpu=True)
+    assert [part for _, part in parts(steps)] == ["inner net state", "embeddings and head", *[UNKNOWN] * 6]
+    found = with_parts_of(steps, eager_step(*at_once, *token, *token))
+    assert parts(found) == [*at_once, *token, *token]
+
+
 def test_parts_that_are_known_stay() -> None:
     steps = read_steps(two_eager_steps().content, on_gpu=True)
     other = eager_step(("gemm", "sampling"), ("decode", "sampling"), ("Memset", "sampling"))

@@ -6,6 +6,7 @@ every position and decodes what eager decodes.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
@@ -22,9 +23,9 @@ WARM_UP_STEPS = 3  # before a capture: lazy initialisation and compilation must 
 class Decoder(Protocol):
     """What is measured. ``prefill`` starts a batch of sequences, ``step`` goes on; both sample greedily.
 
-    A decoder may also offer, for the profilers, ``eager_step()``, which does what ``step`` does without a graph and
-    without what was compiled, and ``memory_parts() -> dict[str, list[Tensor]]``, the tensors that stay from step to
-    step by what they are (weights, state, …).
+    A decoder may also offer, for the profilers, ``eagerly()``, a context in which ``prefill`` and ``step`` do the same
+    without a graph and without what was compiled, and ``memory_parts() -> dict[str, list[Tensor]]``, the tensors that
+    stay from step to step by what they are (weights, state, …).
     """
 
     def prefill(self, prompt: Tensor) -> Tensor:
@@ -73,12 +74,17 @@ class ModelDecoder:
 
     @torch.no_grad()
     def prefill(self, prompt: Tensor) -> Tensor:
+        """What the model takes at once goes through its own prefill, the rest of a prompt token by token."""
         self.model.reset_state(self.state)
+        at_once = 0
         if hasattr(self.model, "prefill"):
-            return self._sample(self.model.prefill(prompt, self.state))
-        for token in prompt.unbind(1):
-            logits = self._model_step(token, self.state)
-        return self._sample(logits)
+            at_once = prompt.shape[1] - prompt.shape[1] % getattr(self.model, "prefill_multiple", 1)
+        if at_once:
+            self._sample(self.model.prefill(prompt[:, :at_once], self.state))
+        for token in prompt[:, at_once:].unbind(1):
+            self.token.copy_(token)
+            self.step()
+        return self.token
 
     @torch.no_grad()
     def step(self) -> Tensor:
@@ -87,11 +93,15 @@ class ModelDecoder:
             return self.token
         return self._eager_step()
 
-    @torch.no_grad()
-    def eager_step(self) -> Tensor:
-        """As ``step``, without graph and compiled code: a profiler sees the names of layers and parts."""
-        with torch.compiler.set_stance("force_eager"):
-            return self._eager_step()
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Inside, neither graph nor compiled code is used: a profiler sees the names of layers and parts."""
+        graph, self._graph = self._graph, None
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            self._graph = graph
 
     def _eager_step(self) -> Tensor:
         return self._sample(self._model_step(self.token, self.state))

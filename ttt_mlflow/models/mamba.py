@@ -106,14 +106,14 @@ class MambaDecoder:
         parameters.seqlen_offset += 1
         return self._sample(logits)
 
-    @torch.inference_mode()
-    def eager_step(self) -> Tensor:
-        """As ``step``, without the graph: a profiler sees the names of layers and parts."""
-        parameters = self.parameters
-        position = torch.full((self.batch, 1), parameters.seqlen_offset, dtype=torch.long, device=self.device)
-        logits = self._forward(self.token.unsqueeze(1), position_ids=position)
-        parameters.seqlen_offset += 1
-        return self._sample(logits)
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Inside, the graph is not used: a profiler sees the names of layers and parts."""
+        cuda_graph, self.cuda_graph = self.cuda_graph, False
+        try:
+            yield
+        finally:
+            self.cuda_graph = cuda_graph
 
     def _forward(self, tokens: Tensor, **arguments: Any) -> Tensor:
         """The last token's logits."""

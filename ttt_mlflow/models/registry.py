@@ -24,8 +24,9 @@ ENTRY_POINT_GROUP = "ttt_mlflow.models"
 class DecodeModel(Protocol):
     """A constant-state language model that decodes token by token.
 
-    A model may also offer ``prefill(tokens [B, P], state) -> logits [B, V]`` (otherwise a prompt is fed token by
-    token), ``compile_step()`` (otherwise ``use_compile`` compiles ``step`` whole), ``parameter_count() -> int`` and
+    A model may also offer ``prefill(tokens [B, P], state) -> logits [B, V]``, for prompts of any length or of multiples
+    of its ``prefill_multiple`` (what is left of a prompt, or all of it, is fed token by token), ``compile_step()``
+    (otherwise ``use_compile`` compiles ``step`` whole), ``parameter_count() -> int`` and
     ``memory_parts(state) -> dict[str, list[Tensor]]``, the tensors that stay from step to step by what they are.
     Inside ``step``, ``in_layer`` and ``in_part`` of :mod:`ttt_mlflow.ranges` name what the profilers see.
     A model that brings its own generation offers ``decoder(batch, max_length, cuda_graph)`` instead of state and

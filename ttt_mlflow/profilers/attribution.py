@@ -1,7 +1,8 @@
 """Gives the activities of compiled and graph-replayed steps the parts that their names have in an eager step.
 
 Inside a replayed CUDA graph, and inside compiled code, no range is seen. The same model's eager step launches mostly
-the same kernels in the same order. So each step is laid beside an eager one, kernel name by kernel name:
+the same kernels in the same order. So what no range named in a step is laid beside an eager step, kernel name by kernel
+name:
 
 1. common runs of at least :data:`RUN_LEAST` names, in order, take the eager step's layers and parts: a shorter one of
    names that several parts use would say little;
@@ -28,20 +29,20 @@ def with_parts_of(steps: Steps, eager: Sequence[Activity]) -> Steps:
 
 
 def _aligned(step: Sequence[Activity], eager: Sequence[Activity]) -> list[Activity]:
+    found = list(step)
+    unnamed = [index for index, one in enumerate(step) if one.part == UNKNOWN]
+    names, eager_names = [step[index].name for index in unnamed], [one.name for one in eager]
+    matched: set[int] = set()
+    for block in SequenceMatcher(None, eager_names, names, autojunk=False).get_matching_blocks():
+        for offset in range(block.size if block.size >= RUN_LEAST else 0):
+            source, index = eager[block.a + offset], unnamed[block.b + offset]
+            matched.add(index)
+            found[index] = replace(step[index], layer=source.layer, part=source.part)
     parts = defaultdict(set)
     for one in eager:
         parts[one.name].add(one.part)
-    found = list(step)
-    matched: set[int] = set()
-    names, eager_names = [one.name for one in step], [one.name for one in eager]
-    for block in SequenceMatcher(None, eager_names, names, autojunk=False).get_matching_blocks():
-        for offset in range(block.size if block.size >= RUN_LEAST else 0):
-            source, index = eager[block.a + offset], block.b + offset
-            matched.add(index)
-            if found[index].part == UNKNOWN:
-                found[index] = replace(found[index], layer=source.layer, part=source.part)
-    for index, one in enumerate(found):
-        if index not in matched and one.part == UNKNOWN and len(parts[one.name]) == 1:
-            (part,) = parts[one.name]
-            found[index] = replace(one, part=part)
+    for index in unnamed:
+        if index not in matched and len(parts[step[index].name]) == 1:
+            (part,) = parts[step[index].name]
+            found[index] = replace(step[index], part=part)
     return found

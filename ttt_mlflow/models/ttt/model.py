@@ -4,7 +4,7 @@ Weight names follow the published PyTorch model (test-time-training/ttt-lm-pytor
 unchanged. Weights that are used together lie side by side in one tensor, and the named parameters are views of it:
 one matrix product makes Q/K, V, the gate and the learning-rate logits.
 
-Reads in the order in which things happen: ``step`` is one token, ``prefill`` a prompt.
+Reads in the order in which things happen: ``step`` is one token, ``prefill`` whole mini-batches of a prompt.
 """
 
 import math
@@ -239,6 +239,7 @@ class Backbone(nn.Module):
 class TTTModel(nn.Module):
     """A TTT language model; see :class:`ttt_mlflow.models.registry.DecodeModel`."""
 
+    prefill_multiple = MINI_BATCH
     cos: Tensor
     sin: Tensor
 
@@ -321,26 +322,20 @@ class TTTModel(nn.Module):
         return F.linear(x, self.model.table)[:, : self.vocab_size]
 
     def prefill(self, tokens: Tensor, state: TTTState) -> Tensor:
-        """Feed a prompt: tokens [B, P] to the last token's logits [B, V], from the start of a mini-batch.
+        """Feed whole mini-batches of a prompt, in the dual form, from the start of one.
 
-        Whole mini-batches go through the dual form, the rest token by token.
+        tokens [B, P], P a multiple of ``prefill_multiple``, to the last token's logits [B, V].
         """
-        whole = tokens.shape[1] // MINI_BATCH * MINI_BATCH
-        logits = None
         # a part at a time, which bounds the memory; the state carries on from part to part
         length = max(PREFILL_TOKENS // tokens.shape[0] // MINI_BATCH, 1) * MINI_BATCH
-        for some in tokens[:, :whole].split(length, 1) if whole else ():
+        for some in tokens.split(length, 1):
             with in_part(HEAD):
                 hidden = F.embedding(some, self.model.table)
             for index, (one, kept) in enumerate(zip(self.layers, state.layers, strict=True)):
                 with in_layer(index):
                     hidden = one.prefill(hidden, self.cos, self.sin, kept)
-            with in_part(HEAD):
-                logits = self.logits(rms_norm(hidden[:, -1], self.model.norm.weight).to(self.dtype))
-        for token in tokens[:, whole:].unbind(1):
-            logits = self.step(token, state)
-        assert logits is not None  # a prompt has at least one token
-        return logits
+        with in_part(HEAD):
+            return self.logits(rms_norm(hidden[:, -1], self.model.norm.weight).to(self.dtype))
 
 
 def initialise(model: TTTModel, seed: int) -> None:
