@@ -12,6 +12,7 @@ import torch
 
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.prepare import PROFILED_STEPS, make_prompt, make_ready, settle, settling_steps
+from ttt_mlflow.profilers.process import end_with_the_run
 from ttt_mlflow.ranges import STEP, named_by, nvtx
 from ttt_mlflow.resolve import resolve
 
@@ -50,4 +51,5 @@ def _recording(on_gpu: bool) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    end_with_the_run()
     main(sys.argv[1])

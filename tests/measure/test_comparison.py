@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ttt_mlflow.measure.comparison import RANKS_LEAST, RUN_TO_RUN_PCT, Comparison, _difference, _rank, compare
@@ -82,7 +82,6 @@ def test_a_significant_change_is_more_than_runs_differ_by(baseline: list[float],
         assert abs(np.log1p(comparison.change_pct / 100)) >= np.log1p(RUN_TO_RUN_PCT / 100)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=12), st.lists(st.integers(-50, 50), min_size=1, max_size=12))
 def test_a_difference_by_its_rank(base: list[int], other: list[int]) -> None:
     """Found by halving an interval; the same as sorting all of them, up to rounding."""

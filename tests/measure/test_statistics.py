@@ -18,7 +18,7 @@ from ttt_mlflow.measure.statistics import (
 
 positive = st.floats(min_value=1e-3, max_value=1e9)
 samples = st.lists(positive, min_size=2, max_size=60)
-few_examples = settings(max_examples=40, deadline=None)  # an example can be a whole bootstrap
+few_examples = settings(max_examples=40)  # an example can be a whole bootstrap
 
 
 @few_examples

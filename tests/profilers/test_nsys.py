@@ -3,12 +3,14 @@
 import csv
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.profilers.fake_nsys import RECORD, STATS, FakeNsys, python
+from tests.project import wait_until
 from ttt_mlflow.errors import BadInput, RunFailed
 from ttt_mlflow.profilers import nsys as nsys_module
 from ttt_mlflow.profilers.nsys import INSTALLED, TABLES, VARIABLE, NsysOptions, find_nsys, profile
@@ -364,3 +366,28 @@ def test_half_a_table_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(OSError, match="No space left"):
         profile(fake.find(), HELLO, out, 60)
     assert files(out) == {"report.nsys-rep", TABLE_FILES[0], "nsys.log"}
+
+
+def test_what_is_profiled_ends_with_a_run_that_is_killed_outright(tmp_path: Path) -> None:
+    """Which can end nothing itself: neither nsys nor what it records, which holds the GPU's memory."""
+    fake, ids = FakeNsys(tmp_path), tmp_path / "ids"
+    waits = f"""import os, time
+from ttt_mlflow.profilers.process import end_with_the_run
+end_with_the_run()
+open({str(ids)!r}, 'w').write(f'{{os.getpid()}} {{os.getppid()}}\\n')
+time.sleep(600)"""
+    run = f"""from pathlib import Path
+from ttt_mlflow.profilers.nsys import Nsys, profile
+profile(Nsys(Path({str(fake.path)!r}), ''), {python(waits)!r}, Path({str(tmp_path / "out")!r}), 600)"""
+    killed = subprocess.Popen(python(run))
+    try:
+        wait_until(lambda: ids.exists() and ids.read_text().endswith("\n"))
+        profiled = [psutil.Process(int(pid)) for pid in ids.read_text().split()]
+        assert all(one.is_running() for one in profiled)
+    finally:
+        killed.kill()
+        killed.wait()
+    _, left = psutil.wait_procs(profiled, timeout=60)
+    for one in left:
+        one.kill()
+    assert left == []

@@ -159,7 +159,7 @@ def test_the_spread_is_that_of_the_mode(tmp_path: Path) -> None:
     assert "decode" not in shown
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     metrics=st.dictionaries(
         st.sampled_from(list(METRICS)), st.floats(min_value=1e-3, max_value=1e12, allow_nan=False), max_size=40

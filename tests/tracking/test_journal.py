@@ -35,7 +35,7 @@ def root() -> Iterator[Path]:
 # What is written reads back
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     asked=TEXTS,
     used=TEXTS,
@@ -153,7 +153,7 @@ def test_the_run_name_is_that_of_the_configuration_used(make_journal: MakeJourna
 # Interruptions
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     old=METRICS,
     new=METRICS,

@@ -17,6 +17,7 @@ from ttt_mlflow.micro.inputs import RandomSource, Source, StepInputs, StepShape,
 from ttt_mlflow.micro.kernels import Step
 from ttt_mlflow.micro.resolve import ResolvedMicro, resolve
 from ttt_mlflow.micro.timing import mini_batch
+from ttt_mlflow.profilers.process import end_with_the_run
 
 LARGE_BYTES = 4 << 20
 ALIGNED = 256  # bytes, as PyTorch's allocator aligns
@@ -113,4 +114,5 @@ def _is_large(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
 
 
 if __name__ == "__main__":
+    end_with_the_run()
     main(sys.argv[1])

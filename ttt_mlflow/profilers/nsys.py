@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ttt_mlflow.errors import BadInput, RunFailed
-from ttt_mlflow.profilers.process import output, started
+from ttt_mlflow.profilers.process import RUN_PID, output, started
 
 REPORT = "report.nsys-rep"
 RECORDING = "report.qdstrm"  # what nsys has before its importer makes a report of it
@@ -190,7 +190,7 @@ def _run(command: Sequence[str], folder: Path, limit_s: float) -> int | None:
     with (folder / LOG).open("a") as log:
         log.write(f"$ {shlex.join(command)}\n")
         log.flush()
-        environment = {**os.environ, "PYTHONPATH": _python_path()}
+        environment = {**os.environ, "PYTHONPATH": _python_path(), RUN_PID: str(os.getpid())}
         with started(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment) as process:
             try:
                 return int(process.wait(limit_s))

@@ -14,6 +14,8 @@ import psutil
 GRACE_S = 10.0  # in which what a program has started may end, by itself or once it is asked to
 ANSWERED_GRACE_S = 0.2  # the same of one that only answers a question: nothing is lost with it
 POLL_S = 0.02
+RUN_PID = "TTT_MLFLOW_RUN_PID"  # an environment variable of what is profiled: the run that it belongs to
+RUN_POLL_S = 0.5
 HEARD = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -58,6 +60,20 @@ def output(command: Sequence[str], limit_s: float, **options: Any) -> "subproces
     with started(command, ANSWERED_GRACE_S, **pipes, **options) as process:
         stdout, stderr = process.communicate(timeout=limit_s)
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def end_with_the_run() -> None:
+    """End this process soon after the run of :data:`RUN_PID`, if it is of one: killed outright, that ends nothing."""
+
+    def wait_for_its_end(pid: int) -> None:
+        with suppress(psutil.NoSuchProcess):
+            run = psutil.Process(pid)
+            while _is_running(run):
+                time.sleep(RUN_POLL_S)
+        os._exit(1)
+
+    if RUN_PID in os.environ:
+        threading.Thread(target=wait_for_its_end, args=(int(os.environ[RUN_PID]),), daemon=True).start()
 
 
 def _end(process: "subprocess.Popen[Any]", grace_s: float) -> None:
