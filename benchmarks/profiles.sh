@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Profiles of whole-model decode, as benchmarks/README.md reports them: each model without profiles and with all three,
-# as a graph; then both TTT nets eager.
+# as a graph; then both TTT nets eager, TTT-Linear also at a batch at which the GPU and not the host sets the pace.
 #
 #   benchmarks/profiles.sh OUTPUT_FOLDER [REGEX]
 #
@@ -12,10 +12,10 @@ folder=$(mkdir -p "${1:?name a folder for the output}" && cd "$1" && pwd)
 export MLFLOW_TRACKING_URI="sqlite:///$folder/mlflow.db"
 configurations=()
 for model in "inner_net=mlp_1_dual_triton" "inner_net=mlp_2_dual_triton" "model_name=state-spaces/mamba-1.4b"; do
-  configurations+=("$model" "$model profile=torch,nsys,memory")
+  configurations+=("$model batch=1024" "$model batch=1024 profile=torch,nsys,memory")
 done
-for net in mlp_1_dual_triton mlp_2_dual_triton; do
-  configurations+=("inner_net=$net use_compile=false cuda_graph=false profile=torch")
+for eager in "mlp_1_dual_triton batch=1024" "mlp_1_dual_triton batch=4096" "mlp_2_dual_triton batch=1024"; do
+  configurations+=("inner_net=$eager use_compile=false cuda_graph=false profile=torch")
 done
 {
   date -u +'%Y-%m-%d %H:%M UTC'
@@ -26,7 +26,7 @@ done
   for configuration in "${configurations[@]}"; do
     [[ $configuration =~ ${2:-.} ]] || continue
     arguments=()
-    for setting in $configuration batch=1024 genlen=128 max_seconds=16; do arguments+=(-P "$setting"); done
+    for setting in $configuration genlen=128 max_seconds=16; do arguments+=(-P "$setting"); done
     echo
     echo "\$ mlflow run . --env-manager=local ${arguments[*]}"
     began=$(date +%s)

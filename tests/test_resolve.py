@@ -140,11 +140,11 @@ def test_a_notice_is_given_for_a_default_only() -> None:
             "cuda_graph=true: there are no CUDA graphs on a CPU; leave cuda_graph out, or set it to false",
         ),
         (
-            {"cuda_graph": "true", "mode": "prefill"},
+            {"cuda_graph": "true", "mode": "prefill", "promptlen": "32"},
             "cuda_graph=true: there are no CUDA graphs on a CPU; leave cuda_graph out, or set it to false",
         ),
         (
-            {"use_compile": "true", "mode": "prefill"},
+            {"use_compile": "true", "mode": "prefill", "promptlen": "32"},
             "use_compile=true: the prompt's pass is not compiled; leave use_compile out, or set it to false",
         ),
         ({"model_name": "peer"}, "model_name=peer: runs on a GPU only, and the device is cpu"),
@@ -191,7 +191,7 @@ def test_refused_on_a_cpu(asked: dict[str, str], message: str) -> None:
 
 @pytest.mark.usefixtures("on_cpu")
 def test_prefill_on_a_cpu() -> None:
-    resolved = settle(mode="prefill")
+    resolved = settle(mode="prefill", promptlen=32)
     assert switches(resolved) == ("cpu", "mlp_1_dual", "float32", False, False)
     assert resolved.notices == [NO_GPU, NO_TRITON, "use_compile: off; the prompt's pass is not compiled", NO_GRAPH]
 
@@ -270,13 +270,26 @@ def test_the_cpu_of_a_machine_with_a_gpu() -> None:
 
 @pytest.mark.usefixtures("on_gpu")
 def test_prefill_on_a_gpu() -> None:
-    resolved = settle(mode="prefill")
+    """Whole mini-batches of TTT go through at once; another package's model says nothing of its prompts."""
+    resolved = settle(mode="prefill", promptlen=32)
     assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", False, False)
     assert resolved.notices == [
         "use_compile: off; the prompt's pass is not compiled",
         "cuda_graph: off; the prompt's pass is not captured",
     ]
-    assert refusal(mode="prefill", cuda_graph="true").startswith("cuda_graph=true: the prompt's pass is not captured")
+    refused = refusal(mode="prefill", promptlen=32, cuda_graph="true")
+    assert refused.startswith("cuda_graph=true: the prompt's pass is not captured")
+    assert switches(settle(model_name="plain", mode="prefill"))[-2:] == (False, False)
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("promptlen", [1, 35])
+def test_a_prompts_rest_runs_as_a_decode_step_does(promptlen: int) -> None:
+    resolved = settle(mode="prefill", promptlen=promptlen)
+    assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", True, True)
+    assert resolved.notices == []
+    eager = settle(mode="prefill", promptlen=promptlen, use_compile="false", cuda_graph="false")
+    assert switches(eager)[-2:] == (False, False)
 
 
 @pytest.mark.usefixtures("on_gpu")

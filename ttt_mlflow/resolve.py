@@ -48,7 +48,7 @@ def resolve(asked: RunConfig) -> Resolved:
             "inner_net": inner_net,
             "dtype": asked.dtype or ("float16" if device == "cuda" else "float32"),
             "use_compile": _use_compile(asked, entry, device, inner_net, notices),
-            "cuda_graph": _cuda_graph(asked, device, notices),
+            "cuda_graph": _cuda_graph(asked, entry, device, notices),
         }
     )
     assert used.dtype is not None
@@ -157,7 +157,7 @@ def _inner_net(asked: RunConfig, entry: ModelEntry, device: str, notices: list[s
 
 def _use_compile(asked: RunConfig, entry: ModelEntry, device: str, inner_net: str | None, notices: list[str]) -> bool:
     obstacle = None
-    if asked.mode == "prefill":
+    if not _runs_the_step(asked, entry):
         obstacle = "the prompt's pass is not compiled"
     elif entry.own_generation:
         obstacle = f"{entry.name} decodes through its own generation code"
@@ -176,14 +176,19 @@ def _use_compile(asked: RunConfig, entry: ModelEntry, device: str, inner_net: st
     return False
 
 
-def _cuda_graph(asked: RunConfig, device: str, notices: list[str]) -> bool:
+def _cuda_graph(asked: RunConfig, entry: ModelEntry, device: str, notices: list[str]) -> bool:
     obstacle = None
     if device == "cpu":
         obstacle = "there are no CUDA graphs on a CPU"
-    elif asked.mode == "prefill":
+    elif not _runs_the_step(asked, entry):
         obstacle = "the prompt's pass is not captured"
     if asked.cuda_graph and obstacle:
         raise BadInput(f"cuda_graph=true: {obstacle}; leave cuda_graph out, or set it to false")
     if asked.cuda_graph is None and obstacle:
         notices.append(f"cuda_graph: off; {obstacle}")
     return obstacle is None if asked.cuda_graph is None else asked.cuda_graph
+
+
+def _runs_the_step(asked: RunConfig, entry: ModelEntry) -> bool:
+    """Whether what is timed runs the decode step, which is what is compiled and captured: a prompt's rest does."""
+    return asked.mode == "decode" or bool(entry.prefill_multiple and asked.promptlen % entry.prefill_multiple)

@@ -73,8 +73,9 @@ class ModelEntry:
     ``inner_nets`` is empty for a model that has none; those that end in ``_triton`` need a GPU (or Triton's
     interpreter). ``missing()`` says in one line what must be installed first, or None. ``check(request)`` raises
     BadInput for what the factory would refuse, without building anything. ``own_generation`` marks a model whose own
-    code generates, graph included, so that ``use_compile`` does not apply. ``work(request, workload)`` counts what has
-    to be moved and computed; without it a run has no roofline.
+    code generates, graph included, so that ``use_compile`` does not apply. ``prefill_multiple`` is the model's, where
+    it has one: what a prompt has beyond it goes through the step, compiled and captured in prefill mode as well.
+    ``work(request, workload)`` counts what has to be moved and computed; without it a run has no roofline.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ModelEntry:
     needs_cuda: bool = False
     takes_checkpoint: bool = False
     own_generation: bool = False
+    prefill_multiple: int | None = None
     missing: Callable[[], str | None] = lambda: None
     check: Callable[[ModelRequest], None] = lambda request: None
     work: Callable[[ModelRequest, Workload], list[Stage]] | None = None
