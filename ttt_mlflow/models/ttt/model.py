@@ -299,8 +299,10 @@ class TTTModel(nn.Module):
             layer_state.conv.zero_()
             layer_state.qk_conv.zero_()
             for tensor, name in zip(layer_state.inner, self.net.state_names, strict=True):
-                initial = getattr(layer.seq_modeling_block, name)
-                tensor.copy_(initial.view(tensor.shape[1:]).expand_as(tensor))
+                initial = getattr(layer.seq_modeling_block, name).view(tensor.shape[1:])
+                # PyTorch repeats element by element, whatever their size
+                words = tensor.view(torch.complex128)
+                words.copy_(initial.view(torch.complex128).expand_as(words))
 
     def step(self, tokens: Tensor, state: TTTState) -> Tensor:
         """Feed one token a sequence: tokens [B] to logits [B, V]."""
