@@ -31,7 +31,7 @@ class SpinningModel:
         self._ns, self._waited = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self._spin = _spin_for(device)
         # what a model may offer and need not
-        for name in ("prefill", "parameter_count"):
+        for name in ("prefill", "prefill_multiple", "parameter_count"):
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
 
