@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_folds, triton_step
+from tests.models.ttt.cases import prefill
 from ttt_mlflow.kernels import reference, stages, ttt_mlp_accumulate, ttt_mlp_decode
 from ttt_mlflow.models.registry import ModelRequest
 from ttt_mlflow.models.ttt.sizes import build
@@ -96,9 +97,9 @@ def test_a_prompt_leads_to_the_same_state_either_way(inner_net, monkeypatch):
     monkeypatch.setattr(ttt_mlp_decode, "TILE", 256)
     request = ModelRequest("ttt-tiny", inner_net, torch.float32, torch.device("cpu"), 0, None)
     model = build(request)
-    prompt = torch.randint(model.vocab_size, (2, 16))
+    prompt = torch.randint(model.vocab_size, (2, 18))
     at_once, by_token = model.new_state(2), model.new_state(2)
-    logits = model.prefill(prompt, at_once)
+    logits = prefill(model, prompt, at_once)
     for token in prompt.unbind(1):
         expected = model.step(token, by_token)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)

@@ -4,16 +4,24 @@ import csv
 import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
+from pydantic import BaseModel
 
 from tests.profilers.fake_nsys import RECORD, STATS, FakeNsys, python
-from tests.project import wait_until
+from tests.project import ROOT, wait_until
+from ttt_mlflow import nsys_child
+from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput, RunFailed
+from ttt_mlflow.micro import child
+from ttt_mlflow.micro.child import Plan
 from ttt_mlflow.profilers import nsys as nsys_module
 from ttt_mlflow.profilers.nsys import INSTALLED, TABLES, VARIABLE, NsysOptions, find_nsys, profile
+from ttt_mlflow.profilers.process import RUN_PID
 
 TABLE_FILES = ("cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nvtx_sum.csv")
 HELLO = python("print('hello from the program')")
@@ -391,3 +399,24 @@ profile(Nsys(Path({str(fake.path)!r}), ''), {python(waits)!r}, Path({str(tmp_pat
     for one in left:
         one.kill()
     assert left == []
+
+
+MICRO = MicroConfig.parse({"kernels": "mlp_1_dual", "batches": "1", "device": "cpu", "dtype": "float32"})
+
+
+@pytest.mark.parametrize(
+    ("module", "asked"),
+    [
+        (nsys_child, RunConfig.parse({"model_name": "ttt-tiny", "device": "cpu", "batch": 1, "genlen": 1})),
+        (child, Plan(config=MICRO, cells=[("mlp_1_dual", 1)])),
+    ],
+    ids=["a run's", "the micro-benchmark's"],
+)
+def test_each_process_that_nsys_records_looks_after_its_run(module: ModuleType, asked: BaseModel) -> None:
+    """One that belongs to none goes on to its end; one whose run has ended does not."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    command = [sys.executable, "-m", module.__name__, asked.model_dump_json()]
+    for run, code in (({}, 0), ({RUN_PID: str(ended.pid)}, 1)):
+        done = subprocess.run(command, env={**os.environ, **run}, capture_output=True, text=True, cwd=ROOT)
+        assert (done.returncode, done.stdout.startswith("ran ")) == (code, code == 0), done.stderr

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.models.ttt.cases import INNER_NETS, leave_initial_values, make_model, make_tokens
+from tests.models.ttt.cases import INNER_NETS, leave_initial_values, make_model, make_tokens, prefill
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.registry import ModelRequest, find_model
 from ttt_mlflow.models.ttt.checkpoint import load_checkpoint, save_checkpoint
@@ -67,7 +67,7 @@ def weights() -> dict[str, Tensor]:
 
 def logits_of(checkpoint: Path, inner_net: str = "mlp_1_dual", dtype: torch.dtype = torch.float32) -> Tensor:
     model = make_model(inner_net, dtype=dtype, checkpoint=str(checkpoint))
-    return model.prefill(make_tokens(2, 16), model.new_state(2))
+    return prefill(model, make_tokens(2, 18), model.new_state(2))
 
 
 def refusal(checkpoint: Path | str, inner_net: str = "mlp_1_dual") -> str:
@@ -90,13 +90,13 @@ def test_the_names_are_the_published_ones(inner_net: str, layer: dict[str, tuple
 @pytest.mark.parametrize("inner_net", INNER_NETS)
 def test_round_trip(inner_net: str, tmp_path: Path) -> None:
     model = leave_initial_values(make_model(inner_net))
-    tokens = make_tokens(2, 16)
+    tokens = make_tokens(2, 18)
     file = tmp_path / "model.safetensors"
     save_checkpoint(model, file)
     loaded = make_model(inner_net, seed=1, checkpoint=str(file))
     for (name, weight), (_, again) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
         assert torch.equal(weight, again), name
-    assert torch.equal(model.prefill(tokens, model.new_state(2)), loaded.prefill(tokens, loaded.new_state(2)))
+    assert torch.equal(prefill(model, tokens, model.new_state(2)), prefill(loaded, tokens, loaded.new_state(2)))
 
 
 def test_loading_replaces_the_weights_of_a_built_model(weights: dict[str, Tensor], tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_loading_replaces_the_weights_of_a_built_model(weights: dict[str, Tensor
         assert torch.equal(weight, weights[name]), name
     state = model.new_state(2)
     assert torch.equal(state.layers[1].inner[0][0], weights["model.layers.1.seq_modeling_block.W1"])
-    assert torch.equal(model.prefill(make_tokens(2, 16), state), logits_of(tmp_path))
+    assert torch.equal(prefill(model, make_tokens(2, 18), state), logits_of(tmp_path))
 
 
 def test_a_folder_of_shards(weights: dict[str, Tensor], tmp_path: Path) -> None:

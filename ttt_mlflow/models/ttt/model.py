@@ -326,8 +326,13 @@ class TTTModel(nn.Module):
     def prefill(self, tokens: Tensor, state: TTTState) -> Tensor:
         """Feed whole mini-batches of a prompt, in the dual form, from the start of one.
 
-        tokens [B, P], P a multiple of ``prefill_multiple``, to the last token's logits [B, V].
+        tokens [B, P], P a multiple of ``prefill_multiple``, to the last token's logits [B, V]; otherwise ValueError.
         """
+        if not tokens.shape[1] or tokens.shape[1] % self.prefill_multiple:
+            raise ValueError(
+                f"a prompt of {tokens.shape[1]} tokens, and prefill takes multiples of {self.prefill_multiple}: feed "
+                "the rest through step"
+            )
         # a part at a time, which bounds the memory; the state carries on from part to part
         length = max(PREFILL_TOKENS // tokens.shape[0] // MINI_BATCH, 1) * MINI_BATCH
         for some in tokens.split(length, 1):
