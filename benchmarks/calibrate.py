@@ -15,10 +15,10 @@ import numpy as np
 from benchmarks.passes import timed_pass
 from benchmarks.spin import SpinningModel
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.decode.generate import ModelDecoder
 from ttt_mlflow.errors import BadInput, TTTError
-from ttt_mlflow.prepare import make_prompt, make_ready
-from ttt_mlflow.resolve import resolve
+from ttt_mlflow.models.decoder import ModelDecoder
+from ttt_mlflow.run.plan import resolve
+from ttt_mlflow.run.prepare import make_prompt, make_ready
 
 SECONDS = 1.5  # of passes, for each look
 PASSES_LEAST = 8

@@ -22,7 +22,7 @@ from benchmarks.neighbour import HELD_BYTES, neighbour
 from benchmarks.runs import facts_of, record
 from benchmarks.spin import Schedule, register_spinning
 from ttt_mlflow.errors import TTTError
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
 
 PROCESSES = "telemetry/processes.csv"
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ttt_mlflow.decode.generate import Decoder
-from ttt_mlflow.measure.timing import StepTimer
+from ttt_mlflow.measurement.timing import StepTimer
+from ttt_mlflow.models.entry import Decoder
 
 
 def timed_pass(decoder: Decoder, prompt: Tensor, steps: int, device: torch.device) -> Callable[[], float]:

@@ -25,11 +25,11 @@ from matplotlib.ticker import MaxNLocator
 from benchmarks.calibrate import Calibration, calibrate
 from benchmarks.runs import Order, facts_of, last_line, record, record_order, register_slowed
 from ttt_mlflow.errors import TTTError
-from ttt_mlflow.measure.comparison import RUN_TO_RUN_PCT, compare
-from ttt_mlflow.measure.statistics import median_interval
-from ttt_mlflow.report.comparison import throughputs
-from ttt_mlflow.report.table import text_table
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.measurement.comparison import RUN_TO_RUN_PCT, compare
+from ttt_mlflow.measurement.statistics import median_interval
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.passes import throughputs
+from ttt_mlflow.report.text import text_table
 
 MEDIANS_WITHIN_PCT = 0.5
 FALSE_ALARMS_MOST = 1 / 20

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from benchmarks.runs import facts_of, last_line, record
 from ttt_mlflow.errors import RunFailed, TTTError
-from ttt_mlflow.measure.roofline import PARTS
-from ttt_mlflow.report.summary import number
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.report.text import number
+from ttt_mlflow.workload import PARTS
 
 # name in the table -> model and inner net
 MODELS = {
@@ -103,9 +103,8 @@ def ensure_ceilings() -> str:
 def print_ceilings() -> None:
     import torch
 
-    from ttt_mlflow.card import known_ceilings
-    from ttt_mlflow.doctor import measure_cards
-    from ttt_mlflow.measure.ceilings_cache import CeilingsUnknown
+    from ttt_mlflow.app.doctor.gpu import measure_cards
+    from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown, known_ceilings
 
     device = torch.device("cuda", 0)
     try:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import RunFailed, TTTError
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
 
 ROOT = Path(__file__).parents[1]
 SHOWN_LINES = 15  # of what a process printed that failed
@@ -39,13 +39,13 @@ def record(logdir: Path, asked: Mapping[str, Any], imports_s: float = 0.0) -> Jo
 
     Raises TTTError for what cannot be measured, and for a run that failed.
     """
-    from ttt_mlflow import runner
-    from ttt_mlflow.resolve import resolve
+    from ttt_mlflow.run import model_run
+    from ttt_mlflow.run.plan import resolve
 
     resolved = resolve(RunConfig.parse(asked))
     journal = Journal.create(logdir, resolved.asked.model_dump(mode="json"))
     # what the run prints is in its log too; a benchmark prints a line of its own for each
-    runner.run(resolved, journal, Console(file=io.StringIO(), width=100), imports_s)
+    model_run.run(resolved, journal, Console(file=io.StringIO(), width=100), imports_s)
     return journal
 
 

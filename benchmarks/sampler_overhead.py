@@ -23,10 +23,10 @@ from rich.console import Console
 from benchmarks.passes import timed_pass
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput, TTTError
-from ttt_mlflow.measure.statistics import ORDER_LEAST, median_interval
-from ttt_mlflow.prepare import make_prompt, make_ready
-from ttt_mlflow.recording import open_sampler
-from ttt_mlflow.resolve import resolve
+from ttt_mlflow.measurement.statistics import ORDER_LEAST, median_interval
+from ttt_mlflow.run.plan import resolve
+from ttt_mlflow.run.prepare import make_prompt, make_ready
+from ttt_mlflow.run.recording import open_sampler
 from ttt_mlflow.telemetry.host import host_facts
 
 WITHIN_PCT = 0.2

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.models.registry import DecodeModel, ModelEntry, ModelRequest, Workload, find_model, register_model
+from ttt_mlflow.models.entry import DecodeModel, ModelEntry, ModelRequest
+from ttt_mlflow.models.registry import find_model, register_model
+from ttt_mlflow.workload import Workload
 
 # µs to wait in each step of a pass. Passes are numbered from 0; the first few are those in which a decoder is made
 # ready and warmed up.
@@ -21,7 +23,7 @@ Schedule = Callable[[int], float]
 
 
 class SpinningModel:
-    """``model``, whose steps wait as ``schedule`` says. See :class:`ttt_mlflow.models.registry.DecodeModel`."""
+    """``model``, whose steps wait as ``schedule`` says. See :class:`ttt_mlflow.models.entry.DecodeModel`."""
 
     def __init__(self, model: Any, device: torch.device, schedule: Schedule) -> None:
         self.model, self.schedule = model, schedule

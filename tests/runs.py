@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from ttt_mlflow import recording, runner
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, TTTError
 from ttt_mlflow.profilers.nsys import Nsys
-from ttt_mlflow.resolve import resolve
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.run import model_run, recording
+from ttt_mlflow.run.plan import resolve
 
 
 def a_signal_at_the_first_end(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -74,7 +74,7 @@ def measured_in(
     console = console or Console(file=io.StringIO(), width=100)
     failure: TTTError | Killed | None = None
     try:
-        runner.run(resolved, journal, console, imports_s=1.5)
+        model_run.run(resolved, journal, console, imports_s=1.5)
     except (TTTError, Killed) as error:
         failure = error
     output = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""

@@ -17,12 +17,12 @@ from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from tests.project import free_port, new_store
-from ttt_mlflow import runner
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import OutOfMemory, RunFailed
-from ttt_mlflow.resolve import Resolved
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.run import model_run
+from ttt_mlflow.run.plan import Resolved
 
 FIELDS = ", ".join(RunConfig.model_fields)
 MODELS = "ttt-125m, ttt-350m, ttt-760m, ttt-1b, ttt-profile, ttt-tiny"
@@ -51,7 +51,7 @@ class FakeRunner:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
     fake = FakeRunner()
-    monkeypatch.setattr(runner, "run", fake.run)
+    monkeypatch.setattr(model_run, "run", fake.run)
     return fake
 
 
@@ -156,12 +156,13 @@ def test_refused_on_this_machine(
 
 def test_inner_net_with_mamba(invoke: Callable[..., Result], fake: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused for the inner net, wherever mamba-ssm and a GPU are to be had."""
-    from ttt_mlflow import resolve
     from ttt_mlflow.models import registry
+    from ttt_mlflow.models.entry import ModelEntry
+    from ttt_mlflow.run import plan
 
     entry = registry.find_model("state-spaces/mamba-130m")
-    here = registry.ModelEntry(entry.name, entry.factory, entry.description, own_generation=True)
-    monkeypatch.setattr(resolve, "find_model", lambda name: here)
+    here = ModelEntry(entry.name, entry.factory, entry.description, own_generation=True)
+    monkeypatch.setattr(plan, "find_model", lambda name: here)
     message = refused(invoke("run", "--model-name", entry.name, "--inner-net", "mlp_1_dual"), fake)
     assert message.startswith("Error: inner_net=mlp_1_dual: state-spaces/mamba-130m has no inner net")
 

@@ -11,17 +11,17 @@ import torch
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
-from tests.micro.test_results import make_results
 from tests.project import free_port, new_store
+from tests.record.test_micro_results import make_results
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import OutOfMemory, RunFailed
-from ttt_mlflow.micro import runner
-from ttt_mlflow.micro.kernels import OWN
-from ttt_mlflow.micro.resolve import ResolvedMicro
-from ttt_mlflow.micro.runner import series
+from ttt_mlflow.micro import micro_run
+from ttt_mlflow.micro.micro_run import series
+from ttt_mlflow.micro.plan import ResolvedMicro
+from ttt_mlflow.micro.registry import OWN
+from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.report.micro_table import SAMPLES
-from ttt_mlflow.tracking.journal import Journal
 
 FIELDS = ", ".join(MicroConfig.model_fields)
 QUICK = ["--kernels", "mlp_1_dual", "--device", "cpu"]
@@ -52,7 +52,7 @@ class FakeRunner:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
     fake = FakeRunner()
-    monkeypatch.setattr(runner, "run", fake.run)
+    monkeypatch.setattr(micro_run, "run", fake.run)
     return fake
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.project import QUICK, ROOT, environment, new_store, run, ttt_mlflow_run
 from ttt_mlflow.config import MicroConfig
-from ttt_mlflow.micro.kernels import OWN
+from ttt_mlflow.micro.registry import OWN
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
 

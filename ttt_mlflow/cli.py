@@ -5,27 +5,17 @@ reach those as text and they make the messages. torch and mlflow are imported in
 input are quick.
 """
 
-import ctypes
-import os
-import shlex
-import signal
-import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from ttt_mlflow.app.job import _Destination, _execute
+from ttt_mlflow.app.measure import _decode_job, _micro_job, _process_age_s
+from ttt_mlflow.app.output import _show_error
 from ttt_mlflow.config import FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
-from ttt_mlflow.errors import BadInput, Killed, PublishFailed, TTTError, ask_to_end
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.errors import BadInput, Killed, PublishFailed, TTTError
 
 Asked = TypeVar("Asked", bound=Configuration)
 
@@ -183,120 +173,8 @@ def micro_command(
     context.exit(_execute(lambda: _micro_job(_parse(MicroConfig, options, context.args)), destination))
 
 
-@dataclass(frozen=True)
-class _Destination:
-    """Where a record goes, as it was asked for."""
-
-    logdir: str
-    tracking_uri: str | None
-    experiment_name: str | None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Something to measure, settled for this machine."""
-
-    asked: Configuration
-    notices: list[str]
-    measure: "Callable[[Journal, Console], None]"
-    summary: "Callable[[Journal, str], str]"
-
-
-def _decode_job(asked: RunConfig) -> _Job:
-    _survive_closed_output()
-    from ttt_mlflow import runner
-    from ttt_mlflow.report.summary import summary_text
-
-    imports_s = _process_age_s()
-    resolved = runner.resolve(asked)
-    return _Job(
-        asked,
-        resolved.notices,
-        lambda journal, console: runner.run(resolved, journal, console, imports_s),
-        summary_text,
-    )
-
-
-def _micro_job(asked: MicroConfig) -> _Job:
-    _survive_closed_output()
-    from ttt_mlflow.micro import runner
-    from ttt_mlflow.report.micro_table import micro_text
-
-    imports_s = _process_age_s()
-    resolved = runner.resolve(asked)
-    return _Job(
-        asked,
-        resolved.notices,
-        lambda journal, console: runner.run(resolved, journal, console, imports_s),
-        micro_text,
-    )
-
-
-def _execute(prepare: Callable[[], _Job], destination: _Destination) -> int:
-    """Prepare, measure and publish; return the exit code. Raise BadInput or Killed while nothing is measured yet."""
-    mlflow_run = _MlflowRun.parent()
-    with _Ending() as ending:
-        try:
-            job = prepare()
-            if mlflow_run:
-                _refuse_other_destination(destination)
-            return _measure_and_publish(job, destination, mlflow_run, ending)
-        except (BadInput, Killed) as error:
-            if mlflow_run:
-                _tell_mlflow(mlflow_run, error)
-            raise
-
-
-def _measure_and_publish(
-    job: _Job, destination: _Destination, mlflow_run: "_MlflowRun | None", ending: "_Ending"
-) -> int:
-    from rich.console import Console
-
-    from ttt_mlflow.tracking import keep_killed, publish
-    from ttt_mlflow.tracking.journal import Journal
-
-    uri = publish.resolve_tracking_uri(destination.tracking_uri)
-    place, unreachable = publish.without_password(uri), publish.check_tracking(uri)
-    asked = job.asked
-    journal = Journal.create(Path(destination.logdir), asked.model_dump(mode="json"), asked.entry_point)
-    run_id = mlflow_run.run_id if mlflow_run else None
-    publish.settle_target(journal, uri, run_id, destination.experiment_name)
-    for notice in job.notices:
-        click.echo(f"Note: {notice}")
-    if unreachable:
-        later = f"`ttt-mlflow sync {shlex.quote(str(journal.path))}` sends it later"
-        click.echo(f"Warning: tracking_uri={place}: cannot be reached ({unreachable})", err=True)
-        click.echo(f"Warning: the measurement is kept in {journal.path}; {later}", err=True)
-
-    exit_code = 0
-    try:
-        job.measure(journal, Console())
-    except TTTError as error:
-        _show_error(error)
-        exit_code = error.exit_code
-    except Killed as killed:
-        click.echo(f"Ended by {killed}; what was measured is recorded.", err=True)
-        exit_code = killed.exit_code
-        if mlflow_run:
-            keep_killed.start(mlflow_run.run_id, mlflow_run.pid)
-    ending.begun = True  # a signal from here on does not cut the publishing short
-
-    record_at, ui = str(journal.path), None
-    try:
-        published = publish.publish(journal, uri, run_id=run_id, experiment_name=destination.experiment_name)
-        record_at += f", MLflow run {published.run_id} in {place}"
-        ui = published.run_url or f"{_mlflow_command()} ui --backend-store-uri {shlex.quote(place)}"
-    except PublishFailed as error:
-        _show_error(error)
-        exit_code = exit_code or error.exit_code
-    click.echo(job.summary(journal, record_at))
-    if ui:
-        click.echo(f"MLflow UI: {ui}")
-    return exit_code
-
-
 def _list_kernels() -> None:
-    from ttt_mlflow.micro.kernels import registered
+    from ttt_mlflow.micro.registry import registered
 
     known = registered()
     width = max(len(name) for name in known.kernels)
@@ -343,16 +221,16 @@ def doctor_command(
     experiment_name: str | None,
 ) -> None:
     """Say within ten seconds whether this machine can measure, and what is missing."""
-    from ttt_mlflow import doctor
-    from ttt_mlflow.tracking.publish import resolve_tracking_uri
+    from ttt_mlflow.app.doctor import diagnosis, finding, gpu
+    from ttt_mlflow.tracking.store import resolve_tracking_uri
 
-    seconds = max(doctor.LEAST_SECONDS, doctor.SECONDS - _process_age_s())  # --measure takes its own time
+    seconds = max(diagnosis.LEAST_SECONDS, diagnosis.SECONDS - _process_age_s())  # --measure takes its own time
     # with --json the ceilings are in the JSON, and the lines for people elsewhere
-    measured = doctor.measure_cards(lambda text: click.echo(text, err=as_json)) if measure else None
-    asked = doctor.Asked(Path(logdir or DEFAULT_LOGDIR), resolve_tracking_uri(tracking_uri), experiment_name)
-    findings = doctor.diagnose(asked, seconds)
-    click.echo(doctor.findings_json(findings, measured) if as_json else doctor.findings_text(findings))
-    context.exit(doctor.exit_code(findings))
+    measured = gpu.measure_cards(lambda text: click.echo(text, err=as_json)) if measure else None
+    asked = finding.Asked(Path(logdir or DEFAULT_LOGDIR), resolve_tracking_uri(tracking_uri), experiment_name)
+    findings = diagnosis.diagnose(asked, seconds)
+    click.echo(diagnosis.findings_json(findings, measured) if as_json else diagnosis.findings_text(findings))
+    context.exit(diagnosis.exit_code(findings))
 
 
 @cli.command("models")
@@ -382,7 +260,7 @@ def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, t
     """
     from ttt_mlflow.report import profile_diff as report
     from ttt_mlflow.tracking.find_run import found_run
-    from ttt_mlflow.tracking.publish import resolve_tracking_uri
+    from ttt_mlflow.tracking.store import resolve_tracking_uri
 
     def profile(run: str) -> report.ProfiledStep:
         place = Path(logdir or DEFAULT_LOGDIR), resolve_tracking_uri(tracking_uri)
@@ -408,8 +286,8 @@ def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, t
 @click.argument("logdir", default=DEFAULT_LOGDIR)
 def table_command(logdir: str) -> None:
     """Print one line for each record in the folder LOGDIR (./ttt_runs unless given)."""
+    from ttt_mlflow.record.journal import find_journals
     from ttt_mlflow.report.table import table_text
-    from ttt_mlflow.tracking.journal import find_journals
 
     journals = find_journals(logdir)
     click.echo(table_text(journals) if journals else f"No records in {logdir}.")
@@ -455,128 +333,3 @@ def _explain_rest(kind: type[Configuration], words: Sequence[str]) -> list[str]:
         name = name.replace("-", "_")
         faults.append(kind.no_such_parameter(f"{name}={value}" if equals or value else name))
     return faults
-
-
-def _refuse_other_destination(asked: _Destination) -> None:
-    """The run that ``mlflow run`` made is in its own store and experiment; the record goes there."""
-    if asked.tracking_uri:
-        raise BadInput(
-            f"tracking_uri={asked.tracking_uri}: `mlflow run` has already chosen the store; "
-            "set MLFLOW_TRACKING_URI before it instead"
-        )
-    if asked.experiment_name:
-        raise BadInput(
-            f"experiment_name={asked.experiment_name}: `mlflow run` has already chosen the experiment; "
-            "use `mlflow run --experiment-name` instead"
-        )
-
-
-def _tell_mlflow(mlflow_run: "_MlflowRun", error: BadInput | Killed) -> None:
-    """Let the run that ``mlflow run`` made say why nothing was measured."""
-    from ttt_mlflow.tracking import keep_killed, publish
-
-    run_id, uri = mlflow_run.run_id, publish.resolve_tracking_uri(None)
-    try:
-        if isinstance(error, Killed):
-            publish.reject_run(run_id, uri, f"ended by {error} before anything was measured", status="killed")
-            keep_killed.start(mlflow_run.run_id, mlflow_run.pid)
-        else:
-            publish.reject_run(run_id, uri, str(error))
-    except PublishFailed as failed:
-        _show_error(failed)
-
-
-@dataclass(frozen=True)
-class _MlflowRun:
-    """The ``mlflow run`` that started this process: the run that it made, and its process id."""
-
-    run_id: str
-    pid: int
-
-    @classmethod
-    def parent(cls) -> "_MlflowRun | None":
-        run_id = os.environ.get("MLFLOW_RUN_ID")
-        if not run_id:
-            return None
-        if sys.platform == "linux":
-            # `mlflow run` does not pass a SIGTERM on: have Linux send one here when it dies of it
-            pr_set_pdeathsig = 1  # linux/prctl.h
-            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        return cls(run_id, os.getppid())
-
-
-class _Ending:
-    """Turns the first SIGINT or SIGTERM into Killed; a later one only says that the run is ending.
-
-    A Ctrl-C on ``mlflow run`` arrives twice: as the terminal's SIGINT, then as mlflow's SIGTERM.
-    """
-
-    def __init__(self) -> None:
-        self.begun = False
-
-    def __enter__(self) -> "_Ending":
-        self._before = {signum: signal.signal(signum, self._hear) for signum in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        ask_to_end(None)
-
-    def _hear(self, signum: int, frame: FrameType | None) -> None:
-        if self.begun:
-            # not print: the signal may have come in the middle of one
-            os.write(2, b"already ending, recording what was measured\n")
-            return
-        self.begun = True
-        killed = Killed(signum)
-        ask_to_end(killed)
-        raise killed
-
-
-def _mlflow_command() -> str:
-    """The mlflow of this environment, which need not be the shell's."""
-    beside = Path(sys.executable).with_name("mlflow")
-    return shlex.quote(str(beside)) if beside.exists() else "mlflow"
-
-
-class _Survivor:
-    """A text stream that goes silent, instead of raising, once nobody reads its other end."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        return int(self._unless_closed(self._stream.write, text) or 0)
-
-    def flush(self) -> None:
-        self._unless_closed(self._stream.flush)
-
-    def _unless_closed(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return action(*arguments)
-        except BrokenPipeError:
-            # also what the stream still holds, and what libraries write, goes nowhere from now on
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
-            return None
-
-
-def _survive_closed_output() -> None:
-    """A terminal or a pipe that is closed meanwhile may not cost a measurement."""
-    sys.stdout, sys.stderr = _Survivor(sys.stdout), _Survivor(sys.stderr)
-
-
-def _process_age_s() -> float:
-    import psutil
-
-    return time.time() - psutil.Process().create_time()
-
-
-def _show_error(error: TTTError) -> None:
-    for line in str(error).splitlines():
-        click.echo(f"Error: {line}", err=True)

@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.measure import thresholds
-from ttt_mlflow.measure.thresholds import Thresholds
+from ttt_mlflow.measurement import thresholds
+from ttt_mlflow.measurement.thresholds import Thresholds
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")

@@ -71,3 +71,8 @@ def end_if_asked() -> None:
     """
     if _asked:
         raise _asked
+
+
+def one_line(error: BaseException) -> str:
+    """What an unexpected error says, short enough for a table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

@@ -6,7 +6,7 @@ import pytest
 import benchmarks.faults
 from benchmarks.faults import Fault, Judged, faults, judge, main, run_all
 from ttt_mlflow.errors import RunFailed
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
 
 BY_NAME = {fault.name: fault for fault in faults(1000.0)}
 

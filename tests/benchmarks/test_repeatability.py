@@ -9,7 +9,7 @@ from benchmarks import repeatability
 from benchmarks.calibrate import Calibration
 from benchmarks.repeatability import BASE, SLOW, Count, Outcome, Run, evaluate, main, write
 from ttt_mlflow.errors import RunFailed, TTTError
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
 
 
 def made(kind: str, median: float, verdict: str = "valid", reasons: str = "") -> Run:

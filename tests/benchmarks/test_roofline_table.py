@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.roofline_table import main, make_rows, parts_table, table
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
 
 
 def journal(root: Path, ceilings: bool) -> Journal:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.sampler_overhead import WARMUP_PASSES, Sampler, main, measure, overhead, summary
 from tests.telemetry.fake_nvml import GPU_UUID, FakeNvml
-from ttt_mlflow.recording import open_sampler
+from ttt_mlflow.run.recording import open_sampler
 
 
 class Stage:

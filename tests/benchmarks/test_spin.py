@@ -7,7 +7,8 @@ import torch
 from benchmarks.runs import record
 from benchmarks.spin import SpinningModel, register_spinning, spin_on_host
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.models.registry import ModelRequest, find_model
+from ttt_mlflow.models.entry import ModelRequest
+from ttt_mlflow.models.registry import find_model
 
 CPU = torch.device("cpu")
 REQUEST = ModelRequest("ttt-tiny", "mlp_1_dual", torch.float32, CPU, 0, None)

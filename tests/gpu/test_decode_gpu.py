@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.kernels.decode_cases import relative_error
+from tests.models.generation import generate
 from tests.models.ttt.cases import (
     assert_same_state,
     decode,
@@ -14,9 +15,9 @@ from tests.models.ttt.cases import (
     prefill,
     published_logits,
 )
-from ttt_mlflow.decode.generate import ModelDecoder, generate
-from ttt_mlflow.models import mamba
-from ttt_mlflow.models.registry import ModelRequest
+from ttt_mlflow.models.decoder import ModelDecoder
+from ttt_mlflow.models.entry import ModelRequest
+from ttt_mlflow.models.mamba import model as mamba
 from ttt_mlflow.models.ttt.config import VOCAB_SIZE
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.model import TTTModel

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from tests.micro.cases import entry, linear
 from tests.micro.test_check import too_large
-from tests.micro.test_runner import Measured, measured_in
+from tests.micro.test_micro_run import Measured, measured_in
 from ttt_mlflow import names
 from ttt_mlflow.errors import BadInput, OutOfMemory, RunFailed
-from ttt_mlflow.kernels import reference
-from ttt_mlflow.micro.kernels import DEFAULT_GPU, KernelEntry
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
+from ttt_mlflow.micro.registry import DEFAULT_GPU, KernelEntry
 from ttt_mlflow.profilers.nsys import find_nsys
 
 pytestmark = [
@@ -72,7 +72,7 @@ def test_a_step_that_cannot_be_captured_is_named_and_the_others_are_timed(tmp_pa
         assert int(arguments[5]) < 16
         return out
 
-    last = entry("last", lambda: reference.linear_decode)
+    last = entry("last", lambda: linear_decode)
     run = measured(tmp_path, entry("reads_back", lambda: linear(reads_back)), last)
     assert type(run.failure) is RunFailed
     assert "reads_back batch 1: cannot be captured in a CUDA graph" in str(run.failure)

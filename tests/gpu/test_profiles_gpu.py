@@ -14,11 +14,11 @@ import torch
 from tests.runs import Measured, measured_in
 from ttt_mlflow import names
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.measure.roofline import INNER, PARTS
 from ttt_mlflow.profilers.nsys import find_nsys
 from ttt_mlflow.profilers.step_profile import kernel_table, part_table, summarise
 from ttt_mlflow.profilers.torch_profiler import record
 from ttt_mlflow.profilers.trace import read_steps
+from ttt_mlflow.workload import INNER, PARTS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from ttt_mlflow import names
-from ttt_mlflow.measure.loop import Measurement, measure_decode
-from ttt_mlflow.measure.timing import StepTimer, time_once
+from ttt_mlflow.measurement.loop import Measurement, measure_decode
+from ttt_mlflow.measurement.timing import StepTimer, time_once
+from ttt_mlflow.report.clocks_chart import plot_clocks
 from ttt_mlflow.telemetry.host import device_uuid, host_facts
 from ttt_mlflow.telemetry.sampler import NvmlSampler
-from ttt_mlflow.telemetry.samples import plot_clocks, series, summarise
+from ttt_mlflow.telemetry.samples import series, summarise
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from tests.kernels import oracle
-from ttt_mlflow.kernels import reference
+from ttt_mlflow.kernels.ttt_linear.reference import linear_accumulate, linear_decode
+from ttt_mlflow.kernels.ttt_mlp.reference import mlp_accumulate, mlp_decode
 
 Step = Callable[..., Tensor]
 SIZE = 16  # tokens of a mini-batch
 KINDS = ("linear", "mlp", "linear_accumulate", "mlp_accumulate")  # rank-1 form; accumulating form
 TWINS: dict[str, Step] = {
-    "linear": reference.linear_decode,
-    "mlp": reference.mlp_decode,
-    "linear_accumulate": reference.linear_accumulate,
-    "mlp_accumulate": reference.mlp_accumulate,
+    "linear": linear_decode,
+    "mlp": mlp_decode,
+    "linear_accumulate": linear_accumulate,
+    "mlp_accumulate": mlp_accumulate,
 }
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 2e-5}
 # Standard deviations of q, k and v. Beyond them 16-bit state is no fair test: with TTT-MLP the rounding of the state at
@@ -45,7 +46,8 @@ class Case:
 def triton_step(kind: str) -> Step:
     """The Triton implementation. Imported when asked for: the interpreter is chosen before that."""
     function = TWINS[kind].__name__
-    step: Step = getattr(import_module(f"ttt_mlflow.kernels.ttt_{function}"), function)
+    inner_net, form = function.rsplit("_", 1)
+    step: Step = getattr(import_module(f"ttt_mlflow.kernels.ttt_{inner_net}.{form}"), function)
     return step
 
 

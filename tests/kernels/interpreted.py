@@ -5,8 +5,10 @@ import torch
 
 from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_folds, triton_step
 from tests.models.ttt.cases import prefill
-from ttt_mlflow.kernels import reference, stages, ttt_mlp_accumulate, ttt_mlp_decode
-from ttt_mlflow.models.registry import ModelRequest
+from ttt_mlflow.kernels.block import fused, reference
+from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
+from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
+from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.ttt.sizes import build
 
 # The interpreter multiplies the bits of bfloat16 as integers in tl.dot, with which the rank-1 kernels fold: not these.
@@ -57,7 +59,7 @@ def test_state_changes_at_the_end_of_a_mini_batch_only(kind):
 def twins(name, *arguments):
     """The Triton function and its twin on the same arguments, each with its own copies; all that they wrote."""
     results = []
-    for module in (stages, reference):
+    for module in (fused, reference):
         copies = [a.clone() if torch.is_tensor(a) and a.is_contiguous() else a for a in arguments]
         out = getattr(module, name)(*copies)
         results.append([*(out if isinstance(out, tuple) else [out]), *(c for c in copies if torch.is_tensor(c))])

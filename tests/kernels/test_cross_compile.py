@@ -5,10 +5,14 @@ import torch
 import triton
 
 from tests.kernels.cross_compile import cross_compile, resources
-from ttt_mlflow.kernels import stages, ttt_linear_accumulate, ttt_linear_decode, ttt_mlp_accumulate, ttt_mlp_decode
+from ttt_mlflow.kernels.block import fused
 from ttt_mlflow.kernels.launch import RESIDENT, options_for
-from ttt_mlflow.kernels.ttt_linear_decode_tensor import linear_decode_tensor_kernel
-from ttt_mlflow.kernels.ttt_mlp_decode_tensor import mlp_decode_tensor_kernel
+from ttt_mlflow.kernels.ttt_linear import accumulate as ttt_linear_accumulate
+from ttt_mlflow.kernels.ttt_linear import decode as ttt_linear_decode
+from ttt_mlflow.kernels.ttt_linear.decode_tensor_cores import linear_decode_tensor_kernel
+from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
+from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
+from ttt_mlflow.kernels.ttt_mlp.decode_tensor_cores import mlp_decode_tensor_kernel
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CAPABILITIES = (80, 90, 100)
@@ -99,11 +103,11 @@ def test_accumulating_kernels(kernel, name, dtype, dim, capability, capsys):
 @pytest.mark.parametrize(
     "kernel",
     [
-        stages._add_rms_norm_kernel,
-        stages._conv_rms_norm_kernel,
-        stages._qk_conv_rotary_kernel,
-        stages._gated_layer_norm_kernel,
-        stages._swiglu_kernel,
+        fused._add_rms_norm_kernel,
+        fused._conv_rms_norm_kernel,
+        fused._qk_conv_rotary_kernel,
+        fused._gated_layer_norm_kernel,
+        fused._swiglu_kernel,
     ],
     ids=lambda kernel: kernel.fn.__name__,
 )

@@ -10,7 +10,7 @@ import pytest
 
 from tests.kernels.cross_compile import cross_compile, resources
 from ttt_mlflow.kernels.stream import block_sums_kernel
-from ttt_mlflow.measure.ceilings import READ_SHAPES
+from ttt_mlflow.measurement.ceilings import READ_SHAPES
 
 
 def test_in_the_interpreter():

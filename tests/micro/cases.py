@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt_mlflow.kernels import reference
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
+from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 from ttt_mlflow.micro.inputs import StepShape
-from ttt_mlflow.micro.kernels import KernelEntry, Step
+from ttt_mlflow.micro.registry import KernelEntry, Step
 
 CPU = torch.device("cpu")
 
@@ -41,16 +42,16 @@ def accumulating(decode: Step, vectors: int) -> Step:
 
 
 def linear_accumulate() -> Step:
-    return accumulating(reference.linear_decode, 2)
+    return accumulating(linear_decode, 2)
 
 
 def mlp_accumulate() -> Step:
-    return accumulating(reference.mlp_decode, 4)
+    return accumulating(mlp_decode, 4)
 
 
 def linear(change: Callable[[Tensor, tuple[Tensor, ...]], Tensor]) -> Step:
     """The right step with its result changed: ``change(out, arguments)``."""
-    return lambda *arguments: change(reference.linear_decode(*arguments), arguments)
+    return lambda *arguments: change(linear_decode(*arguments), arguments)
 
 
 def entry(name: str, load: Callable[[], Step], **values: Any) -> KernelEntry:

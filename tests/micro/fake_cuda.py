@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from ttt_mlflow.decode import capture as capture_module
+from ttt_mlflow.models import graph_capture as capture_module
 
 Capture = Callable[..., AbstractContextManager[None]]
 POOL = (0, 7)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from tests.micro.cases import CPU, linear, linear_accumulate, mlp_accumulate, shape
-from ttt_mlflow.kernels import reference
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
+from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 from ttt_mlflow.micro.check import TOKENS, TOLERANCE, step_errors, worst
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs
-from ttt_mlflow.micro.kernels import Step
+from ttt_mlflow.micro.registry import Step
 
 
 def errors(step: Step, layer_type: str = "linear", form: str = "rank-1", dtype: torch.dtype = torch.float16):
@@ -19,7 +20,7 @@ def errors(step: Step, layer_type: str = "linear", form: str = "rank-1", dtype: 
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-@pytest.mark.parametrize(("layer_type", "step"), [("linear", reference.linear_decode), ("mlp", reference.mlp_decode)])
+@pytest.mark.parametrize(("layer_type", "step"), [("linear", linear_decode), ("mlp", mlp_decode)])
 def test_what_is_right_passes(layer_type: str, step: Step, dtype: torch.dtype) -> None:
     found = errors(step, layer_type, dtype=dtype)
     parts = 2 if layer_type == "linear" else 4
@@ -70,7 +71,7 @@ def test_nan_is_no_small_error() -> None:
 
 def test_reading_an_unused_slot_is_seen() -> None:
     def careless(*arguments: Tensor) -> Tensor:
-        out = reference.linear_decode(*arguments)
+        out = linear_decode(*arguments)
         return out + 0 * arguments[11].sum((2, 3)).repeat_interleave(32, 1)
 
     assert math.isnan(worst(errors(careless)))

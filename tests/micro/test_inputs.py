@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from tests.micro.cases import CPU, linear_accumulate, mlp_accumulate, shape
-from ttt_mlflow.kernels import reference
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
+from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
-from ttt_mlflow.micro.kernels import Step
+from ttt_mlflow.micro.registry import Step
 from ttt_mlflow.micro.timing import mini_batch
 
 STEPS: dict[tuple[str, str], Callable[[], Step]] = {
-    ("linear", "rank-1"): lambda: reference.linear_decode,
-    ("mlp", "rank-1"): lambda: reference.mlp_decode,
+    ("linear", "rank-1"): lambda: linear_decode,
+    ("mlp", "rank-1"): lambda: mlp_decode,
     ("linear", "accumulating"): linear_accumulate,
     ("mlp", "accumulating"): mlp_accumulate,
 }

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.micro.cases import CPU, shape
 from tests.micro.fake_cuda import stand_in_for_cuda
 from ttt_mlflow.errors import Killed, RunFailed
-from ttt_mlflow.kernels import reference
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
 from ttt_mlflow.micro.timing import (
     FREE_SHARE,
@@ -97,7 +97,7 @@ def test_a_cpus_times_are_those_of_one_step(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_few_samples_are_taken_however_long_they_take() -> None:
     copies = [make_inputs(shape(), RandomSource(0, CPU))]
-    timing = time_on_cpu(reference.linear_decode, copies, seconds=1e-6, on_section=lambda edge: None)
+    timing = time_on_cpu(linear_decode, copies, seconds=1e-6, on_section=lambda edge: None)
     assert len(timing.us) == 3
     assert (timing.us > 0).all()
     assert isinstance(timing.us, np.ndarray)
@@ -154,7 +154,7 @@ def test_a_step_that_cannot_be_captured_says_so(monkeypatch: pytest.MonkeyPatch)
     stand_in_for_cuda(monkeypatch, capture)
     inputs = make_inputs(shape(), RandomSource(0, CPU))
     with pytest.raises(RunFailed) as failed:
-        _capture(reference.linear_decode, [inputs], make_positions(CPU))
+        _capture(linear_decode, [inputs], make_positions(CPU))
     assert str(failed.value) == (
         "cannot be captured in a CUDA graph, which is how kernels are timed: operation not permitted when stream is "
         "capturing"

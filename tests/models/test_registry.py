@@ -9,17 +9,11 @@ import pytest
 import torch
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.measure.roofline import total_bytes, total_flops
+from ttt_mlflow.measurement.roofline import total_bytes, total_flops
 from ttt_mlflow.models import registry
-from ttt_mlflow.models.registry import (
-    DecodeModel,
-    ModelEntry,
-    ModelRequest,
-    Workload,
-    find_model,
-    models,
-    register_model,
-)
+from ttt_mlflow.models.entry import DecodeModel, ModelEntry, ModelRequest
+from ttt_mlflow.models.registry import find_model, models, register_model
+from ttt_mlflow.workload import Workload
 
 ROOT = Path(__file__).parents[2]
 STANDARD = [

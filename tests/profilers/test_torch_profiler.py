@@ -9,7 +9,7 @@ import torch
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.profilers.torch_profiler import record
 from ttt_mlflow.profilers.trace import read_steps
-from ttt_mlflow.ranges import in_part, recording
+from ttt_mlflow.workload import in_part, recording
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,9 @@ import pytest
 from tests.runs import measured_in
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.report.comparison import compare_runs, throughputs
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.passes import throughputs
+from ttt_mlflow.report.comparison import compare_runs
 
 H200 = {
     "gpu_name": "NVIDIA H200",

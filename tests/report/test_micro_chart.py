@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.micro.test_results import make_results
+from tests.record.test_micro_results import make_results
 from tests.report.browser import BROWSER, rendered
-from ttt_mlflow.measure.roofline import decode_kernel_bytes
-from ttt_mlflow.micro.results import CellResult, KernelResult, MicroResults
-from ttt_mlflow.report.micro_chart import GREY, chart_html, kernels_png, timed_kernels
+from ttt_mlflow.kernels.inner_layers import decode_kernel_bytes
+from ttt_mlflow.record.micro_results import CellResult, KernelResult, MicroResults
+from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
+from ttt_mlflow.report.style import GREY
 
 BUTTONS = ["µs", "GB/s", "% of the read ceiling"]
 

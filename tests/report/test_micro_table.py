@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.micro.test_results import make_results
+from tests.record.test_micro_results import make_results
 from ttt_mlflow.config import MicroConfig, RunConfig
-from ttt_mlflow.micro.results import MicroResults
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.micro_results import MicroResults
 from ttt_mlflow.report.micro_table import (
     SAMPLES,
     ceilings_text,
@@ -20,7 +21,6 @@ from ttt_mlflow.report.micro_table import (
     table_rows,
 )
 from ttt_mlflow.report.table import table_text
-from ttt_mlflow.tracking.journal import Journal
 
 CARD = "the card reads 4,000 GB/s, copies 3,900 GB/s (read and written), multiplies fp16 matrices at 700 TFLOP/s"
 

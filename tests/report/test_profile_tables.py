@@ -5,7 +5,8 @@ import pytest
 from tests.profilers.traces import ComposedTrace, two_eager_steps
 from ttt_mlflow.profilers.step_profile import PartFloor, kernel_table, part_table, summarise
 from ttt_mlflow.profilers.trace import Steps, read_steps
-from ttt_mlflow.report.profile_tables import kernels_markdown, shortened
+from ttt_mlflow.report.profile_tables import kernels_markdown
+from ttt_mlflow.report.text import shortened
 
 
 def markdown(steps: Steps, measured_ms: float | None = None, notes: tuple[str, ...] = ()) -> str:

@@ -5,8 +5,9 @@ import struct
 import pytest
 from matplotlib.axes import Axes
 
-from ttt_mlflow.measure.roofline import INNER, PROJECTIONS, SAMPLING, PartWork
+from ttt_mlflow.measurement.roofline import PartWork
 from ttt_mlflow.report.roofline_chart import parts_csv, roofline_png
+from ttt_mlflow.workload import INNER, PROJECTIONS, SAMPLING
 
 PARTS = [PartWork(PROJECTIONS, 2e9, 3e12, 1.5), PartWork(INNER, 8e9, 1e9, 2.0), PartWork(SAMPLING, 8.0, 0.0, 1e-6)]
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.measure.verdict import Finding, Verdict
+from ttt_mlflow.measurement.verdict import Finding, Verdict
 from ttt_mlflow.names import METRICS
-from ttt_mlflow.report.summary import number, summary_markdown, summary_text, throughput
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.report.summary import summary_markdown, summary_text, throughput
 from ttt_mlflow.report.table import COLUMNS, table_row, table_text
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.report.text import number
 
 CPU = {
     "decode_tokens_per_s": 66787.4,

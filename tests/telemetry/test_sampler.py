@@ -9,7 +9,7 @@ from rich.console import Console
 from tests.telemetry import fake_nvml
 from tests.telemetry.fake_nvml import GPU_UUID, MIG_UUID, OTHER_UUID, FakeNvml
 from ttt_mlflow.names import VIOLATION_POLICIES
-from ttt_mlflow.recording import open_sampler
+from ttt_mlflow.run.recording import open_sampler
 from ttt_mlflow.telemetry import gpm
 from ttt_mlflow.telemetry import sampler as telemetry
 from ttt_mlflow.telemetry.nvml import TelemetryUnavailable

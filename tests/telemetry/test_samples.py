@@ -6,15 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttt_mlflow import names
-from ttt_mlflow.telemetry.samples import (
-    GPM_LATE_MS,
-    Section,
-    inside,
-    plot_clocks,
-    series,
-    summarise,
-    write_samples_csv,
-)
+from ttt_mlflow.report.clocks_chart import plot_clocks
+from ttt_mlflow.telemetry.samples import GPM_LATE_MS, Section, inside, series, summarise, write_samples_csv
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import free_port, new_store
-from tests.tracking.conftest import MakeJournal
+from tests.record.conftest import MakeJournal
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.tracking.find_run import found_run
 from ttt_mlflow.tracking.publish import publish

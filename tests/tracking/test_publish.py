@@ -10,19 +10,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from tests.tracking.conftest import CONFIG, SERIES, MakeJournal, start_python
+from tests.record.conftest import CONFIG, SERIES, MakeJournal, start_python
 from ttt_mlflow.errors import PublishFailed
+from ttt_mlflow.record.journal import NO_RECORD_OF_THE_END, Journal
 from ttt_mlflow.tracking import publish as publish_module
-from ttt_mlflow.tracking.journal import NO_RECORD_OF_THE_END, Journal
-from ttt_mlflow.tracking.publish import (
-    PublishedRun,
-    check_tracking,
-    clipped,
-    publish,
-    reject_run,
-    resolve_tracking_uri,
-    without_password,
-)
+from ttt_mlflow.tracking import store
+from ttt_mlflow.tracking.publish import PublishedRun, publish, reject_run
+from ttt_mlflow.tracking.store import check_tracking, clipped, resolve_tracking_uri, without_password
 
 
 @pytest.fixture
@@ -162,8 +156,8 @@ def test_a_run_made_by_mlflow_run_says_why_nothing_was_measured(
 
 
 def test_a_run_that_cannot_be_marked(silent_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(publish_module.PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setitem(publish_module.PATIENCE, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setitem(store.PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setitem(store.PATIENCE, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(PublishFailed, match=f"{silent_address} was not marked: timed out"):
         reject_run("0" * 32, f"http://user:secret@{silent_address}", "batch=0: not allowed")
 
@@ -337,7 +331,7 @@ def test_the_experiment_that_was_meant_is_remembered(
 QUIET_PROGRAM = """
 import sys
 from pathlib import Path
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking import publish
 
 assert "mlflow" not in sys.modules  # it takes seconds to import
@@ -422,7 +416,7 @@ def test_an_unreachable_server_costs_nothing_but_the_publication(
 def test_a_silent_server_is_given_up(
     make_journal: MakeJournal, silent_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(publish_module.CHECK_PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setitem(store.CHECK_PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     check_failure(make_journal(), f"http://{silent_address}", "timed out")
 
 
@@ -430,14 +424,14 @@ def test_a_server_that_falls_silent_is_given_up(
     make_journal: MakeJournal, silent_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answered the check, and nothing after it: the requests' own limits end the wait."""
-    monkeypatch.setattr(publish_module, "check_tracking", lambda uri: None)
-    monkeypatch.setitem(publish_module.PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setitem(publish_module.PATIENCE, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(store, "check_tracking", lambda uri: None)
+    monkeypatch.setitem(store.PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setitem(store.PATIENCE, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     check_failure(make_journal(), f"http://{silent_address}", "timed out")
 
 
 def test_the_limits_end_within_a_minute() -> None:
-    limits = publish_module.PATIENCE
+    limits = store.PATIENCE
     attempts = int(limits["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) + 1
     pauses = sum(2 * 2**attempt for attempt in range(attempts - 1))  # MLflow's back-off
     assert attempts * int(limits["MLFLOW_HTTP_REQUEST_TIMEOUT"]) + pauses <= 60
@@ -507,7 +501,7 @@ def test_the_tracking_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_users_own_settings_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
-    with publish_module._settings(publish_module.PATIENCE):
+    with store.settings(store.PATIENCE):
         assert publish_module.os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"
         assert publish_module.os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
     assert publish_module.os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"

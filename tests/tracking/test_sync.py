@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.tracking.conftest import MakeJournal
+from tests.record.conftest import MakeJournal
 from tests.tracking.test_publish import closed_address
 from ttt_mlflow.errors import BadInput, PublishFailed
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.publish import publish
 from ttt_mlflow.tracking.sync import sync
 

@@ -7,16 +7,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ttt_mlflow.kernels import reference
-from ttt_mlflow.kernels.reference import MINI_BATCH
+from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
+from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 from ttt_mlflow.micro.inputs import RandomSource, StepInputs, StepShape, make_positions
-from ttt_mlflow.micro.kernels import Step
+from ttt_mlflow.micro.registry import Step
 
 BATCH = 2
 TOKENS = 2 * MINI_BATCH + 3  # the state is folded twice, and read after it
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 2e-5}
 # Both forms have one result, so that one twin in float64 is what either of them means.
-TWINS: dict[str, Callable[..., Tensor]] = {"linear": reference.linear_decode, "mlp": reference.mlp_decode}
+TWINS: dict[str, Callable[..., Tensor]] = {"linear": linear_decode, "mlp": mlp_decode}
 
 
 def step_errors(step: Step, inputs: StepInputs, shape: StepShape) -> dict[str, float]:

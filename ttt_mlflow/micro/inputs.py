@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ttt_mlflow.kernels.reference import MINI_BATCH
-from ttt_mlflow.measure.roofline import decode_kernel_bytes
+from ttt_mlflow.kernels.inner_layers import decode_kernel_bytes
+from ttt_mlflow.kernels.mini_batch import MINI_BATCH
 
 STATE_STD = 0.02  # as the published models are initialised
 BASE_LR = {"linear": 1.0, "mlp": 0.1}  # the inner learning rate before its gate (section 2.7 of the paper)
@@ -46,7 +46,7 @@ class StepShape:
 
     @property
     def floor_bytes(self) -> float:
-        """The least bytes of a step, whatever the form; see :mod:`ttt_mlflow.measure.roofline`."""
+        """The least bytes of a step, whatever the form; see :mod:`ttt_mlflow.measurement.roofline`."""
         return decode_kernel_bytes(self.layer_type, self.batch, self.heads, self.head_dim, self.dtype)
 
     @property

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttt_mlflow.decode.capture import captured, warm_stream
 from ttt_mlflow.errors import RunFailed
-from ttt_mlflow.kernels.reference import MINI_BATCH
-from ttt_mlflow.measure.timing import StepTimer, time_once
+from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.measurement.timing import StepTimer, time_once
 from ttt_mlflow.micro.inputs import StepInputs, StepShape, make_positions
-from ttt_mlflow.micro.kernels import Step
+from ttt_mlflow.micro.registry import Step
+from ttt_mlflow.models.graph_capture import captured, warm_stream
 
 L2_SIZES = 4  # the copies' bytes together, in L2 sizes
 MOST_COPIES = 128  # launches of a graph cost time and memory of their own

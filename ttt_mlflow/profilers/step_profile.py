@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from ttt_mlflow.measure.roofline import PARTS
 from ttt_mlflow.profilers.trace import UNKNOWN, Steps
+from ttt_mlflow.workload import PARTS
 
 
 @dataclass(frozen=True)

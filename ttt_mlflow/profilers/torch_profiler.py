@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from ttt_mlflow.errors import RunFailed
-from ttt_mlflow.ranges import STEP, named_by
+from ttt_mlflow.workload import STEP, named_by
 
 NO_KERNEL = (
     "profile=torch: PyTorch's profiler recorded no GPU kernel; another profiler (nsys, ncu, dcgm) may hold the GPU's "

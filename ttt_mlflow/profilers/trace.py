@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ttt_mlflow.measure.roofline import PARTS
-from ttt_mlflow.ranges import LAYER, STEP
+from ttt_mlflow.workload import LAYER, PARTS, STEP
 
 UNKNOWN = "unknown"  # the part of what ran inside no range that names one
 GPU_ACTIVITIES = ("kernel", "gpu_memcpy", "gpu_memset")

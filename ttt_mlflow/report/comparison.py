@@ -3,17 +3,16 @@
 Reads records only. Which of two numbers can be trusted at all was judged when they were measured (``ttt.verdict``).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.measure.comparison import RUN_TO_RUN_PCT, Comparison, compare
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.measurement.comparison import RUN_TO_RUN_PCT, Comparison, compare
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.passes import read_object, throughputs
 
-PASSES = "timing/passes.json"
 HOST = "environment/host.json"
 # facts of environment/host.json: what measured, in the order of what matters most
 HARDWARE = {"gpu_name": "GPU", "gpu_uuid": "GPU's UUID", "cpu_model": "CPU", "hostname": "host", "driver": "driver"}
@@ -56,30 +55,12 @@ def compare_runs(
             f"{candidate.journal_id} mode={modes['candidate']}: compare two runs of one mode"
         )
     comparison = compare(throughputs(baseline), throughputs(candidate), quantity="rate", run_to_run_pct=run_to_run_pct)
-    facts = {side: _read_object(journal, HOST) for side, journal in runs.items()}
+    facts = {side: read_object(journal, HOST) for side, journal in runs.items()}
     differences = _different_facts(facts, HARDWARE)
     differences += [line for side, journal in runs.items() for line in _doubts(side, journal)]
     differences += _different_configuration(baseline, candidate)
     differences += _different_facts(facts, SOFTWARE)
     return RunComparison(comparison, differences)
-
-
-def throughputs(journal: Journal) -> list[float]:
-    """The tokens/s of each complete pass of a run, in the order in which they were made; BadInput without any."""
-    config = journal.settings
-    passes = _read_object(journal, PASSES)
-    try:
-        tokens = config["batch"] * (config["genlen"] if config["mode"] == "decode" else config["promptlen"])
-        timed = zip(passes.get("repeat_total_ms", []), passes.get("repeat_complete", []), strict=True)
-        rates = [1e3 * tokens / ms for ms, complete in timed if complete]
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise BadInput(
-            f"{journal.path}: {PASSES} is not the passes of a run ({type(error).__name__}: {error})"
-        ) from None
-    if not rates:
-        status = journal.status["status"]
-        raise BadInput(f"the run {journal.journal_id} has no complete pass to compare by (status {status})")
-    return rates
 
 
 def _check_kind(side: str, journal: Journal) -> None:
@@ -128,17 +109,3 @@ def _different_facts(facts: Mapping[str, Mapping[str, Any]], named: Mapping[str,
         for label, (left, right) in values.items()
         if left != right
     ]
-
-
-def _read_object(journal: Journal, artifact: str) -> dict[str, Any]:
-    """A JSON artifact; empty where the run did not come far enough to write it."""
-    path = journal.artifacts / artifact
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"{path}: not a file of a run's record")
-    return value

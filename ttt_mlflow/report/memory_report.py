@@ -6,9 +6,9 @@ from dataclasses import asdict
 import pandas as pd
 
 from ttt_mlflow.profilers.memory import AllocatorBytes, MemoryEvent, MemoryRow, totals
-from ttt_mlflow.report.micro_chart import COLOURS
 from ttt_mlflow.report.page import page
-from ttt_mlflow.report.profile_tables import markdown_table
+from ttt_mlflow.report.style import COLOURS
+from ttt_mlflow.report.text import markdown_table
 
 EVENTS_SHOWN = 50_000
 

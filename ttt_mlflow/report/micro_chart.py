@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ttt_mlflow.micro.results import CellResult, MicroResults
+from ttt_mlflow.record.micro_results import CellResult, MicroResults
+from ttt_mlflow.report.style import COLOURS, GREY
 
-COLOURS = ("#1f6fb4", "#c8553d", "#3a8f5c", "#7a5195", "#b8860b", "#4d9fb0", "#d45087", "#6b6b6b")
-GREY = "#8a8f98"
 NAMES = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}
 LOOKS: dict[Any, Any] = {
     "lines.marker": "o",

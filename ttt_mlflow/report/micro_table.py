@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from ttt_mlflow.micro.results import CellResult, MicroResults
-from ttt_mlflow.report.summary import escaped, host_row, number, status_text, verdict_row
-from ttt_mlflow.report.table import text_table
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.micro_results import CellResult, MicroResults
+from ttt_mlflow.report.summary import host_row, status_text, verdict_row
+from ttt_mlflow.report.text import escaped, number, text_table
 
 SAMPLES = "micro/samples.json"  # the artifact that holds the results
 CEILINGS = {

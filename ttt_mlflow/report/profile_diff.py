@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.report.micro_chart import COLOURS, GREY
-from ttt_mlflow.report.profile_pictures import figure_png
-from ttt_mlflow.report.profile_tables import markdown_table, shortened, slowed_pct
-from ttt_mlflow.report.summary import number
-from ttt_mlflow.report.table import text_table
+from ttt_mlflow.report.profile_tables import slowed_pct
+from ttt_mlflow.report.style import COLOURS, GREY, figure_png
+from ttt_mlflow.report.text import markdown_table, number, shortened, text_table
 
 IDLE = "nothing running"
 SHOWN = 20  # rows in tables for people and in the picture; the others are one row there

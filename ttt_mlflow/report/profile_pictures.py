@@ -1,20 +1,17 @@
 """A profile's pictures: the kernels with the most time, and one step as a timeline by stream."""
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ttt_mlflow.measure.roofline import PARTS
 from ttt_mlflow.profilers.step_profile import KernelRow
-from ttt_mlflow.profilers.trace import UNKNOWN, Activity
-from ttt_mlflow.report.micro_chart import COLOURS, GREY
+from ttt_mlflow.profilers.trace import Activity
+from ttt_mlflow.report.style import PART_COLOURS, figure_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOP = 15
 LABEL_LENGTH = 60
-PART_COLOURS = {part: COLOURS[index % len(COLOURS)] for index, part in enumerate(PARTS)} | {UNKNOWN: GREY}
 
 
 def kernels_png(kernels: Sequence[KernelRow], title: str) -> bytes:
@@ -69,9 +66,3 @@ def _legend(figure: "Figure", parts: Sequence[str], columns: int) -> None:
 
 def _label(name: str) -> str:
     return name if len(name) <= LABEL_LENGTH else f"{name[: LABEL_LENGTH - 1]}…"
-
-
-def figure_png(figure: "Figure") -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()

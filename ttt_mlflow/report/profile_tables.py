@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from ttt_mlflow.profilers.step_profile import KernelRow, PartRow, StepProfile
 from ttt_mlflow.profilers.trace import UNKNOWN
-from ttt_mlflow.report.summary import escaped, number
+from ttt_mlflow.report.text import markdown_table, number, shortened
 
 KERNELS_SHOWN = 30
 SLOWED = 1.05  # a profiled step this many times as long as the measured one is said to be slowed
-NAME_LENGTH = 100  # of a kernel's name, which may have a thousand characters
 
 
 def kernels_markdown(
@@ -74,17 +73,6 @@ def _slowed(profile: StepProfile, measured_ms: float) -> str:
         f"{said}: it slows the host, which then launches kernels more slowly than the GPU runs them. "
         f"In the measured step nothing ran for about {number(idle_ms)} ms."
     )
-
-
-def shortened(name: str) -> str:
-    """A kernel's name for people."""
-    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> list[str]:
-    """Markdown; all columns but the first ``texts`` are numbers."""
-    rules = ["---"] * texts + ["---:"] * (len(columns) - texts)
-    return [f"| {' | '.join(map(escaped, row))} |" for row in (columns, rules, *rows)]
 
 
 def _number(value: float | None) -> str:

@@ -4,8 +4,9 @@ import csv
 import io
 from collections.abc import Sequence
 
-from ttt_mlflow.measure.roofline import PARTS, PartWork
-from ttt_mlflow.report.micro_chart import COLOURS, GREY
+from ttt_mlflow.measurement.roofline import PartWork
+from ttt_mlflow.report.style import COLOURS, GREY
+from ttt_mlflow.workload import PARTS
 
 FLOOR_ROW, MEASURED_ROW = 0, 1
 LABELLED_SHARE = 0.06  # of the longer bar; narrower parts have their number in the legend alone

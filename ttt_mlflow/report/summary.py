@@ -6,9 +6,10 @@ Both show what is in the journal and nothing else: a value that was not measured
 import json
 from collections.abc import Mapping
 
-from ttt_mlflow.measure.verdict import verdict_text
+from ttt_mlflow.measurement.verdict import verdict_text
 from ttt_mlflow.names import CLOCK_EVENT_REASONS, VIOLATION_POLICIES, clock_event_metric, violation_metric
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.report.text import escaped, number
 
 Metrics = Mapping[str, float]
 
@@ -109,13 +110,6 @@ def throughput(metrics: Metrics, mode: str) -> str | None:
     if name not in metrics:
         return None
     return " ".join([number(metrics[name]), *_interval(metrics, name)])
-
-
-def number(value: float) -> str:
-    """Four significant digits or all before the point: ``66,787``, ``15.33``, ``0.01234``."""
-    if abs(value) >= 999.95:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
 
 
 def status_text(journal: Journal) -> str:
@@ -248,8 +242,3 @@ def _interval(metrics: Metrics, name: str) -> list[str]:
 def _present(metrics: Metrics, **templates: str) -> list[str]:
     """The templates of those metrics that were measured, filled in."""
     return [text.format(number(metrics[name])) for name, text in templates.items() if name in metrics]
-
-
-def escaped(text: str) -> str:
-    """Text for a Markdown table's cell."""
-    return " ".join(text.split()).replace("|", "\\|")

@@ -1,14 +1,11 @@
 """One line a run, for the terminal, the runs that were judged invalid in grey."""
 
-from collections.abc import Collection, Iterable, Sequence
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Iterable
 
 from ttt_mlflow.config import MicroConfig, RunConfig, as_text
-from ttt_mlflow.report.summary import number, throughput
-from ttt_mlflow.tracking.journal import Journal
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.report.summary import throughput
+from ttt_mlflow.report.text import number, text_table
 
 COLUMNS = (
     "model",
@@ -25,7 +22,6 @@ COLUMNS = (
 )
 NUMERIC = COLUMNS[3:6] + COLUMNS[8:]
 MICRO_COLUMNS = ("micro-benchmark", "kernels", "batches", "heads", "dtype", "status", "verdict")
-GREY = "bright_black"
 
 
 def table_text(journals: Iterable[Journal]) -> str:
@@ -43,32 +39,6 @@ def table_text(journals: Iterable[Journal]) -> str:
         rows = [micro_row(journal) for journal in micro]
         parts.append(text_table(MICRO_COLUMNS, rows, grey=[is_invalid(journal) for journal in micro]))
     return "\n\n".join(parts)
-
-
-def text_table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    numeric: Collection[str] = (),
-    grey: Sequence[bool] | None = None,
-) -> str:
-    """Rows for a terminal; ``numeric`` names the columns that stand to the right, ``grey`` says which rows are grey."""
-    table = Table(box=SIMPLE_HEAD, header_style="")
-    for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", no_wrap=True)
-    for row, faint in zip(rows, grey or [False] * len(rows), strict=True):
-        table.add_row(*row, style=GREY if faint else "")
-    coloured = any(grey or ())
-    console = Console(
-        width=1000,
-        color_system="standard" if coloured else None,
-        force_terminal=coloured,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip())
 
 
 def is_invalid(journal: Journal) -> bool:

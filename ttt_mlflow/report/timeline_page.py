@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from ttt_mlflow.profilers.trace import Activity
 from ttt_mlflow.report.page import page
-from ttt_mlflow.report.profile_pictures import PART_COLOURS
+from ttt_mlflow.report.style import PART_COLOURS
 
 EMBEDDED_BYTES = 16 << 20  # of the packed trace at most; a larger one the page asks for
 

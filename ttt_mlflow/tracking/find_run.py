@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.tracking.journal import JOURNAL_ID, Journal
-from ttt_mlflow.tracking.publish import client_for_reading, explain, known_errors, without_password
+from ttt_mlflow.record.journal import JOURNAL_ID, Journal
+from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors, without_password
 
 MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from ttt_mlflow.tracking.publish import QUIET
+from ttt_mlflow.tracking.store import QUIET
 
 WAIT_S = 60.0
 POLL_S = 0.5

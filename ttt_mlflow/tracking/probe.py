@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ttt_mlflow.tracking.publish import CHECK_SECONDS, check_tracking, client_for_a_check, explain, known_errors
+from ttt_mlflow.tracking.store import CHECK_SECONDS, check_tracking, client_for_a_check, explain, known_errors
 
 RUN_NAME = "ttt-mlflow doctor"
 

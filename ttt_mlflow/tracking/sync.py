@@ -6,14 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from ttt_mlflow.errors import BadInput, PublishFailed
-from ttt_mlflow.tracking.journal import Journal, find_journals
-from ttt_mlflow.tracking.publish import (
-    PublishedRun,
-    check_tracking,
-    publish,
-    resolve_tracking_uri,
-    without_password,
-)
+from ttt_mlflow.record.journal import Journal, find_journals
+from ttt_mlflow.tracking.publish import PublishedRun, publish
+from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri, without_password
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tests.kernels import oracle
 from tests.kernels.decode_cases import relative_error
-from ttt_mlflow.models.registry import ModelRequest
+from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.sizes import build
 from ttt_mlflow.models.ttt.state import TTTState

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tests.models.ttt.cases import INNER_NETS, leave_initial_values, make_model, make_tokens, prefill
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.models.registry import ModelRequest, find_model
+from ttt_mlflow.models.entry import ModelRequest
+from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.models.ttt.checkpoint import load_checkpoint, save_checkpoint
 
 # state_dict() of the published model (test-time-training/ttt-lm-pytorch, ttt.py) with use_gate, share_qk, pre_conv and

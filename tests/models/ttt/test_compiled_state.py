@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ttt_mlflow.kernels import reference
 from ttt_mlflow.kernels.opaque import opaque
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.model import TTTModel, initialise
 from ttt_mlflow.models.ttt.sizes import config_of
@@ -42,7 +42,7 @@ def state_probe(
     """The Triton function's operator, with the twin for a body: it runs on a CPU."""
     assert overlap
     seen.append([part.data_ptr() for part in (w, b, k_slots, g_slots)])
-    out = reference.linear_decode(q, k, v, lr, eta, position, norm_weight, norm_bias, w, b, k_slots, g_slots)
+    out = linear_decode(q, k, v, lr, eta, position, norm_weight, norm_bias, w, b, k_slots, g_slots)
     return out.clone()
 
 

@@ -15,7 +15,7 @@ from tests.models.ttt.cases import (
     prefill,
     published_logits,
 )
-from ttt_mlflow.models.registry import DecodeModel
+from ttt_mlflow.models.entry import DecodeModel
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS as KNOWN_NETS
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.sizes import SIZES, config_of

@@ -4,22 +4,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ttt_mlflow.measure.roofline import (
-    CONVOLUTION,
-    FEED_FORWARD,
-    HEAD,
-    INNER,
-    PROJECTIONS,
-    SAMPLING,
-    by_part,
-    total_bytes,
-    total_flops,
-)
+from ttt_mlflow.measurement.roofline import by_part, total_bytes, total_flops
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.model import TTTModel, initialise
 from ttt_mlflow.models.ttt.sizes import config_of
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
+from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING
 
 # widths that need no padding, so that the model multiplies what is counted: 3 D + H = 832 rows, and 128 words
 SMALL = {"hidden_size": 256, "intermediate_size": 192, "num_layers": 2, "num_heads": 64, "vocab_size": 128}

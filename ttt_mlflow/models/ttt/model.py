@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ttt_mlflow.kernels import reference
-from ttt_mlflow.kernels.reference import CONV_TAPS, MINI_BATCH, matrix, rms_norm
-from ttt_mlflow.measure.roofline import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS
+from ttt_mlflow.kernels.arithmetic import matrix, rms_norm
+from ttt_mlflow.kernels.block import reference
+from ttt_mlflow.kernels.block.reference import CONV_TAPS, add_rms_norm, gated_layer_norm, rotate, swiglu
+from ttt_mlflow.kernels.mini_batch import MINI_BATCH
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
-from ttt_mlflow.ranges import in_layer, in_part
+from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, in_layer, in_part
 
 PREFILL_TOKENS = 16384  # of all sequences together, that go through a layer at once
 ROW_ALIGNMENT = 64  # rows of fused weights are padded to this, so that matrix products stay on their fast path
@@ -107,9 +108,9 @@ class SequenceModeling(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: TTTConfig, net: InnerNet, stages: ModuleType, **where: Any) -> None:
+    def __init__(self, config: TTTConfig, net: InnerNet, functions: ModuleType, **where: Any) -> None:
         super().__init__()
-        self.config, self.net, self.stages = config, net, stages
+        self.config, self.net, self.functions = config, net, functions
         self.conv = Conv(config.hidden_size, **where)
         self.seq_norm = Weight(torch.empty(config.hidden_size, **where))
         self.seq_modeling_block = SequenceModeling(config, net, **where)
@@ -139,16 +140,16 @@ class Layer(nn.Module):
 
         Returns the same pair for the next layer.
         """
-        block, stages = self.seq_modeling_block, self.stages
+        block, functions = self.seq_modeling_block, self.functions
         with in_part(CONVOLUTION):
-            hidden, x = stages.conv_rms_norm(
+            hidden, x = functions.conv_rms_norm(
                 hidden, delta, conv, position,
                 self.conv.norm.weight, self.conv.conv.taps, self.conv.conv.bias, self.seq_norm.weight,
             )  # fmt: skip
         with in_part(PROJECTIONS):
             qk, v, gate, logits = self.split(F.linear(x, block.projection))
         with in_part(CONVOLUTION):
-            q, k, lr = stages.qk_conv_rotary(
+            q, k, lr = functions.qk_conv_rotary(
                 qk, logits, qk_conv, position,
                 block.conv_q.taps, block.conv_q.bias, block.conv_k.taps, block.conv_k.bias,
                 block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.config.base_lr,
@@ -156,11 +157,11 @@ class Layer(nn.Module):
         with in_part(INNER):
             x = self.net.decode(q, k, v, lr, block.eta, position, block.ttt_norm_weight, block.ttt_norm_bias, *state)
         with in_part(PROJECTIONS):
-            x = stages.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
+            x = functions.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
             x = F.linear(x, block.o_proj.weight)
         with in_part(FEED_FORWARD):
-            hidden, x = stages.add_rms_norm(hidden, x, self.ffn_norm.weight)
-            return hidden, F.linear(stages.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
+            hidden, x = functions.add_rms_norm(hidden, x, self.ffn_norm.weight)
+            return hidden, F.linear(functions.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
 
     def prefill(self, hidden: Tensor, cos: Tensor, sin: Tensor, state: LayerState) -> Tensor:
         """Whole mini-batches: hidden [B, L, D] with L a multiple of 16, at a mini-batch's beginning."""
@@ -177,11 +178,11 @@ class Layer(nn.Module):
         with in_part(INNER):
             x = self.prefill_inner(q, k, v, logits, cos, sin, state)
         with in_part(PROJECTIONS):
-            x = reference.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
+            x = gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
             x = F.linear(x, block.o_proj.weight)
         with in_part(FEED_FORWARD):
-            hidden, x = reference.add_rms_norm(hidden, x, self.ffn_norm.weight)
-            x = F.linear(reference.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
+            hidden, x = add_rms_norm(hidden, x, self.ffn_norm.weight)
+            x = F.linear(swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
             return hidden + x
 
     def prefill_inner(
@@ -200,7 +201,7 @@ class Layer(nn.Module):
         for start in range(0, v.shape[1], MINI_BATCH):
             tokens = slice(start, start + MINI_BATCH)
             # rounded where the decode step rounds, so that both ways lead to the same state
-            turned = (matrix(reference.rotate(by_head(x[:, tokens]), cos, sin).to(dtype)) for x in (q, k))
+            turned = (matrix(rotate(by_head(x[:, tokens]), cos, sin).to(dtype)) for x in (q, k))
             result = self.net.dual(
                 *turned, by_head(v[:, tokens]), lr[:, :, tokens], block.eta.unsqueeze(1), gamma, beta, *state.inner
             )
@@ -226,18 +227,18 @@ class Backbone(nn.Module):
 
     table: Tensor
 
-    def __init__(self, config: TTTConfig, net: InnerNet, stages: ModuleType, **where: Any) -> None:
+    def __init__(self, config: TTTConfig, net: InnerNet, functions: ModuleType, **where: Any) -> None:
         super().__init__()
         # padded to full tiles for the output projection, which shares these weights
         table = torch.zeros(padded(config.vocab_size), config.hidden_size, **where)
         self.register_buffer("table", table, persistent=False)
         self.embed_tokens = Weight(table[: config.vocab_size])
-        self.layers = nn.ModuleList(Layer(config, net, stages, **where) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, net, functions, **where) for _ in range(config.num_layers))
         self.norm = Weight(torch.empty(config.hidden_size, **where))
 
 
 class TTTModel(nn.Module):
-    """A TTT language model; see :class:`ttt_mlflow.models.registry.DecodeModel`."""
+    """A TTT language model; see :class:`ttt_mlflow.models.entry.DecodeModel`."""
 
     prefill_multiple = MINI_BATCH
     cos: Tensor
@@ -248,11 +249,13 @@ class TTTModel(nn.Module):
         self.config, self.net = config, net
         self.vocab_size = config.vocab_size
         self.dtype, self.device = dtype, device
-        stages: ModuleType = reference
+        functions: ModuleType = reference
         if net.triton or device.type == "cuda":
-            from ttt_mlflow.kernels import stages
-        self.stages = stages
-        self.model = Backbone(config, net, stages, dtype=dtype, device=device)
+            from ttt_mlflow.kernels.block import fused
+
+            functions = fused
+        self.functions = functions
+        self.model = Backbone(config, net, functions, dtype=dtype, device=device)
         half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         angle = torch.outer(torch.arange(MINI_BATCH, dtype=torch.float32), config.rope_theta**-half)
         self.register_buffer("cos", angle.cos().to(device), persistent=False)  # [M, F / 2]
@@ -317,7 +320,7 @@ class TTTModel(nn.Module):
         with in_part(INNER):
             state.position.add_(1).remainder_(MINI_BATCH)
         with in_part(HEAD):
-            _, x = self.stages.add_rms_norm(hidden, delta, self.model.norm.weight)
+            _, x = self.functions.add_rms_norm(hidden, delta, self.model.norm.weight)
             return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:

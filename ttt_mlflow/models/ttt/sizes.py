@@ -3,13 +3,13 @@
 import torch
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.measure.roofline import Stage
-from ttt_mlflow.models.registry import ModelEntry, ModelRequest, Workload
+from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, load_checkpoint, published_shapes
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.model import TTTModel, initialise
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
+from ttt_mlflow.workload import Stage, Workload
 
 # hidden, intermediate, layers, heads: the paper's widths
 SIZES = {

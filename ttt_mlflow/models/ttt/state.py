@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttt_mlflow.kernels.reference import CONV_TAPS, MINI_BATCH
+from ttt_mlflow.kernels.block.reference import CONV_TAPS
+from ttt_mlflow.kernels.mini_batch import MINI_BATCH
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 

@@ -4,22 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ttt_mlflow.kernels.reference import CONV_TAPS, MINI_BATCH
-from ttt_mlflow.measure.roofline import (
-    CONVOLUTION,
-    FEED_FORWARD,
-    HEAD,
-    INNER,
-    PROJECTIONS,
-    SAMPLING,
-    TOKEN_BYTES,
-    Stage,
-    decode_kernel_bytes,
-    inner_elements,
-    inner_flops,
-    prompt_kernel_bytes,
-)
+from ttt_mlflow.kernels.block.reference import CONV_TAPS
+from ttt_mlflow.kernels.inner_layers import decode_kernel_bytes, inner_elements, inner_flops, prompt_kernel_bytes
+from ttt_mlflow.kernels.mini_batch import MINI_BATCH
 from ttt_mlflow.models.ttt.config import TTTConfig
+from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, TOKEN_BYTES, Stage
 
 
 def decode_stages(config: TTTConfig, dtype: torch.dtype, batch: int) -> list[Stage]:

@@ -1,0 +1,346 @@
+import json
+import signal
+from collections.abc import Iterable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ttt_mlflow import names
+from ttt_mlflow.errors import Killed
+from ttt_mlflow.measurement import loop
+from ttt_mlflow.measurement.loop import Measurement, measure_decode, measure_prefill
+from ttt_mlflow.measurement.timing import StepTimes, time_steps
+
+CPU = torch.device("cpu")
+
+
+def times(step_ms: Iterable[float], complete: bool = True) -> StepTimes:
+    steps = np.array(list(step_ms), dtype=np.float64)
+    return StepTimes(step_ms=steps, total_ms=float(steps.sum()), wall_ms=float(steps.sum()), complete=complete)
+
+
+class Machine:
+    """Passes of two steps with given total times in ms, on a clock that only they move; writes down what happens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, totals: Iterable[float]) -> None:
+        self.totals = iter(totals)
+        self.seconds = 0.0
+        self.log: list[str] = []
+        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: self.seconds))
+
+    def one_pass(self) -> StepTimes:
+        self.log.append("pass")
+        total = next(self.totals)
+        self.seconds += total / 1e3
+        return times([total / 2] * 2)
+
+    def measure(self, **settings: object) -> Measurement:
+        arguments: dict[str, object] = {
+            "warmup": 0,
+            "repeats": None,
+            "precision_pct": 0.5,
+            "max_seconds": 60.0,
+        } | settings
+        return measure_decode(
+            self.one_pass,
+            prepare=lambda: self.log.append("prepare"),
+            on_section=self.log.append,
+            progress=lambda fraction, text: self.log.append("progress"),
+            **arguments,  # type: ignore[arg-type]
+        )
+
+
+def endless(*values: float) -> Iterable[float]:
+    """The values, the last one for ever."""
+    yield from values
+    while True:
+        yield values[-1]
+
+
+def test_order_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, endless(10))
+    machine.measure(warmup=1, repeats=2)
+    warmup = ["progress", "prepare", "pass", "progress"]
+    repeat = ["progress", "prepare", "begin", "pass", "end"]
+    assert machine.log == warmup + repeat + repeat + ["progress"]
+
+
+def test_a_given_count_is_kept_whatever_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = Machine(monkeypatch, endless(50_000)).measure(warmup=2, repeats=3)
+    assert measurement.warmup_count == 2
+    assert measurement.warmup_s == 100
+    assert measurement.warmup_stop_reason == "count"
+    assert len(measurement.repeats) == 3
+    assert measurement.stop_reason == "count"
+    assert not measurement.interrupted
+
+
+def test_warmup_ends_when_passes_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = Machine(monkeypatch, endless(900, 120, 101, 100.5, 100)).measure(warmup=None, repeats=1)
+    assert [warm.total_ms for warm in measurement.warmup] == [900, 120, 101, 100.5, 100]
+    assert measurement.warmup_stop_reason == "settled"
+    assert not measurement.record()["warmup_watched_clocks"]
+
+
+def test_warmup_goes_on_until_the_clocks_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes agree at once; the clock, read every 50 ms, rises for a second."""
+    machine = Machine(monkeypatch, endless(100))
+    asked: list[float] = []
+
+    def recent(seconds: float) -> list[float]:
+        asked.append(seconds)
+        first, last = round((machine.seconds - seconds) * 20), round(machine.seconds * 20)
+        return [min(1980.0, 345 + 82 * sample) for sample in range(first, last)]
+
+    measurement = machine.measure(warmup=None, repeats=1, recent_clocks=recent)
+    assert measurement.warmup_stop_reason == "settled"
+    assert measurement.warmup_count == 15  # after 1.5 s nearly all of the last half second has the full clock
+    assert measurement.record()["warmup_watched_clocks"]
+    assert asked[:3] == [pytest.approx(0.1), pytest.approx(0.2), pytest.approx(0.3)]  # never from before the warm-up
+    assert asked[-1] == pytest.approx(0.5)
+
+
+def test_warmup_looks_at_the_clocks_of_the_passes_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    Machine(monkeypatch, endless(2000, 1000)).measure(
+        warmup=None, repeats=1, recent_clocks=lambda seconds: asked.append(seconds)
+    )
+    assert asked == [pytest.approx(seconds) for seconds in (2.0, 3.0, 4.0, 3.0)]
+
+
+def test_clocks_that_never_stand_do_not_hold_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = Machine(monkeypatch, endless(1000)).measure(warmup=None, repeats=1, recent_clocks=lambda seconds: [])
+    assert measurement.warmup_stop_reason == "time_share"
+    assert measurement.warmup_s == pytest.approx(12)
+
+
+def test_a_given_count_does_not_ask_for_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def recent(seconds: float) -> list[float]:
+        raise AssertionError("nobody should ask")
+
+    Machine(monkeypatch, endless(100)).measure(warmup=5, repeats=1, recent_clocks=recent)
+
+
+def test_warmup_of_an_unsteady_machine_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "WARMUP_MOST", 9)
+    measurement = Machine(monkeypatch, (2**n for n in range(50))).measure(warmup=None, repeats=1)
+    assert measurement.warmup_count == 9
+    assert measurement.warmup_stop_reason == "most_passes"
+
+
+def test_warmup_uses_a_share_of_the_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = Machine(monkeypatch, endless(30_000, 100)).measure(warmup=None, repeats=1)
+    assert measurement.warmup_count == 1
+    assert measurement.warmup_stop_reason == "time_share"
+
+
+def test_repeats_end_when_the_interval_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = Machine(monkeypatch, endless(100)).measure()
+    assert len(measurement.repeats) == loop.REPEATS_BELIEVED
+    assert measurement.stop_reason == "interval"
+
+
+def test_repeats_go_on_while_the_interval_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    early = [100, 108, 92, 104, 96]
+    measurement = Machine(monkeypatch, endless(*early, 100)).measure()
+    assert len(measurement.repeats) > loop.REPEATS_BELIEVED
+    assert measurement.stop_reason == "interval"
+
+
+@pytest.mark.parametrize("precision_pct", [0.2, 1.0, 5.0])
+def test_the_interval_is_as_narrow_as_asked_for(monkeypatch: pytest.MonkeyPatch, precision_pct: float) -> None:
+    noise = np.random.default_rng(1).normal(100, 2, 10_000).tolist()
+    measurement = Machine(monkeypatch, noise).measure(precision_pct=precision_pct, max_seconds=1e6)
+    assert measurement.stop_reason == "interval"
+    assert measurement.decode_metrics(1)["relative_half_width_pct"] < precision_pct
+    assert len(measurement.repeats) < 10_000
+
+
+def test_a_finer_precision_takes_more_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(1).normal(100, 2, 10_000).tolist()
+    counts = [
+        len(Machine(monkeypatch, noise).measure(precision_pct=precision, max_seconds=1e6).repeats)
+        for precision in (5.0, 1.0, 0.3)
+    ]
+    assert counts == sorted(set(counts))
+
+
+def test_repeats_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).uniform(500, 1500, 1000).tolist()
+    machine = Machine(monkeypatch, noise)
+    measurement = machine.measure(max_seconds=10.0)
+    assert measurement.stop_reason == "max_seconds"
+    assert machine.seconds <= 10.0
+    assert len(measurement.repeats) >= loop.REPEATS_BELIEVED
+
+
+def test_there_is_always_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = Machine(monkeypatch, endless(5_000, 5_100)).measure(max_seconds=0.001)
+    assert [repeat.complete for repeat in measurement.repeats] == [True, True]
+    assert measurement.stop_reason == "max_seconds"
+    assert "decode_tokens_per_s_ci_low" in measurement.decode_metrics(batch=1)
+
+
+def test_warmup_may_have_a_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, endless(100))
+    short = [times([40.0]) for _ in range(3)]
+    measurement = machine.measure(warmup=None, repeats=1, warm_once=lambda: short.pop(0))
+    assert [one.total_ms for one in measurement.warmup] == [40.0, 40.0, 40.0]
+    assert [one.total_ms for one in measurement.repeats] == [100.0]
+
+
+def test_progress_never_leaves_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, endless(9_000, 10_000, 11_000))
+    seen: list[tuple[float, str]] = []
+    measure_decode(
+        machine.one_pass,
+        warmup=None,
+        repeats=None,
+        precision_pct=0.5,
+        max_seconds=5.0,
+        progress=lambda fraction, text: seen.append((fraction, text)),
+    )
+    assert all(0 <= fraction <= 1 for fraction, _ in seen)
+    assert seen[0] == (0.0, "warm-up pass 1")
+    assert seen[-1] == (1.0, "repeats ended (max_seconds), passes: 2")
+    assert (0.0, "warm-up ended (time_share), passes: 1, 9.00 s") in seen
+
+
+@pytest.mark.parametrize("error", [Killed(signal.SIGINT), KeyboardInterrupt(), torch.OutOfMemoryError("no memory")])
+def test_an_interruption_keeps_what_was_measured(error: BaseException) -> None:
+    calls = 0
+    sections: list[str] = []
+
+    def step() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4 * 2 + 3:  # the third step of the third pass
+            raise error
+
+    measurement = Measurement()
+    with pytest.raises(type(error)):
+        measure_decode(
+            lambda: time_steps(step, 4, CPU),
+            warmup=1,
+            repeats=9,
+            precision_pct=0.5,
+            max_seconds=60.0,
+            on_section=sections.append,
+            measurement=measurement,
+        )
+    assert measurement.interrupted
+    assert measurement.stop_reason == "interrupted"
+    assert [repeat.complete for repeat in measurement.repeats] == [True, False]
+    assert sections == ["begin", "end", "begin", "end"]
+
+    frame = measurement.steps_frame()
+    assert frame["repeat"].tolist() == [0, 0, 0, 0, 1, 1]
+    assert frame["complete"].tolist() == [True] * 4 + [False] * 2
+    metrics = measurement.decode_metrics(batch=2)
+    assert metrics["decode_tokens_per_s"] == pytest.approx(8e3 / measurement.repeats[0].total_ms)
+    assert "decode_tokens_per_s_ci_low" not in metrics
+
+
+def test_an_interrupted_warmup_is_no_repeat() -> None:
+    def step() -> None:
+        raise KeyboardInterrupt
+
+    measurement = Measurement()
+    with pytest.raises(KeyboardInterrupt):
+        measure_decode(
+            lambda: time_steps(step, 2, CPU),
+            warmup=1,
+            repeats=1,
+            precision_pct=0.5,
+            max_seconds=60.0,
+            measurement=measurement,
+        )
+    assert measurement.interrupted
+    assert measurement.repeats == []
+    assert measurement.decode_metrics(1) == {}
+    assert measurement.steps_frame().columns.tolist() == ["repeat", "step", "ms", "complete"]
+    assert measurement.steps_frame().empty
+
+
+def test_decode_metrics() -> None:
+    measurement = Measurement(repeats=[times([1, 3]), times([2, 2]), times([4, 6]), times([500], complete=False)])
+    metrics = measurement.decode_metrics(batch=10)
+    assert metrics["decode_tokens_per_s"] == pytest.approx(5000)  # 20 tokens in 4, 4 and 10 ms
+    assert metrics["decode_tokens_per_s_ci_low"] < 2000  # of three passes little is known
+    assert metrics["decode_tokens_per_s_ci_high"] > 5000
+    half_width = (metrics["decode_tokens_per_s_ci_high"] - metrics["decode_tokens_per_s_ci_low"]) / 2
+    assert metrics["relative_half_width_pct"] == pytest.approx(100 * half_width / 5000)
+    assert metrics["measured_passes"] == 3
+    assert metrics["decode_step_ms_mean"] == pytest.approx(3)
+    assert metrics["decode_step_ms_p50"] == pytest.approx(2.5)
+    assert metrics["relative_spread_pct"] == pytest.approx(100 * np.std([5000, 5000, 2000], ddof=1) / 5000)
+    assert set(metrics) <= set(names.METRICS)
+
+
+def test_prefill_metrics() -> None:
+    measurement = Measurement(repeats=[times([10]), times([20]), times([40])])
+    metrics = measurement.prefill_metrics(batch=4, promptlen=100)
+    assert metrics["prefill_tokens_per_s"] == pytest.approx(20_000)
+    assert metrics["prefill_tokens_per_s_ci_low"] < 10_000
+    assert metrics["prefill_tokens_per_s_ci_high"] > 40_000
+    assert metrics["prefill_ms"] == pytest.approx(20)
+    assert Measurement().prefill_metrics(1, 1) == {}
+
+
+def test_measure_prefill_times_one_call_a_repeat() -> None:
+    calls: list[str] = []
+    measurement = measure_prefill(
+        lambda: calls.append("prompt"),
+        CPU,
+        warmup=1,
+        repeats=3,
+        precision_pct=0.5,
+        max_seconds=60.0,
+        prepare=lambda: calls.append("reset"),
+    )
+    assert calls == ["reset", "prompt"] * 4
+    assert [len(repeat.step_ms) for repeat in measurement.repeats] == [1, 1, 1]
+
+
+def test_record_is_plain_data() -> None:
+    measurement = Measurement(warmup=[times([9])], repeats=[times([1, 2])], stop_reason="count")
+    record = json.loads(json.dumps(measurement.record()))
+    assert record["warmup_total_ms"] == [9]
+    assert record["repeat_total_ms"] == [3]
+    assert record["stop_reason"] == "count"
+
+
+def test_the_drift_of_the_complete_passes_is_recorded() -> None:
+    """48 steps a pass: three periods. Every pass takes 1 % longer than the one before; within one nothing moves."""
+    fold = np.where(np.arange(48) % 16 == 0, 2.0, 1.0)
+    passes = [times(fold * 1.01**index) for index in range(6)]
+    measurement = Measurement(repeats=[*passes, times([900.0], complete=False)], warmup_stop_reason="count")
+    metrics = measurement.decode_metrics(batch=1)
+    assert metrics["drift_pct"] == pytest.approx(100 * (1.01**4 - 1))
+    assert metrics["drift_within_pass_pct"] == pytest.approx(0)
+    assert metrics["drift_within_pass_p_value"] == 1
+    assert metrics["warmup_passes"] == 0
+    assert set(metrics) <= set(names.METRICS)
+    record = json.loads(json.dumps(measurement.record()))
+    assert record["drift_false_alarm_rate"] == 0.05
+    assert record["drift"]["drift"] == {
+        "pct": metrics["drift_pct"],
+        "p_value": metrics["drift_p_value"],
+        "found": metrics["drift_p_value"] < 0.025,
+    }
+    assert record["drift"]["drift_within_pass"]["found"] is False
+
+
+def test_drift_that_cannot_be_tested_is_absent() -> None:
+    measurement = Measurement(repeats=[times([1, 2])] * 3)
+    assert not [name for name in measurement.decode_metrics(1) if "drift" in name]
+    assert measurement.record()["drift"] == {}
+
+
+def test_stop_tags() -> None:
+    assert Measurement().stop_tags() == {}
+    tags = Measurement(warmup_stop_reason="settled", stop_reason="interval").stop_tags()
+    assert tags == {"ttt.warmup_stop_reason": "settled", "ttt.stop_reason": "interval"}
+    assert set(tags) <= set(names.TAGS)

@@ -1,0 +1,133 @@
+"""Settling a micro-benchmark for a machine: refused before anything is measured, or left to what is there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ttt_mlflow.config import MicroConfig
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.micro.plan import ResolvedMicro, resolve
+from ttt_mlflow.profilers.nsys import Nsys
+from ttt_mlflow.run import plan as main_resolve
+
+GPU_KERNELS = "mlp_1_dual_triton,mlp_1_accumulate_triton,mlp_2_dual_triton,mlp_2_accumulate_triton"
+
+
+def on_machine(monkeypatch: pytest.MonkeyPatch, has_gpu: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("CXX", "g++")
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_machine(monkeypatch, False)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_machine(monkeypatch, True)
+
+
+def settle(**asked: object) -> ResolvedMicro:
+    return resolve(MicroConfig.parse(asked))
+
+
+def refusal(**asked: object) -> str:
+    with pytest.raises(BadInput) as refused:
+        settle(**asked)
+    return str(refused.value)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_defaults_on_a_gpu() -> None:
+    resolved = settle()
+    assert ",".join(resolved.used.kernels or ()) == GPU_KERNELS
+    assert [entry.name for entry in resolved.entries] == GPU_KERNELS.split(",")
+    assert resolved.batches == (128, 512, 1024)
+    assert (resolved.used.device, resolved.device.type, resolved.dtype) == ("cuda", "cuda", torch.float16)
+    assert resolved.notices == []
+    assert resolved.asked.kernels is None
+    assert resolved.nsys is None
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_defaults_on_a_cpu() -> None:
+    resolved = settle()
+    assert resolved.used.kernels == ("mlp_1_dual", "mlp_2_dual")
+    assert resolved.batches == (1, 4)
+    assert resolved.notices == [
+        "device: no GPU found, measuring on the CPU",
+        "kernels: Triton needs a GPU, mlp_1_dual, mlp_2_dual (PyTorch) are timed",
+    ]
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_is_asked_for_is_used_in_its_order() -> None:
+    resolved = settle(kernels="mlp_2_dual,mlp_1_dual_triton", batches="3", device="cuda", dtype="bfloat16")
+    assert [entry.name for entry in resolved.entries] == ["mlp_2_dual", "mlp_1_dual_triton"]
+    assert (resolved.batches, resolved.dtype) == ((3,), torch.bfloat16)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_triton_kernels_are_refused_on_a_cpu_all_at_once() -> None:
+    assert refusal(kernels="mlp_1_dual,mlp_1_dual_triton,mlp_2_accumulate_triton").startswith(
+        "kernels=mlp_1_dual_triton,mlp_2_accumulate_triton: run on a GPU only, and the device is cpu; on a CPU there "
+        "are mlp_1_dual, mlp_1_dual_compiled, mlp_2_dual, mlp_2_dual_compiled"
+    )
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_they_are_refused_too_where_the_cpu_was_asked_for() -> None:
+    assert "run on a GPU only" in refusal(kernels="mlp_1_dual_triton", device="cpu")
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_gpu_that_is_not_there() -> None:
+    assert refusal(device="cuda").startswith("device=cuda: PyTorch finds no GPU")
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_interpreter_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert "TRITON_INTERPRET=1 is set" in refusal()
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_what_must_be_installed_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lines = refusal(kernels="mlp_1_dual_compiled,mlp_2_dual_compiled,mlp_1_dual").splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["kernels=mlp_1_dual_compiled", "kernels=mlp_2_dual_compiled"]
+    assert all("needs a C++ compiler" in line for line in lines)
+
+
+def missing() -> Nsys:
+    raise BadInput("profile=nsys: it is not found")
+
+
+def test_a_missing_nsys_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_machine(monkeypatch, True)
+    monkeypatch.setattr(main_resolve, "find_nsys", missing)
+    assert refusal(profile="nsys") == "profile=nsys: it is not found"
+    assert settle(profile="none").nsys is None
+
+
+def test_options_of_nsys_are_checked_first() -> None:
+    assert refusal(profile="nsys", nsys_args="cuda").startswith("nsys_args=cuda: cuda is no option")
+    assert refusal(nsys_export="sqlite").startswith("nsys_export=sqlite: nsys is not asked for")
+
+
+def find(found: Nsys) -> Callable[[], Nsys]:
+    return lambda: found
+
+
+def test_nsys_is_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    nsys = Nsys(Path("/somewhere/nsys"), "2025.3")
+    monkeypatch.setattr(main_resolve, "find_nsys", find(nsys))
+    on_machine(monkeypatch, True)
+    assert settle(profile="nsys").nsys is nsys
+    on_machine(monkeypatch, False)
+    assert refusal(profile="nsys").startswith("profile=nsys: it records what a GPU does, and the device is cpu")

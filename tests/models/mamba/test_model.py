@@ -1,0 +1,286 @@
+"""Mamba without mamba-ssm: what is said then, the published sizes, and our part of the decoding with its stand-in."""
+
+import importlib.machinery
+import importlib.util
+import math
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.models.generation import generate
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.models.entry import ModelRequest
+from ttt_mlflow.models.mamba import model as mamba
+from ttt_mlflow.models.registry import find_model
+from ttt_mlflow.run.plan import resolve
+from ttt_mlflow.workload import named_by
+
+CPU = torch.device("cpu")
+VOCABULARY = 50277
+# of the published models
+PARAMETERS = {
+    "state-spaces/mamba-130m": 129_135_360,
+    "state-spaces/mamba-370m": 371_516_416,
+    "state-spaces/mamba-790m": 793_204_224,
+    "state-spaces/mamba-1.4b": 1_372_178_432,
+    "state-spaces/mamba-2.8b": 2_768_345_600,
+}
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """Of mamba_ssm and causal_conv1d, let only these be found."""
+    real = importlib.util.find_spec
+
+    def find_spec(name: str, package: str | None = None) -> importlib.machinery.ModuleSpec | None:
+        if name not in ("mamba_ssm", "causal_conv1d"):
+            return real(name, package)
+        return importlib.machinery.ModuleSpec(name, None) if name in modules else None
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+
+
+@pytest.mark.parametrize(
+    ("installed", "absent"),
+    [
+        ([], "mamba-ssm and causal-conv1d"),
+        (["mamba_ssm"], "causal-conv1d"),
+        (["causal_conv1d"], "mamba-ssm"),
+    ],
+)
+def test_what_is_missing_and_how_to_get_it(installed: list[str], absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, *installed)
+    message = (
+        f"{absent} not installed; on a machine with a GPU and a CUDA toolchain: "
+        "pip install --no-build-isolation '.[mamba]'"
+    )
+    assert mamba.missing() == message
+    with pytest.raises(BadInput) as refused:
+        resolve(RunConfig.parse({"model_name": "state-spaces/mamba-1.4b"}))
+    assert str(refused.value) == f"model_name=state-spaces/mamba-1.4b: {message}"
+
+
+def test_nothing_is_missing_where_both_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "mamba_ssm", "causal_conv1d")
+    assert mamba.missing() is None
+
+
+def parameters_of(width: int, layers: int) -> int:
+    """As mamba-ssm builds it: expansion 2, state 16, convolution 4, a rank of width / 16, tied embeddings."""
+    inner, state, taps, rank = 2 * width, 16, 4, math.ceil(width / 16)
+    layer = width  # norm
+    layer += width * 2 * inner + inner * (taps + 1)  # in_proj, conv1d
+    layer += inner * (rank + 2 * state) + rank * inner + inner  # x_proj, dt_proj
+    layer += inner * state + inner + inner * width  # A, D, out_proj
+    return math.ceil(VOCABULARY / 8) * 8 * width + layers * layer + width
+
+
+def test_published_sizes() -> None:
+    assert {name: parameters_of(*size) for name, size in mamba.SIZES.items()} == PARAMETERS
+    assert mamba.VOCAB_SIZE == VOCABULARY
+
+
+def test_entries_say_what_they_are() -> None:
+    for name in PARAMETERS:
+        entry = find_model(name)
+        assert entry.needs_cuda
+        assert entry.own_generation
+        assert not entry.takes_checkpoint
+        assert entry.inner_nets == ()
+
+
+# With a stand-in of mamba-ssm
+
+
+@dataclass
+class FakeConfig:
+    d_model: int
+    n_layer: int
+    vocab_size: int
+
+
+@dataclass
+class FakeInferenceParams:
+    max_seqlen: int
+    max_batch_size: int
+    seqlen_offset: int = 0
+
+    def reset(self, max_seqlen: int, max_batch_size: int) -> None:
+        self.max_seqlen, self.max_batch_size, self.seqlen_offset = max_seqlen, max_batch_size, 0
+
+
+class FakeMamba(nn.Module):
+    """The next token is the last one plus its position plus one; ids beyond the vocabulary have the best logits."""
+
+    def __init__(self, config: FakeConfig, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.randn(4, device=device, dtype=dtype))
+        self.positions: list[Tensor | None] = []
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position_ids: Tensor | None = None,
+        inference_params: FakeInferenceParams | None = None,
+        num_last_tokens: int = 0,
+    ) -> SimpleNamespace:
+        assert inference_params is not None
+        assert num_last_tokens == 1
+        self.positions.append(position_ids)
+        position = inference_params.seqlen_offset + tokens.shape[1]
+        logits = torch.zeros(len(tokens), 1, VOCABULARY + 3)
+        logits.scatter_(2, (tokens[:, -1] + position)[:, None, None], 1.0)
+        logits[:, :, VOCABULARY:] = 2.0
+        return SimpleNamespace(logits=logits)
+
+
+@pytest.fixture
+def fake_mamba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mamba_ssm with what our code uses of it, and no way out to a hub."""
+
+    def module(name: str, **content: Any) -> None:
+        made = ModuleType(name)
+        vars(made).update(content)
+        monkeypatch.setitem(sys.modules, name, made)
+
+    def no_network(*arguments: object) -> None:
+        raise AssertionError(f"reached for the network: {arguments}")
+
+    def no_graph(*arguments: object) -> None:
+        raise AssertionError("captured a graph without being asked")
+
+    module("mamba_ssm")
+    module("mamba_ssm.models")
+    module("mamba_ssm.models.config_mamba", MambaConfig=FakeConfig)
+    module("mamba_ssm.models.mixer_seq_simple", MambaLMHeadModel=FakeMamba)
+    module("mamba_ssm.utils")
+    module("mamba_ssm.utils.generation", InferenceParams=FakeInferenceParams, update_graph_cache=no_graph)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+
+
+def build(seed: int = 0) -> mamba.MambaModel:
+    return mamba.build(ModelRequest("state-spaces/mamba-790m", None, torch.float16, CPU, seed, None))
+
+
+@pytest.mark.usefixtures("fake_mamba")
+def test_built_from_the_published_configuration_with_random_weights() -> None:
+    model = build()
+    assert model.model.config == FakeConfig(d_model=1536, n_layer=48, vocab_size=VOCABULARY)
+    assert model.model.weight.dtype == torch.float16
+    assert not model.model.weight.requires_grad
+    assert not model.model.training
+    assert model.vocab_size == VOCABULARY
+    assert model.parameter_count() == 4
+    assert torch.equal(build().model.weight, model.model.weight)
+    assert not torch.equal(build(seed=1).model.weight, model.model.weight)
+
+
+@pytest.mark.usefixtures("fake_mamba")
+def test_decodes_greedily_and_keeps_count_of_the_position() -> None:
+    model = build()
+    decoder = model.decoder(batch=2, max_length=32, cuda_graph=False)
+    prompt = torch.tensor([[1, 2, 3], [7, 8, 9]])
+    tokens = generate(decoder, prompt, 4)
+    # from 3 and 9 on, in steps of 3, 4, 5, 6; never one of the padding's ids
+    assert tokens.tolist() == [[6, 10, 15, 21], [12, 16, 21, 27]]
+    positions = [ids if ids is None else ids.flatten().tolist() for ids in model.model.positions]
+    assert positions == [None, [3, 3], [4, 4], [5, 5]]
+    assert torch.equal(generate(decoder, prompt, 4), tokens), "a prompt starts afresh"
+    decoder.close()
+
+
+# Names for a profiler
+
+
+class FakeBlock(nn.Module):
+    """A layer of mamba-ssm's: a product, and functions that it looks up in its own module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        simple = sys.modules["mamba_ssm.modules.mamba_simple"]
+        noted_calls.append("product")
+        return simple.selective_state_update(simple.causal_conv1d_update(x))
+
+
+class FakeLayered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.layers = nn.ModuleList([FakeBlock(), FakeBlock()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        noted_calls.append("embedding")
+        for layer in self.backbone.layers:  # type: ignore[union-attr]
+            x = layer(x)
+        noted_calls.append("head")
+        return x
+
+
+noted_calls: list[str] = []
+
+
+def noting(name: str) -> Callable[[Tensor], Tensor]:
+    def function(x: Tensor) -> Tensor:
+        noted_calls.append(name)
+        return x
+
+    return function
+
+
+@contextmanager
+def noted(name: str) -> Iterator[None]:
+    noted_calls.append(f"<{name}>")
+    yield
+    noted_calls.append(f"</{name}>")
+
+
+def test_layers_and_parts_are_named_while_a_profiler_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    simple = ModuleType("mamba_ssm.modules.mamba_simple")
+    # a version without the fused prompt's functions
+    own = {"causal_conv1d_update": noting("convolution"), "selective_state_update": noting("scan")}
+    vars(simple).update(own, selective_scan_fn=None)
+    modules = ModuleType("mamba_ssm.modules")
+    vars(modules).update(mamba_simple=simple)
+    for name, module in {"": ModuleType("mamba_ssm"), ".modules": modules, ".modules.mamba_simple": simple}.items():
+        monkeypatch.setitem(sys.modules, f"mamba_ssm{name}", module)
+    model = FakeLayered()
+    layer = [
+        *("<projections>", "product"),
+        *("<convolution state>", "convolution", "</convolution state>"),
+        *("<inner net state>", "scan", "</inner net state>", "</projections>"),
+    ]
+
+    noted_calls.clear()
+    with named_by(noted), mamba.named_parts(model):
+        model(torch.ones(2))
+    assert noted_calls == [
+        *("<embeddings and head>", "embedding", "<layer 0>", *layer, "</layer 0>", "<layer 1>", *layer, "</layer 1>"),
+        *("head", "</embeddings and head>"),
+    ]
+
+    noted_calls.clear()
+    with mamba.named_parts(model):
+        model(torch.ones(2))
+    assert noted_calls == ["embedding", *("product", "convolution", "scan") * 2, "head"]
+    assert {name: vars(simple)[name] for name in own} == own
+    assert "forward" not in vars(model)
+
+
+@pytest.mark.usefixtures("fake_mamba")
+def test_eagerly_a_step_does_the_same_without_the_graph() -> None:
+    prompt = torch.tensor([[1, 2, 3], [7, 8, 9]])
+    decoder = build().decoder(batch=2, max_length=32, cuda_graph=False)
+    decoder.prefill(prompt)
+    assert decoder.step().tolist() == [10, 16]
+    decoder.cuda_graph = True  # there is none: a step that used it would fail
+    with decoder.eagerly():
+        assert decoder.step().tolist() == [15, 21]
+    assert decoder.cuda_graph

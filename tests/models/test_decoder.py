@@ -1,0 +1,255 @@
+"""Greedy generation on a CPU: the same tokens however the step runs and however the prompt was processed."""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models.generation import generate
+from tests.models.ttt.cases import INNER_NETS, leave_initial_values, make_model, make_tokens
+from ttt_mlflow.models.decoder import ModelDecoder, make_decoder, tensors_in
+from ttt_mlflow.models.entry import DecodeModel, Decoder
+
+CPU = torch.device("cpu")
+GENLEN = 40
+CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+def assert_varied(tokens: Tensor) -> None:
+    """Equal tokens say nothing if a sequence repeats one of them."""
+    assert all(sequence.unique().numel() > GENLEN // 2 for sequence in tokens)
+
+
+@pytest.mark.skipif(not CXX, reason="compiling for a CPU needs a C++ compiler")
+@pytest.mark.parametrize("inner_net", INNER_NETS)
+def test_compiled_decode_gives_the_tokens_of_eager_decode(inner_net: str) -> None:
+    """Over three ends of a mini-batch, at every position."""
+    model = leave_initial_values(make_model(inner_net))
+    prompt = make_tokens(3, 5)
+    decoder = ModelDecoder(model, 3, CPU)
+    eager = generate(decoder, prompt, GENLEN)
+    assert_varied(eager)
+    decoder.compile()
+    decoder.warm_up()
+    with torch.compiler.set_stance("fail_on_recompile"):  # the warm-up compiles what every position needs
+        compiled = generate(decoder, prompt, GENLEN)
+    assert torch.equal(compiled, eager)
+
+
+@pytest.mark.skipif(not CXX, reason="compiling for a CPU needs a C++ compiler")
+def test_an_eager_step_between_compiled_ones_is_a_step_like_them() -> None:
+    model = leave_initial_values(make_model("mlp_1_dual"))
+    prompt = make_tokens(3, 5)
+    decoder = ModelDecoder(model, 3, CPU)
+    expected = generate(decoder, prompt, 6)
+    decoder.compile()
+    decoder.warm_up()
+    tokens = [decoder.prefill(prompt).clone()]
+    for eagerly in (False, True, True, False, False):
+        with decoder.eagerly() if eagerly else nullcontext():
+            tokens.append(decoder.step().clone())
+    assert torch.equal(torch.stack(tokens, 1), expected)
+
+
+class CountedReplay:
+    """Stands for a CUDA graph of the step, where there is no GPU to capture one."""
+
+    def __init__(self, decoder: ModelDecoder) -> None:
+        self.decoder, self.replays = decoder, 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        with self.decoder.eagerly():
+            self.decoder.step()
+
+
+@pytest.mark.parametrize(("length", "replays"), [(1, 1), (16, 0), (35, 3)])
+def test_the_graph_takes_what_a_prompt_has_beyond_whole_mini_batches(length: int, replays: int) -> None:
+    model = leave_initial_values(make_model("mlp_1_dual"))
+    prompt = make_tokens(3, length)
+    decoder = ModelDecoder(model, 3, CPU)
+    expected = generate(decoder, prompt, 6)
+    graph = decoder._graph = CountedReplay(decoder)  # type: ignore[assignment]
+    first = decoder.prefill(prompt)
+    assert torch.equal(first, expected[:, 0])
+    assert graph.replays == replays
+    with decoder.eagerly():
+        assert torch.equal(decoder.prefill(prompt), expected[:, 0])
+    assert graph.replays == replays, "no graph inside"
+    assert decoder._graph is graph
+
+
+def test_the_tensors_that_stay_are_accounted_for_once() -> None:
+    decoder = ModelDecoder(make_model("mlp_2_dual"), 3, CPU)
+    parts = decoder.memory_parts()
+    assert list(parts) == ["weights", "state", "vectors"]
+    held = {tensor.data_ptr() for tensor in tensors_in(decoder.state)}
+    assert held == {tensor.data_ptr() for name in ("state", "vectors") for tensor in parts[name]}
+    assert len(parts["state"]) + len(parts["vectors"]) == len(list(tensors_in(decoder.state)))
+    # per layer of the MLP: keys, hidden inputs and both gradients of a token
+    assert len(parts["vectors"]) == 4 * len(decoder.state.layers)
+
+
+def test_a_model_without_an_account_is_looked_through() -> None:
+    @dataclass
+    class State:
+        seen: list[Tensor]
+        by_name: dict[str, tuple[Tensor, int]]
+
+    state = State([torch.ones(1), torch.ones(2)], {"a": (torch.ones(3), 4)})
+    assert [tensor.numel() for tensor in tensors_in(state)] == [1, 2, 3]
+
+    class Plain(torch.nn.Linear):
+        def new_state(self, batch: int) -> State:
+            return state
+
+        def step(self, tokens: Tensor, state: State) -> Tensor:
+            return tokens
+
+    parts = ModelDecoder(Plain(2, 3), 1, CPU).memory_parts()
+    assert [tensor.numel() for tensor in parts["weights"]] == [6, 3]
+    assert [tensor.numel() for tensor in parts["state"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("inner_net", INNER_NETS)
+def test_a_prompt_in_any_split(inner_net: str) -> None:
+    """What was generated goes on as if it had been given: a prompt of any length leads to the same tokens."""
+    model = leave_initial_values(make_model(inner_net))
+    prompt = make_tokens(2, 3)
+    tokens = generate(ModelDecoder(model, 2, CPU), prompt, GENLEN)
+    assert_varied(tokens)
+    for given in (12, 13, 14, 29, 30):  # prompts of 15, 16, 17, 32 and 33
+        longer = torch.cat((prompt, tokens[:, :given]), 1)
+        assert torch.equal(generate(ModelDecoder(model, 2, CPU), longer, GENLEN - given), tokens[:, given:])
+
+
+@pytest.mark.parametrize("inner_net", INNER_NETS)
+def test_tokens_are_the_best_logits_of_the_model(inner_net: str) -> None:
+    model = leave_initial_values(make_model(inner_net))
+    prompt = make_tokens(2, 4)
+    tokens = generate(ModelDecoder(model, 2, CPU), prompt, 20)
+    fed = torch.cat((prompt, tokens), 1)
+    state = model.new_state(2)
+    best = torch.stack([model.step(token, state).argmax(-1) for token in fed.unbind(1)], 1)
+    assert torch.equal(tokens, best[:, 3:-1])
+
+
+def test_a_decoder_starts_afresh_with_every_prompt() -> None:
+    model = leave_initial_values(make_model("mlp_1_dual"))
+    one, other = make_tokens(2, 5), make_tokens(2, 18, seed=3)
+    decoder = ModelDecoder(model, 2, CPU)
+    first = generate(decoder, one, 20)
+    generate(decoder, other, 9)
+    assert torch.equal(generate(decoder, one, 20), first)
+
+
+def test_warming_up_leaves_no_trace() -> None:
+    model = leave_initial_values(make_model("mlp_1_dual"))
+    prompt = make_tokens(2, 5)
+    expected = generate(ModelDecoder(model, 2, CPU), prompt, 8)
+    decoder = ModelDecoder(model, 2, CPU)
+    decoder.warm_up()
+    assert int(decoder.state.position) == 0
+    assert torch.equal(generate(decoder, prompt, 8), expected)
+
+
+def test_generate_takes_every_token_away_before_it_is_overwritten() -> None:
+    """step returns the tensor that the next step overwrites."""
+    model = leave_initial_values(make_model("mlp_1_dual"))
+    decoder = ModelDecoder(model, 1, CPU)
+    first = decoder.prefill(make_tokens(1, 5))
+    kept = first.clone()
+    assert decoder.step() is first
+    assert not torch.equal(first, kept)
+
+
+# Other models
+
+
+@dataclass
+class Sums:
+    total: Tensor  # [B]
+
+
+class Adder:
+    """The next token is the sum of all tokens so far, modulo 10: no more than the protocol asks for."""
+
+    vocab_size = 10
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []  # tokens of each step
+
+    def new_state(self, batch: int) -> Sums:
+        return Sums(torch.zeros(batch, dtype=torch.int64))
+
+    def reset_state(self, state: Sums) -> None:
+        state.total.zero_()
+
+    def step(self, tokens: Tensor, state: Sums) -> Tensor:
+        self.calls.append(tokens.dim())
+        state.total.add_(tokens)
+        return torch.nn.functional.one_hot(state.total % 10, 10).float()
+
+
+def test_a_model_with_state_and_step_alone() -> None:
+    model = Adder()
+    assert isinstance(model, DecodeModel)
+    decoder = make_decoder(model, 2, 16, CPU, cuda_graph=False)
+    assert isinstance(decoder, ModelDecoder)
+    decoder.warm_up()
+    model.calls.clear()
+    tokens = generate(decoder, torch.tensor([[1, 2, 3], [0, 0, 7]]), 4)
+    assert tokens.tolist() == [[6, 2, 4, 8], [7, 4, 8, 6]]
+    assert model.calls == [1] * 6, "three tokens of the prompt, then three that were generated"
+    decoder.close()
+
+
+def test_a_model_with_state_and_step_alone_is_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[Callable[..., Tensor], dict[str, object]]] = []
+
+    def note(function: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
+        compiled.append((function, options))
+        return function
+
+    monkeypatch.setattr(torch, "compile", note)
+    model = Adder()
+    decoder = ModelDecoder(model, 2, CPU)
+    decoder.compile()
+    assert compiled == [(model.step, {"dynamic": False})]
+    assert generate(decoder, torch.tensor([[1, 2, 3], [0, 0, 7]]), 4).tolist() == [[6, 2, 4, 8], [7, 4, 8, 6]]
+
+
+class Countdown:
+    """A decoder of its own: counts down from the prompt's last token."""
+
+    def __init__(self, batch: int, max_length: int, cuda_graph: bool) -> None:
+        self.asked = (batch, max_length, cuda_graph)
+        self.token = torch.zeros(batch, dtype=torch.int64)
+
+    def prefill(self, prompt: Tensor) -> Tensor:
+        return self.token.copy_(prompt[:, -1] - 1)
+
+    def step(self) -> Tensor:
+        return self.token.sub_(1)
+
+    def close(self) -> None:
+        del self.token
+
+
+class BringsItsOwn:
+    vocab_size = 10
+
+    def decoder(self, batch: int, max_length: int, cuda_graph: bool) -> Decoder:
+        return Countdown(batch, max_length, cuda_graph)
+
+
+def test_a_model_with_its_own_decoder() -> None:
+    decoder = make_decoder(BringsItsOwn(), 2, 16, CPU, cuda_graph=True)
+    assert isinstance(decoder, Countdown)
+    assert decoder.asked == (2, 16, True)
+    assert generate(decoder, torch.tensor([[1, 9], [2, 8]]), 3).tolist() == [[8, 7, 6], [7, 6, 5]]

@@ -1,0 +1,358 @@
+"""Settling a configuration for a machine: what is asked for is honoured or refused, a mere default is left off."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.profiler import ProfilerActivity
+
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.models import registry
+from ttt_mlflow.models.entry import DecodeModel, ModelEntry, ModelRequest
+from ttt_mlflow.models.registry import find_model, models, register_model
+from ttt_mlflow.profilers.nsys import Nsys
+from ttt_mlflow.run import plan as resolve_module
+from ttt_mlflow.run.plan import Resolved, resolve
+
+NO_GPU = "device: no GPU found, measuring on the CPU"
+NO_TRITON = "inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used"
+NO_COMPILE = "use_compile: off; on a CPU it is on only if asked for"
+NO_GRAPH = "cuda_graph: off; there are no CUDA graphs on a CPU"
+
+
+def never_built(request: ModelRequest) -> DecodeModel:
+    raise AssertionError(f"{request.name} was built")
+
+
+@pytest.fixture(autouse=True)
+def _models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is built; beside the standard ones there are some of every other kind."""
+    known = {name: replace(entry, factory=never_built) for name, entry in models().items()}
+    monkeypatch.setattr(registry, "_registered", known)
+    register_model(ModelEntry("plain", never_built, "no inner net, no checkpoint"))
+    register_model(ModelEntry("other-nets", never_built, "inner nets of its own", inner_nets=("fast", "slow")))
+    register_model(ModelEntry("peer", never_built, "generates itself", needs_cuda=True, own_generation=True))
+    register_model(ModelEntry("absent", never_built, "to be installed", missing=lambda: "pip install absent"))
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("CXX", "g++")
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def settle(**asked: Any) -> Resolved:
+    return resolve(RunConfig.parse({"model_name": "ttt-tiny", **asked}))
+
+
+def refusal(**asked: Any) -> str:
+    with pytest.raises(BadInput) as refused:
+        settle(**asked)
+    return str(refused.value)
+
+
+def switches(resolved: Resolved) -> tuple[Any, ...]:
+    used = resolved.used
+    return used.device, used.inner_net, used.dtype, used.use_compile, used.cuda_graph
+
+
+# Without a GPU
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_defaults_on_a_cpu() -> None:
+    resolved = settle()
+    assert switches(resolved) == ("cpu", "mlp_1_dual", "float32", False, False)
+    assert resolved.notices == [NO_GPU, NO_TRITON, NO_COMPILE, NO_GRAPH]
+    assert resolved.request == ModelRequest("ttt-tiny", "mlp_1_dual", torch.float32, torch.device("cpu"), 0, None)
+    assert resolved.entry is find_model("ttt-tiny")
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_what_was_asked_for_is_kept_beside_what_is_used() -> None:
+    resolved = settle(batch=3, seed=5)
+    assert resolved.asked == RunConfig.parse({"model_name": "ttt-tiny", "batch": 3, "seed": 5})
+    changed = {name for name in RunConfig.model_fields if getattr(resolved.asked, name) != getattr(resolved.used, name)}
+    assert changed == {"device", "inner_net", "dtype", "use_compile", "cuda_graph"}
+    left_open = {name for name in changed if getattr(resolved.used, name) is None}
+    assert not left_open
+    assert resolved.request.seed == 5
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_all_that_a_cpu_has_may_be_asked_for() -> None:
+    resolved = settle(
+        device="cpu", inner_net="mlp_2_dual", dtype="bfloat16", use_compile="true", cuda_graph="false", profile="torch"
+    )
+    assert switches(resolved) == ("cpu", "mlp_2_dual", "bfloat16", True, False)
+    assert resolved.notices == []
+    assert resolved.request.dtype == torch.bfloat16
+    assert resolved.used.profile == ("torch",)
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_dtypes_on_a_cpu(dtype: str) -> None:
+    assert settle(dtype=dtype).used.dtype == dtype
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_notice_is_given_for_a_default_only() -> None:
+    assert settle(device="cpu").notices == [NO_TRITON, NO_COMPILE, NO_GRAPH]
+    assert settle(inner_net="mlp_1_dual").notices == [NO_GPU, NO_COMPILE, NO_GRAPH]
+    assert settle(use_compile=False).notices == [NO_GPU, NO_TRITON, NO_GRAPH]
+    assert settle(cuda_graph=False).notices == [NO_GPU, NO_TRITON, NO_COMPILE]
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"device": "cuda"},
+            "device=cuda: PyTorch finds no GPU on this machine; use device=cpu, or a machine with a GPU",
+        ),
+        (
+            {"inner_net": "mlp_2_dual_triton"},
+            "inner_net=mlp_2_dual_triton: Triton needs a GPU (or TRITON_INTERPRET=1, which is slow); "
+            "on a CPU use mlp_2_dual",
+        ),
+        (
+            {"inner_net": "mlp_3_dual"},
+            "inner_net=mlp_3_dual: no such inner net; "
+            "ttt-tiny has mlp_1_dual, mlp_2_dual, mlp_1_dual_triton, mlp_2_dual_triton",
+        ),
+        (
+            {"cuda_graph": "true"},
+            "cuda_graph=true: there are no CUDA graphs on a CPU; leave cuda_graph out, or set it to false",
+        ),
+        (
+            {"cuda_graph": "true", "mode": "prefill", "promptlen": "32"},
+            "cuda_graph=true: there are no CUDA graphs on a CPU; leave cuda_graph out, or set it to false",
+        ),
+        (
+            {"use_compile": "true", "mode": "prefill", "promptlen": "32"},
+            "use_compile=true: the prompt's pass is not compiled; leave use_compile out, or set it to false",
+        ),
+        ({"model_name": "peer"}, "model_name=peer: runs on a GPU only, and the device is cpu"),
+        ({"model_name": "absent"}, "model_name=absent: pip install absent"),
+        (
+            {"model_name": "plain", "inner_net": "mlp_1_dual"},
+            "inner_net=mlp_1_dual: plain has no inner net; leave inner_net out",
+        ),
+        (
+            {"model_name": "plain", "checkpoint": "weights"},
+            "checkpoint=weights: plain is measured with random weights only",
+        ),
+        (
+            {"checkpoint": "/nowhere/weights"},
+            "checkpoint=/nowhere/weights: no such file or folder; give a safetensors file or a folder of them",
+        ),
+        (
+            {"profile": "nsys"},
+            "profile=nsys: it records what a GPU does, and the device is cpu; leave nsys out of profile",
+        ),
+        (
+            {"profile": "torch,memory,nsys"},
+            "profile=memory: it records PyTorch's allocator on a GPU, and the device is cpu; leave memory out of "
+            "profile\n"
+            "profile=nsys: it records what a GPU does, and the device is cpu; leave nsys out of profile",
+        ),
+        (
+            {"nsys_args": "-t cuda"},
+            "nsys_args=-t cuda: nsys is not asked for; add profile=nsys, or leave it out",
+        ),
+        (
+            {"nsys_export": "sqlite", "profile": "torch"},
+            "nsys_export=sqlite: nsys is not asked for; add profile=nsys, or leave it out",
+        ),
+        (
+            {"profile": "nsys", "nsys_args": "-o elsewhere"},
+            "nsys_args=-o elsewhere: where the report goes is settled; leave -o out",
+        ),
+    ],
+)
+def test_refused_on_a_cpu(asked: dict[str, str], message: str) -> None:
+    assert refusal(**asked) == message
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_prefill_on_a_cpu() -> None:
+    resolved = settle(mode="prefill", promptlen=32)
+    assert switches(resolved) == ("cpu", "mlp_1_dual", "float32", False, False)
+    assert resolved.notices == [NO_GPU, NO_TRITON, "use_compile: off; the prompt's pass is not compiled", NO_GRAPH]
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_compiling_for_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reason = "compiling for a CPU needs a C++ compiler (g++ or clang++), and none is found"
+    assert refusal(use_compile="true") == f"use_compile=true: {reason}; leave use_compile out, or set it to false"
+    assert f"use_compile: off; {reason}" in settle().notices
+    (tmp_path / "clang++").touch(mode=0o755)
+    assert settle(use_compile="true").used.use_compile is True
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_models_without_our_inner_nets() -> None:
+    plain = settle(model_name="plain")
+    assert plain.used.inner_net is None
+    assert plain.notices == [NO_GPU, NO_COMPILE, NO_GRAPH]
+    assert settle(model_name="plain", use_compile="true").used.use_compile is True
+    assert settle(model_name="other-nets").used.inner_net == "fast"
+    assert settle(model_name="other-nets", inner_net="slow").used.inner_net == "slow"
+    assert refusal(model_name="other-nets", inner_net="mlp_1_dual").endswith("other-nets has fast, slow")
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_triton_in_its_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    resolved = settle()
+    assert switches(resolved) == ("cpu", "mlp_1_dual_triton", "float32", False, False)
+    assert resolved.notices == [NO_GPU, "use_compile: off; Triton's interpreter cannot be compiled", NO_GRAPH]
+    assert settle(inner_net="mlp_2_dual_triton").used.inner_net == "mlp_2_dual_triton"
+    assert refusal(use_compile="true").startswith("use_compile=true: Triton's interpreter cannot be compiled")
+    assert settle(inner_net="mlp_1_dual", use_compile="true").used.use_compile is True
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_checkpoint_is_looked_at_before_anything_is_built(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"model.unknown.weight": torch.zeros(2)}, file)
+    assert refusal(checkpoint=str(file)).startswith(f"checkpoint={file}: does not fit ttt-tiny mlp_1_dual; weights ")
+
+
+# On a GPU, or what pretends to be one
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_defaults_on_a_gpu() -> None:
+    resolved = settle()
+    assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", True, True)
+    assert resolved.notices == []
+    request = ModelRequest("ttt-tiny", "mlp_1_dual_triton", torch.float16, torch.device("cuda"), 0, None)
+    assert resolved.request == request
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_asked_for_on_a_gpu() -> None:
+    asked = {"inner_net": "mlp_2_dual", "dtype": "bfloat16", "use_compile": "false", "cuda_graph": "false"}
+    resolved = settle(**asked)
+    assert switches(resolved) == ("cuda", "mlp_2_dual", "bfloat16", False, False)
+    assert resolved.notices == []
+    both = settle(device="cuda", use_compile="true", cuda_graph="true", dtype="float32")
+    assert switches(both) == ("cuda", "mlp_1_dual_triton", "float32", True, True)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_cpu_of_a_machine_with_a_gpu() -> None:
+    resolved = settle(device="cpu")
+    assert switches(resolved) == ("cpu", "mlp_1_dual", "float32", False, False)
+    assert resolved.notices == [NO_TRITON, NO_COMPILE, NO_GRAPH]
+    assert refusal(device="cpu", inner_net="mlp_1_dual_triton").startswith("inner_net=mlp_1_dual_triton: Triton needs")
+    assert refusal(device="cpu", cuda_graph="true").startswith("cuda_graph=true: there are no CUDA graphs on a CPU")
+    assert refusal(device="cpu", model_name="peer") == "model_name=peer: runs on a GPU only, and the device is cpu"
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_prefill_on_a_gpu() -> None:
+    """Whole mini-batches of TTT go through at once; another package's model says nothing of its prompts."""
+    resolved = settle(mode="prefill", promptlen=32)
+    assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", False, False)
+    assert resolved.notices == [
+        "use_compile: off; the prompt's pass is not compiled",
+        "cuda_graph: off; the prompt's pass is not captured",
+    ]
+    refused = refusal(mode="prefill", promptlen=32, cuda_graph="true")
+    assert refused.startswith("cuda_graph=true: the prompt's pass is not captured")
+    assert switches(settle(model_name="plain", mode="prefill"))[-2:] == (False, False)
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("promptlen", [1, 35])
+def test_a_prompts_rest_runs_as_a_decode_step_does(promptlen: int) -> None:
+    resolved = settle(mode="prefill", promptlen=promptlen)
+    assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", True, True)
+    assert resolved.notices == []
+    eager = settle(mode="prefill", promptlen=promptlen, use_compile="false", cuda_graph="false")
+    assert switches(eager)[-2:] == (False, False)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_model_with_its_own_generation() -> None:
+    resolved = settle(model_name="peer")
+    assert switches(resolved) == ("cuda", None, "float16", False, True)
+    assert resolved.notices == ["use_compile: off; peer decodes through its own generation code"]
+    assert refusal(model_name="peer", use_compile="true") == (
+        "use_compile=true: peer decodes through its own generation code; leave use_compile out, or set it to false"
+    )
+    assert settle(model_name="peer", cuda_graph="false").used.cuda_graph is False
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_gpu_and_the_interpreter_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    message = "device=cuda: TRITON_INTERPRET=1 is set, Triton would run on the host; unset it, or use cpu"
+    assert refusal() == message
+    assert refusal(device="cuda") == message
+    assert settle(device="cpu").used.inner_net == "mlp_1_dual_triton"
+
+
+# Profilers
+
+
+def on_gpu_with(monkeypatch: pytest.MonkeyPatch, found: Nsys | BadInput) -> None:
+    def find_nsys() -> Nsys:
+        if isinstance(found, BadInput):
+            raise found
+        return found
+
+    monkeypatch.setattr(resolve_module, "find_nsys", find_nsys)
+    monkeypatch.setattr(torch.profiler, "supported_activities", lambda: {ProfilerActivity.CUDA})
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_profilers_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    nsys = Nsys(Path("/somewhere/nsys"), "2025.3")
+    on_gpu_with(monkeypatch, nsys)
+    resolved = settle(profile="torch,nsys,memory", nsys_export="sqlite")
+    assert resolved.nsys is nsys
+    assert resolved.notices == []
+    assert settle(profile="torch").nsys is None
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_cannot_be_had_is_said_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu_with(monkeypatch, BadInput("profile=nsys: it is not found"))
+    monkeypatch.setattr(torch.profiler, "supported_activities", lambda: {ProfilerActivity.CPU})
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+    lines = refusal(profile="torch,memory,nsys").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["profile=torch", "profile=memory", "profile=nsys"]
+    assert "PYTORCH_CUDA_ALLOC_CONF chose cudaMallocAsync" in lines[1]
+    assert lines[2] == "profile=nsys: it is not found"
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_an_importer_that_lacks_a_library_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu_with(monkeypatch, Nsys(Path("/somewhere/nsys"), "2025.3"))
+    monkeypatch.setattr(resolve_module, "importer_fault", lambda nsys: "its importer does not run without libdw.so.1")
+    (notice,) = settle(profile="nsys").notices
+    assert notice == (
+        "profile=nsys: its importer does not run without libdw.so.1; until then the recording stays a .qdstrm file"
+    )

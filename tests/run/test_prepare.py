@@ -1,0 +1,61 @@
+"""The prompt is the same in every process; a decoder that is ready starts at the prompt."""
+
+import pytest
+import torch
+
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.run import prepare
+from ttt_mlflow.run.plan import resolve
+from ttt_mlflow.run.prepare import EXTRA_STEPS, PROFILED_STEPS, make_prompt, make_ready, settle, settling_steps
+
+CPU = torch.device("cpu")
+
+
+def test_the_prompt_is_that_of_the_seed() -> None:
+    used = RunConfig.parse({"batch": 3, "promptlen": 5})
+    prompt = make_prompt(used, 1000, CPU)
+    assert prompt.shape == (3, 5)
+    assert torch.equal(make_prompt(used, 1000, CPU), prompt)
+    assert not torch.equal(make_prompt(used.model_copy(update={"seed": 1}), 1000, CPU), prompt)
+
+
+def test_a_ready_decoder_has_room_for_a_profiling_pass() -> None:
+    resolved = resolve(RunConfig.parse({"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 1}))
+    lengths = []
+
+    class Own:
+        vocab_size = 10
+
+        def decoder(self, batch: int, max_length: int, cuda_graph: bool) -> "Own":
+            lengths.append(max_length)
+            return self
+
+        def prefill(self, prompt: torch.Tensor) -> torch.Tensor:
+            return prompt[:, 0]
+
+    make_ready(resolved.used, Own(), make_prompt(resolved.used, 10, CPU))
+    assert lengths == [1 + 1 + EXTRA_STEPS]
+    assert EXTRA_STEPS >= PROFILED_STEPS + 2, "those that are profiled after a pass, and the eager ones beside them"
+
+
+def test_settling_takes_a_second_or_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    steps: list[float] = []
+
+    def step() -> None:
+        steps.append(now[0])
+        now[0] += 0.3
+
+    monkeypatch.setattr(prepare.time, "perf_counter", lambda: now[0])
+    settle(step, 100, CPU)
+    assert len(steps) == 4
+    settle(step, 2, CPU)
+    assert len(steps) == 6
+
+
+def test_a_gpu_settles_and_a_cpu_is_set_up() -> None:
+    used = RunConfig.parse({"genlen": 7})
+    assert settling_steps(used, CPU) == 1
+    assert settling_steps(used, torch.device("cuda", 0)) == 7
+    prefill = RunConfig.parse({"genlen": 7, "mode": "prefill"})
+    assert settling_steps(prefill, torch.device("cuda", 0)) > 7

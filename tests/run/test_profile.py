@@ -1,0 +1,379 @@
+"""The profiling passes of a run on the CPU: what they leave, and what they do when something stands in the way."""
+
+import errno
+import gzip
+import json
+import pickle
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from tests.profilers.fake_nsys import FakeNsys
+from tests.profilers.snapshots import eager_pass
+from tests.profilers.traces import ComposedTrace, two_eager_steps, two_replays
+from tests.runs import Measured, measured_in
+from ttt_mlflow import names
+from ttt_mlflow.cli import cli
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import Killed, RunFailed
+from ttt_mlflow.models.decoder import ModelDecoder
+from ttt_mlflow.models.entry import Decoder
+from ttt_mlflow.profilers import memory, torch_profiler
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.run import attempt, model_run, profile
+from ttt_mlflow.workload import PARTS
+
+TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 2}
+Measure = Callable[..., Measured]
+
+
+@pytest.fixture
+def measure(tmp_path: Path) -> Measure:
+    return partial(measured_in, tmp_path / "runs")
+
+
+def read(measured: Measured, name: str) -> str:
+    return (measured.journal.artifacts / "profiles/torch" / name).read_text()
+
+
+def step_of(measured: Measured) -> dict[str, Any]:
+    return json.loads(read(measured, "step.json"))
+
+
+def kernels_of(measured: Measured) -> pd.DataFrame:
+    return pd.read_csv(measured.journal.artifacts / "profiles/torch/kernels.csv")
+
+
+@pytest.mark.parametrize("asked", [{}, {"mode": "prefill", "promptlen": 20}], ids=["decode", "prefill"])
+def test_an_eager_pass_names_every_part(asked: dict[str, object], measure: Measure) -> None:
+    measured = measure({**TINY, **asked, "profile": "torch"})
+    assert measured.failure is None, measured.log
+    step, kernels = step_of(measured), kernels_of(measured)
+    assert (step["steps"], step["mode"]) == ((1, "prefill") if asked else (4, "decode"))
+    assert kernels["ms_per_step"].sum() == pytest.approx(step["busy_ms"])
+    assert step["busy_ms"] + step["idle_ms"] == pytest.approx(step["step_ms"])
+    assert set(PARTS) - set(kernels["part"]) == set()
+    # between the model's parts the prompt's pass has the host's own small ones: resetting the state
+    unknown = kernels.loc[kernels["part"] == "unknown", "share_pct"].sum()
+    assert unknown == 0 if not asked else unknown < 25
+    parts = pd.read_csv(measured.journal.artifacts / "profiles/torch/parts.csv")
+    floors = pd.read_csv(measured.journal.artifacts / "roofline/parts.csv")
+    own = parts[parts["part"] != "unknown"]
+    assert own["min_bytes"].tolist() == floors["bytes"].tolist()
+    assert "trace-eager.json.gz" not in {
+        path.name for path in (measured.journal.artifacts / "profiles/torch").iterdir()
+    }
+    assert measured.journal.run_name in read(measured, "open.html")
+
+
+def test_the_trace_is_whole_and_as_the_profiler_wrote_it(measure: Measure) -> None:
+    measured = measure({**TINY, "profile": "torch"})
+    with gzip.open(measured.journal.artifacts / "profiles/torch/trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+    assert [name for name in names if name.startswith("step ")] == [f"step {index}" for index in range(4)]
+    assert names.count("layer 1") == 4
+
+
+def test_a_compiled_pass_takes_its_parts_from_an_eager_one(measure: Measure) -> None:
+    measured = measure({**TINY, "use_compile": True, "profile": "torch"})
+    assert measured.failure is None, measured.log
+    assert "profiles/torch/trace-eager.json.gz" in measured.artifacts
+    assert "in an eager step beside it" in read(measured, "kernels.md")
+    kernels = kernels_of(measured)
+    assert "unknown" in set(kernels["part"]), "compiled code itself"
+    (part,) = set(kernels.loc[kernels["name"] == "aten::argmax", "part"])
+    assert part == "sampling"
+
+
+# A GPU's traces, composed
+
+
+class Replayed:
+    """A decoder whose steps nobody runs: what the profiler would have recorded of them is given."""
+
+    def prefill(self, prompt: Tensor) -> Tensor:
+        return prompt[:, 0]
+
+    def step(self) -> Tensor:
+        raise AssertionError("the profiler is played")
+
+    def close(self) -> None:
+        pass
+
+
+class ReplayedWithEager(Replayed):
+    eagerly = nullcontext
+
+
+def trace_of(composed: ComposedTrace) -> torch_profiler.Trace:
+    return torch_profiler.Trace(json.dumps(composed.content).encode(), composed.content)
+
+
+def gpu_passes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, graph: ComposedTrace, eager: ComposedTrace | Exception | None
+) -> profile.Passes:
+    """The passes of a graph run with ``graph`` as its trace, and ``eager`` as that of the eager step beside it."""
+
+    def record(
+        step: Callable[[], object], n: int, device: torch.device, before: Callable[[], object] | None = None
+    ) -> torch_profiler.Trace:
+        if n > 1:
+            return trace_of(graph)
+        if isinstance(eager, Exception):
+            raise eager
+        assert eager
+        return trace_of(eager)
+
+    monkeypatch.setattr(torch_profiler, "record", record)
+    used = RunConfig.parse({**TINY, "inner_net": "mlp_1_dual", "cuda_graph": True, "profile": "torch"})
+    passes = profile.Passes(Journal.create(folder, used.model_dump(mode="json")), used, torch.device("cpu"), None)
+    passes.on_gpu = True
+    passes.run(Replayed() if eager is None else ReplayedWithEager(), torch.zeros(2, 1, dtype=torch.int64))
+    return passes
+
+
+def test_a_graphs_steps_take_their_parts_from_an_eager_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = gpu_passes(tmp_path, monkeypatch, two_replays(), two_eager_steps())
+    passes.finish()
+    journal = passes.journal
+    assert journal.metrics == pytest.approx(
+        {"gpu_idle_pct": 100 * 30 / 130, "launch_gap_us_mean": 6, "host_ms_per_step": 0.008, "profiled_step_ms": 0.065}
+    )
+    folder = journal.artifacts / "profiles/torch"
+    kernels = pd.read_csv(folder / "kernels.csv").set_index("name")["part"].to_dict()
+    assert kernels == {"gemm": "projections", "decode": "inner net state", "Memset": "unknown"}
+    assert (folder / "trace-eager.json.gz").exists()
+    assert "in an eager step beside it" in (folder / "kernels.md").read_text()
+    step = json.loads((folder / "step.json").read_text())
+    assert (step["device"], step["busy_ms"], step["step_ms"]) == ("cuda", pytest.approx(0.05), pytest.approx(0.065))
+    assert "measured_ms" not in step
+
+
+@pytest.mark.parametrize(
+    ("eager", "note"),
+    [
+        (None, "the model's own decoder offers no eager step"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into the device's memory"),
+    ],
+)
+def test_without_an_eager_step_parts_are_not_known(
+    eager: Exception | None, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = gpu_passes(tmp_path, monkeypatch, two_replays(), eager)
+    passes.finish()
+    folder = passes.journal.artifacts / "profiles/torch"
+    assert set(pd.read_csv(folder / "kernels.csv")["part"]) == {"unknown"}
+    assert note in (folder / "kernels.md").read_text()
+
+
+def test_no_kernel_at_all_is_a_failure_that_leaves_the_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another profiler holds the GPU: only the host's side is seen."""
+    empty = ComposedTrace()
+    empty.range("step 0", 0, 10)
+    passes = gpu_passes(tmp_path, monkeypatch, empty, None)
+    with pytest.raises(RunFailed, match="recorded no GPU kernel"):
+        passes.finish()
+    assert {path.name for path in (passes.journal.artifacts / "profiles/torch").iterdir()} == {"trace.json.gz"}
+
+
+# Faults
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Writing the artifact ``name`` fails as on a full disk."""
+    write = Journal.write_artifact
+
+    def write_artifact(self: Journal, relative: str, data: bytes | str) -> Path:
+        if relative == name:
+            raise OSError(errno.ENOSPC, "No space left on device", relative)
+        return write(self, relative, data)
+
+    monkeypatch.setattr(Journal, "write_artifact", write_artifact)
+
+
+def test_a_full_disk_costs_the_profile_alone(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    full_disk(monkeypatch, "profiles/torch/trace.json.gz")
+    measured = measure({**TINY, "profile": "torch"})
+    message = (
+        "profile=torch: cannot be written (No space left on device); "
+        f"make room in {measured.journal.path.parent} and profile again; "
+        "the measurement before it is complete"
+    )
+    assert type(measured.failure) is RunFailed
+    assert measured.journal.status["message"] == str(measured.failure) == message
+    assert measured.metrics["decode_tokens_per_s"] > 0
+    assert not any(name.startswith("profiles/") for name in measured.artifacts)
+    assert "No space left on device" in measured.log
+
+
+def test_a_disk_that_the_profile_fills_has_room_for_the_end_of_the_record(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the trace on it is full, up to what was kept free."""
+    write, filled = Journal._write, []
+
+    def full(self: Journal, path: Path, data: bytes) -> None:
+        if path.name == "trace.json.gz":
+            filled.append(path)
+        if filled and (self.path / attempt.ROOM).exists():
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        write(self, path, data)
+
+    monkeypatch.setattr(Journal, "_write", full)
+    measured = measure({**TINY, "profile": "torch"})
+    assert "No space left on device" in measured.journal.status["message"]
+    assert measured.journal.status["status"] == "error"
+    assert not (measured.journal.path / attempt.ROOM).exists()
+    assert {path.name for path in measured.journal.path.iterdir()} <= {
+        *("config.json", "status.json", "params.json", "metrics.json", "tags.json", "series.json"),
+        *("description.md", "artifacts"),
+    }
+
+
+# Memory: a GPU's allocator, composed
+
+
+def test_the_memory_pass_runs_a_prompt_and_a_few_steps(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    class Counted(profile.Passes):
+        def run(self, decoder: Decoder, prompt: Tensor) -> None:
+            self.used = self.used.model_copy(update={"profile": ("memory",)})
+            super().run(decoder, prompt)
+
+        def profiled_step(self, decoder: Decoder, prompt: Tensor) -> tuple[Callable[[], object], int]:
+            ran.append("prompt")
+            step, count = super().profiled_step(decoder, prompt)
+            return (lambda: ran.append("step") or step()), count  # type: ignore[func-returns-value]
+
+    def record(action: Callable[[], object], device: torch.device) -> memory.Recorded:
+        action()
+        return eager_pass()
+
+    monkeypatch.setattr(model_run, "Passes", Counted)
+    monkeypatch.setattr(memory, "record", record)
+    measured = measure({**TINY, "profile": "torch"})
+    assert measured.failure is None, measured.log
+    assert ran == ["prompt", *["step"] * 4]
+    folder = measured.journal.artifacts / "profiles/memory"
+    assert {path.name for path in folder.iterdir()} == {"snapshot.pickle", "parts.csv", "parts.md", "open.html"}
+    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert pickle.loads((folder / "snapshot.pickle").read_bytes()) == eager_pass().snapshot
+    assert "other" in (folder / "parts.csv").read_text()
+
+
+# Nsight Systems, played by a shell script; the process that it records is the real one
+
+
+def test_nsys_records_the_same_configuration(measure: Measure, tmp_path: Path) -> None:
+    fake = FakeNsys(tmp_path)
+    measured = measure({**TINY, "inner_net": "mlp_2_dual"}, nsys=fake.find())
+    assert measured.failure is None, measured.log
+    assert {name for name in measured.artifacts if name.startswith("profiles/")} == {
+        f"profiles/nsys/{name}"
+        for name in ("report.nsys-rep", "cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nvtx_sum.csv", "nsys.log")
+    }
+    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.journal.tags["ttt.nsys"] == fake.version
+    log = (measured.journal.artifacts / "profiles/nsys/nsys.log").read_text()
+    assert "ran 16 of ttt-tiny mlp_2_dual decode b2 p1 g4" in log
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo the driver says no; exit 3", "ended with exit code 3 and left no report: the driver says no"),
+        ("exec sleep 600", "the profiled process did not end within 2 s and was ended; see nsys.log"),
+        ('echo a recording > "$stem.qdstrm"', "what was recorded is kept as report.qdstrm"),
+        ("echo nothing was captured", "nsys left no report: nothing was captured"),
+    ],
+    ids=["fails", "hangs", "qdstrm", "nothing"],
+)
+def test_an_nsys_that_fails_keeps_the_measurement(
+    script: str, said: str, measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "sleep" in script:
+        monkeypatch.setattr(profile, "NSYS_LIMIT_S", 2.0)
+        monkeypatch.setattr(profile, "NSYS_LIMIT_FACTOR", 0.0)
+    measured = measure(TINY, nsys=FakeNsys(tmp_path, profile=script).find())
+    message = measured.journal.status["message"]
+    assert message.startswith("profile=nsys: ")
+    assert said in message
+    assert message.endswith("; the measurement before it is complete")
+    assert measured.journal.status["status"] == "error"
+    assert measured.metrics["decode_tokens_per_s"] > 0
+    assert "profiles/nsys/nsys.log" in measured.artifacts
+    assert ("profiles/nsys/report.qdstrm" in measured.artifacts) == ("qdstrm" in script)
+
+
+def test_an_nsys_that_is_gone_by_then(measure: Measure, tmp_path: Path) -> None:
+    nsys = FakeNsys(tmp_path).find()
+    nsys.path.unlink()
+    message = measure(TINY, nsys=nsys).journal.status["message"]
+    assert message.startswith("profile=nsys: FileNotFoundError: ")
+    assert str(nsys.path) in message
+
+
+def test_one_pass_that_fails_costs_no_other(measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    full_disk(monkeypatch, "profiles/torch/trace.json.gz")
+    resolved_profile = ("torch", "nsys")
+
+    class Both(profile.Passes):
+        def run(self, decoder: Decoder, prompt: Tensor) -> None:
+            self.used = self.used.model_copy(update={"profile": resolved_profile})
+            super().run(decoder, prompt)
+
+    monkeypatch.setattr(model_run, "Passes", Both)
+    measured = measure(TINY, nsys=FakeNsys(tmp_path).find())
+    assert measured.journal.status["message"].startswith("profile=torch: cannot be written (No space left on device)")
+    assert "profiles/nsys/report.nsys-rep" in measured.artifacts
+
+
+def test_a_signal_between_two_passes(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the model's memory is given back."""
+
+    def interrupted(decoder: Decoder) -> None:
+        raise Killed(signal.SIGINT)
+
+    monkeypatch.setattr(ModelDecoder, "close", interrupted)
+    measured = measure({**TINY, "profile": "torch"})
+    message = "ended by SIGINT while profiling, after a complete measurement"
+    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", message)
+    assert "profiles/torch/open.html" in measured.artifacts
+
+
+# Two profiles
+
+
+def test_two_runs_on_the_command_line(measure: Measure, tmp_path: Path) -> None:
+    first, second = (measure({**TINY, "inner_net": name, "profile": "torch"}) for name in ("mlp_1_dual", "mlp_2_dual"))
+    out = tmp_path / "diff"
+    asked = [str(first.journal.path), second.journal.journal_id, "--logdir", str(second.journal.path.parent)]
+    result = CliRunner().invoke(cli, ["profile-diff", *asked, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == {"diff.csv", "diff.md", "diff.png"}
+    changes = pd.read_csv(out / "diff.csv")
+    change = step_of(second)["step_ms"] - step_of(first)["step_ms"]
+    assert changes["change_ms"].sum() == pytest.approx(change)
+    inner = changes[changes["part"] == "inner net state"].set_index("name")
+    assert inner["word"].to_dict()["aten::gelu"] == "appeared"
+    assert first.journal.run_name in result.output
+    assert "measured, without a profiler: " in result.output
+
+
+def test_a_run_without_a_profile_on_the_command_line(measure: Measure) -> None:
+    measured = measure(TINY)
+    result = CliRunner().invoke(cli, ["profile-diff", str(measured.journal.path), str(measured.journal.path)])
+    assert result.exit_code == 2
+    assert "measure it with `ttt-mlflow run --profile torch`" in result.output
+    assert "Traceback" not in result.output

@@ -1,0 +1,137 @@
+"""Whether this machine can measure: one finding for each thing that a full measurement needs.
+
+Every check runs in a thread of its own and has the same time; one that hangs or fails is a finding and costs the others
+nothing. Nothing is measured here but with :func:`measure_cards`.
+"""
+
+import importlib
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ttt_mlflow.app.doctor.finding import SEVERITY, Asked, Finding, State, Wrong
+from ttt_mlflow.app.doctor.gpu import (
+    check_ceilings,
+    check_clocks,
+    check_gpm,
+    check_gpu,
+    check_others,
+    check_telemetry,
+    find_gpus,
+)
+from ttt_mlflow.app.doctor.software import check_mamba, check_nsys, check_triton
+from ttt_mlflow.app.doctor.store import check_folder, check_tracking
+from ttt_mlflow.errors import TTTError
+
+SECONDS = 9.0  # from the start of the process until the last answer
+LEAST_SECONDS = 4.0  # for the checks, however long the start took
+CHILD_SHARE = 0.8  # of that time for a process that a check starts: it is ended while the check still waits for it
+
+
+def diagnose(asked: Asked, seconds: float) -> list[Finding]:
+    """All findings, after ``seconds``; what has not answered by then is a finding too."""
+    deadline = time.monotonic() + seconds
+    try:
+        importlib.import_module("torch")  # here, so that the threads do not wait for each other's import
+    except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
+        return [
+            Finding("pytorch", "failed", f"PyTorch does not load: {type(error).__name__}: {error}", "install it again")
+        ]
+    gpus = _begin(find_gpus)
+    others = _begin(lambda: check_others(gpus.result()))
+    checks: dict[str, Callable[[], str]] = {
+        "gpu": lambda: check_gpu(gpus.result()),
+        "clocks": lambda: check_clocks(gpus.result()),
+        "others": others.result,
+        "telemetry": lambda: check_telemetry(gpus.result()),
+        "gpm": lambda: check_gpm(gpus.result()),
+        "ceilings": lambda: check_ceilings(gpus.result()),
+        # its kernel makes this process one of those on the card, under a number that in a container is not its own
+        "triton": lambda: check_triton(_after(others, gpus, seconds / 4)),
+        "mamba": lambda: check_mamba(gpus.result(), CHILD_SHARE * seconds),
+        "nsys": lambda: check_nsys(CHILD_SHARE * seconds),
+        "logdir": lambda: check_folder(asked.logdir, "the record of a run"),
+        "temp": lambda: check_folder(Path(tempfile.gettempdir()), "compilers and profilers"),
+        "tracking": lambda: check_tracking(asked),
+    }
+    started = {name: _begin(check) for name, check in checks.items()}
+    return [_finding(name, future, deadline, seconds) for name, future in started.items()]
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """0 fine, 1 something is missing for full measurements, 2 cannot measure or not record what is asked."""
+    return max(SEVERITY.index(finding.state) for finding in findings)
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """One line each."""
+    width = max(len(finding.name) for finding in findings)
+    return "\n".join(
+        f"{finding.state:<7}  {finding.name:<{width}}  {'; '.join(filter(None, [finding.found, finding.remedy]))}"
+        for finding in findings
+    )
+
+
+def findings_json(findings: Sequence[Finding], measured: dict[str, dict[str, float]] | None = None) -> str:
+    """exit_code, checks (name, state, found, remedy) and, where ceilings were measured, those by the GPU's UUID."""
+    record: dict[str, Any] = {"exit_code": exit_code(findings), "checks": [asdict(finding) for finding in findings]}
+    return json.dumps(record if measured is None else {**record, "ceilings": measured}, indent=1, ensure_ascii=False)
+
+
+# The time of a check
+
+
+def _begin(action: Callable[[], Any]) -> "Future[Any]":
+    """Run ``action`` in a thread that the end of the process does not wait for."""
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def _after(first: "Future[Any]", second: "Future[Any]", patience_s: float) -> Any:
+    """The result of ``second``, once ``first`` has ended or taken too long."""
+    wait([first], timeout=patience_s)
+    return second.result()
+
+
+def _finding(name: str, future: "Future[Any]", deadline: float, seconds: float) -> Finding:
+    try:
+        return Finding(name, "ok", future.result(timeout=max(0.0, deadline - time.monotonic())))
+    except TimeoutError:
+        if future.done():  # the check's own
+            return Finding(name, _worst_of(name), "the check ran into a time-out of its own")
+        return Finding(name, _worst_of(name), f"no answer within {seconds:.1f} s")
+    except Wrong as wrong:
+        return Finding(name, wrong.state, wrong.found, wrong.remedy)
+    except Exception as error:  # whatever breaks one check is that check's finding
+        said = " ".join(str(error).split())[:300]
+        return Finding(
+            name, _worst_of(name), said if isinstance(error, TTTError) else f"{type(error).__name__}: {said}"
+        )
+
+
+def _worst_of(name: str) -> State:
+    """Without a place to record, nothing can be measured; without the rest, less."""
+    return "failed" if name in ("logdir", "temp", "tracking") else "limited"
+
+
+# The GPU
+
+
+# The software
+
+
+# Where the record goes

@@ -1,0 +1,84 @@
+"""Checks of the software."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ttt_mlflow.app.doctor.finding import Gpu, Wrong
+from ttt_mlflow.app.doctor.store import _write_fault
+from ttt_mlflow.errors import BadInput
+
+COMPILED_BLOCK = 1024
+EXTENSIONS = ("selective_scan_cuda", "causal_conv1d_cuda")  # what breaks when torch is another one than at their build
+
+
+def check_triton(gpus: Sequence[Gpu]) -> str:
+    """Compile a kernel, and where there is a GPU run it; the cache must take what is compiled."""
+    import triton
+
+    from ttt_mlflow.run.machine import interpreting
+
+    if interpreting():
+        raise Wrong("TRITON_INTERPRET=1 is set: kernels run on the host", "unset it to measure them")
+    folder = Path(triton.knobs.cache.dir)
+    if reason := _write_fault(folder):
+        raise Wrong(f"its cache {folder} {reason}: every process compiles anew", "set TRITON_CACHE_DIR to a folder")
+    if gpus:
+        _run_a_kernel(gpus[0])
+        return f"Triton {triton.__version__} compiles and runs on {gpus[0].name}; cache {folder}"
+    _compile_a_kernel()
+    return f"Triton {triton.__version__} compiles; it needs a GPU to run; cache {folder}"
+
+
+def _run_a_kernel(gpu: Gpu) -> None:
+    import torch
+
+    from ttt_mlflow.kernels.stream import block_sums
+
+    with torch.cuda.device(gpu.device):
+        values = torch.ones(COMPILED_BLOCK, dtype=torch.int32, device=gpu.device)
+        sums = torch.zeros(1, dtype=torch.int32, device=gpu.device)
+        block_sums(values, sums, COMPILED_BLOCK, num_warps=4)
+        if int(sums) != COMPILED_BLOCK:
+            raise Wrong(f"a Triton kernel computed {int(sums)} where {COMPILED_BLOCK} is right")
+
+
+def _compile_a_kernel() -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from ttt_mlflow.kernels.stream import block_sums_kernel
+
+    types = {"x": "*i32", "sums": "*i32", "BLOCK": "constexpr"}
+    triton.compile(ASTSource(block_sums_kernel, types, {(2,): COMPILED_BLOCK}), GPUTarget("cuda", 90, 32))
+
+
+def check_mamba(gpus: Sequence[Gpu], seconds: float) -> str:
+    """mamba-ssm and causal-conv1d are there, and their compiled parts load with this PyTorch."""
+    from importlib.metadata import version
+
+    from ttt_mlflow.models.mamba.model import missing
+
+    if reason := missing():
+        raise Wrong(reason.partition(";")[0] + ": Mamba cannot be measured", reason.partition("; ")[2])
+    names = f"mamba-ssm {version('mamba-ssm')} and causal-conv1d {version('causal-conv1d')}"
+    program = f"import torch, {', '.join(EXTENSIONS)}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=seconds)
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise Wrong(f"{names} do not load: {words[-1][:300]}", "build them again with this PyTorch")
+    return names if gpus else f"{names}; they need a GPU to run"
+
+
+def check_nsys(answer_s: float) -> str:
+    from ttt_mlflow.profilers.nsys import find_nsys, importer_fault
+
+    try:
+        nsys = find_nsys(answer_s)
+    except BadInput as error:
+        raise Wrong(str(error).removeprefix("profile=nsys: ")) from None
+    if fault := importer_fault(nsys):
+        raise Wrong(f"nsys {nsys.version} at {nsys.path}: {fault}", "without it recordings stay .qdstrm files")
+    return f"nsys {nsys.version} at {nsys.path}, with its importer"

@@ -1,0 +1,58 @@
+"""Signals, and the mlflow run that started this process."""
+
+import ctypes
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from types import FrameType
+
+from ttt_mlflow.errors import Killed, ask_to_end
+
+
+@dataclass(frozen=True)
+class _MlflowRun:
+    """The ``mlflow run`` that started this process: the run that it made, and its process id."""
+
+    run_id: str
+    pid: int
+
+    @classmethod
+    def parent(cls) -> "_MlflowRun | None":
+        run_id = os.environ.get("MLFLOW_RUN_ID")
+        if not run_id:
+            return None
+        if sys.platform == "linux":
+            # `mlflow run` does not pass a SIGTERM on: have Linux send one here when it dies of it
+            pr_set_pdeathsig = 1  # linux/prctl.h
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        return cls(run_id, os.getppid())
+
+
+class _Ending:
+    """Turns the first SIGINT or SIGTERM into Killed; a later one only says that the run is ending.
+
+    A Ctrl-C on ``mlflow run`` arrives twice: as the terminal's SIGINT, then as mlflow's SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def __enter__(self) -> "_Ending":
+        self._before = {signum: signal.signal(signum, self._hear) for signum in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        ask_to_end(None)
+
+    def _hear(self, signum: int, frame: FrameType | None) -> None:
+        if self.begun:
+            # not print: the signal may have come in the middle of one
+            os.write(2, b"already ending, recording what was measured\n")
+            return
+        self.begun = True
+        killed = Killed(signum)
+        ask_to_end(killed)
+        raise killed

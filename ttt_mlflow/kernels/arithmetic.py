@@ -1,0 +1,65 @@
+"""The arithmetic that the reference functions share: products with the state, norms, GELU."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttt_mlflow.kernels.opaque import opaque
+
+NORM_EPS = 1e-6
+
+
+def matrix(x: Tensor) -> Tensor:
+    """``x`` in the dtype of products with the state: float32, or float64 for float64 state."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _product(x: Tensor, w: Tensor) -> Tensor:
+    return torch.empty(*x.shape[:-1], w.shape[-1], dtype=torch.float64, device=x.device)
+
+
+@opaque(shapes=_product)
+def times(x: Tensor, w: Tensor) -> Tensor:
+    """x @ w for vectors x in float64 and a matrix w from :func:`matrix`; the product in w's dtype, then float64.
+
+    Opaque because the compiler hands x over with other strides, and the BLAS then sums in another order.
+    """
+    return (x.to(w.dtype) @ w).double()
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float = NORM_EPS) -> Tensor:
+    """x [..., D] over its root mean square, times ``weight`` [D]; unrounded."""
+    x = x.double()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.double()
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
+    """Layer norm over the last dimension; unrounded."""
+    mean = x.mean(-1, keepdim=True)
+    centred = x - mean
+    return centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps) * weight + bias
+
+
+def layer_norm_l2_grad(z: Tensor, target: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
+    """∂/∂z of ½‖LN(z) - target‖², over the last dimension."""
+    width = z.shape[-1]
+    centred = z - z.mean(-1, keepdim=True)
+    rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    normed = centred * rstd
+    grad = (normed * weight + bias - target) * weight
+    inner = grad.sum(-1, keepdim=True) + normed * (grad * normed).sum(-1, keepdim=True)
+    return (grad - inner / width) * rstd
+
+
+GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
+GELU_CUBIC = 0.044715
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_grad(x: Tensor) -> Tensor:
+    """Derivative of the tanh-approximated GELU."""
+    t = torch.tanh(GELU_SCALE * x * (1 + GELU_CUBIC * x * x))
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x)

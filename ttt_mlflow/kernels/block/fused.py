@@ -1,0 +1,269 @@
+"""The decode step outside the inner net, in Triton: norms, causal convolutions, rotary embedding, gates.
+
+Each function is the twin of the one of the same name in :mod:`ttt_mlflow.kernels.reference`, which gives shapes and
+meaning. One program handles one sequence (one row of D), reads every input once and writes every output once; the
+arithmetic is float32. Rows are short (D ≤ 5504), so a row fits a program's registers.
+
+The same kernels run whether the step is eager, compiled or replayed, which is what makes the three agree bit for bit.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents
+
+from ttt_mlflow.kernels.arithmetic import NORM_EPS
+from ttt_mlflow.kernels.launch import overlaps
+from ttt_mlflow.kernels.opaque import opaque
+
+
+def _two_rows(hidden: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(hidden), torch.empty_like(hidden)
+
+
+def _qk_lr(x: Tensor, lr_logits: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor, Tensor]:
+    q = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return q, torch.empty_like(q), torch.empty(lr_logits.shape, dtype=torch.float32, device=x.device)
+
+
+def _one_row(x: Tensor, *_: object, **__: object) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _half_row(gate_up: Tensor) -> Tensor:
+    return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
+
+
+@triton.jit
+def _rms_norm(x, weight, WIDTH: tl.constexpr, EPS: tl.constexpr):
+    return x * tl.rsqrt(tl.sum(x * x, 0) / WIDTH + EPS) * weight
+
+
+@triton.jit
+def _add_rms_norm_kernel(
+    hidden, delta, weight, out_hidden, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64) * WIDTH
+    cols = tl.arange(0, BLOCK)
+    mask = cols < WIDTH
+    x = tl.load(hidden + row + cols, mask, 0.0).to(tl.float32)
+    x += tl.load(delta + row + cols, mask, 0.0).to(tl.float32)
+    x = x.to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out_hidden + row + cols, x, mask)
+    weight_row = tl.load(weight + cols, mask, 0.0).to(tl.float32)
+    tl.store(out + row + cols, _rms_norm(x, weight_row, WIDTH, EPS), mask)
+
+
+@opaque(shapes=_two_rows)
+def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float = NORM_EPS) -> tuple[Tensor, Tensor]:
+    batch, width = hidden.shape
+    out_hidden, out = _two_rows(hidden)
+    block = triton.next_power_of_2(width)
+    _add_rms_norm_kernel[(batch,)](hidden, delta, weight, out_hidden, out, width, block, eps, num_warps=_warps(block))
+    return out_hidden, out
+
+
+@triton.jit
+def _conv_rms_norm_kernel(
+    hidden,
+    delta,
+    ring,
+    position,
+    conv_norm_weight,
+    conv_weight,
+    conv_bias,
+    norm_weight,
+    out_hidden,
+    out,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EPS: tl.constexpr,
+):
+    sequence = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    mask = cols < WIDTH
+    newest = tl.load(position) % 4
+    x = tl.load(hidden + sequence * WIDTH + cols, mask, 0.0).to(tl.float32)
+    x += tl.load(delta + sequence * WIDTH + cols, mask, 0.0).to(tl.float32)
+    x = x.to(out.dtype.element_ty).to(tl.float32)
+    normed = _rms_norm(x, tl.load(conv_norm_weight + cols, mask, 0.0).to(tl.float32), WIDTH, EPS)
+    normed = normed.to(ring.dtype.element_ty)
+
+    history = ring + sequence * 4 * WIDTH + cols
+    total = tl.load(conv_bias + cols, mask, 0.0).to(tl.float32)
+    for tap in tl.static_range(3):
+        slot = (newest + 1 + tap) % 4
+        old = tl.load(history + slot * WIDTH, mask, 0.0).to(tl.float32)
+        total += old * tl.load(conv_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
+    total += normed.to(tl.float32) * tl.load(conv_weight + 3 * WIDTH + cols, mask, 0.0).to(tl.float32)
+    tl.store(history + newest * WIDTH, normed, mask)
+
+    x = (x + total).to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out_hidden + sequence * WIDTH + cols, x, mask)
+    weight_row = tl.load(norm_weight + cols, mask, 0.0).to(tl.float32)
+    tl.store(out + sequence * WIDTH + cols, _rms_norm(x, weight_row, WIDTH, EPS), mask)
+
+
+@opaque(mutates=["ring"], shapes=_two_rows)
+def conv_rms_norm(
+    hidden: Tensor,
+    delta: Tensor,
+    ring: Tensor,
+    position: Tensor,
+    conv_norm_weight: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    norm_weight: Tensor,
+    eps: float = NORM_EPS,
+) -> tuple[Tensor, Tensor]:
+    batch, width = hidden.shape
+    out_hidden, out = _two_rows(hidden)
+    block = triton.next_power_of_2(width)
+    _conv_rms_norm_kernel[(batch,)](
+        hidden, delta, ring, position, conv_norm_weight, conv_weight, conv_bias, norm_weight,
+        out_hidden, out, width, block, eps, num_warps=_warps(block),
+    )  # fmt: skip
+    return out_hidden, out
+
+
+@triton.jit
+def _qk_conv_rotary_kernel(
+    x,
+    x_stride,
+    lr_logits,
+    lr_stride,
+    ring,
+    position,
+    q_weight,
+    q_bias,
+    k_weight,
+    k_bias,
+    lr_bias,
+    cos,
+    sin,
+    base_lr,
+    out_q,
+    out_k,
+    out_lr,
+    WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HEADS_BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    if OVERLAP:
+        gdc_launch_dependents()  # the decode kernel that follows reads its state meanwhile
+    sequence = tl.program_id(0).to(tl.int64)
+    now = tl.load(position)
+    newest = now % 4
+    # pairs of neighbouring dimensions: [BLOCK / 2, 2]
+    pairs = tl.arange(0, BLOCK // 2)
+    cols = pairs[:, None] * 2 + tl.arange(0, 2)[None, :]
+    mask = cols < WIDTH
+    history = ring + sequence * 4 * WIDTH + cols
+    current = tl.load(x + sequence * x_stride + cols, mask, 0.0)
+    q = tl.load(q_bias + cols, mask, 0.0).to(tl.float32)
+    k = tl.load(k_bias + cols, mask, 0.0).to(tl.float32)
+    for tap in tl.static_range(4):
+        if tap == 3:
+            value = current.to(tl.float32)
+        else:
+            value = tl.load(history + ((newest + 1 + tap) % 4) * WIDTH, mask, 0.0).to(tl.float32)
+        q += value * tl.load(q_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
+        k += value * tl.load(k_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
+    tl.store(history + newest * WIDTH, current, mask)
+
+    frequency = now * (HEAD_DIM // 2) + pairs % (HEAD_DIM // 2)
+    c, s = tl.load(cos + frequency), tl.load(sin + frequency)
+    pair_mask = pairs * 2 < WIDTH
+    out = sequence * WIDTH + pairs * 2
+    even, odd = tl.split(q)
+    tl.store(out_q + out, even * c - odd * s, pair_mask)
+    tl.store(out_q + out + 1, odd * c + even * s, pair_mask)
+    even, odd = tl.split(k)
+    tl.store(out_k + out, even * c - odd * s, pair_mask)
+    tl.store(out_k + out + 1, odd * c + even * s, pair_mask)
+
+    heads = tl.arange(0, HEADS_BLOCK)
+    logit = tl.load(lr_logits + sequence * lr_stride + heads, heads < HEADS, 0.0).to(tl.float32)
+    logit += tl.load(lr_bias + heads, heads < HEADS, 0.0).to(tl.float32)
+    tl.store(out_lr + sequence * HEADS + heads, base_lr * tl.sigmoid(logit) / HEAD_DIM, heads < HEADS)
+
+
+@opaque(mutates=["ring"], shapes=_qk_lr)
+def qk_conv_rotary(
+    x: Tensor,
+    lr_logits: Tensor,
+    ring: Tensor,
+    position: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor,
+    k_weight: Tensor,
+    k_bias: Tensor,
+    lr_bias: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    base_lr: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (batch, width), heads = x.shape, lr_logits.shape[1]
+    q, k, lr = _qk_lr(x, lr_logits)
+    block = triton.next_power_of_2(width)
+    _qk_conv_rotary_kernel[(batch,)](
+        x, x.stride(0), lr_logits, lr_logits.stride(0), ring, position, q_weight, q_bias, k_weight, k_bias, lr_bias,
+        cos, sin, base_lr, q, k, lr, width, heads, width // heads, block, triton.next_power_of_2(heads),
+        overlaps(x.device), num_warps=_warps(block),
+    )  # fmt: skip
+    return q, k, lr
+
+
+@triton.jit
+def _gated_layer_norm_kernel(
+    x, gate, gate_stride, weight, bias, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
+):
+    sequence = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    mask = cols < WIDTH
+    value = tl.load(x + sequence * WIDTH + cols, mask, 0.0).to(tl.float32)
+    centred = tl.where(mask, value - tl.sum(value, 0) / WIDTH, 0.0)
+    rstd = tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH + EPS)
+    normed = centred * rstd * tl.load(weight + cols, mask, 0.0).to(tl.float32)
+    normed += tl.load(bias + cols, mask, 0.0).to(tl.float32)
+    g = tl.load(gate + sequence * gate_stride + cols, mask, 0.0).to(tl.float32)
+    g = g * tl.sigmoid(1.5957691216057308 * g * (1.0 + 0.044715 * g * g))
+    tl.store(out + sequence * WIDTH + cols, g * normed, mask)
+
+
+@opaque(shapes=_one_row)
+def gated_layer_norm(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
+    batch, width = x.shape
+    out = torch.empty_like(x)
+    block = triton.next_power_of_2(width)
+    _gated_layer_norm_kernel[(batch,)](
+        x, gate, gate.stride(0), weight, bias, out, width, block, eps, num_warps=_warps(block)
+    )
+    return out
+
+
+@triton.jit
+def _swiglu_kernel(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    sequence = tl.program_id(0).to(tl.int64)
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = cols < WIDTH
+    gate = tl.load(gate_up + sequence * 2 * WIDTH + cols, mask, 0.0).to(tl.float32)
+    up = tl.load(gate_up + sequence * 2 * WIDTH + WIDTH + cols, mask, 0.0).to(tl.float32)
+    tl.store(out + sequence * WIDTH + cols, gate * tl.sigmoid(gate) * up, mask)
+
+
+@opaque(shapes=_half_row)
+def swiglu(gate_up: Tensor) -> Tensor:
+    batch, width = gate_up.shape[0], gate_up.shape[1] // 2
+    out = _half_row(gate_up)
+    block = 1024
+    _swiglu_kernel[(batch, triton.cdiv(width, block))](gate_up, out, width, block, num_warps=4)
+    return out
+
+
+def _warps(block: int) -> int:
+    return 4 if block <= 2048 else 8

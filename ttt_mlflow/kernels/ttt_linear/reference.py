@@ -1,0 +1,102 @@
+"""TTT-Linear in plain PyTorch: one decode step in both forms, and a whole mini-batch in the dual form."""
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.kernels.arithmetic import (
+    layer_norm,
+    layer_norm_l2_grad,
+    matrix,
+    times,
+)
+from ttt_mlflow.kernels.mini_batch import accumulate, combined, fold, outer, write_slot
+
+
+def linear_decode(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    eta: Tensor,
+    position: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    w: Tensor,
+    b: Tensor,
+    k_slots: Tensor,
+    g_slots: Tensor,
+) -> Tensor:
+    """One TTT-Linear decode step in the rank-1 form.
+
+    q, k, v [B, D] (rows may be strided); lr [B, H] float32; eta [M] float32, the token scale of each position;
+    norm_weight, norm_bias [H, F]. State, updated in place: w [B, H, F, F], b [B, H, F], as they were when the
+    mini-batch began; k_slots, g_slots [B, H, M, F], this mini-batch's keys and gradients.
+    Returns out [B, D] in q's dtype.
+    """
+    dtype, heads = q.dtype, w.shape[1]
+    q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]
+    gamma, beta = norm_weight.double().unsqueeze(1), norm_bias.double().unsqueeze(1)  # [H, 1, F]
+    weight, bias = matrix(w), b.double().unsqueeze(2)
+
+    gradient = layer_norm_l2_grad(times(k, weight) + bias, v - k, gamma, beta) * lr.double()[:, :, None, None]
+    keys = write_slot(k_slots, position, k)
+    gradients = write_slot(g_slots, position, gradient)
+
+    scale = eta.index_select(0, position.long()).double()
+    z = times(q, weight) + bias - scale * combined(q, keys, gradients)
+    out = q + layer_norm(z, gamma, beta)
+    fold(w, position, outer(scale * keys, gradients, w))
+    fold(b, position, scale * gradients.sum(2))
+    return out.flatten(1).to(dtype)
+
+
+def linear_accumulate(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    eta: Tensor,
+    position: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    w: Tensor,
+    b: Tensor,
+    w_sum: Tensor,
+    b_sum: Tensor,
+) -> Tensor:
+    """One TTT-Linear decode step in the accumulating form.
+
+    As :func:`linear_decode`, with the sums of this mini-batch's gradients, w_sum [B, H, F, F] and b_sum [B, H, F], in
+    place of the vectors. The output is made from the sums before they are rounded to the state's dtype.
+    """
+    dtype, heads = q.dtype, w.shape[1]
+    q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]
+    gamma, beta = norm_weight.double().unsqueeze(1), norm_bias.double().unsqueeze(1)  # [H, 1, F]
+    weight, bias = matrix(w), b.double().unsqueeze(2)
+
+    gradient = layer_norm_l2_grad(times(k, weight) + bias, v - k, gamma, beta) * lr.double()[:, :, None, None]
+    summed = accumulate(w_sum, position, outer(k, gradient, w))
+    b_summed = accumulate(b_sum, position, gradient.squeeze(2)).double()
+
+    scale = eta.index_select(0, position.long()).double()
+    z = times(q, weight) + bias - scale * (times(q, summed) + b_summed.unsqueeze(2))
+    out = q + layer_norm(z, gamma, beta)
+    fold(w, position, scale.to(summed.dtype) * summed)
+    fold(b, position, scale * b_summed)
+    return out.flatten(1).to(dtype)
+
+
+def linear_dual(
+    q: Tensor, k: Tensor, v: Tensor, lr: Tensor, eta: Tensor, gamma: Tensor, beta: Tensor, w: Tensor, b: Tensor
+) -> Tensor:
+    """A whole mini-batch of TTT-Linear, in the dual form.
+
+    q, k, v [B, H, M, F] and lr [B, H, M, 1] in the dtype of the arithmetic; eta [M, 1]; gamma, beta [H, 1, F];
+    w [B, H, F, F], b [B, H, F], updated in place. Returns out [B, H, M, F].
+    """
+    w_wide, b_wide = matrix(w), matrix(b).unsqueeze(2)
+    gradients = lr * layer_norm_l2_grad(k @ w_wide + b_wide, v - k, gamma, beta)
+    z = q @ w_wide + b_wide - eta * (torch.tril(q @ k.mT + 1) @ gradients)
+    w.copy_(w_wide - eta[-1] * (k.mT @ gradients))
+    b.copy_((b_wide - eta[-1] * gradients.sum(2, keepdim=True)).squeeze(2))
+    return q + layer_norm(z, gamma, beta)

@@ -1,0 +1,82 @@
+"""What a run measured and what its card said, brought before :mod:`ttt_mlflow.measurement.verdict`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ttt_mlflow.measurement.drift import Drift
+from ttt_mlflow.measurement.loop import Measurement
+from ttt_mlflow.names import CLOCK_EVENT_REASONS, violation_metric
+from ttt_mlflow.telemetry.processes import GpuProcess
+from ttt_mlflow.telemetry.sampler import NvmlSampler
+from ttt_mlflow.telemetry.samples import Section, clock_event_pct, counted, inside
+
+EXPLAINED_BY_POWER = "sw_power_cap"
+POWER_CAP_BIT = 1 << CLOCK_EVENT_REASONS.index(EXPLAINED_BY_POWER)
+
+
+@dataclass(frozen=True)
+class CardEvidence:
+    """What the card said of the measured sections; None wherever it did not say.
+
+    sm_clock_mhz and power_capped: of each sample, in order. event_pct: share of the samples in which NVML named a clock
+    event. thermal_violation_pct: share of the sections' time that NVML's violation counter added for the temperature.
+    """
+
+    sm_clock_mhz: Sequence[float] | None = None
+    power_capped: Sequence[bool] | None = None
+    event_pct: Mapping[str, float] | None = None
+    thermal_violation_pct: float | None = None
+    ecc_uncorrected: int | None = None
+    other_processes: Sequence[GpuProcess] | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is judged. section_s: measured time. interrupted: the run did not come to its end."""
+
+    on_gpu: bool
+    section_s: float
+    passes: int
+    relative_half_width_pct: float | None
+    drift: Drift | None
+    precision_pct: float
+    card: CardEvidence | None = None
+    interrupted: bool = False
+
+
+def evidence(measurement: Measurement, sampler: NvmlSampler | None, on_gpu: bool, precision_pct: float) -> Evidence:
+    """Of one attempt at a decode or prefill measurement."""
+    complete = measurement.complete_repeats
+    return Evidence(
+        on_gpu=on_gpu,
+        section_s=sum(repeat.total_ms for repeat in complete) / 1e3,
+        passes=len(complete),
+        relative_half_width_pct=measurement.relative_half_width_pct,
+        drift=measurement.drifts().get("drift"),
+        precision_pct=precision_pct,
+        card=card_evidence(sampler, sampler.sections) if sampler else None,
+        interrupted=measurement.interrupted,
+    )
+
+
+def card_evidence(sampler: NvmlSampler, sections: Sequence[Section]) -> CardEvidence:
+    """What the card said in ``sections``; a question that it did not answer stays None."""
+    frame = sampler.frame()
+    rows = frame[inside(frame, sections)] if not frame.empty else frame
+    clocks = capped = events = None
+    if "sm_clock_mhz" in rows:
+        rows = rows[rows["sm_clock_mhz"].notna()]
+        clocks = rows["sm_clock_mhz"].tolist()
+    if "clock_event_reasons" in rows and len(rows) and rows["clock_event_reasons"].notna().all():
+        capped = ((rows["clock_event_reasons"].astype("int64") & POWER_CAP_BIT) != 0).tolist()
+        events = clock_event_pct(rows)
+    found, seconds = counted(sections), sum(section.seconds for section in sections)
+    thermal_s, ecc_errors = found.get(violation_metric("thermal")), found.get("ecc_uncorrected_errors")
+    return CardEvidence(
+        sm_clock_mhz=clocks,
+        power_capped=capped,
+        event_pct=events,
+        thermal_violation_pct=100 * thermal_s / seconds if thermal_s is not None and seconds else None,
+        ecc_uncorrected=None if ecc_errors is None else int(ecc_errors),
+        other_processes=sampler.other_processes(sections),
+    )

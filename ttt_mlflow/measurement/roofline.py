@@ -1,0 +1,59 @@
+"""The bytes and operations that a decode step or a prompt cannot do without, and so the time that it cannot beat.
+
+A model counts its work as a list of :class:`Stage`; this module knows the inner nets and what a card needs for a stage.
+docs/roofline.md derives the counts and says what is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ttt_mlflow.measurement.ceilings import CardCeilings
+from ttt_mlflow.workload import PARTS, Stage
+
+MEASURED_RATES = (torch.float16, torch.bfloat16)  # dtypes whose matrix rate the ceilings give
+
+
+@dataclass(frozen=True)
+class PartWork:
+    """A part's stages together; ``milliseconds`` is None where the card's ceilings are not known."""
+
+    part: str
+    bytes: float
+    flops: float
+    milliseconds: float | None
+
+
+def total_bytes(stages: Sequence[Stage]) -> float:
+    return sum(stage.bytes for stage in stages)
+
+
+def total_flops(stages: Sequence[Stage]) -> float:
+    return sum(stage.count * stage.flops for stage in stages)
+
+
+def stage_ms(stage: Stage, ceilings: CardCeilings) -> float:
+    """The larger of the time for the bytes and the time for the operations, ``count`` times."""
+    memory_ms = stage.bytes / (ceilings.read_gb_per_s * 1e6)
+    matrix_ms = stage.count * stage.flops / (ceilings.matmul_tflops * 1e9)
+    return max(memory_ms, matrix_ms)
+
+
+def floor_ms(stages: Sequence[Stage], ceilings: CardCeilings) -> float:
+    """The time of ``stages`` one after the other, each at the card's ceiling."""
+    return sum(stage_ms(stage, ceilings) for stage in stages)
+
+
+def by_part(stages: Sequence[Stage], ceilings: CardCeilings | None) -> list[PartWork]:
+    """The parts that the model has, in the order of :data:`PARTS`."""
+    work = []
+    for part in PARTS:
+        own = [stage for stage in stages if stage.part == part]
+        if own:
+            ms = floor_ms(own, ceilings) if ceilings else None
+            work.append(PartWork(part, total_bytes(own), total_flops(own), ms))
+    return work
+
+
+# The inner nets of TTT

@@ -1,0 +1,268 @@
+"""Whether a measurement can be trusted: valid, invalid for named reasons, or unjudged for want of data.
+
+The software power cap is no fault: large-batch decode on a power-limited card always meets it. docs/verdict.md has
+every reason with its threshold. What is judged is given as plain values (:class:`Evidence`), so that recorded samples
+are judged as live ones are.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ttt_mlflow.measurement.drift import ACROSS_LEAST
+from ttt_mlflow.measurement.evidence import EXPLAINED_BY_POWER, CardEvidence, Evidence
+from ttt_mlflow.measurement.thresholds import Thresholds
+from ttt_mlflow.telemetry.processes import GpuProcess
+
+Word = Literal["valid", "invalid", "unjudged"]
+
+# NVML's clock events that are faults, in the order of their gravity
+FAULTY_EVENTS = ("hw_thermal_slowdown", "hw_power_brake_slowdown", "hw_slowdown", "sw_thermal_slowdown")
+# a reason that comes again with the next attempt: waiting does not help
+LASTING = ("short_section",)
+STEADY_PERCENTILE = 90  # of the SM clock where no power cap explains it: its steady state
+CLOCK_SAMPLES_LEAST = 10
+NOTHING_MEASURED = "no timed pass came to its end"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A reason against a run: its name, and what was found against what is allowed."""
+
+    name: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """missing: what could not be judged, by name, and why. notes: what is worth knowing and no fault."""
+
+    word: Word
+    reasons: tuple[Finding, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    @property
+    def names(self) -> list[str]:
+        return [reason.name for reason in self.reasons]
+
+    @property
+    def retry_can_help(self) -> bool:
+        """Whether there is a reason that another attempt may not meet again."""
+        return any(name not in LASTING for name in self.names)
+
+    def record(self) -> dict[str, Any]:
+        """For verdict.json."""
+        return {
+            "verdict": self.word,
+            "reasons": [asdict(reason) for reason in self.reasons],
+            "missing": dict(self.missing),
+            "notes": list(self.notes),
+            "thresholds": self.thresholds.as_dict(),
+        }
+
+    def tags(self) -> dict[str, str]:
+        """Under the public names; a tag without content is absent."""
+        tags: dict[str, str] = {"ttt.verdict": self.word}
+        if self.reasons:
+            tags["ttt.reasons"] = ",".join(self.names)
+        if self.missing:
+            tags["ttt.missing"] = ",".join(self.missing)
+        return tags
+
+    @property
+    def text(self) -> str:
+        """In one line, for people."""
+        return verdict_text(self.record())
+
+
+def verdict_text(record: Mapping[str, Any]) -> str:
+    """One line for people, out of what verdict.json holds."""
+    parts = [f"{reason['name']} ({reason['found']})" for reason in record["reasons"]]
+    if record["missing"]:
+        parts.append("without " + ", ".join(f"{name} ({why})" for name, why in record["missing"].items()))
+    return f"{record['verdict']}: {'; '.join(parts)}" if parts else str(record["verdict"])
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A question that the evidence does not answer."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Note:
+    text: str
+
+
+Answer = Finding | Missing | Note
+
+
+def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Verdict:
+    """The verdict on one measurement. A found fault outweighs missing data; a run on a CPU is unjudged."""
+    thresholds = thresholds or Thresholds()
+    if not evidence.passes:
+        return Verdict("unjudged", missing={"measurement": NOTHING_MEASURED}, thresholds=thresholds)
+    if not evidence.on_gpu:
+        return _unjudged_cpu(thresholds)
+    answers = [*_of_the_measurement(evidence, thresholds), *_of_the_card(evidence.card, thresholds)]
+    return _verdict(answers, thresholds)
+
+
+def judge_section(
+    on_gpu: bool, section_s: float, card: CardEvidence | None, thresholds: Thresholds | None = None
+) -> Verdict:
+    """The verdict on one section of a micro-benchmark: its length, and what the card did in it."""
+    thresholds = thresholds or Thresholds()
+    if not on_gpu:
+        return _unjudged_cpu(thresholds)
+    answers = [*_section_length(section_s, thresholds), *_of_the_card(card, thresholds)]
+    return _verdict(answers, thresholds)
+
+
+def combined(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Verdict:
+    """Of a run with several sections: invalid if one is, else unjudged if one is; each reason once."""
+    if not verdicts:
+        return Verdict("unjudged", missing={"measurement": NOTHING_MEASURED}, thresholds=thresholds)
+    words = {verdict.word for verdict in verdicts}
+    word: Word = "invalid" if "invalid" in words else "valid" if words == {"valid"} else "unjudged"
+    reasons = {reason.name: reason for verdict in verdicts for reason in verdict.reasons}
+    missing = {name: why for verdict in verdicts for name, why in verdict.missing.items()}
+    notes = tuple(dict.fromkeys(note for verdict in verdicts for note in verdict.notes))
+    return Verdict(word, tuple(reasons.values()), missing, notes, thresholds)
+
+
+def steady_clock(mhz: Sequence[float], power_capped: Sequence[bool]) -> tuple[float, np.ndarray] | None:
+    """The SM clock's steady state (MHz) and the clocks that no power cap explains; None for too few of these.
+
+    A sample beside a power-capped one is left out as well: the clock and its reason are read one after the other, and
+    the clock climbs for a while after the cap has let go.
+    """
+    clocks, capped = np.asarray(mhz, dtype=np.float64), np.asarray(power_capped, dtype=bool)
+    beside = capped.copy()
+    beside[1:] |= capped[:-1]
+    beside[:-1] |= capped[1:]
+    free = clocks[~beside & np.isfinite(clocks)]
+    if len(free) < CLOCK_SAMPLES_LEAST:
+        return None
+    return float(np.percentile(free, STEADY_PERCENTILE)), free
+
+
+def _verdict(answers: Sequence[Answer], thresholds: Thresholds) -> Verdict:
+    reasons = tuple(answer for answer in answers if isinstance(answer, Finding))
+    missing = {answer.name: answer.why for answer in answers if isinstance(answer, Missing)}
+    notes = tuple(answer.text for answer in answers if isinstance(answer, Note))
+    word: Word = "invalid" if reasons else "unjudged" if missing else "valid"
+    return Verdict(word, reasons, missing, notes, thresholds)
+
+
+def _unjudged_cpu(thresholds: Thresholds) -> Verdict:
+    why = "a CPU has no such telemetry, and other programs share it"
+    return Verdict("unjudged", missing={"gpu_telemetry": why}, thresholds=thresholds)
+
+
+def _section_length(section_s: float, limit: Thresholds) -> Iterator[Answer]:
+    if section_s < limit.section_s:
+        yield Finding("short_section", f"{section_s:.3g} s measured, {limit.section_s:g} s are needed")
+
+
+def _of_the_measurement(evidence: Evidence, limit: Thresholds) -> Iterator[Answer]:
+    if evidence.interrupted:
+        yield Missing("end", "the measurement did not come to its end")
+    yield from _section_length(evidence.section_s, limit)
+    widest = max(limit.half_width_pct, evidence.precision_pct)
+    if evidence.relative_half_width_pct is None:
+        yield Missing("interval", f"{evidence.passes} complete passes; two at least have an interval")
+    elif evidence.relative_half_width_pct > widest:
+        yield Finding("wide_interval", f"±{evidence.relative_half_width_pct:.3g} %, ±{widest:g} % are allowed")
+    drift = evidence.drift
+    if drift is None:
+        yield Missing("drift", f"{evidence.passes} complete passes; {ACROSS_LEAST} at least can be tested")
+    elif drift.found and abs(drift.pct) > limit.drift_pct:
+        allowed = f"{limit.drift_pct:g} % are allowed"
+        yield Finding(
+            "drift", f"{drift.pct:+.3g} % from the first third to the last (p {drift.p_value:.2g}), {allowed}"
+        )
+
+
+def _of_the_card(card: CardEvidence | None, limit: Thresholds) -> Iterator[Answer]:
+    if card is None:
+        yield Missing("gpu_telemetry", "nothing was read from NVML")
+        return
+    questions: tuple[Callable[[CardEvidence, Thresholds], Iterator[Answer]], ...]
+    questions = (_events, _thermal_violation, _clock_drop, _ecc, _other_processes)
+    for question in questions:
+        yield from question(card, limit)
+
+
+def _events(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+    if card.event_pct is None:
+        yield Missing("clock_events", "NVML named no clock event reasons in the section")
+        return
+    for event in FAULTY_EVENTS:
+        share = card.event_pct.get(event, 0.0)
+        if share > limit.event_pct:
+            yield Finding(event, f"in {share:.3g} % of the section, {limit.event_pct:g} % are allowed")
+    capped = card.event_pct.get(EXPLAINED_BY_POWER, 0.0)
+    if capped > 0:
+        yield Note(f"the software power cap was active in {capped:.3g} % of the section, which is no fault")
+
+
+def _thermal_violation(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+    """The counter sees what falls between two samples; where it is not there, the samples have to do."""
+    share = card.thermal_violation_pct
+    if share is not None and share > limit.event_pct:
+        yield Finding("thermal_violation", f"{share:.3g} % of the section, {limit.event_pct:g} % are allowed")
+
+
+def _clock_drop(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+    clocks = card.sm_clock_mhz
+    if clocks is None or len(clocks) < CLOCK_SAMPLES_LEAST:
+        count = "no" if not clocks else str(len(clocks))
+        yield Missing("sm_clock", f"{count} samples in the section; {CLOCK_SAMPLES_LEAST} at least are needed")
+        return
+    if card.power_capped is None:
+        return  # without the reasons no drop can be told from the power cap's; that they are missing is said above
+    found = steady_clock(clocks, card.power_capped)
+    if found is None:
+        return  # the power cap explains nearly all of them
+    steady, free = found
+    low = free < steady * (1 - limit.clock_drop_pct / 100)
+    share = 100 * float(np.mean(low))
+    if share > limit.clock_drop_share_pct:
+        fell = f"the SM clock fell from {steady:,.0f} to {np.min(free):,.0f} MHz without the power cap"
+        below = f"{share:.3g} % of the samples lie more than {limit.clock_drop_pct:g} % below"
+        yield Finding("clock_drop", f"{fell}; {below}, {limit.clock_drop_share_pct:g} % are allowed")
+
+
+def _ecc(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+    if card.ecc_uncorrected is None:
+        yield Note("uncorrected ECC errors were not counted: the card does not say")
+    elif card.ecc_uncorrected > 0:
+        yield Finding("ecc_error", f"{card.ecc_uncorrected} uncorrected in the section")
+
+
+def _named(process: GpuProcess) -> str:
+    named = f"{process.name} (pid {process.pid})" if process.name else f"pid {process.pid}"
+    held = "" if process.memory_bytes is None else f", {process.memory_bytes / 1e9:.2f} GB held"
+    return named + held
+
+
+def _other_processes(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+    if card.other_processes is None:
+        yield Missing("other_processes", "the card does not tell which processes are on it")
+        return
+    for process in card.other_processes:
+        busy = process.sm_utilization_pct
+        if busy is None:
+            yield Missing("other_processes", f"whether {_named(process)} computed; the card does not say")
+        elif busy > limit.other_process_sm_pct:
+            allowed = f"{limit.other_process_sm_pct:g} % are allowed"
+            yield Finding("other_process", f"{_named(process)}, used {busy:.3g} % of the SMs, {allowed}")
+        else:
+            yield Note(f"{_named(process)}, was on the card and did not compute")

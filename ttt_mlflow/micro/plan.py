@@ -1,0 +1,73 @@
+"""Settles a micro-benchmark for this machine, before anything is measured."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ttt_mlflow.config import MicroConfig
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, registered
+from ttt_mlflow.profilers.nsys import Nsys
+from ttt_mlflow.run.machine import settle_device
+from ttt_mlflow.run.plan import check_nsys_options, settle_nsys
+
+DEFAULT_BATCHES = {"cuda": (128, 512, 1024), "cpu": (1, 4)}
+
+
+@dataclass(frozen=True)
+class ResolvedMicro:
+    """``asked`` as it was given, ``used`` with nothing left open, and what the person should know about the rest."""
+
+    asked: MicroConfig
+    used: MicroConfig
+    entries: list[KernelEntry]
+    device: torch.device
+    notices: list[str]
+    nsys: Nsys | None  # where it is asked for
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype = getattr(torch, self.used.dtype)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        assert self.used.batches is not None
+        return self.used.batches
+
+
+def resolve(asked: MicroConfig) -> ResolvedMicro:
+    """Settle ``asked`` for this machine; raise BadInput for what it cannot honour."""
+    notices: list[str] = []
+    entries = [find_kernel(name) for name in asked.kernels or ()]
+    device = settle_device(asked.device, notices)
+    if asked.kernels is None:
+        entries = [find_kernel(name) for name in (DEFAULT_GPU if device == "cuda" else DEFAULT_CPU)]
+        if device == "cpu":
+            notices.append(f"kernels: Triton needs a GPU, {', '.join(DEFAULT_CPU)} (PyTorch) are timed")
+    _check_kernels(entries, device)
+    check_nsys_options(asked)
+    nsys = settle_nsys(device, notices) if "nsys" in asked.profile else None
+    used = asked.model_copy(
+        update={
+            "device": device,
+            "kernels": tuple(entry.name for entry in entries),
+            "batches": asked.batches or DEFAULT_BATCHES[device],
+        }
+    )
+    return ResolvedMicro(asked, used, entries, torch.device(device), notices, nsys)
+
+
+def _check_kernels(entries: list[KernelEntry], device: str) -> None:
+    """Refuse what cannot run here, all at once."""
+    gpu_only = [entry.name for entry in entries if entry.needs_gpu and device == "cpu"]
+    if gpu_only:
+        possible = [name for name, entry in registered().kernels.items() if not entry.needs_gpu]
+        raise BadInput(
+            f"kernels={','.join(gpu_only)}: run on a GPU only, and the device is cpu; on a CPU there are "
+            f"{', '.join(possible)}"
+        )
+    missing = {entry.name: reason for entry in entries if (reason := entry.missing(device))}
+    if missing:
+        raise BadInput("\n".join(f"kernels={name}: {reason}" for name, reason in missing.items()))

@@ -1,0 +1,190 @@
+"""Which kernels can be timed alone: one decode step of an inner net, under a name.
+
+A kernel is registered here, or in another installed package under the entry point group ``ttt_mlflow.kernels`` (an
+entry point names a :class:`KernelEntry`, or a function that returns several). Nothing is imported before it is timed,
+so that the list is quick.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.run.machine import missing_cxx_compiler
+
+ENTRY_POINT_GROUP = "ttt_mlflow.kernels"
+LAYER_TYPES = ("linear", "mlp")
+FORMS = ("rank-1", "accumulating")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # it becomes part of metrics' names
+
+Step = Callable[..., Any]  # one decode step, as the functions of ttt_mlflow.kernels.reference
+
+
+@dataclass(frozen=True)
+class KernelEntry:
+    """A kernel that can be timed.
+
+    layer_type: ``linear`` or ``mlp``: the state that it works on, and what it must compute.
+    form: what it keeps between the tokens of a mini-batch: ``rank-1`` the tokens' vectors, ``accumulating`` sums of
+    the state's size. load: imports and returns the step. overlaps: the step takes ``overlap=True``, with which its
+    launch may begin before the kernel before it has ended, if that does not write this step's state. missing: what must
+    be installed first on a device (``cpu``, ``cuda``), in one line, or None.
+    """
+
+    name: str
+    layer_type: str
+    form: str
+    load: Callable[[], Step]
+    description: str
+    needs_gpu: bool = False
+    overlaps: bool = False
+    missing: Callable[[str], str | None] = lambda device: None
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"kernel {self.name!r}: a name has letters, digits and _ . - alone, 100 at most")
+        for value, known in ((self.layer_type, LAYER_TYPES), (self.form, FORMS)):
+            if value not in known:
+                raise ValueError(f"kernel {self.name!r}: {value!r} is none of {', '.join(known)}")
+
+
+# Our own kernels
+
+
+def _linear_triton() -> Step:
+    from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
+
+    return linear_decode
+
+
+def _mlp_triton() -> Step:
+    from ttt_mlflow.kernels.ttt_mlp.decode import mlp_decode
+
+    return mlp_decode
+
+
+def _linear_accumulate_triton() -> Step:
+    from ttt_mlflow.kernels.ttt_linear.accumulate import linear_accumulate
+
+    return linear_accumulate
+
+
+def _mlp_accumulate_triton() -> Step:
+    from ttt_mlflow.kernels.ttt_mlp.accumulate import mlp_accumulate
+
+    return mlp_accumulate
+
+
+def _linear() -> Step:
+    from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
+
+    return linear_decode
+
+
+def _mlp() -> Step:
+    from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
+
+    return mlp_decode
+
+
+def _compiled(load: Callable[[], Step]) -> Callable[[], Step]:
+    def load_compiled() -> Step:
+        import torch
+        import torch._dynamo
+
+        torch.compiler.reset()
+        # each batch is compiled for itself; past the limit, fullgraph raises instead of running eagerly
+        torch._dynamo.config.recompile_limit = 64
+        return torch.compile(load(), dynamic=False, fullgraph=True)
+
+    return load_compiled
+
+
+def _missing_for_compiled(device: str) -> str | None:
+    return missing_cxx_compiler() if device == "cpu" else None
+
+
+OWN = (
+    KernelEntry(
+        "mlp_1_dual_triton", "linear", "rank-1", _linear_triton, "TTT-Linear, rank-1 form, Triton",
+        needs_gpu=True, overlaps=True,
+    ),
+    KernelEntry(
+        "mlp_1_accumulate_triton", "linear", "accumulating", _linear_accumulate_triton,
+        "TTT-Linear, accumulating form, Triton", needs_gpu=True,
+    ),
+    KernelEntry("mlp_1_dual", "linear", "rank-1", _linear, "TTT-Linear, rank-1 form, eager PyTorch"),
+    KernelEntry(
+        "mlp_1_dual_compiled", "linear", "rank-1", _compiled(_linear), "TTT-Linear, rank-1 form, compiled PyTorch",
+        missing=_missing_for_compiled,
+    ),
+    KernelEntry(
+        "mlp_2_dual_triton", "mlp", "rank-1", _mlp_triton, "TTT-MLP, rank-1 form, Triton",
+        needs_gpu=True, overlaps=True,
+    ),
+    KernelEntry(
+        "mlp_2_accumulate_triton", "mlp", "accumulating", _mlp_accumulate_triton,
+        "TTT-MLP, accumulating form, Triton", needs_gpu=True,
+    ),
+    KernelEntry("mlp_2_dual", "mlp", "rank-1", _mlp, "TTT-MLP, rank-1 form, eager PyTorch"),
+    KernelEntry(
+        "mlp_2_dual_compiled", "mlp", "rank-1", _compiled(_mlp), "TTT-MLP, rank-1 form, compiled PyTorch",
+        missing=_missing_for_compiled,
+    ),
+)  # fmt: skip
+DEFAULT_GPU = ("mlp_1_dual_triton", "mlp_1_accumulate_triton", "mlp_2_dual_triton", "mlp_2_accumulate_triton")
+DEFAULT_CPU = ("mlp_1_dual", "mlp_2_dual")
+
+
+# All kernels
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The kernels by name, and one line for each installed package whose kernels cannot be loaded."""
+
+    kernels: dict[str, KernelEntry]
+    broken: tuple[str, ...]
+
+
+@cache
+def registered() -> Registered:
+    """Our kernels and those of installed packages."""
+    found = {entry.name: entry for entry in OWN}
+    broken = []
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            new = {entry.name: entry for entry in _entries_of(point)}
+            for name in new:
+                if name in found:
+                    raise ValueError(f"kernel {name!r} is registered already")
+            found |= new
+        except Exception as error:  # whatever another package does when it is imported
+            package = f"{point.dist.name} {point.dist.version}" if point.dist else "an installed package"
+            broken.append(
+                f"{package}: its kernels ({ENTRY_POINT_GROUP}: {point.name} = {point.value}) cannot be loaded "
+                f"({type(error).__name__}: {error}); repair or uninstall it"
+            )
+    return Registered(found, tuple(broken))
+
+
+def _entries_of(point: EntryPoint) -> list[KernelEntry]:
+    found = point.load()
+    found = found() if callable(found) and not isinstance(found, KernelEntry) else found
+    entries = list(found) if isinstance(found, Iterable) else [found]
+    for entry in entries:
+        if not isinstance(entry, KernelEntry):
+            raise TypeError(f"{entry!r} is no KernelEntry")
+    return entries
+
+
+def find_kernel(name: str) -> KernelEntry:
+    """The entry of ``name``; BadInput lists the names there are, and the packages that could not be loaded."""
+    known = registered()
+    if name not in known.kernels:
+        names = f"kernels={name}: no such kernel; there are {', '.join(known.kernels)}"
+        raise BadInput("\n".join([names, *known.broken]))
+    return known.kernels[name]

@@ -1,0 +1,124 @@
+"""Greedy generation: a prompt, then one token a step, on static tensors.
+
+The same step runs eager, compiled, or replayed as a CUDA graph. Everything that changes from token to token (the
+state, the position, the sampled token) lives on the device and is updated in place, so that one captured graph serves
+every position and decodes what eager decodes.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttt_mlflow.models.entry import Decoder
+from ttt_mlflow.models.graph_capture import captured, warm_stream
+from ttt_mlflow.workload import SAMPLING, in_part
+
+WARM_UP_STEPS = 3  # before a capture: lazy initialisation and compilation must not happen inside it
+
+
+class ModelDecoder:
+    """Decodes any :class:`ttt_mlflow.models.entry.DecodeModel`."""
+
+    def __init__(self, model: Any, batch: int, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.state = model.new_state(batch)
+        self.token = torch.zeros(batch, dtype=torch.int64, device=device)
+        self._model_step = model.step
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def compile(self) -> None:
+        """Compile the step: as the model does it if it offers ``compile_step``, otherwise as one function."""
+        # what an earlier decoder of this process compiled counts against the compiler's limit of variants
+        torch.compiler.reset()
+        if hasattr(self.model, "compile_step"):
+            self.model.compile_step()
+        else:
+            self._model_step = torch.compile(self.model.step, dynamic=False)
+
+    @torch.no_grad()
+    def warm_up(self) -> None:
+        """Run a few steps and put the state back, so that what is compiled or initialised lazily is done."""
+        for _ in range(WARM_UP_STEPS):
+            self._eager_step()
+        self.model.reset_state(self.state)
+
+    @torch.no_grad()
+    def capture(self) -> None:
+        """Capture one step as a CUDA graph, which serves every position; ``step`` replays it from now on."""
+        with captured(warm_stream(self.device, self.warm_up)) as graph:
+            self._eager_step()
+        self.model.reset_state(self.state)
+        self._graph = graph
+
+    @torch.no_grad()
+    def prefill(self, prompt: Tensor) -> Tensor:
+        """What the model takes at once goes through its own prefill, the rest of a prompt token by token."""
+        self.model.reset_state(self.state)
+        at_once = 0
+        if hasattr(self.model, "prefill"):
+            at_once = prompt.shape[1] - prompt.shape[1] % getattr(self.model, "prefill_multiple", 1)
+        if at_once:
+            self._sample(self.model.prefill(prompt[:, :at_once], self.state))
+        for token in prompt[:, at_once:].unbind(1):
+            self.token.copy_(token)
+            self.step()
+        return self.token
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        if self._graph is not None:
+            self._graph.replay()
+            return self.token
+        return self._eager_step()
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Inside, neither graph nor compiled code is used: a profiler sees the names of layers and parts."""
+        graph, self._graph = self._graph, None
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            self._graph = graph
+
+    def _eager_step(self) -> Tensor:
+        return self._sample(self._model_step(self.token, self.state))
+
+    def _sample(self, logits: Tensor) -> Tensor:
+        with in_part(SAMPLING):
+            return self.token.copy_(logits.argmax(-1))
+
+    def memory_parts(self) -> dict[str, list[Tensor]]:
+        """The model's own account, or what its weights and its state can be seen to hold."""
+        if hasattr(self.model, "memory_parts"):
+            return dict(self.model.memory_parts(self.state))
+        weights = [*self.model.parameters(), *self.model.buffers()] if isinstance(self.model, nn.Module) else []
+        return {"weights": weights, "state": list(tensors_in(self.state))}
+
+    def close(self) -> None:
+        self._graph = None
+        del self.state
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of a state: of a tuple, list, dictionary or dataclass, and of what those hold."""
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from tensors_in([getattr(value, one.name) for one in fields(value)])
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from tensors_in(one)
+
+
+def make_decoder(model: Any, batch: int, max_length: int, device: torch.device, cuda_graph: bool) -> Decoder:
+    """The model's own decoder if it brings one, otherwise :class:`ModelDecoder`."""
+    if hasattr(model, "decoder"):
+        return model.decoder(batch, max_length, cuda_graph)
+    return ModelDecoder(model, batch, device)

@@ -1,0 +1,226 @@
+"""Mamba, the peer: mamba-ssm's own model and its own generation with its own CUDA graph.
+
+Configurations are the published ones (state-spaces/mamba-*, config.json of each), written out here so that nothing is
+fetched from a hub. Weights are random.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.models.entry import ModelEntry, ModelRequest
+from ttt_mlflow.models.mamba.work import decode_stages, prefill_stages
+from ttt_mlflow.workload import (
+    CONVOLUTION,
+    HEAD,
+    INNER,
+    PROJECTIONS,
+    SAMPLING,
+    Stage,
+    Workload,
+    in_layer,
+    in_part,
+    recording,
+)
+
+# d_model, n_layer
+SIZES = {
+    "state-spaces/mamba-130m": (768, 24),
+    "state-spaces/mamba-370m": (1024, 48),
+    "state-spaces/mamba-790m": (1536, 48),
+    "state-spaces/mamba-1.4b": (2048, 48),
+    "state-spaces/mamba-2.8b": (2560, 64),
+}
+VOCAB_SIZE = 50277  # padded to 50280 by mamba-ssm
+# functions of mamba-ssm's block, of a decode step and of a prompt
+FUNCTION_PARTS = {
+    "causal_conv1d_update": CONVOLUTION,
+    "causal_conv1d_fn": CONVOLUTION,
+    "selective_state_update": INNER,
+    "selective_scan_fn": INNER,
+}
+
+
+def missing() -> str | None:
+    """What must be installed before a Mamba model can be built, or None."""
+    absent = [
+        package for module, package in (("mamba_ssm", "mamba-ssm"), ("causal_conv1d", "causal-conv1d"))
+        if importlib.util.find_spec(module) is None
+    ]  # fmt: skip
+    if not absent:
+        return None
+    return (
+        f"{' and '.join(absent)} not installed; on a machine with a GPU and a CUDA toolchain: "
+        "pip install --no-build-isolation '.[mamba]'"
+    )
+
+
+class MambaModel:
+    """Offers :class:`MambaDecoder` through ``decoder``; state and step are mamba-ssm's own."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.vocab_size = VOCAB_SIZE
+
+    def parameter_count(self) -> int:
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    def decoder(self, batch: int, max_length: int, cuda_graph: bool) -> "MambaDecoder":
+        return MambaDecoder(self.model, batch, max_length, cuda_graph)
+
+
+class MambaDecoder:
+    """The loop of mamba_ssm.utils.generation.decode, cut into prefill and step so that steps can be timed.
+
+    See :class:`ttt_mlflow.models.entry.Decoder`.
+    """
+
+    def __init__(self, model: Any, batch: int, max_length: int, cuda_graph: bool) -> None:
+        from mamba_ssm.utils.generation import InferenceParams, update_graph_cache
+
+        self.model, self.batch, self.cuda_graph = model, batch, cuda_graph
+        self.device = next(model.parameters()).device
+        if cuda_graph:
+            # as generate(cg=True) does: one cache, made once, its graphs reused by every generation
+            cache = update_graph_cache(model, getattr(model, "_decoding_cache", None), batch, 1, max_length)
+            model._decoding_cache = cache
+            self.parameters = cache.inference_params
+        else:
+            self.parameters = InferenceParams(max_seqlen=max_length, max_batch_size=batch)
+        self.token = torch.empty(batch, dtype=torch.int64, device=self.device)
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Tensor) -> Tensor:
+        """Prompt [B, P] to the first token [B]."""
+        parameters = self.parameters
+        parameters.reset(parameters.max_seqlen, self.batch)
+        logits = self._forward(prompt)
+        parameters.seqlen_offset += prompt.shape[1]
+        return self._sample(logits)
+
+    @torch.inference_mode()
+    def step(self) -> Tensor:
+        """Feed the last token; returns the next one [B]."""
+        parameters = self.parameters
+        tokens = self.token.unsqueeze(1)
+        position = torch.full((self.batch, 1), parameters.seqlen_offset, dtype=torch.long, device=self.device)
+        if self.cuda_graph:
+            logits = self.model._decoding_cache.run(tokens, position, parameters.seqlen_offset).squeeze(1)
+        else:
+            logits = self._forward(tokens, position_ids=position)
+        parameters.seqlen_offset += 1
+        return self._sample(logits)
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Inside, the graph is not used: a profiler sees the names of layers and parts."""
+        cuda_graph, self.cuda_graph = self.cuda_graph, False
+        try:
+            yield
+        finally:
+            self.cuda_graph = cuda_graph
+
+    def _forward(self, tokens: Tensor, **arguments: Any) -> Tensor:
+        """The last token's logits."""
+        with named_parts(self.model):
+            output = self.model(tokens, inference_params=self.parameters, num_last_tokens=1, **arguments)
+        return output.logits.squeeze(1)
+
+    def _sample(self, logits: Tensor) -> Tensor:
+        with in_part(SAMPLING):
+            return self.token.copy_(logits[:, :VOCAB_SIZE].argmax(-1))
+
+    def memory_parts(self) -> dict[str, list[Tensor]]:
+        """Weights, and the two states (convolution and SSM) of each layer."""
+        layers = self.parameters.key_value_memory_dict.values()
+        weights = [*self.model.parameters(), *self.model.buffers()]
+        return {"weights": weights, "state": [tensor for states in layers for tensor in states]}
+
+    def close(self) -> None:
+        """Give the graph's memory back."""
+        self.model._decoding_cache = None
+
+
+@contextmanager
+def named_parts(model: Any) -> Iterator[None]:
+    """While a profiler asks for names, name the layers and parts of mamba-ssm's model; otherwise nothing.
+
+    A layer's work counts as its projections, but for the convolution and the scan, functions that mamba-ssm's block
+    looks up in its own module: they are replaced there for as long as the block lasts. What is outside the layers is
+    embeddings and head.
+    """
+    if not recording():
+        yield
+        return
+    from mamba_ssm.modules import mamba_simple
+
+    with ExitStack() as stack:
+        for name, part in FUNCTION_PARTS.items():
+            if getattr(mamba_simple, name, None) is not None:
+                stack.enter_context(_inside(mamba_simple, name, partial(in_part, part)))
+        stack.enter_context(_inside(model, "forward", partial(in_part, HEAD)))
+        for index, layer in enumerate(model.backbone.layers):
+            stack.enter_context(_inside(layer, "forward", partial(_in_layer_projections, index)))
+        yield
+
+
+@contextmanager
+def _in_layer_projections(index: int) -> Iterator[None]:
+    with in_layer(index), in_part(PROJECTIONS):
+        yield
+
+
+@contextmanager
+def _inside(owner: Any, name: str, context: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """Let calls of ``owner.name`` run inside ``context()`` until the block ends."""
+    function, own = getattr(owner, name), name in vars(owner)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with context():
+            return function(*args, **kwargs)
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        setattr(owner, name, function) if own else delattr(owner, name)
+
+
+def build(request: ModelRequest) -> MambaModel:
+    """Build ``request.name`` with random weights from the seed."""
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+
+    d_model, n_layer = SIZES[request.name]
+    torch.manual_seed(request.seed)
+    config = MambaConfig(d_model=d_model, n_layer=n_layer, vocab_size=VOCAB_SIZE)
+    model = MambaLMHeadModel(config, device=request.device, dtype=request.dtype)
+    return MambaModel(model.eval().requires_grad_(False))
+
+
+def work(request: ModelRequest, workload: Workload) -> list[Stage]:
+    """What ``workload`` has to move and to compute."""
+    width, layers = SIZES[request.name]
+    if workload.mode == "prefill":
+        return prefill_stages(width, layers, VOCAB_SIZE, request.dtype, workload.batch, workload.tokens)
+    return decode_stages(width, layers, VOCAB_SIZE, request.dtype, workload.batch)
+
+
+def entries() -> list[ModelEntry]:
+    return [
+        ModelEntry(
+            name,
+            build,  # type: ignore[arg-type]
+            f"Mamba, width {d_model}, {n_layer} layers, through mamba-ssm",
+            needs_cuda=True,
+            own_generation=True,
+            missing=missing,
+            work=work,
+        )
+        for name, (d_model, n_layer) in SIZES.items()
+    ]

@@ -1,0 +1,21 @@
+"""What all pictures share: colors and the way a figure becomes a file."""
+
+import io
+from typing import TYPE_CHECKING
+
+from ttt_mlflow.profilers.trace import UNKNOWN
+from ttt_mlflow.workload import PARTS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#1f6fb4", "#c8553d", "#3a8f5c", "#7a5195", "#b8860b", "#4d9fb0", "#d45087", "#6b6b6b")
+GREY = "#8a8f98"
+
+PART_COLOURS = {part: COLOURS[index % len(COLOURS)] for index, part in enumerate(PARTS)} | {UNKNOWN: GREY}
+
+
+def figure_png(figure: "Figure") -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()

@@ -1,0 +1,62 @@
+"""Numbers and tables as text, for a terminal and for Markdown."""
+
+from collections.abc import Collection, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+
+def number(value: float) -> str:
+    """Four significant digits or all before the point: ``66,787``, ``15.33``, ``0.01234``."""
+    if abs(value) >= 999.95:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def escaped(text: str) -> str:
+    """Text for a Markdown table's cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+GREY = "bright_black"
+
+
+def text_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numeric: Collection[str] = (),
+    grey: Sequence[bool] | None = None,
+) -> str:
+    """Rows for a terminal; ``numeric`` names the columns that stand to the right, ``grey`` says which rows are grey."""
+    table = Table(box=SIMPLE_HEAD, header_style="")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numeric else "left", no_wrap=True)
+    for row, faint in zip(rows, grey or [False] * len(rows), strict=True):
+        table.add_row(*row, style=GREY if faint else "")
+    coloured = any(grey or ())
+    console = Console(
+        width=1000,
+        color_system="standard" if coloured else None,
+        force_terminal=coloured,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip())
+
+
+NAME_LENGTH = 100  # of a kernel's name, which may have a thousand characters
+
+
+def shortened(name: str) -> str:
+    """A kernel's name for people."""
+    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """Markdown; all columns but the first ``texts`` are numbers."""
+    rules = ["---"] * texts + ["---:"] * (len(columns) - texts)
+    return [f"| {' | '.join(map(escaped, row))} |" for row in (columns, rules, *rows)]

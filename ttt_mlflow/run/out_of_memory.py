@@ -1,0 +1,42 @@
+"""Tells running out of memory from other failures, and says what was asked for and what there is."""
+
+import re
+
+import torch
+
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cudaErrorMemoryAllocation|STATUS_ALLOC_FAILED", re.I
+)
+REQUEST = re.compile(r"[Tt]ried to allocate ([\d.]+ \w+)|you tried to allocate (\d+) bytes")
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def find_out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error that says that the device (or the host) has no more memory: ``error``, or one that led to it.
+
+    A CUDA graph's capture that runs out of memory ends with an error of its own.
+    """
+    while error is not None and not _says_out_of_memory(error):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def out_of_memory_message(error: BaseException, what: str, device: torch.device) -> str | None:
+    """One line: ``what`` does not fit, what the device has, the peak reached; None for another failure."""
+    source = find_out_of_memory(error)
+    if source is None:
+        return None
+    parts = [f"out of memory: {what} does not fit"]
+    if found := REQUEST.search(str(source)):
+        request = found.group(1) or f"{int(found.group(2)) / 1e9:.2f} GB"
+        parts.append(f"{request} more was asked for")
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory / 1e9
+        peak = torch.cuda.max_memory_allocated(device) / 1e9
+        parts.append(f"the device has {total:.1f} GB, {peak:.1f} GB was allocated at the peak")
+    return "; ".join(parts)

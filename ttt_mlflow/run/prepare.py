@@ -1,0 +1,68 @@
+"""Makes a configuration ready to run: its prompt, and a decoder whose first step is as fast as its last."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.models.decoder import ModelDecoder, make_decoder
+from ttt_mlflow.models.entry import Decoder
+
+# of a profiling pass: a whole mini-batch of TTT, so that each position, and the fold, is in it once
+PROFILED_STEPS = MINI_BATCH
+EXTRA_STEPS = PROFILED_STEPS + 8  # of a pass beyond genlen at most: those that are profiled, and eager ones
+SETTLING_S = 1.0
+MOST_PROMPTS = 1000
+STEPS_AHEAD = 2  # of the GPU, which is then never without work
+
+
+def make_prompt(used: RunConfig, vocab_size: int, device: torch.device) -> Tensor:
+    """Random tokens [B, P], the same for a seed on every device."""
+    generator = torch.Generator().manual_seed(used.seed)
+    return torch.randint(vocab_size, (used.batch, used.promptlen), generator=generator).to(device)
+
+
+def make_ready(used: RunConfig, model: Any, prompt: Tensor) -> Decoder:
+    """Compiled, its kernels loaded, its graph captured, as the configuration asks."""
+    device = prompt.device
+    # the profiling passes may go further than the measured ones
+    length = used.promptlen + (used.genlen if used.mode == "decode" else 0) + EXTRA_STEPS
+    decoder = make_decoder(model, used.batch, length, device, bool(used.cuda_graph))
+    if isinstance(decoder, ModelDecoder):
+        if used.use_compile:
+            decoder.compile()
+        decoder.capture() if used.cuda_graph else decoder.warm_up()
+    decoder.prefill(prompt)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return decoder
+
+
+def settling_steps(used: RunConfig, device: torch.device) -> int:
+    """How many steps before a profile at most: a pass of the measurement's; a CPU needs one, which sets all up."""
+    if device.type != "cuda":
+        return 1
+    return used.genlen if used.mode == "decode" else MOST_PROMPTS
+
+
+def settle(step: Callable[[], object], most: int, device: torch.device) -> None:
+    """Run ``step`` for about a second, ``most`` times at most, so that a GPU's clocks are those of a measurement.
+
+    A card that has rested is faster until its power cap takes hold. The GPU may still be at work when this returns.
+    """
+    until = time.perf_counter() + SETTLING_S
+    ends: deque[torch.cuda.Event] = deque()
+    for _ in range(most):
+        step()
+        if device.type == "cuda":
+            ends.append(torch.cuda.Event())
+            ends[-1].record()
+            if len(ends) > STEPS_AHEAD:
+                ends.popleft().synchronize()
+        if time.perf_counter() >= until:
+            return

@@ -1,0 +1,178 @@
+"""Tracking stores: their addresses, MLflow's client, and whether they can be reached."""
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from json import JSONDecodeError
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# MLflow waits for minutes by default; a person waits for the end of a run. What the user has set stands.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+CHECK_SECONDS = 4
+CHECK_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(CHECK_SECONDS),
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
+QUIET = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+CUT = " … (cut)"
+
+
+def resolve_tracking_uri(explicit: str | None) -> str:
+    """``explicit``, or MLFLOW_TRACKING_URI, or MLflow's own default: the SQLite file in the current folder.
+
+    A relative SQLite path is made absolute, so that the address means the same everywhere.
+    """
+    uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    relative = re.fullmatch(r"sqlite:///([^/:].*)", uri)
+    return f"sqlite:///{Path(relative[1]).absolute()}" if relative else uri
+
+
+def without_password(uri: str) -> str:
+    """``uri`` as it may be printed and written down."""
+    return re.sub(r"^([^:/]+://[^:/@]*):[^@/]*@", r"\1@", uri)
+
+
+def check_tracking(uri: str) -> str | None:
+    """Ask within seconds whether ``uri`` takes records now: ``None``, or why not, in one line."""
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme in ("http", "https"):
+        return _check_server(uri)
+    if scheme == "sqlite":
+        return _check_sqlite(Path(uri.partition(":///")[2].partition("?")[0]))
+    if scheme in DATABASE_PORTS:
+        return _check_database(uri, DATABASE_PORTS[scheme])
+    if scheme in ("", "file"):
+        return "a folder is no tracking store any more: give http://host:port or sqlite:///path/mlflow.db"
+    return None  # a store of an MLflow plug-in, or Databricks: only using it can tell
+
+
+def clipped(text: str, limit: int) -> str:
+    """``text`` as every store takes it: UTF-8, no NUL, no longer than ``limit``; the journal has it all."""
+    text = text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
+
+
+@contextmanager
+def client_for_a_check(uri: str) -> Iterator["MlflowClient"]:
+    """MLflow's client, with its certificates, proxies and credentials, quiet and with little patience."""
+    with settings(QUIET), settings(CHECK_PATIENCE, override=True):
+        from mlflow import MlflowClient
+
+        with quiet_loggers():
+            yield MlflowClient(uri)
+
+
+@contextmanager
+def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
+    """MLflow's client, quiet, with the patience of a person who waits for an answer."""
+    if reason := check_tracking(uri) or _missing_database(uri):
+        raise OSError(reason)
+    with settings(QUIET), settings(PATIENCE):
+        from mlflow import MlflowClient
+
+        with quiet_loggers():
+            yield MlflowClient(uri)
+
+
+def _missing_database(uri: str) -> str | None:
+    """MLflow makes the database that it is asked for: nothing to read from."""
+    path = Path(uri.partition(":///")[2].partition("?")[0])
+    return f"there is no {path}" if urlsplit(uri).scheme == "sqlite" and not path.exists() else None
+
+
+def _check_server(uri: str) -> str | None:
+    """Ask for one experiment."""
+    with client_for_a_check(uri) as client:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.search_experiments(max_results=1)
+        except (MlflowException, JSONDecodeError) as error:
+            return f"it does not answer as an MLflow server ({explain(error)})"
+    return None
+
+
+def _check_sqlite(path: Path) -> str | None:
+    """Without opening it: MLflow makes a database, and its folders, where there is none."""
+    if not path.exists():
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            return f"{path} cannot be made: {folder} is not a folder that you may write to"
+        return None
+    if not path.is_file() or not os.access(path, os.W_OK):
+        return f"{path} is not a file that you may write to"
+    with path.open("rb") as file:
+        start = file.read(16)
+    return None if start in (b"", b"SQLite format 3\0") else f"{path} is not an SQLite database"
+
+
+def _check_database(uri: str, default_port: int) -> str | None:
+    parts = urlsplit(uri)
+    host, port = parts.hostname or "localhost", parts.port or default_port
+    try:
+        socket.create_connection((host, port), timeout=CHECK_SECONDS).close()
+    except OSError as error:
+        return f"the database at {host}:{port} does not answer: {error}"
+    return None
+
+
+@contextmanager
+def settings(values: Mapping[str, str], override: bool = False) -> Iterator[None]:
+    """Environment variables for MLflow, which reads them at every request; those that are set stay."""
+    before = {name: os.environ.get(name) for name in values}
+    for name, value in values.items():
+        if override or before[name] is None:
+            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old
+
+
+@contextmanager
+def quiet_loggers() -> Iterator[None]:
+    """Keep table creation, migrations and retries off the terminal."""
+    import mlflow  # noqa: F401  (its import sets the levels)
+
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def known_errors() -> tuple[type[Exception], ...]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, OSError, ImportError, JSONDecodeError)
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, in short: under MLflow's and urllib3's wrappers lies what the system said."""
+    deepest = error
+    while below := deepest.__cause__ or deepest.__context__:
+        deepest = below
+    said = str(deepest if isinstance(deepest, OSError) else error).strip()
+    return clipped(said.splitlines()[0] if said else type(error).__name__, 300)
