@@ -332,13 +332,13 @@ QUIET_PROGRAM = """
 import sys
 from pathlib import Path
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.tracking import publish
+from ttt_mlflow.tracking import publish, store
 
 assert "mlflow" not in sys.modules  # it takes seconds to import
 journal = Journal.create(Path("runs"), {"model_name": "ttt-125m"})
 journal.write_artifact("log.txt", "text")
 journal.set_status("ok")
-publish.publish(journal, publish.resolve_tracking_uri(None))
+publish.publish(journal, store.resolve_tracking_uri(None))
 """
 
 

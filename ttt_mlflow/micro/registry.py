@@ -20,7 +20,7 @@ LAYER_TYPES = ("linear", "mlp")
 FORMS = ("rank-1", "accumulating")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # it becomes part of metrics' names
 
-Step = Callable[..., Any]  # one decode step, as the functions of ttt_mlflow.kernels.reference
+Step = Callable[..., Any]  # one decode step, as linear_decode and mlp_decode of ttt_mlflow.kernels
 
 
 @dataclass(frozen=True)

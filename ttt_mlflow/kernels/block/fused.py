@@ -1,6 +1,6 @@
 """The decode step outside the inner net, in Triton: norms, causal convolutions, rotary embedding, gates.
 
-Each function is the twin of the one of the same name in :mod:`ttt_mlflow.kernels.reference`, which gives shapes and
+Each function is the twin of the one of the same name in :mod:`ttt_mlflow.kernels.block.reference`, which gives shapes and
 meaning. One program handles one sequence (one row of D), reads every input once and writes every output once; the
 arithmetic is float32. Rows are short (D ≤ 5504), so a row fits a program's registers.
 

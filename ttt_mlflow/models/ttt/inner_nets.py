@@ -1,7 +1,7 @@
 """The inner nets: state, one decode step, and a whole mini-batch in the dual form.
 
 An inner net is chosen by name; PyTorch and Triton variants share state and dual form and differ in the decode step.
-Shapes as in :mod:`ttt_mlflow.kernels.reference`.
+Shapes as in :mod:`ttt_mlflow.kernels`.
 """
 
 from collections.abc import Callable

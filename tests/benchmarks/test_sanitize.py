@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "sanitize.sh"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sanitize.sh"
 SANITIZER = """#!/bin/sh
 [ "$1" = --version ] && exit 0
 [ "$2" = racecheck ] && verdict=$RACECHECK || verdict=0
