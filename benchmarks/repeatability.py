@@ -26,7 +26,7 @@ from benchmarks.calibrate import Calibration, calibrate
 from benchmarks.runs import Order, facts_of, last_line, record, record_order, register_slowed
 from ttt_mlflow.errors import TTTError
 from ttt_mlflow.measurement.comparison import RUN_TO_RUN_PCT, compare
-from ttt_mlflow.measurement.statistics import median_interval
+from ttt_mlflow.measurement.statistics import median_confidence_interval
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.report.text import text_table
@@ -190,7 +190,7 @@ def summary(outcome: Outcome, runs: Sequence[Run], how: dict[str, Any]) -> str:
     """For people: how it was made, each run, what follows, and whether that is what is asked."""
     rows = []
     for run in runs:
-        low, high = median_interval(run.tokens_per_s) or (float("nan"), float("nan"))
+        low, high = median_confidence_interval(run.tokens_per_s) or (float("nan"), float("nan"))
         interval = f"[{low:,.1f}, {high:,.1f}]"
         verdict = f"{run.verdict} {run.reasons}".strip()
         rows.append((run.kind, f"{run.median:,.1f}", interval, str(len(run.tokens_per_s)), verdict))
@@ -219,7 +219,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         numbers = [number for number, run in enumerate(runs, 1) if run.kind == kind]
         shown = [run for run in runs if run.kind == kind]
         medians = [run.median for run in shown]
-        ends = [median_interval(run.tokens_per_s) or (run.median, run.median) for run in shown]
+        ends = [median_confidence_interval(run.tokens_per_s) or (run.median, run.median) for run in shown]
         lengths = [[m - low for m, (low, _) in zip(medians, ends, strict=True)]]
         lengths += [[high - m for m, (_, high) in zip(medians, ends, strict=True)]]
         axes.errorbar(numbers, medians, yerr=lengths, fmt="o", ms=4, capsize=3, color=colour, label=f"{kind} runs")

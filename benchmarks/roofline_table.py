@@ -103,14 +103,14 @@ def ensure_ceilings() -> str:
 def print_ceilings() -> None:
     import torch
 
-    from ttt_mlflow.app.doctor.gpu import measure_cards
+    from ttt_mlflow.app.doctor.gpu import measure_gpus
     from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown, known_ceilings
 
     device = torch.device("cuda", 0)
     try:
         known = known_ceilings(device)
     except CeilingsUnknown:
-        measure_cards(lambda line: print(line, file=sys.stderr))
+        measure_gpus(lambda line: print(line, file=sys.stderr))
         known = known_ceilings(device)
     print(f"reads {known.read_gb_per_s:,.0f} GB/s, multiplies {known.matmul_tflops:,.0f} TFLOP/s in fp16")
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.passes import timed_pass
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput, TTTError
-from ttt_mlflow.measurement.statistics import ORDER_LEAST, median_interval
+from ttt_mlflow.measurement.statistics import ORDER_LEAST, median_confidence_interval
 from ttt_mlflow.run.plan import resolve
 from ttt_mlflow.run.prepare import make_prompt, make_ready
 from ttt_mlflow.run.recording import open_sampler
@@ -95,7 +95,7 @@ def overhead(on_ms: list[float], off_ms: list[float], samples: int) -> Overhead:
     if len(on_ms) < ORDER_LEAST:
         raise ValueError(f"at least {ORDER_LEAST} pairs, not {len(on_ms)}")
     ratios = np.array(on_ms) / np.array(off_ms)
-    interval = median_interval(ratios)
+    interval = median_confidence_interval(ratios)
     assert interval is not None
     low, high = interval
     change = float(np.median(ratios))

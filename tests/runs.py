@@ -11,17 +11,19 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from ttt_mlflow.app.measure import carry_out, new_record
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, TTTError
+from ttt_mlflow.micro.plan import MicroPlan
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.run import model_run, recording
-from ttt_mlflow.run.plan import resolve
+from ttt_mlflow.run import lifecycle
+from ttt_mlflow.run.plan import Plan, make_plan
 
 
 def a_signal_at_the_first_end(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """SIGINT comes when a run's end has just been recorded for the first time; returns each status recorded."""
-    record_the_load, ends = recording._record_load_at_the_end, []
+    record_the_load, ends = lifecycle._record_load_at_the_end, []
 
     def interrupted_once(journal: Journal) -> None:
         record_the_load(journal)
@@ -29,13 +31,13 @@ def a_signal_at_the_first_end(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if len(ends) == 1:
             raise Killed(signal.SIGINT)
 
-    monkeypatch.setattr(recording, "_record_load_at_the_end", interrupted_once)
+    monkeypatch.setattr(lifecycle, "_record_load_at_the_end", interrupted_once)
     return ends
 
 
 @dataclass
-class Measured:
-    """One run and what it said."""
+class Carried:
+    """One run and what it said. failure: what it returned, or what it raised."""
 
     journal: Journal
     output: str
@@ -63,19 +65,24 @@ class Measured:
         return json.loads((self.journal.artifacts / "timing/passes.json").read_text())
 
 
+def carried_out(plan: Plan | MicroPlan, logdir: Path, console: Console | None = None) -> Carried:
+    """Carry out ``plan``, its record under ``logdir``."""
+    record = new_record(plan, logdir)
+    console = console or Console(file=io.StringIO(), width=100)
+    failure: TTTError | Killed | None
+    try:
+        failure = carry_out(plan, record, console, imports_s=1.5).failure
+    except Killed as killed:
+        failure = killed
+    output = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    return Carried(record, output, failure)
+
+
 def measured_in(
     logdir: Path, asked: dict[str, Any], console: Console | None = None, nsys: Nsys | None = None
-) -> Measured:
+) -> Carried:
     """Measure a configuration as the command line does, its record under ``logdir``; ``nsys`` works on a CPU too."""
-    resolved = resolve(RunConfig.parse(asked))
+    plan = make_plan(RunConfig.parse(asked))
     if nsys:
-        resolved = replace(resolved, used=resolved.used.model_copy(update={"profile": ("nsys",)}), nsys=nsys)
-    journal = Journal.create(logdir, resolved.asked.model_dump(mode="json"))
-    console = console or Console(file=io.StringIO(), width=100)
-    failure: TTTError | Killed | None = None
-    try:
-        model_run.run(resolved, journal, console, imports_s=1.5)
-    except (TTTError, Killed) as error:
-        failure = error
-    output = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
-    return Measured(journal, output, failure)
+        plan = replace(plan, used=plan.used.model_copy(update={"profile": ("nsys",)}), nsys=nsys)
+    return carried_out(plan, logdir, console)

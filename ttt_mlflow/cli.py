@@ -7,21 +7,17 @@ input are quick.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from ttt_mlflow.app.job import _Destination, _execute
-from ttt_mlflow.app.measure import _decode_job, _micro_job, _process_age_s
-from ttt_mlflow.app.output import _show_error
-from ttt_mlflow.config import FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
-from ttt_mlflow.errors import BadInput, Killed, PublishFailed, TTTError
+from ttt_mlflow.app import arguments, job, listings, records
+from ttt_mlflow.app.output import print_error, show_error
+from ttt_mlflow.config import DEFAULT_LOGDIR, Configuration, MicroConfig, RunConfig, as_text
+from ttt_mlflow.errors import Killed, TTTError
 
-Asked = TypeVar("Asked", bound=Configuration)
-
-DEFAULT_LOGDIR = "./ttt_runs"
 DEFAULT_DIFF = "./profile_diff"
-# what an option means when it is given without a value, as the seed's flags were
+# what an option means when it is given without a value, as the legacy flags were
 BARE: dict[type[Configuration], dict[str, str]] = {
     RunConfig: {"use_compile": "true", "cuda_graph": "true", "profile": "torch"},
     MicroConfig: {"profile": "nsys"},
@@ -77,10 +73,10 @@ class _Commands(click.Group):
         try:
             return super().invoke(context)
         except TTTError as error:
-            _show_error(error)
+            show_error(error)
             context.exit(error.exit_code)
         except Killed as killed:
-            click.echo(f"Ended by {killed} before anything was measured.", err=True)
+            print_error(f"Ended by {killed} before anything was measured.")
             context.exit(killed.exit_code)
 
 
@@ -148,8 +144,8 @@ def run_command(
     **options: str | None,
 ) -> None:
     """Measure one decode configuration and record it as one MLflow run."""
-    destination = _Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
-    context.exit(_execute(lambda: _decode_job(_parse_run(options, no_cg, context.args)), destination))
+    destination = job.Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    context.exit(job.execute(lambda: arguments.parse_run(options, no_cg, context.args), destination))
 
 
 @cli.command("micro", epilog=MICRO_EXAMPLES, context_settings=TAKES_ANYTHING)
@@ -167,21 +163,10 @@ def micro_command(
 ) -> None:
     """Time decode kernels alone, each with every batch, and record them as one MLflow run."""
     if listing:
-        _list_kernels()
+        listings.print_kernels()
         return
-    destination = _Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
-    context.exit(_execute(lambda: _micro_job(_parse(MicroConfig, options, context.args)), destination))
-
-
-def _list_kernels() -> None:
-    from ttt_mlflow.micro.registry import registered
-
-    known = registered()
-    width = max(len(name) for name in known.kernels)
-    for name, entry in known.kernels.items():
-        click.echo(f"{name:<{width}}  {entry.description}{' (needs a GPU)' if entry.needs_gpu else ''}")
-    for reason in known.broken:
-        click.echo(f"Not available: {reason}", err=True)
+    destination = job.Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    context.exit(job.execute(lambda: arguments.parse(MicroConfig, options, context.args), destination))
 
 
 @cli.command("sync")
@@ -193,18 +178,7 @@ def sync_command(context: click.Context, path: str, tracking_uri: str | None) ->
 
     PATH is ./ttt_runs unless given. Publishing twice changes nothing. Exit code 4 if some could not be sent.
     """
-    from ttt_mlflow.tracking.sync import sync
-
-    results = sync(path, tracking_uri)
-    if not results:
-        click.echo(f"No records in {path}.")
-    for result in results:
-        if result.outcome == "failed":
-            click.echo(f"Error: {result.journal.journal_id}: {result.message}", err=True)
-        else:
-            click.echo(f"{result.journal.journal_id}: {result.outcome}")
-    if any(result.outcome == "failed" for result in results):
-        context.exit(PublishFailed.exit_code)
+    context.exit(records.sync_records(path, tracking_uri))
 
 
 @cli.command("doctor", epilog=DOCTOR_EXAMPLES)
@@ -221,29 +195,16 @@ def doctor_command(
     experiment_name: str | None,
 ) -> None:
     """Say within ten seconds whether this machine can measure, and what is missing."""
-    from ttt_mlflow.app.doctor import diagnosis, finding, gpu
-    from ttt_mlflow.tracking.store import resolve_tracking_uri
+    from ttt_mlflow.app.doctor.command import run_doctor
 
-    seconds = max(diagnosis.LEAST_SECONDS, diagnosis.SECONDS - _process_age_s())  # --measure takes its own time
-    # with --json the ceilings are in the JSON, and the lines for people elsewhere
-    measured = gpu.measure_cards(lambda text: click.echo(text, err=as_json)) if measure else None
-    asked = finding.Asked(Path(logdir or DEFAULT_LOGDIR), resolve_tracking_uri(tracking_uri), experiment_name)
-    findings = diagnosis.diagnose(asked, seconds)
-    click.echo(diagnosis.findings_json(findings, measured) if as_json else diagnosis.findings_text(findings))
-    context.exit(diagnosis.exit_code(findings))
+    destination = job.Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    context.exit(run_doctor(destination, as_json=as_json, measure=measure))
 
 
 @cli.command("models")
 def models_command() -> None:
     """List the models that can be measured, and their inner nets."""
-    from ttt_mlflow.models.registry import models
-
-    for name, entry in models().items():
-        click.echo(f"{name}: {entry.description}")
-        if entry.inner_nets:
-            click.echo(f"    inner nets: {', '.join(entry.inner_nets)}")
-        if missing := entry.missing():
-            click.echo(f"    not available here: {missing}")
+    listings.print_models()
 
 
 @cli.command("profile-diff", epilog=DIFF_EXAMPLES)
@@ -258,78 +219,11 @@ def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, t
     A run is the folder of its record, the record's id in LOGDIR, or the id of its MLflow run. Writes diff.csv, diff.md
     and diff.png.
     """
-    from ttt_mlflow.report import profile_diff as report
-    from ttt_mlflow.tracking.find_run import found_run
-    from ttt_mlflow.tracking.store import resolve_tracking_uri
-
-    def profile(run: str) -> report.ProfiledStep:
-        place = Path(logdir or DEFAULT_LOGDIR), resolve_tracking_uri(tracking_uri)
-        with found_run(run, *place, "profiles/torch") as found:
-            return report.read_profile(found.folder, found.label)
-
-    diff = report.profile_diff(profile(run_a), profile(run_b))
-    click.echo(report.diff_text(diff))
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "diff.csv").write_text(report.diff_csv(diff))
-        (folder / "diff.md").write_text(report.diff_markdown(diff))
-        (folder / "diff.png").write_bytes(report.diff_png(diff))
-    except OSError as error:
-        raise BadInput(
-            f"out={out}: cannot be written ({error.strerror}); name a folder that you may write to"
-        ) from None
-    click.echo(f"Written: {folder}/diff.csv, diff.md, diff.png")
+    records.profile_difference(run_a, run_b, Path(out), Path(logdir or DEFAULT_LOGDIR), tracking_uri)
 
 
 @cli.command("table")
 @click.argument("logdir", default=DEFAULT_LOGDIR)
 def table_command(logdir: str) -> None:
     """Print one line for each record in the folder LOGDIR (./ttt_runs unless given)."""
-    from ttt_mlflow.record.journal import find_journals
-    from ttt_mlflow.report.table import table_text
-
-    journals = find_journals(logdir)
-    click.echo(table_text(journals) if journals else f"No records in {logdir}.")
-
-
-def _parse_run(options: dict[str, str | None], no_cg: str | None, rest: Sequence[str]) -> RunConfig:
-    """The configuration asked for, with the seed's ``--no_cg``."""
-    if no_cg is not None and no_cg.lower() not in TRUE_WORDS + FALSE_WORDS:
-        asked = _parse(RunConfig, options, rest, [f"no_cg={no_cg}: not allowed; no_cg takes true or false"])
-    else:
-        asked = _parse(RunConfig, options, rest)
-    if no_cg is None or no_cg.lower() in FALSE_WORDS:
-        return asked
-    if asked.cuda_graph:
-        raise BadInput("no_cg=true: contradicts cuda_graph=true; give one of the two")
-    return asked.model_copy(update={"cuda_graph": False})
-
-
-def _parse(kind: type[Asked], options: dict[str, str | None], rest: Sequence[str], faults: Sequence[str] = ()) -> Asked:
-    """The configuration asked for; raise BadInput with one line for each fault, all faults at once."""
-    faults = [*_explain_rest(kind, rest), *faults]
-    try:
-        asked = kind.parse({name: value for name, value in options.items() if value is not None})
-    except BadInput as error:
-        raise BadInput("\n".join([*faults, str(error)])) from None
-    if faults:
-        raise BadInput("\n".join(faults))
-    return asked
-
-
-def _explain_rest(kind: type[Configuration], words: Sequence[str]) -> list[str]:
-    """One line for each argument that is no option of ours: ``--foo 1``, ``--foo=1``, ``batch=1``."""
-    faults = []
-    waiting = list(words)
-    while waiting:
-        word = waiting.pop(0)
-        if not word.startswith("--"):
-            faults.append(f"{word}: not understood; a parameter is given as --name value")
-            continue
-        name, equals, value = word[2:].partition("=")
-        if not equals and waiting and not waiting[0].startswith("-"):
-            value = waiting.pop(0)
-        name = name.replace("-", "_")
-        faults.append(kind.no_such_parameter(f"{name}={value}" if equals or value else name))
-    return faults
+    records.print_table(logdir)

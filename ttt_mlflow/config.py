@@ -14,8 +14,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement import thresholds
+from ttt_mlflow.measurement.budget import Budget
 from ttt_mlflow.measurement.thresholds import Thresholds
 
+DEFAULT_LOGDIR = "./ttt_runs"  # where records go
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 
@@ -106,14 +108,18 @@ class Configuration(BaseModel):
     how_measured: ClassVar[tuple[str, ...]]  # fields that only say how long and with what to measure
     takes: ClassVar[Mapping[str, str]]  # field -> what it takes, in words
 
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Validate ``values`` (strings or typed); raise :class:`BadInput` with one line a fault."""
+    def __init__(self, **values: Any) -> None:
+        """Validate ``values`` (strings or typed); raise :class:`BadInput` with one line for each fault."""
         try:
-            return cls.model_validate(dict(values))
+            super().__init__(**values)
         except ValidationError as error:
             faults = {str(fault["loc"][0]): fault for fault in error.errors()}
-            raise BadInput("\n".join(cls._explain(name, fault, values) for name, fault in faults.items())) from None
+            raise BadInput("\n".join(self._explain(name, fault, values) for name, fault in faults.items())) from None
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration of ``values`` (strings or typed); raise :class:`BadInput` with one line for each fault."""
+        return cls(**values)
 
     @classmethod
     def no_such_parameter(cls, given: str) -> str:
@@ -216,6 +222,11 @@ class RunConfig(Configuration):
     checkpoint: Annotated[str | None, Auto] = Field(
         None, description="safetensors file or folder with the published weight names; empty: random weights"
     )
+
+    @property
+    def budget(self) -> Budget:
+        """How long to measure."""
+        return Budget(self.warmup, self.repeats, self.precision_pct, self.max_seconds)
 
     @property
     def run_name(self) -> str:

@@ -57,7 +57,7 @@ class Killed(BaseException):
 _asked: Killed | None = None
 
 
-def ask_to_end(killed: Killed | None) -> None:
+def request_stop(killed: Killed | None) -> None:
     """Remember that a signal asked the run to end, besides raising it; None: forget it."""
     global _asked
     _asked = killed

@@ -1,46 +1,197 @@
-"""The public names: parameters, metrics, system metrics, tags and artifact paths.
+"""The catalog of public names: metrics, time series, tags and artifacts.
 
-Dashboards, saved searches and scripts rely on them. docs/names.md is the page for people; a test holds the
-page, this module and :class:`ttt_mlflow.config.RunConfig` together.
+Dashboards, saved searches and scripts rely on these names. Each is defined here once, as an object with its unit and
+its meaning, and code records through the object. ``python -m docs.generate`` writes docs/names.md from this module and
+from the configurations, whose fields are the parameters.
 """
 
-PARAMETERS: tuple[str, ...] = (
-    "model_name",
-    "mode",
-    "batch",
-    "promptlen",
-    "genlen",
-    "inner_net",
-    "dtype",
-    "use_compile",
-    "cuda_graph",
-    "profile",
-    "nsys_args",
-    "nsys_export",
-    "device",
-    "warmup",
-    "repeats",
-    "precision_pct",
-    "max_seconds",
-    "thresholds",
-    "retry_invalid",
-    "seed",
-    "checkpoint",
-)
+from dataclasses import dataclass, replace
+from typing import Literal
 
-MICRO_PARAMETERS: tuple[str, ...] = (
-    "kernels",
-    "batches",
-    "heads",
-    "head_dim",
-    "dtype",
-    "device",
-    "seconds",
-    "thresholds",
-    "seed",
-    "profile",
-    "nsys_args",
-    "nsys_export",
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a run.
+
+    better: which way is better; None for a fact that has no goal. label: what a chart or a table calls it.
+    headline: whether a first screen shows it.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    better: Better | None = None
+    label: str = ""
+    headline: bool = False
+
+
+@dataclass(frozen=True)
+class Throughput(Metric):
+    """A median of passes, which has a confidence interval: two more metrics."""
+
+    @property
+    def ci_low(self) -> Metric:
+        return self._end("low", "lower")
+
+    @property
+    def ci_high(self) -> Metric:
+        return self._end("high", "upper")
+
+    def _end(self, suffix: str, word: str) -> Metric:
+        meaning = f"{word} end of the 95 % confidence interval of {self.name}"
+        return Metric(f"{self.name}_ci_{suffix}", self.unit, meaning, self.better, f"{self.label}, {word} end")
+
+
+@dataclass(frozen=True)
+class KernelMetric(Metric):
+    """A number of one kernel of a micro-benchmark."""
+
+    def of(self, kernel: str) -> Metric:
+        """The metric of ``kernel``, for example ``kernel_us/mlp_1_dual_triton``."""
+        return replace(self, name=f"{self.name}/{kernel}")
+
+
+@dataclass(frozen=True)
+class SystemMetric(Metric):
+    """A time series of one GPU, for MLflow's System metrics tab, which shows names that begin with ``system/``."""
+
+    def of(self, gpu_index: int) -> Metric:
+        """The series of one GPU, for example ``system/gpu_0_power_usage_watts``."""
+        return replace(self, name=f"system/gpu_{gpu_index}_{self.name}")
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A text about a run, by which runs are found and filtered."""
+
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file of a run's record; ``path`` is relative to the run's artifacts."""
+
+    path: str
+    meaning: str
+
+
+Metrics = dict[Metric, float]
+Point = tuple[int, int, float]  # timestamp in ms since 1970, step, value
+Series = dict[Metric, list[Point]]
+Tags = dict[Tag, str]
+
+
+# Metrics of a decode or prefill run. A metric that was not measured is absent, never zero.
+
+DECODE_TOKENS_PER_S = Throughput(
+    "decode_tokens_per_s",
+    "tokens/s",
+    "batch times decode steps over the time of the steps, median of the timed passes",
+    better="higher",
+    label="decode throughput",
+    headline=True,
+)
+DECODE_STEP_MS_P50 = Metric(
+    "decode_step_ms_p50", "ms", "time of one decode step, median", "lower", "decode step, p50", headline=True
+)
+DECODE_STEP_MS_P90 = Metric(
+    "decode_step_ms_p90", "ms", "time of one decode step, 90th percentile", "lower", "decode step, p90"
+)
+DECODE_STEP_MS_P99 = Metric(
+    "decode_step_ms_p99", "ms", "time of one decode step, 99th percentile", "lower", "decode step, p99"
+)
+DECODE_STEP_MS_MEAN = Metric("decode_step_ms_mean", "ms", "time of one decode step, mean", "lower", "decode step, mean")
+GENERATION_TOKENS_PER_S = Throughput(
+    "generation_tokens_per_s",
+    "tokens/s",
+    "batch times generated tokens, the first included, over the time of prompt and decode together, median",
+    better="higher",
+    label="throughput of prompt and decode",
+)
+PREFILL_TOKENS_PER_S = Throughput(
+    "prefill_tokens_per_s",
+    "tokens/s",
+    "batch times prompt tokens over the prefill time, median of the timed passes; the interval in prefill mode only",
+    better="higher",
+    label="prefill throughput",
+    headline=True,
+)
+PREFILL_MS = Metric(
+    "prefill_ms", "ms", "time to process the prompt, median of the timed passes", "lower", "prefill time"
+)
+TIME_TO_FIRST_TOKEN_MS = Metric(
+    "time_to_first_token_ms",
+    "ms",
+    "from the start of the prompt until the first generated token is on the host, median",
+    "lower",
+    "time to first token",
+)
+PEAK_MEMORY_ALLOCATED_GB = Metric(
+    "peak_memory_allocated_gb",
+    "10⁹ bytes",
+    "peak memory of PyTorch's tensors",
+    "lower",
+    "peak memory",
+    headline=True,
+)
+PEAK_MEMORY_RESERVED_GB = Metric(
+    "peak_memory_reserved_gb", "10⁹ bytes", "peak memory of PyTorch's allocator", "lower", "peak memory reserved"
+)
+DEVICE_MEMORY_USED_GB = Metric(
+    "device_memory_used_gb",
+    "10⁹ bytes",
+    "peak memory in use on the device by all processes, from NVML",
+    "lower",
+    "device memory used",
+)
+SM_CLOCK_MHZ_MEAN = Metric("sm_clock_mhz_mean", "MHz", "SM clock, mean over the measured section", label="SM clock")
+SM_CLOCK_MHZ_MIN = Metric(
+    "sm_clock_mhz_min", "MHz", "SM clock, lowest sample of the measured section", label="SM clock, lowest"
+)
+SM_CLOCK_MHZ_MAX = Metric(
+    "sm_clock_mhz_max", "MHz", "SM clock, highest sample of the measured section", label="SM clock, highest"
+)
+MEMORY_CLOCK_MHZ_MEAN = Metric(
+    "memory_clock_mhz_mean", "MHz", "memory clock, mean over the measured section", label="memory clock"
+)
+POWER_W_MEAN = Metric("power_w_mean", "W", "board power, mean over the measured section", label="power")
+ENERGY_J = Metric("energy_j", "J", "energy of the measured section", label="energy")
+JOULES_PER_TOKEN = Metric(
+    "joules_per_token",
+    "J",
+    "energy of the measured section over the tokens generated in it",
+    "lower",
+    "energy per token",
+)
+TEMPERATURE_C_MAX = Metric(
+    "temperature_c_max", "°C", "GPU temperature, highest sample of the measured section", label="temperature, highest"
+)
+GPU_UTILIZATION_PCT_MEAN = Metric(
+    "gpu_utilization_pct_mean",
+    "%",
+    "share of time with a kernel running, mean over the measured section",
+    label="GPU utilization",
+)
+SM_ACTIVE_PCT_MEAN = Metric(
+    "sm_active_pct_mean",
+    "%",
+    "share of the SMs with a warp on them, mean over the measured section (GPM)",
+    label="SM activity",
+)
+TENSOR_ACTIVE_PCT_MEAN = Metric(
+    "tensor_active_pct_mean",
+    "%",
+    "share of the tensor cores' time in use, mean over the measured section (GPM)",
+    label="tensor core activity",
+)
+DRAM_BANDWIDTH_PCT_MEAN = Metric(
+    "dram_bandwidth_pct_mean",
+    "%",
+    "share of the DRAM bandwidth in use, mean over the measured section (GPM)",
+    label="DRAM bandwidth",
 )
 
 # NVML's clock event reasons, in the order of their bits: reason i is bit 1 << i of the mask.
@@ -55,13 +206,15 @@ CLOCK_EVENT_REASONS: tuple[str, ...] = (
     "hw_power_brake_slowdown",
     "display_clock_setting",
 )
-
-
-def clock_event_metric(reason: str) -> str:
-    """Metric name for one of :data:`CLOCK_EVENT_REASONS`."""
-    return f"clock_event_{reason}_pct"
-
-
+CLOCK_EVENT_PCT: dict[str, Metric] = {
+    reason: Metric(
+        f"clock_event_{reason}_pct",
+        "%",
+        f"share of the measured section in which NVML named {reason}",
+        label=f"clock event {reason}",
+    )
+    for reason in CLOCK_EVENT_REASONS
+}
 # NVML's performance policies, in the order of their numbers: what can hold the clocks down.
 VIOLATION_POLICIES: tuple[str, ...] = (
     "power",
@@ -71,197 +224,343 @@ VIOLATION_POLICIES: tuple[str, ...] = (
     "low_utilization",
     "reliability",
 )
-
-
-def violation_metric(policy: str) -> str:
-    """Metric name for one of :data:`VIOLATION_POLICIES`."""
-    return f"violation_{policy}_s"
-
-
-# name -> (unit, meaning); a metric that was not measured is absent, never zero
-METRICS: dict[str, tuple[str, str]] = {
-    "decode_tokens_per_s": (
-        "tokens/s",
-        "batch times generated tokens over decode time, median of the repeats",
-    ),
-    "decode_tokens_per_s_ci_low": ("tokens/s", "lower end of the median's 95 % interval"),
-    "decode_tokens_per_s_ci_high": ("tokens/s", "upper end of the median's 95 % interval"),
-    "decode_step_ms_p50": ("ms", "time of one decode step, median"),
-    "decode_step_ms_p90": ("ms", "time of one decode step, 90th percentile"),
-    "decode_step_ms_p99": ("ms", "time of one decode step, 99th percentile"),
-    "decode_step_ms_mean": ("ms", "time of one decode step, mean"),
-    "generation_tokens_per_s": (
-        "tokens/s",
-        "batch times generated tokens, the first included, over the time for prompt and decode together, median",
-    ),
-    "generation_tokens_per_s_ci_low": ("tokens/s", "lower end of the median's 95 % interval"),
-    "generation_tokens_per_s_ci_high": ("tokens/s", "upper end of the median's 95 % interval"),
-    "prefill_tokens_per_s": (
-        "tokens/s",
-        "batch times prompt tokens over prefill time, median of the repeats",
-    ),
-    "prefill_tokens_per_s_ci_low": ("tokens/s", "lower end of the median's 95 % interval (prefill mode)"),
-    "prefill_tokens_per_s_ci_high": ("tokens/s", "upper end of the median's 95 % interval (prefill mode)"),
-    "prefill_ms": ("ms", "time to process the prompt, median of the repeats"),
-    "time_to_first_token_ms": ("ms", "from the prompt to its first generated token on the host, median"),
-    "peak_memory_allocated_gb": ("10⁹ bytes", "most memory that PyTorch's tensors held"),
-    "peak_memory_reserved_gb": ("10⁹ bytes", "most memory that PyTorch's allocator held"),
-    "device_memory_used_gb": ("10⁹ bytes", "most memory in use on the device, by NVML, all processes"),
-    "sm_clock_mhz_mean": ("MHz", "SM clock, mean over the measured section"),
-    "sm_clock_mhz_min": ("MHz", "SM clock, lowest sample of the measured section"),
-    "sm_clock_mhz_max": ("MHz", "SM clock, highest sample of the measured section"),
-    "memory_clock_mhz_mean": ("MHz", "memory clock, mean over the measured section"),
-    "power_w_mean": ("W", "board power, mean over the measured section"),
-    "energy_j": ("J", "energy of the measured section"),
-    "joules_per_token": ("J", "energy of the measured section over the tokens generated in it"),
-    "temperature_c_max": ("°C", "GPU temperature, highest sample of the measured section"),
-    "gpu_utilization_pct_mean": ("%", "share of time with a kernel running, mean over the measured section"),
-    "sm_active_pct_mean": ("%", "share of the SMs with a warp on them, mean over the measured section (GPM)"),
-    "tensor_active_pct_mean": ("%", "share of the tensor cores' time in use, mean over the measured section (GPM)"),
-    "dram_bandwidth_pct_mean": ("%", "share of the DRAM bandwidth in use, mean over the measured section (GPM)"),
-    **{
-        clock_event_metric(reason): ("%", f"share of the measured section in which NVML named {reason}")
-        for reason in CLOCK_EVENT_REASONS
-    },
-    **{
-        violation_metric(policy): (
-            "s",
-            f"time in the measured section in which NVML's policy {policy} held clocks down",
-        )
-        for policy in VIOLATION_POLICIES
-    },
-    "ecc_uncorrected_errors": ("count", "uncorrected ECC errors of the device's memory in the measured section"),
-    "min_bytes_per_step": ("bytes", "bytes that a decode step, or in prefill mode the prompt, has to read and write"),
-    "flops_per_step": ("FLOP", "operations that a decode step, or in prefill mode the prompt, has to do"),
-    "roofline_ms": ("ms", "least time for those on this card, from its measured read bandwidth and matrix rate"),
-    "roofline_pct": ("%", "roofline_ms in percent of the measured time: the mean step, or prefill_ms"),
-    "model_parameters": ("count", "parameters of the model"),
-    "relative_spread_pct": ("%", "standard deviation of the repeats, in percent of their median"),
-    "relative_half_width_pct": ("%", "half the width of the median's 95 % interval, in percent of the median"),
-    "drift_pct": ("%", "how much longer the passes of the last third took than those of the first"),
-    "drift_p_value": ("1", "how often passes that only scatter would show as much drift"),
-    "drift_within_pass_pct": ("%", "how much longer the steps of a pass's last third took than those of its first"),
-    "drift_within_pass_p_value": ("1", "how often passes that only scatter would show as much drift within them"),
-    "attempts": ("count", "measurements made with retry_invalid, of which the last one counts"),
-    "warmup_passes": ("count", "untimed passes before the measurement"),
-    "measured_passes": ("count", "timed passes that were complete"),
-    "imports_s": ("s", "from the start of the process until its libraries were loaded"),
-    "setup_s": ("s", "building the model and the prompt"),
-    "compile_s": ("s", "compiling, loading kernels, capturing the CUDA graph"),
-    "warmup_s": ("s", "untimed passes before the measurement"),
-    "recording_s": ("s", "writing the measurement to disk"),
-    "profile_s": ("s", "the profilers' passes after the measurement"),
-    "profiled_step_ms": ("ms", "a step under the profiler, mean; longer than measured where it waited for the host"),
-    "gpu_idle_pct": ("%", "share of the profiled steps in which nothing ran on the GPU"),
-    "launch_gap_us_mean": ("µs", "from the end of a GPU's kernel to the begin of the next, mean over a profiled step"),
-    "host_ms_per_step": ("ms", "what the host took to launch a profiled step, mean"),
+VIOLATION_S: dict[str, Metric] = {
+    policy: Metric(
+        f"violation_{policy}_s",
+        "s",
+        f"time in the measured section in which NVML's policy {policy} held clocks down",
+        label=f"violation {policy}",
+    )
+    for policy in VIOLATION_POLICIES
 }
+ECC_UNCORRECTED_ERRORS = Metric(
+    "ecc_uncorrected_errors",
+    "count",
+    "uncorrected ECC errors of the device's memory in the measured section",
+    "lower",
+    "uncorrected ECC errors",
+)
+MIN_BYTES_PER_STEP = Metric(
+    "min_bytes_per_step",
+    "bytes",
+    "bytes that a decode step must read and write; in prefill mode, the prompt",
+    label="least bytes per step",
+)
+FLOPS_PER_STEP = Metric(
+    "flops_per_step",
+    "FLOP",
+    "operations that a decode step must do; in prefill mode, the prompt",
+    label="operations per step",
+)
+ROOFLINE_MS = Metric(
+    "roofline_ms",
+    "ms",
+    "least time for these bytes and operations on this GPU, from its measured read bandwidth and matrix rate",
+    label="roofline time",
+)
+ROOFLINE_PCT = Metric(
+    "roofline_pct",
+    "%",
+    "roofline_ms in percent of the measured time: the mean step; in prefill mode, prefill_ms",
+    "higher",
+    "share of the roofline",
+    headline=True,
+)
+MODEL_PARAMETERS = Metric("model_parameters", "count", "parameters of the model", label="parameters")
+RELATIVE_SPREAD_PCT = Metric(
+    "relative_spread_pct",
+    "%",
+    "coefficient of variation of the passes: their standard deviation in percent of their median",
+    "lower",
+    "coefficient of variation",
+)
+RELATIVE_HALF_WIDTH_PCT = Metric(
+    "relative_half_width_pct",
+    "%",
+    "half the width of the median's 95 % confidence interval, in percent of the median",
+    "lower",
+    "confidence interval ±",
+    headline=True,
+)
+DRIFT_PCT = Metric(
+    "drift_pct",
+    "%",
+    "how much longer the last third of the passes took than the first third",
+    label="drift",
+)
+DRIFT_P_VALUE = Metric(
+    "drift_p_value", "1", "p value of drift_pct: probability of as much drift by chance", label="drift, p value"
+)
+DRIFT_WITHIN_PASS_PCT = Metric(
+    "drift_within_pass_pct",
+    "%",
+    "how much longer the steps of a pass's last third took than the steps of its first third",
+    label="drift within a pass",
+)
+DRIFT_WITHIN_PASS_P_VALUE = Metric(
+    "drift_within_pass_p_value",
+    "1",
+    "p value of drift_within_pass_pct: probability of as much drift by chance",
+    label="drift within a pass, p value",
+)
+ATTEMPTS = Metric(
+    "attempts", "count", "measurements made with retry_invalid, of which the last one counts", label="attempts"
+)
+WARMUP_PASSES = Metric("warmup_passes", "count", "untimed passes before the measurement", label="warm-up passes")
+MEASURED_PASSES = Metric("measured_passes", "count", "complete timed passes", label="timed passes")
+IMPORTS_S = Metric(
+    "imports_s", "s", "from the start of the process until its libraries are loaded", "lower", "import time"
+)
+SETUP_S = Metric("setup_s", "s", "building the model and the prompt", "lower", "setup time")
+COMPILE_S = Metric(
+    "compile_s", "s", "compiling, loading kernels, capturing the CUDA graph", "lower", "compilation time"
+)
+WARMUP_S = Metric("warmup_s", "s", "time of the warm-up passes", label="warm-up time")
+RECORDING_S = Metric("recording_s", "s", "writing the measurement to disk", "lower", "recording time")
+PROFILE_S = Metric("profile_s", "s", "the profiling passes after the measurement", label="profiling time")
+PROFILED_STEP_MS = Metric(
+    "profiled_step_ms",
+    "ms",
+    "a step under the profiler, mean; longer than the measured step where it waits for the host",
+    label="profiled step",
+)
+GPU_IDLE_PCT = Metric(
+    "gpu_idle_pct", "%", "share of the profiled steps in which nothing ran on the GPU", "lower", "GPU idle"
+)
+LAUNCH_GAP_US_MEAN = Metric(
+    "launch_gap_us_mean",
+    "µs",
+    "from the end of one GPU kernel to the start of the next, mean over a profiled step",
+    "lower",
+    "gap between kernels",
+)
+HOST_MS_PER_STEP = Metric(
+    "host_ms_per_step",
+    "ms",
+    "time that the host takes to launch a profiled step, mean",
+    "lower",
+    "kernel launch overhead",
+)
 
-# Of a micro-benchmark, one a kernel, as name/<kernel>: name -> (unit, meaning). Each is a series with the batch as its
-# step, but for the error and the first use.
-KERNEL_METRICS: dict[str, tuple[str, str]] = {
-    "kernel_us": ("µs", "time of one decode step, mean over a mini-batch, median of the samples"),
-    "kernel_us_p20": ("µs", "the same, 20th percentile"),
-    "kernel_us_p80": ("µs", "the same, 80th percentile"),
-    "kernel_gb_per_s": ("10⁹ bytes/s", "the floor's bytes over the median time"),
-    "kernel_read_ceiling_pct": ("%", "the floor's bytes a second in percent of what the card reads"),
-    "kernel_error": ("1", "largest relative error against float64, of the outputs and of the state after each fold"),
-    "kernel_first_use_s": ("s", "first call in the process, import and compilation included"),
-    "kernel_sm_clock_mhz_mean": ("MHz", "SM clock while the kernel was timed"),
-    "kernel_power_w_mean": ("W", "board power while the kernel was timed"),
-    "kernel_temperature_c_max": ("°C", "GPU temperature while the kernel was timed, highest sample"),
-}
-# Of a micro-benchmark: what the card can do, measured in the same run
-CARD_METRICS: dict[str, tuple[str, str]] = {
-    "card_read_gb_per_s": ("10⁹ bytes/s", "read-only stream: the ceiling for kernels that mostly read state"),
-    "card_copy_gb_per_s": ("10⁹ bytes/s", "device-to-device copy, read and written bytes together"),
-    "card_matmul_tflops": ("TFLOP/s", "product of fp16 matrices of 8192 x 8192"),
-}
+# Metrics of one kernel of a micro-benchmark. Each is a series with the batch as its step, except for the error and the
+# first use.
+
+KERNEL_US = KernelMetric(
+    "kernel_us",
+    "µs",
+    "time of one decode step, mean over a mini-batch, median of the samples",
+    "lower",
+    "kernel time",
+    headline=True,
+)
+KERNEL_US_P20 = KernelMetric(
+    "kernel_us_p20", "µs", "the same, 20th percentile of the samples", "lower", "kernel time, p20"
+)
+KERNEL_US_P80 = KernelMetric(
+    "kernel_us_p80", "µs", "the same, 80th percentile of the samples", "lower", "kernel time, p80"
+)
+KERNEL_GB_PER_S = KernelMetric(
+    "kernel_gb_per_s",
+    "10⁹ bytes/s",
+    "least bytes of the step over the median time",
+    "higher",
+    "kernel bandwidth",
+)
+KERNEL_READ_CEILING_PCT = KernelMetric(
+    "kernel_read_ceiling_pct",
+    "%",
+    "kernel_gb_per_s in percent of the read bandwidth of the GPU",
+    "higher",
+    "share of the read bandwidth",
+    headline=True,
+)
+KERNEL_ERROR = KernelMetric(
+    "kernel_error",
+    "1",
+    "largest relative error against float64, of the outputs and of the state after each fold",
+    "lower",
+    "relative error",
+)
+KERNEL_FIRST_USE_S = KernelMetric(
+    "kernel_first_use_s",
+    "s",
+    "first call in the process, import and compilation included",
+    "lower",
+    "first use",
+)
+KERNEL_SM_CLOCK_MHZ_MEAN = KernelMetric(
+    "kernel_sm_clock_mhz_mean", "MHz", "SM clock while the kernel was timed", label="SM clock"
+)
+KERNEL_POWER_W_MEAN = KernelMetric("kernel_power_w_mean", "W", "board power while the kernel was timed", label="power")
+KERNEL_TEMPERATURE_C_MAX = KernelMetric(
+    "kernel_temperature_c_max",
+    "°C",
+    "GPU temperature while the kernel was timed, highest sample",
+    label="temperature, highest",
+)
+
+# Metrics of a micro-benchmark: what the GPU can do, measured in the same run.
+
+CARD_READ_GB_PER_S = Metric(
+    "card_read_gb_per_s",
+    "10⁹ bytes/s",
+    "read-only stream: the ceiling for kernels that mostly read state",
+    label="read bandwidth",
+)
+CARD_COPY_GB_PER_S = Metric(
+    "card_copy_gb_per_s",
+    "10⁹ bytes/s",
+    "device-to-device copy, read and written bytes together",
+    label="copy bandwidth",
+)
+CARD_MATMUL_TFLOPS = Metric(
+    "card_matmul_tflops", "TFLOP/s", "product of fp16 matrices of 8192 x 8192", label="matrix rate"
+)
+CARD_METRICS: tuple[Metric, ...] = (CARD_READ_GB_PER_S, CARD_COPY_GB_PER_S, CARD_MATMUL_TFLOPS)
+
+# Time series of one GPU.
+
+SYSTEM_SM_CLOCK = SystemMetric("sm_clock_megahertz", "MHz", "SM clock")
+SYSTEM_MEMORY_CLOCK = SystemMetric("memory_clock_megahertz", "MHz", "memory clock")
+SYSTEM_POWER = SystemMetric("power_usage_watts", "W", "board power")
+SYSTEM_TEMPERATURE = SystemMetric("temperature_celsius", "°C", "GPU temperature")
+SYSTEM_UTILIZATION = SystemMetric("utilization_percentage", "%", "share of time with a kernel running")
+SYSTEM_MEMORY = SystemMetric("memory_usage_megabytes", "10⁶ bytes", "memory in use on the device")
+SYSTEM_DRAM_BANDWIDTH = SystemMetric("dram_bandwidth_percentage", "%", "share of the DRAM bandwidth in use (GPM)")
+
+# Tags.
+
+TAG_ENTRY_POINT = Tag(
+    "ttt.entry_point", "what was measured: main (a decode or prefill configuration) or micro (kernels)"
+)
+TAG_STATUS = Tag("ttt.status", "what happened: ok, oom, error or killed")
+TAG_VERDICT = Tag("ttt.verdict", "whether the measurement can be trusted: valid, invalid or unjudged")
+TAG_REASONS = Tag("ttt.reasons", "why it is invalid: the names of the reasons, comma-separated")
+TAG_MISSING = Tag("ttt.missing", "what could not be judged because data is missing: names, comma-separated")
+TAG_MESSAGE = Tag("ttt.message", "one line that explains a status other than ok")
+TAG_WARMUP_STOP_REASON = Tag(
+    "ttt.warmup_stop_reason", "why the warm-up ended: settled, count or, not settled, most_passes or time_share"
+)
+TAG_STOP_REASON = Tag("ttt.stop_reason", "why the timed passes ended: interval, max_seconds, count or interrupted")
+TAG_GPU_NAME = Tag("ttt.gpu_name", "name of the GPU")
+TAG_GPU_UUID = Tag("ttt.gpu_uuid", "UUID of the GPU")
+TAG_HOST = Tag("ttt.host", "name of the host")
+TAG_DRIVER = Tag("ttt.driver", "NVIDIA driver version")
+TAG_TORCH = Tag("ttt.torch", "PyTorch version")
+TAG_TRITON = Tag("ttt.triton", "Triton version")
+TAG_NSYS = Tag("ttt.nsys", "version of Nsight Systems, if it recorded a pass")
+TAG_GIT_DIRTY = Tag("ttt.git_dirty", "true if the working tree had uncommitted changes")
+TAG_CONFIG_ID = Tag("ttt.config_id", "hash of the configuration: the same configuration has the same id on every host")
+TAG_JOURNAL_ID = Tag(
+    "ttt.journal_id", "the local record from which the run was published; publishing is idempotent by it"
+)
+
+# Artifacts.
+
+ARTIFACT_CONFIG = Artifact("config.json", "the configuration as asked for and as used")
+ARTIFACT_SUMMARY = Artifact("summary.md", "the summary that is also the description of the run")
+ARTIFACT_VERDICT = Artifact("verdict.json", "the verdict: what was found, what could not be judged, and the thresholds")
+ARTIFACT_LOG = Artifact("log.txt", "what was done when, warnings, and the traceback of a failure")
+ARTIFACT_SAMPLES = Artifact(
+    "telemetry/samples.csv", "every NVML sample, with its time and whether it is in the measured section"
+)
+ARTIFACT_QUERIES = Artifact(
+    "telemetry/queries.csv", "each NVML query: what its answers cover, their age and cost, or why it is refused"
+)
+ARTIFACT_PROCESSES = Artifact(
+    "telemetry/processes.csv",
+    "other processes on the GPU in the measured section: pid, name, memory_bytes, sm_utilization_pct",
+)
+ARTIFACT_CLOCKS = Artifact(
+    "telemetry/clocks.png", "clocks, power and temperature over time, with the measured section shaded"
+)
+ARTIFACT_STEPS = Artifact("timing/steps.csv", "every timed step of every pass: repeat, step, ms, complete")
+ARTIFACT_PASSES = Artifact(
+    "timing/passes.json", "the time of every pass, warm-up included, why both phases ended, and the drift"
+)
+ARTIFACT_DISCARDED = Artifact(
+    "timing/discarded.json", "attempts that were judged invalid and measured again: passes and verdict of each"
+)
+ARTIFACT_DISCARDED_STEPS = Artifact(
+    "timing/discarded-steps.csv", "every timed step of those attempts: attempt, repeat, step, ms, complete"
+)
+ARTIFACT_ROOFLINE_PARTS = Artifact(
+    "roofline/parts.csv", "least bytes, operations and time of each part of a step: part, bytes, flops, floor_ms"
+)
+ARTIFACT_ROOFLINE_STEP = Artifact(
+    "roofline/step.png", "the roofline time of each part beside the measured step, if the GPU's ceilings are known"
+)
+ARTIFACT_TORCH_TRACE = Artifact("profiles/torch/trace.json.gz", "PyTorch profiler trace; opens in Perfetto")
+ARTIFACT_TORCH_EAGER_TRACE = Artifact(
+    "profiles/torch/trace-eager.json.gz", "the same for an eager step, which gives the kernels their parts"
+)
+ARTIFACT_TORCH_PAGE = Artifact(
+    "profiles/torch/open.html", "one step as a timeline to zoom into, with the full trace for Perfetto"
+)
+ARTIFACT_TORCH_KERNELS_CSV = Artifact(
+    "profiles/torch/kernels.csv", "PyTorch profiler, time by kernel (on a CPU: operator) and part"
+)
+ARTIFACT_TORCH_KERNELS_TABLE = Artifact(
+    "profiles/torch/kernels.md", "the same as a table to read, with the parts and the measured step beside it"
+)
+ARTIFACT_TORCH_KERNELS_CHART = Artifact("profiles/torch/kernels.png", "the kernels with the most time")
+ARTIFACT_TORCH_TIMELINE = Artifact("profiles/torch/timeline.png", "one step by stream")
+ARTIFACT_TORCH_PARTS = Artifact("profiles/torch/parts.csv", "PyTorch profiler, time by part, beside its roofline time")
+ARTIFACT_TORCH_STEP = Artifact(
+    "profiles/torch/step.json", "time of a profiled step, busy and idle, and of the measured step"
+)
+ARTIFACT_MEMORY_SNAPSHOT = Artifact(
+    "profiles/memory/snapshot.pickle", "PyTorch's allocator: its blocks, and its history over the pass"
+)
+ARTIFACT_MEMORY_PAGE = Artifact(
+    "profiles/memory/open.html", "the same as a page: the parts, and what was allocated over the pass"
+)
+ARTIFACT_MEMORY_PARTS = Artifact(
+    "profiles/memory/parts.csv", "memory by part in bytes: between steps, at the peak of the pass, taken from the GPU"
+)
+ARTIFACT_MEMORY_TABLE = Artifact(
+    "profiles/memory/parts.md", "the same as a table to read, beside the allocator's own sums"
+)
+ARTIFACT_NSYS_REPORT = Artifact("profiles/nsys/report.nsys-rep", "Nsight Systems report; opens in nsys-ui")
+ARTIFACT_NSYS_RECORDING = Artifact(
+    "profiles/nsys/report.qdstrm", "raw recording of Nsight Systems, if its importer could not make a report of it"
+)
+ARTIFACT_NSYS_KERNELS = Artifact("profiles/nsys/cuda_gpu_kern_sum.csv", "Nsight Systems, time by kernel")
+ARTIFACT_NSYS_CALLS = Artifact("profiles/nsys/cuda_api_sum.csv", "Nsight Systems, time by call of the CUDA API")
+ARTIFACT_NSYS_RANGES = Artifact(
+    "profiles/nsys/nvtx_sum.csv", "Nsight Systems, time by named range: steps, and in eager runs layers and parts"
+)
+ARTIFACT_NSYS_EXPORT = Artifact(
+    "profiles/nsys/report.sqlite", "SQLite export of the Nsight Systems report, with nsys_export=sqlite"
+)
+ARTIFACT_NSYS_LOG = Artifact("profiles/nsys/nsys.log", "output of Nsight Systems and of the process that it recorded")
+ARTIFACT_MICRO_SAMPLES = Artifact("micro/samples.json", "micro-benchmark: every sample, error and ceiling, as measured")
+ARTIFACT_MICRO_CSV = Artifact("micro/table.csv", "micro-benchmark: one row for each kernel and batch")
+ARTIFACT_MICRO_TABLE = Artifact("micro/table.md", "the same as a table to read")
+ARTIFACT_MICRO_CHART = Artifact("micro/kernels.png", "time over batch, one line for each kernel")
+ARTIFACT_MICRO_PAGE = Artifact(
+    "micro/kernels.html",
+    "the same as an interactive chart, with GB/s and share of the read bandwidth; needs no network",
+)
+ARTIFACT_HOST = Artifact("environment/host.json", "facts about the host, its software and the GPU")
+ARTIFACT_PACKAGES = Artifact("environment/packages.txt", "installed packages, name==version")
 
 
-def kernel_metric(name: str, kernel: str) -> str:
-    """Metric of one kernel for one of :data:`KERNEL_METRICS`, for example ``kernel_us/mlp_1_dual_triton``."""
-    return f"{name}/{kernel}"
+def _metrics(kind: type[Metric]) -> tuple[Metric, ...]:
+    """All metrics of this module that are exactly of ``kind`` (or throughputs), in the order of their definition."""
+    found: list[Metric] = []
+    for value in list(globals().values()):
+        several = value.values() if isinstance(value, dict) else [value]
+        for one in several:
+            if type(one) is kind:
+                found.append(one)
+            elif kind is Metric and isinstance(one, Throughput):
+                found += [one, one.ci_low, one.ci_high]
+    return tuple(found)
 
 
-# Series for MLflow's System metrics tab, one set a GPU: suffix -> (unit, meaning)
-SYSTEM_METRICS: dict[str, tuple[str, str]] = {
-    "sm_clock_megahertz": ("MHz", "SM clock"),
-    "memory_clock_megahertz": ("MHz", "memory clock"),
-    "power_usage_watts": ("W", "board power"),
-    "temperature_celsius": ("°C", "GPU temperature"),
-    "utilization_percentage": ("%", "share of time with a kernel running"),
-    "memory_usage_megabytes": ("10⁶ bytes", "memory in use on the device"),
-    "dram_bandwidth_percentage": ("%", "share of the DRAM bandwidth in use (GPM)"),
-}
-
-
-def system_metric(gpu_index: int, suffix: str) -> str:
-    """Series name of one of :data:`SYSTEM_METRICS`, for example ``system/gpu_0_sm_clock_megahertz``."""
-    return f"system/gpu_{gpu_index}_{suffix}"
-
-
-TAGS: dict[str, str] = {
-    "ttt.entry_point": "what was measured: main, a decode configuration; micro, kernels",
-    "ttt.status": "what happened: ok, oom, error or killed",
-    "ttt.verdict": "whether the measurement can be trusted: valid, invalid or unjudged",
-    "ttt.reasons": "why it is invalid: the reasons' names, comma-separated",
-    "ttt.missing": "what could not be judged for want of data: names, comma-separated",
-    "ttt.message": "why, in one line, where the status is not ok",
-    "ttt.warmup_stop_reason": "why the warm-up ended: settled, count, or, unsettled, most_passes or time_share",
-    "ttt.stop_reason": "why the timed passes ended: interval, max_seconds, count or interrupted",
-    "ttt.gpu_name": "the GPU's name",
-    "ttt.gpu_uuid": "the GPU's UUID",
-    "ttt.host": "the host's name",
-    "ttt.driver": "NVIDIA driver version",
-    "ttt.torch": "PyTorch version",
-    "ttt.triton": "Triton version",
-    "ttt.nsys": "version of Nsight Systems, where it recorded a pass",
-    "ttt.git_dirty": "true where the working tree had uncommitted changes",
-    "ttt.config_id": "hash of the configuration: the same configuration has the same id on every host",
-    "ttt.journal_id": "the local record that the run was published from; publishing is idempotent by it",
-}
-
-ARTIFACTS: dict[str, str] = {
-    "config.json": "the configuration as asked for and as used",
-    "summary.md": "the summary that is also the run's description",
-    "verdict.json": "the verdict with what was found, what could not be judged, and the thresholds",
-    "log.txt": "what was done when, warnings, and the traceback of a failure",
-    "telemetry/samples.csv": "every NVML sample, with its time and whether it fell into the measured section",
-    "telemetry/queries.csv": "each query to NVML: what its answers cover, their age and cost, or why it is refused",
-    "telemetry/processes.csv": "who else was on the card while measured: pid, name, memory_bytes, sm_utilization_pct",
-    "telemetry/clocks.png": "clocks, power and temperature over time, the measured section marked",
-    "timing/steps.csv": "every timed step of every repeat: repeat, step, ms, complete",
-    "timing/passes.json": "every pass's time, warm-up included, why both ended, and the drift",
-    "timing/discarded.json": "attempts that were judged invalid and measured again: passes and verdict of each",
-    "timing/discarded-steps.csv": "every timed step of those: attempt, repeat, step, ms, complete",
-    "roofline/parts.csv": "what each part of a step has to move and to compute: part, bytes, flops, floor_ms",
-    "roofline/step.png": "the least time of each part beside the measured step; where the card's ceilings are known",
-    "profiles/torch/trace.json.gz": "PyTorch profiler trace; opens in Perfetto",
-    "profiles/torch/trace-eager.json.gz": "the same of an eager step, from which others have their parts",
-    "profiles/torch/open.html": "one step as a timeline to zoom into, and the way to the full trace in Perfetto",
-    "profiles/torch/kernels.csv": "PyTorch profiler, time by kernel (on a CPU: operator) and part",
-    "profiles/torch/kernels.md": "the same for people, with the parts and the measured step beside them",
-    "profiles/torch/kernels.png": "the kernels with the most time",
-    "profiles/torch/timeline.png": "one step by stream",
-    "profiles/torch/parts.csv": "PyTorch profiler, time by part, beside the roofline's floor",
-    "profiles/torch/step.json": "a profiled step's time, busy and idle, and the measured one",
-    "profiles/memory/snapshot.pickle": "PyTorch's allocator: its blocks, and its history over the pass",
-    "profiles/memory/open.html": "the same as a page: the parts, and what was allocated over the pass",
-    "profiles/memory/parts.csv": "memory by part in bytes: between steps, at the pass's peak, taken from the GPU",
-    "profiles/memory/parts.md": "the same for people, beside the allocator's own sums",
-    "profiles/nsys/report.nsys-rep": "Nsight Systems report; opens in nsys-ui",
-    "profiles/nsys/report.qdstrm": "what Nsight Systems recorded, where its importer could not make a report of it",
-    "profiles/nsys/cuda_gpu_kern_sum.csv": "Nsight Systems, time by kernel",
-    "profiles/nsys/cuda_api_sum.csv": "Nsight Systems, time by call of the CUDA API",
-    "profiles/nsys/nvtx_sum.csv": "Nsight Systems, time by named range: steps, and in eager runs layers and parts",
-    "profiles/nsys/report.sqlite": "Nsight Systems' export of the report, with nsys_export=sqlite",
-    "profiles/nsys/nsys.log": "what Nsight Systems and the process that it recorded printed",
-    "micro/samples.json": "micro-benchmark: every sample, error and ceiling, as measured",
-    "micro/table.csv": "micro-benchmark: a row a kernel and batch",
-    "micro/table.md": "the same table for people",
-    "micro/kernels.png": "time over batch, a line a kernel",
-    "micro/kernels.html": "the same as an interactive chart, with GB/s and share of the read ceiling; needs no network",
-    "environment/host.json": "the host's facts",
-    "environment/packages.txt": "installed packages, name==version",
-}
+KERNEL_METRICS = _metrics(KernelMetric)
+SYSTEM_METRICS = _metrics(SystemMetric)
+METRICS = tuple(metric for metric in _metrics(Metric) if metric not in CARD_METRICS)
+TAGS: tuple[Tag, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Tag))
+ARTIFACTS: tuple[Artifact, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Artifact))

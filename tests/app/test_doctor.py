@@ -29,7 +29,7 @@ from ttt_mlflow.cli import cli
 from ttt_mlflow.errors import BadInput, TTTError
 from ttt_mlflow.measurement import ceilings as ceilings_module
 from ttt_mlflow.measurement import ceilings_cache
-from ttt_mlflow.measurement.ceilings import CardCeilings
+from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown
 from ttt_mlflow.models.mamba import model as mamba
 from ttt_mlflow.profilers import nsys as nsys_module
@@ -40,7 +40,7 @@ CHECKS = [
     *("gpu", "clocks", "others", "telemetry", "gpm", "ceilings", "triton", "mamba", "nsys"),
     *("logdir", "temp", "tracking"),
 ]
-CEILINGS = CardCeilings(read_gb_per_s=4480.0, copy_gb_per_s=4270.0, matmul_tflops=700.0)
+CEILINGS = GpuCeilings(read_gb_per_s=4480.0, copy_gb_per_s=4270.0, matmul_tflops=700.0)
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_a_card_without_gpm_is_no_fault(how: str, nvml: FakeNvml) -> None:
 
 
 def test_ceilings_that_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(device: torch.device) -> CardCeilings:
+    def unknown(device: torch.device) -> GpuCeilings:
         raise CeilingsUnknown("not known; `ttt-mlflow doctor --measure` measures them")
 
     monkeypatch.setattr(ceilings_cache, "known_ceilings", unknown)
@@ -376,10 +376,10 @@ def test_no_password_is_printed() -> None:
 
 
 def test_the_ceilings_of_each_gpu_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[tuple[torch.device, CardCeilings]] = []
+    kept: list[tuple[torch.device, GpuCeilings]] = []
     gpus = [H200, Gpu(1, "NVIDIA H200", "another", 90, 1)]
 
-    def measure_ceilings(device: torch.device) -> CardCeilings:
+    def measure_ceilings(device: torch.device) -> GpuCeilings:
         if device.index == 0:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return CEILINGS
@@ -389,11 +389,11 @@ def test_the_ceilings_of_each_gpu_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ceilings_cache, "keep_ceilings", lambda device, found: kept.append((device, found)))
     said: list[str] = []
     with pytest.raises(TTTError, match="GPU 0: the ceilings were not measured: OutOfMemoryError: CUDA out of memory"):
-        gpu.measure_cards(said.append)
+        gpu.measure_gpus(said.append)
     assert kept == [(torch.device("cuda", 1), CEILINGS)], "one card's failure costs the other nothing"
     assert said == ["GPU 1 (NVIDIA H200): reads 4,480 GB/s, copies 4,270 GB/s, multiplies 700 TFLOP/s in fp16"]
     gpus.pop(0)
-    assert gpu.measure_cards(said.append)["another"]["read_gb_per_s"] == 4480.0
+    assert gpu.measure_gpus(said.append)["another"]["read_gb_per_s"] == 4480.0
 
 
 def test_ceilings_that_cannot_be_kept_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,12 +401,12 @@ def test_ceilings_that_cannot_be_kept_are_a_failure(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ceilings_module, "measure_ceilings", lambda device: CEILINGS)
     monkeypatch.setattr(ceilings_cache, "keep_ceilings", lambda device, found: "not kept: read-only file system")
     with pytest.raises(TTTError, match="GPU 0: not kept: read-only file system"):
-        gpu.measure_cards(lambda text: None)
+        gpu.measure_gpus(lambda text: None)
 
 
 def test_no_gpu_to_measure(no_gpu: None) -> None:
     with pytest.raises(BadInput, match="measure: PyTorch finds no GPU"):
-        gpu.measure_cards(lambda text: None)
+        gpu.measure_gpus(lambda text: None)
 
 
 # The command

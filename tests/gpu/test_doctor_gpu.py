@@ -27,7 +27,7 @@ def test_the_doctor_knows_the_card(tmp_path: Path) -> None:
         assert before[name].state == "ok", before[name]
     assert "unknown" not in before["clocks"].found
     assert "doctor --measure" in before["ceilings"].found
-    measured = gpu.measure_cards(lambda text: None)
+    measured = gpu.measure_gpus(lambda text: None)
     assert len(measured) == torch.cuda.device_count()
     after = {finding.name: finding for finding in diagnosis.diagnose(asked, seconds=60)}
     assert after["ceilings"].state == "ok"
@@ -40,7 +40,7 @@ def test_a_run_has_a_roofline_once_the_card_is_measured(tmp_path: Path) -> None:
     assert "`ttt-mlflow doctor --measure` measures them" in without.output
     assert "roofline/step.png" not in without.artifacts
 
-    gpu.measure_cards(lambda text: None)
+    gpu.measure_gpus(lambda text: None)
     known = measured_in(tmp_path / "runs", RUN)
     assert known.failure is None, known.log
     assert 0 < known.metrics["roofline_pct"] <= 100, "no step is faster than its floor"

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.telemetry.fake_nvml import DRIVER_NOT_LOADED, GPU_UUID, FakeNvml
-from ttt_mlflow.measurement.ceilings import CardCeilings
+from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.ceilings_cache import (
-    Card,
+    GpuIdentity,
     CeilingsUnknown,
     cache_folder,
-    card_of,
+    identify,
     keep_ceilings,
     known_ceilings,
     load,
@@ -22,8 +22,8 @@ from ttt_mlflow.measurement.ceilings_cache import (
 )
 
 GPU = torch.device("cuda", 0)
-CARD = Card("6d3b1f3a-0000-4000-8000-5a5a5a5a5a5a", "580.159.04", 132, "NVIDIA H200")
-CEILINGS = CardCeilings(read_gb_per_s=4480.0, copy_gb_per_s=4270.0, matmul_tflops=700.5)
+CARD = GpuIdentity("6d3b1f3a-0000-4000-8000-5a5a5a5a5a5a", "580.159.04", 132, "NVIDIA H200")
+CEILINGS = GpuCeilings(read_gb_per_s=4480.0, copy_gb_per_s=4270.0, matmul_tflops=700.5)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     assert record["card"]["name"] == "NVIDIA H200"
     assert record["measured_at"].startswith("20")
-    newer = CardCeilings(4490.0, 4271.0, 701.0)
+    newer = GpuCeilings(4490.0, 4271.0, 701.0)
     store(CARD, newer)
     assert load(CARD) == newer
     assert list(path.parent.iterdir()) == [path], "nothing unfinished is left"
@@ -47,13 +47,13 @@ def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Card("7d3b1f3a-0000-4000-8000-5a5a5a5a5a5a", CARD.driver, 132, CARD.name),
-        Card(CARD.uuid, "590.1", 132, CARD.name),
-        Card(CARD.uuid, CARD.driver, 16, CARD.name),
+        GpuIdentity("7d3b1f3a-0000-4000-8000-5a5a5a5a5a5a", CARD.driver, 132, CARD.name),
+        GpuIdentity(CARD.uuid, "590.1", 132, CARD.name),
+        GpuIdentity(CARD.uuid, CARD.driver, 16, CARD.name),
     ],
     ids=["card", "driver", "MIG instance"],
 )
-def test_another_cards_ceilings_are_not_used(other: Card) -> None:
+def test_another_cards_ceilings_are_not_used(other: GpuIdentity) -> None:
     store(CARD, CEILINGS)
     with pytest.raises(CeilingsUnknown, match="not known; `ttt-mlflow doctor --measure` measures them"):
         load(other)
@@ -98,7 +98,7 @@ def test_a_failed_write_leaves_the_old_ceilings(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("os.replace", replace)
     with pytest.raises(OSError, match="no space left"):
-        store(CARD, CardCeilings(1.0, 1.0, 1.0))
+        store(CARD, GpuCeilings(1.0, 1.0, 1.0))
     assert load(CARD) == CEILINGS
     assert list(path.parent.iterdir()) == [path]
 
@@ -125,7 +125,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeNvml:
 
 
 def test_kept_ceilings_are_known(nvml: FakeNvml) -> None:
-    assert card_of(GPU) == Card(GPU_UUID.removeprefix("GPU-"), "580.159.04", 132, "NVIDIA H200")
+    assert identify(GPU) == GpuIdentity(GPU_UUID.removeprefix("GPU-"), "580.159.04", 132, "NVIDIA H200")
     with pytest.raises(CeilingsUnknown, match="the ceilings of this NVIDIA H200 are not known"):
         known_ceilings(GPU)
     assert keep_ceilings(GPU, CEILINGS) is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.telemetry.fake_nvml import GPU_UUID, NOT_SUPPORTED, FakeNvml
-from ttt_mlflow.measurement.evidence import CardEvidence, card_evidence, evidence
+from ttt_mlflow.measurement.evidence import GpuEvidence, gpu_evidence, evidence
 from ttt_mlflow.measurement.loop import Measurement
 from ttt_mlflow.measurement.timing import StepTimes
 from ttt_mlflow.names import CLOCK_EVENT_REASONS
@@ -48,7 +48,7 @@ def test_the_card_in_the_sections_alone(nvml: FakeNvml) -> None:
     sampler.mark("end")
     nvml.sm_clock, nvml.reasons = 345, 1
     sampler._sample()
-    found = card_evidence(sampler, sampler.sections)
+    found = gpu_evidence(sampler, sampler.sections)
     assert found.sm_clock_mhz == [1980, 1500, 1410, 1980]
     assert found.power_capped == [False, True, False, False]
     assert found.event_pct is not None
@@ -56,7 +56,7 @@ def test_the_card_in_the_sections_alone(nvml: FakeNvml) -> None:
         "sw_power_cap": 25.0,
         "sw_thermal_slowdown": 25.0,
     }
-    nothing = card_evidence(sampler, [])
+    nothing = gpu_evidence(sampler, [])
     assert (nothing.sm_clock_mhz, nothing.event_pct) == ([], None)
 
 
@@ -66,8 +66,8 @@ def test_what_the_card_refuses_stays_unknown(nvml: FakeNvml) -> None:
     sampler.mark("begin")
     sampler._sample()
     sampler.mark("end")
-    found = card_evidence(sampler, sampler.sections)
-    assert found == CardEvidence()
+    found = gpu_evidence(sampler, sampler.sections)
+    assert found == GpuEvidence()
 
 
 def test_what_is_counted_is_that_of_all_sections(nvml: FakeNvml) -> None:
@@ -79,10 +79,10 @@ def test_what_is_counted_is_that_of_all_sections(nvml: FakeNvml) -> None:
         section(5, violation_s={"thermal": 0.5}, ecc_uncorrected_errors=2),
     ]
     sampler = NvmlSampler.open(GPU_UUID)
-    found = card_evidence(sampler, known)
+    found = gpu_evidence(sampler, known)
     assert found.thermal_violation_pct == pytest.approx(25)
     assert found.ecc_uncorrected == 3
-    half = card_evidence(sampler, [*known, section(9)])
+    half = gpu_evidence(sampler, [*known, section(9)])
     assert (half.thermal_violation_pct, half.ecc_uncorrected) == (None, None)
 
 
@@ -94,6 +94,6 @@ def test_reasons_that_stopped_coming_are_not_known(nvml: FakeNvml) -> None:
     nvml.refuses["nvmlDeviceGetCurrentClocksEventReasons"] = NOT_SUPPORTED
     sampler._sample()
     sampler.mark("end")
-    found = card_evidence(sampler, sampler.sections)
+    found = gpu_evidence(sampler, sampler.sections)
     assert found.sm_clock_mhz == [1980, 1980]
     assert (found.power_capped, found.event_pct) == (None, None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ttt_mlflow.kernels.inner_layers import decode_kernel_bytes, inner_flops, prompt_kernel_bytes
-from ttt_mlflow.measurement.ceilings import CardCeilings
+from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.roofline import by_part, floor_ms, stage_ms, total_bytes, total_flops
 from ttt_mlflow.workload import FEED_FORWARD, INNER, PROJECTIONS, Stage
 
@@ -83,7 +83,7 @@ def test_a_prompts_inner_net_moves_its_state_once() -> None:
 # The time
 
 
-CEILINGS = CardCeilings(read_gb_per_s=1000.0, copy_gb_per_s=900.0, matmul_tflops=2.0)
+CEILINGS = GpuCeilings(read_gb_per_s=1000.0, copy_gb_per_s=900.0, matmul_tflops=2.0)
 
 
 def test_a_stage_takes_the_larger_of_its_two_times() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttt_mlflow.measurement.drift import Drift
-from ttt_mlflow.measurement.evidence import CardEvidence, Evidence
+from ttt_mlflow.measurement.evidence import GpuEvidence, Evidence
 from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.measurement.verdict import (
     FAULTY_EVENTS,
@@ -23,7 +23,7 @@ from ttt_mlflow.telemetry.processes import GpuProcess
 
 STEADY = [1980.0, 1965.0] * 20
 FREE = [False] * 40
-CARD = CardEvidence(
+CARD = GpuEvidence(
     sm_clock_mhz=STEADY,
     power_capped=FREE,
     event_pct={"sw_power_cap": 0.0},

@@ -28,7 +28,7 @@ from ttt_mlflow import names
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
-from ttt_mlflow.measurement.ceilings import CardCeilings
+from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.verdict import judge_section
 from ttt_mlflow.micro import micro_run
 from ttt_mlflow.micro.plan import resolve
@@ -365,7 +365,7 @@ def card_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_card_that_cannot_be_measured_costs_no_kernel(
     card_is_measured: None, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measure_ceilings(device: torch.device) -> CardCeilings:
+    def measure_ceilings(device: torch.device) -> GpuCeilings:
         raise RuntimeError("the card is busy")
 
     monkeypatch.setattr(micro_run, "measure_ceilings", measure_ceilings)
@@ -379,17 +379,17 @@ def test_a_card_that_cannot_be_measured_costs_no_kernel(
 def test_the_cards_ceilings_are_kept_for_the_models_runs(
     message: str | None, card_is_measured: None, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[CardCeilings] = []
+    kept: list[GpuCeilings] = []
 
-    def keep_ceilings(device: torch.device, ceilings: CardCeilings) -> str | None:
+    def keep_ceilings(device: torch.device, ceilings: GpuCeilings) -> str | None:
         kept.append(ceilings)
         return message
 
-    monkeypatch.setattr(micro_run, "measure_ceilings", lambda device: CardCeilings(2.0, 1.5, 0.25))
+    monkeypatch.setattr(micro_run, "measure_ceilings", lambda device: GpuCeilings(2.0, 1.5, 0.25))
     monkeypatch.setattr(micro_run, "keep_ceilings", keep_ceilings)
     measured = measure(good())
     assert measured.failure is None, "a cache that cannot be written is no fault of the measurement"
-    assert kept == [CardCeilings(2.0, 1.5, 0.25)]
+    assert kept == [GpuCeilings(2.0, 1.5, 0.25)]
     assert measured.journal.metrics["card_read_gb_per_s"] == 2.0
     assert ("Note: the ceilings are not kept for later runs: the disk is full" in measured.log) == bool(message)
 

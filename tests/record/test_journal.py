@@ -212,7 +212,7 @@ def test_a_killed_process_leaves_whole_files_and_an_abandoned_journal(tmp_path: 
         values = journal.metrics.values()
         assert (len(values), len(set(values))) == (2000, 1)
 
-    journal.settle()
+    journal.close_abandoned()
     status = journal.status
     assert (status["status"], status["message"]) == ("killed", NO_RECORD_OF_THE_END)
     assert status["started_at"] <= status["ended_at"]
@@ -222,7 +222,7 @@ def test_a_killed_process_leaves_whole_files_and_an_abandoned_journal(tmp_path: 
 def test_an_ended_journal_is_not_settled_again(make_journal: MakeJournal) -> None:
     journal = make_journal("oom", "too large")
     before = journal.status
-    journal.settle()
+    journal.close_abandoned()
     assert journal.status == before
 
 
@@ -256,7 +256,7 @@ def test_a_process_that_cannot_be_seen_is_gone_after_a_day_of_silence(
     for path in [*journal.path.rglob("*"), journal.path]:
         os.utime(path, (two_days_ago, two_days_ago))
     assert journal.abandoned
-    journal.settle()
+    journal.close_abandoned()
     ended_at = datetime.fromisoformat(journal.status["ended_at"])
     assert abs((ended_at - datetime.fromtimestamp(two_days_ago, UTC)).total_seconds()) < 1
 

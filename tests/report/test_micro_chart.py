@@ -13,7 +13,7 @@ from tests.report.browser import BROWSER, rendered
 from ttt_mlflow.kernels.inner_layers import decode_kernel_bytes
 from ttt_mlflow.record.micro_results import CellResult, KernelResult, MicroResults
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
-from ttt_mlflow.report.style import GREY
+from ttt_mlflow.report.style import GRAY
 
 BUTTONS = ["µs", "GB/s", "% of the read ceiling"]
 
@@ -122,7 +122,7 @@ def test_the_picture() -> None:
     assert plt.get_fignums() == before
 
 
-def test_what_was_judged_invalid_is_grey_and_says_why(tmp_path: Path) -> None:
+def test_what_was_judged_invalid_is_gray_and_says_why(tmp_path: Path) -> None:
     import matplotlib.image
     from matplotlib.colors import to_rgb
 
@@ -132,14 +132,14 @@ def test_what_was_judged_invalid_is_grey_and_says_why(tmp_path: Path) -> None:
     before = kernels_png(results)
     cell.verdict, cell.reasons = "invalid", ["other_process", "short_section"]
     lines = traces(results, 0)
-    colours = lines["fast"]["marker"]["color"]
-    assert colours[1] != colours[0] == colours[2]
-    assert set(lines["slow"]["marker"]["color"]).isdisjoint({colours[1]})
+    colors = lines["fast"]["marker"]["color"]
+    assert colors[1] != colors[0] == colors[2]
+    assert set(lines["slow"]["marker"]["color"]).isdisjoint({colors[1]})
     assert lines["fast"]["hovertext"] == ["", "invalid: other_process, short_section", ""]
 
     pictures = []
     for name, content in (("before.png", before), ("after.png", kernels_png(results))):
         (tmp_path / name).write_bytes(content)
         pictures.append(matplotlib.image.imread(tmp_path / name)[..., :3])
-    points = [int((abs(picture - to_rgb(GREY)).max(-1) < 0.01).sum()) for picture in pictures]
+    points = [int((abs(picture - to_rgb(GRAY)).max(-1) < 0.01).sum()) for picture in pictures]
     assert points[1] > points[0] + 50, "a point of its own"

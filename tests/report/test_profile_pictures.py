@@ -8,7 +8,7 @@ from tests.profilers.traces import ComposedTrace, two_eager_steps
 from ttt_mlflow.profilers.step_profile import kernel_table, part_table
 from ttt_mlflow.profilers.trace import UNKNOWN, Steps, read_steps
 from ttt_mlflow.report.profile_pictures import kernels_png, timeline_png
-from ttt_mlflow.report.style import PART_COLOURS
+from ttt_mlflow.report.style import PART_COLORS
 from ttt_mlflow.workload import PARTS
 
 
@@ -25,6 +25,6 @@ def test_the_pictures(steps: Steps, tmp_path: Path) -> None:
         assert picture.startswith(b"\x89PNG")
 
 
-def test_each_part_has_a_colour_of_its_own() -> None:
-    assert set(PART_COLOURS) == {*PARTS, UNKNOWN}
-    assert len(set(PART_COLOURS.values())) == len(PART_COLOURS)
+def test_each_part_has_a_color_of_its_own() -> None:
+    assert set(PART_COLORS) == {*PARTS, UNKNOWN}
+    assert len(set(PART_COLORS.values())) == len(PART_COLORS)

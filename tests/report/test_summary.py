@@ -220,17 +220,17 @@ def test_the_table(tmp_path: Path) -> None:
     assert all(cell in text[2] for cell in rows[0])
 
 
-def test_an_invalid_run_is_grey_and_says_why(tmp_path: Path) -> None:
+def test_an_invalid_run_is_gray_and_says_why(tmp_path: Path) -> None:
     good, bad = make_journal(tmp_path, GPU), make_journal(tmp_path, GPU)
     for journal in (good, bad):
         journal.set_status("ok")
     good.update_tags({"ttt.verdict": "valid"})
     bad.update_tags({"ttt.verdict": "invalid", "ttt.reasons": "drift,other_process"})
-    grey = "\x1b[90m"
-    assert grey not in table_text([good])
+    gray = "\x1b[90m"
+    assert gray not in table_text([good])
     *_, first, second = table_text([good, bad]).splitlines()
-    assert grey not in first
-    assert second.lstrip().startswith(grey)
+    assert gray not in first
+    assert second.lstrip().startswith(gray)
     assert "invalid: drift, other_process" in second
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ttt_mlflow.errors import Killed, RunFailed, ask_to_end
+from ttt_mlflow.errors import Killed, RunFailed, request_stop
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.run.attempt import ROOM, ROOM_BYTES, after_the_measurement, attempt_pass
 
@@ -76,9 +76,9 @@ def test_a_signal_that_got_lost_in_the_pass(attempt: Attempt) -> None:
     """As where it came in a destructor, and Python dropped what its handler raised."""
     try:
         with pytest.raises(Killed, match="SIGTERM during profile=torch"):
-            attempt(lambda: ask_to_end(Killed(signal.SIGTERM)))
+            attempt(lambda: request_stop(Killed(signal.SIGTERM)))
     finally:
-        ask_to_end(None)
+        request_stop(None)
 
 
 def test_a_signal_between_two_passes() -> None:

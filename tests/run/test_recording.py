@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ttt_mlflow import names
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.measurement.ceilings import CardCeilings
+from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown
 from ttt_mlflow.measurement.roofline import floor_ms
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
@@ -25,7 +25,7 @@ from ttt_mlflow.run import recording
 from ttt_mlflow.run.recording import record_roofline
 from ttt_mlflow.workload import PARTS
 
-CEILINGS = CardCeilings(read_gb_per_s=4480.0, copy_gb_per_s=4270.0, matmul_tflops=700.0)
+CEILINGS = GpuCeilings(read_gb_per_s=4480.0, copy_gb_per_s=4270.0, matmul_tflops=700.0)
 USED = RunConfig.parse({"model_name": "ttt-1b", "batch": 128, "promptlen": 20, "inner_net": "mlp_1_dual"})
 
 
@@ -99,7 +99,7 @@ def test_nothing_measured_has_a_floor_and_no_share(recorder: Recorder) -> None:
 def test_a_card_whose_ceilings_are_not_known(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def unknown(device: torch.device) -> CardCeilings:
+    def unknown(device: torch.device) -> GpuCeilings:
         raise CeilingsUnknown("the ceilings of this card are not known; `ttt-mlflow doctor --measure` measures them")
 
     monkeypatch.setattr(recording, "known_ceilings", unknown)

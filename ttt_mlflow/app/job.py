@@ -1,21 +1,22 @@
-"""x"""
+"""What the commands that measure do: measure, under signals, inside an `mlflow run` or not, publish, exit code."""
 
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
+from rich.console import Console
 
-from ttt_mlflow.app.measure import _Job
-from ttt_mlflow.app.output import _show_error
-from ttt_mlflow.app.signals import _Ending, _MlflowRun
-from ttt_mlflow.errors import BadInput, Killed, PublishFailed, TTTError
+from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
+from ttt_mlflow.app.signals import ParentRun, SignalHandler
+from ttt_mlflow.config import Configuration
+from ttt_mlflow.errors import BadInput, Killed, PublishFailed
 
 
 @dataclass(frozen=True)
-class _Destination:
+class Destination:
     """Where a record goes, as it was asked for."""
 
     logdir: str
@@ -23,70 +24,72 @@ class _Destination:
     experiment_name: str | None
 
 
-def _execute(prepare: Callable[[], _Job], destination: _Destination) -> int:
-    """Prepare, measure and publish; return the exit code. Raise BadInput or Killed while nothing is measured yet."""
-    mlflow_run = _MlflowRun.parent()
-    with _Ending() as ending:
+def execute(parse: Callable[[], Configuration], destination: Destination) -> int:
+    """Measure what ``parse`` returns and publish it; return the exit code.
+
+    Raises BadInput or Killed while nothing is measured yet.
+    """
+    parent = ParentRun.of_this_process()
+    with SignalHandler() as signals:
         try:
-            job = prepare()
-            if mlflow_run:
+            config = parse()
+            if parent:
                 _refuse_other_destination(destination)
-            return _measure_and_publish(job, destination, mlflow_run, ending)
+            return _measure_and_publish(config, destination, parent, signals)
         except (BadInput, Killed) as error:
-            if mlflow_run:
-                _tell_mlflow(mlflow_run, error)
+            if parent:
+                _tell_mlflow(parent, error)
             raise
 
 
 def _measure_and_publish(
-    job: _Job, destination: _Destination, mlflow_run: "_MlflowRun | None", ending: "_Ending"
+    config: Configuration, destination: Destination, parent: ParentRun | None, signals: SignalHandler
 ) -> int:
-    from rich.console import Console
-
-    from ttt_mlflow.record.journal import Journal
+    guard_output()
+    from ttt_mlflow.app.measure import Result, carry_out, new_record, plan_of
     from ttt_mlflow.tracking import keep_killed, publish, store
 
+    imports_s = process_age_s()
+    plan = plan_of(config)
     uri = store.resolve_tracking_uri(destination.tracking_uri)
-    place, unreachable = store.without_password(uri), store.check_tracking(uri)
-    asked = job.asked
-    journal = Journal.create(Path(destination.logdir), asked.model_dump(mode="json"), asked.entry_point)
-    run_id = mlflow_run.run_id if mlflow_run else None
-    publish.settle_target(journal, uri, run_id, destination.experiment_name)
-    for notice in job.notices:
-        click.echo(f"Note: {notice}")
+    unreachable = store.check_tracking(uri)
+    record = new_record(plan, destination.logdir)
+    publish.note_target(record, uri, parent.run_id if parent else None, destination.experiment_name)
     if unreachable:
-        later = f"`ttt-mlflow sync {shlex.quote(str(journal.path))}` sends it later"
-        click.echo(f"Warning: tracking_uri={place}: cannot be reached ({unreachable})", err=True)
-        click.echo(f"Warning: the measurement is kept in {journal.path}; {later}", err=True)
+        _warn_unreachable(store.without_password(uri), unreachable, record.path)
 
-    exit_code = 0
+    result, exit_code = Result(record), 0
     try:
-        job.measure(journal, Console())
-    except TTTError as error:
-        _show_error(error)
-        exit_code = error.exit_code
+        result = carry_out(plan, record, Console(), imports_s)
+        if result.failure:
+            show_error(result.failure)
+            exit_code = result.failure.exit_code
     except Killed as killed:
-        click.echo(f"Ended by {killed}; what was measured is recorded.", err=True)
+        print_error(f"Ended by {killed}; what was measured is recorded.")
         exit_code = killed.exit_code
-        if mlflow_run:
-            keep_killed.start(mlflow_run.run_id, mlflow_run.pid)
-    ending.begun = True  # a signal from here on does not cut the publishing short
+        if parent:
+            keep_killed.start(parent.run_id, parent.pid)
+    signals.ending = True  # a signal from here on does not cut the publishing short
 
-    record_at, ui = str(journal.path), None
     try:
-        published = publish.publish(journal, uri, run_id=run_id, experiment_name=destination.experiment_name)
-        record_at += f", MLflow run {published.run_id} in {place}"
-        ui = published.run_url or f"{_mlflow_command()} ui --backend-store-uri {shlex.quote(place)}"
+        published = publish.publish(record, uri, parent.run_id if parent else None, destination.experiment_name)
     except PublishFailed as error:
-        _show_error(error)
-        exit_code = exit_code or error.exit_code
-    click.echo(job.summary(journal, record_at))
-    if ui:
-        click.echo(f"MLflow UI: {ui}")
+        show_error(error)
+        print_text(result.summary())
+        return exit_code or error.exit_code
+    place = published.tracking_uri
+    print_text(result.summary(f"{record.path}, MLflow run {published.run_id} in {place}"))
+    print_text(f"MLflow UI: {published.run_url or _ui_command(place)}")
     return exit_code
 
 
-def _refuse_other_destination(asked: _Destination) -> None:
+def _warn_unreachable(place: str, reason: str, folder: Path) -> None:
+    later = f"`ttt-mlflow sync {shlex.quote(str(folder))}` sends it later"
+    print_error(f"Warning: tracking_uri={place}: cannot be reached ({reason})")
+    print_error(f"Warning: the measurement is kept in {folder}; {later}")
+
+
+def _refuse_other_destination(asked: Destination) -> None:
     """The run that ``mlflow run`` made is in its own store and experiment; the record goes there."""
     if asked.tracking_uri:
         raise BadInput(
@@ -100,22 +103,30 @@ def _refuse_other_destination(asked: _Destination) -> None:
         )
 
 
-def _tell_mlflow(mlflow_run: "_MlflowRun", error: BadInput | Killed) -> None:
+def _tell_mlflow(parent: ParentRun, error: BadInput | Killed) -> None:
     """Let the run that ``mlflow run`` made say why nothing was measured."""
     from ttt_mlflow.tracking import keep_killed, publish, store
 
-    run_id, uri = mlflow_run.run_id, store.resolve_tracking_uri(None)
+    uri = store.resolve_tracking_uri(None)
     try:
         if isinstance(error, Killed):
-            publish.reject_run(run_id, uri, f"ended by {error} before anything was measured", status="killed")
-            keep_killed.start(mlflow_run.run_id, mlflow_run.pid)
+            publish.reject_run(parent.run_id, uri, f"ended by {error} before anything was measured", status="killed")
+            keep_killed.start(parent.run_id, parent.pid)
         else:
-            publish.reject_run(run_id, uri, str(error))
+            publish.reject_run(parent.run_id, uri, str(error))
     except PublishFailed as failed:
-        _show_error(failed)
+        show_error(failed)
 
 
-def _mlflow_command() -> str:
-    """The mlflow of this environment, which need not be the shell's."""
+def _ui_command(place: str) -> str:
+    """The mlflow of this environment, which need not be the shell's, on the store ``place``."""
     beside = Path(sys.executable).with_name("mlflow")
-    return shlex.quote(str(beside)) if beside.exists() else "mlflow"
+    mlflow = shlex.quote(str(beside)) if beside.exists() else "mlflow"
+    return f"{mlflow} ui --backend-store-uri {shlex.quote(place)}"
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()

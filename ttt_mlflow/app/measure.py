@@ -1,60 +1,138 @@
-"""x"""
+"""The Python interface: measure one configuration, and publish what was measured."""
 
-import time
-from collections.abc import Callable
+import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttt_mlflow.app.output import _survive_closed_output
-from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
+from rich.console import Console
+
+from ttt_mlflow import names
+from ttt_mlflow.config import DEFAULT_LOGDIR, Configuration, MicroConfig, RunConfig
+from ttt_mlflow.errors import TTTError
+from ttt_mlflow.micro.micro_run import MicroRun
+from ttt_mlflow.micro.plan import MicroPlan
+from ttt_mlflow.micro.plan import make_plan as make_micro_plan
+from ttt_mlflow.names import Metric
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.report.micro_table import micro_markdown, micro_text
+from ttt_mlflow.report.summary import summary_markdown, summary_text
+from ttt_mlflow.run.lifecycle import conduct
+from ttt_mlflow.run.model_run import ModelRun
+from ttt_mlflow.run.plan import Plan, make_plan
+from ttt_mlflow.run.reporter import Reporter
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ttt_mlflow.record.journal import Journal
+    from ttt_mlflow.tracking.publish import PublishedRun
 
 
 @dataclass(frozen=True)
-class _Job:
-    """Something to measure, settled for this machine."""
+class Result:
+    """What one run measured. record: the record on disk. failure: why the run failed; None if it did not."""
 
-    asked: Configuration
-    notices: list[str]
-    measure: "Callable[[Journal, Console], None]"
-    summary: "Callable[[Journal, str], str]"
+    record: Journal
+    failure: TTTError | None = None
+
+    @property
+    def status(self) -> str:
+        """What happened: ok, oom, error."""
+        return str(self.record.status["status"])
+
+    @property
+    def verdict(self) -> str | None:
+        """Whether the numbers can be trusted: valid, invalid or unjudged; None if the run did not come that far."""
+        return self.record.tags.get(names.TAG_VERDICT.name)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by name, as docs/names.md lists them; one that was not measured is absent."""
+        return self.record.metrics
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the record."""
+        return self.record.path
+
+    def confidence_interval(self, metric: Metric | str) -> tuple[float, float] | None:
+        """The 95 % confidence interval of a throughput, for example ``decode_tokens_per_s``; None without one."""
+        name = metric if isinstance(metric, str) else metric.name
+        low, high = self.metrics.get(f"{name}_ci_low"), self.metrics.get(f"{name}_ci_high")
+        return None if low is None or high is None else (low, high)
+
+    def raise_for_failure(self) -> None:
+        """Raise why the run failed, if it did."""
+        if self.failure:
+            raise self.failure
+
+    def summary(self, record_at: str | None = None) -> str:
+        """The numbers as a short text; ``record_at`` says where the record is."""
+        text = micro_text if self.record.entry_point == MicroConfig.entry_point else summary_text
+        return text(self.record, record_at or str(self.folder))
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.record.description
 
 
-def _decode_job(asked: RunConfig) -> _Job:
-    _survive_closed_output()
-    from ttt_mlflow.report.summary import summary_text
-    from ttt_mlflow.run import model_run
+def measure(
+    config: RunConfig | MicroConfig | Mapping[str, object],
+    *,
+    logdir: Path | str = DEFAULT_LOGDIR,
+    console: Console | None = None,
+    imports_s: float | None = None,
+) -> Result:
+    """Measure one configuration in this process, and record it in a new folder under ``logdir``.
 
-    imports_s = _process_age_s()
-    resolved = model_run.resolve(asked)
-    return _Job(
-        asked,
-        resolved.notices,
-        lambda journal, console: model_run.run(resolved, journal, console, imports_s),
-        summary_text,
-    )
+    config: a mapping is taken as a :class:`RunConfig`. console: where progress is shown; None shows nothing. imports_s:
+    seconds from the start of the process until now, where that means something.
 
-
-def _micro_job(asked: MicroConfig) -> _Job:
-    _survive_closed_output()
-    from ttt_mlflow.micro import micro_run
-    from ttt_mlflow.report.micro_table import micro_text
-
-    imports_s = _process_age_s()
-    resolved = micro_run.resolve(asked)
-    return _Job(
-        asked,
-        resolved.notices,
-        lambda journal, console: micro_run.run(resolved, journal, console, imports_s),
-        micro_text,
-    )
+    Nothing is published. A run that fails returns its :class:`Result` with the failure; :class:`BadInput` is raised for
+    a configuration that cannot be measured here, before anything is recorded. Signals and standard output are left
+    alone. A KeyboardInterrupt is recorded and raised again.
+    """
+    if isinstance(config, Mapping):
+        config = RunConfig.parse(config)
+    plan = plan_of(config)
+    return carry_out(plan, new_record(plan, logdir), console, imports_s)
 
 
-def _process_age_s() -> float:
-    import psutil
+def publish(result: Result, *, tracking_uri: str | None = None, experiment_name: str | None = None) -> "PublishedRun":
+    """Make of ``result`` one MLflow run, and return its id and, on a server, its link.
 
-    return time.time() - psutil.Process().create_time()
+    tracking_uri: an MLflow store or server; None: MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db.
+    experiment_name: None: MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID, else MLflow's default experiment.
+    Publishing again adds nothing twice. Raises :class:`ttt_mlflow.errors.PublishFailed`; the record is kept then.
+    """
+    from ttt_mlflow.tracking import publish as tracking
+    from ttt_mlflow.tracking.store import resolve_tracking_uri
+
+    return tracking.publish(result.record, resolve_tracking_uri(tracking_uri), experiment_name=experiment_name)
+
+
+def plan_of(config: Configuration) -> Plan | MicroPlan:
+    """``config`` with nothing left open on this machine; raise BadInput for what cannot be had here."""
+    if isinstance(config, MicroConfig):
+        return make_micro_plan(config)
+    assert isinstance(config, RunConfig)
+    return make_plan(config)
+
+
+def new_record(plan: Plan | MicroPlan, logdir: Path | str) -> Journal:
+    """A new record for ``plan`` under ``logdir``; raise BadInput where that cannot be written."""
+    return Journal.create(Path(logdir), plan.asked.model_dump(mode="json"), plan.asked.entry_point)
+
+
+def carry_out(
+    plan: Plan | MicroPlan, record: Journal, console: Console | None = None, imports_s: float | None = None
+) -> Result:
+    """Carry out ``plan`` and fill ``record``. Killed and KeyboardInterrupt are raised once they are recorded."""
+    reporter = Reporter(console or Console(quiet=True))
+    if imports_s is not None:
+        reporter.phases[names.IMPORTS_S] = imports_s
+    if isinstance(plan, MicroPlan):
+        failure = conduct(MicroRun(plan, record, reporter), record, reporter, micro_markdown)
+    else:
+        failure = conduct(ModelRun(plan, record, reporter), record, reporter, summary_markdown)
+    gc.collect()  # PyTorch's profiler leaves a cycle that holds the model; a later run needs the memory
+    return Result(record, failure)

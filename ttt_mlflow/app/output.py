@@ -1,16 +1,17 @@
 """What a person reads while a command runs."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import click
-
 from ttt_mlflow.errors import TTTError
 
+ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
-class _Survivor:
+
+class BrokenPipeGuard:
     """A text stream that goes silent, instead of raising, once nobody reads its other end."""
 
     def __init__(self, stream: Any) -> None:
@@ -36,11 +37,21 @@ class _Survivor:
             return None
 
 
-def _survive_closed_output() -> None:
+def guard_output() -> None:
     """A terminal or a pipe that is closed meanwhile may not cost a measurement."""
-    sys.stdout, sys.stderr = _Survivor(sys.stdout), _Survivor(sys.stderr)
+    sys.stdout, sys.stderr = BrokenPipeGuard(sys.stdout), BrokenPipeGuard(sys.stderr)
 
 
-def _show_error(error: TTTError) -> None:
+def show_error(error: TTTError) -> None:
+    """One line on standard error for each line of the message."""
     for line in str(error).splitlines():
-        click.echo(f"Error: {line}", err=True)
+        print_error(f"Error: {line}")
+
+
+def print_text(text: str) -> None:
+    """On standard output; without colors where that is no terminal."""
+    print(text if sys.stdout.isatty() else ANSI_CODES.sub("", text))
+
+
+def print_error(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -7,18 +7,18 @@ import sys
 from dataclasses import dataclass
 from types import FrameType
 
-from ttt_mlflow.errors import Killed, ask_to_end
+from ttt_mlflow.errors import Killed, request_stop
 
 
 @dataclass(frozen=True)
-class _MlflowRun:
+class ParentRun:
     """The ``mlflow run`` that started this process: the run that it made, and its process id."""
 
     run_id: str
     pid: int
 
     @classmethod
-    def parent(cls) -> "_MlflowRun | None":
+    def of_this_process(cls) -> "ParentRun | None":
         run_id = os.environ.get("MLFLOW_RUN_ID")
         if not run_id:
             return None
@@ -29,30 +29,30 @@ class _MlflowRun:
         return cls(run_id, os.getppid())
 
 
-class _Ending:
+class SignalHandler:
     """Turns the first SIGINT or SIGTERM into Killed; a later one only says that the run is ending.
 
     A Ctrl-C on ``mlflow run`` arrives twice: as the terminal's SIGINT, then as mlflow's SIGTERM.
     """
 
     def __init__(self) -> None:
-        self.begun = False
+        self.ending = False
 
-    def __enter__(self) -> "_Ending":
+    def __enter__(self) -> "SignalHandler":
         self._before = {signum: signal.signal(signum, self._hear) for signum in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        ask_to_end(None)
+        request_stop(None)
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
-        if self.begun:
+        if self.ending:
             # not print: the signal may have come in the middle of one
             os.write(2, b"already ending, recording what was measured\n")
             return
-        self.begun = True
+        self.ending = True
         killed = Killed(signum)
-        ask_to_end(killed)
+        request_stop(killed)
         raise killed

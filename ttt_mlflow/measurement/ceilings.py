@@ -16,7 +16,7 @@ LAUNCHES = 8
 
 
 @dataclass(frozen=True)
-class CardCeilings:
+class GpuCeilings:
     """Medians of one GPU, measured just now; GB are 10^9 bytes, TFLOP/s 10^12 operations a second."""
 
     read_gb_per_s: float  # a read-only stream
@@ -24,13 +24,13 @@ class CardCeilings:
     matmul_tflops: float  # a product of fp16 matrices of 8192 x 8192
 
 
-def measure_ceilings(device: torch.device) -> CardCeilings:
+def measure_ceilings(device: torch.device) -> GpuCeilings:
     """Measure ``device``, a GPU: about four seconds, and 4 GiB of its memory or half of what is free."""
     free, _ = torch.cuda.mem_get_info(device)
     largest_block = max(block for block, _ in READ_SHAPES)
     values = min(BUFFER_BYTES, free // 4) // 4 // largest_block * largest_block
     source = torch.randint(-(2**31), 2**31 - 1, (values,), dtype=torch.int32, device=device)
-    return CardCeilings(
+    return GpuCeilings(
         read_gb_per_s=_read_gb_per_s(source),
         copy_gb_per_s=_copy_gb_per_s(source),
         matmul_tflops=_matmul_tflops(device),

@@ -16,7 +16,7 @@ import torch
 
 from ttt_mlflow.errors import TTTError
 from ttt_mlflow.measurement import ceilings_cache
-from ttt_mlflow.measurement.ceilings import CardCeilings
+from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.telemetry.host import device_uuid
 from ttt_mlflow.telemetry.nvml import driver_version
 
@@ -26,7 +26,7 @@ class CeilingsUnknown(TTTError):
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuIdentity:
     """What ceilings belong to. A MIG instance may report its card's UUID, but it has fewer multiprocessors."""
 
     uuid: str  # as PyTorch gives it
@@ -48,12 +48,12 @@ def cache_folder() -> Path:
     return base / "ttt_mlflow"
 
 
-def load(card: Card) -> CardCeilings:
+def load(card: GpuIdentity) -> GpuCeilings:
     """The ceilings kept for ``card``; raise :class:`CeilingsUnknown` where there are none that can be read."""
     remedy = "`ttt-mlflow doctor --measure` measures them"
     try:
         values = json.loads(card.path.read_text())["ceilings"]
-        ceilings = CardCeilings(**{field.name: float(values[field.name]) for field in fields(CardCeilings)})
+        ceilings = GpuCeilings(**{field.name: float(values[field.name]) for field in fields(GpuCeilings)})
     except FileNotFoundError:
         raise CeilingsUnknown(f"the ceilings of this {card.name} are not known; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -64,7 +64,7 @@ def load(card: Card) -> CardCeilings:
     return ceilings
 
 
-def store(card: Card, ceilings: CardCeilings) -> Path:
+def store(card: GpuIdentity, ceilings: GpuCeilings) -> Path:
     """Keep ``ceilings`` for ``card`` and return where; raise OSError where that cannot be written."""
     path = card.path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,24 +81,24 @@ def store(card: Card, ceilings: CardCeilings) -> Path:
     return path
 
 
-def card_of(device: torch.device) -> Card:
+def identify(device: torch.device) -> GpuIdentity:
     """The card that ``device``, a GPU, is; raise :class:`CeilingsUnknown` where NVML does not name the driver."""
     driver = driver_version()
     if driver is None:
         raise CeilingsUnknown("ceilings are kept by card and driver, and NVML does not tell the driver's version")
     properties = torch.cuda.get_device_properties(device)
-    return Card(device_uuid(device), driver, properties.multi_processor_count, properties.name)
+    return GpuIdentity(device_uuid(device), driver, properties.multi_processor_count, properties.name)
 
 
-def known_ceilings(device: torch.device) -> CardCeilings:
+def known_ceilings(device: torch.device) -> GpuCeilings:
     """The ceilings of ``device`` from an earlier measurement; raise :class:`CeilingsUnknown`."""
-    return ceilings_cache.load(card_of(device))
+    return ceilings_cache.load(identify(device))
 
 
-def keep_ceilings(device: torch.device, ceilings: CardCeilings) -> str | None:
+def keep_ceilings(device: torch.device, ceilings: GpuCeilings) -> str | None:
     """Keep what was measured for later runs; None, or why it could not be kept, in one line."""
     try:
-        ceilings_cache.store(card_of(device), ceilings)
+        ceilings_cache.store(identify(device), ceilings)
     except CeilingsUnknown as unknown:
         return f"the ceilings are not kept for later runs: {unknown}"
     except OSError as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ttt_mlflow.measurement.drift import Drift
 from ttt_mlflow.measurement.loop import Measurement
-from ttt_mlflow.names import CLOCK_EVENT_REASONS, violation_metric
+from ttt_mlflow.names import CLOCK_EVENT_REASONS, ECC_UNCORRECTED_ERRORS, VIOLATION_S
 from ttt_mlflow.telemetry.processes import GpuProcess
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.telemetry.samples import Section, clock_event_pct, counted, inside
@@ -15,7 +15,7 @@ POWER_CAP_BIT = 1 << CLOCK_EVENT_REASONS.index(EXPLAINED_BY_POWER)
 
 
 @dataclass(frozen=True)
-class CardEvidence:
+class GpuEvidence:
     """What the card said of the measured sections; None wherever it did not say.
 
     sm_clock_mhz and power_capped: of each sample, in order. event_pct: share of the samples in which NVML named a clock
@@ -40,7 +40,7 @@ class Evidence:
     relative_half_width_pct: float | None
     drift: Drift | None
     precision_pct: float
-    card: CardEvidence | None = None
+    card: GpuEvidence | None = None
     interrupted: bool = False
 
 
@@ -54,12 +54,12 @@ def evidence(measurement: Measurement, sampler: NvmlSampler | None, on_gpu: bool
         relative_half_width_pct=measurement.relative_half_width_pct,
         drift=measurement.drifts().get("drift"),
         precision_pct=precision_pct,
-        card=card_evidence(sampler, sampler.sections) if sampler else None,
+        card=gpu_evidence(sampler, sampler.sections) if sampler else None,
         interrupted=measurement.interrupted,
     )
 
 
-def card_evidence(sampler: NvmlSampler, sections: Sequence[Section]) -> CardEvidence:
+def gpu_evidence(sampler: NvmlSampler, sections: Sequence[Section]) -> GpuEvidence:
     """What the card said in ``sections``; a question that it did not answer stays None."""
     frame = sampler.frame()
     rows = frame[inside(frame, sections)] if not frame.empty else frame
@@ -71,8 +71,8 @@ def card_evidence(sampler: NvmlSampler, sections: Sequence[Section]) -> CardEvid
         capped = ((rows["clock_event_reasons"].astype("int64") & POWER_CAP_BIT) != 0).tolist()
         events = clock_event_pct(rows)
     found, seconds = counted(sections), sum(section.seconds for section in sections)
-    thermal_s, ecc_errors = found.get(violation_metric("thermal")), found.get("ecc_uncorrected_errors")
-    return CardEvidence(
+    thermal_s, ecc_errors = found.get(VIOLATION_S["thermal"]), found.get(ECC_UNCORRECTED_ERRORS)
+    return GpuEvidence(
         sm_clock_mhz=clocks,
         power_capped=capped,
         event_pct=events,

@@ -3,40 +3,61 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 
+from ttt_mlflow import names
+from ttt_mlflow.measurement.budget import Budget
 from ttt_mlflow.measurement.drift import FALSE_ALARM_RATE, Drift, drift_across, drift_within
 from ttt_mlflow.measurement.settling import CLOCK_SECONDS_LEAST, WINDOW, clocks_settled, times_settled
 from ttt_mlflow.measurement.statistics import (
     ORDER_LEAST,
-    percentiles,
     relative_half_width_pct,
     relative_spread_pct,
-    with_interval,
+    step_percentiles,
+    with_confidence_interval,
 )
-from ttt_mlflow.measurement.timing import StepTimer, StepTimes, finished_steps
+from ttt_mlflow.measurement.timing import StepTimes, finished_steps
+from ttt_mlflow.names import Metrics, Tags
 
 WARMUP_MOST = 1000  # passes
 WARMUP_SHARE = 0.2  # of max_seconds
 REPEATS_LEAST = 2  # even if the time is over: one repeat has no interval
-REPEATS_BELIEVED = ORDER_LEAST  # before an interval may end the measurement
-
-OnePass = Callable[[], StepTimes]
-Prepare = Callable[[], object]
-OnSection = Callable[[str], object]  # "begin" or "end"
-Progress = Callable[[float, str], object]  # the fraction that is done, and what comes next
-RecentClocks = Callable[[float], Sequence[float] | None]  # the SM clock in MHz over the last seconds; None: not known
-
-
-def _nothing(*_: object) -> None:
-    """Stands for a callback that nobody asked for."""
+REPEATS_BELIEVED = ORDER_LEAST  # before a narrow interval may end the measurement
+# what is tested for drift, by its name in timing/passes.json
+DRIFT_METRICS = {
+    "drift": (names.DRIFT_PCT, names.DRIFT_P_VALUE),
+    "drift_within_pass": (names.DRIFT_WITHIN_PASS_PCT, names.DRIFT_WITHIN_PASS_P_VALUE),
+}
 
 
-def _no_clocks(seconds: float) -> None:
-    """Stands for a sampler where there is none."""
+class Observer:
+    """Watches a measurement. Each method does nothing unless a subclass overrides it."""
+
+    def section(self, edge: Literal["begin", "end"]) -> None:
+        """Around every timed pass, never around a warm-up pass."""
+
+    def recent_sm_clocks(self, seconds: float) -> Sequence[float] | None:
+        """The SM clock in MHz over the last ``seconds``; None where nobody reads it."""
+        return None
+
+    def progress(self, fraction: float, text: str) -> None:
+        """Between passes only: the fraction of the measurement that is done, and what comes next."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What is measured again and again.
+
+    timed: a timed pass. warmup: a pass of the warm-up, which may be shorter. prepare: called before each of them,
+    untimed: resets the state, processes the prompt.
+    """
+
+    timed: Callable[[], StepTimes]
+    warmup: Callable[[], StepTimes]
+    prepare: Callable[[], object] = lambda: None
 
 
 @dataclass
@@ -64,20 +85,21 @@ class Measurement:
         """Of the median throughput of the complete repeats, which all do the same work."""
         return relative_half_width_pct([1 / repeat.total_ms for repeat in self.complete_repeats])
 
-    def decode_metrics(self, batch: int) -> dict[str, float]:
+    def decode_metrics(self, batch: int) -> Metrics:
         """Throughput and step times of the complete repeats; ``batch`` tokens a step."""
         complete = self.complete_repeats
         rates = [1e3 * batch * len(repeat.step_ms) / repeat.total_ms for repeat in complete]
         steps = np.concatenate([repeat.step_ms for repeat in complete]) if complete else np.empty(0)
-        return with_interval("decode_tokens_per_s", rates) | percentiles(steps) | self._quality_metrics(rates)
+        throughput = with_confidence_interval(names.DECODE_TOKENS_PER_S, rates)
+        return throughput | step_percentiles(steps) | self._quality_metrics(rates)
 
-    def prefill_metrics(self, batch: int, promptlen: int) -> dict[str, float]:
+    def prefill_metrics(self, batch: int, promptlen: int) -> Metrics:
         """Throughput and time of the complete repeats, each one prompt of ``promptlen`` tokens a sequence."""
         complete = self.complete_repeats
         rates = [1e3 * batch * promptlen / repeat.total_ms for repeat in complete]
-        metrics = with_interval("prefill_tokens_per_s", rates) | self._quality_metrics(rates)
+        metrics = with_confidence_interval(names.PREFILL_TOKENS_PER_S, rates) | self._quality_metrics(rates)
         if complete:
-            metrics["prefill_ms"] = float(np.median([repeat.total_ms for repeat in complete]))
+            metrics[names.PREFILL_MS] = float(np.median([repeat.total_ms for repeat in complete]))
         return metrics
 
     def drifts(self) -> dict[str, Drift]:
@@ -89,21 +111,22 @@ class Measurement:
         }
         return {name: drift for name, drift in tested.items() if drift is not None}
 
-    def _quality_metrics(self, rates: list[float]) -> dict[str, float]:
+    def _quality_metrics(self, rates: list[float]) -> Metrics:
         """How far the numbers can be believed: passes, scatter, interval, drift."""
         half_width, spread = relative_half_width_pct(rates), relative_spread_pct(rates)
-        metrics: dict[str, float] = {"warmup_passes": self.warmup_count} if self.warmup_stop_reason else {}
+        metrics: Metrics = {names.WARMUP_PASSES: self.warmup_count} if self.warmup_stop_reason else {}
         if rates:
-            metrics["measured_passes"] = len(rates)
+            metrics[names.MEASURED_PASSES] = len(rates)
         if half_width is not None and spread is not None:
-            metrics |= {"relative_half_width_pct": half_width, "relative_spread_pct": spread}
+            metrics |= {names.RELATIVE_HALF_WIDTH_PCT: half_width, names.RELATIVE_SPREAD_PCT: spread}
         for name, drift in self.drifts().items():
-            metrics |= {f"{name}_pct": drift.pct, f"{name}_p_value": drift.p_value}
+            pct, p_value = DRIFT_METRICS[name]
+            metrics |= {pct: drift.pct, p_value: drift.p_value}
         return metrics
 
-    def stop_tags(self) -> dict[str, str]:
-        """Why each phase ended, under its public name; absent where it did not begin or was cut short."""
-        reasons = {"ttt.warmup_stop_reason": self.warmup_stop_reason, "ttt.stop_reason": self.stop_reason}
+    def stop_tags(self) -> Tags:
+        """Why each phase ended; absent where it did not begin or was cut short."""
+        reasons = {names.TAG_WARMUP_STOP_REASON: self.warmup_stop_reason, names.TAG_STOP_REASON: self.stop_reason}
         return {tag: reason for tag, reason in reasons.items() if reason is not None}
 
     def steps_frame(self) -> pd.DataFrame:
@@ -134,89 +157,32 @@ class Measurement:
         }
 
 
-def measure_decode(
-    decode_once: OnePass,
-    *,
-    warmup: int | None,
-    repeats: int | None,
-    precision_pct: float,
-    max_seconds: float,
-    recent_clocks: RecentClocks = _no_clocks,
-    warm_once: OnePass | None = None,
-    prepare: Prepare = _nothing,
-    on_section: OnSection = _nothing,
-    progress: Progress = _nothing,
-    measurement: Measurement | None = None,
-) -> Measurement:
-    """Measure ``decode_once``, a timed pass that returns its :class:`StepTimes`.
+def measure_passes(one: Pass, budget: Budget, observer: Observer, into: Measurement) -> None:
+    """Warm up, then repeat ``one`` within ``budget``, and fill ``into`` as it goes.
 
-    prepare: called before every pass, untimed: resets the state, processes the prompt.
-    warmup: untimed passes; None: until pass times and clocks have settled, but no pass after WARMUP_MOST or
-        WARMUP_SHARE of the time.
-    repeats: timed passes, however long they take; None: until the median's interval is narrow (REPEATS_BELIEVED at
-        least) or the time is used up (REPEATS_LEAST at least).
-    precision_pct: the interval is narrow when its half-width is under this share of the median.
-    max_seconds: time for warm-up, preparation and timed passes.
-    recent_clocks: the SM clock over the last seconds, for the end of the warm-up.
-    warm_once: a pass of the warm-up, where that may be shorter than ``decode_once``.
-    on_section: called with "begin" and "end" around every timed pass, never around a warm-up pass.
-    progress: called between passes only.
-    measurement: filled in place. Whatever interrupts a pass goes on to the caller; the steps that had
-        finished are kept as an incomplete repeat.
+    The warm-up ends once pass times and clocks have settled, after WARMUP_MOST passes, or after WARMUP_SHARE of the
+    time. The timed passes end once the confidence interval of their median is narrow (after REPEATS_BELIEVED at least)
+    or when the time is used up (after REPEATS_LEAST at least). Counts in ``budget`` take the place of both rules.
+
+    Whatever interrupts a pass goes on to the caller; the steps that had finished are kept as an incomplete pass.
     """
-    measurement = Measurement() if measurement is None else measurement
-    warm_once = warm_once or decode_once
-    began = time.perf_counter()
-    loop = _Loop(decode_once, prepare, on_section, progress, max_seconds, measurement, began)
+    loop = _Loop(one, budget, observer, into, time.perf_counter())
     try:
-        loop.warm_up(warm_once, warmup, recent_clocks)
-        loop.repeat(repeats, precision_pct)
+        loop.warm_up()
+        loop.repeat()
     except BaseException:  # hides nothing: noted, a signal's Killed included, and raised again
-        measurement.interrupted = True
-        measurement.stop_reason = "interrupted"
+        into.interrupted = True
+        into.stop_reason = "interrupted"
         raise
-    return measurement
-
-
-def measure_prefill(
-    prefill_once: Callable[[], object],
-    device: torch.device,
-    *,
-    warmup: int | None,
-    repeats: int | None,
-    precision_pct: float,
-    max_seconds: float,
-    recent_clocks: RecentClocks = _no_clocks,
-    prepare: Prepare = _nothing,
-    on_section: OnSection = _nothing,
-    progress: Progress = _nothing,
-    measurement: Measurement | None = None,
-) -> Measurement:
-    """Measure ``prefill_once``, which processes one prompt on ``device``, as :func:`measure_decode` does."""
-    timer = StepTimer(1, device)
-    return measure_decode(
-        lambda: timer.time_steps(prefill_once),
-        warmup=warmup,
-        repeats=repeats,
-        precision_pct=precision_pct,
-        max_seconds=max_seconds,
-        recent_clocks=recent_clocks,
-        prepare=prepare,
-        on_section=on_section,
-        progress=progress,
-        measurement=measurement,
-    )
 
 
 @dataclass
 class _Loop:
-    """The two phases of a measurement, with what they share. Both name the reason for which they ended."""
+    """The two phases of a measurement, with what they share. Both record the reason for which they ended."""
 
-    one_pass: OnePass
-    prepare: Prepare
-    on_section: OnSection
-    progress: Progress
-    max_seconds: float
+    one: Pass
+    budget: Budget
+    observer: Observer
     measurement: Measurement
     began: float
 
@@ -224,82 +190,83 @@ class _Loop:
     def elapsed(self) -> float:
         return time.perf_counter() - self.began
 
-    def warm_up(self, warm_once: OnePass, count: int | None, recent_clocks: RecentClocks) -> None:
+    def warm_up(self) -> None:
         measurement, passes = self.measurement, self.measurement.warmup
         ended_s: list[float] = []  # of each pass
-        reason = self._warmup_stop(count, recent_clocks, ended_s)
+        reason = self._warmup_stop(ended_s)
         while reason is None:
-            self.progress(0.0, f"warm-up pass {len(passes) + 1}")
-            self.prepare()
-            passes.append(warm_once())
+            self.observer.progress(0.0, f"warm-up pass {len(passes) + 1}")
+            self.one.prepare()
+            passes.append(self.one.warmup())
             measurement.warmup_s = self.elapsed
             ended_s.append(measurement.warmup_s)
-            reason = self._warmup_stop(count, recent_clocks, ended_s)
+            reason = self._warmup_stop(ended_s)
         measurement.warmup_stop_reason = reason
-        self.progress(0.0, f"warm-up ended ({reason}), passes: {len(passes)}, {measurement.warmup_s:.2f} s")
+        self.observer.progress(0.0, f"warm-up ended ({reason}), passes: {len(passes)}, {measurement.warmup_s:.2f} s")
 
-    def _warmup_stop(self, count: int | None, recent_clocks: RecentClocks, ended_s: list[float]) -> str | None:
-        passes = self.measurement.warmup
+    def _warmup_stop(self, ended_s: list[float]) -> str | None:
+        passes, count = self.measurement.warmup, self.budget.warmup
         if count is not None:
             return "count" if len(passes) >= count else None
         if not passes:
             return None
-        if self._clocks_settled(recent_clocks, ended_s) and times_settled([times.total_ms for times in passes]):
+        if self._clocks_settled(ended_s) and times_settled([times.total_ms for times in passes]):
             return "settled"
         if len(passes) >= WARMUP_MOST:
             return "most_passes"
-        if self.elapsed >= WARMUP_SHARE * self.max_seconds:
+        if self.elapsed >= WARMUP_SHARE * self.budget.max_seconds:
             return "time_share"
         return None
 
-    def _clocks_settled(self, recent_clocks: RecentClocks, ended_s: list[float]) -> bool:
-        """Whether the SM clock stood over the last WINDOW passes; true where nobody watches it."""
+    def _clocks_settled(self, ended_s: list[float]) -> bool:
+        """Whether the SM clock was steady over the last WINDOW passes; true where nobody reads it."""
         since_window = self.elapsed - (ended_s[-WINDOW - 1] if len(ended_s) > WINDOW else 0.0)
         # never from before the first pass, when the GPU was idle
-        mhz = recent_clocks(min(self.elapsed, max(since_window, CLOCK_SECONDS_LEAST)))
+        mhz = self.observer.recent_sm_clocks(min(self.elapsed, max(since_window, CLOCK_SECONDS_LEAST)))
         self.measurement.warmup_watched_clocks = mhz is not None
         return mhz is None or clocks_settled(mhz)
 
-    def repeat(self, count: int | None, precision_pct: float) -> None:
-        done = self.measurement.repeats
+    def repeat(self) -> None:
+        done, count = self.measurement.repeats, self.budget.repeats
         half_width: float | None = None
         next_check = REPEATS_BELIEVED
         reason: str | None = None
         while reason is None:
-            fraction = self.elapsed / self.max_seconds if count is None else len(done) / count
-            width = "" if half_width is None else f", interval ±{half_width:.2f} %"
-            self.progress(min(1.0, fraction), f"repeat {len(done) + 1}{width}")
+            fraction = self.elapsed / self.budget.max_seconds if count is None else len(done) / count
+            width = "" if half_width is None else f", confidence interval ±{half_width:.2f} %"
+            self.observer.progress(min(1.0, fraction), f"repeat {len(done) + 1}{width}")
             pass_began = self.elapsed
-            self.prepare()
+            self.one.prepare()
             done.append(self._timed_pass())
             if count is None and len(done) >= next_check:
                 half_width = relative_half_width_pct([1 / repeat.total_ms for repeat in done])
-                # the bootstrap's cost grows with the repeats: look again after a tenth more of them
+                # the cost of the bootstrap grows with the passes: look again after a tenth more of them
                 next_check = max(len(done) + 1, len(done) * 11 // 10)
-            narrow = half_width is not None and half_width < precision_pct
-            reason = self._repeat_stop(count, narrow, self.elapsed - pass_began)
+            narrow = half_width is not None and half_width < self.budget.precision_pct
+            reason = self._repeat_stop(narrow, self.elapsed - pass_began)
         self.measurement.stop_reason = reason
-        self.progress(1.0, f"repeats ended ({reason}), passes: {len(done)}")
+        self.observer.progress(1.0, f"repeats ended ({reason}), passes: {len(done)}")
 
-    def _repeat_stop(self, count: int | None, narrow: bool, pass_s: float) -> str | None:
+    def _repeat_stop(self, narrow: bool, pass_s: float) -> str | None:
+        done, count = len(self.measurement.repeats), self.budget.repeats
         if count is not None:
-            return "count" if len(self.measurement.repeats) >= count else None
+            return "count" if done >= count else None
         if narrow:
             return "interval"
-        if len(self.measurement.repeats) < REPEATS_LEAST:
+        if done < REPEATS_LEAST:
             return None
-        if self.elapsed + pass_s > self.max_seconds:  # another one would not end in time
+        if self.elapsed + pass_s > self.budget.max_seconds:  # another one would not end in time
             return "max_seconds"
         return None
 
     def _timed_pass(self) -> StepTimes:
-        self.on_section("begin")
+        self.observer.section("begin")
         try:
-            return self.one_pass()
+            return self.one.timed()
         except BaseException as error:
             finished = finished_steps(error)
             if finished is not None:
                 self.measurement.repeats.append(finished)
             raise
         finally:
-            self.on_section("end")
+            self.observer.section("end")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ttt_mlflow.measurement.ceilings import CardCeilings
+from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.workload import PARTS, Stage
 
 MEASURED_RATES = (torch.float16, torch.bfloat16)  # dtypes whose matrix rate the ceilings give
@@ -33,19 +33,19 @@ def total_flops(stages: Sequence[Stage]) -> float:
     return sum(stage.count * stage.flops for stage in stages)
 
 
-def stage_ms(stage: Stage, ceilings: CardCeilings) -> float:
+def stage_ms(stage: Stage, ceilings: GpuCeilings) -> float:
     """The larger of the time for the bytes and the time for the operations, ``count`` times."""
     memory_ms = stage.bytes / (ceilings.read_gb_per_s * 1e6)
     matrix_ms = stage.count * stage.flops / (ceilings.matmul_tflops * 1e9)
     return max(memory_ms, matrix_ms)
 
 
-def floor_ms(stages: Sequence[Stage], ceilings: CardCeilings) -> float:
+def floor_ms(stages: Sequence[Stage], ceilings: GpuCeilings) -> float:
     """The time of ``stages`` one after the other, each at the card's ceiling."""
     return sum(stage_ms(stage, ceilings) for stage in stages)
 
 
-def by_part(stages: Sequence[Stage], ceilings: CardCeilings | None) -> list[PartWork]:
+def by_part(stages: Sequence[Stage], ceilings: GpuCeilings | None) -> list[PartWork]:
     """The parts that the model has, in the order of :data:`PARTS`."""
     work = []
     for part in PARTS:

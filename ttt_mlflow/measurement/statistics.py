@@ -9,6 +9,9 @@ from functools import cache
 import numpy as np
 from scipy.stats import binom, bootstrap, t
 
+from ttt_mlflow import names
+from ttt_mlflow.names import Metrics, Throughput
+
 Values = Sequence[float] | np.ndarray
 
 CONFIDENCE = 0.95
@@ -19,7 +22,7 @@ SEED = 0  # of the bootstrap: the same values always give the same interval
 BATCH_VALUES = 1_000_000  # values resampled at a time, which bounds the memory
 
 
-def median_interval(values: Values) -> tuple[float, float] | None:
+def median_confidence_interval(values: Values) -> tuple[float, float] | None:
     """The 95 % interval of the median of ``values`` (above 0, independent of each other); deterministic.
 
     None for fewer than two values. 2 to 5: Student's t of the logarithms, which believes that these are nearly normal
@@ -44,7 +47,7 @@ def median_interval(values: Values) -> tuple[float, float] | None:
 
 def relative_half_width_pct(values: Values) -> float | None:
     """Half the width of the median's 95 % interval, in percent of the median; None without an interval."""
-    interval = median_interval(values)
+    interval = median_confidence_interval(values)
     if interval is None:
         return None
     low, high = interval
@@ -59,27 +62,27 @@ def relative_spread_pct(values: Values) -> float | None:
     return float(100.0 * np.std(data, ddof=1) / np.median(data))
 
 
-def with_interval(name: str, values: Values) -> dict[str, float]:
-    """``name`` (the median), ``name_ci_low`` and ``name_ci_high``; absent where they cannot be known."""
+def with_confidence_interval(metric: Throughput, values: Values) -> Metrics:
+    """``metric`` (the median) and both ends of its confidence interval; absent where they cannot be known."""
     if len(values) == 0:
         return {}
-    metrics = {name: float(np.median(values))}
-    interval = median_interval(values)
+    metrics: Metrics = {metric: float(np.median(values))}
+    interval = median_confidence_interval(values)
     if interval is not None:
-        metrics[f"{name}_ci_low"], metrics[f"{name}_ci_high"] = interval
+        metrics[metric.ci_low], metrics[metric.ci_high] = interval
     return metrics
 
 
-def percentiles(step_ms: Values) -> dict[str, float]:
-    """``decode_step_ms_p50``, ``_p90``, ``_p99`` and ``_mean`` of the step times; empty without steps."""
+def step_percentiles(step_ms: Values) -> Metrics:
+    """Percentiles and mean of the times of decode steps, in ms; empty without steps."""
     if len(step_ms) == 0:
         return {}
     p50, p90, p99 = np.percentile(step_ms, [50, 90, 99])
     return {
-        "decode_step_ms_p50": float(p50),
-        "decode_step_ms_p90": float(p90),
-        "decode_step_ms_p99": float(p99),
-        "decode_step_ms_mean": float(np.mean(step_ms)),
+        names.DECODE_STEP_MS_P50: float(p50),
+        names.DECODE_STEP_MS_P90: float(p90),
+        names.DECODE_STEP_MS_P99: float(p99),
+        names.DECODE_STEP_MS_MEAN: float(np.mean(step_ms)),
     }
 
 

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ttt_mlflow import names
 from ttt_mlflow.measurement.drift import ACROSS_LEAST
-from ttt_mlflow.measurement.evidence import EXPLAINED_BY_POWER, CardEvidence, Evidence
+from ttt_mlflow.measurement.evidence import EXPLAINED_BY_POWER, Evidence, GpuEvidence
 from ttt_mlflow.measurement.thresholds import Thresholds
+from ttt_mlflow.names import Tags
 from ttt_mlflow.telemetry.processes import GpuProcess
 
 Word = Literal["valid", "invalid", "unjudged"]
@@ -64,13 +66,13 @@ class Verdict:
             "thresholds": self.thresholds.as_dict(),
         }
 
-    def tags(self) -> dict[str, str]:
-        """Under the public names; a tag without content is absent."""
-        tags: dict[str, str] = {"ttt.verdict": self.word}
+    def tags(self) -> Tags:
+        """A tag without content is absent."""
+        tags: Tags = {names.TAG_VERDICT: self.word}
         if self.reasons:
-            tags["ttt.reasons"] = ",".join(self.names)
+            tags[names.TAG_REASONS] = ",".join(self.names)
         if self.missing:
-            tags["ttt.missing"] = ",".join(self.missing)
+            tags[names.TAG_MISSING] = ",".join(self.missing)
         return tags
 
     @property
@@ -115,7 +117,7 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Verdict:
 
 
 def judge_section(
-    on_gpu: bool, section_s: float, card: CardEvidence | None, thresholds: Thresholds | None = None
+    on_gpu: bool, section_s: float, card: GpuEvidence | None, thresholds: Thresholds | None = None
 ) -> Verdict:
     """The verdict on one section of a micro-benchmark: its length, and what the card did in it."""
     thresholds = thresholds or Thresholds()
@@ -190,17 +192,17 @@ def _of_the_measurement(evidence: Evidence, limit: Thresholds) -> Iterator[Answe
         )
 
 
-def _of_the_card(card: CardEvidence | None, limit: Thresholds) -> Iterator[Answer]:
+def _of_the_card(card: GpuEvidence | None, limit: Thresholds) -> Iterator[Answer]:
     if card is None:
         yield Missing("gpu_telemetry", "nothing was read from NVML")
         return
-    questions: tuple[Callable[[CardEvidence, Thresholds], Iterator[Answer]], ...]
+    questions: tuple[Callable[[GpuEvidence, Thresholds], Iterator[Answer]], ...]
     questions = (_events, _thermal_violation, _clock_drop, _ecc, _other_processes)
     for question in questions:
         yield from question(card, limit)
 
 
-def _events(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+def _events(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
     if card.event_pct is None:
         yield Missing("clock_events", "NVML named no clock event reasons in the section")
         return
@@ -213,14 +215,14 @@ def _events(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
         yield Note(f"the software power cap was active in {capped:.3g} % of the section, which is no fault")
 
 
-def _thermal_violation(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+def _thermal_violation(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
     """The counter sees what falls between two samples; where it is not there, the samples have to do."""
     share = card.thermal_violation_pct
     if share is not None and share > limit.event_pct:
         yield Finding("thermal_violation", f"{share:.3g} % of the section, {limit.event_pct:g} % are allowed")
 
 
-def _clock_drop(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+def _clock_drop(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
     clocks = card.sm_clock_mhz
     if clocks is None or len(clocks) < CLOCK_SAMPLES_LEAST:
         count = "no" if not clocks else str(len(clocks))
@@ -240,7 +242,7 @@ def _clock_drop(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
         yield Finding("clock_drop", f"{fell}; {below}, {limit.clock_drop_share_pct:g} % are allowed")
 
 
-def _ecc(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+def _ecc(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
     if card.ecc_uncorrected is None:
         yield Note("uncorrected ECC errors were not counted: the card does not say")
     elif card.ecc_uncorrected > 0:
@@ -253,7 +255,7 @@ def _named(process: GpuProcess) -> str:
     return named + held
 
 
-def _other_processes(card: CardEvidence, limit: Thresholds) -> Iterator[Answer]:
+def _other_processes(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
     if card.other_processes is None:
         yield Missing("other_processes", "the card does not tell which processes are on it")
         return

@@ -1,12 +1,11 @@
 """The process that a profiler records: a mini-batch of each kernel and batch, launch by launch.
 
-``python -m ttt_mlflow.micro.nsys_child JSON``, with a :class:`Plan`. Everything is made and compiled before the
+``python -m ttt_mlflow.micro.nsys_child JSON``, with a :class:`Order`. Everything is made and compiled before the
 recording begins, so that it holds the kernels and little else.
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import torch
 from pydantic import BaseModel
@@ -14,16 +13,17 @@ from torch import Tensor
 
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.micro.inputs import RandomSource, Source, StepInputs, StepShape, make_inputs, make_positions
-from ttt_mlflow.micro.plan import ResolvedMicro, resolve
+from ttt_mlflow.micro.plan import MicroPlan, make_plan
 from ttt_mlflow.micro.registry import Step
 from ttt_mlflow.micro.timing import mini_batch
-from ttt_mlflow.profilers.process import end_with_the_run
+from ttt_mlflow.profilers.process import end_with_the_run, recorded
+from ttt_mlflow.workload import nvtx
 
 LARGE_BYTES = 4 << 20
 ALIGNED = 256  # bytes, as PyTorch's allocator aligns
 
 
-class Plan(BaseModel):
+class Order(BaseModel):
     """What to run: the configuration, and which of its kernels with which batches."""
 
     config: MicroConfig
@@ -52,17 +52,17 @@ class Arena(Source):
 
 
 def main(text: str) -> None:
-    plan = Plan.model_validate_json(text)
-    resolved = resolve(plan.config)
-    on_gpu = resolved.device.type == "cuda"
-    shapes = {cell: _shape(resolved, *cell) for cell in plan.cells}
-    random = RandomSource(resolved.used.seed, resolved.device)
+    order = Order.model_validate_json(text)
+    plan = make_plan(order.config)
+    on_gpu = plan.device.type == "cuda"
+    shapes = {cell: _shape(plan, *cell) for cell in order.cells}
+    random = RandomSource(plan.used.seed, plan.device)
     alignment = LARGE_BYTES  # more than enough for a few dozen tensors
     largest = max(shape.copy_bytes for shape in shapes.values()) + alignment
     memory = random.normal((largest // 2,), torch.float16, std=0.02).view(torch.uint8)
     inputs = {cell: make_inputs(shape, Arena(memory, random)) for cell, shape in shapes.items()}
-    steps = {entry.name: entry.load() for entry in resolved.entries}
-    positions = make_positions(resolved.device)
+    steps = {entry.name: entry.load() for entry in plan.entries}
+    positions = make_positions(plan.device)
     for (kernel, _), one in inputs.items():
         mini_batch(steps[kernel], [one], positions)
     _record(steps, inputs, positions, on_gpu)
@@ -71,38 +71,18 @@ def main(text: str) -> None:
 def _record(
     steps: dict[str, Step], inputs: dict[tuple[str, int], StepInputs], positions: list[Tensor], on_gpu: bool
 ) -> None:
-    with _recording(on_gpu):
+    with recorded(on_gpu):
         for (kernel, batch), one in inputs.items():
-            with _range(f"{kernel} batch {batch}", on_gpu):
+            with nvtx(f"{kernel} batch {batch}") if on_gpu else nullcontext():
                 mini_batch(steps[kernel], [one], positions)
                 if on_gpu:
                     torch.cuda.synchronize()
     print(f"ran a mini-batch of {', '.join(f'{kernel} batch {batch}' for kernel, batch in inputs)}")
 
 
-@contextmanager
-def _recording(on_gpu: bool) -> Iterator[None]:
-    if on_gpu:
-        torch.cuda.synchronize()
-        torch.cuda.profiler.start()
-    yield
-    if on_gpu:
-        torch.cuda.profiler.stop()
-
-
-@contextmanager
-def _range(name: str, on_gpu: bool) -> Iterator[None]:
-    """A named range in the report's timeline."""
-    if on_gpu:
-        torch.cuda.nvtx.range_push(name)
-    yield
-    if on_gpu:
-        torch.cuda.nvtx.range_pop()
-
-
-def _shape(resolved: ResolvedMicro, kernel: str, batch: int) -> StepShape:
-    entry = next(entry for entry in resolved.entries if entry.name == kernel)
-    return StepShape(entry.layer_type, entry.form, batch, resolved.used.heads, resolved.used.head_dim, resolved.dtype)
+def _shape(plan: MicroPlan, kernel: str, batch: int) -> StepShape:
+    entry = next(entry for entry in plan.entries if entry.name == kernel)
+    return StepShape(entry.layer_type, entry.form, batch, plan.used.heads, plan.used.head_dim, plan.dtype)
 
 
 def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:

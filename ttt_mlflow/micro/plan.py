@@ -1,4 +1,4 @@
-"""Settles a micro-benchmark for this machine, before anything is measured."""
+"""Chooses what a micro-benchmark leaves open, for this machine, before anything is measured."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, registered
 from ttt_mlflow.profilers.nsys import Nsys
-from ttt_mlflow.run.machine import settle_device
-from ttt_mlflow.run.plan import check_nsys_options, settle_nsys
+from ttt_mlflow.run.machine import choose_device
+from ttt_mlflow.run.plan import check_nsys_options, choose_nsys
 
 DEFAULT_BATCHES = {"cuda": (128, 512, 1024), "cpu": (1, 4)}
 
 
 @dataclass(frozen=True)
-class ResolvedMicro:
+class MicroPlan:
     """``asked`` as it was given, ``used`` with nothing left open, and what the person should know about the rest."""
 
     asked: MicroConfig
@@ -37,18 +37,18 @@ class ResolvedMicro:
         return self.used.batches
 
 
-def resolve(asked: MicroConfig) -> ResolvedMicro:
-    """Settle ``asked`` for this machine; raise BadInput for what it cannot honour."""
+def make_plan(asked: MicroConfig) -> MicroPlan:
+    """Choose for this machine what ``asked`` leaves open; raise BadInput for what cannot be had here."""
     notices: list[str] = []
     entries = [find_kernel(name) for name in asked.kernels or ()]
-    device = settle_device(asked.device, notices)
+    device = choose_device(asked.device, notices)
     if asked.kernels is None:
         entries = [find_kernel(name) for name in (DEFAULT_GPU if device == "cuda" else DEFAULT_CPU)]
         if device == "cpu":
             notices.append(f"kernels: Triton needs a GPU, {', '.join(DEFAULT_CPU)} (PyTorch) are timed")
     _check_kernels(entries, device)
     check_nsys_options(asked)
-    nsys = settle_nsys(device, notices) if "nsys" in asked.profile else None
+    nsys = choose_nsys(device, notices) if "nsys" in asked.profile else None
     used = asked.model_copy(
         update={
             "device": device,
@@ -56,7 +56,7 @@ def resolve(asked: MicroConfig) -> ResolvedMicro:
             "batches": asked.batches or DEFAULT_BATCHES[device],
         }
     )
-    return ResolvedMicro(asked, used, entries, torch.device(device), notices, nsys)
+    return MicroPlan(asked, used, entries, torch.device(device), notices, nsys)
 
 
 def _check_kernels(entries: list[KernelEntry], device: str) -> None:

@@ -76,6 +76,20 @@ def end_with_the_run() -> None:
         threading.Thread(target=wait_for_its_end, args=(int(os.environ[RUN_PID]),), daemon=True).start()
 
 
+@contextmanager
+def recorded(on_gpu: bool) -> Iterator[None]:
+    """What Nsight Systems keeps: all that the GPU does for the block."""
+    import torch
+
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+    yield
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
+
+
 def _end(process: "subprocess.Popen[Any]", grace_s: float) -> None:
     """Ask what still runs to end, then end it; what a program that has ended left behind may first end by itself."""
     family: set[psutil.Process] = set()

@@ -62,18 +62,8 @@ class StepProfile:
     host_ms: float | None  # what the host took to launch a step; a GPU's
     launch_gap_us: float | None
 
-    def metrics(self) -> dict[str, float]:
-        """Under their public names, where they have a meaning: on a GPU."""
-        found: dict[str, float] = {}
-        if self.host_ms is not None:
-            found["host_ms_per_step"] = self.host_ms
-        if self.launch_gap_us is not None:
-            found |= {"launch_gap_us_mean": self.launch_gap_us, "gpu_idle_pct": 100 * self.idle_ms / self.step_ms}
-            found["profiled_step_ms"] = self.step_ms
-        return found
 
-
-def summarise(steps: Steps) -> StepProfile:
+def profile_of(steps: Steps) -> StepProfile:
     """The times of a trace with at least one step."""
     count = steps.count
     step_ms, busy_ms = steps.total_us / count / 1e3, steps.busy_us / count / 1e3

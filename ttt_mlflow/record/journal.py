@@ -21,7 +21,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any
 
 from ttt_mlflow.config import CONFIGURATIONS, RunConfig, as_text
 from ttt_mlflow.errors import BadInput, PublishFailed
+from ttt_mlflow.names import Artifact, Metrics, Point, Series, Tags
 
 STATUSES = ("running", "ok", "oom", "error", "killed")
 NO_RECORD_OF_THE_END = "process ended without a record"
@@ -136,7 +137,7 @@ class Journal:
         return self._read_json("tags.json", {})
 
     @property
-    def series(self) -> dict[str, list[tuple[int, int, float]]]:
+    def series(self) -> dict[str, list[Point]]:
         """Metric name -> rows of (timestamp in ms, step, value)."""
         stored = self._read_json("series.json", {})
         return {name: [(when, step, value) for when, step, value in rows] for name, rows in stored.items()}
@@ -170,24 +171,24 @@ class Journal:
     def update_params(self, params: Mapping[str, object]) -> None:
         self._update("params.json", {name: as_text(value) for name, value in params.items()})
 
-    def update_metrics(self, metrics: Mapping[str, float]) -> None:
+    def update_metrics(self, metrics: Metrics) -> None:
         """Add measured values; one that is not finite is a mistake of the caller: ``ValueError``."""
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {metric.name: float(value) for metric, value in metrics.items()}
         for name, value in values.items():
             if not math.isfinite(value):
                 raise ValueError(f"{name}={value}: a metric that was not measured is left out")
         self._update("metrics.json", values)
 
-    def update_tags(self, tags: Mapping[str, str]) -> None:
-        self._update("tags.json", {name: str(value) for name, value in tags.items()})
+    def update_tags(self, tags: Tags) -> None:
+        self._update("tags.json", {tag.name: str(value) for tag, value in tags.items()})
 
-    def set_series(self, series: Mapping[str, Sequence[tuple[int, int, float]]]) -> None:
-        """Replace the time series: metric name -> rows of (timestamp in ms, step, value), all finite."""
+    def set_series(self, series: Series) -> None:
+        """Replace the time series: rows of (timestamp in ms, step, value), all finite."""
         self._write_json(
             "series.json",
             {
-                name: [[int(when), int(step), float(value)] for when, step, value in rows]
-                for name, rows in series.items()
+                metric.name: [[int(when), int(step), float(value)] for when, step, value in rows]
+                for metric, rows in series.items()
             },
         )
 
@@ -215,17 +216,17 @@ class Journal:
         place = {"tracking_uri": tracking_uri, "run_id": run_id, "experiment_id": experiment_id}
         self._write_json("published.json", {**place, "at": datetime.now().astimezone().isoformat()})
 
-    def artifact_path(self, relative: str) -> Path:
-        """Path for the artifact ``relative`` (for example ``timing/steps.csv``), its folder made."""
-        path = self.artifacts / relative
+    def artifact_path(self, artifact: Artifact) -> Path:
+        """Where ``artifact`` lies or is to be written, its folder made."""
+        path = self.artifacts / artifact.path
         if not path.resolve().is_relative_to(self.artifacts.resolve()) or path == self.artifacts:
-            raise ValueError(f"{relative}: an artifact lies inside the journal")
+            raise ValueError(f"{artifact.path}: an artifact lies inside the journal")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def write_artifact(self, relative: str, data: bytes | str) -> Path:
-        """Write the artifact ``relative`` as a whole; text is UTF-8."""
-        path = self.artifact_path(relative)
+    def write_artifact(self, artifact: Artifact, data: bytes | str) -> Path:
+        """Write ``artifact`` as a whole; text is UTF-8."""
+        path = self.artifact_path(artifact)
         self._write(path, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
         return path
 
@@ -244,7 +245,7 @@ class Journal:
         ended = _has_ended(status["process"])
         return datetime.now(UTC) - self._last_write() > UNSEEN_FOR if ended is None else ended
 
-    def settle(self) -> None:
+    def close_abandoned(self) -> None:
         """Give an abandoned journal the end that its process could not write: killed, at its last write."""
         if self.abandoned:
             ended_at = self._last_write().astimezone().isoformat()

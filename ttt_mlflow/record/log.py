@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ttt_mlflow.names import ARTIFACT_LOG
 from ttt_mlflow.record.journal import Journal
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -12,7 +13,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 @contextmanager
 def run_log(journal: Journal) -> Iterator[None]:
     """Write this package's log and everybody's warnings into the journal for as long as the block lasts."""
-    handler = logging.FileHandler(journal.artifact_path("log.txt"), encoding="utf-8")
+    handler = logging.FileHandler(journal.artifact_path(ARTIFACT_LOG), encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     ours, root = logging.getLogger("ttt_mlflow"), logging.getLogger()
     level_before = ours.level

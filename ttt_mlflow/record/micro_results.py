@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel
 
+from ttt_mlflow.names import CARD_READ_GB_PER_S
+
 Status = Literal["ok", "oom", "error"]
 
 
@@ -82,7 +84,7 @@ class MicroResults(BaseModel):
 
     def read_ceiling_pct(self, cell: CellResult) -> float | None:
         """The floor's bytes a second in percent of what the card reads."""
-        ceiling = self.ceilings.get("card_read_gb_per_s")
+        ceiling = self.ceilings.get(CARD_READ_GB_PER_S.name)
         return 100 * cell.gb_per_s / ceiling if ceiling and cell.gb_per_s else None
 
     def l2_sizes(self, cell: CellResult) -> float | None:

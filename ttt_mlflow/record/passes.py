@@ -4,38 +4,36 @@ import json
 from typing import Any
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.names import ARTIFACT_PASSES, Artifact
+from ttt_mlflow.record.recorded_run import RecordedRun
 
-PASSES = "timing/passes.json"
 
-
-def throughputs(journal: Journal) -> list[float]:
+def throughputs(run: RecordedRun) -> list[float]:
     """The tokens/s of each complete pass of a run, in the order in which they were made; BadInput without any."""
-    config = journal.settings
-    passes = read_object(journal, PASSES)
+    config = run.settings
+    passes = read_object(run, ARTIFACT_PASSES)
     try:
         tokens = config["batch"] * (config["genlen"] if config["mode"] == "decode" else config["promptlen"])
         timed = zip(passes.get("repeat_total_ms", []), passes.get("repeat_complete", []), strict=True)
         rates = [1e3 * tokens / ms for ms, complete in timed if complete]
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadInput(
-            f"{journal.path}: {PASSES} is not the passes of a run ({type(error).__name__}: {error})"
+            f"{run.id}: {ARTIFACT_PASSES.path} is not the passes of a run ({type(error).__name__}: {error})"
         ) from None
     if not rates:
-        status = journal.status["status"]
-        raise BadInput(f"the run {journal.journal_id} has no complete pass to compare by (status {status})")
+        raise BadInput(f"the run {run.id} has no complete pass to compare by (status {run.status})")
     return rates
 
 
-def read_object(journal: Journal, artifact: str) -> dict[str, Any]:
+def read_object(run: RecordedRun, artifact: Artifact) -> dict[str, Any]:
     """A JSON artifact; empty where the run did not come far enough to write it."""
-    path = journal.artifacts / artifact
+    path = run.artifact(artifact)
+    if path is None:
+        return {}
     try:
         value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read ({error})") from None
+        raise BadInput(f"{run.id}: {artifact.path} cannot be read ({error})") from None
     if not isinstance(value, dict):
-        raise BadInput(f"{path}: not a file of a run's record")
+        raise BadInput(f"{run.id}: {artifact.path} is not a file of a run's record")
     return value

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ttt_mlflow.telemetry.samples import GREY, Section, _power_column
+from ttt_mlflow.report.style import GRAY
+from ttt_mlflow.telemetry.samples import Section, power_column
 
 
 def plot_clocks(samples: pd.DataFrame, sections: Sequence[Section], path: Path, title: str = "") -> None:
@@ -14,8 +15,8 @@ def plot_clocks(samples: pd.DataFrame, sections: Sequence[Section], path: Path, 
     from matplotlib.figure import Figure
 
     panels: list[tuple[str, list[tuple[str | None, str, str]]]] = [
-        ("Clock (MHz)", [("sm_clock_mhz", "SM", "#1f6fb4"), ("memory_clock_mhz", "memory", GREY)]),
-        ("Power (W)", [(_power_column(samples), "power", "#c8553d")]),
+        ("Clock (MHz)", [("sm_clock_mhz", "SM", "#1f6fb4"), ("memory_clock_mhz", "memory", GRAY)]),
+        ("Power (W)", [(power_column(samples), "power", "#c8553d")]),
         ("Temperature (°C)", [("temperature_c", "temperature", "#7a5195")]),
     ]
     times_ns = samples["time_ns"] if not samples.empty else pd.Series(dtype="int64")
@@ -26,17 +27,17 @@ def plot_clocks(samples: pd.DataFrame, sections: Sequence[Section], path: Path, 
     axes = figure.subplots(len(panels), 1, sharex=True)
     for axis, (label, lines) in zip(axes, panels, strict=True):
         drawn = [line for line in lines if line[0] in samples and samples[line[0]].notna().any()]
-        for column, name, colour in drawn:
-            axis.plot(seconds, samples[column], color=colour, linewidth=1.4)
+        for column, name, color in drawn:
+            axis.plot(seconds, samples[column], color=color, linewidth=1.4)
             if len(drawn) > 1:  # name the line where it ends, right of the panel
                 height = float(samples[column].dropna().iloc[-1])
                 place = axis.get_yaxis_transform()
-                axis.text(1.005, height, name, transform=place, color=colour, va="center", fontsize=9)
+                axis.text(1.005, height, name, transform=place, color=color, va="center", fontsize=9)
         if drawn:
             top = max(float(samples[column].max()) for column, _, _ in drawn)
             axis.set_ylim(0, top * 1.08 if top > 0 else 1)
         else:
-            axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", va="center", color=GREY)
+            axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", va="center", color=GRAY)
             axis.set_yticks([])
         for section in sections:
             begin, end = (section.begin_ns - zero_ns) / 1e9, (section.end_ns - zero_ns) / 1e9

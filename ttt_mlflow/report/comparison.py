@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ttt_mlflow import names
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement.comparison import RUN_TO_RUN_PCT, Comparison, compare
-from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import read_object, throughputs
+from ttt_mlflow.record.recorded_run import RecordedRun
 
-HOST = "environment/host.json"
 # facts of environment/host.json: what measured, in the order of what matters most
 HARDWARE = {"gpu_name": "GPU", "gpu_uuid": "GPU's UUID", "cpu_model": "CPU", "hostname": "host", "driver": "driver"}
 SOFTWARE = {"torch": "torch", "triton": "triton", "cuda": "CUDA", "mamba_ssm": "mamba-ssm", "git_commit": "commit"}
@@ -32,8 +32,8 @@ class RunComparison:
 
 
 def compare_runs(
-    baseline: Journal,
-    candidate: Journal,
+    baseline: RecordedRun,
+    candidate: RecordedRun,
     *,
     include_invalid: bool = False,
     run_to_run_pct: float = RUN_TO_RUN_PCT,
@@ -44,57 +44,57 @@ def compare_runs(
     two that measured different things.
     """
     runs = {"baseline": baseline, "candidate": candidate}
-    for side, journal in runs.items():
-        _check_kind(side, journal)
+    for side, run in runs.items():
+        _check_kind(side, run)
         if not include_invalid:
-            _check_verdict(side, journal)
-    modes = {side: journal.settings.get("mode") for side, journal in runs.items()}
+            _check_verdict(side, run)
+    modes = {side: run.settings.get("mode") for side, run in runs.items()}
     if modes["baseline"] != modes["candidate"]:
         raise BadInput(
-            f"the baseline {baseline.journal_id} measured mode={modes['baseline']} and the candidate "
-            f"{candidate.journal_id} mode={modes['candidate']}: compare two runs of one mode"
+            f"the baseline {baseline.id} measured mode={modes['baseline']} and the candidate "
+            f"{candidate.id} mode={modes['candidate']}: compare two runs of one mode"
         )
     comparison = compare(throughputs(baseline), throughputs(candidate), quantity="rate", run_to_run_pct=run_to_run_pct)
-    facts = {side: read_object(journal, HOST) for side, journal in runs.items()}
+    facts = {side: read_object(run, names.ARTIFACT_HOST) for side, run in runs.items()}
     differences = _different_facts(facts, HARDWARE)
-    differences += [line for side, journal in runs.items() for line in _doubts(side, journal)]
+    differences += [line for side, run in runs.items() for line in _doubts(side, run)]
     differences += _different_configuration(baseline, candidate)
     differences += _different_facts(facts, SOFTWARE)
     return RunComparison(comparison, differences)
 
 
-def _check_kind(side: str, journal: Journal) -> None:
-    if journal.entry_point != RunConfig.entry_point:
+def _check_kind(side: str, run: RecordedRun) -> None:
+    if run.entry_point != RunConfig.entry_point:
         raise BadInput(
-            f"the {side} {journal.journal_id} is the record of {journal.entry_point}: compare two runs of "
+            f"the {side} {run.id} is the record of {run.entry_point}: compare two runs of "
             f"{RunConfig.entry_point}, that is of `ttt-mlflow run`"
         )
 
 
-def _check_verdict(side: str, journal: Journal) -> None:
-    tags = journal.tags
-    if tags.get("ttt.verdict") == "invalid":
-        reasons = tags.get("ttt.reasons") or "no reason recorded"
+def _check_verdict(side: str, run: RecordedRun) -> None:
+    tags = run.tags
+    if tags.get(names.TAG_VERDICT.name) == "invalid":
+        reasons = tags.get(names.TAG_REASONS.name) or "no reason recorded"
         raise BadInput(
-            f"the {side} {journal.journal_id} ({journal.run_name}) was judged invalid: {reasons}; measure it again, "
+            f"the {side} {run.id} ({run.name}) was judged invalid: {reasons}; measure it again, "
             "or ask for invalid runs to be included"
         )
 
 
-def _doubts(side: str, journal: Journal) -> list[str]:
+def _doubts(side: str, run: RecordedRun) -> list[str]:
     """Why this run's number is not one that was judged and found good; nothing for one that was."""
-    tags, status = journal.tags, journal.status["status"]
+    tags, status = run.tags, run.status
     lines = [] if status == "ok" else [f"the {side}'s status is {status}: it ended early"]
-    verdict = tags.get("ttt.verdict")
+    verdict = tags.get(names.TAG_VERDICT.name)
     if verdict is None:
         return [*lines, f"the {side} was never judged: its record has no verdict"]
     if verdict == "valid":
         return lines
-    reasons = tags.get("ttt.reasons")
+    reasons = tags.get(names.TAG_REASONS.name)
     return [*lines, f"the {side} is {verdict}" + (f": {reasons}" if reasons else "")]
 
 
-def _different_configuration(baseline: Journal, candidate: Journal) -> list[str]:
+def _different_configuration(baseline: RecordedRun, candidate: RecordedRun) -> list[str]:
     """One line a parameter in which the two differ; how long and with what was measured is no part of that."""
     left, right = baseline.settings, candidate.settings
     names = [name for name in RunConfig.model_fields if name not in RunConfig.how_measured]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ttt_mlflow.profilers.memory import AllocatorBytes, MemoryEvent, MemoryRow, totals
 from ttt_mlflow.report.page import page
-from ttt_mlflow.report.style import COLOURS
+from ttt_mlflow.report.style import COLORS
 from ttt_mlflow.report.text import markdown_table
 
 EVENTS_SHOWN = 50_000
@@ -37,7 +37,7 @@ def memory_page(rows: Sequence[MemoryRow], events: Sequence[MemoryEvent], title:
     places = {where: index for index, where in enumerate(dict.fromkeys(event.where for event in shown))}
     data = {
         "title": title,
-        "parts": [asdict(row) | {"colour": COLOURS[index % len(COLOURS)]} for index, row in enumerate(rows)],
+        "parts": [asdict(row) | {"color": COLORS[index % len(COLORS)]} for index, row in enumerate(rows)],
         "where": list(places),
         "events": [[event.us, event.bytes, event.held, places[event.where]] for event in shown],
         "left_out": len(events) - len(shown),

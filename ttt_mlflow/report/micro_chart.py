@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ttt_mlflow.names import CARD_READ_GB_PER_S
 from ttt_mlflow.record.micro_results import CellResult, MicroResults
-from ttt_mlflow.report.style import COLOURS, GREY
+from ttt_mlflow.report.style import COLORS, GRAY
 
 NAMES = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}
 LOOKS: dict[Any, Any] = {
@@ -28,7 +29,7 @@ def timed_kernels(results: MicroResults) -> list[str]:
 def kernels_png(results: MicroResults) -> bytes:
     """Time over batch as ``triton.testing`` draws it: a line a kernel, its 20th to 80th percentile shaded.
 
-    What was judged invalid has a grey point.
+    What was judged invalid has a gray point.
     """
     import matplotlib
 
@@ -54,7 +55,7 @@ def kernels_png(results: MicroResults) -> bytes:
         ylabel="µs",
         x_log=True,
         y_log=True,
-        styles=[(COLOURS[index % len(COLOURS)], "-") for index in range(len(kernels))],
+        styles=[(COLORS[index % len(COLORS)], "-") for index in range(len(kernels))],
     )
     with matplotlib.rc_context(LOOKS):
         perf_report(benchmark)(recorded).run()
@@ -62,7 +63,7 @@ def kernels_png(results: MicroResults) -> bytes:
         axes = figure.axes[0]
         for cell in results.cells:
             if cell.verdict == "invalid" and cell.quantiles:
-                axes.plot(cell.batch, cell.quantiles[0], "o", color=GREY, ms=9, zorder=5)
+                axes.plot(cell.batch, cell.quantiles[0], "o", color=GRAY, ms=9, zorder=5)
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.set_xticks([], minor=True)
         axes.set_title(_title(results).replace("<br><sub>", "\n").removesuffix("</sub>"), loc="left")
@@ -120,7 +121,7 @@ def chart_html(results: MicroResults) -> str:
 
 
 def _quantities(results: MicroResults) -> dict[str, Quantity]:
-    ceiling = results.ceilings.get("card_read_gb_per_s")
+    ceiling = results.ceilings.get(CARD_READ_GB_PER_S.name)
 
     def time(cell: CellResult, us: float) -> float:
         return us
@@ -145,11 +146,11 @@ def _quantities(results: MicroResults) -> dict[str, Quantity]:
 
 def _traces(results: MicroResults, quantity: Quantity) -> list[dict[str, Any]]:
     kernels = timed_kernels(results)
-    lines = [_line(results, quantity, name, COLOURS[at % len(COLOURS)]) for at, name in enumerate(kernels)]
+    lines = [_line(results, quantity, name, COLORS[at % len(COLORS)]) for at, name in enumerate(kernels)]
     return lines if quantity.limit is None else lines + _limits(results, quantity.limit, quantity.limit_name)
 
 
-def _line(results: MicroResults, quantity: Quantity, kernel: str, colour: str) -> dict[str, Any]:
+def _line(results: MicroResults, quantity: Quantity, kernel: str, color: str) -> dict[str, Any]:
     cells = sorted((cell for cell in results.cells if cell.kernel == kernel and cell.us), key=lambda cell: cell.batch)
     rows = [[quantity.value(cell, us) for us in cell.quantiles or NOTHING] for cell in cells]
     return {
@@ -165,8 +166,8 @@ def _line(results: MicroResults, quantity: Quantity, kernel: str, colour: str) -
             "array": [max(row) - row[0] for row in rows],
             "arrayminus": [row[0] - min(row) for row in rows],
         },
-        "line": {"color": colour},
-        "marker": {"color": [GREY if cell.verdict == "invalid" else colour for cell in cells], "size": 8},
+        "line": {"color": color},
+        "marker": {"color": [GRAY if cell.verdict == "invalid" else color for cell in cells], "size": 8},
         "hovertext": [f"invalid: {', '.join(cell.reasons)}" if cell.verdict == "invalid" else "" for cell in cells],
     }
 
@@ -184,7 +185,7 @@ def _limits(results: MicroResults, limit: Callable[[CellResult], float], name: s
             "name": label,
             "x": list(line),
             "y": list(line.values()),
-            "line": {"color": GREY, "dash": dash},
+            "line": {"color": GRAY, "dash": dash},
         }
         for (label, line), dash in zip(named.items(), ("dash", "dot"), strict=False)
     ]

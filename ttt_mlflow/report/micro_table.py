@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
+from ttt_mlflow import names
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.micro_results import CellResult, MicroResults
 from ttt_mlflow.report.summary import host_row, status_text, verdict_row
 from ttt_mlflow.report.text import escaped, number, text_table
 
-SAMPLES = "micro/samples.json"  # the artifact that holds the results
 CEILINGS = {
-    "card_read_gb_per_s": "the card reads {:,.0f} GB/s",
-    "card_copy_gb_per_s": "copies {:,.0f} GB/s (read and written)",
-    "card_matmul_tflops": "multiplies fp16 matrices at {:,.0f} TFLOP/s",
+    names.CARD_READ_GB_PER_S: "the GPU reads {:,.0f} GB/s",
+    names.CARD_COPY_GB_PER_S: "copies {:,.0f} GB/s (read and written)",
+    names.CARD_MATMUL_TFLOPS: "multiplies fp16 matrices at {:,.0f} TFLOP/s",
 }
 L2_SIZES = 4  # of timed memory, below which the L2 may have served some of it
 COLUMNS = {
@@ -49,8 +49,8 @@ def cell_text(cell: CellResult, results: MicroResults) -> str:
 
 
 def ceilings_text(results: MicroResults) -> str:
-    """What the card can do, in one line."""
-    return ", ".join(text.format(results.ceilings[name]) for name, text in CEILINGS.items())
+    """What the GPU can do, in one line."""
+    return ", ".join(text.format(results.ceilings[metric.name]) for metric, text in CEILINGS.items())
 
 
 def table_frame(results: MicroResults) -> pd.DataFrame:
@@ -70,9 +70,9 @@ def table_frame(results: MicroResults) -> pd.DataFrame:
                 "read_ceiling_pct": results.read_ceiling_pct(cell),
                 "error": kernel.error,
                 "first_use_s": kernel.first_use_s,
-                "sm_clock_mhz_mean": cell.telemetry.get("sm_clock_mhz_mean"),
-                "power_w_mean": cell.telemetry.get("power_w_mean"),
-                "temperature_c_max": cell.telemetry.get("temperature_c_max"),
+                "sm_clock_mhz_mean": cell.telemetry.get(names.SM_CLOCK_MHZ_MEAN.name),
+                "power_w_mean": cell.telemetry.get(names.POWER_W_MEAN.name),
+                "temperature_c_max": cell.telemetry.get(names.TEMPERATURE_C_MAX.name),
                 "floor_bytes": cell.floor_bytes,
                 "samples": len(cell.us),
                 "overlap": cell.overlap,
@@ -108,8 +108,8 @@ def _row(cell: CellResult, results: MicroResults) -> dict[str, str]:
         "read_ceiling_pct": "" if (percent := results.read_ceiling_pct(cell)) is None else f"{percent:.1f}",
         "error": "" if kernel.error is None else f"{kernel.error:.1e}",
         "first_use_s": "" if kernel.first_use_s is None else f"{kernel.first_use_s:.2f}",
-        "sm_clock_mhz_mean": _number(cell.telemetry.get("sm_clock_mhz_mean")),
-        "power_w_mean": _number(cell.telemetry.get("power_w_mean")),
+        "sm_clock_mhz_mean": _number(cell.telemetry.get(names.SM_CLOCK_MHZ_MEAN.name)),
+        "power_w_mean": _number(cell.telemetry.get(names.POWER_W_MEAN.name)),
         "status": cell.status,
         "verdict": ": ".join(filter(None, [cell.verdict, ", ".join(cell.reasons)])),
     }
@@ -152,7 +152,7 @@ def micro_text(journal: Journal, record_at: str) -> str:
 
 def read_results(journal: Journal) -> MicroResults | None:
     """The results in the journal; None where the run did not come that far."""
-    path = journal.artifacts / SAMPLES
+    path = journal.artifacts / names.ARTIFACT_MICRO_SAMPLES.path
     return MicroResults.read(path) if path.exists() else None
 
 

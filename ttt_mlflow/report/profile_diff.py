@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Literal
 
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.names import ARTIFACT_TORCH_KERNELS_CSV, ARTIFACT_TORCH_STEP, Artifact
+from ttt_mlflow.record.recorded_run import RecordedRun
 from ttt_mlflow.report.profile_tables import slowed_pct
-from ttt_mlflow.report.style import COLOURS, GREY, figure_png
-from ttt_mlflow.report.text import markdown_table, number, shortened, text_table
+from ttt_mlflow.report.style import COLORS, GRAY, figure_png
+from ttt_mlflow.report.text import markdown_table, number, run_label, shortened, text_table
 
 IDLE = "nothing running"
 SHOWN = 20  # rows in tables for people and in the picture; the others are one row there
 COLUMNS = ("kernel", "part", "", "A ms", "B ms", "change ms", "of the change")
-SLOWER, FASTER = COLOURS[1], COLOURS[0]
+SLOWER, FASTER = COLORS[1], COLORS[0]
 
 Word = Literal["appeared", "vanished", "slower", "faster", "same"]
 
@@ -70,22 +72,27 @@ class ProfileDiff:
         return sum(change.change_ms for change in self.changes)
 
 
-def read_profile(folder: Path, label: str) -> ProfiledStep:
-    """The profile that a run left in ``folder``, its profiles/torch; raise :class:`BadInput` if there is none."""
+def read_profile(run: RecordedRun) -> ProfiledStep:
+    """The profile that PyTorch's profiler left in ``run``; raise :class:`BadInput` if there is none."""
+    label = run_label(run)
     try:
-        step = json.loads((folder / "step.json").read_text())
-        rows = list(csv.DictReader(io.StringIO((folder / "kernels.csv").read_text())))
+        step = json.loads(_profile_file(run, ARTIFACT_TORCH_STEP).read_text())
+        rows = list(csv.DictReader(io.StringIO(_profile_file(run, ARTIFACT_TORCH_KERNELS_CSV).read_text())))
         kernels = {(row["name"], row["part"]): float(row["ms_per_step"]) for row in rows}
         device, step_ms, idle_ms = step["device"], step["step_ms"], step["idle_ms"]
         return ProfiledStep(label, device, step_ms, idle_ms, kernels, step.get("mode"), step.get("measured_ms"))
-    except FileNotFoundError as error:
-        name = Path(str(error.filename)).name
-        raise BadInput(
-            f"{label}: no profile to compare (it has no profiles/torch/{name}); "
-            "measure it with `ttt-mlflow run --profile torch`"
-        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _profile_file(run: RecordedRun, artifact: Artifact) -> Path:
+    path = run.artifact(artifact)
+    if path is None:
+        raise BadInput(
+            f"{run_label(run)}: no profile to compare (it has no {artifact.path}); "
+            "measure it with `ttt-mlflow run --profile torch`"
+        )
+    return path
 
 
 def profile_diff(a: ProfiledStep, b: ProfiledStep) -> ProfileDiff:
@@ -172,7 +179,7 @@ def diff_png(diff: ProfileDiff) -> bytes:
     figure = Figure(figsize=(11, 1.8 + 0.32 * len(labels)), layout="constrained")
     axes = figure.subplots()
     for place, (_, ms, word) in enumerate(labels):
-        axes.barh(place, ms, color=GREY if word == "same" else SLOWER if ms > 0 else FASTER)
+        axes.barh(place, ms, color=GRAY if word == "same" else SLOWER if ms > 0 else FASTER)
         note = f"{ms:+.3g}, {word}" if word in ("appeared", "vanished") else f"{ms:+.3g}"
         axes.annotate(f" {note} ", (ms, place), va="center", ha="left" if ms >= 0 else "right", fontsize=8)
     axes.set_yticks(range(len(labels)), [label for label, _, _ in labels], fontsize=8)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ttt_mlflow.profilers.step_profile import KernelRow
 from ttt_mlflow.profilers.trace import Activity
-from ttt_mlflow.report.style import PART_COLOURS, figure_png
+from ttt_mlflow.report.style import PART_COLORS, figure_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,14 +15,14 @@ LABEL_LENGTH = 60
 
 
 def kernels_png(kernels: Sequence[KernelRow], title: str) -> bytes:
-    """Bars of ms a step, coloured by part, the longest on top."""
+    """Bars of ms a step, colored by part, the longest on top."""
     from matplotlib.figure import Figure
 
     top = kernels[:TOP]
     figure = Figure(figsize=(11, 1.6 + 0.32 * max(len(top), 3)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(top):
-        axes.barh(place, row.ms_per_step, color=PART_COLOURS[row.part])
+        axes.barh(place, row.ms_per_step, color=PART_COLORS[row.part])
         axes.annotate(f" {row.ms_per_step:.3g} ms, {row.share_pct:.1f} %", (row.ms_per_step, place), va="center")
     axes.set_yticks(range(len(top)), [_label(row.name) for row in top], fontsize=8)
     axes.invert_yaxis()
@@ -34,7 +34,7 @@ def kernels_png(kernels: Sequence[KernelRow], title: str) -> bytes:
 
 
 def timeline_png(activities: Sequence[Activity], title: str) -> bytes:
-    """One step: a lane a stream (on a CPU: a thread), each activity a bar in its part's colour."""
+    """One step: a lane a stream (on a CPU: a thread), each activity a bar in its part's color."""
     from matplotlib.figure import Figure
 
     lanes = list(dict.fromkeys(one.lane for one in activities))
@@ -46,21 +46,21 @@ def timeline_png(activities: Sequence[Activity], title: str) -> bytes:
         axes.broken_barh(
             [((one.begin_us - begin) / 1e3, (one.end_us - one.begin_us) / 1e3) for one in own],
             (place - 0.4, 0.8),
-            facecolors=[PART_COLOURS[one.part] for one in own],
+            facecolors=[PART_COLORS[one.part] for one in own],
         )
     axes.set_yticks(range(len(lanes)), lanes)
     axes.invert_yaxis()
     axes.set_xlabel("ms")
     axes.set_title(title, loc="left")
-    _legend(figure, [one.part for one in activities], columns=len(PART_COLOURS))
+    _legend(figure, [one.part for one in activities], columns=len(PART_COLORS))
     return figure_png(figure)
 
 
 def _legend(figure: "Figure", parts: Sequence[str], columns: int) -> None:
     from matplotlib.patches import Patch
 
-    shown = [part for part in PART_COLOURS if part in set(parts)]
-    handles = [Patch(color=PART_COLOURS[part], label=part) for part in shown]
+    shown = [part for part in PART_COLORS if part in set(parts)]
+    handles = [Patch(color=PART_COLORS[part], label=part) for part in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 

@@ -5,11 +5,11 @@ import io
 from collections.abc import Sequence
 
 from ttt_mlflow.measurement.roofline import PartWork
-from ttt_mlflow.report.style import COLOURS, GREY
+from ttt_mlflow.report.style import COLORS, GRAY
 from ttt_mlflow.workload import PARTS
 
 FLOOR_ROW, MEASURED_ROW = 0, 1
-LABELLED_SHARE = 0.06  # of the longer bar; narrower parts have their number in the legend alone
+LABELED_SHARE = 0.06  # of the longer bar; narrower parts have their number in the legend alone
 
 
 def parts_csv(parts: Sequence[PartWork]) -> str:
@@ -33,13 +33,11 @@ def roofline_png(parts: Sequence[PartWork], measured_ms: float, title: str) -> b
     floor = sum(ms for _, ms in timed)
     left = 0.0
     for name, ms in timed:
-        axes.barh(
-            FLOOR_ROW, ms, left=left, color=COLOURS[PARTS.index(name) % len(COLOURS)], label=f"{name}: {ms:.3g} ms"
-        )
-        if ms > LABELLED_SHARE * max(floor, measured_ms):
+        axes.barh(FLOOR_ROW, ms, left=left, color=COLORS[PARTS.index(name) % len(COLORS)], label=f"{name}: {ms:.3g} ms")
+        if ms > LABELED_SHARE * max(floor, measured_ms):
             axes.text(left + ms / 2, FLOOR_ROW, f"{ms:.3g}", ha="center", va="center", color="white")
         left += ms
-    axes.barh(MEASURED_ROW, measured_ms, color=GREY, label=f"measured: {measured_ms:.3g} ms")
+    axes.barh(MEASURED_ROW, measured_ms, color=GRAY, label=f"measured: {measured_ms:.3g} ms")
     axes.text(measured_ms / 2, MEASURED_ROW, f"{measured_ms:.3g}", ha="center", va="center", color="white")
     axes.set_yticks([FLOOR_ROW, MEASURED_ROW], ["floor", "measured"])
     axes.invert_yaxis()

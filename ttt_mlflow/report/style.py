@@ -9,10 +9,10 @@ from ttt_mlflow.workload import PARTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = ("#1f6fb4", "#c8553d", "#3a8f5c", "#7a5195", "#b8860b", "#4d9fb0", "#d45087", "#6b6b6b")
-GREY = "#8a8f98"
+COLORS = ("#1f6fb4", "#c8553d", "#3a8f5c", "#7a5195", "#b8860b", "#4d9fb0", "#d45087", "#6b6b6b")
+GRAY = "#8a8f98"
 
-PART_COLOURS = {part: COLOURS[index % len(COLOURS)] for index, part in enumerate(PARTS)} | {UNKNOWN: GREY}
+PART_COLORS = {part: COLORS[index % len(COLORS)] for index, part in enumerate(PARTS)} | {UNKNOWN: GRAY}
 
 
 def figure_png(figure: "Figure") -> bytes:

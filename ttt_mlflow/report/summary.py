@@ -6,12 +6,19 @@ Both show what is in the journal and nothing else: a value that was not measured
 import json
 from collections.abc import Mapping
 
+from ttt_mlflow import names
 from ttt_mlflow.measurement.verdict import verdict_text
-from ttt_mlflow.names import CLOCK_EVENT_REASONS, VIOLATION_POLICIES, clock_event_metric, violation_metric
+from ttt_mlflow.names import CLOCK_EVENT_PCT, CLOCK_EVENT_REASONS, VIOLATION_POLICIES, VIOLATION_S, Metric, Throughput
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.report.text import escaped, number
 
-Metrics = Mapping[str, float]
+MetricValues = Mapping[str, float]  # by name, as a record is read
+
+THROUGHPUTS: dict[str, Throughput] = {
+    "decode": names.DECODE_TOKENS_PER_S,
+    "prefill": names.PREFILL_TOKENS_PER_S,
+    "generation": names.GENERATION_TOKENS_PER_S,
+}
 
 # tag's value -> the same for people
 WARMUP_ENDED = {
@@ -21,62 +28,62 @@ WARMUP_ENDED = {
     "time_share": "not settled: its share of the time used up",
 }
 REPEATS_ENDED = {
-    "interval": "ended by the interval",
+    "interval": "ended by the confidence interval",
     "max_seconds": "ended by max_seconds",
     "count": "as many as asked for",
     "interrupted": "interrupted",
 }
 
 # rows that list metrics one after the other: label -> metric -> the same in words
-LISTED = {
+LISTED: dict[str, dict[Metric, str]] = {
     "decode step": {
-        "decode_step_ms_p50": "{} ms p50",
-        "decode_step_ms_p90": "{} p90",
-        "decode_step_ms_p99": "{} p99",
-        "decode_step_ms_mean": "{} mean",
+        names.DECODE_STEP_MS_P50: "{} ms p50",
+        names.DECODE_STEP_MS_P90: "{} p90",
+        names.DECODE_STEP_MS_P99: "{} p99",
+        names.DECODE_STEP_MS_MEAN: "{} mean",
     },
     "roofline": {
-        "roofline_pct": "{} % of it",
-        "roofline_ms": "floor {} ms",
-        "min_bytes_per_step": "{} bytes a step",
-        "flops_per_step": "{} FLOP a step",
+        names.ROOFLINE_PCT: "{} % of it",
+        names.ROOFLINE_MS: "floor {} ms",
+        names.MIN_BYTES_PER_STEP: "{} bytes a step",
+        names.FLOPS_PER_STEP: "{} FLOP a step",
     },
     "memory": {
-        "peak_memory_allocated_gb": "peak {} GB allocated",
-        "peak_memory_reserved_gb": "{} GB reserved",
-        "device_memory_used_gb": "{} GB used on the device",
+        names.PEAK_MEMORY_ALLOCATED_GB: "peak {} GB allocated",
+        names.PEAK_MEMORY_RESERVED_GB: "{} GB reserved",
+        names.DEVICE_MEMORY_USED_GB: "{} GB used on the device",
     },
     "power": {
-        "power_w_mean": "{} W",
-        "energy_j": "{} J",
-        "joules_per_token": "{} J a token",
-        "temperature_c_max": "{} °C at most",
-        "gpu_utilization_pct_mean": "GPU {} % busy",
+        names.POWER_W_MEAN: "{} W",
+        names.ENERGY_J: "{} J",
+        names.JOULES_PER_TOKEN: "{} J a token",
+        names.TEMPERATURE_C_MAX: "{} °C at most",
+        names.GPU_UTILIZATION_PCT_MEAN: "GPU {} % busy",
     },
-    "utilisation": {
-        "sm_active_pct_mean": "SMs {} %",
-        "tensor_active_pct_mean": "tensor cores {} %",
-        "dram_bandwidth_pct_mean": "DRAM bandwidth {} %",
+    "utilization": {
+        names.SM_ACTIVE_PCT_MEAN: "SMs {} %",
+        names.TENSOR_ACTIVE_PCT_MEAN: "tensor cores {} %",
+        names.DRAM_BANDWIDTH_PCT_MEAN: "DRAM bandwidth {} %",
     },
     "overhead": {
-        "imports_s": "imports {} s",
-        "setup_s": "build {} s",
-        "compile_s": "compilation {} s",
-        "warmup_s": "warm-up {} s",
-        "profile_s": "profilers {} s",
-        "recording_s": "recording {} s",
+        names.IMPORTS_S: "imports {} s",
+        names.SETUP_S: "build {} s",
+        names.COMPILE_S: "compilation {} s",
+        names.WARMUP_S: "warm-up {} s",
+        names.PROFILE_S: "profilers {} s",
+        names.RECORDING_S: "recording {} s",
     },
     "memory errors": {
-        "ecc_uncorrected_errors": "{} uncorrected",
+        names.ECC_UNCORRECTED_ERRORS: "{} uncorrected",
     },
     "profiled": {
-        "profiled_step_ms": "{} ms a step",
-        "gpu_idle_pct": "GPU idle {} %",
-        "launch_gap_us_mean": "{} µs between kernels",
-        "host_ms_per_step": "{} ms a step on the host",
+        names.PROFILED_STEP_MS: "{} ms a step",
+        names.GPU_IDLE_PCT: "GPU idle {} %",
+        names.LAUNCH_GAP_US_MEAN: "{} µs between kernels",
+        names.HOST_MS_PER_STEP: "{} ms a step on the host",
     },
     "model": {
-        "model_parameters": "{} parameters",
+        names.MODEL_PARAMETERS: "{} parameters",
     },
 }
 
@@ -104,12 +111,12 @@ def summary_text(journal: Journal, record_at: str) -> str:
     return "\n".join([journal.run_name, *(f"  {label:<{width}}  {text}" for label, text in rows)])
 
 
-def throughput(metrics: Metrics, mode: str) -> str | None:
-    """For example ``66,787 [66,500, 67,010]``: tokens/s of ``mode`` and the 95 % interval of its median."""
-    name = f"{mode}_tokens_per_s"
-    if name not in metrics:
+def throughput(metrics: MetricValues, mode: str) -> str | None:
+    """For example ``66,787 [66,500, 67,010]``: tokens/s of ``mode`` and the 95 % confidence interval of its median."""
+    metric = THROUGHPUTS[mode]
+    if metric.name not in metrics:
         return None
-    return " ".join([number(metrics[name]), *_interval(metrics, name)])
+    return " ".join([number(metrics[metric.name]), *_interval(metrics, metric)])
 
 
 def status_text(journal: Journal) -> str:
@@ -119,7 +126,7 @@ def status_text(journal: Journal) -> str:
 
 def verdict_row(journal: Journal) -> list[tuple[str, str]]:
     """The verdict with its reasons, and what is worth knowing besides."""
-    path = journal.artifacts / "verdict.json"
+    path = journal.artifacts / names.ARTIFACT_VERDICT.path
     if not path.exists():
         return []
     record = json.loads(path.read_text())
@@ -138,8 +145,8 @@ def _configuration(journal: Journal) -> list[tuple[str, str]]:
 
 def _results(journal: Journal) -> list[tuple[str, str]]:
     metrics, mode = journal.metrics, journal.settings.get("mode")
-    spread = _present(metrics, relative_spread_pct="spread {} %")
-    prompt = _present(metrics, prefill_ms="{} ms", time_to_first_token_ms="first token after {} ms")
+    spread = _present(metrics, {names.RELATIVE_SPREAD_PCT: "spread {} %"})
+    prompt = _present(metrics, {names.PREFILL_MS: "{} ms", names.TIME_TO_FIRST_TOKEN_MS: "first token after {} ms"})
     decode, prefill = _throughput_parts(metrics, "decode"), _throughput_parts(metrics, "prefill")
     rows = [
         ("decode", ", ".join(decode + spread if mode == "decode" else decode)),
@@ -152,7 +159,7 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         _listed(metrics, "memory"),
         ("clocks", _clocks_row(metrics)),
         _listed(metrics, "power"),
-        _listed(metrics, "utilisation"),
+        _listed(metrics, "utilization"),
         ("clock events", _clock_events_row(metrics)),
         ("clocks held down", _violations_row(metrics)),
         _listed(metrics, "memory errors"),
@@ -163,57 +170,60 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
     return [(label, text) for label, text in rows if text]
 
 
-def _listed(metrics: Metrics, label: str) -> tuple[str, str]:
+def _listed(metrics: MetricValues, label: str) -> tuple[str, str]:
     """A row of :data:`LISTED`: what was measured of it."""
-    return label, ", ".join(_present(metrics, **LISTED[label]))
+    return label, ", ".join(_present(metrics, LISTED[label]))
 
 
-def _throughput_parts(metrics: Metrics, mode: str) -> list[str]:
-    name = f"{mode}_tokens_per_s"
-    parts = _present(metrics, **{name: "{} tokens/s"})
-    return parts + [f"95 % interval {interval}" for interval in _interval(metrics, name)]
+def _throughput_parts(metrics: MetricValues, mode: str) -> list[str]:
+    metric = THROUGHPUTS[mode]
+    parts = _present(metrics, {metric: "{} tokens/s"})
+    return parts + [f"95 % confidence interval {interval}" for interval in _interval(metrics, metric)]
 
 
-def _passes_row(metrics: Metrics, tags: Mapping[str, str]) -> str:
+def _passes_row(metrics: MetricValues, tags: Mapping[str, str]) -> str:
     """How much was measured, and why not more: ``7 timed, ended by the interval, interval ±0.3 %, …``."""
-    parts = _present(metrics, measured_passes="{} timed")
-    parts += _words(REPEATS_ENDED, tags.get("ttt.stop_reason")) if parts else []
-    parts += _present(metrics, relative_half_width_pct="interval ±{} %")
-    parts += _present(metrics, attempts="attempt {}")
-    warmup = _present(metrics, warmup_passes="{} to warm up")
-    return ", ".join(parts + warmup + (_words(WARMUP_ENDED, tags.get("ttt.warmup_stop_reason")) if warmup else []))
+    parts = _present(metrics, {names.MEASURED_PASSES: "{} timed"})
+    parts += _words(REPEATS_ENDED, tags.get(names.TAG_STOP_REASON.name)) if parts else []
+    parts += _present(metrics, {names.RELATIVE_HALF_WIDTH_PCT: "confidence interval ±{} %"})
+    parts += _present(metrics, {names.ATTEMPTS: "attempt {}"})
+    warmup = _present(metrics, {names.WARMUP_PASSES: "{} to warm up"})
+    if warmup:
+        warmup += _words(WARMUP_ENDED, tags.get(names.TAG_WARMUP_STOP_REASON.name))
+    return ", ".join(parts + warmup)
 
 
 def _words(meanings: Mapping[str, str], reason: str | None) -> list[str]:
     return [] if reason is None else [meanings.get(reason, reason)]
 
 
-def _drift_row(metrics: Metrics) -> str:
+def _drift_row(metrics: MetricValues) -> str:
     """The first third against the last, where it was tested."""
-    across = _present(metrics, drift_pct="{} % from the first third of the passes to the last")
-    across += _present(metrics, drift_p_value="(p {})")
-    within = _present(metrics, drift_within_pass_pct="{} % within a pass")
-    within += _present(metrics, drift_within_pass_p_value="(p {})")
+    across = _present(metrics, {names.DRIFT_PCT: "{} % from the first third of the passes to the last"})
+    across += _present(metrics, {names.DRIFT_P_VALUE: "(p {})"})
+    within = _present(metrics, {names.DRIFT_WITHIN_PASS_PCT: "{} % within a pass"})
+    within += _present(metrics, {names.DRIFT_WITHIN_PASS_P_VALUE: "(p {})"})
     return ", ".join(" ".join(parts) for parts in (across, within) if parts)
 
 
-def _clocks_row(metrics: Metrics) -> str:
-    sm = _present(metrics, sm_clock_mhz_mean="SM {} MHz")
-    if sm and "sm_clock_mhz_min" in metrics and "sm_clock_mhz_max" in metrics:
-        sm = [f"{sm[0]} ({number(metrics['sm_clock_mhz_min'])} to {number(metrics['sm_clock_mhz_max'])})"]
-    return ", ".join([*sm, *_present(metrics, memory_clock_mhz_mean="memory {} MHz")])
+def _clocks_row(metrics: MetricValues) -> str:
+    sm = _present(metrics, {names.SM_CLOCK_MHZ_MEAN: "SM {} MHz"})
+    low, high = metrics.get(names.SM_CLOCK_MHZ_MIN.name), metrics.get(names.SM_CLOCK_MHZ_MAX.name)
+    if sm and low is not None and high is not None:
+        sm = [f"{sm[0]} ({number(low)} to {number(high)})"]
+    return ", ".join([*sm, *_present(metrics, {names.MEMORY_CLOCK_MHZ_MEAN: "memory {} MHz"})])
 
 
-def _clock_events_row(metrics: Metrics) -> str:
-    shares = {reason: metrics.get(clock_event_metric(reason)) for reason in CLOCK_EVENT_REASONS}
+def _clock_events_row(metrics: MetricValues) -> str:
+    shares = {reason: metrics.get(CLOCK_EVENT_PCT[reason].name) for reason in CLOCK_EVENT_REASONS}
     named = [f"{reason} {number(share)} %" for reason, share in shares.items() if share]
     if named:
         return ", ".join(named)
     return "none" if any(share is not None for share in shares.values()) else ""
 
 
-def _violations_row(metrics: Metrics) -> str:
-    seconds = {policy: metrics.get(violation_metric(policy)) for policy in VIOLATION_POLICIES}
+def _violations_row(metrics: MetricValues) -> str:
+    seconds = {policy: metrics.get(VIOLATION_S[policy].name) for policy in VIOLATION_POLICIES}
     named = [f"{policy} {number(held)} s" for policy, held in seconds.items() if held]
     if named:
         return ", ".join(named)
@@ -222,23 +232,23 @@ def _violations_row(metrics: Metrics) -> str:
 
 def host_row(journal: Journal) -> list[tuple[str, str]]:
     labels = {
-        "ttt.host": "{}",
-        "ttt.gpu_name": "{}",
-        "ttt.driver": "driver {}",
-        "ttt.torch": "torch {}",
-        "ttt.triton": "triton {}",
+        names.TAG_HOST: "{}",
+        names.TAG_GPU_NAME: "{}",
+        names.TAG_DRIVER: "driver {}",
+        names.TAG_TORCH: "torch {}",
+        names.TAG_TRITON: "triton {}",
     }
     tags = journal.tags
-    parts = [label.format(tags[name]) for name, label in labels.items() if tags.get(name)]
+    parts = [label.format(tags[tag.name]) for tag, label in labels.items() if tags.get(tag.name)]
     return [("host", ", ".join(parts))] if parts else []
 
 
-def _interval(metrics: Metrics, name: str) -> list[str]:
-    """``[low, high]`` of the metric ``name`` if it was measured, as a list of one text."""
-    low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")
+def _interval(metrics: MetricValues, metric: Throughput) -> list[str]:
+    """``[low, high]`` of ``metric`` if it was measured, as a list of one text."""
+    low, high = metrics.get(metric.ci_low.name), metrics.get(metric.ci_high.name)
     return [] if low is None or high is None else [f"[{number(low)}, {number(high)}]"]
 
 
-def _present(metrics: Metrics, **templates: str) -> list[str]:
+def _present(metrics: MetricValues, templates: Mapping[Metric, str]) -> list[str]:
     """The templates of those metrics that were measured, filled in."""
-    return [text.format(number(metrics[name])) for name, text in templates.items() if name in metrics]
+    return [text.format(number(metrics[metric.name])) for metric, text in templates.items() if metric.name in metrics]

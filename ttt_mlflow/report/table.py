@@ -1,9 +1,10 @@
-"""One line a run, for the terminal, the runs that were judged invalid in grey."""
+"""One line a run, for the terminal, the runs that were judged invalid in gray."""
 
 from collections.abc import Iterable
 
+from ttt_mlflow import names
 from ttt_mlflow.config import MicroConfig, RunConfig, as_text
-from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.recorded_run import RecordedRun
 from ttt_mlflow.report.summary import throughput
 from ttt_mlflow.report.text import number, text_table
 
@@ -24,40 +25,41 @@ NUMERIC = COLUMNS[3:6] + COLUMNS[8:]
 MICRO_COLUMNS = ("micro-benchmark", "kernels", "batches", "heads", "dtype", "status", "verdict")
 
 
-def table_text(journals: Iterable[Journal]) -> str:
-    """The table for a terminal (greys by ANSI codes); lines are as long as their content, whatever its width.
+def table_text(runs: Iterable[RecordedRun]) -> str:
+    """The table for a terminal (gray by ANSI codes); lines are as long as their content, whatever its width.
 
     Micro-benchmarks, which measure something else, have a table of their own after it.
     """
-    journals = list(journals)
-    micro = [journal for journal in journals if journal.entry_point == MicroConfig.entry_point]
-    runs = [journal for journal in journals if journal.entry_point == RunConfig.entry_point]
+    runs = list(runs)
+    micro = [run for run in runs if run.entry_point == MicroConfig.entry_point]
+    models = [run for run in runs if run.entry_point == RunConfig.entry_point]
     parts = []
-    if runs or not micro:
-        parts.append(text_table(COLUMNS, [table_row(run) for run in runs], NUMERIC, [is_invalid(run) for run in runs]))
+    if models or not micro:
+        rows = [table_row(run) for run in models]
+        parts.append(text_table(COLUMNS, rows, NUMERIC, [is_invalid(run) for run in models]))
     if micro:
-        rows = [micro_row(journal) for journal in micro]
-        parts.append(text_table(MICRO_COLUMNS, rows, grey=[is_invalid(journal) for journal in micro]))
+        rows = [micro_row(run) for run in micro]
+        parts.append(text_table(MICRO_COLUMNS, rows, gray=[is_invalid(run) for run in micro]))
     return "\n\n".join(parts)
 
 
-def is_invalid(journal: Journal) -> bool:
-    """Whether the run's numbers are to be shown grey."""
-    return journal.tags.get("ttt.verdict") == "invalid"
+def is_invalid(run: RecordedRun) -> bool:
+    """Whether the run's numbers are to be shown gray."""
+    return run.tags.get(names.TAG_VERDICT.name) == "invalid"
 
 
-def verdict_cell(journal: Journal) -> str:
+def verdict_cell(run: RecordedRun) -> str:
     """For example ``invalid: drift``; empty of a run that was not judged."""
-    tags = journal.tags
-    return ": ".join(filter(None, [tags.get("ttt.verdict"), tags.get("ttt.reasons", "").replace(",", ", ")]))
+    verdict, reasons = run.tags.get(names.TAG_VERDICT.name), run.tags.get(names.TAG_REASONS.name, "")
+    return ": ".join(filter(None, [verdict, reasons.replace(",", ", ")]))
 
 
-def table_row(journal: Journal) -> tuple[str, ...]:
+def table_row(run: RecordedRun) -> tuple[str, ...]:
     """One run's cells, in the order of :data:`COLUMNS`; what was not measured is an empty cell."""
-    config, metrics = journal.settings, journal.metrics
+    config, metrics = run.settings, run.metrics
     decode = config["mode"] == "decode"
-    step = metrics.get("decode_step_ms_p50") if decode else None
-    peak = metrics.get("peak_memory_allocated_gb")
+    step = metrics.get(names.DECODE_STEP_MS_P50.name) if decode else None
+    peak = metrics.get(names.PEAK_MEMORY_ALLOCATED_GB.name)
     return (
         str(config["model_name"]),
         str(config.get("inner_net") or ""),
@@ -65,23 +67,23 @@ def table_row(journal: Journal) -> tuple[str, ...]:
         str(config["batch"]),
         str(config["promptlen"]),
         str(config["genlen"]) if decode else "",
-        str(journal.status["status"]),
-        verdict_cell(journal),
+        run.status,
+        verdict_cell(run),
         throughput(metrics, str(config["mode"])) or "",
         "" if step is None else number(step),
         "" if peak is None else number(peak),
     )
 
 
-def micro_row(journal: Journal) -> tuple[str, ...]:
+def micro_row(run: RecordedRun) -> tuple[str, ...]:
     """One micro-benchmark's cells, in the order of :data:`MICRO_COLUMNS`; its own table is in its record."""
-    config = journal.settings
+    config = run.settings
     return (
-        journal.journal_id,
+        run.id,
         as_text(config["kernels"]),
         as_text(config["batches"]),
         f"{config['heads']} of {config['head_dim']}",
         str(config["dtype"]),
-        str(journal.status["status"]),
-        verdict_cell(journal),
+        run.status,
+        verdict_cell(run),
     )

@@ -6,6 +6,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ttt_mlflow.names import TAG_GPU_NAME, TAG_HOST
+from ttt_mlflow.record.recorded_run import RecordedRun
+
 
 def number(value: float) -> str:
     """Four significant digits or all before the point: ``66,787``, ``15.33``, ``0.01234``."""
@@ -19,26 +22,26 @@ def escaped(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-GREY = "bright_black"
+GRAY = "bright_black"
 
 
 def text_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     numeric: Collection[str] = (),
-    grey: Sequence[bool] | None = None,
+    gray: Sequence[bool] | None = None,
 ) -> str:
-    """Rows for a terminal; ``numeric`` names the columns that stand to the right, ``grey`` says which rows are grey."""
+    """Rows for a terminal; ``numeric`` names the columns that stand to the right, ``gray`` says which rows are gray."""
     table = Table(box=SIMPLE_HEAD, header_style="")
     for column in columns:
         table.add_column(column, justify="right" if column in numeric else "left", no_wrap=True)
-    for row, faint in zip(rows, grey or [False] * len(rows), strict=True):
-        table.add_row(*row, style=GREY if faint else "")
-    coloured = any(grey or ())
+    for row, faint in zip(rows, gray or [False] * len(rows), strict=True):
+        table.add_row(*row, style=GRAY if faint else "")
+    colored = any(gray or ())
     console = Console(
         width=1000,
-        color_system="standard" if coloured else None,
-        force_terminal=coloured,
+        color_system="standard" if colored else None,
+        force_terminal=colored,
         markup=False,
         emoji=False,
         highlight=False,
@@ -60,3 +63,9 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts:
     """Markdown; all columns but the first ``texts`` are numbers."""
     rules = ["---"] * texts + ["---:"] * (len(columns) - texts)
     return [f"| {' | '.join(map(escaped, row))} |" for row in (columns, rules, *rows)]
+
+
+def run_label(run: RecordedRun) -> str:
+    """A run's name, its id and its GPU (or host), in one line."""
+    where = run.tags.get(TAG_GPU_NAME.name) or run.tags.get(TAG_HOST.name)
+    return f"{run.name}, {run.id}{f', {where}' if where else ''}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from ttt_mlflow.profilers.trace import Activity
 from ttt_mlflow.report.page import page
-from ttt_mlflow.report.style import PART_COLOURS
+from ttt_mlflow.report.style import PART_COLORS
 
 EMBEDDED_BYTES = 16 << 20  # of the packed trace at most; a larger one the page asks for
 
@@ -14,12 +14,12 @@ def timeline_page(activities: Sequence[Activity], packed_trace: bytes, title: st
     """``packed_trace`` is the full trace, gzipped, in the page where it has up to :data:`EMBEDDED_BYTES`."""
     begin = min((one.begin_us for one in activities), default=0.0)
     lanes, names = _numbered(one.lane for one in activities), _numbered(one.name for one in activities)
-    parts = _numbered(part for part in PART_COLOURS if any(one.part == part for one in activities))
+    parts = _numbered(part for part in PART_COLORS if any(one.part == part for one in activities))
     data = {
         "title": title,
         "lanes": list(lanes),
         "names": list(names),
-        "parts": [{"name": part, "colour": PART_COLOURS[part]} for part in parts],
+        "parts": [{"name": part, "color": PART_COLORS[part]} for part in parts],
         "activities": [
             {
                 "lane": lanes[one.lane],

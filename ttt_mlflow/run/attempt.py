@@ -1,4 +1,4 @@
-"""One profiling pass after a measurement: what goes wrong in it costs the measurement nothing."""
+"""One thing after another that may fail: a profiling pass, a kernel. What goes wrong costs the others nothing."""
 
 import errno
 import logging
@@ -9,35 +9,45 @@ from contextlib import contextmanager
 
 import torch
 
-from ttt_mlflow.errors import Killed, TTTError, end_if_asked, one_line
+from ttt_mlflow.errors import Killed, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.run.out_of_memory import out_of_memory_message
+from ttt_mlflow.run.out_of_memory import failure_of
 
 ROOM, ROOM_BYTES = ".room", 256 << 10  # a record without its artifacts has a tenth of it
-COMPLETE = "the measurement before it is complete"
 log = logging.getLogger(__name__)
 
 
-def attempt_pass(kind: str, journal: Journal, device: torch.device, action: Callable[[], None]) -> str | None:
-    """Do it; why it failed, in one line with the name of the pass, or None. Raises what a signal asked for."""
+def attempt(action: Callable[[], None], what: str, device: torch.device) -> TTTError | None:
+    """Do it; why ``what`` failed on ``device``, or None. Raises what a signal asked for."""
     try:
-        with after_the_measurement(f"during profile={kind}"), room_kept(journal):
-            action()
-            end_if_asked()
+        action()
+        end_if_asked()
         return None
-    except TTTError as error:
-        message = str(error)
-    except OSError as error:
-        log.error("profile=%s failed\n%s", kind, traceback.format_exc())
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        room = f"make room in {journal.path.parent} and profile again"
-        message = f"cannot be written ({error.strerror}); {room}" if full else one_line(error)
     except Exception as error:
-        # recorded as the run's failure once the other passes are done
-        log.error("profile=%s failed\n%s", kind, traceback.format_exc())
-        message = out_of_memory_message(error, "the profiling pass", device) or one_line(error)
+        # returned as a value: the caller says where it goes
+        log.error("%s failed\n%s", what, traceback.format_exc())
+        return failure_of(error, what, device)
+
+
+def attempt_pass(kind: str, record: Journal, device: torch.device, action: Callable[[], None]) -> str | None:
+    """Make the profiling pass ``kind``; why it failed, in one line with its name, or None."""
+
+    def write_with_room() -> None:
+        try:
+            with after_the_measurement(f"during profile={kind}"), _room_kept(record):
+                action()
+                end_if_asked()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            room = f"make room in {record.path.parent} and profile again"
+            raise RunFailed(f"cannot be written ({error.strerror}); {room}") from error
+
+    failure = attempt(write_with_room, "the profiling pass", device)
+    if failure is None:
+        return None
     prefix = f"profile={kind}: "
-    return message if message.startswith(prefix) else prefix + message
+    return str(failure) if str(failure).startswith(prefix) else f"{prefix}{failure}"
 
 
 @contextmanager
@@ -51,9 +61,9 @@ def after_the_measurement(during: str) -> Iterator[None]:
 
 
 @contextmanager
-def room_kept(journal: Journal) -> Iterator[None]:
+def _room_kept(record: Journal) -> Iterator[None]:
     """Keep room on the disk while a pass writes, which it gives back: the end of the record must fit after it."""
-    room = journal.path / ROOM
+    room = record.path / ROOM
     try:
         room.write_bytes(os.urandom(ROOM_BYTES))  # not zeros, which a file system may pack
         yield

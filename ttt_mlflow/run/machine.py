@@ -21,7 +21,7 @@ def missing_cxx_compiler() -> str | None:
     return "compiling for a CPU needs a C++ compiler (g++ or clang++), and none is found"
 
 
-def settle_device(asked: str | None, notices: list[str]) -> str:
+def choose_device(asked: str | None, notices: list[str]) -> str:
     """``cuda`` or ``cpu``; raise BadInput for a GPU that is asked for and is not there."""
     import torch
 

@@ -5,23 +5,20 @@ compiled and captured before the recording begins. Each step is an NVTX range; i
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-
-import torch
+from collections.abc import Callable
+from contextlib import nullcontext
 
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.profilers.process import end_with_the_run
-from ttt_mlflow.run.plan import resolve
-from ttt_mlflow.run.prepare import PROFILED_STEPS, make_prompt, make_ready, settle, settling_steps
+from ttt_mlflow.profilers.process import end_with_the_run, recorded
+from ttt_mlflow.run.plan import make_plan
+from ttt_mlflow.run.prepare import PROFILED_STEPS, build, clock_warmup_steps, make_ready, warm_clocks
 from ttt_mlflow.workload import STEP, named_by, nvtx
 
 
 def main(text: str) -> None:
-    resolved = resolve(RunConfig.model_validate_json(text))
-    used, device = resolved.used, resolved.request.device
-    model = resolved.entry.factory(resolved.request)
-    prompt = make_prompt(used, model.vocab_size, device)
+    plan = make_plan(RunConfig.model_validate_json(text))
+    used, device = plan.used, plan.device
+    model, prompt = build(plan)
     decoder = make_ready(used, model, prompt)
     step: Callable[[], object] = decoder.step
     count = PROFILED_STEPS
@@ -29,25 +26,13 @@ def main(text: str) -> None:
         step, count = (lambda: decoder.prefill(prompt)), 1
     else:
         decoder.prefill(prompt)
-    settle(step, settling_steps(used, device), device)
+    warm_clocks(step, clock_warmup_steps(used, device), device)
     on_gpu = device.type == "cuda"
-    with _recording(on_gpu), named_by(nvtx) if on_gpu else nullcontext():
+    with recorded(on_gpu), named_by(nvtx) if on_gpu else nullcontext():
         for index in range(count):
             with nvtx(f"{STEP}{index}") if on_gpu else nullcontext():
                 step()
     print(f"ran {count} of {used.run_name}")
-
-
-@contextmanager
-def _recording(on_gpu: bool) -> Iterator[None]:
-    """What Nsight Systems keeps: all that the GPU does for the block."""
-    if on_gpu:
-        torch.cuda.synchronize()
-        torch.cuda.profiler.start()
-    yield
-    if on_gpu:
-        torch.cuda.synchronize()
-        torch.cuda.profiler.stop()
 
 
 if __name__ == "__main__":

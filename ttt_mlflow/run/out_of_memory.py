@@ -4,6 +4,8 @@ import re
 
 import torch
 
+from ttt_mlflow.errors import OutOfMemory, RunFailed, TTTError, one_line
+
 OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|cudaErrorMemoryAllocation|STATUS_ALLOC_FAILED", re.I
 )
@@ -40,3 +42,13 @@ def out_of_memory_message(error: BaseException, what: str, device: torch.device)
         peak = torch.cuda.max_memory_allocated(device) / 1e9
         parts.append(f"the device has {total:.1f} GB, {peak:.1f} GB was allocated at the peak")
     return "; ".join(parts)
+
+
+def failure_of(error: BaseException, what: str, device: torch.device) -> TTTError:
+    """What ``error``, which ended ``what`` on ``device``, means to a person: OutOfMemory or RunFailed.
+
+    A new exception, since the traceback of the old one holds the model's memory.
+    """
+    if message := out_of_memory_message(error, what, device):
+        return OutOfMemory(message)
+    return RunFailed(str(error) if isinstance(error, TTTError) else one_line(error))

@@ -1,7 +1,6 @@
-"""Settles a configuration for this machine, before anything is built.
+"""Chooses what a configuration leaves open, for this machine, before anything is built.
 
-What was asked for explicitly is honoured or refused; what was only a default is left off where it does not exist, with
-a notice.
+What was asked for explicitly is used or refused. A default that does not exist here is left off, with a notice.
 """
 
 from dataclasses import dataclass
@@ -14,14 +13,15 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, find_nsys, importer_fault
-from ttt_mlflow.run.machine import interpreting, missing_cxx_compiler, settle_device
+from ttt_mlflow.run.machine import choose_device, interpreting, missing_cxx_compiler
+from ttt_mlflow.workload import Workload
 
 DEFAULT_INNER_NET = "mlp_1_dual_triton"
 DEFAULT_INNER_NET_CPU = "mlp_1_dual"
 
 
 @dataclass(frozen=True)
-class Resolved:
+class Plan:
     """``asked`` as it was given, ``used`` with nothing left open, and what the person should know about the rest."""
 
     asked: RunConfig
@@ -31,9 +31,17 @@ class Resolved:
     notices: list[str]
     nsys: Nsys | None  # where it is asked for
 
+    @property
+    def device(self) -> torch.device:
+        return self.request.device
 
-def resolve(asked: RunConfig) -> Resolved:
-    """Settle ``asked`` for this machine; raise BadInput for what it cannot honour."""
+    @property
+    def workload(self) -> Workload:
+        return Workload(self.used.mode, self.used.batch, self.used.promptlen)
+
+
+def make_plan(asked: RunConfig) -> Plan:
+    """Choose for this machine what ``asked`` leaves open; raise BadInput for what cannot be had here."""
     notices: list[str] = []
     entry = find_model(asked.model_name)
     check_nsys_options(asked)
@@ -57,7 +65,7 @@ def resolve(asked: RunConfig) -> Resolved:
         used.model_name, inner_net, getattr(torch, used.dtype), torch.device(device), used.seed, used.checkpoint
     )
     entry.check(request)
-    return Resolved(asked, used, entry, request, notices, nsys)
+    return Plan(asked, used, entry, request, notices, nsys)
 
 
 def check_nsys_options(asked: RunConfig | MicroConfig) -> None:
@@ -76,7 +84,7 @@ def _profilers(asked: RunConfig, device: str, notices: list[str]) -> Nsys | None
     for profiler in asked.profile:
         try:
             if profiler == "nsys":
-                nsys = settle_nsys(device, notices)
+                nsys = choose_nsys(device, notices)
             elif profiler == "memory":
                 _check_memory_profiler(device)
             else:
@@ -88,7 +96,7 @@ def _profilers(asked: RunConfig, device: str, notices: list[str]) -> Nsys | None
     return nsys
 
 
-def settle_nsys(device: str, notices: list[str]) -> Nsys:
+def choose_nsys(device: str, notices: list[str]) -> Nsys:
     """The nsys of this machine; raise :class:`BadInput` where it cannot record, and say what its report will lack."""
     if device == "cpu":
         raise BadInput("profile=nsys: it records what a GPU does, and the device is cpu; leave nsys out of profile")
@@ -132,7 +140,7 @@ def _check_what_the_model_takes(asked: RunConfig, entry: ModelEntry) -> None:
 
 
 def _device(asked: RunConfig, entry: ModelEntry, notices: list[str]) -> str:
-    device = settle_device(asked.device, notices)
+    device = choose_device(asked.device, notices)
     if device == "cpu" and entry.needs_cuda:
         raise BadInput(f"model_name={asked.model_name}: runs on a GPU only, and the device is cpu")
     return device

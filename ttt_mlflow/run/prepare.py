@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,14 +11,29 @@ from torch import Tensor
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.kernels.mini_batch import MINI_BATCH
 from ttt_mlflow.models.decoder import ModelDecoder, make_decoder
-from ttt_mlflow.models.entry import Decoder
+from ttt_mlflow.models.entry import DecodeModel, Decoder
+from ttt_mlflow.run.plan import Plan
 
 # of a profiling pass: a whole mini-batch of TTT, so that each position, and the fold, is in it once
 PROFILED_STEPS = MINI_BATCH
 EXTRA_STEPS = PROFILED_STEPS + 8  # of a pass beyond genlen at most: those that are profiled, and eager ones
-SETTLING_S = 1.0
+CLOCK_WARMUP_S = 1.0
 MOST_PROMPTS = 1000
 STEPS_AHEAD = 2  # of the GPU, which is then never without work
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is measured: a decoder that is ready to run, and the prompt [B, P] that it starts from."""
+
+    prompt: Tensor
+    decoder: Decoder
+
+
+def build(plan: Plan) -> tuple[DecodeModel, Tensor]:
+    """The model, its weights included, and the prompt [B, P]."""
+    model = plan.entry.factory(plan.request)
+    return model, make_prompt(plan.used, model.vocab_size, plan.device)
 
 
 def make_prompt(used: RunConfig, vocab_size: int, device: torch.device) -> Tensor:
@@ -27,7 +42,7 @@ def make_prompt(used: RunConfig, vocab_size: int, device: torch.device) -> Tenso
     return torch.randint(vocab_size, (used.batch, used.promptlen), generator=generator).to(device)
 
 
-def make_ready(used: RunConfig, model: Any, prompt: Tensor) -> Decoder:
+def make_ready(used: RunConfig, model: DecodeModel, prompt: Tensor) -> Decoder:
     """Compiled, its kernels loaded, its graph captured, as the configuration asks."""
     device = prompt.device
     # the profiling passes may go further than the measured ones
@@ -43,19 +58,19 @@ def make_ready(used: RunConfig, model: Any, prompt: Tensor) -> Decoder:
     return decoder
 
 
-def settling_steps(used: RunConfig, device: torch.device) -> int:
+def clock_warmup_steps(used: RunConfig, device: torch.device) -> int:
     """How many steps before a profile at most: a pass of the measurement's; a CPU needs one, which sets all up."""
     if device.type != "cuda":
         return 1
     return used.genlen if used.mode == "decode" else MOST_PROMPTS
 
 
-def settle(step: Callable[[], object], most: int, device: torch.device) -> None:
+def warm_clocks(step: Callable[[], object], most: int, device: torch.device) -> None:
     """Run ``step`` for about a second, ``most`` times at most, so that a GPU's clocks are those of a measurement.
 
     A card that has rested is faster until its power cap takes hold. The GPU may still be at work when this returns.
     """
-    until = time.perf_counter() + SETTLING_S
+    until = time.perf_counter() + CLOCK_WARMUP_S
     ends: deque[torch.cuda.Event] = deque()
     for _ in range(most):
         step()

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class CardState:
+class GpuState:
     """Readings of one card; None where it does not answer, and ``refused`` then has NVML's words.
 
     Clocks in MHz, power in W, temperature in °C, utilisation in %. processes: all that are on it, this one included.
@@ -48,13 +48,13 @@ def visible_to_nvml() -> int:
         nvml.nvmlShutdown()
 
 
-def read_card(uuid: str) -> CardState:
+def read_gpu_state(uuid: str) -> GpuState:
     """The state of the GPU (or MIG instance) with this UUID; raise :class:`TelemetryUnavailable` without NVML."""
     with _device(uuid) as (nvml, device):
         return _read(nvml, device)
 
 
-def card_facts(uuid: str) -> dict[str, object]:
+def gpu_facts(uuid: str) -> dict[str, object]:
     """How the GPU (or MIG instance) with this UUID is set up; what it does not say has no entry.
 
     gpu_power_limit_w, gpu_enforced_power_limit_w (the lowest of all that limit it), gpu_sm_clock_max_mhz,
@@ -94,7 +94,7 @@ def _device(uuid: str) -> Iterator[tuple[ModuleType, Device]]:
         nvml.nvmlShutdown()
 
 
-def _read(nvml: ModuleType, device: Device) -> CardState:
+def _read(nvml: ModuleType, device: Device) -> GpuState:
     refused: dict[str, str] = {}
 
     def ask(name: str, function: Callable[[Any], T]) -> T | None:
@@ -108,7 +108,7 @@ def _read(nvml: ModuleType, device: Device) -> CardState:
     listed = lists.read()
     if lists.compute.refused is not None:
         refused["processes"] = lists.compute.refused
-    return CardState(
+    return GpuState(
         uuid=device.uuid,
         driver=text(nvml.nvmlSystemGetDriverVersion()),
         sm_clock=ask("sm_clock", lambda handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from ttt_mlflow.telemetry.gpu_state import card_facts
+from ttt_mlflow.telemetry.gpu_state import gpu_facts
 from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, cuda_driver_version, driver_version
 
 GIT_SECONDS = 10
@@ -24,7 +24,7 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
     (10^9 bytes), kernel, python, torch, triton, mamba_ssm, causal_conv1d, nvidia_ml_py, cuda (that PyTorch was built
     for), driver, cuda_driver (the newest CUDA that the driver supports), git_commit, git_dirty, gpu_name, gpu_uuid
     (without NVML's prefix), gpu_memory_gb, gpu_multiprocessors, and those of
-    :func:`ttt_mlflow.telemetry.gpu_state.card_facts`.
+    :func:`ttt_mlflow.telemetry.gpu_state.gpu_facts`.
     """
     facts: dict[str, object | None] = {
         "hostname": platform.node() or None,
@@ -132,6 +132,6 @@ def _gpu_facts(device: torch.device | None) -> dict[str, object | None]:
 
 def _card_facts(uuid: str) -> dict[str, object]:
     try:
-        return card_facts(uuid)
+        return gpu_facts(uuid)
     except TelemetryUnavailable:  # the sampler says so, once a run
         return {}

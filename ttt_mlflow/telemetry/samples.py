@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from ttt_mlflow import names
 from ttt_mlflow.names import (
+    CLOCK_EVENT_PCT,
     CLOCK_EVENT_REASONS,
     VIOLATION_POLICIES,
-    clock_event_metric,
-    system_metric,
-    violation_metric,
+    VIOLATION_S,
+    Metrics,
+    Series,
+    SystemMetric,
 )
 
 SERIES_PER_SECOND = 2
-GREY = "#8a8f98"
 
 # The energy counter moves every 100 ms, so that a section's energy is off by up to that much at its ends.
 # It is given only where the sections are long enough for this to be under a tenth of it.
@@ -28,7 +30,11 @@ ENERGY_ERROR_SHARE = 0.1
 
 # NVML refreshes GPM's counters every 100 ms: a reading may begin, and end, by up to that much before its span.
 GPM_LATE_MS = 100.0
-GPM_COLUMNS = ("sm_active_pct", "tensor_active_pct", "dram_bandwidth_pct")
+GPM_METRICS = {
+    "sm_active_pct": names.SM_ACTIVE_PCT_MEAN,
+    "tensor_active_pct": names.TENSOR_ACTIVE_PCT_MEAN,
+    "dram_bandwidth_pct": names.DRAM_BANDWIDTH_PCT_MEAN,
+}
 
 
 @dataclass(frozen=True)
@@ -50,62 +56,60 @@ class Section:
         return (self.end_ns - self.begin_ns) / 1e9
 
 
-def summarise(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, float]:
+def summarize(samples: pd.DataFrame, sections: Sequence[Section]) -> Metrics:
     """The metrics of the measured sections alone; what was not sampled there is absent.
 
-    Power is the instantaneous one where the card has it, because NVML's own average reaches back to before
+    Power is the instantaneous one where the GPU has it, because NVML's own average reaches back to before
     the section. ``clock_event_<reason>_pct`` is the share of the samples in which NVML named the reason,
     0 where it named it in none.
     """
-    metrics: dict[str, float] = {}
+    metrics: Metrics = {}
     rows = samples[inside(samples, sections)] if not samples.empty else samples
-
-    def put(metric: str, column: str | None, statistic: str, scale: float = 1.0) -> None:
-        if column in rows:
-            values = rows[column].dropna()
-            if not values.empty:
-                metrics[metric] = float(values.agg(statistic)) * scale
-
-    put("sm_clock_mhz_mean", "sm_clock_mhz", "mean")
-    put("sm_clock_mhz_min", "sm_clock_mhz", "min")
-    put("sm_clock_mhz_max", "sm_clock_mhz", "max")
-    put("memory_clock_mhz_mean", "memory_clock_mhz", "mean")
-    put("power_w_mean", _power_column(rows), "mean")
-    put("temperature_c_max", "temperature_c", "max")
-    put("gpu_utilization_pct_mean", "gpu_utilization_pct", "mean")
-    put("device_memory_used_gb", "memory_used_bytes", "max", 1e-9)
-    metrics |= {clock_event_metric(reason): share for reason, share in (clock_event_pct(rows) or {}).items()}
+    for metric, column, statistic, scale in (
+        (names.SM_CLOCK_MHZ_MEAN, "sm_clock_mhz", "mean", 1.0),
+        (names.SM_CLOCK_MHZ_MIN, "sm_clock_mhz", "min", 1.0),
+        (names.SM_CLOCK_MHZ_MAX, "sm_clock_mhz", "max", 1.0),
+        (names.MEMORY_CLOCK_MHZ_MEAN, "memory_clock_mhz", "mean", 1.0),
+        (names.POWER_W_MEAN, power_column(rows), "mean", 1.0),
+        (names.TEMPERATURE_C_MAX, "temperature_c", "max", 1.0),
+        (names.GPU_UTILIZATION_PCT_MEAN, "gpu_utilization_pct", "mean", 1.0),
+        (names.DEVICE_MEMORY_USED_GB, "memory_used_bytes", "max", 1e-9),
+    ):
+        values = rows[column].dropna() if column in rows else pd.Series()
+        if not values.empty:
+            metrics[metric] = float(values.agg(statistic)) * scale
+    metrics |= {CLOCK_EVENT_PCT[reason]: share for reason, share in (clock_event_pct(rows) or {}).items()}
     metrics |= _gpm_means(samples, sections)
     energy = _energy_j(sections)
     if energy is not None:
-        metrics["energy_j"] = energy
+        metrics[names.ENERGY_J] = energy
     return metrics | counted(sections)
 
 
-def series(samples: pd.DataFrame, gpu_index: int) -> dict[str, list[tuple[int, int, float]]]:
-    """The samples as time series for MLflow's System metrics: {metric: [(timestamp_ms, step, value)]}.
+def series(samples: pd.DataFrame, gpu_index: int) -> Series:
+    """The samples as time series for MLflow's System metrics.
 
     Each point is the mean of half a second; the step is its index.
     """
     if samples.empty:
         return {}
-    columns: dict[str, tuple[str | None, float]] = {
-        "sm_clock_megahertz": ("sm_clock_mhz", 1.0),
-        "memory_clock_megahertz": ("memory_clock_mhz", 1.0),
-        "power_usage_watts": (_power_column(samples), 1.0),
-        "temperature_celsius": ("temperature_c", 1.0),
-        "utilization_percentage": ("gpu_utilization_pct", 1.0),
-        "memory_usage_megabytes": ("memory_used_bytes", 1e-6),
-        "dram_bandwidth_percentage": ("dram_bandwidth_pct", 1.0),
+    columns: dict[SystemMetric, tuple[str | None, float]] = {
+        names.SYSTEM_SM_CLOCK: ("sm_clock_mhz", 1.0),
+        names.SYSTEM_MEMORY_CLOCK: ("memory_clock_mhz", 1.0),
+        names.SYSTEM_POWER: (power_column(samples), 1.0),
+        names.SYSTEM_TEMPERATURE: ("temperature_c", 1.0),
+        names.SYSTEM_UTILIZATION: ("gpu_utilization_pct", 1.0),
+        names.SYSTEM_MEMORY: ("memory_used_bytes", 1e-6),
+        names.SYSTEM_DRAM_BANDWIDTH: ("dram_bandwidth_pct", 1.0),
     }
     step_ns = 1_000_000_000 // SERIES_PER_SECOND
     first_ns = int(samples["time_ns"].min())
     bins = (samples["time_ns"] - first_ns) // step_ns
-    points = {}
-    for name, (column, scale) in columns.items():
+    points: Series = {}
+    for metric, (column, scale) in columns.items():
         if column in samples:
             means = samples[column].groupby(bins).mean().dropna() * scale
-            points[system_metric(gpu_index, name)] = [
+            points[metric.of(gpu_index)] = [
                 ((first_ns + index * step_ns) // 1_000_000, step, value)
                 for step, (index, value) in enumerate(zip(means.index.tolist(), means.tolist(), strict=True))
             ]
@@ -127,25 +131,25 @@ def write_samples_csv(samples: pd.DataFrame, path: Path) -> None:
     samples.to_csv(path, index=False)
 
 
-def _power_column(samples: pd.DataFrame) -> str | None:
+def power_column(samples: pd.DataFrame) -> str | None:
     for column in ("power_instant_w", "power_w"):
         if column in samples and samples[column].notna().any():
             return column
     return None
 
 
-def _gpm_means(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, float]:
+def _gpm_means(samples: pd.DataFrame, sections: Sequence[Section]) -> Metrics:
     """Means over time of GPM's readings; of those alone that cover nothing outside one section."""
     if "gpm_span_ms" not in samples:
         return {}
     rows = samples[inside(samples, sections, samples["gpm_span_ms"] + GPM_LATE_MS)]
-    means = {}
-    for column in GPM_COLUMNS:
+    means: Metrics = {}
+    for column, metric in GPM_METRICS.items():
         if column in rows:
             known = rows[rows[column].notna()]
             if not known.empty:
                 weighted = known[column] * known["gpm_span_ms"]
-                means[f"{column}_mean"] = float(weighted.sum() / known["gpm_span_ms"].sum())
+                means[metric] = float(weighted.sum() / known["gpm_span_ms"].sum())
     return means
 
 
@@ -157,16 +161,16 @@ def clock_event_pct(rows: pd.DataFrame) -> dict[str, float] | None:
     return {reason: 100.0 * float(((masks & (1 << bit)) != 0).mean()) for bit, reason in enumerate(CLOCK_EVENT_REASONS)}
 
 
-def counted(sections: Sequence[Section]) -> dict[str, float]:
+def counted(sections: Sequence[Section]) -> Metrics:
     """The metrics of violations and ECC errors, all sections together; without what one of them does not know."""
-    metrics = {}
+    metrics: Metrics = {}
     for policy in VIOLATION_POLICIES:
         if sections and all(policy in section.violation_s for section in sections):
-            metrics[violation_metric(policy)] = float(sum(section.violation_s[policy] for section in sections))
+            metrics[VIOLATION_S[policy]] = float(sum(section.violation_s[policy] for section in sections))
     errors = [section.ecc_uncorrected_errors for section in sections]
     known = [count for count in errors if count is not None]
     if known and len(known) == len(errors):
-        metrics["ecc_uncorrected_errors"] = float(sum(known))
+        metrics[names.ECC_UNCORRECTED_ERRORS] = float(sum(known))
     return metrics
 
 

@@ -1,63 +1,98 @@
-"""Finds a run by what people call it: its record's folder or id, or the id of its MLflow run."""
+"""Finds a recorded run by what people call it: the folder or id of its record, or the id of its MLflow run."""
 
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from posixpath import dirname
+from typing import TYPE_CHECKING, Any
 
+from ttt_mlflow.config import CONFIGURATIONS, RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.names import TAG_ENTRY_POINT, TAG_STATUS, Artifact
 from ttt_mlflow.record.journal import JOURNAL_ID, Journal
+from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun
 from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors, without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(frozen=True)
-class FoundRun:
-    """A run's name, id and GPU in one line, and the folder of its artifacts that was asked for, which may be absent."""
+class StoreRun:
+    """A run of a tracking store; see :class:`RecordedRun`. Artifacts are downloaded to ``folder`` when asked for."""
 
-    label: str
-    folder: Path
+    def __init__(self, client: "MlflowClient", run: "Run", folder: Path) -> None:
+        self._client, self._run, self._folder = client, run, folder
+        self._listed: dict[str, set[str]] = {}
+
+    @property
+    def id(self) -> str:
+        return str(self._run.info.run_id)
+
+    @property
+    def name(self) -> str:
+        return self._run.info.run_name or "a run"
+
+    @property
+    def entry_point(self) -> str:
+        return self.tags.get(TAG_ENTRY_POINT.name, RunConfig.entry_point)
+
+    @property
+    def status(self) -> str:
+        return self.tags.get(TAG_STATUS.name, str(self._run.info.status).lower())
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        kind = CONFIGURATIONS.get(self.entry_point)
+        if kind is None:
+            raise BadInput(f"{self.id}: a run of {self.entry_point}; this version knows {', '.join(CONFIGURATIONS)}")
+        return kind.parse({name: text for name, text in self.params.items() if name in kind.model_fields}).model_dump()
+
+    @property
+    def params(self) -> dict[str, str]:
+        return dict(self._run.data.params)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return dict(self._run.data.metrics)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return dict(self._run.data.tags)
+
+    def artifact(self, artifact: Artifact) -> Path | None:
+        folder = dirname(artifact.path)
+        if folder not in self._listed:
+            items = self._client.list_artifacts(self.id, folder or None)
+            self._listed[folder] = {item.path for item in items}
+        if artifact.path not in self._listed[folder]:
+            return None
+        return Path(self._client.download_artifacts(self.id, artifact.path, str(self._folder)))
 
 
 @contextmanager
-def found_run(run: str, logdir: Path, tracking_uri: str, artifacts: str) -> Iterator[FoundRun]:
-    """The run that ``run`` names, with the folder ``artifacts`` of its artifacts on this disk until the block ends.
+def found_run(run: str, logdir: Path, tracking_uri: str) -> Iterator[RecordedRun]:
+    """The run that ``run`` names; what is downloaded of it lies on this disk until the block ends.
 
-    Raises :class:`BadInput`, which says what can be given.
+    Raises :class:`BadInput`, which says what can be given, or why the store does not hand the run over.
     """
     if JOURNAL_ID.fullmatch(run) and (logdir / run).is_dir():
-        yield _of_journal(Journal.open(logdir / run), artifacts)
+        yield LocalRun(Journal.open(logdir / run))
     elif Path(run).is_dir():
-        yield _of_journal(Journal.open(run), artifacts)
+        yield LocalRun(Journal.open(run))
     elif MLFLOW_RUN_ID.fullmatch(run):
-        with tempfile.TemporaryDirectory() as folder:
-            yield _of_mlflow(run, tracking_uri, artifacts, Path(folder))
+        try:
+            with tempfile.TemporaryDirectory() as folder, client_for_reading(tracking_uri) as client:
+                yield StoreRun(client, client.get_run(run), Path(folder))
+        except known_errors() as error:
+            place = without_password(tracking_uri)
+            raise BadInput(f"{run}: not to be had from {place} ({explain(error)})") from None
     else:
         raise BadInput(
             f"{run}: no such run; give the folder of a record, the id of one in {logdir}, or the id of an MLflow run"
         )
-
-
-def _of_journal(journal: Journal, artifacts: str) -> FoundRun:
-    return FoundRun(_label(journal.run_name, journal.journal_id, journal.tags), journal.artifacts / artifacts)
-
-
-def _of_mlflow(run_id: str, tracking_uri: str, artifacts: str, folder: Path) -> FoundRun:
-    try:
-        with client_for_reading(tracking_uri) as client:
-            run = client.get_run(run_id)
-            found = folder / artifacts
-            if client.list_artifacts(run_id, artifacts):
-                # some stores of artifacts keep the folders above it, others do not
-                found = Path(client.download_artifacts(run_id, artifacts, str(folder)))
-    except known_errors() as error:
-        raise BadInput(f"{run_id}: not to be had from {without_password(tracking_uri)} ({explain(error)})") from None
-    return FoundRun(_label(run.info.run_name or "a run", run_id, run.data.tags), found)
-
-
-def _label(name: str, identity: str, tags: dict[str, str]) -> str:
-    where = tags.get("ttt.gpu_name") or tags.get("ttt.host")
-    return f"{name}, {identity}{f', {where}' if where else ''}"

@@ -63,10 +63,10 @@ def publish(
     """
     with settings(QUIET):
         try:
-            journal.settle()
+            journal.close_abandoned()
             if journal.status["status"] == "running":
                 raise PublishFailed(f"{journal.path}: the run is still going on")
-            settle_target(journal, tracking_uri, run_id, experiment_name)
+            note_target(journal, tracking_uri, run_id, experiment_name)
             reason = check_tracking(tracking_uri)
             if reason:
                 raise _failed(journal, reason)
@@ -98,7 +98,7 @@ def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "erro
             raise PublishFailed(f"the run {run_id} in {place} was not marked: {explain(error)}") from error
 
 
-def settle_target(journal: Journal, tracking_uri: str, run_id: str | None, experiment_name: str | None) -> None:
+def note_target(journal: Journal, tracking_uri: str, run_id: str | None, experiment_name: str | None) -> None:
     """Note in the journal where it is to be published, for whoever does it.
 
     What was given stands first, then the environment, then what was noted before.

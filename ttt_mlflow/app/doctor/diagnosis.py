@@ -1,7 +1,7 @@
 """Whether this machine can measure: one finding for each thing that a full measurement needs.
 
 Every check runs in a thread of its own and has the same time; one that hangs or fails is a finding and costs the others
-nothing. Nothing is measured here but with :func:`measure_cards`.
+nothing. Nothing is measured here but with :func:`measure_gpus`.
 """
 
 import importlib

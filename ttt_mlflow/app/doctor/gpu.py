@@ -9,12 +9,12 @@ from ttt_mlflow.app.doctor.finding import Gpu, Wrong
 from ttt_mlflow.errors import BadInput, TTTError
 
 if TYPE_CHECKING:
-    from ttt_mlflow.telemetry.gpu_state import CardState
+    from ttt_mlflow.telemetry.gpu_state import GpuState
 
 BUSY_PCT = 5  # utilisation by others from which on a card is not quiet
 
 
-def measure_cards(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+def measure_gpus(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
     """Measure and keep the ceilings of each GPU that PyTorch sees; {UUID: ceilings}.
 
     Raises BadInput without a GPU, TTTError where what was measured cannot be kept.
@@ -91,13 +91,13 @@ def _why_no_gpu() -> str:
     return f"NVML sees {count}: let PyTorch's CUDA {torch.version.cuda} fit the driver, and make them visible{named}"
 
 
-def _cards(gpus: Sequence[Gpu], lost: str) -> "list[tuple[Gpu, CardState]]":
+def _cards(gpus: Sequence[Gpu], lost: str) -> "list[tuple[Gpu, GpuState]]":
     """What NVML says of each; ``lost`` is what is not recorded without."""
-    from ttt_mlflow.telemetry.gpu_state import read_card
+    from ttt_mlflow.telemetry.gpu_state import read_gpu_state
 
     if not gpus:
         raise Wrong(f"no GPU: {lost} not recorded")
-    return [(gpu, read_card(gpu.uuid)) for gpu in gpus]
+    return [(gpu, read_gpu_state(gpu.uuid)) for gpu in gpus]
 
 
 def check_clocks(gpus: Sequence[Gpu]) -> str:

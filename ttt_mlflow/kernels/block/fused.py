@@ -1,8 +1,8 @@
 """The decode step outside the inner net, in Triton: norms, causal convolutions, rotary embedding, gates.
 
-Each function is the twin of the one of the same name in :mod:`ttt_mlflow.kernels.block.reference`, which gives shapes and
-meaning. One program handles one sequence (one row of D), reads every input once and writes every output once; the
-arithmetic is float32. Rows are short (D ≤ 5504), so a row fits a program's registers.
+Each function is the twin of the one of the same name in :mod:`ttt_mlflow.kernels.block.reference`, which gives
+shapes and meaning. One program handles one sequence (one row of D), reads every input once and writes every output
+once; the arithmetic is float32. Rows are short (D ≤ 5504), so a row fits a program's registers.
 
 The same kernels run whether the step is eager, compiled or replayed, which is what makes the three agree bit for bit.
 """

@@ -1,0 +1,55 @@
+"""The words of a command line as a configuration."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from ttt_mlflow.config import FALSE_WORDS, TRUE_WORDS, Configuration, RunConfig
+from ttt_mlflow.errors import BadInput
+
+Asked = TypeVar("Asked", bound=Configuration)
+Options = Mapping[str, str | None]  # by the name of the parameter; None: not given
+
+
+def parse_run(options: Options, no_cg: str | None, rest: Sequence[str]) -> RunConfig:
+    """The configuration asked for, with the legacy flag ``--no_cg``; raise BadInput as :func:`parse` does."""
+    if no_cg is not None and no_cg.lower() not in TRUE_WORDS + FALSE_WORDS:
+        asked = parse(RunConfig, options, rest, [f"no_cg={no_cg}: not allowed; no_cg takes true or false"])
+    else:
+        asked = parse(RunConfig, options, rest)
+    if no_cg is None or no_cg.lower() in FALSE_WORDS:
+        return asked
+    if asked.cuda_graph:
+        raise BadInput("no_cg=true: contradicts cuda_graph=true; give one of the two")
+    return asked.model_copy(update={"cuda_graph": False})
+
+
+def parse(kind: type[Asked], options: Options, rest: Sequence[str], faults: Sequence[str] = ()) -> Asked:
+    """The configuration asked for; raise BadInput with one line for each fault, all faults at once.
+
+    rest: the words that are no options of ``kind``.
+    """
+    faults = [*_explain_rest(kind, rest), *faults]
+    try:
+        asked = kind.parse({name: value for name, value in options.items() if value is not None})
+    except BadInput as error:
+        raise BadInput("\n".join([*faults, str(error)])) from None
+    if faults:
+        raise BadInput("\n".join(faults))
+    return asked
+
+
+def _explain_rest(kind: type[Configuration], words: Sequence[str]) -> list[str]:
+    """One line for each argument that is no option of ours: ``--foo 1``, ``--foo=1``, ``batch=1``."""
+    faults = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--"):
+            faults.append(f"{word}: not understood; a parameter is given as --name value")
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not equals and waiting and not waiting[0].startswith("-"):
+            value = waiting.pop(0)
+        name = name.replace("-", "_")
+        faults.append(kind.no_such_parameter(f"{name}={value}" if equals or value else name))
+    return faults

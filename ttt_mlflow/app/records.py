@@ -1,0 +1,58 @@
+"""What the commands do that read records: table, profile-diff, sync."""
+
+from pathlib import Path
+
+from ttt_mlflow.app.output import print_error, print_text
+from ttt_mlflow.errors import BadInput, PublishFailed
+
+
+def print_table(logdir: str) -> None:
+    """One line for each record in the folder ``logdir``."""
+    from ttt_mlflow.record.journal import find_journals
+    from ttt_mlflow.record.recorded_run import LocalRun
+    from ttt_mlflow.report.table import table_text
+
+    runs = [LocalRun(journal) for journal in find_journals(logdir)]
+    print_text(table_text(runs) if runs else f"No records in {logdir}.")
+
+
+def profile_difference(run_a: str, run_b: str, out: Path, logdir: Path, tracking_uri: str | None) -> None:
+    """Print which kernels changed from ``run_a`` to ``run_b``, and write it to the folder ``out`` in three formats.
+
+    Raises :class:`BadInput` for runs that cannot be compared, and where ``out`` cannot be written.
+    """
+    from ttt_mlflow.report import profile_diff as report
+    from ttt_mlflow.tracking.find_run import found_run
+    from ttt_mlflow.tracking.store import resolve_tracking_uri
+
+    def profile(run: str) -> report.ProfiledStep:
+        with found_run(run, logdir, resolve_tracking_uri(tracking_uri)) as found:
+            return report.read_profile(found)
+
+    diff = report.profile_diff(profile(run_a), profile(run_b))
+    print_text(report.diff_text(diff))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "diff.csv").write_text(report.diff_csv(diff))
+        (out / "diff.md").write_text(report.diff_markdown(diff))
+        (out / "diff.png").write_bytes(report.diff_png(diff))
+    except OSError as error:
+        raise BadInput(
+            f"out={out}: cannot be written ({error.strerror}); name a folder that you may write to"
+        ) from None
+    print_text(f"Written: {out}/diff.csv, diff.md, diff.png")
+
+
+def sync_records(path: str, tracking_uri: str | None) -> int:
+    """Publish what is not published yet of the record ``path``, or of those in it; return the exit code."""
+    from ttt_mlflow.tracking.sync import sync
+
+    results = sync(path, tracking_uri)
+    if not results:
+        print_text(f"No records in {path}.")
+    for result in results:
+        if result.outcome == "failed":
+            print_error(f"Error: {result.journal.journal_id}: {result.message}")
+        else:
+            print_text(f"{result.journal.journal_id}: {result.outcome}")
+    return PublishFailed.exit_code if any(result.outcome == "failed" for result in results) else 0

@@ -1,0 +1,169 @@
+"""The life of a run of any kind: open the record, measure, record, profile, and give the record its end."""
+
+import json
+import logging
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Protocol
+
+import torch
+
+from ttt_mlflow import names
+from ttt_mlflow.config import Configuration
+from ttt_mlflow.errors import Killed, OutOfMemory, TTTError
+from ttt_mlflow.names import Tags
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.log import run_log
+from ttt_mlflow.run.out_of_memory import failure_of
+from ttt_mlflow.run.reporter import Reporter
+from ttt_mlflow.telemetry import host
+from ttt_mlflow.telemetry.nvml import TelemetryUnavailable
+from ttt_mlflow.telemetry.sampler import NvmlSampler
+
+HOST_TAGS = {
+    names.TAG_HOST: "hostname",
+    names.TAG_GPU_NAME: "gpu_name",
+    names.TAG_GPU_UUID: "gpu_uuid",
+    names.TAG_DRIVER: "driver",
+    names.TAG_TORCH: "torch",
+    names.TAG_TRITON: "triton",
+    names.TAG_GIT_DIRTY: "git_dirty",
+}
+# fields of a configuration that are recorded as parameters only if they have a value
+OPTIONAL = ("inner_net", "nsys_args", "checkpoint")
+Describe = Callable[[Journal], str]
+log = logging.getLogger(__name__)
+
+
+class Planned(Protocol):
+    """What every plan has."""
+
+    @property
+    def used(self) -> Configuration: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def notices(self) -> list[str]: ...
+
+
+class Run(Protocol):
+    """What the kinds of runs do differently. :func:`conduct` calls the methods once, in this order."""
+
+    @property
+    def plan(self) -> Planned: ...
+
+    def measure(self, sampler: NvmlSampler | None) -> None:
+        """Prepare and measure, while ``sampler`` reads the GPU; None on a CPU and without NVML."""
+
+    def record_measured(self) -> None:
+        """Write down what was measured so far, complete or not: called however ``measure`` ended."""
+
+    def profile(self) -> None:
+        """Run the profiling passes. Called after a complete measurement."""
+
+    def failure(self) -> TTTError | None:
+        """What could not be done although the run came to its end."""
+
+
+def conduct(run: Run, record: Journal, reporter: Reporter, describe: Describe) -> TTTError | None:
+    """Carry out ``run`` and give ``record`` its status, whatever ends it; return why it failed.
+
+    ``describe`` makes the description of the MLflow run. A signal's Killed, and a KeyboardInterrupt, are raised once
+    they are recorded.
+    """
+    with run_log(record), _killed_is_recorded(record, describe):
+        try:
+            _record_plan(record, run.plan, reporter)
+            sampler = _open_sampler(run.plan.device, reporter)
+            try:
+                with sampler or nullcontext():
+                    run.measure(sampler)
+            finally:
+                run.record_measured()
+            run.profile()
+            failure = run.failure()
+        except (Killed, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            # as text: a handler that keeps its records would keep the traceback, and with it the model's memory
+            log.error("the run ended early\n%s", traceback.format_exc())
+            failure = failure_of(error, run.plan.used.run_name, run.plan.device)
+        status = "ok" if failure is None else "oom" if isinstance(failure, OutOfMemory) else "error"
+        message, exit_code = (str(failure), failure.exit_code) if failure else (None, 0)
+        _record_end(record, status, message, exit_code, describe)
+    # returned, not raised inside the handler: the context of an exception would hold the model's memory
+    return failure
+
+
+def _record_plan(record: Journal, plan: Planned, reporter: Reporter) -> None:
+    """The configuration as it is used, and the host's facts."""
+    used = plan.used
+    record.set_used(used.model_dump(mode="json"))
+    # what the model does not have, or was not given, is absent; other fields may stay on auto
+    absent = {name for name in OPTIONAL if getattr(used, name, None) is None}
+    record.update_params(used.model_dump(exclude=absent))
+    _record_environment(record, used, plan.device)
+    record.update_metrics(reporter.phases)
+    log.info("measuring %s with %s", used.run_name, used.as_params())
+    for notice in plan.notices:
+        reporter.say(f"Note: {notice}")
+
+
+def _record_environment(record: Journal, used: Configuration, device: torch.device) -> None:
+    """The host's facts, its packages, and the tags that follow from them and from the configuration."""
+    facts = host.host_facts(device)
+    tags: Tags = {tag: _text(facts[fact]) for tag, fact in HOST_TAGS.items() if fact in facts}
+    tags[names.TAG_CONFIG_ID] = used.config_id
+    tags[names.TAG_JOURNAL_ID] = record.journal_id
+    tags[names.TAG_ENTRY_POINT] = used.entry_point
+    record.update_tags(tags)
+    record.write_artifact(names.ARTIFACT_HOST, json.dumps(facts, indent=1))
+    record.write_artifact(names.ARTIFACT_PACKAGES, host.package_list())
+
+
+def _open_sampler(device: torch.device, reporter: Reporter) -> NvmlSampler | None:
+    """NVML's sampler for a GPU; None on a CPU, and where NVML is missing, which is said."""
+    if device.type != "cuda":
+        return None
+    try:
+        return NvmlSampler.open(host.device_uuid(device))
+    except TelemetryUnavailable as error:
+        reporter.warn(str(error))
+        return None
+
+
+def _record_end(record: Journal, status: str, message: str | None, exit_code: int, describe: Describe) -> None:
+    """Give the record its status, the description that goes with it, and the host's load at the end."""
+    record.set_status(status, message, exit_code)
+    record.update_tags({names.TAG_STATUS: status} | ({names.TAG_MESSAGE: message} if message else {}))
+    record.set_description(describe(record))
+    _record_load_at_the_end(record)
+
+
+@contextmanager
+def _killed_is_recorded(record: Journal, describe: Describe) -> Iterator[None]:
+    """Give the record the status ``killed`` when a signal ends what is done inside, the recording of its end included.
+
+    Otherwise the record would say that the run is still going on. A KeyboardInterrupt counts as killed too: it is what
+    SIGINT becomes where nobody listens to signals, in a notebook for example.
+    """
+    try:
+        yield
+    except (Killed, KeyboardInterrupt) as interruption:
+        killed = interruption if isinstance(interruption, Killed) else Killed(signal.SIGINT)
+        _record_end(record, "killed", f"ended by {killed}", killed.exit_code, describe)
+        raise
+
+
+def _record_load_at_the_end(record: Journal) -> None:
+    """The host's load again: its load at the start is in the same file, if the run came that far."""
+    path, load = record.artifacts / names.ARTIFACT_HOST.path, host.cpu_load_1min()
+    if path.exists() and load is not None:
+        facts = json.loads(path.read_text())
+        record.write_artifact(names.ARTIFACT_HOST, json.dumps(facts | {"cpu_load_1min_end": load}, indent=1))
+
+
+def _text(fact: object) -> str:
+    return str(fact).lower() if isinstance(fact, bool) else str(fact)

@@ -1,0 +1,59 @@
+"""What a person sees while a run goes on, and what its phases took."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ttt_mlflow.errors import end_if_asked
+from ttt_mlflow.names import Metric, Metrics
+
+Show = Callable[[float, str], None]  # the fraction that is done, and what comes next
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Prints to ``console`` and to the run's log. phases: the seconds of each phase that has ended."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.phases: Metrics = {}
+
+    def say(self, text: str) -> None:
+        log.info("%s", text)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        log.warning("%s", text)
+        self.console.print(f"Note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def status(self, text: str) -> AbstractContextManager[object]:
+        """Show ``text`` while the block lasts."""
+        return self.console.status(text)
+
+    @contextmanager
+    def phase(self, metric: Metric, text: str) -> Iterator[None]:
+        """Time a phase that is not measured, and show it."""
+        began = time.perf_counter()
+        with self.status(text):
+            yield
+        self.phases[metric] = time.perf_counter() - began
+        self.console.print(f"{text}: {self.phases[metric]:.1f} s", highlight=False)
+        log.info("%s: %.3f s", text, self.phases[metric])
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Show]:
+        """A bar that moves only when it is told to: nothing is drawn while a pass is timed."""
+        columns = (TextColumn(label), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, auto_refresh=False, redirect_stdout=False) as bar:
+            task = bar.add_task("", total=1.0)
+
+            def show(fraction: float, text: str) -> None:
+                end_if_asked()
+                log.info("%s", text)
+                bar.update(task, completed=fraction, description=text, refresh=True)
+
+            yield show
