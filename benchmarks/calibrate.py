@@ -17,7 +17,7 @@ from benchmarks.spin import SpinningModel
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput, TTTError
 from ttt_mlflow.models.decoder import ModelDecoder
-from ttt_mlflow.run.plan import resolve
+from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prepare import make_prompt, make_ready
 
 SECONDS = 1.5  # of passes, for each look
@@ -38,7 +38,7 @@ def calibrate(asked: dict[str, Any], slowdown_pct: float) -> Calibration:
 
     Raises BadInput where the launch alone takes longer than that.
     """
-    resolved = resolve(RunConfig.parse(asked))
+    resolved = make_plan(RunConfig.parse(asked))
     used, device = resolved.used, resolved.request.device
     wait_us = 0.0
     model = resolved.entry.factory(resolved.request)

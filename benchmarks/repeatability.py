@@ -29,6 +29,7 @@ from ttt_mlflow.measurement.comparison import RUN_TO_RUN_PCT, compare
 from ttt_mlflow.measurement.statistics import median_confidence_interval
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
+from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report.text import text_table
 
 MEDIANS_WITHIN_PCT = 0.5
@@ -51,7 +52,7 @@ class Run:
     def of(cls, kind: str, journal: Journal) -> "Run":
         tags = journal.tags
         verdict, reasons = tags.get("ttt.verdict", "not judged"), tags.get("ttt.reasons", "")
-        return cls(kind, journal.journal_id, throughputs(journal), verdict, reasons)
+        return cls(kind, journal.journal_id, throughputs(LocalRun(journal)), verdict, reasons)
 
     @property
     def median(self) -> float:

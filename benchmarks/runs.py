@@ -3,7 +3,6 @@
 ``python -m benchmarks.runs JSON``, with an :class:`Order`, makes one run and prints its journal's folder last.
 """
 
-import io
 import json
 import subprocess
 import sys
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
 
-from ttt_mlflow.config import RunConfig
+from ttt_mlflow import measure
 from ttt_mlflow.errors import RunFailed, TTTError
 from ttt_mlflow.record.journal import Journal
 
@@ -39,14 +37,9 @@ def record(logdir: Path, asked: Mapping[str, Any], imports_s: float = 0.0) -> Jo
 
     Raises TTTError for what cannot be measured, and for a run that failed.
     """
-    from ttt_mlflow.run import model_run
-    from ttt_mlflow.run.plan import resolve
-
-    resolved = resolve(RunConfig.parse(asked))
-    journal = Journal.create(logdir, resolved.asked.model_dump(mode="json"))
-    # what the run prints is in its log too; a benchmark prints a line of its own for each
-    model_run.run(resolved, journal, Console(file=io.StringIO(), width=100), imports_s)
-    return journal
+    result = measure(asked, logdir=logdir, imports_s=imports_s)
+    result.raise_for_failure()
+    return result.record
 
 
 def facts_of(journal: Journal) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from benchmarks.passes import timed_pass
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput, TTTError
 from ttt_mlflow.measurement.statistics import ORDER_LEAST, median_confidence_interval
-from ttt_mlflow.run.plan import resolve
+from ttt_mlflow.run.lifecycle import open_sampler
+from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prepare import make_prompt, make_ready
-from ttt_mlflow.run.recording import open_sampler
+from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.telemetry.host import host_facts
 
 WITHIN_PCT = 0.2
@@ -114,7 +115,7 @@ def _watched(one_pass: Callable[[], float], sampler: Sampler) -> tuple[float, in
 
 def prepare(asked: RunConfig) -> tuple[Callable[[], float], Callable[[], Sampler], str, str]:
     """A pass, what opens a sampler, the configuration in words and the device; TTTError without a GPU or NVML."""
-    resolved = resolve(asked)
+    resolved = make_plan(asked)
     used, device = resolved.used, resolved.request.device
     if device.type != "cuda":
         raise BadInput("device: there is no GPU, and nothing to sample; this is measured on a machine with one")
@@ -123,7 +124,7 @@ def prepare(asked: RunConfig) -> tuple[Callable[[], float], Callable[[], Sampler
     one_pass = timed_pass(make_ready(used, model, prompt), prompt, used.genlen, device)
 
     def open_one() -> Sampler:
-        sampler = open_sampler(device, Console(file=sys.stderr))
+        sampler = open_sampler(device, Reporter(Console(file=sys.stderr)))
         if sampler is None:
             raise BadInput("telemetry: NVML cannot be used (the note above says why), and there is nothing to measure")
         return sampler

@@ -79,10 +79,14 @@ def carried_out(plan: Plan | MicroPlan, logdir: Path, console: Console | None = 
 
 
 def measured_in(
-    logdir: Path, asked: dict[str, Any], console: Console | None = None, nsys: Nsys | None = None
+    logdir: Path,
+    asked: dict[str, Any],
+    console: Console | None = None,
+    nsys: Nsys | None = None,
+    profile: tuple[str, ...] = (),
 ) -> Carried:
-    """Measure a configuration as the command line does, its record under ``logdir``; ``nsys`` works on a CPU too."""
+    """Measure a configuration, its record under ``logdir``; ``profile`` and ``nsys`` as if there were a GPU."""
     plan = make_plan(RunConfig.parse(asked))
-    if nsys:
-        plan = replace(plan, used=plan.used.model_copy(update={"profile": ("nsys",)}), nsys=nsys)
+    profile = profile or (("nsys",) if nsys else plan.used.profile)
+    plan = replace(plan, used=plan.used.model_copy(update={"profile": profile}), nsys=nsys)
     return carried_out(plan, logdir, console)

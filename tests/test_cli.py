@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
+from tests.catalog import metrics
 from tests.project import free_port, new_store
+from ttt_mlflow.app import measure
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.errors import OutOfMemory, RunFailed
+from ttt_mlflow.errors import OutOfMemory, RunFailed, TTTError
+from ttt_mlflow.names import IMPORTS_S
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.run import model_run
-from ttt_mlflow.run.plan import Resolved
+from ttt_mlflow.run.model_run import ModelRun
+from ttt_mlflow.run.reporter import Reporter
 
 FIELDS = ", ".join(RunConfig.model_fields)
 MODELS = "ttt-125m, ttt-350m, ttt-760m, ttt-1b, ttt-profile, ttt-tiny"
@@ -31,27 +34,26 @@ TINY = ["--model-name", "ttt-tiny", "--device", "cpu"]
 
 @dataclass
 class FakeRunner:
-    """Stands where ``runner.run`` does: notes what would be measured, and ends as it is told."""
+    """Stands where ``conduct`` does: notes what would be measured, and ends as it is told."""
 
     measured: list[RunConfig] = field(default_factory=list)
-    failure: Exception | None = None
+    failure: TTTError | None = None
 
-    def run(self, resolved: Resolved, journal: Journal, console: object, imports_s: float) -> None:
-        assert imports_s > 0
-        self.measured.append(resolved.used)
-        journal.set_used(resolved.used.model_dump(mode="json"))
-        journal.update_params(resolved.used.model_dump())
-        journal.update_metrics({"decode_tokens_per_s": 123.0})
+    def conduct(self, run: ModelRun, journal: Journal, reporter: Reporter, describe: object) -> TTTError | None:
+        assert reporter.phases[IMPORTS_S] > 0
+        self.measured.append(run.used)
+        journal.set_used(run.used.model_dump(mode="json"))
+        journal.update_params(run.used.model_dump())
+        journal.update_metrics(metrics({"decode_tokens_per_s": 123.0}))
         status = {OutOfMemory: "oom", RunFailed: "error"}.get(type(self.failure), "ok")  # type: ignore[arg-type]
         journal.set_status(status, str(self.failure) if self.failure else None, 0)
-        if self.failure:
-            raise self.failure
+        return self.failure
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
     fake = FakeRunner()
-    monkeypatch.setattr(model_run, "run", fake.run)
+    monkeypatch.setattr(measure, "conduct", fake.conduct)
     return fake
 
 
@@ -256,7 +258,7 @@ def test_summary_record_and_ui_are_shown(invoke: Callable[..., Result], fake: Fa
 
 @pytest.mark.parametrize(("failure", "code"), [(OutOfMemory("too big"), 3), (RunFailed("broke"), 1)])
 def test_failure_is_published_and_has_its_exit_code(
-    failure: Exception, code: int, invoke: Callable[..., Result], fake: FakeRunner, store: str
+    failure: TTTError, code: int, invoke: Callable[..., Result], fake: FakeRunner, store: str
 ) -> None:
     fake.failure = failure
     result = invoke("run", *TINY, "--experiment-name", str(failure))

@@ -11,17 +11,18 @@ import torch
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
+from tests.catalog import metrics
 from tests.project import free_port, new_store
 from tests.record.test_micro_results import make_results
+from ttt_mlflow.app import measure
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import MicroConfig
-from ttt_mlflow.errors import OutOfMemory, RunFailed
-from ttt_mlflow.micro import micro_run
-from ttt_mlflow.micro.micro_run import series
-from ttt_mlflow.micro.plan import ResolvedMicro
+from ttt_mlflow.errors import OutOfMemory, RunFailed, TTTError
+from ttt_mlflow.micro.micro_run import MicroRun, series
 from ttt_mlflow.micro.registry import OWN
+from ttt_mlflow.names import ARTIFACT_MICRO_SAMPLES, IMPORTS_S
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.report.micro_table import SAMPLES
+from ttt_mlflow.run.reporter import Reporter
 
 FIELDS = ", ".join(MicroConfig.model_fields)
 QUICK = ["--kernels", "mlp_1_dual", "--device", "cpu"]
@@ -29,30 +30,29 @@ QUICK = ["--kernels", "mlp_1_dual", "--device", "cpu"]
 
 @dataclass
 class FakeRunner:
-    """Stands where ``runner.run`` does: notes what would be measured, and ends as it is told."""
+    """Stands where ``conduct`` does: notes what would be measured, and ends as it is told."""
 
     measured: list[MicroConfig] = field(default_factory=list)
-    failure: Exception | None = None
+    failure: TTTError | None = None
 
-    def run(self, resolved: ResolvedMicro, journal: Journal, console: object, imports_s: float) -> None:
-        assert imports_s > 0
-        self.measured.append(resolved.used)
+    def conduct(self, run: MicroRun, journal: Journal, reporter: Reporter, describe: object) -> TTTError | None:
+        assert reporter.phases[IMPORTS_S] > 0
+        self.measured.append(run.used)
         results = make_results()
-        journal.set_used(resolved.used.model_dump(mode="json"))
-        journal.update_params(resolved.used.model_dump())
-        journal.write_artifact(SAMPLES, results.model_dump_json())
-        journal.update_metrics({"kernel_error/good": 3e-4})
+        journal.set_used(run.used.model_dump(mode="json"))
+        journal.update_params(run.used.model_dump())
+        journal.write_artifact(ARTIFACT_MICRO_SAMPLES, results.model_dump_json())
+        journal.update_metrics(metrics({"kernel_error/good": 3e-4}))
         journal.set_series(series(results))
         status = {OutOfMemory: "oom", RunFailed: "error"}.get(type(self.failure), "ok")  # type: ignore[arg-type]
         journal.set_status(status, str(self.failure) if self.failure else None, 0)
-        if self.failure:
-            raise self.failure
+        return self.failure
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
     fake = FakeRunner()
-    monkeypatch.setattr(micro_run, "run", fake.run)
+    monkeypatch.setattr(measure, "conduct", fake.conduct)
     return fake
 
 
@@ -158,7 +158,7 @@ def test_table_record_and_ui_are_shown(invoke: Callable[..., Result], fake: Fake
 
 @pytest.mark.parametrize(("failure", "code"), [(OutOfMemory("too big"), 3), (RunFailed("wrong"), 1)])
 def test_failure_is_published_and_has_its_exit_code(
-    failure: Exception, code: int, invoke: Callable[..., Result], fake: FakeRunner, store: str
+    failure: TTTError, code: int, invoke: Callable[..., Result], fake: FakeRunner, store: str
 ) -> None:
     fake.failure = failure
     result = invoke(*QUICK, "--experiment-name", f"micro {failure}")

@@ -1,75 +1,96 @@
-"""The public names: module, docs page and configuration say the same."""
+"""The catalog of names: what each entry says, that the code records through it, and that the page is made from it."""
 
+import ast
 import re
 from pathlib import Path
 
 import pynvml
 import pytest
 
+from docs.generate import PAGES
+from tests.project import ROOT
 from ttt_mlflow import names
-from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
+from ttt_mlflow.config import MicroConfig, RunConfig
+from ttt_mlflow.names import Metric
 
-PAGE = (Path(__file__).parents[1] / "docs" / "names.md").read_text()
-
-
-def table(heading: str) -> list[list[str]]:
-    """Rows of the first table under the page's ``heading``, cells without their backquotes."""
-    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip().strip("`") for cell in row] for row in rows[2:]]
+EVERY_METRIC = (*names.METRICS, *names.KERNEL_METRICS, *names.CARD_METRICS, *names.SYSTEM_METRICS)
+RECORDED = {metric.name for metric in (*names.METRICS, *names.CARD_METRICS, *names.KERNEL_METRICS)}
+RECORDED |= {tag.name for tag in names.TAGS} | {artifact.path for artifact in names.ARTIFACTS}
+SOURCES = sorted(path for path in (ROOT / "ttt_mlflow").rglob("*.py") if path.name != "names.py")
 
 
-@pytest.mark.parametrize(
-    ("heading", "kind", "listed"),
-    [
-        ("Parameters", RunConfig, names.PARAMETERS),
-        ("Micro-benchmark parameters", MicroConfig, names.MICRO_PARAMETERS),
-    ],
-)
-def test_parameters(heading: str, kind: type[Configuration], listed: tuple[str, ...]) -> None:
-    assert tuple(kind.model_fields) == listed
-    defaults = kind.parse({}).as_params()
-    assert table(heading) == [[name, defaults[name], field.description] for name, field in kind.model_fields.items()]
+def test_names_are_unique() -> None:
+    for kind in (EVERY_METRIC, names.TAGS):
+        listed = [one.name for one in kind]
+        assert len(listed) == len(set(listed))
+    paths = [artifact.path for artifact in names.ARTIFACTS]
+    assert len(paths) == len(set(paths))
 
 
-@pytest.mark.parametrize(
-    ("heading", "metrics"),
-    [("Metrics", names.METRICS), ("Kernel metrics", names.KERNEL_METRICS), ("Card metrics", names.CARD_METRICS)],
-)
-def test_metrics(heading: str, metrics: dict[str, tuple[str, str]]) -> None:
-    assert table(heading) == [[name, *entry] for name, entry in metrics.items()]
-
-
-def test_a_kernels_metric_is_in_a_section_of_mlflows_charts() -> None:
-    assert names.kernel_metric("kernel_us", "mlp_1_dual") == "kernel_us/mlp_1_dual"
-
-
-def test_system_metrics() -> None:
-    assert table("System metrics") == [
-        [f"system/gpu_<i>_{suffix}", *entry] for suffix, entry in names.SYSTEM_METRICS.items()
-    ]
-    # MLflow shows those series, and only those, in the System metrics tab
-    assert names.system_metric(3, "power_usage_watts") == "system/gpu_3_power_usage_watts"
-
-
-def test_tags() -> None:
-    assert table("Tags") == [[name, meaning] for name, meaning in names.TAGS.items()]
-
-
-def test_artifacts() -> None:
-    assert table("Artifacts") == [[name, meaning] for name, meaning in names.ARTIFACTS.items()]
+@pytest.mark.parametrize("metric", EVERY_METRIC, ids=lambda metric: metric.name)
+def test_a_metric_says_what_it_is(metric: Metric) -> None:
+    assert metric.unit
+    assert metric.meaning
+    assert metric.better in ("higher", "lower", None)
+    if metric in (*names.METRICS, *names.KERNEL_METRICS, *names.CARD_METRICS):
+        assert metric.label, "a chart needs it"
+    if metric.headline:
+        assert metric.better, "a first screen shows what can be better or worse"
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        *(*names.METRICS, *names.KERNEL_METRICS, *names.CARD_METRICS, *names.SYSTEM_METRICS),
-        *dict.fromkeys((*names.PARAMETERS, *names.MICRO_PARAMETERS)),
-    ],
+    "name", [metric.name for metric in EVERY_METRIC] + list({**RunConfig.model_fields, **MicroConfig.model_fields})
 )
 def test_names_are_such_as_every_mlflow_store_takes(name: str) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
     assert len(name) <= 250
+
+
+def test_a_throughput_has_two_ends() -> None:
+    throughput = names.DECODE_TOKENS_PER_S
+    assert throughput.ci_low.name == "decode_tokens_per_s_ci_low"
+    assert throughput.ci_high.name == "decode_tokens_per_s_ci_high"
+    assert {throughput.ci_low, throughput.ci_high} <= set(names.METRICS)
+
+
+def test_a_kernels_metric_is_in_a_section_of_mlflows_charts() -> None:
+    assert names.KERNEL_US.of("mlp_1_dual").name == "kernel_us/mlp_1_dual"
+
+
+def test_system_metrics() -> None:
+    # MLflow shows those series, and only those, in the System metrics tab
+    assert names.SYSTEM_POWER.of(3).name == "system/gpu_3_power_usage_watts"
+
+
+def literals(path: Path) -> set[str]:
+    """The texts of a source file, without its docstrings."""
+    tree = ast.parse(path.read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings)
+    return {node.value for node in found if isinstance(node.value, str)}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_code_spells_a_name_that_the_catalog_has(source: Path) -> None:
+    spelled = literals(source) & RECORDED
+    assert not spelled - ALLOWED.get(str(source.relative_to(ROOT)), set()), "use the object of ttt_mlflow.names"
+
+
+# names that stand for something else there as well
+ALLOWED: dict[str, set[str]] = {
+    # keys of timing/passes.json
+    "ttt_mlflow/run/model_run.py": {"prefill_ms", "time_to_first_token_ms"},
+    "ttt_mlflow/measurement/loop.py": {"warmup_passes", "warmup_s"},
+    # a file of the record that is also uploaded as an artifact
+    "ttt_mlflow/record/journal.py": {"config.json"},
+    # the name of one of NVML's counters
+    "ttt_mlflow/telemetry/counters.py": {"ecc_uncorrected_errors"},
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_generated_pages_are_up_to_date(page: str) -> None:
+    assert (ROOT / page).read_text() == PAGES[page](ROOT), f"run `python -m docs.generate`: {page} is stale"
 
 
 def test_clock_event_reasons_are_nvmls_bits() -> None:

@@ -6,9 +6,10 @@ from the configurations, whose fields are the parameters.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 Better = Literal["higher", "lower"]
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -546,21 +547,26 @@ ARTIFACT_HOST = Artifact("environment/host.json", "facts about the host, its sof
 ARTIFACT_PACKAGES = Artifact("environment/packages.txt", "installed packages, name==version")
 
 
-def _metrics(kind: type[Metric]) -> tuple[Metric, ...]:
-    """All metrics of this module that are exactly of ``kind`` (or throughputs), in the order of their definition."""
-    found: list[Metric] = []
+def _defined(kind: type[Kind]) -> tuple[Kind, ...]:
+    """All objects of ``kind`` that this module defines, in the order of their definition."""
+    found: list[Kind] = []
     for value in list(globals().values()):
         several = value.values() if isinstance(value, dict) else [value]
-        for one in several:
-            if type(one) is kind:
-                found.append(one)
-            elif kind is Metric and isinstance(one, Throughput):
-                found += [one, one.ci_low, one.ci_high]
+        found += [one for one in several if isinstance(one, kind)]
     return tuple(found)
 
 
-KERNEL_METRICS = _metrics(KernelMetric)
-SYSTEM_METRICS = _metrics(SystemMetric)
-METRICS = tuple(metric for metric in _metrics(Metric) if metric not in CARD_METRICS)
-TAGS: tuple[Tag, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Tag))
-ARTIFACTS: tuple[Artifact, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Artifact))
+def _with_ends(metric: Metric) -> tuple[Metric, ...]:
+    return (metric, metric.ci_low, metric.ci_high) if isinstance(metric, Throughput) else (metric,)
+
+
+KERNEL_METRICS = _defined(KernelMetric)
+SYSTEM_METRICS = _defined(SystemMetric)
+METRICS: tuple[Metric, ...] = tuple(
+    one
+    for metric in _defined(Metric)
+    if metric not in (*KERNEL_METRICS, *SYSTEM_METRICS, *CARD_METRICS)
+    for one in _with_ends(metric)
+)
+TAGS = _defined(Tag)
+ARTIFACTS = _defined(Artifact)

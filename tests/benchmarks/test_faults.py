@@ -5,6 +5,7 @@ import pytest
 
 import benchmarks.faults
 from benchmarks.faults import Fault, Judged, faults, judge, main, run_all
+from tests.catalog import artifact, tags
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.record.journal import Journal
 
@@ -14,9 +15,11 @@ BY_NAME = {fault.name: fault for fault in faults(1000.0)}
 def run_judged(root: Path, verdict: str | None, reasons: str = "", processes: str = "") -> Journal:
     journal = Journal.create(root, {})
     if verdict:
-        journal.update_tags({"ttt.verdict": verdict, "ttt.reasons": reasons})
+        journal.update_tags(tags({"ttt.verdict": verdict, "ttt.reasons": reasons}))
     if processes:
-        journal.write_artifact("telemetry/processes.csv", "pid,name,memory_bytes,sm_utilization_pct\n" + processes)
+        journal.write_artifact(
+            artifact("telemetry/processes.csv"), "pid,name,memory_bytes,sm_utilization_pct\n" + processes
+        )
     return journal
 
 

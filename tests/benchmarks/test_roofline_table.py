@@ -3,18 +3,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.roofline_table import main, make_rows, parts_table, table
+from tests.catalog import artifact, metrics, tags
 from ttt_mlflow.record.journal import Journal
 
 
 def journal(root: Path, ceilings: bool) -> Journal:
     made = Journal.create(root, {})
-    made.update_metrics({"decode_tokens_per_s": 66564, "decode_step_ms_mean": 1.9, "min_bytes_per_step": 4e9})
+    made.update_metrics(metrics({"decode_tokens_per_s": 66564, "decode_step_ms_mean": 1.9, "min_bytes_per_step": 4e9}))
     floor = ("0.5", "0.25") if ceilings else ("", "")
     if ceilings:
-        made.update_metrics({"roofline_ms": 0.75, "roofline_pct": 39.5})
+        made.update_metrics(metrics({"roofline_ms": 0.75, "roofline_pct": 39.5}))
     rows = f"projections,2e9,1e9,{floor[0]}\nsampling,1e6,0,{floor[1]}\n"
-    made.write_artifact("roofline/parts.csv", "part,bytes,flops,floor_ms\n" + rows)
-    made.update_tags({"ttt.verdict": "valid"})
+    made.write_artifact(artifact("roofline/parts.csv"), "part,bytes,flops,floor_ms\n" + rows)
+    made.update_tags(tags({"ttt.verdict": "valid"}))
     return made
 
 

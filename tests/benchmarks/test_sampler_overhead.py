@@ -1,4 +1,3 @@
-import io
 import json
 import sys
 import threading
@@ -10,7 +9,8 @@ from rich.console import Console
 
 from benchmarks.sampler_overhead import WARMUP_PASSES, Sampler, main, measure, overhead, summary
 from tests.telemetry.fake_nvml import GPU_UUID, FakeNvml
-from ttt_mlflow.run.recording import open_sampler
+from ttt_mlflow.run.lifecycle import open_sampler
+from ttt_mlflow.run.reporter import Reporter
 
 
 class Stage:
@@ -85,7 +85,7 @@ def test_with_the_sampler_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def open_one() -> Sampler:
         nonlocal sampler
-        sampler = open_sampler(torch.device("cuda"), Console(file=io.StringIO()))
+        sampler = open_sampler(torch.device("cuda"), Reporter(Console(quiet=True)))
         assert sampler is not None
         return sampler
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.catalog import ARTIFACT_PATHS
 from tests.micro.cases import entry, linear
 from tests.micro.test_check import too_large
-from tests.micro.test_micro_run import Measured, measured_in
+from tests.micro.test_micro_run import CarriedMicro, measured_in
 from ttt_mlflow import names
 from ttt_mlflow.errors import BadInput, OutOfMemory, RunFailed
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
@@ -26,13 +27,13 @@ MB = 1_000_000
 SMALL: dict[str, Any] = {"device": "cuda", "heads": 8, "head_dim": 64, "batches": "1,256", "seconds": 0.3}
 
 
-def measured(tmp_path: Path, *entries: KernelEntry, **asked: Any) -> Measured:
+def measured(tmp_path: Path, *entries: KernelEntry, **asked: Any) -> CarriedMicro:
     return measured_in(tmp_path, *entries, **{**SMALL, **asked})
 
 
-def share(run: Measured, kernel: str, batch: int) -> float:
+def share(run: CarriedMicro, kernel: str, batch: int) -> float:
     """Of the card's read bandwidth, in percent."""
-    rows = run.journal.series[names.kernel_metric("kernel_read_ceiling_pct", kernel)]
+    rows = run.journal.series[names.KERNEL_READ_CEILING_PCT.of(kernel).name]
     return next(value for _, step, value in rows if step == batch)
 
 
@@ -40,13 +41,13 @@ def test_the_default_kernels(tmp_path: Path) -> None:
     run = measured(tmp_path, kernels="auto", heads=32, batches="4,256")
     assert run.failure is None, run.log
     metrics, series = run.journal.metrics, run.journal.series
-    assert all(metrics[name] > 0 for name in names.CARD_METRICS)
+    assert all(metrics[metric.name] > 0 for metric in names.CARD_METRICS)
     for kernel in DEFAULT_GPU:
         assert metrics[f"kernel_error/{kernel}"] < 1e-3
         assert metrics[f"kernel_first_use_s/{kernel}"] > 0
-        for name in names.KERNEL_METRICS:
-            if name not in ("kernel_error", "kernel_first_use_s"):
-                assert [step for _, step, _ in series[names.kernel_metric(name, kernel)]] == [4, 256], name
+        for metric in names.KERNEL_METRICS:
+            if metric not in (names.KERNEL_ERROR, names.KERNEL_FIRST_USE_S):
+                assert [step for _, step, _ in series[metric.of(kernel).name]] == [4, 256], metric.name
         # faster than memory can be: then the cache served it
         assert 0 < share(run, kernel, 256) < 105
     for cell in run.results.cells:
@@ -54,10 +55,10 @@ def test_the_default_kernels(tmp_path: Path) -> None:
         assert cell.copies >= 2
         assert cell.overlap == (cell.kernel in ("mlp_1_dual_triton", "mlp_2_dual_triton"))
     assert {"telemetry/samples.csv", "telemetry/clocks.png", "micro/kernels.html"} <= run.artifacts
-    assert run.artifacts <= set(names.ARTIFACTS)
+    assert run.artifacts <= ARTIFACT_PATHS
     samples = pd.read_csv(run.journal.artifacts / "telemetry/samples.csv")
     assert samples["measured"].any()
-    assert names.system_metric(0, "power_usage_watts") in series
+    assert names.SYSTEM_POWER.of(0).name in series
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

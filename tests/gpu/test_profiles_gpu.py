@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.runs import Measured, measured_in
-from ttt_mlflow import names
+from tests.catalog import ARTIFACT_PATHS
+from tests.runs import Carried, measured_in
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.profilers.nsys import find_nsys
-from ttt_mlflow.profilers.step_profile import kernel_table, part_table, summarise
+from ttt_mlflow.profilers.step_profile import kernel_table, part_table, profile_of
 from ttt_mlflow.profilers.torch_profiler import record
 from ttt_mlflow.profilers.trace import read_steps
 from ttt_mlflow.workload import INNER, PARTS
@@ -30,10 +30,10 @@ PROFILE: dict[str, Any] = {"model_name": "ttt-profile", "batch": 64, "genlen": 3
 LAYERS, STEPS = 4, 16
 
 
-def profiled(tmp_path: Path, **asked: Any) -> Measured:
+def profiled(tmp_path: Path, **asked: Any) -> Carried:
     measured = measured_in(tmp_path, {**PROFILE, **asked})
     assert measured.failure is None, measured.log
-    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.artifacts <= ARTIFACT_PATHS
     return measured
 
 
@@ -42,9 +42,10 @@ def test_a_product_alone() -> None:
     steps = read_steps(record(lambda: torch.mm(matrix, matrix), 3, DEVICE).content, on_gpu=True)
     (row,) = kernel_table(steps, part_table(steps, {}))
     assert (row.calls, row.part) == (3, "unknown")
-    profile = summarise(steps)
+    profile = profile_of(steps)
     assert 0 < profile.busy_ms <= profile.step_ms
-    assert set(profile.metrics()) == {"gpu_idle_pct", "launch_gap_us_mean", "host_ms_per_step", "profiled_step_ms"}
+    assert profile.host_ms is not None
+    assert profile.launch_gap_us is not None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.runs import Measured, measured_in
+from tests.catalog import ARTIFACT_PATHS, METRIC_NAMES
+from tests.runs import Carried, measured_in
 from ttt_mlflow import names
 from ttt_mlflow.errors import OutOfMemory
 
@@ -32,7 +33,7 @@ def allocated_before(tmp_path: Path) -> int:
     return torch.cuda.memory_allocated()
 
 
-def ok(measured: Measured) -> Measured:
+def ok(measured: Carried) -> Carried:
     assert measured.failure is None, measured.log
     assert measured.journal.status["status"] == "ok"
     return measured
@@ -47,7 +48,7 @@ def test_a_run_records_what_the_gpu_did(tmp_path: Path) -> None:
     assert (params["device"], params["dtype"], params["inner_net"]) == ("cuda", "float16", "mlp_1_dual_triton")
     assert (params["use_compile"], params["cuda_graph"]) == ("true", "true")
 
-    assert set(metrics) <= set(names.METRICS)
+    assert set(metrics) <= METRIC_NAMES
     assert set(metrics) >= TELEMETRY
     assert metrics["sm_clock_mhz_min"] <= metrics["sm_clock_mhz_mean"] <= metrics["sm_clock_mhz_max"]
     assert metrics["power_w_mean"] > 0
@@ -57,14 +58,14 @@ def test_a_run_records_what_the_gpu_did(tmp_path: Path) -> None:
     assert metrics["decode_tokens_per_s"] > 0
     assert len(measured.steps) == 40 * 64
 
-    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.artifacts <= ARTIFACT_PATHS
     folder = journal.artifacts
     assert (folder / "telemetry/clocks.png").read_bytes().startswith(b"\x89PNG")
     samples = pd.read_csv(folder / "telemetry/samples.csv")
     assert samples["measured"].any()
-    expected = {names.system_metric(0, suffix) for suffix in names.SYSTEM_METRICS}
+    expected = {metric.of(0).name for metric in names.SYSTEM_METRICS}
     # not every card has GPM
-    assert expected - {names.system_metric(0, "dram_bandwidth_percentage")} <= set(journal.series) <= expected
+    assert expected - {names.SYSTEM_DRAM_BANDWIDTH.of(0).name} <= set(journal.series) <= expected
     assert {"telemetry/samples.csv", "telemetry/queries.csv"} <= measured.artifacts
     assert journal.tags["ttt.gpu_name"] == torch.cuda.get_device_name()
     assert {"ttt.gpu_uuid", "ttt.driver"} <= set(journal.tags)

@@ -13,13 +13,14 @@ import pynvml
 import pytest
 import torch
 
+from tests.catalog import by_name
 from ttt_mlflow import names
 from ttt_mlflow.measurement.loop import Measurement, measure_decode
 from ttt_mlflow.measurement.timing import StepTimer, time_once
 from ttt_mlflow.report.clocks_chart import plot_clocks
 from ttt_mlflow.telemetry.host import device_uuid, host_facts
 from ttt_mlflow.telemetry.sampler import NvmlSampler
-from ttt_mlflow.telemetry.samples import series, summarise
+from ttt_mlflow.telemetry.samples import series, summarize
 
 pytestmark = [
     pytest.mark.gpu,
@@ -74,18 +75,17 @@ def highest_sm_clock_mhz(uuid: str) -> float:
 
 def test_sections_of_real_work(matrix: torch.Tensor, tmp_path: Path) -> None:
     timer = StepTimer(400, DEVICE)
+
+    def product() -> object:
+        return torch.mm(matrix, matrix)
+
     with NvmlSampler.open(device_uuid(DEVICE)) as sampler:
         time.sleep(0.5)  # samples of the idle GPU
-        measurement = measure_decode(
-            lambda: timer.time_steps(lambda: torch.mm(matrix, matrix)),
-            warmup=1,
-            repeats=20,
-            precision_pct=0.5,
-            max_seconds=60.0,
-            on_section=sampler.mark,
-        )
+        measurement = Measurement()
+        one = Pass(lambda: timer.time_steps(product), lambda: timer.time_steps(product))
+        measure_passes(one, Budget(1, 20, 0.5, 60.0), RunObserver(sampler, lambda fraction, text: None), measurement)
     frame = sampler.frame()
-    metrics = summarise(frame, sampler.sections)
+    metrics = by_name(summarize(frame, sampler.sections))
     assert len(sampler.sections) == 20
     assert all(repeat.complete for repeat in measurement.repeats)
     assert frame["measured"].any()
@@ -98,7 +98,7 @@ def test_sections_of_real_work(matrix: torch.Tensor, tmp_path: Path) -> None:
     assert metrics["device_memory_used_gb"] > matrix.nbytes / 1e9
     # under load the clock is up: an idle card stands at a fifth of its highest, a power-capped one above two thirds
     assert metrics["sm_clock_mhz_mean"] > highest_sm_clock_mhz(sampler.uuid) / 2
-    assert "system/gpu_0_sm_clock_megahertz" in series(frame, 0)
+    assert names.SYSTEM_SM_CLOCK.of(0) in series(frame, 0)
     plot_clocks(frame, sampler.sections, tmp_path / "clocks.png")
     print(f"refused: {sampler.refused}; read_ms p50 {frame['read_ms'].median():.3f}; {metrics}")
 
@@ -174,8 +174,8 @@ def test_gpm_sees_what_a_copy_and_a_matrix_product_use(matrix: torch.Tensor) -> 
         frame = sampler.frame()
         assert {"sm_active_pct", "tensor_active_pct", "dram_bandwidth_pct", "gpm_span_ms"} <= set(frame.columns)
         assert frame["gpm_span_ms"].dropna().min() > 100
-        found[name] = summarise(frame, sampler.sections)
-        assert "system/gpu_0_dram_bandwidth_percentage" in series(frame, 0)
+        found[name] = by_name(summarize(frame, sampler.sections))
+        assert names.SYSTEM_DRAM_BANDWIDTH.of(0) in series(frame, 0)
         print(name, {metric: value for metric, value in found[name].items() if metric.endswith("_pct_mean")})
     assert found["copy"]["dram_bandwidth_pct_mean"] > found["product"]["dram_bandwidth_pct_mean"]
     assert found["product"]["tensor_active_pct_mean"] > found["copy"]["tensor_active_pct_mean"]
@@ -187,10 +187,10 @@ def test_counters_and_queries_are_complete(matrix: torch.Tensor) -> None:
     with NvmlSampler.open(device_uuid(DEVICE)) as sampler:
         for _ in range(2):
             measured_for(sampler, 0.7, lambda: torch.mm(matrix, matrix))
-    metrics = summarise(sampler.frame(), sampler.sections)
+    metrics = by_name(summarize(sampler.frame(), sampler.sections))
     for policy in names.VIOLATION_POLICIES:
         if f"violation_{policy}" not in sampler.refused:
-            assert 0 <= metrics[names.violation_metric(policy)] <= 1.2 * sum(one.seconds for one in sampler.sections)
+            assert 0 <= metrics[names.VIOLATION_S[policy].name] <= 1.2 * sum(one.seconds for one in sampler.sections)
     if "ecc_uncorrected_errors" not in sampler.refused:
         assert metrics["ecc_uncorrected_errors"] == 0
     table = sampler.queries()

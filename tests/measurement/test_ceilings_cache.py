@@ -11,8 +11,8 @@ import torch
 from tests.telemetry.fake_nvml import DRIVER_NOT_LOADED, GPU_UUID, FakeNvml
 from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.ceilings_cache import (
-    GpuIdentity,
     CeilingsUnknown,
+    GpuIdentity,
     cache_folder,
     identify,
     keep_ceilings,

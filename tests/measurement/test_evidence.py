@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.telemetry.fake_nvml import GPU_UUID, NOT_SUPPORTED, FakeNvml
-from ttt_mlflow.measurement.evidence import GpuEvidence, gpu_evidence, evidence
+from ttt_mlflow.measurement.evidence import GpuEvidence, evidence, gpu_evidence
 from ttt_mlflow.measurement.loop import Measurement
 from ttt_mlflow.measurement.timing import StepTimes
 from ttt_mlflow.names import CLOCK_EVENT_REASONS

@@ -1,16 +1,19 @@
 import json
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
+from tests.catalog import METRIC_NAMES, by_name
 from ttt_mlflow import names
 from ttt_mlflow.errors import Killed
 from ttt_mlflow.measurement import loop
-from ttt_mlflow.measurement.loop import Measurement, measure_decode, measure_prefill
+from ttt_mlflow.measurement.budget import Budget
+from ttt_mlflow.measurement.loop import Measurement, Observer, Pass, measure_passes
 from ttt_mlflow.measurement.timing import StepTimes, time_steps
 
 CPU = torch.device("cpu")
@@ -19,6 +22,31 @@ CPU = torch.device("cpu")
 def times(step_ms: Iterable[float], complete: bool = True) -> StepTimes:
     steps = np.array(list(step_ms), dtype=np.float64)
     return StepTimes(step_ms=steps, total_ms=float(steps.sum()), wall_ms=float(steps.sum()), complete=complete)
+
+
+RecentClocks = Callable[[float], Sequence[float] | None]
+
+
+def budget(**settings: Any) -> Budget:
+    return Budget(**{"warmup": None, "repeats": None, "precision_pct": 0.5, "max_seconds": 60.0} | settings)
+
+
+class Watcher(Observer):
+    """Writes down what it hears, and knows the clocks."""
+
+    def __init__(self, log: list[str], recent_clocks: RecentClocks = lambda seconds: None) -> None:
+        self.log, self.recent_clocks = log, recent_clocks
+        self.progressed: list[tuple[float, str]] = []
+
+    def section(self, edge: Literal["begin", "end"]) -> None:
+        self.log.append(edge)
+
+    def recent_sm_clocks(self, seconds: float) -> Sequence[float] | None:
+        return self.recent_clocks(seconds)
+
+    def progress(self, fraction: float, text: str) -> None:
+        self.log.append("progress")
+        self.progressed.append((fraction, text))
 
 
 class Machine:
@@ -36,20 +64,16 @@ class Machine:
         self.seconds += total / 1e3
         return times([total / 2] * 2)
 
-    def measure(self, **settings: object) -> Measurement:
-        arguments: dict[str, object] = {
-            "warmup": 0,
-            "repeats": None,
-            "precision_pct": 0.5,
-            "max_seconds": 60.0,
-        } | settings
-        return measure_decode(
-            self.one_pass,
-            prepare=lambda: self.log.append("prepare"),
-            on_section=self.log.append,
-            progress=lambda fraction, text: self.log.append("progress"),
-            **arguments,  # type: ignore[arg-type]
-        )
+    def measure(
+        self,
+        recent_clocks: RecentClocks = lambda seconds: None,
+        warm_once: Callable[[], StepTimes] | None = None,
+        **settings: Any,
+    ) -> Measurement:
+        one = Pass(self.one_pass, warm_once or self.one_pass, lambda: self.log.append("prepare"))
+        measurement = Measurement()
+        measure_passes(one, budget(**{"warmup": 0, **settings}), Watcher(self.log, recent_clocks), measurement)
+        return measurement
 
 
 def endless(*values: float) -> Iterable[float]:
@@ -57,6 +81,10 @@ def endless(*values: float) -> Iterable[float]:
     yield from values
     while True:
         yield values[-1]
+
+
+def timed(step: Callable[[], object], count: int) -> Pass:
+    return Pass(lambda: time_steps(step, count, CPU), lambda: time_steps(step, count, CPU))
 
 
 def test_order_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +182,7 @@ def test_the_interval_is_as_narrow_as_asked_for(monkeypatch: pytest.MonkeyPatch,
     noise = np.random.default_rng(1).normal(100, 2, 10_000).tolist()
     measurement = Machine(monkeypatch, noise).measure(precision_pct=precision_pct, max_seconds=1e6)
     assert measurement.stop_reason == "interval"
-    assert measurement.decode_metrics(1)["relative_half_width_pct"] < precision_pct
+    assert by_name(measurement.decode_metrics(1))["relative_half_width_pct"] < precision_pct
     assert len(measurement.repeats) < 10_000
 
 
@@ -180,7 +208,7 @@ def test_there_is_always_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     measurement = Machine(monkeypatch, endless(5_000, 5_100)).measure(max_seconds=0.001)
     assert [repeat.complete for repeat in measurement.repeats] == [True, True]
     assert measurement.stop_reason == "max_seconds"
-    assert "decode_tokens_per_s_ci_low" in measurement.decode_metrics(batch=1)
+    assert "decode_tokens_per_s_ci_low" in by_name(measurement.decode_metrics(batch=1))
 
 
 def test_warmup_may_have_a_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,15 +221,9 @@ def test_warmup_may_have_a_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_progress_never_leaves_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, endless(9_000, 10_000, 11_000))
-    seen: list[tuple[float, str]] = []
-    measure_decode(
-        machine.one_pass,
-        warmup=None,
-        repeats=None,
-        precision_pct=0.5,
-        max_seconds=5.0,
-        progress=lambda fraction, text: seen.append((fraction, text)),
-    )
+    watcher = Watcher([])
+    measure_passes(Pass(machine.one_pass, machine.one_pass), budget(max_seconds=5.0), watcher, Measurement())
+    seen = watcher.progressed
     assert all(0 <= fraction <= 1 for fraction, _ in seen)
     assert seen[0] == (0.0, "warm-up pass 1")
     assert seen[-1] == (1.0, "repeats ended (max_seconds), passes: 2")
@@ -211,7 +233,7 @@ def test_progress_never_leaves_its_range(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("error", [Killed(signal.SIGINT), KeyboardInterrupt(), torch.OutOfMemoryError("no memory")])
 def test_an_interruption_keeps_what_was_measured(error: BaseException) -> None:
     calls = 0
-    sections: list[str] = []
+    watcher = Watcher([])
 
     def step() -> None:
         nonlocal calls
@@ -221,24 +243,16 @@ def test_an_interruption_keeps_what_was_measured(error: BaseException) -> None:
 
     measurement = Measurement()
     with pytest.raises(type(error)):
-        measure_decode(
-            lambda: time_steps(step, 4, CPU),
-            warmup=1,
-            repeats=9,
-            precision_pct=0.5,
-            max_seconds=60.0,
-            on_section=sections.append,
-            measurement=measurement,
-        )
+        measure_passes(timed(step, 4), budget(warmup=1, repeats=9), watcher, measurement)
     assert measurement.interrupted
     assert measurement.stop_reason == "interrupted"
     assert [repeat.complete for repeat in measurement.repeats] == [True, False]
-    assert sections == ["begin", "end", "begin", "end"]
+    assert [event for event in watcher.log if event != "progress"] == ["begin", "end", "begin", "end"]
 
     frame = measurement.steps_frame()
     assert frame["repeat"].tolist() == [0, 0, 0, 0, 1, 1]
     assert frame["complete"].tolist() == [True] * 4 + [False] * 2
-    metrics = measurement.decode_metrics(batch=2)
+    metrics = by_name(measurement.decode_metrics(batch=2))
     assert metrics["decode_tokens_per_s"] == pytest.approx(8e3 / measurement.repeats[0].total_ms)
     assert "decode_tokens_per_s_ci_low" not in metrics
 
@@ -249,14 +263,7 @@ def test_an_interrupted_warmup_is_no_repeat() -> None:
 
     measurement = Measurement()
     with pytest.raises(KeyboardInterrupt):
-        measure_decode(
-            lambda: time_steps(step, 2, CPU),
-            warmup=1,
-            repeats=1,
-            precision_pct=0.5,
-            max_seconds=60.0,
-            measurement=measurement,
-        )
+        measure_passes(timed(step, 2), budget(warmup=1, repeats=1), Observer(), measurement)
     assert measurement.interrupted
     assert measurement.repeats == []
     assert measurement.decode_metrics(1) == {}
@@ -266,7 +273,7 @@ def test_an_interrupted_warmup_is_no_repeat() -> None:
 
 def test_decode_metrics() -> None:
     measurement = Measurement(repeats=[times([1, 3]), times([2, 2]), times([4, 6]), times([500], complete=False)])
-    metrics = measurement.decode_metrics(batch=10)
+    metrics = by_name(measurement.decode_metrics(batch=10))
     assert metrics["decode_tokens_per_s"] == pytest.approx(5000)  # 20 tokens in 4, 4 and 10 ms
     assert metrics["decode_tokens_per_s_ci_low"] < 2000  # of three passes little is known
     assert metrics["decode_tokens_per_s_ci_high"] > 5000
@@ -276,32 +283,17 @@ def test_decode_metrics() -> None:
     assert metrics["decode_step_ms_mean"] == pytest.approx(3)
     assert metrics["decode_step_ms_p50"] == pytest.approx(2.5)
     assert metrics["relative_spread_pct"] == pytest.approx(100 * np.std([5000, 5000, 2000], ddof=1) / 5000)
-    assert set(metrics) <= set(names.METRICS)
+    assert set(metrics) <= METRIC_NAMES
 
 
 def test_prefill_metrics() -> None:
     measurement = Measurement(repeats=[times([10]), times([20]), times([40])])
-    metrics = measurement.prefill_metrics(batch=4, promptlen=100)
+    metrics = by_name(measurement.prefill_metrics(batch=4, promptlen=100))
     assert metrics["prefill_tokens_per_s"] == pytest.approx(20_000)
     assert metrics["prefill_tokens_per_s_ci_low"] < 10_000
     assert metrics["prefill_tokens_per_s_ci_high"] > 40_000
     assert metrics["prefill_ms"] == pytest.approx(20)
     assert Measurement().prefill_metrics(1, 1) == {}
-
-
-def test_measure_prefill_times_one_call_a_repeat() -> None:
-    calls: list[str] = []
-    measurement = measure_prefill(
-        lambda: calls.append("prompt"),
-        CPU,
-        warmup=1,
-        repeats=3,
-        precision_pct=0.5,
-        max_seconds=60.0,
-        prepare=lambda: calls.append("reset"),
-    )
-    assert calls == ["reset", "prompt"] * 4
-    assert [len(repeat.step_ms) for repeat in measurement.repeats] == [1, 1, 1]
 
 
 def test_record_is_plain_data() -> None:
@@ -317,12 +309,12 @@ def test_the_drift_of_the_complete_passes_is_recorded() -> None:
     fold = np.where(np.arange(48) % 16 == 0, 2.0, 1.0)
     passes = [times(fold * 1.01**index) for index in range(6)]
     measurement = Measurement(repeats=[*passes, times([900.0], complete=False)], warmup_stop_reason="count")
-    metrics = measurement.decode_metrics(batch=1)
+    metrics = by_name(measurement.decode_metrics(batch=1))
     assert metrics["drift_pct"] == pytest.approx(100 * (1.01**4 - 1))
     assert metrics["drift_within_pass_pct"] == pytest.approx(0)
     assert metrics["drift_within_pass_p_value"] == 1
     assert metrics["warmup_passes"] == 0
-    assert set(metrics) <= set(names.METRICS)
+    assert set(metrics) <= METRIC_NAMES
     record = json.loads(json.dumps(measurement.record()))
     assert record["drift_false_alarm_rate"] == 0.05
     assert record["drift"]["drift"] == {
@@ -335,12 +327,12 @@ def test_the_drift_of_the_complete_passes_is_recorded() -> None:
 
 def test_drift_that_cannot_be_tested_is_absent() -> None:
     measurement = Measurement(repeats=[times([1, 2])] * 3)
-    assert not [name for name in measurement.decode_metrics(1) if "drift" in name]
+    assert not [name for name in by_name(measurement.decode_metrics(1)) if "drift" in name]
     assert measurement.record()["drift"] == {}
 
 
 def test_stop_tags() -> None:
     assert Measurement().stop_tags() == {}
     tags = Measurement(warmup_stop_reason="settled", stop_reason="interval").stop_tags()
-    assert tags == {"ttt.warmup_stop_reason": "settled", "ttt.stop_reason": "interval"}
+    assert tags == {names.TAG_WARMUP_STOP_REASON: "settled", names.TAG_STOP_REASON: "interval"}
     assert set(tags) <= set(names.TAGS)

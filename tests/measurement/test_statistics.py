@@ -6,15 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from tests.catalog import by_name
 from ttt_mlflow.measurement.statistics import (
     BOOTSTRAP_LEAST,
     ORDER_LEAST,
     median_confidence_interval,
-    percentiles,
     relative_half_width_pct,
     relative_spread_pct,
+    step_percentiles,
     with_confidence_interval,
 )
+from ttt_mlflow.names import Throughput
 
 positive = st.floats(min_value=1e-3, max_value=1e9)
 samples = st.lists(positive, min_size=2, max_size=60)
@@ -170,21 +172,22 @@ def test_half_width_and_spread_are_relative_to_the_median() -> None:
 
 
 def test_with_interval_leaves_out_what_is_not_known() -> None:
-    assert with_confidence_interval("x", []) == {}
-    assert with_confidence_interval("x", [2.0]) == {"x": 2.0}
-    assert with_confidence_interval("x", [2.0, 2.0]) == {"x": 2.0, "x_ci_low": 2.0, "x_ci_high": 2.0}
+    x = Throughput("x", "1", "of a test")
+    assert with_confidence_interval(x, []) == {}
+    assert with_confidence_interval(x, [2.0]) == {x: 2.0}
+    assert by_name(with_confidence_interval(x, [2.0, 2.0])) == {"x": 2.0, "x_ci_low": 2.0, "x_ci_high": 2.0}
 
 
 @given(st.lists(positive, min_size=1, max_size=200))
 def test_percentiles_are_ordered_and_within_the_values(step_ms: list[float]) -> None:
-    found = percentiles(step_ms)
+    found = by_name(step_percentiles(step_ms))
     p50, p90, p99 = (found[f"decode_step_ms_{name}"] for name in ("p50", "p90", "p99"))
     assert min(step_ms) <= p50 <= p90 <= p99 <= max(step_ms)
     assert min(step_ms) * (1 - 1e-9) <= found["decode_step_ms_mean"] <= max(step_ms) * (1 + 1e-9)
 
 
 def test_percentiles_of_a_hundred_and_one_steps() -> None:
-    assert percentiles(np.arange(101.0)) == {
+    assert by_name(step_percentiles(np.arange(101.0))) == {
         "decode_step_ms_p50": 50.0,
         "decode_step_ms_p90": 90.0,
         "decode_step_ms_p99": 99.0,
@@ -192,5 +195,5 @@ def test_percentiles_of_a_hundred_and_one_steps() -> None:
     }
 
 
-def test_no_steps_have_no_percentiles() -> None:
-    assert percentiles([]) == {}
+def test_no_steps_have_no_step_percentiles() -> None:
+    assert step_percentiles([]) == {}

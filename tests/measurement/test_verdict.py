@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttt_mlflow.measurement.drift import Drift
-from ttt_mlflow.measurement.evidence import GpuEvidence, Evidence
+from ttt_mlflow.measurement.evidence import Evidence, GpuEvidence
 from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.measurement.verdict import (
     FAULTY_EVENTS,
@@ -19,6 +19,7 @@ from ttt_mlflow.measurement.verdict import (
     steady_clock,
     verdict_text,
 )
+from ttt_mlflow.names import TAG_MISSING
 from ttt_mlflow.telemetry.processes import GpuProcess
 
 STEADY = [1980.0, 1965.0] * 20
@@ -205,7 +206,7 @@ def test_processes_of_which_the_card_tells_nothing() -> None:
 def test_a_fault_outweighs_what_is_missing() -> None:
     verdict = judge(replace(GOOD, drift=None, section_s=0.1))
     assert (verdict.word, verdict.names, list(verdict.missing)) == ("invalid", ["short_section"], ["drift"])
-    assert verdict.tags()["ttt.missing"] == "drift"
+    assert verdict.tags()[TAG_MISSING] == "drift"
     assert verdict.text.startswith("invalid: short_section (0.1 s measured, 0.5 s are needed); without drift (")
 
 

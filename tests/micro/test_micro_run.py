@@ -8,7 +8,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,25 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from tests.catalog import ARTIFACT_PATHS
 from tests.micro.cases import entry, linear
 from tests.micro.test_check import too_large, unwritten
 from tests.profilers.fake_nsys import FakeNsys
-from tests.runs import a_signal_at_the_first_end
+from tests.runs import Carried, a_signal_at_the_first_end, carried_out
 from tests.telemetry.fake_nvml import GPU_UUID, FakeNvml
 from ttt_mlflow import names
 from ttt_mlflow.config import MicroConfig
-from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError
+from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
 from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.verdict import judge_section
 from ttt_mlflow.micro import micro_run
-from ttt_mlflow.micro.plan import resolve
+from ttt_mlflow.micro.plan import make_plan
 from ttt_mlflow.micro.registry import KernelEntry, Step
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.micro_results import MicroResults
+from ttt_mlflow.run import lifecycle
 from ttt_mlflow.run.attempt import COMPLETE, ROOM
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 
@@ -46,26 +48,12 @@ VIEWS = {"micro/table.csv", "micro/table.md", "micro/kernels.png", "micro/kernel
 CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 139.80 GiB"
 
 
-@dataclass
-class Measured:
+class CarriedMicro(Carried):
     """One micro-benchmark and what it said."""
-
-    journal: Journal
-    output: str
-    failure: TTTError | Killed | None
 
     @property
     def results(self) -> MicroResults:
         return MicroResults.read(self.journal.artifacts / "micro/samples.json")
-
-    @property
-    def artifacts(self) -> set[str]:
-        folder = self.journal.artifacts
-        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-    @property
-    def log(self) -> str:
-        return (self.journal.artifacts / "log.txt").read_text()
 
     @property
     def status(self) -> dict[str, Any]:
@@ -73,30 +61,22 @@ class Measured:
 
     def batches(self, metric: str, kernel: str) -> list[int]:
         """The steps of a kernel's series."""
-        return [step for _, step, _ in self.journal.series.get(names.kernel_metric(metric, kernel), [])]
+        return [step for _, step, _ in self.journal.series.get(f"{metric}/{kernel}", [])]
 
 
-def measured_in(logdir: Path, *entries: KernelEntry, nsys: FakeNsys | None = None, **asked: Any) -> Measured:
+def measured_in(logdir: Path, *entries: KernelEntry, nsys: FakeNsys | None = None, **asked: Any) -> CarriedMicro:
     """Measure as the command line does; ``entries`` stand in place of registered kernels."""
-    config = MicroConfig.parse({**QUICK, **asked})
-    resolved = resolve(config)
+    plan = make_plan(MicroConfig.parse({**QUICK, **asked}))
     if entries:
-        used = resolved.used.model_copy(update={"kernels": tuple(one.name for one in entries)})
-        resolved = replace(resolved, entries=list(entries), used=used)
+        used = plan.used.model_copy(update={"kernels": tuple(one.name for one in entries)})
+        plan = replace(plan, entries=list(entries), used=used)
     if nsys:
-        resolved = replace(resolved, nsys=nsys.find())
-    journal = Journal.create(logdir, config.model_dump(mode="json"), config.entry_point)
-    console = Console(file=io.StringIO(), width=200)
-    failure: TTTError | Killed | None = None
-    try:
-        micro_run.run(resolved, journal, console, imports_s=1.5)
-    except (TTTError, Killed) as error:
-        failure = error
-    assert isinstance(console.file, io.StringIO)
-    return Measured(journal, console.file.getvalue(), failure)
+        plan = replace(plan, nsys=nsys.find())
+    carried = carried_out(plan, logdir, Console(file=io.StringIO(), width=200))
+    return CarriedMicro(carried.journal, carried.output, carried.failure)
 
 
-Measure = Callable[..., Measured]
+Measure = Callable[..., CarriedMicro]
 
 
 @pytest.fixture
@@ -136,7 +116,7 @@ def test_a_run_of_our_own_kernels(measure: Measure) -> None:
     assert metrics == {"imports_s", "kernel_error", "kernel_first_use_s", *TIMED}
     assert metrics - {"imports_s"} <= set(names.KERNEL_METRICS)
     assert measured.artifacts == EVERY_RUN | VIEWS
-    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.artifacts <= ARTIFACT_PATHS
 
 
 def test_the_metrics_are_those_of_the_recorded_samples(measure: Measure) -> None:
@@ -148,7 +128,7 @@ def test_the_metrics_are_those_of_the_recorded_samples(measure: Measure) -> None
         expected = {"kernel_us": us.median(), "kernel_us_p20": us.quantile(0.2), "kernel_us_p80": us.quantile(0.8)}
         expected["kernel_gb_per_s"] = cell.floor_bytes / us.median() / 1e3
         for metric, value in expected.items():
-            rows = measured.journal.series[names.kernel_metric(metric, "mlp_1_dual")]
+            rows = measured.journal.series[f"{metric}/mlp_1_dual"]
             assert {step: found for _, step, found in rows}[cell.batch] == pytest.approx(value)
     table = pd.read_csv(measured.journal.artifacts / "micro/table.csv")
     assert table["us"].tolist() == pytest.approx([pd.Series(cell.us).median() for cell in measured.results.cells])
@@ -160,7 +140,7 @@ def test_the_metrics_are_those_of_the_recorded_samples(measure: Measure) -> None
 def test_parameters_tags_and_configuration(measure: Measure) -> None:
     measured = measure(kernels="mlp_1_dual", seed=7)
     journal = measured.journal
-    assert {*journal.params, "nsys_args"} == set(names.MICRO_PARAMETERS)
+    assert {*journal.params, "nsys_args"} == set(MicroConfig.model_fields)
     assert (journal.params["kernels"], journal.params["batches"]) == ("mlp_1_dual", "1,3")
     assert (journal.params["dtype"], journal.params["seed"], journal.params["profile"]) == ("float16", "7", "none")
     assert journal.entry_point == journal.tags["ttt.entry_point"] == "micro"
@@ -331,12 +311,12 @@ def test_the_journal_is_written_as_the_run_goes_on(measure: Measure, tmp_path: P
 def test_the_share_of_the_cards_ceiling(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, with the ceilings of a slow one."""
 
-    def measure_card(run: micro_run.Run) -> None:
+    def measure_card(run: micro_run.MicroRun) -> None:
         run.results.ceilings = {"card_read_gb_per_s": 2.0, "card_copy_gb_per_s": 1.5, "card_matmul_tflops": 0.25}
 
-    monkeypatch.setattr(micro_run.Run, "measure_card", measure_card)
+    monkeypatch.setattr(micro_run.MicroRun, "_measure_gpu", measure_card)
     measured = measure(good())
-    assert {name: measured.journal.metrics[name] for name in names.CARD_METRICS} == {
+    assert {metric.name: measured.journal.metrics[metric.name] for metric in names.CARD_METRICS} == {
         "card_read_gb_per_s": 2.0,
         "card_copy_gb_per_s": 1.5,
         "card_matmul_tflops": 0.25,
@@ -344,22 +324,22 @@ def test_the_share_of_the_cards_ceiling(measure: Measure, monkeypatch: pytest.Mo
     rates = {batch: rate for _, batch, rate in measured.journal.series["kernel_gb_per_s/good"]}
     for _, batch, percent in measured.journal.series["kernel_read_ceiling_pct/good"]:
         assert percent == pytest.approx(100 * rates[batch] / 2.0)
-    assert "the card reads 2 GB/s" in measured.journal.description
+    assert "the GPU reads 2 GB/s" in measured.journal.description
 
 
 @pytest.fixture
 def card_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """The card is measured as on a GPU, the kernels are timed as on a CPU."""
-    original = micro_run.Run.measure_card
+    original = micro_run.MicroRun._measure_gpu
 
-    def as_on_a_gpu(run: micro_run.Run) -> None:
-        monkeypatch.setattr(run, "release", lambda: None)
+    def as_on_a_gpu(run: micro_run.MicroRun) -> None:
+        monkeypatch.setattr(run, "_release", lambda: None)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
         run.on_gpu = True
         original(run)
         run.on_gpu = False
 
-    monkeypatch.setattr(micro_run.Run, "measure_card", as_on_a_gpu)
+    monkeypatch.setattr(micro_run.MicroRun, "_measure_gpu", as_on_a_gpu)
 
 
 def test_a_card_that_cannot_be_measured_costs_no_kernel(
@@ -405,7 +385,7 @@ def test_clocks_are_those_of_each_kernels_own_section(measure: Measure, monkeypa
         return out
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(micro_run, "open_sampler", lambda device, console: NvmlSampler.open(GPU_UUID, hz=500))
+    monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID, hz=500))
     measured = measure(entry("slow", lambda: linear(wait_for_samples)))
     assert measured.failure is None
     series = measured.journal.series
@@ -414,7 +394,7 @@ def test_clocks_are_those_of_each_kernels_own_section(measure: Measure, monkeypa
     assert found == pytest.approx(clocks, rel=0.1)
     assert {batch: value for _, batch, value in series["kernel_power_w_mean/slow"]} == {1: 630.25, 3: 630.25}
     assert {batch: value for _, batch, value in series["kernel_temperature_c_max/slow"]} == {1: 41, 3: 41}
-    assert names.system_metric(0, "power_usage_watts") in series
+    assert names.SYSTEM_POWER.of(0).name in series
     assert measured.artifacts == EVERY_RUN | VIEWS | {
         *("telemetry/samples.csv", "telemetry/queries.csv", "telemetry/clocks.png")
     }
@@ -432,7 +412,7 @@ def test_each_kernel_and_batch_is_judged(measure: Measure, monkeypatch: pytest.M
         return out
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(micro_run, "open_sampler", lambda device, console: NvmlSampler.open(GPU_UUID, hz=500))
+    monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID, hz=500))
     monkeypatch.setattr(micro_run, "judge_section", lambda on_gpu, *rest: judge_section(True, *rest))
     measured = measure(entry("slow", lambda: linear(heat)), thresholds="section_s=0,event_pct=30")
     first, second = measured.results.cells
@@ -465,7 +445,7 @@ def test_nsys_records_what_was_timed(measure: Measure, tmp_path: Path) -> None:
     assert measured.journal.metrics["profile_s"] > 0
     reports = {"report.nsys-rep", "cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nvtx_sum.csv", "nsys.log"}
     assert measured.artifacts == EVERY_RUN | VIEWS | {f"profiles/nsys/{name}" for name in reports}
-    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.artifacts <= ARTIFACT_PATHS
     log = (measured.journal.artifacts / "profiles/nsys/nsys.log").read_text()
     assert "ran a mini-batch of mlp_1_dual batch 1, mlp_1_dual batch 3, mlp_2_dual batch 1, mlp_2_dual batch 3" in log
 

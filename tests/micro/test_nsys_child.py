@@ -10,7 +10,7 @@ from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 from ttt_mlflow.micro import nsys_child
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
-from ttt_mlflow.micro.nsys_child import LARGE_BYTES, Arena, Plan
+from ttt_mlflow.micro.nsys_child import LARGE_BYTES, Arena, Order
 from ttt_mlflow.micro.timing import mini_batch
 
 LARGE = shape("mlp", batch=4, heads=32, head_dim=64)
@@ -48,5 +48,5 @@ def test_it_runs_each_kernel_and_batch(capsys: pytest.CaptureFixture[str]) -> No
         {"kernels": "mlp_1_dual,mlp_2_dual", "batches": "1,2", "heads": 2, "head_dim": 16, "device": "cpu"}
     )
     cells = [("mlp_1_dual", 2), ("mlp_2_dual", 1)]
-    nsys_child.main(Plan(config=config, cells=cells).model_dump_json())
+    nsys_child.main(Order(config=config, cells=cells).model_dump_json())
     assert capsys.readouterr().out == "ran a mini-batch of mlp_1_dual batch 2, mlp_2_dual batch 1\n"

@@ -8,9 +8,9 @@ import torch
 
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.micro.plan import ResolvedMicro, resolve
+from ttt_mlflow.micro.plan import MicroPlan, make_plan
 from ttt_mlflow.profilers.nsys import Nsys
-from ttt_mlflow.run import plan as main_resolve
+from ttt_mlflow.run import plan as model_plan
 
 GPU_KERNELS = "mlp_1_dual_triton,mlp_1_accumulate_triton,mlp_2_dual_triton,mlp_2_accumulate_triton"
 
@@ -31,8 +31,8 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on_machine(monkeypatch, True)
 
 
-def settle(**asked: object) -> ResolvedMicro:
-    return resolve(MicroConfig.parse(asked))
+def settle(**asked: object) -> MicroPlan:
+    return make_plan(MicroConfig.parse(asked))
 
 
 def refusal(**asked: object) -> str:
@@ -110,7 +110,7 @@ def missing() -> Nsys:
 
 def test_a_missing_nsys_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
     on_machine(monkeypatch, True)
-    monkeypatch.setattr(main_resolve, "find_nsys", missing)
+    monkeypatch.setattr(model_plan, "find_nsys", missing)
     assert refusal(profile="nsys") == "profile=nsys: it is not found"
     assert settle(profile="none").nsys is None
 
@@ -126,7 +126,7 @@ def find(found: Nsys) -> Callable[[], Nsys]:
 
 def test_nsys_is_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     nsys = Nsys(Path("/somewhere/nsys"), "2025.3")
-    monkeypatch.setattr(main_resolve, "find_nsys", find(nsys))
+    monkeypatch.setattr(model_plan, "find_nsys", find(nsys))
     on_machine(monkeypatch, True)
     assert settle(profile="nsys").nsys is nsys
     on_machine(monkeypatch, False)

@@ -17,7 +17,7 @@ from tests.project import ROOT, wait_until
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput, RunFailed
 from ttt_mlflow.micro import nsys_child as micro_nsys_child
-from ttt_mlflow.micro.nsys_child import Plan
+from ttt_mlflow.micro.nsys_child import Order
 from ttt_mlflow.profilers import nsys as nsys_module
 from ttt_mlflow.profilers.nsys import INSTALLED, TABLES, VARIABLE, NsysOptions, find_nsys, profile
 from ttt_mlflow.profilers.process import RUN_PID
@@ -408,7 +408,7 @@ MICRO = MicroConfig.parse({"kernels": "mlp_1_dual", "batches": "1", "device": "c
     ("module", "asked"),
     [
         (nsys_child, RunConfig.parse({"model_name": "ttt-tiny", "device": "cpu", "batch": 1, "genlen": 1})),
-        (micro_nsys_child, Plan(config=MICRO, cells=[("mlp_1_dual", 1)])),
+        (micro_nsys_child, Order(config=MICRO, cells=[("mlp_1_dual", 1)])),
     ],
     ids=["a run's", "the micro-benchmark's"],
 )

@@ -6,28 +6,26 @@ import pandas as pd
 import pytest
 
 from tests.profilers.traces import ComposedTrace, two_eager_steps
-from ttt_mlflow.profilers.step_profile import PartFloor, kernel_table, part_table, summarise, table_csv
+from ttt_mlflow.profilers.step_profile import PartFloor, kernel_table, part_table, profile_of, table_csv
 from ttt_mlflow.profilers.trace import read_steps
 
 FLOORS = {"projections": PartFloor(1000, 0.01), "inner net state": PartFloor(5000), "sampling": PartFloor(1, 1)}
 
 
 def test_a_gpus_step() -> None:
-    profile = summarise(read_steps(two_eager_steps().content, on_gpu=True))
+    profile = profile_of(read_steps(two_eager_steps().content, on_gpu=True))
     assert (profile.device, profile.steps) == ("cuda", 2)
     assert (profile.step_ms, profile.busy_ms, profile.idle_ms) == pytest.approx((0.08, 0.05, 0.03))
-    assert profile.metrics() == pytest.approx(
-        {"gpu_idle_pct": 37.5, "launch_gap_us_mean": 12, "host_ms_per_step": 0.05, "profiled_step_ms": 0.08}
-    )
+    assert (profile.launch_gap_us, profile.host_ms) == pytest.approx((12, 0.05))
 
 
 def test_a_cpus_step_has_no_gaps_between_kernels() -> None:
     trace = ComposedTrace()
     trace.range("step 0", 0, 100)
     trace.operator("aten::mm", 10, 90)
-    profile = summarise(read_steps(trace.content, on_gpu=False))
+    profile = profile_of(read_steps(trace.content, on_gpu=False))
     assert (profile.step_ms, profile.busy_ms, profile.idle_ms) == pytest.approx((0.1, 0.08, 0.02))
-    assert profile.metrics() == {}
+    assert (profile.launch_gap_us, profile.host_ms) == (None, None)
 
 
 def test_parts_beside_the_roofline() -> None:
@@ -46,7 +44,7 @@ def test_kernels_add_up_to_the_busy_time() -> None:
         ("gemm", "projections"), ("decode", "inner net state"), ("Memset", "unknown"),
     }  # fmt: skip
     assert rows[-1].name == "Memset", "the most expensive first"
-    assert sum(row.ms_per_step for row in rows) == pytest.approx(summarise(steps).busy_ms)
+    assert sum(row.ms_per_step for row in rows) == pytest.approx(profile_of(steps).busy_ms)
     assert sum(row.share_pct for row in rows) == pytest.approx(100)
     (product,) = (row for row in rows if row.name == "gemm")
     assert (product.calls, product.mean_us, product.total_ms) == pytest.approx((2, 20, 0.04))

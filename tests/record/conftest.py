@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.catalog import artifact, metrics, series, tags
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.record.journal import Journal
 
@@ -46,12 +47,12 @@ def make_journal(tmp_path: Path) -> MakeJournal:
         journal = Journal.create(root, CONFIG.model_dump(mode="json"))
         journal.set_used({**CONFIG.model_dump(mode="json"), "dtype": "float32"})
         journal.update_params(CONFIG.as_params())
-        journal.update_metrics({"decode_tokens_per_s": 1234.5, "decode_step_ms_p50": 1 / 3})
-        journal.update_tags({"ttt.host": "somewhere", "ttt.config_id": CONFIG.config_id})
-        journal.set_series(SERIES)
+        journal.update_metrics(metrics({"decode_tokens_per_s": 1234.5, "decode_step_ms_p50": 1 / 3}))
+        journal.update_tags(tags({"ttt.host": "somewhere", "ttt.config_id": CONFIG.config_id}))
+        journal.set_series(series(SERIES))
         journal.set_description("# a run")
-        journal.write_artifact("timing/steps.csv", "repeat,step,ms\n0,0,1.5\n")
-        journal.write_artifact("environment/packages.txt", "torch==2\n")
+        journal.write_artifact(artifact("timing/steps.csv"), "repeat,step,ms\n0,0,1.5\n")
+        journal.write_artifact(artifact("environment/packages.txt"), "torch==2\n")
         if status != "running":
             journal.set_status(status, message, exit_code=0)
         return journal

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import catalog
 from tests.record.conftest import CONFIG, MakeJournal, start_python
 from ttt_mlflow.errors import BadInput, PublishFailed
 from ttt_mlflow.record import journal as journal_module
@@ -61,13 +62,13 @@ def test_everything_written_reads_back(
     content = data.draw(st.binary())
     journal = Journal.create(root, asked)
     journal.set_used(used)
-    journal.update_metrics(first)
-    journal.update_metrics(second)
+    journal.update_metrics(catalog.metrics(first))
+    journal.update_metrics(catalog.metrics(second))
     journal.update_params(params)
-    journal.update_tags(tags)
-    journal.set_series(series)
+    journal.update_tags(catalog.tags(tags))
+    journal.set_series(catalog.series(series))
     journal.set_description(text)
-    path = journal.write_artifact("some/folder/file.bin", content)
+    path = journal.write_artifact(catalog.artifact("some/folder/file.bin"), content)
     journal.set_status("error", text, exit_code=1)
 
     again = Journal.open(journal.path)
@@ -107,11 +108,11 @@ def test_params_are_the_text_that_asks_for_them_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_value_that_was_not_measured_is_refused(tmp_path: Path, value: float) -> None:
     journal = Journal.create(tmp_path, {})
-    journal.update_metrics({"setup_s": 1.0})
+    journal.update_metrics(catalog.metrics({"setup_s": 1.0}))
     with pytest.raises(ValueError, match="energy_j"):
-        journal.update_metrics({"setup_s": 2.0, "energy_j": value})
+        journal.update_metrics(catalog.metrics({"setup_s": 2.0, "energy_j": value}))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        journal.set_series({"system/gpu_0_power_usage_watts": [(1, 0, value)]})
+        journal.set_series(catalog.series({"system/gpu_0_power_usage_watts": [(1, 0, value)]}))
     assert journal.metrics == {"setup_s": 1.0}
     assert journal.series == {}
 
@@ -140,7 +141,7 @@ def test_the_end_does_not_move(tmp_path: Path) -> None:
 @pytest.mark.parametrize("relative", ["../outside", "/tmp/outside", "a/../../outside", "", "."])
 def test_an_artifact_lies_inside_the_journal(tmp_path: Path, relative: str) -> None:
     with pytest.raises(ValueError, match="inside the journal"):
-        Journal.create(tmp_path, {}).artifact_path(relative)
+        Journal.create(tmp_path, {}).artifact_path(catalog.artifact(relative))
 
 
 def test_the_run_name_is_that_of_the_configuration_used(make_journal: MakeJournal) -> None:
@@ -167,13 +168,13 @@ def test_an_interrupted_write_leaves_the_old_value(
         raise error
 
     journal = Journal.create(root, {})
-    journal.update_metrics(old)
+    journal.update_metrics(catalog.metrics(old))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal_module.os, step, interrupt)
         with pytest.raises(type(error)):
-            journal.update_metrics(new)
+            journal.update_metrics(catalog.metrics(new))
         with pytest.raises(type(error)):
-            journal.write_artifact("log.txt", "text")
+            journal.write_artifact(catalog.artifact("log.txt"), "text")
     assert Journal.open(journal.path).metrics == old
     assert list(journal.artifacts.iterdir()) == []
     assert list(journal.path.glob(".*.tmp")) == []
@@ -182,11 +183,12 @@ def test_an_interrupted_write_leaves_the_old_value(
 WRITER = """
 import itertools, sys
 from pathlib import Path
+from ttt_mlflow.names import Metric
 from ttt_mlflow.record.journal import Journal
 
 journal = Journal.create(Path(sys.argv[1]), {})
 for i in itertools.count():
-    journal.update_metrics({f"metric_{j}": i for j in range(2000)})
+    journal.update_metrics({Metric(f"metric_{j}", "1", ""): i for j in range(2000)})
     if i == 3:
         print(journal.path, flush=True)
 """

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 
+from tests import catalog
+from tests.catalog import artifact
 from tests.runs import measured_in
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
+from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report.comparison import compare_runs
 
 H200 = {
@@ -33,17 +36,17 @@ def make_run(
     tags: dict[str, str] | None = None,
     status: str = "ok",
     **settings: Any,
-) -> Journal:
+) -> LocalRun:
     """A run's record with these passes, judged valid unless ``tags`` say otherwise."""
     used = RunConfig.parse({"batch": 8, "genlen": 10, "dtype": "float16", "device": "cuda", **settings})
     journal = Journal.create(root, used.model_dump(mode="json"))
     journal.set_used(used.model_dump(mode="json"))
-    journal.update_tags({"ttt.verdict": "valid"} if tags is None else tags)
+    journal.update_tags(catalog.tags({"ttt.verdict": "valid"} if tags is None else tags))
     passes = {"repeat_total_ms": total_ms, "repeat_complete": complete or [True] * len(total_ms)}
-    journal.write_artifact("timing/passes.json", json.dumps(passes))
-    journal.write_artifact("environment/host.json", json.dumps(facts))
+    journal.write_artifact(artifact("timing/passes.json"), json.dumps(passes))
+    journal.write_artifact(artifact("environment/host.json"), json.dumps(facts))
     journal.set_status(status)
-    return journal
+    return LocalRun(journal)
 
 
 def test_the_same_thing_twice(tmp_path: Path) -> None:
@@ -65,8 +68,8 @@ def test_what_runs_differ_by_can_be_set(tmp_path: Path) -> None:
 
 
 def test_only_complete_passes_count(tmp_path: Path) -> None:
-    journal = make_run(tmp_path, [*STEADY, 12.0], complete=[True] * len(STEADY) + [False], status="killed")
-    compared = compare_runs(make_run(tmp_path), journal)
+    run = make_run(tmp_path, [*STEADY, 12.0], complete=[True] * len(STEADY) + [False], status="killed")
+    compared = compare_runs(make_run(tmp_path), run)
     assert compared.comparison.candidate_passes == len(STEADY)
     assert compared.comparison.word == "not significant"
     assert compared.differences == ["the candidate's status is killed: it ended early"]
@@ -88,7 +91,7 @@ def test_an_invalid_run_is_refused_by_name(tmp_path: Path, side: str) -> None:
     with pytest.raises(BadInput) as refused:
         compare_runs(*pair)
     text = str(refused.value)
-    assert text.startswith(f"the {side} {bad.journal_id} (ttt-1b decode b8 p1 g10) was judged invalid")
+    assert text.startswith(f"the {side} {bad.id} (ttt-1b decode b8 p1 g10) was judged invalid")
     assert "drift,short_section" in text
 
 
@@ -114,8 +117,8 @@ def test_an_unjudged_run_is_compared_and_said(tmp_path: Path, tags: dict[str, st
 
 def test_other_hardware_is_said_first(tmp_path: Path) -> None:
     other = {**H200, "gpu_name": "NVIDIA H100", "gpu_uuid": "2", "driver": "590", "torch": "2.12.0"}
-    journal = make_run(tmp_path, facts=other, tags={"ttt.verdict": "unjudged"}, batch=16, max_seconds=5)
-    assert compare_runs(make_run(tmp_path), journal).differences == [
+    run = make_run(tmp_path, facts=other, tags={"ttt.verdict": "unjudged"}, batch=16, max_seconds=5)
+    assert compare_runs(make_run(tmp_path), run).differences == [
         "GPU: NVIDIA H200 and NVIDIA H100",
         "GPU's UUID: 1 and 2",
         "driver: 580 and 590",
@@ -134,16 +137,16 @@ def test_a_fact_that_one_side_lacks_is_a_difference(tmp_path: Path) -> None:
 
 
 def test_a_run_without_complete_passes(tmp_path: Path) -> None:
-    journal = make_run(tmp_path, [], status="oom")
-    with pytest.raises(BadInput, match=rf"{journal.journal_id} has no complete pass .*status oom"):
-        compare_runs(make_run(tmp_path), journal)
+    run = make_run(tmp_path, [], status="oom")
+    with pytest.raises(BadInput, match=rf"{run.id} has no complete pass .*status oom"):
+        compare_runs(make_run(tmp_path), run)
 
 
 def test_a_run_that_did_not_come_to_its_passes(tmp_path: Path) -> None:
-    journal = make_run(tmp_path, status="error")
-    (journal.artifacts / "timing/passes.json").unlink()
+    run = make_run(tmp_path, status="error")
+    (run.journal.artifacts / "timing/passes.json").unlink()
     with pytest.raises(BadInput, match="no complete pass"):
-        compare_runs(make_run(tmp_path), journal)
+        compare_runs(make_run(tmp_path), run)
 
 
 def test_two_modes(tmp_path: Path) -> None:
@@ -152,7 +155,7 @@ def test_two_modes(tmp_path: Path) -> None:
 
 
 def test_a_micro_benchmark(tmp_path: Path) -> None:
-    micro = Journal.create(tmp_path, MicroConfig.parse({}).model_dump(mode="json"), MicroConfig.entry_point)
+    micro = LocalRun(Journal.create(tmp_path, MicroConfig.parse({}).model_dump(mode="json"), MicroConfig.entry_point))
     with pytest.raises(BadInput, match=r"is the record of micro: compare two runs of main"):
         compare_runs(make_run(tmp_path), micro)
 
@@ -167,16 +170,16 @@ def test_a_micro_benchmark(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_record(tmp_path: Path, text: str, said: str) -> None:
-    journal = make_run(tmp_path)
-    journal.write_artifact("timing/passes.json", text)
+    run = make_run(tmp_path)
+    run.journal.write_artifact(artifact("timing/passes.json"), text)
     with pytest.raises(BadInput, match=said):
-        compare_runs(journal, make_run(tmp_path))
+        compare_runs(run, make_run(tmp_path))
 
 
 def test_runs_as_they_are_recorded(tmp_path: Path) -> None:
     """The rates are those that the run's own metric is the median of."""
     asked = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 3}
-    runs = [measured_in(tmp_path, asked).journal for _ in range(2)]
+    runs = [LocalRun(measured_in(tmp_path, asked).journal) for _ in range(2)]
     compared = compare_runs(*runs, include_invalid=True)
     assert compared.comparison.baseline == pytest.approx(runs[0].metrics["decode_tokens_per_s"])
     assert compared.comparison.candidate_passes == 3

@@ -6,12 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.catalog import tags
 from tests.record.test_micro_results import make_results
 from ttt_mlflow.config import MicroConfig, RunConfig
+from ttt_mlflow.names import ARTIFACT_MICRO_SAMPLES
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.micro_results import MicroResults
+from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report.micro_table import (
-    SAMPLES,
     ceilings_text,
     cell_text,
     micro_markdown,
@@ -36,7 +38,7 @@ def make_journal(root: Path, results: MicroResults | None, **asked: object) -> J
     config = MicroConfig.parse({"kernels": "good,bad", "batches": "128,4096", **asked})
     journal = Journal.create(root, config.model_dump(mode="json"), config.entry_point)
     if results:
-        journal.write_artifact(SAMPLES, results.model_dump_json())
+        journal.write_artifact(ARTIFACT_MICRO_SAMPLES, results.model_dump_json())
     return journal
 
 
@@ -89,7 +91,7 @@ def test_one_line_a_cell() -> None:
 def test_the_description(tmp_path: Path) -> None:
     results = make_results()
     journal = make_journal(tmp_path, results)
-    journal.update_tags({"ttt.host": "somewhere", "ttt.gpu_name": "a card"})
+    journal.update_tags(tags({"ttt.host": "somewhere", "ttt.gpu_name": "a card"}))
     journal.set_status("error", "2 of 3 measurements failed", 1)
     text = micro_markdown(journal)
     assert text.startswith("**micro good,bad float16 h32x64 b128,4096**\n")
@@ -145,11 +147,11 @@ def test_a_run_that_measured_nothing(tmp_path: Path) -> None:
 def test_micro_benchmarks_are_listed_apart(tmp_path: Path) -> None:
     micro = make_journal(tmp_path, None)
     run = Journal.create(tmp_path, RunConfig.parse({"batch": 7}).model_dump(mode="json"))
-    blocks = table_text([micro, run]).split("\n\n")
+    blocks = table_text([LocalRun(micro), LocalRun(run)]).split("\n\n")
     assert len(blocks) == 2
     assert blocks[0].splitlines()[2].split()[:3] == ["ttt-1b", "decode", "7"]
     assert blocks[1].splitlines()[2].split() == [
         *(micro.journal_id, "good,bad", "128,4096", "32", "of", "64", "float16", "running")
     ]
-    assert table_text([micro]).splitlines()[0].split()[0] == "micro-benchmark"
-    assert table_text([run]).split("\n\n")[0] == blocks[0]
+    assert table_text([LocalRun(micro)]).splitlines()[0].split()[0] == "micro-benchmark"
+    assert table_text([LocalRun(run)]).split("\n\n")[0] == blocks[0]

@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.names import ARTIFACT_TORCH_KERNELS_CSV, ARTIFACT_TORCH_STEP
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report import profile_diff as module
 from ttt_mlflow.report.profile_diff import (
     IDLE,
@@ -117,30 +121,34 @@ def test_the_views(monkeypatch: pytest.MonkeyPatch) -> None:
 # What a run left
 
 
-def written(folder: Path, step: object, kernels: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "step.json").write_text(json.dumps(step))
-    (folder / "kernels.csv").write_text(kernels)
-    return folder
-
-
 STEP = {"device": "cuda", "steps": 16, "step_ms": 2, "busy_ms": 1.5, "idle_ms": 0.5}
+
+
+def profiled(root: Path, step: object, kernels: str) -> LocalRun:
+    """A run that was profiled."""
+    journal = Journal.create(root, RunConfig.parse({"batch": 7}).model_dump(mode="json"))
+    journal.write_artifact(ARTIFACT_TORCH_STEP, json.dumps(step))
+    journal.write_artifact(ARTIFACT_TORCH_KERNELS_CSV, kernels)
+    return LocalRun(journal)
 
 
 def test_a_profile_is_read_back(tmp_path: Path) -> None:
     kernels = 'name,part,calls,ms_per_step\n"gemm<a, b>",projections,3,1.25\nscan,unknown,1,0.25\n'
-    profile = read_profile(written(tmp_path / "torch", STEP, kernels), "a run")
-    expected = ProfiledStep("a run", "cuda", 2, 0.5, {("gemm<a, b>", "projections"): 1.25, ("scan", "unknown"): 0.25})
-    assert profile == expected
-    measured = written(tmp_path / "torch", {**STEP, "mode": "decode", "measured_ms": 1.75}, kernels)
-    assert read_profile(measured, "a run") == replace(expected, mode="decode", measured_ms=1.75)
+    run = profiled(tmp_path, STEP, kernels)
+    times = {("gemm<a, b>", "projections"): 1.25, ("scan", "unknown"): 0.25}
+    expected = ProfiledStep(f"ttt-1b decode b7 p1 g512, {run.id}", "cuda", 2, 0.5, times)
+    assert read_profile(run) == expected
+    run.journal.write_artifact(ARTIFACT_TORCH_STEP, json.dumps({**STEP, "mode": "decode", "measured_ms": 1.75}))
+    assert read_profile(run) == replace(expected, mode="decode", measured_ms=1.75)
 
 
 def test_a_run_without_a_profile(tmp_path: Path) -> None:
+    run = profiled(tmp_path, STEP, "")
+    (run.journal.artifacts / ARTIFACT_TORCH_STEP.path).unlink()
     with pytest.raises(BadInput) as refused:
-        read_profile(tmp_path, "a run")
+        read_profile(run)
     assert str(refused.value) == (
-        "a run: no profile to compare (it has no profiles/torch/step.json); "
+        f"ttt-1b decode b7 p1 g512, {run.id}: no profile to compare (it has no profiles/torch/step.json); "
         "measure it with `ttt-mlflow run --profile torch`"
     )
 
@@ -149,5 +157,5 @@ def test_a_run_without_a_profile(tmp_path: Path) -> None:
     ("step", "kernels"), [({}, "name,part,ms_per_step\n"), ([], "name\n"), (STEP, "name,calls\na,1\n")]
 )
 def test_a_profile_of_another_version(step: object, kernels: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="a run: its profile cannot be read"):
-        read_profile(written(tmp_path / "torch", step, kernels), "a run")
+    with pytest.raises(BadInput, match=r"b7 p1 g512, .*: its profile cannot be read"):
+        read_profile(profiled(tmp_path, step, kernels))

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import catalog
+from tests.catalog import artifact, tags
+from ttt_mlflow import names
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.measurement.verdict import Finding, Verdict
-from ttt_mlflow.names import METRICS
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report.summary import summary_markdown, summary_text, throughput
 from ttt_mlflow.report.table import COLUMNS, table_row, table_text
 from ttt_mlflow.report.text import number
@@ -64,7 +67,7 @@ def make_journal(root: Path, metrics: dict[str, float], **values: object) -> Jou
     journal = Journal.create(root, config.model_dump(mode="json"))
     used = {"inner_net": "mlp_1_dual_triton", "device": "cuda", "dtype": "float16"}
     journal.set_used({**config.model_dump(mode="json"), "use_compile": False, "cuda_graph": True, **used, **values})
-    journal.update_metrics(metrics)
+    journal.update_metrics(catalog.metrics(metrics))
     return journal
 
 
@@ -76,16 +79,16 @@ def lines(text: str) -> dict[str, str]:
 
 def test_the_terminal_summary_of_a_gpu_run(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, GPU)
-    journal.update_tags({"ttt.stop_reason": "interval", "ttt.warmup_stop_reason": "time_share"})
+    journal.update_tags(tags({"ttt.stop_reason": "interval", "ttt.warmup_stop_reason": "time_share"}))
     journal.set_status("ok")
     text = summary_text(journal, "http://team:5000/#/experiments/1/runs/2")
     assert text.splitlines()[0] == "ttt-1b mlp_1_dual_triton decode b1024 p1 g256"
     assert lines(text) == {
         "configuration": "cuda, float16, torch.compile off, CUDA graph on, seed 0",
-        "decode": "66,787 tokens/s, 95 % interval [66,500, 67,010], spread 0.41 %",
+        "decode": "66,787 tokens/s, 95 % confidence interval [66,500, 67,010], spread 0.41 %",
         "decode step": "15.33 ms p50, 15.4 p90, 16 p99, 15.35 mean",
         "prefill": "512 tokens/s, 2 ms, first token after 17.25 ms",
-        "passes": "7 timed, ended by the interval, interval ±0.3814 %, "
+        "passes": "7 timed, ended by the confidence interval, confidence interval ±0.3814 %, "
         "4 to warm up, not settled: its share of the time used up",
         "drift": "-0.0312 % from the first third of the passes to the last (p 0.43), 0.25 % within a pass (p 0.012)",
         "memory": "peak 17.5 GB allocated, 18.25 GB reserved, 19 GB used on the device",
@@ -137,18 +140,18 @@ def test_a_run_that_ended_before_its_configuration_was_settled(tmp_path: Path) -
     text = summary_text(journal, "here")
     assert text.splitlines()[0] == "ttt-1b decode b4 p1 g512"
     assert lines(text)["configuration"] == "seed 0"
-    assert table_row(journal) == ("ttt-1b", "", "decode", "4", "1", "512", "error", "", "", "", "")
+    assert table_row(LocalRun(journal)) == ("ttt-1b", "", "decode", "4", "1", "512", "error", "", "", "", "")
 
 
 def test_the_markdown_description(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, GPU, checkpoint="/weights/a|b.safetensors")
-    journal.update_tags({"ttt.host": "node7", "ttt.gpu_name": "NVIDIA H200", "ttt.torch": "2.13.0"})
+    journal.update_tags(tags({"ttt.host": "node7", "ttt.gpu_name": "NVIDIA H200", "ttt.torch": "2.13.0"}))
     journal.set_status("error", "one\ntwo | three")
     text = summary_markdown(journal)
     assert text.startswith("**ttt-1b mlp_1_dual_triton decode b1024 p1 g256**\n\n| | |\n| --- | --- |\n")
     assert "| status | error: one two \\| three |" in text
     assert "weights /weights/a\\|b.safetensors |" in text
-    assert "| decode | 66,787 tokens/s, 95 % interval [66,500, 67,010], spread 0.41 % |" in text
+    assert "| decode | 66,787 tokens/s, 95 % confidence interval [66,500, 67,010], spread 0.41 % |" in text
     assert text.endswith("| host | node7, NVIDIA H200, torch 2.13.0 |\n")
 
 
@@ -163,14 +166,16 @@ def test_the_spread_is_that_of_the_mode(tmp_path: Path) -> None:
 @settings(max_examples=40)
 @given(
     metrics=st.dictionaries(
-        st.sampled_from(list(METRICS)), st.floats(min_value=1e-3, max_value=1e12, allow_nan=False), max_size=40
+        st.sampled_from([metric.name for metric in names.METRICS]),
+        st.floats(min_value=1e-3, max_value=1e12, allow_nan=False),
+        max_size=40,
     )
 )
 def test_any_part_of_the_metrics_can_be_missing(
     tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, float]
 ) -> None:
     journal = make_journal(tmp_path_factory.getbasetemp(), metrics)
-    for text in (summary_markdown(journal), summary_text(journal, "here"), table_text([journal])):
+    for text in (summary_markdown(journal), summary_text(journal, "here"), table_text([LocalRun(journal)])):
         assert "None" not in text
         assert "nan" not in text
         assert "{" not in text
@@ -204,17 +209,17 @@ def test_the_table(tmp_path: Path) -> None:
     ok.set_status("ok")
     oom.set_status("oom", "too large")
     prefill.set_status("ok")
-    ok.update_tags({"ttt.verdict": "valid"})
-    prefill.update_tags({"ttt.verdict": "unjudged", "ttt.missing": "drift"})
+    ok.update_tags(tags({"ttt.verdict": "valid"}))
+    prefill.update_tags(tags({"ttt.verdict": "unjudged", "ttt.missing": "drift"}))
     ttt = ("ttt-1b", "mlp_1_dual_triton")
-    rows = [table_row(journal) for journal in (ok, oom, prefill)]
+    rows = [table_row(LocalRun(journal)) for journal in (ok, oom, prefill)]
     assert rows == [
         (*ttt, "decode", "1024", "1", "256", "ok", "valid", "66,787 [66,500, 67,010]", "15.33", "17.5"),
         (*ttt, "decode", "8192", "1", "256", "oom", "", "", "", ""),
         (*ttt, "prefill", "1024", "1", "", "ok", "unjudged", "500,000", "", ""),
     ]
 
-    text = table_text([ok, oom, prefill]).splitlines()
+    text = table_text(map(LocalRun, (ok, oom, prefill))).splitlines()
     assert len(text) == 2 + len(rows)  # a heading and its rule
     assert all(column in text[0] for column in COLUMNS)
     assert all(cell in text[2] for cell in rows[0])
@@ -224,11 +229,11 @@ def test_an_invalid_run_is_gray_and_says_why(tmp_path: Path) -> None:
     good, bad = make_journal(tmp_path, GPU), make_journal(tmp_path, GPU)
     for journal in (good, bad):
         journal.set_status("ok")
-    good.update_tags({"ttt.verdict": "valid"})
-    bad.update_tags({"ttt.verdict": "invalid", "ttt.reasons": "drift,other_process"})
+    good.update_tags(tags({"ttt.verdict": "valid"}))
+    bad.update_tags(tags({"ttt.verdict": "invalid", "ttt.reasons": "drift,other_process"}))
     gray = "\x1b[90m"
-    assert gray not in table_text([good])
-    *_, first, second = table_text([good, bad]).splitlines()
+    assert gray not in table_text([LocalRun(good)])
+    *_, first, second = table_text([LocalRun(good), LocalRun(bad)]).splitlines()
     assert gray not in first
     assert second.lstrip().startswith(gray)
     assert "invalid: drift, other_process" in second
@@ -237,7 +242,7 @@ def test_an_invalid_run_is_gray_and_says_why(tmp_path: Path) -> None:
 def test_the_summary_has_the_verdict_with_its_reasons(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, CPU)
     verdict = Verdict("invalid", (Finding("drift", "+1.2 %"),), {"other_processes": "not listed"}, ("a note",))
-    journal.write_artifact("verdict.json", json.dumps(verdict.record()))
+    journal.write_artifact(artifact("verdict.json"), json.dumps(verdict.record()))
     journal.set_status("ok")
     expected = "invalid: drift (+1.2 %); without other_processes (not listed). a note"
     assert lines(summary_text(journal, "here"))["verdict"] == expected
@@ -247,7 +252,7 @@ def test_the_summary_has_the_verdict_with_its_reasons(tmp_path: Path) -> None:
 def test_the_table_shows_names_as_they_are(tmp_path: Path) -> None:
     """Brackets are no markup and a bar is no new column."""
     journal = make_journal(tmp_path, {}, model_name="[bold]my|model[/bold] :smile:")
-    assert "[bold]my|model[/bold] :smile:" in table_text([journal])
+    assert "[bold]my|model[/bold] :smile:" in table_text([LocalRun(journal)])
 
 
 def test_an_empty_table(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tests.runs import Measured, a_signal_at_the_first_end, measured_in
+from tests.catalog import ARTIFACT_PATHS, METRIC_NAMES
+from tests.runs import Carried, a_signal_at_the_first_end, measured_in
 from tests.telemetry.fake_nvml import GPU_UUID, NOT_SUPPORTED, FakeNvml, process
 from ttt_mlflow import names
-from ttt_mlflow.app.signals import _Ending
+from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, end_if_asked
 from ttt_mlflow.measurement.thresholds import Thresholds
@@ -32,8 +33,8 @@ from ttt_mlflow.models import registry
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import models, register_model
 from ttt_mlflow.profilers import torch_profiler
-from ttt_mlflow.run import model_run
-from ttt_mlflow.run.plan import resolve
+from ttt_mlflow.run import lifecycle, model_run
+from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "promptlen": 3, "genlen": 5, "warmup": 1, "repeats": 3}
@@ -62,7 +63,7 @@ ARTIFACTS = {
     *("log.txt", "verdict.json", "timing/steps.csv", "timing/passes.json"),
     *("environment/host.json", "environment/packages.txt"),
 }
-Measure = Callable[..., Measured]
+Measure = Callable[..., Carried]
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_decode(inner_net: str, measure: Measure) -> None:
     assert journal.status["ended_at"]
 
     assert set(metrics) == DECODE | EVERY_RUN | WORK | {"warmup_s"}
-    assert set(metrics) <= set(names.METRICS)
+    assert set(metrics) <= METRIC_NAMES
     assert all(value > 0 for name, value in metrics.items())
     assert metrics["imports_s"] == 1.5
     low, high = metrics["decode_tokens_per_s_ci_low"], metrics["decode_tokens_per_s_ci_high"]
@@ -92,7 +93,7 @@ def test_decode(inner_net: str, measure: Measure) -> None:
     assert metrics["prefill_ms"] <= metrics["time_to_first_token_ms"]
 
     assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"}
-    assert set(names.ARTIFACTS) >= measured.artifacts
+    assert measured.artifacts <= ARTIFACT_PATHS
     assert journal.series == {}
     assert journal.run_name == f"ttt-tiny {inner_net} decode b2 p3 g5"
     assert journal.run_name in journal.description
@@ -133,7 +134,7 @@ def test_prefill(measure: Measure) -> None:
 def test_parameters_tags_and_configuration(measure: Measure) -> None:
     asked = RunConfig.parse({**TINY, "dtype": "float32", "seed": 7})
     journal = measure({**TINY, "dtype": "float32", "seed": 7}).journal
-    used = resolve(asked).used
+    used = make_plan(asked).used
     assert journal.config == {
         "entry_point": "main",
         "asked": asked.model_dump(mode="json"),
@@ -142,7 +143,7 @@ def test_parameters_tags_and_configuration(measure: Measure) -> None:
     assert journal.config["asked"]["inner_net"] is None
     given = {name: text for name, text in used.as_params().items() if name not in NOT_GIVEN}
     assert journal.params == given
-    assert {*journal.params, *NOT_GIVEN} == set(names.PARAMETERS)
+    assert {*journal.params, *NOT_GIVEN} == set(RunConfig.model_fields)
     assert journal.params["inner_net"] == "mlp_1_dual"
     assert set(journal.tags) <= set(names.TAGS)
     assert journal.tags["ttt.status"] == "ok"
@@ -175,7 +176,7 @@ def test_a_run_that_is_left_to_itself_says_why_it_ended(measure: Measure) -> Non
 def test_the_sampler_is_asked_for_the_clocks_of_the_warm_up(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(model_run.Run, "open_sampler", lambda self: NvmlSampler.open(GPU_UUID, hz=100))
+    monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID, hz=100))
     measured = measure({**TINY, "warmup": "auto", "max_seconds": 10})
     assert measured.failure is None
     assert measured.passes["warmup_watched_clocks"] is True
@@ -186,8 +187,8 @@ def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
     measured = measure(TINY)
     for text in (
         "measuring ttt-tiny mlp_1_dual decode b2 p3 g5 with {'model_name': 'ttt-tiny'",
-        "notice: inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used",
-        "notice: cuda_graph: off; there are no CUDA graphs on a CPU",
+        "Note: inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used",
+        "Note: cuda_graph: off; there are no CUDA graphs on a CPU",
         "building ttt-tiny: ",
         "warm-up pass 1",
         "repeat 3",
@@ -201,7 +202,7 @@ def test_torch_profile(measure: Measure) -> None:
     measured = measure({**TINY, "profile": "torch"})
     assert measured.failure is None
     assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"} | PROFILE
-    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.artifacts <= ARTIFACT_PATHS
     assert set(measured.metrics) == DECODE | EVERY_RUN | WORK | {"warmup_s", "profile_s"}
     assert len(measured.steps) == 3 * 5, "a profiled step is no measured one"
     kernels = pd.read_csv(measured.journal.artifacts / "profiles/torch/kernels.csv")
@@ -349,7 +350,7 @@ def test_an_interruption_in_a_destructor_ends_the_run_with_its_pass(register: Re
             Dropped()
 
     register(drop)
-    with _Ending():
+    with SignalHandler():
         measured = measure({**TOY, "repeats": 20})
     assert isinstance(measured.failure, Killed)
     assert measured.journal.status["status"] == "killed"
@@ -532,7 +533,7 @@ def test_the_log_ends_with_the_run(register: Register, measure: Measure) -> None
 
 def judged(monkeypatch: pytest.MonkeyPatch, *verdicts: Verdict) -> None:
     """One verdict an attempt, as a GPU would have given them."""
-    monkeypatch.setattr(model_run.Run, "judge", lambda run: verdicts[len(run.discarded)])
+    monkeypatch.setattr(model_run.ModelRun, "_judge", lambda run: verdicts[len(run.discarded)])
 
 
 DISTURBED = Verdict("invalid", (Finding("other_process", "python (pid 7) used 40 % of the SMs"),))
@@ -569,7 +570,7 @@ def test_an_invalid_measurement_is_made_again_and_its_data_kept(
     assert all(len(attempt["passes"]["repeat_total_ms"]) == 3 for attempt in kept)
     steps = pd.read_csv(measured.journal.artifacts / "timing/discarded-steps.csv")
     assert steps["attempt"].tolist() == [1] * 12 + [2] * 12
-    assert set(names.ARTIFACTS) >= measured.artifacts
+    assert measured.artifacts <= ARTIFACT_PATHS
     assert "Attempt 2 is measured again. invalid: other_process (python (pid 7) used 40 % of the SMs)" in measured.log
 
 
@@ -608,7 +609,7 @@ def test_the_card_is_waited_for_before_the_next_attempt(
         return ["another process uses the GPU (30 %)"]
 
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
-    monkeypatch.setattr(model_run.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID, hz=500))
+    monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID, hz=500))
     monkeypatch.setattr(model_run, "wait_until_quiet", wait)
     judged(monkeypatch, DISTURBED, VALID)
     register(lambda step, tokens: time.sleep(0.002))
@@ -616,7 +617,7 @@ def test_the_card_is_waited_for_before_the_next_attempt(
     assert len(waited) == 1
     assert waited[0] > 0
     assert "waiting: another process uses the GPU (30 %), for 1 s" in measured.log
-    assert "The card did not become quiet: another process uses the GPU (30 %). Measuring all the same." in measured.log
+    assert "The GPU did not become quiet: another process uses the GPU (30 %). Measuring all the same." in measured.log
     frame = pd.read_csv(measured.journal.artifacts / "telemetry/samples.csv")
     assert frame["measured"].sum() < len(frame) / 2, "the sections of the first attempt do not count"
 
@@ -628,7 +629,7 @@ def test_an_interruption_while_it_waits_keeps_the_first_attempt(
         raise Killed(signal.SIGTERM)
 
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
-    monkeypatch.setattr(model_run.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID, hz=500))
+    monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID, hz=500))
     monkeypatch.setattr(model_run, "wait_until_quiet", interrupted)
     judged(monkeypatch, DISTURBED, VALID)
     register()
@@ -649,12 +650,12 @@ def test_telemetry_lands_in_the_journal(register: Register, measure: Measure, mo
         nvml.wait_for_samples(2)
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(model_run.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID, hz=500))
+    monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID, hz=500))
     register(wait_for_a_sample)
     measured = measure(TOY)
     assert measured.failure is None
     metrics = measured.metrics
-    assert set(metrics) <= set(names.METRICS)
+    assert set(metrics) <= METRIC_NAMES
     assert metrics["sm_clock_mhz_mean"] == metrics["sm_clock_mhz_min"] == metrics["sm_clock_mhz_max"] == 1980
     assert metrics["memory_clock_mhz_mean"] == 3201
     assert metrics["power_w_mean"] == pytest.approx(630.25)
@@ -672,9 +673,9 @@ def test_telemetry_lands_in_the_journal(register: Register, measure: Measure, mo
     assert samples["measured"].sum() >= 3 * 4
     assert not samples["measured"].all()
     assert (measured.journal.artifacts / "telemetry/clocks.png").read_bytes().startswith(b"\x89PNG")
-    expected = {names.system_metric(0, suffix) for suffix in names.SYSTEM_METRICS}
+    expected = {metric.of(0).name for metric in names.SYSTEM_METRICS}
     # GPM has no reading before 110 ms, and the run may be over by then
-    assert expected - {names.system_metric(0, "dram_bandwidth_percentage")} <= set(measured.journal.series) <= expected
+    assert expected - {names.SYSTEM_DRAM_BANDWIDTH.of(0).name} <= set(measured.journal.series) <= expected
     assert metrics["violation_power_s"] == metrics["ecc_uncorrected_errors"] == 0
     assert nvml.open_count == 0, "NVML was let go of"
 
@@ -686,7 +687,7 @@ def test_who_else_was_on_the_card_is_recorded(
     nvml.processes.append(process(2**30, 5_000_000_000))
     nvml.refuses["nvmlDeviceGetPowerUsage"] = NOT_SUPPORTED
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(model_run.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID))
+    monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID))
     register(lambda step, tokens: None)
     measured = measure(TOY)
     others = pd.read_csv(measured.journal.artifacts / "telemetry/processes.csv")
@@ -697,7 +698,7 @@ def test_who_else_was_on_the_card_is_recorded(
     assert queries.loc["energy", "calls"] == 2 * 3, "at both ends of each pass"
     facts = json.loads((measured.journal.artifacts / "environment/host.json").read_text())
     assert facts["cpu_load_1min_end"] >= 0
-    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.artifacts <= ARTIFACT_PATHS
 
 
 def test_joules_per_token(register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -711,7 +712,7 @@ def test_joules_per_token(register: Register, measure: Measure, monkeypatch: pyt
         nvml.energy_mj += 500_000
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(model_run.Run, "open_sampler", lambda run: NvmlSampler.open(GPU_UUID))
+    monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID))
     monkeypatch.setattr(time, "time_ns", lambda: clock[0])
     register(work)
     metrics = measure(TOY).metrics

@@ -16,7 +16,7 @@ from ttt_mlflow.models.entry import DecodeModel, ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import find_model, models, register_model
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.run import plan as resolve_module
-from ttt_mlflow.run.plan import Resolved, resolve
+from ttt_mlflow.run.plan import Plan, make_plan
 
 NO_GPU = "device: no GPU found, measuring on the CPU"
 NO_TRITON = "inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used"
@@ -55,8 +55,8 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
-def settle(**asked: Any) -> Resolved:
-    return resolve(RunConfig.parse({"model_name": "ttt-tiny", **asked}))
+def settle(**asked: Any) -> Plan:
+    return make_plan(RunConfig.parse({"model_name": "ttt-tiny", **asked}))
 
 
 def refusal(**asked: Any) -> str:
@@ -65,7 +65,7 @@ def refusal(**asked: Any) -> str:
     return str(refused.value)
 
 
-def switches(resolved: Resolved) -> tuple[Any, ...]:
+def switches(resolved: Plan) -> tuple[Any, ...]:
     used = resolved.used
     return used.device, used.inner_net, used.dtype, used.use_compile, used.cuda_graph
 

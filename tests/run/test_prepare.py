@@ -1,12 +1,14 @@
 """The prompt is the same in every process; a decoder that is ready starts at the prompt."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.run import prepare
-from ttt_mlflow.run.plan import resolve
-from ttt_mlflow.run.prepare import EXTRA_STEPS, PROFILED_STEPS, make_prompt, make_ready, settle, settling_steps
+from ttt_mlflow.run.plan import make_plan
+from ttt_mlflow.run.prepare import EXTRA_STEPS, PROFILED_STEPS, clock_warmup_steps, make_prompt, make_ready, warm_clocks
 
 CPU = torch.device("cpu")
 
@@ -20,7 +22,7 @@ def test_the_prompt_is_that_of_the_seed() -> None:
 
 
 def test_a_ready_decoder_has_room_for_a_profiling_pass() -> None:
-    resolved = resolve(RunConfig.parse({"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 1}))
+    plan = make_plan(RunConfig.parse({"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 1}))
     lengths = []
 
     class Own:
@@ -33,7 +35,7 @@ def test_a_ready_decoder_has_room_for_a_profiling_pass() -> None:
         def prefill(self, prompt: torch.Tensor) -> torch.Tensor:
             return prompt[:, 0]
 
-    make_ready(resolved.used, Own(), make_prompt(resolved.used, 10, CPU))
+    make_ready(plan.used, cast(Any, Own()), make_prompt(plan.used, 10, CPU))
     assert lengths == [1 + 1 + EXTRA_STEPS]
     assert EXTRA_STEPS >= PROFILED_STEPS + 2, "those that are profiled after a pass, and the eager ones beside them"
 
@@ -47,15 +49,15 @@ def test_settling_takes_a_second_or_a_pass(monkeypatch: pytest.MonkeyPatch) -> N
         now[0] += 0.3
 
     monkeypatch.setattr(prepare.time, "perf_counter", lambda: now[0])
-    settle(step, 100, CPU)
+    warm_clocks(step, 100, CPU)
     assert len(steps) == 4
-    settle(step, 2, CPU)
+    warm_clocks(step, 2, CPU)
     assert len(steps) == 6
 
 
 def test_a_gpu_settles_and_a_cpu_is_set_up() -> None:
     used = RunConfig.parse({"genlen": 7})
-    assert settling_steps(used, CPU) == 1
-    assert settling_steps(used, torch.device("cuda", 0)) == 7
+    assert clock_warmup_steps(used, CPU) == 1
+    assert clock_warmup_steps(used, torch.device("cuda", 0)) == 7
     prefill = RunConfig.parse({"genlen": 7, "mode": "prefill"})
-    assert settling_steps(prefill, torch.device("cuda", 0)) > 7
+    assert clock_warmup_steps(prefill, torch.device("cuda", 0)) > 7

@@ -7,6 +7,7 @@ import pickle
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,27 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
+from tests.catalog import ARTIFACT_PATHS
 from tests.profilers.fake_nsys import FakeNsys
 from tests.profilers.snapshots import eager_pass
 from tests.profilers.traces import ComposedTrace, two_eager_steps, two_replays
-from tests.runs import Measured, measured_in
-from ttt_mlflow import names
+from tests.runs import Carried, measured_in
+from ttt_mlflow.app.measure import new_record
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, RunFailed
 from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.models.entry import Decoder
+from ttt_mlflow.names import Artifact
 from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.run import attempt, model_run, profile
+from ttt_mlflow.run import attempt, profile
+from ttt_mlflow.run.plan import make_plan
+from ttt_mlflow.run.prepare import Prepared
 from ttt_mlflow.workload import PARTS
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 2}
-Measure = Callable[..., Measured]
+Measure = Callable[..., Carried]
 
 
 @pytest.fixture
@@ -41,15 +46,15 @@ def measure(tmp_path: Path) -> Measure:
     return partial(measured_in, tmp_path / "runs")
 
 
-def read(measured: Measured, name: str) -> str:
+def read(measured: Carried, name: str) -> str:
     return (measured.journal.artifacts / "profiles/torch" / name).read_text()
 
 
-def step_of(measured: Measured) -> dict[str, Any]:
+def step_of(measured: Carried) -> dict[str, Any]:
     return json.loads(read(measured, "step.json"))
 
 
-def kernels_of(measured: Measured) -> pd.DataFrame:
+def kernels_of(measured: Carried) -> pd.DataFrame:
     return pd.read_csv(measured.journal.artifacts / "profiles/torch/kernels.csv")
 
 
@@ -121,7 +126,7 @@ def trace_of(composed: ComposedTrace) -> torch_profiler.Trace:
 
 def gpu_passes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, graph: ComposedTrace, eager: ComposedTrace | Exception | None
-) -> profile.Passes:
+) -> profile.Profiles:
     """The passes of a graph run with ``graph`` as its trace, and ``eager`` as that of the eager step beside it."""
 
     def record(
@@ -135,17 +140,19 @@ def gpu_passes(
         return trace_of(eager)
 
     monkeypatch.setattr(torch_profiler, "record", record)
-    used = RunConfig.parse({**TINY, "inner_net": "mlp_1_dual", "cuda_graph": True, "profile": "torch"})
-    passes = profile.Passes(Journal.create(folder, used.model_dump(mode="json")), used, torch.device("cpu"), None)
-    passes.on_gpu = True
-    passes.run(Replayed() if eager is None else ReplayedWithEager(), torch.zeros(2, 1, dtype=torch.int64))
-    return passes
+    plan = make_plan(RunConfig.parse({**TINY, "inner_net": "mlp_1_dual", "profile": "torch"}))
+    plan = replace(plan, used=plan.used.model_copy(update={"cuda_graph": True}))
+    profiles = profile.Profiles(new_record(plan, folder), plan, profile.Measured(None, (), 0.0))
+    profiles.on_gpu = True
+    decoder = Replayed() if eager is None else ReplayedWithEager()
+    profiles.of_the_model(Prepared(torch.zeros(2, 1, dtype=torch.int64), decoder))
+    return profiles
 
 
 def test_a_graphs_steps_take_their_parts_from_an_eager_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = gpu_passes(tmp_path, monkeypatch, two_replays(), two_eager_steps())
-    passes.finish()
-    journal = passes.journal
+    profiles = gpu_passes(tmp_path, monkeypatch, two_replays(), two_eager_steps())
+    assert profiles.problems == []
+    journal = profiles.record
     assert journal.metrics == pytest.approx(
         {"gpu_idle_pct": 100 * 30 / 130, "launch_gap_us_mean": 6, "host_ms_per_step": 0.008, "profiled_step_ms": 0.065}
     )
@@ -169,9 +176,9 @@ def test_a_graphs_steps_take_their_parts_from_an_eager_step(tmp_path: Path, monk
 def test_without_an_eager_step_parts_are_not_known(
     eager: Exception | None, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes = gpu_passes(tmp_path, monkeypatch, two_replays(), eager)
-    passes.finish()
-    folder = passes.journal.artifacts / "profiles/torch"
+    profiles = gpu_passes(tmp_path, monkeypatch, two_replays(), eager)
+    assert profiles.problems == []
+    folder = profiles.record.artifacts / "profiles/torch"
     assert set(pd.read_csv(folder / "kernels.csv")["part"]) == {"unknown"}
     assert note in (folder / "kernels.md").read_text()
 
@@ -180,10 +187,10 @@ def test_no_kernel_at_all_is_a_failure_that_leaves_the_trace(tmp_path: Path, mon
     """As where another profiler holds the GPU: only the host's side is seen."""
     empty = ComposedTrace()
     empty.range("step 0", 0, 10)
-    passes = gpu_passes(tmp_path, monkeypatch, empty, None)
-    with pytest.raises(RunFailed, match="recorded no GPU kernel"):
-        passes.finish()
-    assert {path.name for path in (passes.journal.artifacts / "profiles/torch").iterdir()} == {"trace.json.gz"}
+    profiles = gpu_passes(tmp_path, monkeypatch, empty, None)
+    (problem,) = profiles.problems
+    assert "recorded no GPU kernel" in problem
+    assert {path.name for path in (profiles.record.artifacts / "profiles/torch").iterdir()} == {"trace.json.gz"}
 
 
 # Faults
@@ -193,10 +200,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Writing the artifact ``name`` fails as on a full disk."""
     write = Journal.write_artifact
 
-    def write_artifact(self: Journal, relative: str, data: bytes | str) -> Path:
-        if relative == name:
-            raise OSError(errno.ENOSPC, "No space left on device", relative)
-        return write(self, relative, data)
+    def write_artifact(self: Journal, one: Artifact, data: bytes | str) -> Path:
+        if one.path == name:
+            raise OSError(errno.ENOSPC, "No space left on device", one.path)
+        return write(self, one, data)
 
     monkeypatch.setattr(Journal, "write_artifact", write_artifact)
 
@@ -245,29 +252,25 @@ def test_a_disk_that_the_profile_fills_has_room_for_the_end_of_the_record(
 
 def test_the_memory_pass_runs_a_prompt_and_a_few_steps(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
+    profiled_step = profile.Profiles._profiled_step
 
-    class Counted(profile.Passes):
-        def run(self, decoder: Decoder, prompt: Tensor) -> None:
-            self.used = self.used.model_copy(update={"profile": ("memory",)})
-            super().run(decoder, prompt)
-
-        def profiled_step(self, decoder: Decoder, prompt: Tensor) -> tuple[Callable[[], object], int]:
-            ran.append("prompt")
-            step, count = super().profiled_step(decoder, prompt)
-            return (lambda: ran.append("step") or step()), count  # type: ignore[func-returns-value]
+    def counted(self: profile.Profiles, prepared: Prepared) -> tuple[Callable[[], object], int]:
+        ran.append("prompt")
+        step, count = profiled_step(self, prepared)
+        return (lambda: ran.append("step") or step()), count  # type: ignore[func-returns-value]
 
     def record(action: Callable[[], object], device: torch.device) -> memory.Recorded:
         action()
         return eager_pass()
 
-    monkeypatch.setattr(model_run, "Passes", Counted)
+    monkeypatch.setattr(profile.Profiles, "_profiled_step", counted)
     monkeypatch.setattr(memory, "record", record)
-    measured = measure({**TINY, "profile": "torch"})
+    measured = measure(TINY, profile=("memory",))
     assert measured.failure is None, measured.log
     assert ran == ["prompt", *["step"] * 4]
     folder = measured.journal.artifacts / "profiles/memory"
     assert {path.name for path in folder.iterdir()} == {"snapshot.pickle", "parts.csv", "parts.md", "open.html"}
-    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.artifacts <= ARTIFACT_PATHS
     assert pickle.loads((folder / "snapshot.pickle").read_bytes()) == eager_pass().snapshot
     assert "other" in (folder / "parts.csv").read_text()
 
@@ -283,7 +286,7 @@ def test_nsys_records_the_same_configuration(measure: Measure, tmp_path: Path) -
         f"profiles/nsys/{name}"
         for name in ("report.nsys-rep", "cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nvtx_sum.csv", "nsys.log")
     }
-    assert measured.artifacts <= set(names.ARTIFACTS)
+    assert measured.artifacts <= ARTIFACT_PATHS
     assert measured.journal.tags["ttt.nsys"] == fake.version
     log = (measured.journal.artifacts / "profiles/nsys/nsys.log").read_text()
     assert "ran 16 of ttt-tiny mlp_2_dual decode b2 p1 g4" in log
@@ -326,15 +329,7 @@ def test_an_nsys_that_is_gone_by_then(measure: Measure, tmp_path: Path) -> None:
 
 def test_one_pass_that_fails_costs_no_other(measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     full_disk(monkeypatch, "profiles/torch/trace.json.gz")
-    resolved_profile = ("torch", "nsys")
-
-    class Both(profile.Passes):
-        def run(self, decoder: Decoder, prompt: Tensor) -> None:
-            self.used = self.used.model_copy(update={"profile": resolved_profile})
-            super().run(decoder, prompt)
-
-    monkeypatch.setattr(model_run, "Passes", Both)
-    measured = measure(TINY, nsys=FakeNsys(tmp_path).find())
+    measured = measure(TINY, nsys=FakeNsys(tmp_path).find(), profile=("torch", "nsys"))
     assert measured.journal.status["message"].startswith("profile=torch: cannot be written (No space left on device)")
     assert "profiles/nsys/report.nsys-rep" in measured.artifacts
 

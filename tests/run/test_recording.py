@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from ttt_mlflow import names
+from tests.catalog import ARTIFACT_PATHS, METRIC_NAMES, by_name
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown
@@ -22,7 +22,9 @@ from ttt_mlflow.models.ttt.sizes import config_of
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.run import recording
+from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.recording import record_roofline
+from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.workload import PARTS
 
 CEILINGS = GpuCeilings(read_gb_per_s=4480.0, copy_gb_per_s=4270.0, matmul_tflops=700.0)
@@ -46,9 +48,10 @@ class Recorder:
     ) -> dict[str, float]:
         used = USED.model_copy(update={"mode": mode})
         request = ModelRequest(used.model_name, used.inner_net, dtype, torch.device(device), 0, None)
-        return record_roofline(
-            self.journal, self.said, entry or find_model("ttt-1b"), request, used, measured_ms
-        )  # fmt: skip
+        plan = Plan(USED, used, entry or find_model("ttt-1b"), request, [], None)
+        roofline = record_roofline(self.journal, Reporter(self.said), plan, measured_ms)
+        assert by_name(roofline.metrics) == self.journal.metrics
+        return by_name(roofline.metrics)
 
     @property
     def output(self) -> str:
@@ -73,14 +76,14 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def test_a_decode_run_on_a_known_card(recorder: Recorder) -> None:
     metrics = recorder.record(measured_ms=1.9)
     expected = floor_ms(decode_stages(config_of("ttt-1b", "linear"), torch.float16, 128), CEILINGS)
-    assert set(metrics) == {"min_bytes_per_step", "flops_per_step", "roofline_ms", "roofline_pct"} <= set(names.METRICS)
+    assert set(metrics) == {"min_bytes_per_step", "flops_per_step", "roofline_ms", "roofline_pct"} <= METRIC_NAMES
     assert metrics["roofline_ms"] == pytest.approx(expected)
     assert metrics["roofline_pct"] == pytest.approx(100 * expected / 1.9)
     assert [row["part"] for row in recorder.parts] == list(PARTS)
     assert sum(float(row["floor_ms"]) for row in recorder.parts) == pytest.approx(expected)
     assert sum(float(row["bytes"]) for row in recorder.parts) == pytest.approx(metrics["min_bytes_per_step"])
     assert recorder.picture.read_bytes().startswith(b"\x89PNG")
-    assert {"roofline/parts.csv", "roofline/step.png"} <= set(names.ARTIFACTS)
+    assert {"roofline/parts.csv", "roofline/step.png"} <= ARTIFACT_PATHS
     assert recorder.output == ""
 
 
@@ -133,7 +136,7 @@ def test_a_note_that_a_handler_keeps_does_not_keep_the_callers_memory(
 
     kept = run()
     gc.collect()
-    assert "no roofline" in caplog.text
+    assert "are not recorded" in caplog.text
     assert kept() is None
 
 

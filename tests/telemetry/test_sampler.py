@@ -1,4 +1,3 @@
-import io
 import threading
 from types import SimpleNamespace
 
@@ -9,12 +8,13 @@ from rich.console import Console
 from tests.telemetry import fake_nvml
 from tests.telemetry.fake_nvml import GPU_UUID, MIG_UUID, OTHER_UUID, FakeNvml
 from ttt_mlflow.names import VIOLATION_POLICIES
-from ttt_mlflow.run.recording import open_sampler
+from ttt_mlflow.run.lifecycle import open_sampler
+from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.telemetry import gpm
 from ttt_mlflow.telemetry import sampler as telemetry
 from ttt_mlflow.telemetry.nvml import TelemetryUnavailable
 from ttt_mlflow.telemetry.sampler import NvmlSampler
-from ttt_mlflow.telemetry.samples import summarise
+from ttt_mlflow.telemetry.samples import summarize
 
 TORCH_UUID = GPU_UUID.removeprefix("GPU-")
 WAIT_SECONDS = 30.0
@@ -168,7 +168,7 @@ def test_a_card_that_answers_nothing_gives_no_samples(nvml: FakeNvml) -> None:
     take(sampler, 2)
     assert sampler.frame().empty
     assert sampler.memory_total_bytes is None
-    assert summarise(sampler.frame(), sampler.sections) == {}
+    assert summarize(sampler.frame(), sampler.sections) == {}
 
 
 def test_sections_mark_the_samples_and_read_the_energy_at_their_ends(nvml: FakeNvml) -> None:
@@ -372,7 +372,7 @@ def test_an_order_that_differs_from_nvmls_confuses_nothing(nvml: FakeNvml, monke
         torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=of_torch[device.index])
     )
     for index, clock in enumerate([1980, 345]):
-        sampler = open_sampler(torch.device("cuda", index), Console(file=io.StringIO()))
+        sampler = open_sampler(torch.device("cuda", index), Reporter(Console(quiet=True)))
         assert sampler is not None
         take(sampler, 2)
         sampler.stop()

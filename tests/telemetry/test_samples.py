@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -5,12 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.catalog import METRIC_NAMES, by_name
 from ttt_mlflow import names
 from ttt_mlflow.report.clocks_chart import plot_clocks
-from ttt_mlflow.telemetry.samples import GPM_LATE_MS, Section, inside, series, summarise, write_samples_csv
+from ttt_mlflow.telemetry.samples import GPM_LATE_MS, Section, inside, series, summarize, write_samples_csv
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
+
+
+def summarized(samples: pd.DataFrame, sections: Sequence[Section]) -> dict[str, float]:
+    return by_name(summarize(samples, sections))
 
 
 def at(seconds: float) -> int:
@@ -49,7 +55,7 @@ def frame(rows: int = 40, hz: float = 10.0) -> pd.DataFrame:
 
 
 def test_summary_is_of_the_sections_alone() -> None:
-    metrics = summarise(frame(), [section(1.0, 1.95, 570.0), section(2.0, 2.95, 560.0)])
+    metrics = summarized(frame(), [section(1.0, 1.95, 570.0), section(2.0, 2.95, 560.0)])
     assert metrics == {
         "sm_clock_mhz_mean": 1980,
         "sm_clock_mhz_min": 1980,
@@ -59,24 +65,24 @@ def test_summary_is_of_the_sections_alone() -> None:
         "temperature_c_max": 54,
         "gpu_utilization_pct_mean": 100,
         "device_memory_used_gb": 2.5,
-        **{names.clock_event_metric(reason): 0 for reason in names.CLOCK_EVENT_REASONS},
+        **{names.CLOCK_EVENT_PCT[reason].name: 0 for reason in names.CLOCK_EVENT_REASONS},
         "clock_event_sw_power_cap_pct": 100,
         "dram_bandwidth_pct_mean": 80,
         "tensor_active_pct_mean": 20,
         "energy_j": 1130,
     }
-    assert set(metrics) <= set(names.METRICS)
+    assert set(metrics) <= METRIC_NAMES
 
 
 def test_no_sample_inside_gives_no_metric() -> None:
-    assert summarise(frame(), [section(1.01, 1.09)]) == {}
-    assert summarise(frame(), []) == {}
-    assert summarise(pd.DataFrame(), [section(0, 1)]) == {}
+    assert summarized(frame(), [section(1.01, 1.09)]) == {}
+    assert summarized(frame(), []) == {}
+    assert summarized(pd.DataFrame(), [section(0, 1)]) == {}
 
 
 def test_a_column_that_is_missing_gives_no_metric() -> None:
     samples = frame().drop(columns=["sm_clock_mhz", "clock_event_reasons", "temperature_c"])
-    assert set(summarise(samples, [section(1, 2)])) == {
+    assert set(summarized(samples, [section(1, 2)])) == {
         "memory_clock_mhz_mean",
         "power_w_mean",
         "gpu_utilization_pct_mean",
@@ -90,24 +96,24 @@ def test_a_reading_that_stopped_is_left_out() -> None:
     samples = frame().astype({"sm_clock_mhz": "float64", "temperature_c": "float64"})
     samples.loc[samples["time_ns"] > at(1.55), "sm_clock_mhz"] = float("nan")
     samples["temperature_c"] = float("nan")
-    metrics = summarise(samples, [section(1, 2)])
+    metrics = summarized(samples, [section(1, 2)])
     assert metrics["sm_clock_mhz_mean"] == 1980
     assert "temperature_c_max" not in metrics
 
 
 def test_average_power_stands_in_where_there_is_no_instantaneous_one() -> None:
     samples = frame().drop(columns="power_instant_w")
-    assert summarise(samples, [section(1, 2)])["power_w_mean"] == 300
+    assert summarized(samples, [section(1, 2)])["power_w_mean"] == 300
 
 
 @given(st.lists(st.integers(0, 0x7FF), min_size=1, max_size=40))
 def test_clock_events_are_shares_of_the_samples(masks: list[int]) -> None:
     samples = pd.DataFrame({"time_ns": [at(i / 100) for i in range(len(masks))], "clock_event_reasons": masks})
-    metrics = summarise(samples, [section(0, 1)])
+    metrics = summarized(samples, [section(0, 1)])
     for bit, reason in enumerate(names.CLOCK_EVENT_REASONS):
         share = sum(bool(mask & 1 << bit) for mask in masks) / len(masks)
-        assert metrics[names.clock_event_metric(reason)] == pytest.approx(100 * share)
-    assert set(metrics) <= set(names.METRICS)
+        assert metrics[names.CLOCK_EVENT_PCT[reason].name] == pytest.approx(100 * share)
+    assert set(metrics) <= METRIC_NAMES
 
 
 @pytest.mark.parametrize(
@@ -122,7 +128,7 @@ def test_clock_events_are_shares_of_the_samples(masks: list[int]) -> None:
     ],
 )
 def test_energy_is_given_where_the_counter_can_tell(sections: list[Section], expected: float | None) -> None:
-    assert summarise(frame(), sections).get("energy_j") == expected
+    assert summarized(frame(), sections).get("energy_j") == expected
 
 
 def test_ends_belong_to_the_section() -> None:
@@ -151,20 +157,20 @@ def test_a_gpm_reading_counts_where_all_that_it_covers_was_measured(
         float(round(10 * second)) if index % 3 == 0 else None
         for index, second in enumerate((samples["time_ns"] - START) / SECOND)
     ]
-    found = summarise(samples, [section(begin, end)]).get("dram_bandwidth_pct_mean")
+    found = summarized(samples, [section(begin, end)]).get("dram_bandwidth_pct_mean")
     tenths = [10 * second for second in expected]
     assert found == (pytest.approx(sum(tenths) / len(tenths)) if tenths else None)
 
 
 def test_a_gpm_reading_across_two_sections_is_of_neither() -> None:
-    metrics = summarise(frame(), [section(0.8, 1.05), section(1.06, 1.3)])
+    metrics = summarized(frame(), [section(0.8, 1.05), section(1.06, 1.3)])
     assert "dram_bandwidth_pct_mean" not in metrics
     assert metrics["sm_clock_mhz_max"] == 1980
 
 
 def test_gpm_readings_weigh_by_their_span() -> None:
     samples = pd.DataFrame({"time_ns": [at(5), at(6)], "gpm_span_ms": [100.0, 300.0], "sm_active_pct": [100.0, 20.0]})
-    assert summarise(samples, [section(0, 10)])["sm_active_pct_mean"] == pytest.approx(40)
+    assert summarized(samples, [section(0, 10)])["sm_active_pct_mean"] == pytest.approx(40)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4000), st.integers(100, 900)), max_size=20), st.integers(0, 3000))
@@ -180,7 +186,7 @@ def test_gpm_of_other_times_never_enters(readings: list[tuple[int, int]], begin_
         }
     )
     # the ends are rounded to ns; a reading that ends or begins within 1 µs of them may fall on either side
-    found = summarise(samples, [Section(at(begin_ms / 1000) - 500, at(end_ms / 1000) + 500)]).get("sm_active_pct_mean")
+    found = summarized(samples, [Section(at(begin_ms / 1000) - 500, at(end_ms / 1000) + 500)]).get("sm_active_pct_mean")
     assert found == (pytest.approx(1.0) if any(inner) else None)
 
 
@@ -194,20 +200,20 @@ def counted(power_s: float | None, errors: int | None) -> Section:
 
 
 def test_counters_add_up_over_the_sections() -> None:
-    metrics = summarise(pd.DataFrame(), [counted(0.25, 0), counted(0.5, 2)])
+    metrics = summarized(pd.DataFrame(), [counted(0.25, 0), counted(0.5, 2)])
     assert metrics == {"violation_power_s": 0.75, "ecc_uncorrected_errors": 2}
-    assert set(metrics) <= set(names.METRICS)
+    assert set(metrics) <= METRIC_NAMES
 
 
 def test_none_counted_is_zero_and_not_asked_is_absent() -> None:
-    assert summarise(pd.DataFrame(), [counted(0.0, 0)]) == {"violation_power_s": 0, "ecc_uncorrected_errors": 0}
-    assert summarise(pd.DataFrame(), [counted(0.5, 1), counted(None, None)]) == {}
-    assert summarise(pd.DataFrame(), []) == {}
+    assert summarized(pd.DataFrame(), [counted(0.0, 0)]) == {"violation_power_s": 0, "ecc_uncorrected_errors": 0}
+    assert summarized(pd.DataFrame(), [counted(0.5, 1), counted(None, None)]) == {}
+    assert summarized(pd.DataFrame(), []) == {}
 
 
 def test_series_have_the_public_names_and_two_points_a_second() -> None:
-    points = series(frame(), 1)
-    assert set(points) == {names.system_metric(1, suffix) for suffix in names.SYSTEM_METRICS}
+    points = {metric.name: rows for metric, rows in series(frame(), 1).items()}
+    assert set(points) == {metric.of(1).name for metric in names.SYSTEM_METRICS}
     clock = points["system/gpu_1_sm_clock_megahertz"]
     assert [step for _, step, _ in clock] == list(range(8))
     assert [timestamp for timestamp, _, _ in clock] == [at(i / 2) // 1_000_000 for i in range(8)]
@@ -221,7 +227,7 @@ def test_series_skip_what_was_not_sampled() -> None:
     assert series(pd.DataFrame(), 0) == {}
     samples = frame()[["time_ns", "sm_clock_mhz"]]
     gap = samples[(samples["time_ns"] < at(1)) | (samples["time_ns"] >= at(3))]
-    points = series(gap, 0)
+    points = {metric.name: rows for metric, rows in series(gap, 0).items()}
     assert set(points) == {"system/gpu_0_sm_clock_megahertz"}
     timestamps = [timestamp for timestamp, _, _ in points["system/gpu_0_sm_clock_megahertz"]]
     assert timestamps == [at(second) // 1_000_000 for second in (0, 0.5, 3, 3.5)]

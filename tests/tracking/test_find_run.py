@@ -4,15 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.catalog import artifact
 from tests.project import free_port, new_store
-from tests.record.conftest import MakeJournal
+from tests.record.conftest import CONFIG, MakeJournal
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.names import ARTIFACT_NSYS_LOG, ARTIFACT_STEPS, ARTIFACT_TORCH_KERNELS_CSV, ARTIFACT_TORCH_STEP
+from ttt_mlflow.report.table import table_row
+from ttt_mlflow.report.text import run_label
 from ttt_mlflow.tracking.find_run import found_run
 from ttt_mlflow.tracking.publish import publish
 
 
 def refusal(run: str, logdir: Path, uri: str) -> str:
-    with pytest.raises(BadInput) as refused, found_run(run, logdir, uri, "timing"):
+    with pytest.raises(BadInput) as refused, found_run(run, logdir, uri):
         pass
     return str(refused.value)
 
@@ -20,9 +24,10 @@ def refusal(run: str, logdir: Path, uri: str) -> str:
 def test_a_record_by_folder_and_by_id(make_journal: MakeJournal, tmp_path: Path) -> None:
     journal = make_journal()
     for run in (str(journal.path), journal.journal_id):
-        with found_run(run, journal.path.parent, "sqlite:///nowhere.db", "timing") as found:
-            assert found.folder == journal.artifacts / "timing"
-            assert found.label == f"ttt-125m mlp_1_dual decode b2 p1 g8, {journal.journal_id}, somewhere"
+        with found_run(run, journal.path.parent, "sqlite:///nowhere.db") as found:
+            assert found.artifact(ARTIFACT_STEPS) == journal.artifacts / "timing/steps.csv"
+            assert found.artifact(ARTIFACT_TORCH_STEP) is None
+            assert run_label(found) == f"ttt-125m mlp_1_dual decode b2 p1 g8, {journal.journal_id}, somewhere"
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["database", "server"])
@@ -30,15 +35,30 @@ def test_an_mlflow_run(server: bool, make_journal: MakeJournal, tmp_path: Path, 
     """A database's artifacts lie in a folder, a server's come through it: each leaves them in its own way."""
     store = request.getfixturevalue("server_uri") if server else new_store(tmp_path)
     journal = make_journal()
-    journal.write_artifact("profiles/torch/step.json", "{}")
+    journal.write_artifact(artifact("profiles/torch/step.json"), "{}")
     run_id = publish(journal, store).run_id
-    for asked, name in (("timing", "steps.csv"), ("profiles/torch", "step.json")):
-        with found_run(run_id, tmp_path, store, asked) as found:
-            assert [path.name for path in found.folder.iterdir()] == [name], "only what was asked for"
-            assert found.label == f"ttt-125m mlp_1_dual decode b2 p1 g8, {run_id}, somewhere"
-        assert not found.folder.exists()
-    with found_run(run_id, tmp_path, store, "profiles/nsys") as found:
-        assert not found.folder.exists(), "an absent folder is the reader's to name"
+    with found_run(run_id, tmp_path, store) as found:
+        downloaded = []
+        for asked in (ARTIFACT_STEPS, ARTIFACT_TORCH_STEP):
+            path = found.artifact(asked)
+            assert path is not None
+            downloaded.append(path)
+            assert path.read_bytes() == (journal.artifacts / asked.path).read_bytes()
+        assert found.artifact(ARTIFACT_NSYS_LOG) is None
+        assert found.artifact(ARTIFACT_TORCH_KERNELS_CSV) is None
+    assert not any(path.exists() for path in downloaded), "what was downloaded is gone"
+
+
+def test_a_folder_and_a_server_tell_the_same_of_a_run(make_journal: MakeJournal, tmp_path: Path) -> None:
+    store, journal = new_store(tmp_path), make_journal()
+    run_id = publish(journal, store).run_id
+    with found_run(str(journal.path), tmp_path, store) as local, found_run(run_id, tmp_path, store) as stored:
+        assert stored.id == run_id
+        assert stored.settings == {**CONFIG.model_dump(), **stored.settings}
+        for name in ("name", "entry_point", "status", "params", "metrics"):
+            assert getattr(stored, name) == getattr(local, name), name
+        assert table_row(stored) == table_row(local)
+        assert local.tags.items() <= stored.tags.items()
 
 
 def test_what_can_be_given(make_journal: MakeJournal, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from tests.catalog import series
 from tests.record.conftest import CONFIG, SERIES, MakeJournal, start_python
 from ttt_mlflow.errors import PublishFailed
 from ttt_mlflow.record.journal import NO_RECORD_OF_THE_END, Journal
@@ -268,7 +269,7 @@ def test_few_calls(
     original, calls = MlflowClient.log_batch, []
     journal = make_journal()
     rows = [(1_700_000_000_000 + i, i, i / 3) for i in range(1700)]
-    journal.set_series({"system/gpu_0_sm_clock_megahertz": rows})
+    journal.set_series(series({"system/gpu_0_sm_clock_megahertz": rows}))
 
     def counted(client: MlflowClient, run_id: str, metrics: Any, params: Any, tags: Any) -> Any:
         calls.append((len(metrics), len(params), len(tags)))
@@ -336,7 +337,7 @@ from ttt_mlflow.tracking import publish, store
 
 assert "mlflow" not in sys.modules  # it takes seconds to import
 journal = Journal.create(Path("runs"), {"model_name": "ttt-125m"})
-journal.write_artifact("log.txt", "text")
+journal.write_artifact(artifact("log.txt"), "text")
 journal.set_status("ok")
 publish.publish(journal, store.resolve_tracking_uri(None))
 """

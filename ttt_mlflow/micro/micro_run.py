@@ -32,7 +32,7 @@ from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.micro_results import CellResult, KernelResult, MicroResults, Status
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
 from ttt_mlflow.report.micro_table import ceilings_text, cell_text, table_csv, table_markdown
-from ttt_mlflow.run.attempt import after_the_measurement, attempt, attempt_pass
+from ttt_mlflow.run.attempt import COMPLETE, after_the_measurement, attempt, attempt_pass
 from ttt_mlflow.run.recording import record_samples, record_verdict
 from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.telemetry import samples
@@ -103,8 +103,8 @@ class MicroRun:
         with after_the_measurement("while profiling"), self.reporter.status("profiling with nsys"):
             problem = attempt_pass("nsys", self.record, self.device, lambda: self._nsys_pass(nsys, cells))
         if problem:
-            complete = "; the measurement before it is complete" if len(cells) == len(self.results.cells) else ""
-            self.problems.append(f"{problem}{complete}")
+            complete = len(cells) == len(self.results.cells)
+            self.problems.append(f"{problem}; {COMPLETE}" if complete else problem)
         seconds = time.perf_counter() - began
         self.record.update_metrics({names.PROFILE_S: seconds})
         self.reporter.say(f"{problem or f'profiled with nsys {nsys.version}'}: {seconds:.1f} s")

@@ -13,6 +13,7 @@ from ttt_mlflow.errors import Killed, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.run.out_of_memory import failure_of
 
+COMPLETE = "the measurement before it is complete"
 ROOM, ROOM_BYTES = ".room", 256 << 10  # a record without its artifacts has a tenth of it
 log = logging.getLogger(__name__)
 

@@ -76,7 +76,7 @@ def conduct(run: Run, record: Journal, reporter: Reporter, describe: Describe) -
     with run_log(record), _killed_is_recorded(record, describe):
         try:
             _record_plan(record, run.plan, reporter)
-            sampler = _open_sampler(run.plan.device, reporter)
+            sampler = open_sampler(run.plan.device, reporter)
             try:
                 with sampler or nullcontext():
                     run.measure(sampler)
@@ -123,7 +123,7 @@ def _record_environment(record: Journal, used: Configuration, device: torch.devi
     record.write_artifact(names.ARTIFACT_PACKAGES, host.package_list())
 
 
-def _open_sampler(device: torch.device, reporter: Reporter) -> NvmlSampler | None:
+def open_sampler(device: torch.device, reporter: Reporter) -> NvmlSampler | None:
     """NVML's sampler for a GPU; None on a CPU, and where NVML is missing, which is said."""
     if device.type != "cuda":
         return None

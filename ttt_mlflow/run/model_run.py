@@ -25,7 +25,7 @@ from ttt_mlflow.measurement.timing import StepTimer, time_once
 from ttt_mlflow.measurement.verdict import Verdict, judge
 from ttt_mlflow.names import Metrics
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.run.attempt import after_the_measurement
+from ttt_mlflow.run.attempt import COMPLETE, after_the_measurement
 from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.prepare import Prepared, build, make_ready
 from ttt_mlflow.run.profile import Measured, Profiles
@@ -122,8 +122,7 @@ class ModelRun:
         self.problems = profiles.problems
 
     def failure(self) -> TTTError | None:
-        complete = "the measurement before it is complete"
-        return RunFailed(f"{'; '.join(self.problems)}; {complete}") if self.problems else None
+        return RunFailed(f"{'; '.join(self.problems)}; {COMPLETE}") if self.problems else None
 
     # Measuring
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ttt_mlflow import names
 from ttt_mlflow.errors import PublishFailed
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.store import (
@@ -87,7 +88,7 @@ def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "erro
         from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
         message = clipped(message, MAX_TAG_VAL_LENGTH)
-        tags = {"ttt.status": status, "ttt.message": message, "mlflow.note.content": message}
+        tags = {names.TAG_STATUS.name: status, names.TAG_MESSAGE.name: message, "mlflow.note.content": message}
         try:
             with quiet_loggers():
                 client = MlflowClient(tracking_uri)
@@ -145,7 +146,7 @@ def _own_run(client: "MlflowClient", journal: Journal) -> "Run | None":
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    holds = run.data.tags.get("ttt.journal_id", journal.journal_id)
+    holds = run.data.tags.get(names.TAG_JOURNAL_ID.name, journal.journal_id)
     return run if run.info.lifecycle_stage == "active" and holds == journal.journal_id else None
 
 
@@ -154,7 +155,7 @@ def _find_or_create(client: "MlflowClient", journal: Journal) -> "Run":
     experiment_id = _experiment_id(client, target["experiment_name"]) or target["experiment_id"] or "0"
 
     def runs_of_journal() -> list["Run"]:
-        condition = f"tags.`ttt.journal_id` = '{journal.journal_id}'"
+        condition = f"tags.`{names.TAG_JOURNAL_ID.name}` = '{journal.journal_id}'"
         return list(client.search_runs([experiment_id], condition, order_by=["start_time ASC"]))
 
     runs = runs_of_journal()
@@ -164,7 +165,7 @@ def _find_or_create(client: "MlflowClient", journal: Journal) -> "Run":
             start_time=_milliseconds(journal.status["started_at"]),
             run_name=journal.run_name,
             tags={
-                "ttt.journal_id": journal.journal_id,
+                names.TAG_JOURNAL_ID.name: journal.journal_id,
                 "mlflow.user": _user(),
                 "mlflow.source.name": "ttt-mlflow",
                 "mlflow.source.type": "LOCAL",
@@ -225,19 +226,19 @@ def _metrics(journal: Journal) -> list["Metric"]:
 
 def _tags(journal: Journal) -> dict[str, str]:
     status = journal.status
-    tags = {**journal.tags, "ttt.journal_id": journal.journal_id, "ttt.status": status["status"]}
-    tags["ttt.entry_point"] = journal.entry_point
+    tags = {**journal.tags, names.TAG_JOURNAL_ID.name: journal.journal_id, names.TAG_STATUS.name: status["status"]}
+    tags[names.TAG_ENTRY_POINT.name] = journal.entry_point
     if status["message"]:
-        tags["ttt.message"] = status["message"]
+        tags[names.TAG_MESSAGE.name] = status["message"]
     if journal.description:
         tags["mlflow.note.content"] = journal.description
     return tags
 
 
 def _log_artifacts(client: "MlflowClient", journal: Journal, run_id: str) -> None:
-    client.log_artifact(run_id, str(journal.path / "config.json"))
+    client.log_artifact(run_id, str(journal.path / names.ARTIFACT_CONFIG.path))
     if journal.description:
-        client.log_text(run_id, journal.description, "summary.md")
+        client.log_text(run_id, journal.description, names.ARTIFACT_SUMMARY.path)
     if any(journal.artifacts.iterdir()):
         client.log_artifacts(run_id, str(journal.artifacts))
 

@@ -21,7 +21,7 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.mamba import model as mamba
 from ttt_mlflow.models.registry import find_model
-from ttt_mlflow.run.plan import resolve
+from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.workload import named_by
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def test_what_is_missing_and_how_to_get_it(installed: list[str], absent: str, mo
     )
     assert mamba.missing() == message
     with pytest.raises(BadInput) as refused:
-        resolve(RunConfig.parse({"model_name": "state-spaces/mamba-1.4b"}))
+        make_plan(RunConfig.parse({"model_name": "state-spaces/mamba-1.4b"}))
     assert str(refused.value) == f"model_name=state-spaces/mamba-1.4b: {message}"
 
 
