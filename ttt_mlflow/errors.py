@@ -21,7 +21,7 @@ class RunFailed(TTTError):
 
 
 class BadInput(TTTError):
-    """A parameter that cannot be honoured; nothing was built or measured."""
+    """A parameter that cannot be honored; nothing was built or measured."""
 
     exit_code = 2
 

@@ -131,12 +131,7 @@ TIME_TO_FIRST_TOKEN_MS = Metric(
     "time to first token",
 )
 PEAK_MEMORY_ALLOCATED_GB = Metric(
-    "peak_memory_allocated_gb",
-    "10⁹ bytes",
-    "peak memory of PyTorch's tensors",
-    "lower",
-    "peak memory",
-    headline=True,
+    "peak_memory_allocated_gb", "10⁹ bytes", "peak memory of PyTorch's tensors", "lower", "peak memory", headline=True
 )
 PEAK_MEMORY_RESERVED_GB = Metric(
     "peak_memory_reserved_gb", "10⁹ bytes", "peak memory of PyTorch's allocator", "lower", "peak memory reserved"
@@ -284,10 +279,7 @@ RELATIVE_HALF_WIDTH_PCT = Metric(
     headline=True,
 )
 DRIFT_PCT = Metric(
-    "drift_pct",
-    "%",
-    "how much longer the last third of the passes took than the first third",
-    label="drift",
+    "drift_pct", "%", "how much longer the last third of the passes took than the first third", label="drift"
 )
 DRIFT_P_VALUE = Metric(
     "drift_p_value", "1", "p value of drift_pct: probability of as much drift by chance", label="drift, p value"
@@ -361,11 +353,7 @@ KERNEL_US_P80 = KernelMetric(
     "kernel_us_p80", "µs", "the same, 80th percentile of the samples", "lower", "kernel time, p80"
 )
 KERNEL_GB_PER_S = KernelMetric(
-    "kernel_gb_per_s",
-    "10⁹ bytes/s",
-    "least bytes of the step over the median time",
-    "higher",
-    "kernel bandwidth",
+    "kernel_gb_per_s", "10⁹ bytes/s", "least bytes of the step over the median time", "higher", "kernel bandwidth"
 )
 KERNEL_READ_CEILING_PCT = KernelMetric(
     "kernel_read_ceiling_pct",
@@ -383,11 +371,7 @@ KERNEL_ERROR = KernelMetric(
     "relative error",
 )
 KERNEL_FIRST_USE_S = KernelMetric(
-    "kernel_first_use_s",
-    "s",
-    "first call in the process, import and compilation included",
-    "lower",
-    "first use",
+    "kernel_first_use_s", "s", "first call in the process, import and compilation included", "lower", "first use"
 )
 KERNEL_SM_CLOCK_MHZ_MEAN = KernelMetric(
     "kernel_sm_clock_mhz_mean", "MHz", "SM clock while the kernel was timed", label="SM clock"

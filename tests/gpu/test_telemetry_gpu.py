@@ -15,9 +15,11 @@ import torch
 
 from tests.catalog import by_name
 from ttt_mlflow import names
-from ttt_mlflow.measurement.loop import Measurement, measure_decode
-from ttt_mlflow.measurement.timing import StepTimer, time_once
+from ttt_mlflow.measurement.budget import Budget
+from ttt_mlflow.measurement.loop import Measurement, Observer, Pass, measure_passes
+from ttt_mlflow.measurement.timing import StepTimer, StepTimes, time_once
 from ttt_mlflow.report.clocks_chart import plot_clocks
+from ttt_mlflow.run.model_run import RunObserver
 from ttt_mlflow.telemetry.host import device_uuid, host_facts
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.telemetry.samples import series, summarize
@@ -125,16 +127,12 @@ def test_out_of_memory_keeps_the_finished_steps(matrix: torch.Tensor) -> None:
             held.append(torch.empty(1 << 50, device=DEVICE, dtype=torch.uint8))
         held.append(matrix)
 
+    def timed() -> StepTimes:
+        return StepTimer(8, DEVICE).time_steps(step)
+
     measurement = Measurement()
     with pytest.raises(torch.OutOfMemoryError):
-        measure_decode(
-            lambda: StepTimer(8, DEVICE).time_steps(step),
-            warmup=0,
-            repeats=1,
-            precision_pct=0.5,
-            max_seconds=60.0,
-            measurement=measurement,
-        )
+        measure_passes(Pass(timed, timed), Budget(0, 1, 0.5, 60.0), Observer(), measurement)
     assert [len(repeat.step_ms) for repeat in measurement.repeats] == [3]
     assert not measurement.repeats[0].complete
 

@@ -128,5 +128,5 @@ def _bootstrap_interval(data: np.ndarray) -> tuple[float, float]:
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    # interpolation between equal values can round to a neighbour of theirs
+    # interpolation between equal values can round to a neighbor of theirs
     return max(float(interval.low), float(data[0])), min(float(interval.high), float(data[-1]))

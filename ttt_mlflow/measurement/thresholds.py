@@ -24,7 +24,7 @@ class Thresholds:
         3.0, "how far the SM clock may fall below its steady state without the power cap"
     )
     clock_drop_share_pct: float = _threshold(1.0, "largest share of the samples that may be below that")
-    other_process_sm_pct: float = _threshold(1.0, "largest SM utilisation of another process")
+    other_process_sm_pct: float = _threshold(1.0, "largest SM utilization of another process")
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Self:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ttt_mlflow.kernels.inner_layers import decode_kernel_bytes
 from ttt_mlflow.kernels.mini_batch import MINI_BATCH
 
-STATE_STD = 0.02  # as the published models are initialised
+STATE_STD = 0.02  # as the published models are initialized
 BASE_LR = {"linear": 1.0, "mlp": 0.1}  # the inner learning rate before its gate (section 2.7 of the paper)
 
 

@@ -1,4 +1,4 @@
-"""SM, tensor and DRAM-bandwidth utilisation by GPM, NVML's performance counters that need no profiler.
+"""SM, tensor and DRAM-bandwidth utilization by GPM, NVML's performance counters that need no profiler.
 
 GPM gives what happened between two samples of its counters. NVML refreshes those counters every 100 ms, so that two
 samples have to lie further apart than that: at 20 samples a second every third row has GPM's readings.

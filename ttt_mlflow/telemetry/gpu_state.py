@@ -17,8 +17,8 @@ T = TypeVar("T")
 class GpuState:
     """Readings of one card; None where it does not answer, and ``refused`` then has NVML's words.
 
-    Clocks in MHz, power in W, temperature in °C, utilisation in %. processes: all that are on it, this one included.
-    gpm: whether the card gives SM, tensor and DRAM-bandwidth utilisation without a profiler. Of a MIG instance, what it
+    Clocks in MHz, power in W, temperature in °C, utilization in %. processes: all that are on it, this one included.
+    gpm: whether the card gives SM, tensor and DRAM-bandwidth utilization without a profiler. Of a MIG instance, what it
     does not answer itself is its card's.
     """
 

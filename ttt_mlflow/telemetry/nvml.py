@@ -13,7 +13,7 @@ class TelemetryUnavailable(TTTError):
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(
-            f"GPU clocks, power, temperature, utilisation, energy and memory in use are not recorded: "
+            f"GPU clocks, power, temperature, utilization, energy and memory in use are not recorded: "
             f"{reason}; {remedy}"
         )
 
@@ -43,7 +43,7 @@ class Device:
 
 
 def load_nvml() -> ModuleType:
-    """The pynvml module, initialised; the caller shuts it down."""
+    """The pynvml module, initialized; the caller shuts it down."""
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:

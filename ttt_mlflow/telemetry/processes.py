@@ -94,7 +94,7 @@ class ProcessLists:
 
     def __init__(self, nvml: ModuleType, device: Device) -> None:
         def query(name: str, function: str) -> Query[list[Any]]:
-            # an instance's processes are asked of itself: those of its neighbours do not disturb it
+            # an instance's processes are asked of itself: those of its neighbors do not disturb it
             return Query(nvml, name, "now", of_itself(device, lambda handle: getattr(nvml, function)(handle)))
 
         self.compute = query("processes", "nvmlDeviceGetComputeRunningProcesses")
@@ -189,9 +189,9 @@ class ProcessWatch:
         return memory_by_number(look.listed for look in looks if look.in_section), own
 
     def _sm_by_number(self, sections: Sequence[Section]) -> dict[int, float] | None:
-        """The highest SM utilisation of each that has one; None where nobody has: then the card does not say.
+        """The highest SM utilization of each that has one; None where nobody has: then the card does not say.
 
-        This process computes in the sections, so that a card which tells utilisation by process tells at least its.
+        This process computes in the sections, so that a card which tells utilization by process tells at least its.
         """
         highest: dict[int, float] = {}
         for time_ns, number, pct in list(self._sm):

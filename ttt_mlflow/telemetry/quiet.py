@@ -18,7 +18,7 @@ Rows = Sequence[Mapping[str, float]]
 def unrest(rows: Rows) -> list[str]:
     """Why the card is not quiet, by samples in which this process did nothing; empty where it is.
 
-    A utilisation above 0 is then another process'.
+    A utilization above 0 is then another process'.
     """
     if not rows:
         return ["no samples"]

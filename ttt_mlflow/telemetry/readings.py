@@ -1,4 +1,4 @@
-"""The readings of a sample: clocks, power, temperature, utilisation, memory, clock events."""
+"""The readings of a sample: clocks, power, temperature, utilization, memory, clock events."""
 
 import time
 from types import ModuleType

@@ -11,7 +11,7 @@ from ttt_mlflow.errors import BadInput, TTTError
 if TYPE_CHECKING:
     from ttt_mlflow.telemetry.gpu_state import GpuState
 
-BUSY_PCT = 5  # utilisation by others from which on a card is not quiet
+BUSY_PCT = 5  # utilization by others from which on a card is not quiet
 
 
 def measure_gpus(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
@@ -148,7 +148,7 @@ def check_telemetry(gpus: Sequence[Gpu]) -> str:
     from ttt_mlflow.telemetry.sampler import NvmlSampler
 
     if not gpus:
-        raise Wrong("no GPU: clocks, power, temperature, utilisation and energy are not recorded")
+        raise Wrong("no GPU: clocks, power, temperature, utilization and energy are not recorded")
     refused = []
     for gpu in gpus:
         sampler = NvmlSampler.open(gpu.uuid)
@@ -162,11 +162,11 @@ def check_telemetry(gpus: Sequence[Gpu]) -> str:
 
 
 def check_gpm(gpus: Sequence[Gpu]) -> str:
-    cards = _cards(gpus, "SM, tensor and DRAM-bandwidth utilisation are")
+    cards = _cards(gpus, "SM, tensor and DRAM-bandwidth utilization are")
     without = [gpu.index for gpu, card in cards if not card.gpm]
     if without:  # that is how the card is: nothing to be done, and no fault
-        return f"not on GPU {', '.join(map(str, without))}: SM, tensor and DRAM-bandwidth utilisation are not recorded"
-    return "SM, tensor and DRAM-bandwidth utilisation can be read without a profiler"
+        return f"not on GPU {', '.join(map(str, without))}: SM, tensor and DRAM-bandwidth utilization are not recorded"
+    return "SM, tensor and DRAM-bandwidth utilization can be read without a profiler"
 
 
 def check_ceilings(gpus: Sequence[Gpu]) -> str:

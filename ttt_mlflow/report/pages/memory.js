@@ -26,7 +26,7 @@ function row(kind, ...cells) {
 row("th", "part", "between steps", "at the peak", "taken from the GPU");
 for (const part of data.parts) {
   const line = row("td", part.part, bytes(part.allocated_bytes), bytes(part.peak_bytes), bytes(part.reserved_bytes));
-  line.firstChild.style.borderLeft = `10px solid ${part.colour}`;
+  line.firstChild.style.borderLeft = `10px solid ${part.color}`;
   line.firstChild.style.paddingLeft = "6px";
 }
 const sum = (name) => data.parts.reduce((total, part) => total + (part[name] ?? 0), 0);
@@ -88,7 +88,7 @@ function draw() {
     pen.lineTo(x(times[index]), y(held[index - 1]));
     pen.lineTo(x(times[index]), y(held[index]));
   }
-  pen.strokeStyle = data.parts[0]?.colour ?? "#1f6fb4";
+  pen.strokeStyle = data.parts[0]?.color ?? "#1f6fb4";
   pen.lineWidth = 1.5;
   pen.stroke();
   pen.lineWidth = 1;

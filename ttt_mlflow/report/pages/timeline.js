@@ -67,7 +67,7 @@ function draw() {
   for (const one of data.activities) {
     const left = x(one.begin), wide = Math.max(0.6, x(one.begin + one.length) - left);
     if (left > canvas.clientWidth || left + wide < LEFT) continue;
-    pen.fillStyle = data.parts[one.part].colour;
+    pen.fillStyle = data.parts[one.part].color;
     pen.globalAlpha = chosen && chosen !== one ? 0.75 : 1;
     pen.fillRect(left, one.top + 1, wide, ROW - 3);
     if (wide > 40) {
@@ -131,7 +131,7 @@ function describe() {
 
 for (const part of data.parts) {
   const entry = document.createElement("span"), square = document.createElement("i");
-  square.style.background = part.colour;
+  square.style.background = part.color;
   entry.append(square, part.name);
   document.getElementById("legend").append(entry);
 }
