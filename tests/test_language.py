@@ -27,6 +27,7 @@ PAGES = [
 PACKAGE = [
     *sorted((ROOT / "ttt_mlflow").rglob("*.py")),
     *sorted((ROOT / "ttt_mlflow/report/pages").iterdir()),
+    *sorted((ROOT / "docs").glob("*.py")),
     *sorted((ROOT / "scripts").rglob("*.sh")),
     ROOT / "MLproject",
     ROOT / "conda.yaml",
