@@ -3,11 +3,8 @@
 import torch
 from torch import Tensor
 
-from ttt_mlflow.kernels.arithmetic import (
-    matrix,
-)
-
-MINI_BATCH = 16
+from ttt_mlflow.kernels.arithmetic import matrix
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 
 
 def write_slot(slots: Tensor, position: Tensor, row: Tensor) -> Tensor:
