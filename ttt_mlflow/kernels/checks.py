@@ -1,4 +1,4 @@
-"""Refuses arguments that a decode kernel would read wrongly. Costs no device time and no synchronisation."""
+"""Refuses arguments that a decode kernel would read wrongly. Costs no device time and no synchronization."""
 
 import torch
 import triton

@@ -278,7 +278,7 @@ class TTTModel(nn.Module):
         }
 
     def weights_changed(self) -> None:
-        """Derive what follows from the weights; call it after loading or initialising them."""
+        """Derive what follows from the weights; call it after loading or initializing them."""
         for layer in self.layers:
             block = layer.seq_modeling_block
             steps = torch.arange(1, MINI_BATCH + 1, dtype=torch.float32, device=self.device)
@@ -346,7 +346,7 @@ class TTTModel(nn.Module):
             return self.logits(rms_norm(hidden[:, -1], self.model.norm.weight).to(self.dtype))
 
 
-def initialise(model: TTTModel, seed: int) -> None:
+def initialize(model: TTTModel, seed: int) -> None:
     """Random weights of the published initial distributions, the same for a seed on the same kind of device."""
     generator = torch.Generator(model.device).manual_seed(seed)
     for name, weight in model.named_parameters():

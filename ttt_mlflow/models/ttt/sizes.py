@@ -7,7 +7,7 @@ from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, load_checkpoint, published_shapes
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
-from ttt_mlflow.models.ttt.model import TTTModel, initialise
+from ttt_mlflow.models.ttt.model import TTTModel, initialize
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import Stage, Workload
 
@@ -44,7 +44,7 @@ def build(request: ModelRequest) -> TTTModel:
     if request.checkpoint:
         load_checkpoint(model, request.checkpoint)
     else:
-        initialise(model, request.seed)
+        initialize(model, request.seed)
     return model.eval()
 
 
