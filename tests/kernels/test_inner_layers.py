@@ -1,5 +1,6 @@
-"""The table of inner layers: shapes, names, and what an unknown name says."""
+"""The table of inner layers, and who may know that there are mini-batches."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from ttt_mlflow.kernels.inner_layers import INNER_LAYERS, LINEAR, MLP, InnerElements, inner_layer
 
 PACKAGE = Path(__file__).parents[2] / "ttt_mlflow"
+KNOW_MINI_BATCHES = ("kernels/", "models/ttt/", "micro/")
 
 
 def test_the_table_is_keyed_by_the_public_names() -> None:
@@ -41,3 +43,14 @@ def test_the_table_needs_no_torch() -> None:
     """The list of kernels is made from it, and is quick."""
     program = "import sys, ttt_mlflow.kernels.inner_layers; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PACKAGE.parent, timeout=60)
+
+
+def test_nothing_general_knows_mini_batches() -> None:
+    """A model says its period; what measures, profiles and records asks the model."""
+    knowing = []
+    for file in PACKAGE.rglob("*.py"):
+        path = file.relative_to(PACKAGE).as_posix()
+        imports = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        if any(alias.name == "MINI_BATCH" for node in imports for alias in node.names):
+            knowing.append(path)
+    assert [path for path in knowing if not path.startswith(KNOW_MINI_BATCHES)] == []

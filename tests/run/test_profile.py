@@ -142,6 +142,17 @@ def gpu_passes(
     return passes
 
 
+def test_whole_periods_of_the_model_are_profiled(tmp_path: Path) -> None:
+    used = RunConfig.parse({**TINY, "genlen": 100, "profile": "torch"})
+    journal, prompt = Journal.create(tmp_path, used.model_dump(mode="json")), torch.zeros(2, 1, dtype=torch.int64)
+    counts = []
+    for period in (16, 24):
+        passes = profile.Passes(journal, used, torch.device("cpu"), None, period)
+        _, count = passes.profiled_step(Replayed(), prompt)
+        counts.append(count)
+    assert counts == [16, 24]
+
+
 def test_a_graphs_steps_take_their_parts_from_an_eager_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = gpu_passes(tmp_path, monkeypatch, two_replays(), two_eager_steps())
     passes.finish()

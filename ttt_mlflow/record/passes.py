@@ -14,7 +14,9 @@ def throughputs(journal: Journal) -> list[float]:
     config = journal.settings
     passes = read_object(journal, PASSES)
     try:
-        tokens = config["batch"] * (config["genlen"] if config["mode"] == "decode" else config["promptlen"])
+        tokens = passes.get("tokens_per_pass")
+        if tokens is None:  # of an older record, or of a run that did not come as far as its passes
+            tokens = config["batch"] * (config["genlen"] if config["mode"] == "decode" else config["promptlen"])
         timed = zip(passes.get("repeat_total_ms", []), passes.get("repeat_complete", []), strict=True)
         rates = [1e3 * tokens / ms for ms, complete in timed if complete]
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:

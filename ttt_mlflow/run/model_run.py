@@ -22,7 +22,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, TTTError, end_if_asked, one_line
-from ttt_mlflow.measurement.drift import PERIOD
 from ttt_mlflow.measurement.evidence import evidence
 from ttt_mlflow.measurement.loop import Measurement, measure_decode, measure_prefill
 from ttt_mlflow.measurement.statistics import with_interval
@@ -36,7 +35,7 @@ from ttt_mlflow.report.summary import summary_markdown
 from ttt_mlflow.run.attempt import after_the_measurement
 from ttt_mlflow.run.out_of_memory import out_of_memory_message
 from ttt_mlflow.run.plan import Resolved, resolve
-from ttt_mlflow.run.prepare import make_prompt, make_ready
+from ttt_mlflow.run.prepare import make_prompt, make_ready, profiled_steps, whole_periods
 from ttt_mlflow.run.profile import Passes
 from ttt_mlflow.run.recording import (
     killed_is_recorded,
@@ -53,7 +52,7 @@ from ttt_mlflow.telemetry.sampler import NvmlSampler
 
 __all__ = ["resolve", "run"]
 
-WARMUP_STEPS = 128  # of a warm-up pass at most: a step costs the same at any length
+WARMUP_STEPS = 128  # of a warm-up pass at most, rounded up to whole periods: it need not be as long as a timed one
 WARMUP_PASS_MS = 250.0  # as long as it need be: the end of the warm-up is looked for after each pass
 log = logging.getLogger(__name__)
 
@@ -76,11 +75,12 @@ class Run:
 
     def __init__(self, resolved: Resolved, journal: Journal, console: Console) -> None:
         self.used, self.request, self.entry = resolved.used, resolved.request, resolved.entry
+        self.workload = resolved.workload
         self.notices, self.nsys = resolved.notices, resolved.nsys
         self.journal, self.console = journal, console
         self.device = resolved.request.device
         self.on_gpu = self.device.type == "cuda"
-        self.measurement = Measurement()
+        self.measurement = self.new_measurement()
         self.prefill_ms: list[float] = []  # one a pass, warm-up passes first
         self.first_token_ms: list[float] = []
         self.phase_s: dict[str, float] = {}
@@ -105,7 +105,7 @@ class Run:
                 if hasattr(model, "parameter_count"):
                     self.journal.update_metrics({"model_parameters": model.parameter_count()})
                 with self.phase("compile_s", "compiling and preparing the decode step"):
-                    decoder = make_ready(self.used, model, prompt)
+                    decoder = make_ready(self.used, model, prompt, self.entry.period)
                 with self.progress() as progress:
                     self.measure_until_valid(decoder, prompt, progress)
             finally:
@@ -115,7 +115,7 @@ class Run:
         if not self.used.profile:
             decoder.close()
             return
-        passes = Passes(self.journal, self.used, self.device, self.nsys)
+        passes = Passes(self.journal, self.used, self.device, self.nsys, self.entry.period)
         with self.phase("profile_s", "profiling"), after_the_measurement("while profiling"):
             passes.run(decoder, prompt)
             decoder.close()
@@ -123,6 +123,9 @@ class Run:
             passes.run_apart()
         self.journal.update_metrics(self.phase_s)
         passes.finish()
+
+    def new_measurement(self) -> Measurement:
+        return Measurement(period=self.entry.period, cost_grows=self.entry.cost_grows)
 
     # The parts of the story
 
@@ -158,7 +161,7 @@ class Run:
         self.journal.write_artifact("timing/discarded.json", json.dumps(self.discarded, indent=1))
         table = pd.concat(self.discarded_steps)
         self.journal.write_artifact("timing/discarded-steps.csv", table.to_csv(index=False))
-        self.measurement, self.prefill_ms, self.first_token_ms = Measurement(), [], []
+        self.measurement, self.prefill_ms, self.first_token_ms = self.new_measurement(), [], []
         if self.sampler:
             self.sampler.forget_sections()
 
@@ -187,12 +190,14 @@ class Run:
         )
 
     def warmup_steps(self, decoder: Decoder) -> int:
-        """Of a warm-up pass: WARMUP_STEPS, or as many mini-batches as take WARMUP_PASS_MS; no more than a pass."""
-        genlen = self.used.genlen
-        if genlen <= PERIOD:
+        """Of a warm-up pass: WARMUP_STEPS, or those that take WARMUP_PASS_MS, in whole periods; no more than a pass."""
+        genlen, period = self.used.genlen, self.entry.period
+        timed = profiled_steps(period)  # as many as show what a step costs
+        if genlen <= timed:
             return genlen
-        period_ms = StepTimer(PERIOD, self.device).time_steps(decoder.step).total_ms
-        return min(genlen, WARMUP_STEPS, PERIOD * math.ceil(WARMUP_PASS_MS / period_ms))
+        timed_ms = StepTimer(timed, self.device).time_steps(decoder.step).total_ms
+        most = whole_periods(WARMUP_STEPS, period)
+        return min(genlen, most, timed * math.ceil(WARMUP_PASS_MS / timed_ms))
 
     def time_prefill(self, decoder: Decoder, prompt: Tensor) -> None:
         """Process the prompt; note the device's time for it and when its first token was on the host."""
@@ -224,9 +229,9 @@ class Run:
         began = time.perf_counter()
         used, measurement, journal = self.used, self.measurement, self.journal
         if used.mode == "prefill":
-            metrics = measurement.prefill_metrics(used.batch, used.promptlen)
+            metrics = measurement.prefill_metrics(self.workload.tokens_per_pass)
         else:
-            metrics = measurement.decode_metrics(used.batch) | self.prefill_metrics()
+            metrics = measurement.decode_metrics(self.workload.tokens_per_pass) | self.prefill_metrics()
         if measurement.warmup:
             self.phase_s["warmup_s"] = measurement.warmup_s
         if self.on_gpu:
@@ -251,7 +256,7 @@ class Run:
 
     def passes_record(self) -> dict[str, object]:
         prefills = {"prefill_ms": self.prefill_ms, "time_to_first_token_ms": self.first_token_ms}
-        return self.measurement.record() | prefills
+        return {"tokens_per_pass": self.workload.tokens_per_pass} | self.measurement.record() | prefills
 
     def prefill_metrics(self) -> dict[str, float]:
         """What the prompt's part adds to a decode run: medians over the measured passes."""
@@ -277,7 +282,7 @@ class Run:
         frame = sampler.frame()
         metrics = samples.summarise(frame, sampler.sections)
         if "energy_j" in metrics and self.used.mode == "decode" and not self.measurement.interrupted:
-            tokens = self.used.batch * sum(len(repeat.step_ms) for repeat in self.measurement.complete_repeats)
+            tokens = self.workload.tokens_per_pass * len(self.measurement.complete_repeats)
             metrics["joules_per_token"] = metrics["energy_j"] / tokens
         self.journal.set_series(record_samples(self.journal, sampler, self.device, self.used.run_name))
         return metrics

@@ -13,7 +13,7 @@ import torch
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.profilers.process import end_with_the_run
 from ttt_mlflow.run.plan import resolve
-from ttt_mlflow.run.prepare import PROFILED_STEPS, make_prompt, make_ready, settle, settling_steps
+from ttt_mlflow.run.prepare import make_prompt, make_ready, profiled_steps, settle, settling_steps
 from ttt_mlflow.workload import STEP, named_by, nvtx
 
 
@@ -22,9 +22,9 @@ def main(text: str) -> None:
     used, device = resolved.used, resolved.request.device
     model = resolved.entry.factory(resolved.request)
     prompt = make_prompt(used, model.vocab_size, device)
-    decoder = make_ready(used, model, prompt)
+    decoder = make_ready(used, model, prompt, resolved.entry.period)
     step: Callable[[], object] = decoder.step
-    count = PROFILED_STEPS
+    count = profiled_steps(resolved.entry.period)
     if used.mode == "prefill":
         step, count = (lambda: decoder.prefill(prompt)), 1
     else:

@@ -15,6 +15,7 @@ from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, find_nsys, importer_fault
 from ttt_mlflow.run.machine import interpreting, missing_cxx_compiler, settle_device
+from ttt_mlflow.workload import Workload
 
 DEFAULT_INNER_NET = "mlp_1_dual_triton"
 DEFAULT_INNER_NET_CPU = "mlp_1_dual"
@@ -26,6 +27,7 @@ class Resolved:
 
     asked: RunConfig
     used: RunConfig
+    workload: Workload  # what is timed
     entry: ModelEntry
     request: ModelRequest
     notices: list[str]
@@ -57,7 +59,8 @@ def resolve(asked: RunConfig) -> Resolved:
         used.model_name, inner_net, getattr(torch, used.dtype), torch.device(device), used.seed, used.checkpoint
     )
     entry.check(request)
-    return Resolved(asked, used, entry, request, notices, nsys)
+    workload = Workload(used.mode, used.batch, used.promptlen, used.genlen)
+    return Resolved(asked, used, workload, entry, request, notices, nsys)
 
 
 def check_nsys_options(asked: RunConfig | MicroConfig) -> None:

@@ -33,7 +33,7 @@ from ttt_mlflow.report.profile_tables import kernels_markdown
 from ttt_mlflow.report.timeline_page import timeline_page
 from ttt_mlflow.run import nsys_child
 from ttt_mlflow.run.attempt import COMPLETE, attempt_pass
-from ttt_mlflow.run.prepare import PROFILED_STEPS, settle, settling_steps
+from ttt_mlflow.run.prepare import profiled_steps, settle, settling_steps
 
 MEMORY_STEPS = 4  # each allocates and frees the same
 # how long the process under nsys may take: in all, and for each second that this one took until it was ready
@@ -42,10 +42,12 @@ log = logging.getLogger(__name__)
 
 
 class Passes:
-    """The passes of one run, on the model that was measured."""
+    """The passes of one run, on the model that was measured; ``period`` is the model's."""
 
-    def __init__(self, journal: Journal, used: RunConfig, device: torch.device, nsys: Nsys | None) -> None:
-        self.journal, self.used, self.device, self.nsys = journal, used, device, nsys
+    def __init__(
+        self, journal: Journal, used: RunConfig, device: torch.device, nsys: Nsys | None, period: int = 1
+    ) -> None:
+        self.journal, self.used, self.device, self.nsys, self.period = journal, used, device, nsys, period
         self.on_gpu = device.type == "cuda"
         self.problems: list[str] = []
 
@@ -96,7 +98,7 @@ class Passes:
         if self.used.mode == "prefill":
             return lambda: decoder.prefill(prompt), 1
         decoder.prefill(prompt)
-        return decoder.step, min(PROFILED_STEPS, self.used.genlen)
+        return decoder.step, min(profiled_steps(self.period), self.used.genlen)
 
     def with_parts(self, decoder: Decoder, step: Callable[[], object], steps: Steps, notes: list[str]) -> Steps:
         """``steps`` with the layers and parts that an eager pass beside them shows; why not is noted."""

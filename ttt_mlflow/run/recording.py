@@ -100,7 +100,7 @@ def record_roofline(
     """
     if entry.work is None:
         return {}
-    stages = entry.work(request, Workload(used.mode, used.batch, used.promptlen))
+    stages = entry.work(request, Workload(used.mode, used.batch, used.promptlen, used.genlen))
     metrics = {"min_bytes_per_step": total_bytes(stages), "flops_per_step": total_flops(stages)}
     ceilings = _ceilings(request, console)
     parts = by_part(stages, ceilings)
