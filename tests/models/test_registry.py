@@ -85,6 +85,18 @@ def test_a_model_says_how_its_costs_go_on() -> None:
         ModelEntry("toy", no_factory, "a toy", period=0)
 
 
+def test_what_another_package_needs_is_handed_on_and_light() -> None:
+    program = """
+import sys
+from ttt_mlflow.micro import KernelEntry
+assert not {"torch", "mlflow", "triton"} & set(sys.modules)
+from ttt_mlflow.models import DecodeModel, Decoder, ModelEntry, ModelRequest
+assert not {"mlflow", "triton"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_list_is_a_copy() -> None:
     models().clear()
     assert "ttt-1b" in models()
