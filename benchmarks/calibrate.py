@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,18 +38,18 @@ def calibrate(asked: dict[str, Any], slowdown_pct: float) -> Calibration:
 
     Raises BadInput where the launch alone takes longer than that.
     """
-    resolved = make_plan(RunConfig.parse(asked))
-    used, device = resolved.used, resolved.request.device
+    plan = make_plan(RunConfig.parse(asked))
+    used, device = plan.used, plan.request.device
     wait_us = 0.0
-    model = resolved.entry.factory(resolved.request)
+    model = plan.entry.factory(plan.request)
     prompt = make_prompt(used, model.vocab_size, device)
-    plain = make_ready(used, model, prompt)
+    plain = make_ready(plan, model, prompt)
     if not isinstance(plain, ModelDecoder):
         raise BadInput(f"model={used.model_name}: decodes through its own code, and a wait cannot be put into its step")
     # both decode with one model, whose layers are compiled by now where it compiles them itself
     compiling = bool(used.use_compile) and not hasattr(model, "compile_step")
     as_slowed = used.model_copy(update={"use_compile": compiling})
-    slowed = make_ready(as_slowed, SpinningModel(model, device, lambda number: wait_us), prompt)
+    slowed = make_ready(replace(plan, used=as_slowed), SpinningModel(model, device, lambda number: wait_us), prompt)
     passes = [timed_pass(decoder, prompt, used.genlen, device) for decoder in (plain, slowed)]
 
     def look() -> tuple[float, float]:

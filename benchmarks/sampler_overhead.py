@@ -115,13 +115,13 @@ def _watched(one_pass: Callable[[], float], sampler: Sampler) -> tuple[float, in
 
 def prepare(asked: RunConfig) -> tuple[Callable[[], float], Callable[[], Sampler], str, str]:
     """A pass, what opens a sampler, the configuration in words and the device; TTTError without a GPU or NVML."""
-    resolved = make_plan(asked)
-    used, device = resolved.used, resolved.request.device
+    plan = make_plan(asked)
+    used, device = plan.used, plan.request.device
     if device.type != "cuda":
         raise BadInput("device: there is no GPU, and nothing to sample; this is measured on a machine with one")
-    model = resolved.entry.factory(resolved.request)
+    model = plan.entry.factory(plan.request)
     prompt = make_prompt(used, model.vocab_size, device)
-    one_pass = timed_pass(make_ready(used, model, prompt), prompt, used.genlen, device)
+    one_pass = timed_pass(make_ready(plan, model, prompt), prompt, used.genlen, device)
 
     def open_one() -> Sampler:
         sampler = open_sampler(device, Reporter(Console(file=sys.stderr)))

@@ -1,4 +1,4 @@
-"""Names for profilers: nothing unless switched on, and never inside compiled code."""
+"""What is timed, in tokens; names for profilers: nothing unless switched on, and never inside compiled code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttt_mlflow import workload
-from ttt_mlflow.workload import in_layer, in_part, named_by, recording
+from ttt_mlflow.workload import Workload, in_layer, in_part, named_by, recording
 
 
 class Noted:
@@ -22,6 +22,11 @@ class Noted:
         self.seen.append(name)
         yield
         self.seen.append(f"/{name}")
+
+
+def test_the_tokens_of_a_pass() -> None:
+    assert Workload("decode", batch=4, promptlen=3, genlen=5).tokens_per_pass == 4 * 5
+    assert Workload("prefill", batch=4, promptlen=3, genlen=5).tokens_per_pass == 4 * 3
 
 
 def test_off_a_range_is_one_object_that_does_nothing() -> None:

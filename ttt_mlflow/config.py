@@ -2,7 +2,7 @@
 
 The command line, the MLproject file, the recorded parameters and the report columns all derive from
 :class:`RunConfig` and :class:`MicroConfig` or are tested against them. A field that is ``None`` was not asked for: the
-runner settles it for the machine (``auto``) and records what was really used.
+run chooses it for the machine (``auto``) and records what it used.
 """
 
 import hashlib
@@ -95,8 +95,9 @@ THRESHOLDS_TAKES = (
 Switch = Annotated[bool | None, BeforeValidator(_switch)]
 NsysArgs = Annotated[str | None, Auto]
 NsysExport = Literal["none", "sqlite"]
-NSYS_ARGS = "options passed on to `nsys profile`, in the place of this tool's of the same name; auto: none"
-NSYS_EXPORT = "sqlite: keep Nsight Systems' SQLite export too"
+NSYS_ARGS = "options for `nsys profile`; they replace the options of the same name that this tool sets"
+THRESHOLDS = "limits of the verdict that differ from the defaults, as name=value, comma-separated; or none"
+NSYS_EXPORT = "sqlite: also keep the SQLite export of Nsight Systems; or none"
 
 
 class Configuration(BaseModel):
@@ -177,50 +178,61 @@ class RunConfig(Configuration):
         "seed": "a whole number from 0",
     }
 
-    model_name: str = Field("ttt-1b", description="model to measure; `ttt-mlflow models` lists them")
-    mode: Literal["decode", "prefill"] = Field("decode", description="what is timed")
-    batch: Count = Field(64, description="sequences decoded together")
-    promptlen: Count = Field(1, description="tokens of the prompt")
-    genlen: Count = Field(512, description="decode steps, each one token a sequence (decode mode)")
+    model_name: str = Field(default="ttt-1b", description="model to measure; `ttt-mlflow models` lists them")
+    mode: Literal["decode", "prefill"] = Field(default="decode", description="what is timed: decode or prefill")
+    batch: Count = Field(default=64, description="sequences decoded together")
+    promptlen: Count = Field(default=1, description="tokens of the prompt")
+    genlen: Count = Field(default=512, description="decode steps, each one token a sequence (decode mode)")
     inner_net: Annotated[str | None, Auto] = Field(
-        None, description="TTT inner net; auto: mlp_1_dual_triton on a GPU, mlp_1_dual on a CPU"
+        default=None, description="TTT inner net; auto: mlp_1_dual_triton on a GPU, mlp_1_dual on a CPU"
     )
     dtype: Annotated[Literal["float16", "bfloat16", "float32"] | None, Auto] = Field(
-        None, description="weights and state; auto: float16 on a GPU, float32 on a CPU"
+        default=None,
+        description="float16, bfloat16 or float32; auto: float16 on a GPU, float32 on a CPU",
     )
-    use_compile: Switch = Field(None, description="torch.compile the decode step; auto: on where a GPU is used")
-    cuda_graph: Switch = Field(None, description="replay the decode step as a CUDA graph; auto: on with a GPU")
+    use_compile: Switch = Field(default=None, description="torch.compile the decode step; auto: on with a GPU")
+    cuda_graph: Switch = Field(default=None, description="replay the decode step as a CUDA graph; auto: on with a GPU")
     profile: Annotated[tuple[Literal["torch", "nsys", "memory"], ...], BeforeValidator(_profilers)] = Field(
-        (), description="profilers of a pass after the measurement, comma-separated; none for none"
+        default=(),
+        description="profilers to run after the measurement: torch, nsys, memory, comma-separated; or none",
     )
-    nsys_args: NsysArgs = Field(None, description=NSYS_ARGS)
-    nsys_export: NsysExport = Field("none", description=NSYS_EXPORT)
-    device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(None, description="auto: cuda where a GPU is found")
+    nsys_args: NsysArgs = Field(default=None, description=NSYS_ARGS)
+    nsys_export: NsysExport = Field(default="none", description=NSYS_EXPORT)
+    device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(
+        default=None, description="cuda or cpu; auto: cuda if there is a GPU"
+    )
     warmup: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = Field(
-        None,
-        description="untimed passes of up to 128 steps before the measurement; auto: until times and clocks settle",
+        default=None,
+        description="untimed passes before the measurement, of up to 128 steps; auto: until times and clocks settle",
     )
     repeats: Annotated[Count | None, Auto] = Field(
-        None, description="timed passes; auto: until precision_pct is reached or max_seconds is used up"
+        default=None, description="timed passes; auto: until precision_pct or max_seconds is reached"
     )
     precision_pct: float = Field(
-        0.5,
+        default=0.5,
         gt=0,
         allow_inf_nan=False,
-        description="half-width of the median's interval, in percent, that is narrow enough",
+        description="half-width of the confidence interval, in percent of the median, at which the measurement stops",
     )
     max_seconds: float = Field(
-        60.0, gt=0, allow_inf_nan=False, description="time for warm-up and timed passes; two are timed at least"
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds for warm-up and timed passes; at least two are timed",
     )
     thresholds: Settings = Field(
-        (), description="what the verdict allows where not the default, as name=value, comma-separated; none for none"
+        default=(),
+        description=THRESHOLDS,
     )
     retry_invalid: int = Field(
-        0, ge=0, description="times to measure again where the verdict is invalid, when the card is quiet and cool"
+        default=0,
+        ge=0,
+        description="times to measure again if the verdict is invalid, once the GPU is idle and cool",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of the random weights and of the prompt")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="random seed of the weights and the prompt")
     checkpoint: Annotated[str | None, Auto] = Field(
-        None, description="safetensors file or folder with the published weight names; empty: random weights"
+        default=None,
+        description="safetensors file or folder with the published weight names; auto: random weights",
     )
 
     @property
@@ -257,28 +269,37 @@ class MicroConfig(Configuration):
     }
 
     kernels: Annotated[tuple[Word, ...] | None, BeforeValidator(_list)] = Field(
-        None,
-        description="kernels to time, comma-separated; auto: the Triton kernels on a GPU, the PyTorch ones on a CPU",
+        default=None,
+        description="kernels to time, comma-separated; auto: the Triton kernels on a GPU, the PyTorch kernels on a CPU",
     )
     batches: Annotated[tuple[Count, ...] | None, BeforeValidator(_list), AfterValidator(_rising)] = Field(
-        None, description="batches to time each with, comma-separated; auto: 128,512,1024 on a GPU, 1,4 on a CPU"
+        default=None,
+        description="batches for each kernel, comma-separated; auto: 128,512,1024 on a GPU, 1,4 on a CPU",
     )
-    heads: Count = Field(32, description="heads of the layer")
-    head_dim: Count = Field(64, description="dimension of a head")
-    dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="state and vectors")
-    device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(None, description="auto: cuda where a GPU is found")
+    heads: Count = Field(default=32, description="heads of the layer")
+    head_dim: Count = Field(default=64, description="dimension of a head")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        default="float16", description="float16, bfloat16 or float32"
+    )
+    device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(
+        default=None, description="cuda or cpu; auto: cuda if there is a GPU"
+    )
     seconds: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="timed for each kernel and batch, after a quarter of it to warm up"
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds to time each kernel and batch, after a warm-up of a quarter of it",
     )
     thresholds: Settings = Field(
-        (), description="what the verdict allows where not the default, as name=value, comma-separated; none for none"
+        default=(),
+        description=THRESHOLDS,
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of the random inputs")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="random seed of the inputs")
     profile: Annotated[tuple[Literal["nsys"], ...], BeforeValidator(_nsys)] = Field(
-        (), description="nsys: a pass under Nsight Systems after the measurement; none for none"
+        default=(), description="nsys: a pass under Nsight Systems after the measurement; or none"
     )
-    nsys_args: NsysArgs = Field(None, description=NSYS_ARGS)
-    nsys_export: NsysExport = Field("none", description=NSYS_EXPORT)
+    nsys_args: NsysArgs = Field(default=None, description=NSYS_ARGS)
+    nsys_export: NsysExport = Field(default="none", description=NSYS_EXPORT)
 
     @property
     def run_name(self) -> str:

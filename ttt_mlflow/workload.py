@@ -40,11 +40,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is timed: a decode step of ``batch`` sequences, or with ``mode`` prefill a prompt of ``tokens`` each."""
+    """What is timed, of ``batch`` sequences.
+
+    With ``mode`` decode a pass is ``genlen`` decode steps after a prompt of ``promptlen`` tokens a sequence; with
+    ``mode`` prefill it is the prompt.
+    """
 
     mode: str
     batch: int
-    tokens: int
+    promptlen: int
+    genlen: int
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """Of all sequences, in one timed pass: those that are decoded, or with ``mode`` prefill those of the prompt."""
+        return self.batch * (self.promptlen if self.mode == "prefill" else self.genlen)
 
 
 # Names for what a profiler sees

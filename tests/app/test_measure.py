@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -17,7 +18,7 @@ from ttt_mlflow.models.entry import DecodeModel, ModelEntry, ModelRequest
 from ttt_mlflow.record.journal import find_journals
 
 TINY = ttt_mlflow.RunConfig(model_name="ttt-tiny", device="cpu", batch=2, genlen=3, warmup=1, repeats=3)
-MICRO = ttt_mlflow.MicroConfig(device="cpu", kernels="mlp_1_dual", heads=2, head_dim=16, batches="1", seconds=0.001)
+MICRO = ttt_mlflow.MicroConfig(device="cpu", kernels=("mlp_1_dual",), heads=2, head_dim=16, batches=(1,), seconds=0.001)
 
 
 def test_what_a_run_measured(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_nothing_is_printed_unless_asked_for(tmp_path: Path, capfd: pytest.Captu
     ],
 )
 def test_bad_input_is_refused_before_anything_is_recorded(
-    values: dict[str, object], faults: list[str], tmp_path: Path
+    values: dict[str, Any], faults: list[str], tmp_path: Path
 ) -> None:
     for ask in (lambda: ttt_mlflow.measure(values, logdir=tmp_path), lambda: ttt_mlflow.RunConfig(**values)):
         with pytest.raises(BadInput) as refused:

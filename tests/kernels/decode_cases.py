@@ -107,7 +107,7 @@ def relative_error(out: Tensor, ref: Tensor) -> float:
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """In here, new uninitialised tensors hold NaN: an output that a kernel does not write all of shows it.
+    """In here, new uninitialized tensors hold NaN: an output that a kernel does not write all of shows it.
 
     PyTorch does that in its deterministic mode; it may only warn here of operators that are not deterministic.
     """

@@ -57,14 +57,20 @@ def test_too_few_passes_say_nothing(count: int) -> None:
 
 @pytest.mark.parametrize(("passes", "steps"), [(0, 48), (2, 48), (3, 47), (9, 1)])
 def test_too_few_passes_or_periods_say_nothing_within(passes: int, steps: int) -> None:
-    assert drift_within([np.ones(steps)] * passes) is None
+    assert drift_within([np.ones(steps)] * passes, 16) is None
+
+
+@pytest.mark.parametrize(("steps", "period"), [(47, 1), (71, 24), (47, 48), (143, 48)])
+def test_a_third_of_less_than_a_period_or_sixteen_steps_says_nothing(steps: int, period: int) -> None:
+    assert drift_within([np.ones(steps)] * 9, period) is None
+    assert drift_within([np.ones(max(48, 3 * period))] * 9, period) is not None
 
 
 @pytest.mark.parametrize("steps", [48, 100, 128, 511])
 @pytest.mark.parametrize("first", [0, 1, 15])
 def test_a_fold_every_sixteenth_step_is_no_drift(steps: int, first: int) -> None:
     one_pass = np.resize(np.roll(FOLD, first), steps)
-    drift = drift_within([one_pass * scale for scale in (1.0, 1.1, 0.9, 1.0)])
+    drift = drift_within([one_pass * scale for scale in (1.0, 1.1, 0.9, 1.0)], 16)
     assert drift is not None
     assert drift.pct == pytest.approx(0, abs=1e-9)
     assert not drift.found
@@ -80,7 +86,7 @@ def test_every_pass_that_slows_down_the_same_way_is_a_drift_within() -> None:
     rng = np.random.default_rng(1)
     slowing = np.linspace(1, 1.03, 480)
     passes = [np.tile(FOLD, 30) * slowing * np.exp(rng.normal(0, 0.02, 480)) for _ in range(6)]
-    within = drift_within(passes)
+    within = drift_within(passes, 16)
     assert within is not None
     assert within.found
     assert within.pct == pytest.approx(2, abs=0.5)
@@ -94,7 +100,7 @@ def test_false_alarms_are_as_rare_as_stated(count: int) -> None:
     alarms = 0
     for _ in range(3000):
         passes = list(1 + 0.02 * rng.gamma(1, 1, (count, 48)))
-        within = drift_within(passes)
+        within = drift_within(passes, 16)
         assert within is not None
         alarms += across([float(ms.sum()) for ms in passes]).found or within.found
     assert alarms / 3000 == pytest.approx(FALSE_ALARM_RATE, abs=0.015)

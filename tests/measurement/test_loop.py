@@ -208,7 +208,7 @@ def test_there_is_always_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     measurement = Machine(monkeypatch, endless(5_000, 5_100)).measure(max_seconds=0.001)
     assert [repeat.complete for repeat in measurement.repeats] == [True, True]
     assert measurement.stop_reason == "max_seconds"
-    assert "decode_tokens_per_s_ci_low" in by_name(measurement.decode_metrics(batch=1))
+    assert "decode_tokens_per_s_ci_low" in by_name(measurement.decode_metrics(1))
 
 
 def test_warmup_may_have_a_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_an_interruption_keeps_what_was_measured(error: BaseException) -> None:
     frame = measurement.steps_frame()
     assert frame["repeat"].tolist() == [0, 0, 0, 0, 1, 1]
     assert frame["complete"].tolist() == [True] * 4 + [False] * 2
-    metrics = by_name(measurement.decode_metrics(batch=2))
+    metrics = by_name(measurement.decode_metrics(tokens_per_pass=8))
     assert metrics["decode_tokens_per_s"] == pytest.approx(8e3 / measurement.repeats[0].total_ms)
     assert "decode_tokens_per_s_ci_low" not in metrics
 
@@ -273,7 +273,7 @@ def test_an_interrupted_warmup_is_no_repeat() -> None:
 
 def test_decode_metrics() -> None:
     measurement = Measurement(repeats=[times([1, 3]), times([2, 2]), times([4, 6]), times([500], complete=False)])
-    metrics = by_name(measurement.decode_metrics(batch=10))
+    metrics = by_name(measurement.decode_metrics(tokens_per_pass=20))
     assert metrics["decode_tokens_per_s"] == pytest.approx(5000)  # 20 tokens in 4, 4 and 10 ms
     assert metrics["decode_tokens_per_s_ci_low"] < 2000  # of three passes little is known
     assert metrics["decode_tokens_per_s_ci_high"] > 5000
@@ -288,12 +288,12 @@ def test_decode_metrics() -> None:
 
 def test_prefill_metrics() -> None:
     measurement = Measurement(repeats=[times([10]), times([20]), times([40])])
-    metrics = by_name(measurement.prefill_metrics(batch=4, promptlen=100))
+    metrics = by_name(measurement.prefill_metrics(tokens_per_pass=400))
     assert metrics["prefill_tokens_per_s"] == pytest.approx(20_000)
     assert metrics["prefill_tokens_per_s_ci_low"] < 10_000
     assert metrics["prefill_tokens_per_s_ci_high"] > 40_000
     assert metrics["prefill_ms"] == pytest.approx(20)
-    assert Measurement().prefill_metrics(1, 1) == {}
+    assert Measurement().prefill_metrics(1) == {}
 
 
 def test_record_is_plain_data() -> None:
@@ -308,8 +308,8 @@ def test_the_drift_of_the_complete_passes_is_recorded() -> None:
     """48 steps a pass: three periods. Every pass takes 1 % longer than the one before; within one nothing moves."""
     fold = np.where(np.arange(48) % 16 == 0, 2.0, 1.0)
     passes = [times(fold * 1.01**index) for index in range(6)]
-    measurement = Measurement(repeats=[*passes, times([900.0], complete=False)], warmup_stop_reason="count")
-    metrics = by_name(measurement.decode_metrics(batch=1))
+    measurement = Measurement(repeats=[*passes, times([900.0], complete=False)], warmup_stop_reason="count", period=16)
+    metrics = by_name(measurement.decode_metrics(48))
     assert metrics["drift_pct"] == pytest.approx(100 * (1.01**4 - 1))
     assert metrics["drift_within_pass_pct"] == pytest.approx(0)
     assert metrics["drift_within_pass_p_value"] == 1
@@ -329,6 +329,23 @@ def test_drift_that_cannot_be_tested_is_absent() -> None:
     measurement = Measurement(repeats=[times([1, 2])] * 3)
     assert not [name for name in by_name(measurement.decode_metrics(1)) if "drift" in name]
     assert measurement.record()["drift"] == {}
+
+
+def test_the_drift_within_a_pass_is_over_the_models_own_periods() -> None:
+    """Every 24th step costs more; over periods of 16, the last third of 72 steps would have more of them."""
+    passes = [times(np.where(np.arange(96) % 24 == 23, 2.0, 1.0)) for _ in range(4)]
+    own, other = (Measurement(repeats=passes, period=period).drifts()["drift_within_pass"] for period in (24, 16))
+    assert own.pct == pytest.approx(0)
+    assert other.found
+
+
+def test_steps_whose_cost_grows_do_not_drift_within_a_pass() -> None:
+    passes = [times(np.linspace(1, 2, 96)) for _ in range(4)]
+    assert Measurement(repeats=passes).drifts()["drift_within_pass"].found
+    growing = Measurement(repeats=passes, cost_grows=True)
+    assert set(growing.drifts()) == {"drift"}
+    assert not [name for name in by_name(growing.decode_metrics(96)) if "drift_within_pass" in name]
+    assert set(json.loads(json.dumps(growing.record()))["drift"]) == {"drift"}
 
 
 def test_stop_tags() -> None:

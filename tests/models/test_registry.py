@@ -76,6 +76,27 @@ def test_a_name_is_registered_once() -> None:
         register_model(ModelEntry("ttt-1b", no_factory, "not ours"))
 
 
+def test_a_model_says_how_its_costs_go_on() -> None:
+    toy = ModelEntry("toy", no_factory, "a toy")
+    assert (toy.period, toy.cost_grows) == (1, False)
+    assert find_model("ttt-1b").period == 16
+    assert find_model("state-spaces/mamba-130m").period == 1
+    with pytest.raises(ValueError, match=r"model 'toy': period=0: decode steps, 1 or more"):
+        ModelEntry("toy", no_factory, "a toy", period=0)
+
+
+def test_what_another_package_needs_is_handed_on_and_light() -> None:
+    program = """
+import sys
+from ttt_mlflow.micro import KernelEntry
+assert not {"torch", "mlflow", "triton"} & set(sys.modules)
+from ttt_mlflow.models import DecodeModel, Decoder, ModelEntry, ModelRequest
+assert not {"mlflow", "triton"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_list_is_a_copy() -> None:
     models().clear()
     assert "ttt-1b" in models()
@@ -149,8 +170,8 @@ def test_every_standard_model_counts_its_work(name: str) -> None:
     assert entry.work is not None
     for inner_net in entry.inner_nets or (None,):
         request = ModelRequest(name, inner_net, torch.float16, torch.device("cpu"), 0, None)
-        step, same = (entry.work(request, Workload("decode", 4, tokens)) for tokens in (1, 64))
-        short, long = (entry.work(request, Workload("prefill", 4, tokens)) for tokens in (16, 64))
+        step, same = (entry.work(request, Workload("decode", 4, tokens, 8)) for tokens in (1, 64))
+        short, long = (entry.work(request, Workload("prefill", 4, tokens, 8)) for tokens in (16, 64))
         assert step == same
         assert 0 < total_bytes(short) < total_bytes(long)
         assert total_flops(long) > 3 * total_flops(short) > 3 * total_flops(step) > 0

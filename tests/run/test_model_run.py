@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -241,17 +242,17 @@ class Toy:
 
 @dataclass
 class Register:
-    """Registers a toy and remembers, without holding it, what was built."""
+    """Registers a toy and remembers, without holding it, what was built; what else is given its entry says of it."""
 
     built: list[weakref.ref[Toy]] = field(default_factory=list)
 
-    def __call__(self, on_step: Callable[[int, Tensor], object] = lambda step, tokens: None) -> None:
+    def __call__(self, on_step: Callable[[int, Tensor], object] = lambda step, tokens: None, **says: Any) -> None:
         def build(request: ModelRequest) -> Toy:
             toy = Toy(on_step)
             self.built.append(weakref.ref(toy))
             return toy
 
-        register_model(ModelEntry("toy", build, "does as it is told"))
+        register_model(ModelEntry("toy", build, "does as it is told", **says))
 
 
 @pytest.fixture
@@ -283,6 +284,40 @@ def test_a_model_with_no_more_than_the_protocol(register: Register, measure: Mea
     assert set(measured.metrics) == DECODE | EVERY_RUN  # no warm-up, and it does not say how large it is
     assert measured.journal.run_name == "toy decode b2 p1 g4"
     assert "inner_net" not in measured.journal.params
+
+
+@pytest.mark.parametrize(("says", "tested"), [({}, True), ({"period": 24}, False), ({"cost_grows": True}, False)])
+def test_a_model_says_whether_its_steps_can_drift_within_a_pass(
+    says: dict[str, Any], tested: bool, register: Register, measure: Measure
+) -> None:
+    """Passes of 48 steps: a third has no whole period of 24, and steps that cost more and more do not drift."""
+    register(**says)
+    measured = measure({**TOY, "genlen": 48, "repeats": 4})
+    assert measured.failure is None
+    assert "drift_pct" in measured.metrics
+    assert ("drift_within_pass_pct" in measured.metrics) == tested
+    assert ("drift_within_pass" in measured.passes["drift"]) == tested
+    assert ("within a pass" in measured.journal.description) == tested
+
+
+@pytest.mark.parametrize(("period", "timed", "warmup"), [(1, 16, 128), (16, 16, 128), (24, 24, 144)])
+def test_a_warm_up_pass_is_of_whole_periods(
+    period: int, timed: int, warmup: int, register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_run, "WARMUP_PASS_MS", 1e9)  # whatever a step takes here
+    steps: list[int] = []
+    register(lambda step, tokens: steps.append(step), period=period)
+    measure({**TOY, "genlen": 200, "warmup": 1, "repeats": 1})
+    ready, prompt = WARM_UP_STEPS + 1, 1
+    assert len(steps) == ready + timed + prompt + warmup + prompt + 200
+
+
+def test_the_tokens_of_a_pass_are_recorded(register: Register, measure: Measure) -> None:
+    register()
+    decoded = measure({**TOY, "batch": 3, "promptlen": 2})
+    assert decoded.passes["tokens_per_pass"] == 3 * 4
+    prompts = measure({**TOY, "batch": 3, "promptlen": 2, "mode": "prefill"})
+    assert prompts.passes["tokens_per_pass"] == 3 * 2
 
 
 def test_the_prompt_is_that_of_the_seed(register: Register, measure: Measure) -> None:

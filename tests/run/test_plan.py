@@ -17,6 +17,7 @@ from ttt_mlflow.models.registry import find_model, models, register_model
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.run import plan as resolve_module
 from ttt_mlflow.run.plan import Plan, make_plan
+from ttt_mlflow.workload import Workload
 
 NO_GPU = "device: no GPU found, measuring on the CPU"
 NO_TRITON = "inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used"
@@ -83,6 +84,11 @@ def test_defaults_on_a_cpu() -> None:
 
 
 @pytest.mark.usefixtures("on_cpu")
+def test_the_workload_is_that_of_what_is_used() -> None:
+    assert settle(batch=4, promptlen=3, genlen=5).workload == Workload("decode", 4, 3, 5)
+    assert settle(batch=4, promptlen=3, genlen=5, mode="prefill").workload == Workload("prefill", 4, 3, 5)
+
+
 def test_what_was_asked_for_is_kept_beside_what_is_used() -> None:
     resolved = settle(batch=3, seed=5)
     assert resolved.asked == RunConfig.parse({"model_name": "ttt-tiny", "batch": 3, "seed": 5})

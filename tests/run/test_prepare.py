@@ -1,5 +1,6 @@
 """The prompt is the same in every process; a decoder that is ready starts at the prompt."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.run import prepare
 from ttt_mlflow.run.plan import make_plan
-from ttt_mlflow.run.prepare import EXTRA_STEPS, PROFILED_STEPS, clock_warmup_steps, make_prompt, make_ready, warm_clocks
+from ttt_mlflow.run.prepare import EAGER_STEPS, clock_warmup_steps, make_prompt, make_ready, profiled_steps, warm_clocks
 
 CPU = torch.device("cpu")
 
@@ -35,9 +36,16 @@ def test_a_ready_decoder_has_room_for_a_profiling_pass() -> None:
         def prefill(self, prompt: torch.Tensor) -> torch.Tensor:
             return prompt[:, 0]
 
-    make_ready(plan.used, cast(Any, Own()), make_prompt(plan.used, 10, CPU))
-    assert lengths == [1 + 1 + EXTRA_STEPS]
-    assert EXTRA_STEPS >= PROFILED_STEPS + 2, "those that are profiled after a pass, and the eager ones beside them"
+    for period in (16, 24):
+        entry = replace(plan.entry, period=period)
+        make_ready(replace(plan, entry=entry), cast(Any, Own()), make_prompt(plan.used, 10, CPU))
+    assert lengths == [1 + 1 + 16 + EAGER_STEPS, 1 + 1 + 24 + EAGER_STEPS]
+    assert EAGER_STEPS >= 2, "the eager ones beside those that are profiled after a pass"
+
+
+@pytest.mark.parametrize(("period", "steps"), [(1, 16), (5, 20), (16, 16), (24, 24), (100, 100)])
+def test_whole_periods_are_profiled(period: int, steps: int) -> None:
+    assert profiled_steps(period) == steps
 
 
 def test_settling_takes_a_second_or_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:

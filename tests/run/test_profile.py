@@ -149,6 +149,17 @@ def gpu_passes(
     return profiles
 
 
+def test_whole_periods_of_the_model_are_profiled(tmp_path: Path) -> None:
+    plan = make_plan(RunConfig.parse({**TINY, "genlen": 100, "profile": "torch"}))
+    prepared = Prepared(torch.zeros(2, 1, dtype=torch.int64), Replayed())
+    counts = []
+    for period in (16, 24):
+        plan = replace(plan, entry=replace(plan.entry, period=period))
+        profiles = profile.Profiles(new_record(plan, tmp_path), plan, profile.Measured(None, (), 0.0))
+        counts.append(profiles._profiled_step(prepared)[1])
+    assert counts == [16, 24]
+
+
 def test_a_graphs_steps_take_their_parts_from_an_eager_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     profiles = gpu_passes(tmp_path, monkeypatch, two_replays(), two_eager_steps())
     assert profiles.problems == []

@@ -25,7 +25,7 @@ from ttt_mlflow.run import recording
 from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.recording import record_roofline
 from ttt_mlflow.run.reporter import Reporter
-from ttt_mlflow.workload import PARTS
+from ttt_mlflow.workload import PARTS, Workload
 
 CEILINGS = GpuCeilings(read_gb_per_s=4480.0, copy_gb_per_s=4270.0, matmul_tflops=700.0)
 USED = RunConfig.parse({"model_name": "ttt-1b", "batch": 128, "promptlen": 20, "inner_net": "mlp_1_dual"})
@@ -48,7 +48,8 @@ class Recorder:
     ) -> dict[str, float]:
         used = USED.model_copy(update={"mode": mode})
         request = ModelRequest(used.model_name, used.inner_net, dtype, torch.device(device), 0, None)
-        plan = Plan(USED, used, entry or find_model("ttt-1b"), request, [], None)
+        workload = Workload(mode, used.batch, used.promptlen, used.genlen)
+        plan = Plan(USED, used, workload, entry or find_model("ttt-1b"), request, [], None)
         roofline = record_roofline(self.journal, Reporter(self.said), plan, measured_ms)
         assert by_name(roofline.metrics) == self.journal.metrics
         return by_name(roofline.metrics)

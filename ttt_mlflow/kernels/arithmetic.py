@@ -1,4 +1,8 @@
-"""The arithmetic that the reference functions share: products with the state, norms, GELU."""
+"""The arithmetic that the reference functions share: products with the state, norms, GELU.
+
+Norms are over the last dimension. What is called unrounded is in the dtype of the arithmetic (float64, or that of
+:func:`matrix`), and the caller rounds it once.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -34,18 +38,18 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = NORM_EPS) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
-    """Layer norm over the last dimension; unrounded."""
+    """Layer norm of x [..., F] over its last dimension, scaled by ``weight`` and shifted by ``bias``; unrounded."""
     mean = x.mean(-1, keepdim=True)
-    centred = x - mean
-    return centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps) * weight + bias
+    centered = x - mean
+    return centered * torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps) * weight + bias
 
 
 def layer_norm_l2_grad(z: Tensor, target: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
-    """∂/∂z of ½‖LN(z) - target‖², over the last dimension."""
+    """∂/∂z of ½‖LN(z) - target‖² for z, target [..., F], LN with ``weight`` and ``bias``: of z's shape, unrounded."""
     width = z.shape[-1]
-    centred = z - z.mean(-1, keepdim=True)
-    rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
-    normed = centred * rstd
+    centered = z - z.mean(-1, keepdim=True)
+    rstd = torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps)
+    normed = centered * rstd
     grad = (normed * weight + bias - target) * weight
     inner = grad.sum(-1, keepdim=True) + normed * (grad * normed).sum(-1, keepdim=True)
     return (grad - inner / width) * rstd
@@ -56,10 +60,11 @@ GELU_CUBIC = 0.044715
 
 
 def gelu(x: Tensor) -> Tensor:
+    """The tanh-approximated GELU, in x's dtype."""
     return F.gelu(x, approximate="tanh")
 
 
 def gelu_grad(x: Tensor) -> Tensor:
-    """Derivative of the tanh-approximated GELU."""
+    """Derivative of :func:`gelu` at x, in x's dtype."""
     t = torch.tanh(GELU_SCALE * x * (1 + GELU_CUBIC * x * x))
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x)

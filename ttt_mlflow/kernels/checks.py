@@ -1,10 +1,10 @@
-"""Refuses arguments that a decode kernel would read wrongly. Costs no device time and no synchronisation."""
+"""Refuses arguments that a decode kernel would read wrongly. Costs no device time and no synchronization."""
 
 import torch
 import triton
 from torch import Tensor
 
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 
 STATE_DTYPES = ("float16", "bfloat16", "float32")
 Shaped = dict[str, tuple[Tensor, tuple[int, ...]]]  # argument name -> tensor and the shape it must have

@@ -20,17 +20,17 @@ def gelu_and_grad(x):
 @triton.jit
 def layer_norm(z, gamma, beta, mask, WIDTH: tl.constexpr, EPS: tl.constexpr):
     """LN over a whole vector."""
-    centred = tl.where(mask, z - tl.sum(z, 0) / WIDTH, 0.0)
-    rstd = tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH + EPS)
-    return centred * rstd * gamma + beta
+    centered = tl.where(mask, z - tl.sum(z, 0) / WIDTH, 0.0)
+    rstd = tl.rsqrt(tl.sum(centered * centered, 0) / WIDTH + EPS)
+    return centered * rstd * gamma + beta
 
 
 @triton.jit
 def layer_norm_l2_grad(z, target, gamma, beta, mask, WIDTH: tl.constexpr, EPS: tl.constexpr):
     """∂/∂z of ½‖LN(z) - target‖² over a whole vector; zero where masked."""
-    centred = tl.where(mask, z - tl.sum(z, 0) / WIDTH, 0.0)
-    rstd = tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH + EPS)
-    normed = centred * rstd
+    centered = tl.where(mask, z - tl.sum(z, 0) / WIDTH, 0.0)
+    rstd = tl.rsqrt(tl.sum(centered * centered, 0) / WIDTH + EPS)
+    normed = centered * rstd
     grad = tl.where(mask, (normed * gamma + beta - target) * gamma, 0.0)
     inner = tl.sum(grad, 0) + normed * tl.sum(grad * normed, 0)
     return tl.where(mask, (grad - inner / WIDTH) * rstd, 0.0)

@@ -2,7 +2,7 @@
 
 A matrix-vector product W x runs on the tensor cores as the product of W with a matrix of eight columns, the smallest
 shape there is (m16n8k16). Its even and odd columns are two different vectors: two inputs in one product, or the upper
-and lower bits of one. A thread then holds one value of each, for the rows that are its own, and four neighbouring
+and lower bits of one. A thread then holds one value of each, for the rows that are its own, and four neighboring
 threads hold the same values: the last axis, of four, in the shapes below.
 """
 
@@ -38,17 +38,17 @@ def gelu_and_grad(x):
 
 
 @gluon.jit
-def normalise(z, WIDTH: gl.constexpr, EPS: gl.constexpr):
+def normalize(z, WIDTH: gl.constexpr, EPS: gl.constexpr):
     """Layer norm of a whole vector without scale and shift, and the reciprocal of its standard deviation."""
-    centred = z - gl.sum(z, 0) / WIDTH
-    rstd = gl.rsqrt(gl.sum(centred * centred, 0) / WIDTH + EPS)
-    return centred * rstd, rstd
+    centered = z - gl.sum(z, 0) / WIDTH
+    rstd = gl.rsqrt(gl.sum(centered * centered, 0) / WIDTH + EPS)
+    return centered * rstd, rstd
 
 
 @gluon.jit
 def layer_norm_l2_grad(z, target, gamma, beta, WIDTH: gl.constexpr, EPS: gl.constexpr):
     """∂/∂z of ½‖LN(z) - target‖² over a whole vector."""
-    normed, rstd = normalise(z, WIDTH, EPS)
+    normed, rstd = normalize(z, WIDTH, EPS)
     grad = (normed * gamma + beta - target) * gamma
     inner = gl.sum(grad, 0) + normed * gl.sum(grad * normed, 0)
     return (grad - inner / WIDTH) * rstd
@@ -69,7 +69,7 @@ def high_low(x, DTYPE: gl.constexpr):
 
 @gluon.jit
 def movmatrix(x):
-    """Transpose each 8 x 8 block of 16-bit values that a warp's threads hold two neighbours each of a row of."""
+    """Transpose each 8 x 8 block of 16-bit values that a warp's threads hold two neighbors each of a row of."""
     return gl.inline_asm_elementwise("movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", "=r,r", [x], x.dtype, False, 2)
 
 

@@ -1,10 +1,20 @@
-"""The inner layers of TTT: the shapes of their state, and the bytes and operations that they need."""
+"""The inner layers of TTT: one table of what they are, and the bytes and operations that they need.
+
+TTT-Linear's state is a linear layer, TTT-MLP's a multilayer perceptron (MLP) of two layers. A head has its own, of
+head dimension F. Source: Sun et al. 2024, arXiv 2407.04620, sections 2.4 to 2.7. docs/roofline.md derives the counts.
+
+This module imports no torch: the list of kernels is made from the table, and is quick.
+"""
 
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+MINI_BATCH = 16  # M, in tokens: the state changes at the last one of them
 
 
 @dataclass(frozen=True)
@@ -16,59 +26,102 @@ class InnerElements:
     vectors: int  # of one token, kept until the mini-batch ends
 
 
-def inner_elements(layer_type: str, head_dim: int) -> InnerElements:
-    """``layer_type`` is linear or mlp; ValueError for another."""
-    f = head_dim
-    if layer_type == "linear":
-        return InnerElements(f * f, f, 2 * f)
-    if layer_type == "mlp":
-        return InnerElements(8 * f * f, 5 * f, 10 * f)
-    raise ValueError(f"layer_type={layer_type}: linear or mlp")
+@dataclass(frozen=True)
+class InnerLayer:
+    """What sets one inner layer apart from the other.
 
-
-def decode_kernel_bytes(layer_type: str, batch: int, heads: int, head_dim: int, dtype: torch.dtype) -> float:
-    """The least bytes of one layer's inner decode step, averaged over a mini-batch; ``layer_type`` linear or mlp.
-
-    A token reads the state and its biases, which change once a mini-batch; it reads the vectors of the earlier tokens
-    of its mini-batch, half of them on average, and writes its own; q, k, v and the output, and one learning rate a
-    head, each counted in the state's dtype.
-
-    This is the floor of the problem, as the rank-1 form has it. A kernel that moves more, as the accumulating form
-    does, is held against the same bytes.
+    name: its public name, ``KernelEntry.layer_type``. title: what the paper calls it.
+    widths: of the inputs, of what is between two layers, and of the outputs, in multiples of the head dimension F.
+    base_lr: the inner learning rate before its gate (section 2.7 of the paper). state_names: the published weights
+    that the state starts from, in the order of :meth:`state_shapes`. state_products: how often a token goes through
+    the matrices: k and q forward through each, and the gradient back through each but the first.
     """
-    m, size = MINI_BATCH, inner_elements(layer_type, head_dim)
+
+    name: str
+    title: str
+    widths: tuple[int, ...]
+    base_lr: float
+    state_names: tuple[str, ...]
+    state_products: float
+
+    def state_shapes(self, head_dim: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of one sequence's and head's state: a matrix [inputs, outputs] and a bias [outputs] for each layer."""
+        sizes = [width * head_dim for width in self.widths]
+        return tuple(shape for ins, outs in pairwise(sizes) for shape in ((ins, outs), (outs,)))
+
+    def slot_widths(self, head_dim: int) -> tuple[int, ...]:
+        """Widths of the vectors that are kept for each token of a mini-batch: each layer's input and gradient."""
+        matrices = (shape for shape in self.state_shapes(head_dim) if len(shape) == 2)
+        return tuple(width for matrix in matrices for width in matrix)
+
+    def elements(self, head_dim: int) -> InnerElements:
+        """Of one sequence and head."""
+        shapes = self.state_shapes(head_dim)
+        return InnerElements(
+            state=sum(prod(shape) for shape in shapes if len(shape) == 2),
+            biases=sum(prod(shape) for shape in shapes if len(shape) == 1),
+            vectors=sum(self.slot_widths(head_dim)),
+        )
+
+
+LINEAR = InnerLayer("linear", "TTT-Linear", widths=(1, 1), base_lr=1.0, state_names=("W1", "b1"), state_products=2)
+MLP = InnerLayer(
+    "mlp", "TTT-MLP", widths=(1, 4, 1), base_lr=0.1, state_names=("W1", "b1", "W2", "b2"), state_products=2.5
+)
+INNER_LAYERS = {layer.name: layer for layer in (LINEAR, MLP)}
+
+
+def inner_layer(layer_type: str) -> InnerLayer:
+    """The inner layer of this name; ValueError names those there are."""
+    if layer_type not in INNER_LAYERS:
+        raise ValueError(f"layer_type={layer_type}: {' or '.join(INNER_LAYERS)}")
+    return INNER_LAYERS[layer_type]
+
+
+def decode_kernel_bytes(layer_type: str, batch: int, heads: int, head_dim: int, dtype: "torch.dtype") -> float:
+    """The least bytes of one layer's inner decode step, averaged over a mini-batch; of all sequences and heads.
+
+    A token reads the state and its biases, which change once a mini-batch. It reads the vectors of the earlier tokens
+    of its mini-batch, half of them on average, and writes its own. It reads q, k, v and one learning rate a head, and
+    writes the output, each counted in the state's dtype.
+
+    These are the least bytes of the problem, as the rank-1 form has it. A kernel that moves more, as one in the
+    accumulating form does, is held against the same bytes. ValueError for an unknown ``layer_type``.
+    """
+    m, size = MINI_BATCH, inner_layer(layer_type).elements(head_dim)
     once_a_mini_batch = 1 + 1 / m  # read by every token, written by the last
     elements = (size.state + size.biases) * once_a_mini_batch + size.vectors * ((m - 1) / 2 + 1) + 4 * head_dim + 1
     return batch * heads * elements * dtype.itemsize
 
 
 def prompt_kernel_bytes(
-    layer_type: str, batch: int, tokens: int, heads: int, head_dim: int, dtype: torch.dtype
+    layer_type: str, batch: int, tokens: int, heads: int, head_dim: int, dtype: "torch.dtype"
 ) -> float:
-    """The least bytes of one layer's inner net over a prompt; the weights that the state starts from not included.
+    """The least bytes of one layer's inner net over a prompt of ``tokens`` tokens; of all sequences and heads.
 
-    A sequence's state stays on chip while its prompt goes through and is written at the end, as are the vectors of a
-    mini-batch that the prompt leaves unfinished; each token's q, k, v, output and learning rate as in a decode step.
+    A sequence's state stays on chip while its prompt goes through. It is written at the end, as are the vectors of a
+    mini-batch that the prompt leaves unfinished. Each token moves q, k, v, output and learning rate as in a decode
+    step. The weights that the state starts from are not included. ValueError for an unknown ``layer_type``.
     """
-    size = inner_elements(layer_type, head_dim)
+    size = inner_layer(layer_type).elements(head_dim)
     unfinished = tokens % MINI_BATCH
     elements = size.state + size.biases + size.vectors * unfinished + tokens * (4 * head_dim + 1)
     return batch * heads * elements * dtype.itemsize
 
 
 def inner_flops(layer_type: str, tokens: int, head_dim: int) -> float:
-    """Operations of one sequence and head over ``tokens`` tokens from the start of a mini-batch.
+    """Floating-point operations of one sequence and head over ``tokens`` tokens from the start of a mini-batch.
 
-    Products with the state, products with the vectors of the tokens up to one's own, and the fold at the end of each
-    whole mini-batch; an addition to a bias or a norm is not counted.
+    Counted are the products with the state, the products with the vectors of the tokens up to one's own, and the fold
+    at the end of each whole mini-batch; an addition to a bias or a norm is not. ValueError for an unknown
+    ``layer_type``.
     """
-    size = inner_elements(layer_type, head_dim)
+    layer = inner_layer(layer_type)
+    size = layer.elements(head_dim)
     whole, rest = divmod(tokens, MINI_BATCH)
     pairs = whole * MINI_BATCH * (MINI_BATCH + 1) / 2 + rest * (rest + 1) / 2
-    # linear: k and q through W; mlp: k and q through both layers, and the gradient back through the second
-    products = 2 if layer_type == "linear" else 2.5
     return (
-        2 * size.state * products * tokens  # through the matrices
+        2 * size.state * layer.state_products * tokens  # through the matrices
         + 2 * size.vectors * pairs  # a query's product with a key, and that times a gradient
         + 2 * size.state * MINI_BATCH * whole  # the fold, of rank 16
     )

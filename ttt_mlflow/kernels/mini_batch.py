@@ -1,17 +1,19 @@
-"""What a decode step keeps of its mini-batch, in plain PyTorch: vectors, sums, and the fold into the state."""
+"""What a decode step keeps of its mini-batch, in plain PyTorch: vectors, sums, and the fold into the state.
+
+The rank-1 form keeps vectors in slots, one a position (:func:`write_slot`, :func:`combined`); the accumulating form
+keeps sums of the state's shape (:func:`accumulate`). In both, :func:`fold` changes the state after the last token of a
+mini-batch. docs/rank-1-form.md derives the first from Sun et al. 2024, arXiv 2407.04620, section 2.5.
+"""
 
 import torch
 from torch import Tensor
 
-from ttt_mlflow.kernels.arithmetic import (
-    matrix,
-)
-
-MINI_BATCH = 16
+from ttt_mlflow.kernels.arithmetic import matrix
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 
 
 def write_slot(slots: Tensor, position: Tensor, row: Tensor) -> Tensor:
-    """Write row [B, H, 1, X] at ``position`` of slots [B, H, M, X]; return the used slots, the rest zero.
+    """Write row [B, H, 1, X] at ``position`` [1] of slots [B, H, M, X]; return the slots, unused ones zero, in float64.
 
     Unused slots may hold anything, NaN included, so they are replaced and not multiplied by zero.
     """
@@ -21,25 +23,29 @@ def write_slot(slots: Tensor, position: Tensor, row: Tensor) -> Tensor:
 
 
 def combined(x: Tensor, keys: Tensor, gradients: Tensor) -> Tensor:
-    """Σ_i (x · k_i + 1) g_i: what the slots add for x [B, H, 1, X], their biases' part included."""
+    """Σ_i (x · k_i + 1) g_i: what the slots add for x, their biases' part included.
+
+    x [B, H, 1, X]; keys [B, H, M, X] and gradients [B, H, M, Y] as :func:`write_slot` returns them. Returns
+    [B, H, 1, Y].
+    """
     scores = (x * keys).sum(-1, keepdim=True) + 1  # [B, H, M, 1]
     return (scores * gradients).sum(2, keepdim=True)
 
 
 def fold(state: Tensor, position: Tensor, update: Tensor) -> None:
-    """state -= update after the last token of a mini-batch; at other positions the state stays, bit for bit."""
+    """state -= update (of its shape) after the last token of a mini-batch, in place; else it stays, bit for bit."""
     folded = (matrix(state) - update).to(state.dtype)
     state.copy_(torch.where(position == MINI_BATCH - 1, folded, state))
 
 
 def outer(left: Tensor, right: Tensor, like: Tensor) -> Tensor:
-    """Σ_i left_iᵀ right_i for rows [B, H, i, ...], in the dtype of products with ``like``."""
+    """Σ_i left_iᵀ right_i for rows [B, H, i, X] and [B, H, i, Y]: [B, H, X, Y], in the dtype of ``like``'s products."""
     dtype = matrix(like).dtype
     return left.to(dtype).mT @ right.to(dtype)
 
 
 def accumulate(total: Tensor, position: Tensor, gradient: Tensor) -> Tensor:
-    """The running sum with this token's gradient, unrounded.
+    """The running sum ``total`` with this token's ``gradient``, both of one shape; unrounded.
 
     At position 0 what ``total`` holds, NaN included, counts as zero. ``total`` is updated, except by the last token,
     after which the next mini-batch's sum begins.

@@ -1,9 +1,9 @@
 """Whether a run was the same machine from its beginning to its end: its first third against its last.
 
 Two tests, because a drift can run through the whole measurement or begin anew with every pass. Both compare like with
-like: whole passes, or whole periods of a pass (a TTT step that folds a mini-batch into the state costs more than the
-others, every sixteenth). What is tested is the mean of the logarithms; a test says how often noise alone would show as
-much, and nothing about whether it matters: the percentage does.
+like: whole passes, or whole periods of a pass. A period is the number of steps after which a model's costs repeat: one
+step in so many may cost more than the others. What is tested is the mean of the logarithms; a test says how often noise
+alone would show as much, and nothing about whether it matters: the percentage does.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
-PERIOD = 16  # steps after which the decode steps' costs repeat: the TTT models' mini-batch
 FALSE_ALARM_RATE = 0.05  # of the two tests together, on a run without drift
 ACROSS_LEAST = 4  # passes: three thirds, and one more to know the noise by
 WITHIN_LEAST = 3  # passes
+THIRD_LEAST = 16  # steps of a pass's third: of fewer, the first after a prompt would be too large a part
 ROUNDING = 1e-12  # logarithms that differ by less are equal
 
 
@@ -50,15 +50,16 @@ def drift_across(total_ms: Sequence[float]) -> Drift | None:
     return _drift(float(np.mean(thirds[2]) - np.mean(thirds[0])), np.sqrt(squares / freedom * 2 / third), freedom)
 
 
-def drift_within(passes_ms: Sequence[np.ndarray], period: int = PERIOD) -> Drift | None:
+def drift_within(passes_ms: Sequence[np.ndarray], period: int) -> Drift | None:
     """Of the passes: the steps of a pass's first third against those of its last, whole periods only.
 
-    passes_ms: the step times of each complete pass, of equal length. None for fewer than WITHIN_LEAST passes, or
-    where a third of a pass has no whole period. Student's t of the passes' differences, one a pass: what the steps of
+    passes_ms: the step times of each complete pass, of equal length. period: steps after which the costs repeat. None
+    for fewer than WITHIN_LEAST passes, or where the whole periods of a third are fewer than THIRD_LEAST steps.
+    Student's t of the passes' differences, one a pass: what the steps of
     a pass have in common does not enter.
     """
     third = len(passes_ms[0]) // 3 // period * period if len(passes_ms) >= WITHIN_LEAST else 0
-    if third == 0:
+    if third < THIRD_LEAST:
         return None
     differences = [float(np.log(np.mean(ms[-third:]) / np.mean(ms[:third]))) for ms in passes_ms]
     count = len(differences)

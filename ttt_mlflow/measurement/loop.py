@@ -62,7 +62,10 @@ class Pass:
 
 @dataclass
 class Measurement:
-    """What was measured so far. The loop fills it in place, so that an interruption loses nothing."""
+    """What was measured so far. The loop fills it in place, so that an interruption loses nothing.
+
+    ``period`` and ``cost_grows`` are the model's: see :class:`ttt_mlflow.models.entry.ModelEntry`.
+    """
 
     warmup: list[StepTimes] = field(default_factory=list)
     warmup_s: float = 0.0
@@ -71,6 +74,8 @@ class Measurement:
     repeats: list[StepTimes] = field(default_factory=list)
     stop_reason: str | None = None
     interrupted: bool = False
+    period: int = 1
+    cost_grows: bool = False
 
     @property
     def warmup_count(self) -> int:
@@ -85,30 +90,32 @@ class Measurement:
         """Of the median throughput of the complete repeats, which all do the same work."""
         return relative_half_width_pct([1 / repeat.total_ms for repeat in self.complete_repeats])
 
-    def decode_metrics(self, batch: int) -> Metrics:
-        """Throughput and step times of the complete repeats; ``batch`` tokens a step."""
+    def decode_metrics(self, tokens_per_pass: int) -> Metrics:
+        """Throughput and step times of the complete passes, each of ``tokens_per_pass`` tokens of all sequences."""
         complete = self.complete_repeats
-        rates = [1e3 * batch * len(repeat.step_ms) / repeat.total_ms for repeat in complete]
+        rates = [1e3 * tokens_per_pass / repeat.total_ms for repeat in complete]
         steps = np.concatenate([repeat.step_ms for repeat in complete]) if complete else np.empty(0)
         throughput = with_confidence_interval(names.DECODE_TOKENS_PER_S, rates)
         return throughput | step_percentiles(steps) | self._quality_metrics(rates)
 
-    def prefill_metrics(self, batch: int, promptlen: int) -> Metrics:
-        """Throughput and time of the complete repeats, each one prompt of ``promptlen`` tokens a sequence."""
+    def prefill_metrics(self, tokens_per_pass: int) -> Metrics:
+        """Throughput and time of the complete passes, each a prompt of ``tokens_per_pass`` tokens of all sequences."""
         complete = self.complete_repeats
-        rates = [1e3 * batch * promptlen / repeat.total_ms for repeat in complete]
+        rates = [1e3 * tokens_per_pass / repeat.total_ms for repeat in complete]
         metrics = with_confidence_interval(names.PREFILL_TOKENS_PER_S, rates) | self._quality_metrics(rates)
         if complete:
             metrics[names.PREFILL_MS] = float(np.median([repeat.total_ms for repeat in complete]))
         return metrics
 
     def drifts(self) -> dict[str, Drift]:
-        """How the complete repeats drifted, by the metrics' name for it; without what cannot be tested."""
+        """How the complete repeats drifted, by the metrics' name for it; without what cannot be tested.
+
+        Within a pass, that the steps of a model whose cost grows take longer at its end is no drift.
+        """
         complete = self.complete_repeats
-        tested = {
-            "drift": drift_across([repeat.total_ms for repeat in complete]),
-            "drift_within_pass": drift_within([repeat.step_ms for repeat in complete]),
-        }
+        tested = {"drift": drift_across([repeat.total_ms for repeat in complete])}
+        if not self.cost_grows:
+            tested["drift_within_pass"] = drift_within([repeat.step_ms for repeat in complete], self.period)
         return {name: drift for name, drift in tested.items() if drift is not None}
 
     def _quality_metrics(self, rates: list[float]) -> Metrics:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.kernels.inner_layers import LINEAR, MINI_BATCH, MLP, InnerLayer
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 from ttt_mlflow.micro.inputs import RandomSource, StepInputs, StepShape, make_positions
@@ -17,7 +17,7 @@ BATCH = 2
 TOKENS = 2 * MINI_BATCH + 3  # the state is folded twice, and read after it
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 2e-5}
 # Both forms have one result, so that one twin in float64 is what either of them means.
-TWINS: dict[str, Callable[..., Tensor]] = {"linear": linear_decode, "mlp": mlp_decode}
+TWINS: dict[InnerLayer, Callable[..., Tensor]] = {LINEAR: linear_decode, MLP: mlp_decode}
 
 
 def step_errors(step: Step, inputs: StepInputs, shape: StepShape) -> dict[str, float]:
@@ -26,7 +26,7 @@ def step_errors(step: Step, inputs: StepInputs, shape: StepShape) -> dict[str, f
     twin_shape = replace(shape, form="rank-1", dtype=torch.float64)
     source = RandomSource(0, inputs.eta.device)
     wide = replace(inputs.double(), kept=tuple(source.poisoned(part, torch.float64) for part in twin_shape.kept))
-    twin, positions = TWINS[shape.layer_type], make_positions(inputs.eta.device)
+    twin, positions = TWINS[shape.inner_layer], make_positions(inputs.eta.device)
     outputs, expected, errors = [], [], {}
     for token in range(len(inputs.tokens)):
         position = positions[token % MINI_BATCH]

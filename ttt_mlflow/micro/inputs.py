@@ -8,11 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ttt_mlflow.kernels.inner_layers import decode_kernel_bytes
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH, InnerLayer, decode_kernel_bytes, inner_layer
 
 STATE_STD = 0.02  # as the published models are initialized
-BASE_LR = {"linear": 1.0, "mlp": 0.1}  # the inner learning rate before its gate (section 2.7 of the paper)
 
 
 @dataclass(frozen=True)
@@ -27,26 +25,24 @@ class StepShape:
     dtype: torch.dtype
 
     @property
+    def inner_layer(self) -> InnerLayer:
+        return inner_layer(self.layer_type)
+
+    @property
     def state(self) -> list[tuple[int, ...]]:
-        """The inner net's weights: W [B, H, F, F] and b, or those of both layers."""
-        f = self.head_dim
-        shapes: list[tuple[int, ...]] = [(f, f), (f,)]
-        if self.layer_type == "mlp":
-            shapes = [(f, 4 * f), (4 * f,), (4 * f, f), (f,)]
-        return [(self.batch, self.heads, *shape) for shape in shapes]
+        """The inner net's weights: W [B, H, F, F] and b [B, H, F], or those of both layers."""
+        return [(self.batch, self.heads, *shape) for shape in self.inner_layer.state_shapes(self.head_dim)]
 
     @property
     def kept(self) -> list[tuple[int, ...]]:
         """What is kept between the tokens of a mini-batch: vectors [B, H, M, X], or sums of the state's shapes."""
         if self.form == "accumulating":
             return self.state
-        f = self.head_dim
-        widths = (f, f) if self.layer_type == "linear" else (f, 4 * f, 4 * f, f)
-        return [(self.batch, self.heads, MINI_BATCH, width) for width in widths]
+        return [(self.batch, self.heads, MINI_BATCH, width) for width in self.inner_layer.slot_widths(self.head_dim)]
 
     @property
     def floor_bytes(self) -> float:
-        """The least bytes of a step, whatever the form; see :mod:`ttt_mlflow.measurement.roofline`."""
+        """The least bytes of a step, whatever the form; see :func:`decode_kernel_bytes`."""
         return decode_kernel_bytes(self.layer_type, self.batch, self.heads, self.head_dim, self.dtype)
 
     @property
@@ -118,7 +114,7 @@ def make_inputs(shape: StepShape, source: Source, tokens: int = MINI_BATCH) -> S
     def token() -> tuple[Tensor, ...]:
         q, k, v = (source.normal(row, dtype) for _ in range(3))
         gate = source.normal((shape.batch, shape.heads), torch.float32)
-        return q, k, v, gate.sigmoid_().mul_(BASE_LR[shape.layer_type] / shape.head_dim)
+        return q, k, v, gate.sigmoid_().mul_(shape.inner_layer.base_lr / shape.head_dim)
 
     learned = source.normal((MINI_BATCH,), torch.float32, std=0.02)
     scale = 1 / torch.arange(1, MINI_BATCH + 1, device=learned.device)

@@ -13,14 +13,15 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.kernels.inner_layers import INNER_LAYERS
 from ttt_mlflow.run.machine import missing_cxx_compiler
 
 ENTRY_POINT_GROUP = "ttt_mlflow.kernels"
-LAYER_TYPES = ("linear", "mlp")
+LAYER_TYPES = tuple(INNER_LAYERS)
 FORMS = ("rank-1", "accumulating")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # it becomes part of metrics' names
 
-Step = Callable[..., Any]  # one decode step, as linear_decode and mlp_decode of ttt_mlflow.kernels
+Step = Callable[..., Any]  # one decode step, as the functions of ttt_mlflow/kernels/*/reference.py
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ttt_mlflow.errors import RunFailed
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.measurement.timing import StepTimer, time_once
 from ttt_mlflow.micro.inputs import StepInputs, StepShape, make_positions
 from ttt_mlflow.micro.registry import Step

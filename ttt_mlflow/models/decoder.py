@@ -17,7 +17,7 @@ from ttt_mlflow.models.entry import Decoder
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.workload import SAMPLING, in_part
 
-WARM_UP_STEPS = 3  # before a capture: lazy initialisation and compilation must not happen inside it
+WARM_UP_STEPS = 3  # before a capture: lazy initialization and compilation must not happen inside it
 
 
 class ModelDecoder:
@@ -41,7 +41,7 @@ class ModelDecoder:
 
     @torch.no_grad()
     def warm_up(self) -> None:
-        """Run a few steps and put the state back, so that what is compiled or initialised lazily is done."""
+        """Run a few steps and put the state back, so that what is compiled or initialized lazily is done."""
         for _ in range(WARM_UP_STEPS):
             self._eager_step()
         self.model.reset_state(self.state)

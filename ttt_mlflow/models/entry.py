@@ -56,7 +56,13 @@ class ModelEntry:
     BadInput for what the factory would refuse, without building anything. ``own_generation`` marks a model whose own
     code generates, graph included, so that ``use_compile`` does not apply. ``prefill_multiple`` is the model's, where
     it has one: what a prompt has beyond it goes through the step, compiled and captured in prefill mode as well.
-    ``work(request, workload)`` counts what has to be moved and computed; without it a run has no roofline.
+    ``work(request, workload)`` counts what has to be moved and computed; without it a run has no roofline. With mode
+    decode it is of one step (the mean of those of a pass), with mode prefill of the whole prompt.
+
+    ``period``: decode steps after which the pattern of costs repeats, 1 where all steps cost the same. Drift within a
+    pass is tested over whole periods, and warm-up passes and profiles have whole ones. ``cost_grows`` marks a model
+    whose steps cost more with the position, as with a KV cache: its passes are not tested for drift within them.
+    ValueError for a period below 1.
     """
 
     name: str
@@ -70,6 +76,12 @@ class ModelEntry:
     missing: Callable[[], str | None] = lambda: None
     check: Callable[[ModelRequest], None] = lambda request: None
     work: Callable[[ModelRequest, Workload], list[Stage]] | None = None
+    period: int = 1
+    cost_grows: bool = False
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise ValueError(f"model {self.name!r}: period={self.period}: decode steps, 1 or more")
 
 
 class Decoder(Protocol):

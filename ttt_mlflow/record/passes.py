@@ -13,7 +13,9 @@ def throughputs(run: RecordedRun) -> list[float]:
     config = run.settings
     passes = read_object(run, ARTIFACT_PASSES)
     try:
-        tokens = config["batch"] * (config["genlen"] if config["mode"] == "decode" else config["promptlen"])
+        tokens = passes.get("tokens_per_pass")
+        if tokens is None:  # of an older record, or of a run that did not come as far as its passes
+            tokens = config["batch"] * (config["genlen"] if config["mode"] == "decode" else config["promptlen"])
         timed = zip(passes.get("repeat_total_ms", []), passes.get("repeat_complete", []), strict=True)
         rates = [1e3 * tokens / ms for ms, complete in timed if complete]
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ttt_mlflow.kernels.inner_layers import INNER_LAYERS
 from ttt_mlflow.names import CARD_READ_GB_PER_S
 from ttt_mlflow.record.micro_results import CellResult, MicroResults
 from ttt_mlflow.report.style import COLORS, GRAY
 
-NAMES = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}
 LOOKS: dict[Any, Any] = {
     "lines.marker": "o",
     "figure.figsize": (9, 6),
@@ -174,7 +174,7 @@ def _line(results: MicroResults, quantity: Quantity, kernel: str, color: str) ->
 
 def _limits(results: MicroResults, limit: Callable[[CellResult], float], name: str | None) -> list[dict[str, Any]]:
     """What the card allows, over the batch: one line ``name``, or one for each inner net that was timed."""
-    kinds = {kernel.name: name or f"floor of {NAMES[kernel.layer_type]}" for kernel in results.kernels}
+    kinds = {kernel.name: name or f"floor of {INNER_LAYERS[kernel.layer_type].title}" for kernel in results.kernels}
     named: dict[str, dict[int, float]] = {}
     for cell in sorted((cell for cell in results.cells if cell.us), key=lambda cell: cell.batch):
         named.setdefault(kinds[cell.kernel], {})[cell.batch] = limit(cell)

@@ -16,7 +16,6 @@ import torch
 
 from ttt_mlflow import names
 from ttt_mlflow.errors import RunFailed, TTTError
-from ttt_mlflow.measurement.drift import PERIOD
 from ttt_mlflow.measurement.evidence import evidence
 from ttt_mlflow.measurement.loop import Measurement, Observer, Pass, measure_passes
 from ttt_mlflow.measurement.statistics import with_confidence_interval
@@ -27,7 +26,7 @@ from ttt_mlflow.names import Metrics
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.run.attempt import COMPLETE, after_the_measurement
 from ttt_mlflow.run.plan import Plan
-from ttt_mlflow.run.prepare import Prepared, build, make_ready
+from ttt_mlflow.run.prepare import Prepared, build, make_ready, profiled_steps, whole_periods
 from ttt_mlflow.run.profile import Measured, Profiles
 from ttt_mlflow.run.recording import Roofline, record_roofline, record_samples, record_verdict
 from ttt_mlflow.run.reporter import Reporter, Show
@@ -35,7 +34,7 @@ from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.quiet import wait_until_quiet
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 
-WARMUP_STEPS = 128  # of a warm-up pass at most: a step costs the same at any length
+WARMUP_STEPS = 128  # of a warm-up pass at most, rounded up to whole periods: it need not be as long as a timed one
 WARMUP_PASS_MS = 250.0  # as long as it need be: the end of the warm-up is looked for after each pass
 
 
@@ -66,7 +65,7 @@ class ModelRun:
         self.thresholds = Thresholds.parse(self.used.thresholds)
         self.sampler: NvmlSampler | None = None
         self.prepared: Prepared | None = None
-        self.measurement = Measurement()
+        self.measurement = self._new_measurement()
         self.prefill_ms: list[float] = []  # one a pass, warm-up passes first
         self.first_token_ms: list[float] = []
         self.discarded: list[dict[str, Any]] = []  # attempts before the one that counts
@@ -126,13 +125,17 @@ class ModelRun:
 
     # Measuring
 
+    def _new_measurement(self) -> Measurement:
+        entry = self.plan.entry
+        return Measurement(period=entry.period, cost_grows=entry.cost_grows)
+
     def _prepare(self) -> Prepared:
         with self.reporter.phase(names.SETUP_S, f"building {self.used.model_name}"):
             model, prompt = build(self.plan)
         if hasattr(model, "parameter_count"):
             self.record.update_metrics({names.MODEL_PARAMETERS: model.parameter_count()})
         with self.reporter.phase(names.COMPILE_S, "compiling and preparing the decode step"):
-            return Prepared(prompt, make_ready(self.used, model, prompt))
+            return Prepared(prompt, make_ready(self.plan, model, prompt))
 
     def _measure_until_valid(self, prepared: Prepared, show: Show) -> None:
         """Measure; and again, as often as was asked for, where the verdict is invalid and another attempt can help."""
@@ -168,12 +171,14 @@ class ModelRun:
         )
 
     def _warmup_steps(self, prepared: Prepared) -> int:
-        """Of a warm-up pass: WARMUP_STEPS, or as many periods as take WARMUP_PASS_MS; no more than a pass."""
-        genlen = self.used.genlen
-        if genlen <= PERIOD:
+        """Of a warm-up pass: WARMUP_STEPS, or those that take WARMUP_PASS_MS, in whole periods; no more than a pass."""
+        genlen, period = self.used.genlen, self.plan.entry.period
+        timed = profiled_steps(period)  # as many as show what a step costs
+        if genlen <= timed:
             return genlen
-        period_ms = StepTimer(PERIOD, self.device).time_steps(prepared.decoder.step).total_ms
-        return min(genlen, WARMUP_STEPS, PERIOD * math.ceil(WARMUP_PASS_MS / period_ms))
+        timed_ms = StepTimer(timed, self.device).time_steps(prepared.decoder.step).total_ms
+        most = whole_periods(WARMUP_STEPS, period)
+        return min(genlen, most, timed * math.ceil(WARMUP_PASS_MS / timed_ms))
 
     def _time_prefill(self, prepared: Prepared) -> None:
         """Process the prompt; note the device's time for it and when its first token was on the host."""
@@ -198,7 +203,7 @@ class ModelRun:
         self.record.write_artifact(names.ARTIFACT_DISCARDED, json.dumps(self.discarded, indent=1))
         table = pd.concat(self.discarded_steps)
         self.record.write_artifact(names.ARTIFACT_DISCARDED_STEPS, table.to_csv(index=False))
-        self.measurement, self.prefill_ms, self.first_token_ms = Measurement(), [], []
+        self.measurement, self.prefill_ms, self.first_token_ms = self._new_measurement(), [], []
         if self.sampler:
             self.sampler.forget_sections()
 
@@ -216,10 +221,10 @@ class ModelRun:
     # The record
 
     def _throughput_metrics(self) -> Metrics:
-        used, measurement = self.used, self.measurement
-        if used.mode == "prefill":
-            return measurement.prefill_metrics(used.batch, used.promptlen)
-        return measurement.decode_metrics(used.batch) | self._prompt_metrics()
+        tokens_per_pass = self.plan.workload.tokens_per_pass
+        if self.used.mode == "prefill":
+            return self.measurement.prefill_metrics(tokens_per_pass)
+        return self.measurement.decode_metrics(tokens_per_pass) | self._prompt_metrics()
 
     def _prompt_metrics(self) -> Metrics:
         """What the prompt's part adds to a decode run: medians over the measured passes."""
@@ -252,14 +257,15 @@ class ModelRun:
     def _record_telemetry(self, sampler: NvmlSampler) -> Metrics:
         metrics = samples.summarize(sampler.frame(), sampler.sections)
         if names.ENERGY_J in metrics and self.used.mode == "decode" and not self.measurement.interrupted:
-            tokens = self.used.batch * sum(len(repeat.step_ms) for repeat in self.measurement.complete_repeats)
+            tokens = self.plan.workload.tokens_per_pass * len(self.measurement.complete_repeats)
             metrics[names.JOULES_PER_TOKEN] = metrics[names.ENERGY_J] / tokens
         self.record.set_series(record_samples(self.record, sampler, self.device, self.used.run_name))
         return metrics
 
     def _passes_record(self) -> dict[str, object]:
         prefills = {"prefill_ms": self.prefill_ms, "time_to_first_token_ms": self.first_token_ms}
-        return self.measurement.record() | prefills
+        tokens = {"tokens_per_pass": self.plan.workload.tokens_per_pass}
+        return tokens | self.measurement.record() | prefills
 
     def _measured(self) -> Measured:
         startup = (names.IMPORTS_S, names.SETUP_S, names.COMPILE_S)

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.profilers.process import end_with_the_run, recorded
 from ttt_mlflow.run.plan import make_plan
-from ttt_mlflow.run.prepare import PROFILED_STEPS, build, clock_warmup_steps, make_ready, warm_clocks
+from ttt_mlflow.run.prepare import build, clock_warmup_steps, make_ready, profiled_steps, warm_clocks
 from ttt_mlflow.workload import STEP, named_by, nvtx
 
 
@@ -19,9 +19,9 @@ def main(text: str) -> None:
     plan = make_plan(RunConfig.model_validate_json(text))
     used, device = plan.used, plan.device
     model, prompt = build(plan)
-    decoder = make_ready(used, model, prompt)
+    decoder = make_ready(plan, model, prompt)
     step: Callable[[], object] = decoder.step
-    count = PROFILED_STEPS
+    count = profiled_steps(plan.entry.period)
     if used.mode == "prefill":
         step, count = (lambda: decoder.prefill(prompt)), 1
     else:

@@ -26,6 +26,7 @@ class Plan:
 
     asked: RunConfig
     used: RunConfig
+    workload: Workload  # what is timed
     entry: ModelEntry
     request: ModelRequest
     notices: list[str]
@@ -34,10 +35,6 @@ class Plan:
     @property
     def device(self) -> torch.device:
         return self.request.device
-
-    @property
-    def workload(self) -> Workload:
-        return Workload(self.used.mode, self.used.batch, self.used.promptlen)
 
 
 def make_plan(asked: RunConfig) -> Plan:
@@ -65,7 +62,8 @@ def make_plan(asked: RunConfig) -> Plan:
         used.model_name, inner_net, getattr(torch, used.dtype), torch.device(device), used.seed, used.checkpoint
     )
     entry.check(request)
-    return Plan(asked, used, entry, request, notices, nsys)
+    workload = Workload(used.mode, used.batch, used.promptlen, used.genlen)
+    return Plan(asked, used, workload, entry, request, notices, nsys)
 
 
 def check_nsys_options(asked: RunConfig | MicroConfig) -> None:

@@ -1,5 +1,6 @@
 """Makes a configuration ready to run: its prompt, and a decoder whose first step is as fast as its last."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -9,14 +10,12 @@ import torch
 from torch import Tensor
 
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
 from ttt_mlflow.models.decoder import ModelDecoder, make_decoder
 from ttt_mlflow.models.entry import DecodeModel, Decoder
 from ttt_mlflow.run.plan import Plan
 
-# of a profiling pass: a whole mini-batch of TTT, so that each position, and the fold, is in it once
-PROFILED_STEPS = MINI_BATCH
-EXTRA_STEPS = PROFILED_STEPS + 8  # of a pass beyond genlen at most: those that are profiled, and eager ones
+PROFILED_STEPS = 16  # of a profiling pass, before they are rounded up to whole periods
+EAGER_STEPS = 8  # beside those that are profiled, at most
 CLOCK_WARMUP_S = 1.0
 MOST_PROMPTS = 1000
 STEPS_AHEAD = 2  # of the GPU, which is then never without work
@@ -36,17 +35,28 @@ def build(plan: Plan) -> tuple[DecodeModel, Tensor]:
     return model, make_prompt(plan.used, model.vocab_size, plan.device)
 
 
+def whole_periods(steps: int, period: int) -> int:
+    """``steps``, rounded up to whole periods of the model (:attr:`ttt_mlflow.models.ModelEntry.period`)."""
+    return period * math.ceil(steps / period)
+
+
+def profiled_steps(period: int) -> int:
+    """Decode steps of a profiling pass: whole periods, so that each position of one is in it equally often."""
+    return whole_periods(PROFILED_STEPS, period)
+
+
 def make_prompt(used: RunConfig, vocab_size: int, device: torch.device) -> Tensor:
     """Random tokens [B, P], the same for a seed on every device."""
     generator = torch.Generator().manual_seed(used.seed)
     return torch.randint(vocab_size, (used.batch, used.promptlen), generator=generator).to(device)
 
 
-def make_ready(used: RunConfig, model: DecodeModel, prompt: Tensor) -> Decoder:
+def make_ready(plan: Plan, model: DecodeModel, prompt: Tensor) -> Decoder:
     """Compiled, its kernels loaded, its graph captured, as the configuration asks."""
-    device = prompt.device
+    used, device = plan.used, prompt.device
     # the profiling passes may go further than the measured ones
-    length = used.promptlen + (used.genlen if used.mode == "decode" else 0) + EXTRA_STEPS
+    beyond = profiled_steps(plan.entry.period) + EAGER_STEPS
+    length = used.promptlen + (used.genlen if used.mode == "decode" else 0) + beyond
     decoder = make_decoder(model, used.batch, length, device, bool(used.cuda_graph))
     if isinstance(decoder, ModelDecoder):
         if used.use_compile:

@@ -32,7 +32,7 @@ from ttt_mlflow.report.timeline_page import timeline_page
 from ttt_mlflow.run import nsys_child
 from ttt_mlflow.run.attempt import attempt_pass
 from ttt_mlflow.run.plan import Plan
-from ttt_mlflow.run.prepare import PROFILED_STEPS, Prepared, clock_warmup_steps, warm_clocks
+from ttt_mlflow.run.prepare import Prepared, clock_warmup_steps, profiled_steps, warm_clocks
 
 MEMORY_STEPS = 4  # each allocates and frees the same
 # how long the process under nsys may take: in all, and for each second that this one took until it was ready
@@ -104,7 +104,7 @@ class Profiles:
         if self.used.mode == "prefill":
             return lambda: decoder.prefill(prompt), 1
         decoder.prefill(prompt)
-        return decoder.step, min(PROFILED_STEPS, self.used.genlen)
+        return decoder.step, min(profiled_steps(self.plan.entry.period), self.used.genlen)
 
     def _with_parts(self, decoder: Decoder, step: Callable[[], object], steps: Steps, notes: list[str]) -> Steps:
         """``steps`` with the layers and parts that an eager pass beside them shows; why not is noted."""

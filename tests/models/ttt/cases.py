@@ -99,7 +99,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def rotary(x: Tensor) -> Tensor:
-    """x [B, T, H, F]: neighbours (2i, 2i + 1) are one complex number, turned by t mod 16 times its frequency."""
+    """x [B, T, H, F]: neighbors (2i, 2i + 1) are one complex number, turned by t mod 16 times its frequency."""
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
     frequencies = THETA ** -(torch.arange(0, x.shape[-1], 2, dtype=torch.float64) / x.shape[-1])
     angles = torch.outer(torch.arange(x.shape[1], dtype=torch.float64) % MINI_BATCH, frequencies)[:, None]

@@ -8,10 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.models.ttt.cases import INNER_NETS, leave_initial_values, make_model, make_tokens, prefill
+from tests.models.ttt.checkpoints import save_checkpoint
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.registry import find_model
-from ttt_mlflow.models.ttt.checkpoint import load_checkpoint, save_checkpoint
+from ttt_mlflow.models.ttt.checkpoint import load_checkpoint
 
 # state_dict() of the published model (test-time-training/ttt-lm-pytorch, ttt.py) with use_gate, share_qk, pre_conv and
 # tie_word_embeddings, at the widths of ttt-tiny: 128, of 2 heads

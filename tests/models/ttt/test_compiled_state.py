@@ -15,7 +15,7 @@ from torch import Tensor
 from ttt_mlflow.kernels.opaque import opaque
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
-from ttt_mlflow.models.ttt.model import TTTModel, initialise
+from ttt_mlflow.models.ttt.model import TTTModel, initialize
 from ttt_mlflow.models.ttt.sizes import config_of
 
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
@@ -55,7 +55,7 @@ def test_a_compiled_step_gives_the_kernel_the_state_itself() -> None:
     seen.clear()
     net = replace(INNER_NETS["mlp_1_dual"], decode=decode)
     model = TTTModel(config_of("ttt-tiny", "linear"), net, torch.float32, torch.device("cpu"))
-    initialise(model, 0)
+    initialize(model, 0)
     state = model.new_state(2)
     model.reset_state(state)
     model.compile_step()

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ttt_mlflow.measurement.roofline import by_part, total_bytes, total_flops
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
-from ttt_mlflow.models.ttt.model import TTTModel, initialise
+from ttt_mlflow.models.ttt.model import TTTModel, initialize
 from ttt_mlflow.models.ttt.sizes import config_of
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING
@@ -66,7 +66,7 @@ def test_bytes_follow_the_dtype_and_the_batch(dtype: torch.dtype) -> None:
 def made(config: TTTConfig) -> TTTModel:
     net = INNER_NETS["mlp_1_dual" if config.layer_type == "linear" else "mlp_2_dual"]
     model = TTTModel(config, net, torch.float32, CPU).eval()
-    initialise(model, 0)
+    initialize(model, 0)
     return model
 
 

@@ -158,7 +158,7 @@ def _qk_conv_rotary_kernel(
     sequence = tl.program_id(0).to(tl.int64)
     now = tl.load(position)
     newest = now % 4
-    # pairs of neighbouring dimensions: [BLOCK / 2, 2]
+    # pairs of neighboring dimensions: [BLOCK / 2, 2]
     pairs = tl.arange(0, BLOCK // 2)
     cols = pairs[:, None] * 2 + tl.arange(0, 2)[None, :]
     mask = cols < WIDTH
@@ -226,9 +226,9 @@ def _gated_layer_norm_kernel(
     cols = tl.arange(0, BLOCK)
     mask = cols < WIDTH
     value = tl.load(x + sequence * WIDTH + cols, mask, 0.0).to(tl.float32)
-    centred = tl.where(mask, value - tl.sum(value, 0) / WIDTH, 0.0)
-    rstd = tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH + EPS)
-    normed = centred * rstd * tl.load(weight + cols, mask, 0.0).to(tl.float32)
+    centered = tl.where(mask, value - tl.sum(value, 0) / WIDTH, 0.0)
+    rstd = tl.rsqrt(tl.sum(centered * centered, 0) / WIDTH + EPS)
+    normed = centered * rstd * tl.load(weight + cols, mask, 0.0).to(tl.float32)
     normed += tl.load(bias + cols, mask, 0.0).to(tl.float32)
     g = tl.load(gate + sequence * gate_stride + cols, mask, 0.0).to(tl.float32)
     g = g * tl.sigmoid(1.5957691216057308 * g * (1.0 + 0.044715 * g * g))

@@ -1,4 +1,9 @@
-"""A layer outside its inner net, in plain PyTorch: norms, causal convolutions, rotary embedding, gates."""
+"""A layer outside its inner net, in plain PyTorch: norms, causal convolutions, rotary embedding, gates.
+
+One token of each sequence at a time, as in a decode step. Source: Sun et al. 2024, arXiv 2407.04620, and the model
+published with it (test-time-training/ttt-lm-pytorch), whose weights these functions take. Letters of the shapes:
+:mod:`ttt_mlflow.kernels`.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +20,7 @@ CONV_TAPS = 4  # the causal convolution's width; it divides the mini-batch, so a
 
 
 def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float = NORM_EPS) -> tuple[Tensor, Tensor]:
-    """hidden + delta [B, D], and its RMS norm [B, D]."""
+    """hidden + delta, and its RMS norm times ``weight`` [D]; hidden, delta and both results [B, D]."""
     hidden = (hidden.double() + delta.double()).to(hidden.dtype)
     return hidden, rms_norm(hidden, weight, eps).to(hidden.dtype)
 
@@ -40,7 +45,8 @@ def conv_rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """The head of a layer: residual, norm, causal convolution, residual, norm.
 
-    hidden, delta [B, D]; ring [B, 4, D] (updated); conv_weight [4, D], newest tap last; the rest [D].
+    hidden, delta [B, D]; ring [B, 4, D], the last inputs of the convolution, each in the slot position mod 4 (updated);
+    position [1] int32; conv_weight [4, D], newest tap last; the rest [D].
     Returns the new residual stream and its norm, both [B, D].
     """
     dtype = hidden.dtype
@@ -52,7 +58,7 @@ def conv_rms_norm(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [..., F]; cos, sin [..., F / 2]; neighbouring dimensions (2i, 2i + 1) are a pair."""
+    """Rotary embedding of x [..., F]; cos, sin [..., F / 2]; neighboring dimensions (2i, 2i + 1) are a pair."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from ttt_mlflow.kernels.arithmetic import NORM_EPS
 from ttt_mlflow.kernels.checks import check_decode_arguments, head_shape
 from ttt_mlflow.kernels.functions import layer_norm, layer_norm_l2_grad
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.kernels.launch import launch_options
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
 from ttt_mlflow.kernels.opaque import opaque
 
 

@@ -36,7 +36,7 @@ from ttt_mlflow.kernels.gluon_functions import (
     layer_norm_l2_grad,
     let_next_begin,
     movmatrix,
-    normalise,
+    normalize,
     operand,
 )
 from ttt_mlflow.kernels.launch import launch_options, programs
@@ -50,13 +50,13 @@ def transposed(x):
 
 @gluon.jit
 def to_rows(x, ROWS: gl.constexpr):
-    """x [64], 16 bit, two neighbours a thread (as loaded) -> ROWS."""
+    """x [64], 16 bit, two neighbors a thread (as loaded) -> ROWS."""
     return gl.convert_layout(transposed(movmatrix(x)), ROWS, assert_trivial=True)
 
 
 @gluon.jit
 def from_rows(x, VECTOR: gl.constexpr):
-    """x [64], 16 bit, in ROWS -> two neighbours a thread (to be stored)."""
+    """x [64], 16 bit, in ROWS -> two neighbors a thread (to be stored)."""
     return movmatrix(gl.convert_layout(transposed(x), VECTOR, assert_trivial=True))
 
 
@@ -230,7 +230,7 @@ def decode_heads(
         gradient_vector = from_rows(gradient, VECTOR)
         gl.store(k_slots + head * M * F + now * F + f, k_vector)
         gl.store(g_slots + head * M * F + now * F + f, gradient_vector)
-        normed, _ = normalise(z_q + minus * current * gradient.to(gl.float32), F, EPS)
+        normed, _ = normalize(z_q + minus * current * gradient.to(gl.float32), F, EPS)
         gl.store(out + head * F + f, from_rows((q_wide + normed * gamma + beta).to(dtype), VECTOR))
         if LAST:
             slot_a = gl.arange(0, M, layout=gl.SliceLayout(0, gl.SliceLayout(1, A)))[None, None, :]

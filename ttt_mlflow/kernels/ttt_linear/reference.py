@@ -1,4 +1,11 @@
-"""TTT-Linear in plain PyTorch: one decode step in both forms, and a whole mini-batch in the dual form."""
+"""TTT-Linear in plain PyTorch: one decode step in both forms, and a whole mini-batch in the dual form.
+
+The inner model is f(x) = x + LN(x W + b), its loss for a token ½‖f(k) - v‖², so that LN's target is v - k. Within a
+mini-batch every gradient is taken at the state with which the mini-batch began; a token's output uses the gradients
+up to its own. Source: Sun et al. 2024, arXiv 2407.04620, sections 2.4 (mini-batches), 2.5 (dual form) and 2.7 (the
+inner model and its learning rate). docs/rank-1-form.md derives the decode step. Letters of the shapes:
+:mod:`ttt_mlflow.kernels`.
+"""
 
 import torch
 from torch import Tensor
@@ -26,12 +33,13 @@ def linear_decode(
     k_slots: Tensor,
     g_slots: Tensor,
 ) -> Tensor:
-    """One TTT-Linear decode step in the rank-1 form.
+    """One TTT-Linear decode step in the rank-1 form: a mini-batch's update as a sum of outer products k_iᵀ g_i.
 
-    q, k, v [B, D] (rows may be strided); lr [B, H] float32; eta [M] float32, the token scale of each position;
-    norm_weight, norm_bias [H, F]. State, updated in place: w [B, H, F, F], b [B, H, F], as they were when the
-    mini-batch began; k_slots, g_slots [B, H, M, F], this mini-batch's keys and gradients.
-    Returns out [B, D] in q's dtype.
+    q, k, v [B, D] (rows may be strided); lr [B, H] float32, the token's inner learning rate; eta [M] float32, the
+    token scale of each position; position [1] int32; norm_weight, norm_bias [H, F], of the inner layer norm.
+    State, updated in place: w [B, H, F, F], b [B, H, F], as they were when the mini-batch began, changed by its last
+    token alone; k_slots, g_slots [B, H, M, F], this mini-batch's keys and gradients (those of later positions may hold
+    anything, NaN included). Returns out [B, D] in q's dtype.
     """
     dtype, heads = q.dtype, w.shape[1]
     q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]
@@ -64,10 +72,11 @@ def linear_accumulate(
     w_sum: Tensor,
     b_sum: Tensor,
 ) -> Tensor:
-    """One TTT-Linear decode step in the accumulating form.
+    """One TTT-Linear decode step in the accumulating form: a mini-batch's update as running sums.
 
     As :func:`linear_decode`, with the sums of this mini-batch's gradients, w_sum [B, H, F, F] and b_sum [B, H, F], in
-    place of the vectors. The output is made from the sums before they are rounded to the state's dtype.
+    place of the vectors; at position 0 they may hold anything and count as zero. The output is made from the sums
+    before they are rounded to the state's dtype.
     """
     dtype, heads = q.dtype, w.shape[1]
     q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]
@@ -89,10 +98,11 @@ def linear_accumulate(
 def linear_dual(
     q: Tensor, k: Tensor, v: Tensor, lr: Tensor, eta: Tensor, gamma: Tensor, beta: Tensor, w: Tensor, b: Tensor
 ) -> Tensor:
-    """A whole mini-batch of TTT-Linear, in the dual form.
+    """A whole mini-batch of TTT-Linear, in the dual form: matrix products over the mini-batch's tokens.
 
-    q, k, v [B, H, M, F] and lr [B, H, M, 1] in the dtype of the arithmetic; eta [M, 1]; gamma, beta [H, 1, F];
-    w [B, H, F, F], b [B, H, F], updated in place. Returns out [B, H, M, F].
+    q, k, v [B, H, M, F] and lr [B, H, M, 1] (the tokens' learning rates) in the dtype of the arithmetic; eta [M, 1],
+    the token scales; gamma, beta [H, 1, F], weight and bias of the inner layer norm; w [B, H, F, F], b [B, H, F],
+    updated in place and rounded to their own dtype. Returns out [B, H, M, F], unrounded.
     """
     w_wide, b_wide = matrix(w), matrix(b).unsqueeze(2)
     gradients = lr * layer_norm_l2_grad(k @ w_wide + b_wide, v - k, gamma, beta)

@@ -45,7 +45,7 @@ from ttt_mlflow.kernels.gluon_functions import (
     high_low,
     layer_norm_l2_grad,
     let_next_begin,
-    normalise,
+    normalize,
     operand,
 )
 from ttt_mlflow.kernels.launch import launch_options, programs
@@ -60,7 +60,7 @@ def one_of_four(x):
 @gluon.jit
 def store_results(z2, q, gamma, beta, x2, g1, out, x2_slot, g1_slot, writes, EPS: gl.constexpr):
     """The token's output, and the hidden units' vectors into their slots."""
-    normed, _ = normalise(z2, 64, EPS)
+    normed, _ = normalize(z2, 64, EPS)
     gl.store(x2_slot, x2, writes)
     gl.store(g1_slot, g1, writes)
     gl.store(out, (q + normed * gamma + beta).to(x2.dtype))

@@ -1,4 +1,10 @@
-"""TTT-MLP in plain PyTorch: one decode step in both forms, and a whole mini-batch in the dual form."""
+"""TTT-MLP in plain PyTorch: one decode step in both forms, and a whole mini-batch in the dual form.
+
+The inner model is f(x) = x + LN(GELU(x W1 + b1) W2 + b2), with N = 4 F between its two layers and the tanh-approximated
+GELU; loss, mini-batches and learning rate as in :mod:`ttt_mlflow.kernels.ttt_linear.reference`. Source: Sun et al.
+2024, arXiv 2407.04620, sections 2.4, 2.5 and 2.7; the dual form of an MLP is in its appendix. Letters of the shapes:
+:mod:`ttt_mlflow.kernels`.
+"""
 
 import torch
 from torch import Tensor
@@ -34,8 +40,10 @@ def mlp_decode(
 ) -> Tensor:
     """One TTT-MLP decode step in the rank-1 form.
 
-    As :func:`linear_decode`, with the state w1 [B, H, F, N], b1 [B, H, N], w2 [B, H, N, F], b2 [B, H, F] and the
-    slots k, g2 [B, H, M, F], g1, x2 [B, H, M, N] (x2: the second layer's inputs).
+    As :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode`, with the state w1 [B, H, F, N], b1 [B, H, N],
+    w2 [B, H, N, F], b2 [B, H, F]. Slots: k_slots [B, H, M, F] and g1_slots [B, H, M, N], the first layer's inputs (the
+    keys) and gradients; x2_slots [B, H, M, N] and g2_slots [B, H, M, F], the second layer's. Returns out [B, D] in
+    q's dtype.
     """
     dtype, heads = q.dtype, w1.shape[1]
     q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]
@@ -81,7 +89,8 @@ def mlp_accumulate(
 ) -> Tensor:
     """One TTT-MLP decode step in the accumulating form.
 
-    As :func:`linear_accumulate`, with the state of :func:`mlp_decode` and a sum of each state tensor's shape.
+    As :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_accumulate`, with the state of :func:`mlp_decode` and one
+    sum for each state tensor, of that tensor's shape. Returns out [B, D] in q's dtype.
     """
     dtype, heads = q.dtype, w1.shape[1]
     q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]
@@ -120,7 +129,11 @@ def mlp_dual(
     w2: Tensor,
     b2: Tensor,
 ) -> Tensor:
-    """A whole mini-batch of TTT-MLP; as :func:`linear_dual` with both layers of state."""
+    """A whole mini-batch of TTT-MLP, in the dual form.
+
+    As :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_dual`, with the state of :func:`mlp_decode`. Returns out
+    [B, H, M, F], unrounded.
+    """
     w1_wide, b1_wide, w2_wide, b2_wide = matrix(w1), matrix(b1).unsqueeze(2), matrix(w2), matrix(b2).unsqueeze(2)
     z1 = k @ w1_wide + b1_wide
     x2 = gelu(z1)

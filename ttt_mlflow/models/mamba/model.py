@@ -207,7 +207,7 @@ def work(request: ModelRequest, workload: Workload) -> list[Stage]:
     """What ``workload`` has to move and to compute."""
     width, layers = SIZES[request.name]
     if workload.mode == "prefill":
-        return prefill_stages(width, layers, VOCAB_SIZE, request.dtype, workload.batch, workload.tokens)
+        return prefill_stages(width, layers, VOCAB_SIZE, request.dtype, workload.batch, workload.promptlen)
     return decode_stages(width, layers, VOCAB_SIZE, request.dtype, workload.batch)
 
 

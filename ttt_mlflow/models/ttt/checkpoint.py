@@ -1,11 +1,10 @@
-"""Reads and writes weights in safetensors format under the published names."""
+"""Reads weights in safetensors format under the published names."""
 
 import re
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.ttt.model import TTTModel
@@ -67,6 +66,7 @@ def check_fit(checkpoint: str, expected: dict[str, tuple[int, ...]], model_name:
 
 
 def published_shapes(model: TTTModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of ``model``'s weights by their published names."""
     return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
 
 
@@ -81,9 +81,3 @@ def load_checkpoint(model: TTTModel, checkpoint: str) -> None:
                     with torch.no_grad():
                         weights[name].copy_(saved.get_tensor(name))
     model.weights_changed()
-
-
-def save_checkpoint(model: TTTModel, file: Path) -> None:
-    """Write ``model``'s weights under the published names."""
-    weights = {name: weight.detach().clone().contiguous() for name, weight in model.named_parameters()}
-    save_file(weights, file, metadata={"format": "pt"})

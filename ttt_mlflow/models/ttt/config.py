@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from ttt_mlflow.kernels.inner_layers import INNER_LAYERS, InnerLayer
+
 VOCAB_SIZE = 50277
 
 
 @dataclass(frozen=True)
 class TTTConfig:
-    """Widths of one model; ``layer_type`` is ``linear`` or ``mlp``."""
+    """Widths of one model; ``layer_type`` is one of :data:`INNER_LAYERS`."""
 
     layer_type: str
     hidden_size: int
@@ -22,6 +24,5 @@ class TTTConfig:
         return self.hidden_size // self.num_heads
 
     @property
-    def base_lr(self) -> float:
-        """Inner learning rate before the gate: 1 for TTT-Linear, 0.1 for TTT-MLP (section 2.7 of the paper)."""
-        return 1.0 if self.layer_type == "linear" else 0.1
+    def inner_layer(self) -> InnerLayer:
+        return INNER_LAYERS[self.layer_type]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ttt_mlflow.kernels.arithmetic import matrix, rms_norm
 from ttt_mlflow.kernels.block import reference
 from ttt_mlflow.kernels.block.reference import CONV_TAPS, add_rms_norm, gated_layer_norm, rotate, swiglu
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
@@ -96,11 +96,9 @@ class SequenceModeling(nn.Module):
         self.conv_q, self.conv_k = CausalConv(width, **where), CausalConv(width, **where)
         self.ttt_norm_weight = parameter(torch.empty(heads, dim, **where))
         self.ttt_norm_bias = parameter(torch.empty(heads, dim, **where))
-        self.W1 = parameter(torch.empty(heads, dim, dim if net.layer_type == "linear" else 4 * dim, **where))
-        self.b1 = parameter(torch.empty(heads, 1, self.W1.shape[-1], **where))
-        if net.layer_type == "mlp":
-            self.W2 = parameter(torch.empty(heads, 4 * dim, dim, **where))
-            self.b2 = parameter(torch.empty(heads, 1, dim, **where))
+        for name, shape in zip(net.layer.state_names, net.layer.state_shapes(dim), strict=True):
+            published = shape if len(shape) == 2 else (1, *shape)  # a bias is a row there
+            self.register_parameter(name, parameter(torch.empty(heads, *published, **where)))
         self.post_norm = Weight(torch.empty(width, **where), torch.empty(width, **where))
         self.o_proj = Weight(torch.empty(width, width, **where))
         # η_t = max(1 / (t + 1) + learnable_t, 0), made by `TTTModel.weights_changed`
@@ -152,7 +150,7 @@ class Layer(nn.Module):
             q, k, lr = functions.qk_conv_rotary(
                 qk, logits, qk_conv, position,
                 block.conv_q.taps, block.conv_q.bias, block.conv_k.taps, block.conv_k.bias,
-                block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.config.base_lr,
+                block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.net.layer.base_lr,
             )  # fmt: skip
         with in_part(INNER):
             x = self.net.decode(q, k, v, lr, block.eta, position, block.ttt_norm_weight, block.ttt_norm_bias, *state)
@@ -195,7 +193,7 @@ class Layer(nn.Module):
             return matrix(x).unflatten(-1, (heads, -1)).transpose(1, 2)
 
         lr = torch.sigmoid(matrix(logits) + matrix(block.learnable_ttt_lr_bias).squeeze(1))
-        lr = (lr * (self.config.base_lr / self.config.head_dim)).transpose(1, 2).unsqueeze(-1)  # [B, H, L, 1]
+        lr = (lr * (self.net.layer.base_lr / self.config.head_dim)).transpose(1, 2).unsqueeze(-1)  # [B, H, L, 1]
         gamma, beta = matrix(block.ttt_norm_weight).unsqueeze(1), matrix(block.ttt_norm_bias).unsqueeze(1)
         out = torch.empty_like(v)
         for start in range(0, v.shape[1], MINI_BATCH):
@@ -280,7 +278,7 @@ class TTTModel(nn.Module):
         }
 
     def weights_changed(self) -> None:
-        """Derive what follows from the weights; call it after loading or initialising them."""
+        """Derive what follows from the weights; call it after loading or initializing them."""
         for layer in self.layers:
             block = layer.seq_modeling_block
             steps = torch.arange(1, MINI_BATCH + 1, dtype=torch.float32, device=self.device)
@@ -301,7 +299,7 @@ class TTTModel(nn.Module):
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             layer_state.conv.zero_()
             layer_state.qk_conv.zero_()
-            for tensor, name in zip(layer_state.inner, self.net.state_names, strict=True):
+            for tensor, name in zip(layer_state.inner, self.net.layer.state_names, strict=True):
                 initial = getattr(layer.seq_modeling_block, name).view(tensor.shape[1:])
                 # PyTorch repeats element by element, whatever their size
                 words = tensor.view(torch.complex128)
@@ -348,7 +346,7 @@ class TTTModel(nn.Module):
             return self.logits(rms_norm(hidden[:, -1], self.model.norm.weight).to(self.dtype))
 
 
-def initialise(model: TTTModel, seed: int) -> None:
+def initialize(model: TTTModel, seed: int) -> None:
     """Random weights of the published initial distributions, the same for a seed on the same kind of device."""
     generator = torch.Generator(model.device).manual_seed(seed)
     for name, weight in model.named_parameters():

@@ -3,11 +3,12 @@
 import torch
 
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, load_checkpoint, published_shapes
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
-from ttt_mlflow.models.ttt.model import TTTModel, initialise
+from ttt_mlflow.models.ttt.model import TTTModel, initialize
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import Stage, Workload
 
@@ -44,7 +45,7 @@ def build(request: ModelRequest) -> TTTModel:
     if request.checkpoint:
         load_checkpoint(model, request.checkpoint)
     else:
-        initialise(model, request.seed)
+        initialize(model, request.seed)
     return model.eval()
 
 
@@ -61,7 +62,7 @@ def work(request: ModelRequest, workload: Workload) -> list[Stage]:
     assert request.inner_net is not None
     config = config_of(request.name, INNER_NETS[request.inner_net].layer_type)
     if workload.mode == "prefill":
-        return prefill_stages(config, request.dtype, workload.batch, workload.tokens)
+        return prefill_stages(config, request.dtype, workload.batch, workload.promptlen)
     return decode_stages(config, request.dtype, workload.batch)
 
 
@@ -74,6 +75,7 @@ def entries() -> list[ModelEntry]:
             inner_nets=tuple(INNER_NETS),
             takes_checkpoint=True,
             prefill_multiple=TTTModel.prefill_multiple,
+            period=MINI_BATCH,
             check=check,
             work=work,
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 
@@ -32,10 +32,6 @@ class TTTState:
 def allocate(config: TTTConfig, net: InnerNet, batch: int, dtype: torch.dtype, device: torch.device) -> TTTState:
     """State for ``batch`` sequences; the inner weights are filled by the model's reset_state."""
     heads, dim = config.num_heads, config.head_dim
-    if net.layer_type == "linear":
-        inner_shapes: tuple[tuple[int, ...], ...] = ((dim, dim), (dim,))
-    else:
-        inner_shapes = ((dim, 4 * dim), (4 * dim,), (4 * dim, dim), (dim,))
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(batch, *shape, dtype=dtype, device=device)
@@ -44,8 +40,8 @@ def allocate(config: TTTConfig, net: InnerNet, batch: int, dtype: torch.dtype, d
         LayerState(
             conv=empty(CONV_TAPS, config.hidden_size),
             qk_conv=empty(CONV_TAPS, config.hidden_size),
-            inner=tuple(empty(heads, *shape) for shape in inner_shapes),
-            slots=tuple(empty(heads, MINI_BATCH, width) for width in net.slot_widths(dim)),
+            inner=tuple(empty(heads, *shape) for shape in net.layer.state_shapes(dim)),
+            slots=tuple(empty(heads, MINI_BATCH, width) for width in net.layer.slot_widths(dim)),
         )
         for _ in range(config.num_layers)
     )

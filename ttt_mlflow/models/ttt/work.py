@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
-from ttt_mlflow.kernels.inner_layers import decode_kernel_bytes, inner_elements, inner_flops, prompt_kernel_bytes
-from ttt_mlflow.kernels.mini_batch import MINI_BATCH
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH, decode_kernel_bytes, inner_flops, prompt_kernel_bytes
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, TOKEN_BYTES, Stage
 
@@ -29,7 +28,7 @@ def decode_stages(config: TTTConfig, dtype: torch.dtype, batch: int) -> list[Sta
 def prefill_stages(config: TTTConfig, dtype: torch.dtype, batch: int, tokens: int) -> list[Stage]:
     """A prompt of ``tokens`` tokens for each of ``batch`` sequences, from an empty state to its first token."""
     heads, dim = config.num_heads, config.head_dim
-    size = inner_elements(config.layer_type, dim)
+    size = config.inner_layer.elements(dim)
     initial = heads * (size.state + size.biases)  # the weights that every sequence's state starts from
     inner = Stage(
         INNER,
