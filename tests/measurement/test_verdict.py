@@ -51,14 +51,17 @@ def test_an_undisturbed_run_is_valid() -> None:
     verdict = judge(GOOD)
     assert verdict.word == "valid"
     assert verdict.text == "valid"
-    assert verdict.tags() == {"ttt.verdict": "valid"}
+    assert {tag.name: text for tag, text in verdict.tags().items()} == {"ttt.verdict": "valid"}
     assert not verdict.retry_can_help
 
 
 def test_a_cpu_run_is_unjudged_whatever_it_measured() -> None:
     verdict = judge(replace(GOOD, on_gpu=False, card=None, relative_half_width_pct=50.0))
     assert verdict.word == "unjudged"
-    assert verdict.tags() == {"ttt.verdict": "unjudged", "ttt.missing": "gpu_telemetry"}
+    assert {tag.name: text for tag, text in verdict.tags().items()} == {
+        "ttt.verdict": "unjudged",
+        "ttt.missing": "gpu_telemetry",
+    }
 
 
 def test_a_run_without_a_pass_is_unjudged() -> None:
@@ -78,7 +81,7 @@ def test_a_run_without_a_pass_is_unjudged() -> None:
 def test_faults_of_the_measurement(changes: dict[str, object], reason: str) -> None:
     verdict = judge(replace(GOOD, **changes))  # type: ignore[arg-type]
     assert (verdict.word, verdict.names) == ("invalid", [reason])
-    assert verdict.tags() == {"ttt.verdict": "invalid", "ttt.reasons": reason}
+    assert {tag.name: text for tag, text in verdict.tags().items()} == {"ttt.verdict": "invalid", "ttt.reasons": reason}
     assert verdict.retry_can_help == (reason != "short_section")
 
 

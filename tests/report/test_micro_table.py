@@ -24,7 +24,7 @@ from ttt_mlflow.report.micro_table import (
 )
 from ttt_mlflow.report.table import table_text
 
-CARD = "the card reads 4,000 GB/s, copies 3,900 GB/s (read and written), multiplies fp16 matrices at 700 TFLOP/s"
+CARD = "the GPU reads 4,000 GB/s, copies 3,900 GB/s (read and written), multiplies fp16 matrices at 700 TFLOP/s"
 
 
 def on_a_cpu() -> MicroResults:

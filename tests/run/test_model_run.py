@@ -146,7 +146,7 @@ def test_parameters_tags_and_configuration(measure: Measure) -> None:
     assert journal.params == given
     assert {*journal.params, *NOT_GIVEN} == set(RunConfig.model_fields)
     assert journal.params["inner_net"] == "mlp_1_dual"
-    assert set(journal.tags) <= set(names.TAGS)
+    assert set(journal.tags) <= {tag.name for tag in names.TAGS}
     assert journal.tags["ttt.status"] == "ok"
     assert journal.tags["ttt.config_id"] == used.config_id
     assert journal.tags["ttt.journal_id"] == journal.journal_id
