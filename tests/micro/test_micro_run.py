@@ -145,7 +145,7 @@ def test_parameters_tags_and_configuration(measure: Measure) -> None:
     assert (journal.params["dtype"], journal.params["seed"], journal.params["profile"]) == ("float16", "7", "none")
     assert journal.entry_point == journal.tags["ttt.entry_point"] == "micro"
     assert journal.run_name == "micro mlp_1_dual float16 h2x16 b1,3"
-    assert set(journal.tags) <= set(names.TAGS)
+    assert set(journal.tags) <= {tag.name for tag in names.TAGS}
     assert journal.tags["ttt.status"] == "ok"
     assert "ttt.gpu_name" not in journal.tags
     assert json.loads((journal.artifacts / "environment/host.json").read_text())["torch"] == torch.__version__
