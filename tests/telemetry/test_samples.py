@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from tests.catalog import METRIC_NAMES, by_name
 from ttt_mlflow import names
-from ttt_mlflow.report.clocks_chart import plot_clocks
 from ttt_mlflow.telemetry.samples import GPM_LATE_MS, Section, inside, series, summarize, write_samples_csv
 
 SECOND = 1_000_000_000
@@ -237,14 +236,3 @@ def test_csv_holds_every_row(tmp_path: Path) -> None:
     samples = frame()
     write_samples_csv(samples, tmp_path / "samples.csv")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "samples.csv"), samples)
-
-
-@pytest.mark.parametrize(
-    "samples",
-    [frame(), frame().drop(columns=["power_w", "power_instant_w"]), pd.DataFrame()],
-    ids=["all", "no-power", "empty"],
-)
-def test_picture(tmp_path: Path, samples: pd.DataFrame) -> None:
-    path = tmp_path / "clocks.png"
-    plot_clocks(samples, [section(1, 2), section(2.1, 3)], path, title="NVIDIA H200")
-    assert path.read_bytes().startswith(b"\x89PNG")

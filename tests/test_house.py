@@ -1,0 +1,90 @@
+"""The house: what each room may import, how large a file may be, and where the tests of a file stand."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+
+PACKAGE = ROOT / "ttt_mlflow"
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+MOST_LINES = 400
+# kernels are one long function; the catalog is a table
+LARGE = ("kernels/", "names.py")
+FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
+# files without a test file of their own name, and what tests them
+TESTED_ELSEWHERE = {
+    "__main__.py": "every test of the command line as a process",
+    "app/arguments.py": "test_cli.py",
+    "app/job.py": "test_cli.py, test_mlflow_run.py",
+    "app/listings.py": "test_cli.py, test_cli_micro.py",
+    "app/records.py": "test_cli.py, run/test_profile.py, tracking/test_sync.py",
+    "app/doctor/command.py": "app/test_doctor.py",
+    "app/doctor/diagnosis.py": "app/test_doctor.py",
+    "app/doctor/finding.py": "app/test_doctor.py",
+    "app/doctor/gpu.py": "app/test_doctor.py",
+    "app/doctor/software.py": "app/test_doctor.py",
+    "app/doctor/store.py": "app/test_doctor.py",
+    "errors.py": "run/test_attempt.py, app/test_signals.py",
+    "measurement/budget.py": "measurement/test_loop.py",
+    "measurement/ceilings.py": "gpu/test_doctor_gpu.py: it measures a GPU",
+    "models/entry.py": "models/test_registry.py",
+    "models/ttt/config.py": "models/ttt/test_model.py",
+    "models/ttt/inner_nets.py": "models/ttt/test_model.py",
+    "models/ttt/sizes.py": "models/test_registry.py, models/ttt/test_checkpoint.py",
+    "models/ttt/state.py": "models/ttt/test_model.py",
+    "record/log.py": "run/test_model_run.py",
+    "record/recorded_run.py": "tracking/test_find_run.py",
+    "report/page.py": "report/test_timeline_page.py, report/test_memory_report.py",
+    "report/style.py": "the tests of the charts",
+    "report/table.py": "report/test_summary.py, report/test_micro_table.py",
+    "report/text.py": "report/test_summary.py",
+    "run/lifecycle.py": "run/test_model_run.py, micro/test_micro_run.py, app/test_measure.py",
+    "run/machine.py": "run/test_plan.py",
+    "run/nsys_child.py": "profilers/test_nsys.py",
+    "run/reporter.py": "run/test_model_run.py",
+    "telemetry/readings.py": "telemetry/test_sampler.py",
+    "tracking/keep_killed.py": "app/test_signals.py",
+    "tracking/store.py": "tracking/test_publish.py, tracking/test_probe.py",
+}
+
+
+def test_no_import_breaks_a_rule_of_the_house() -> None:
+    """import-linter reads the contracts of pyproject.toml."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_contract_makes_an_exception() -> None:
+    assert not [contract["name"] for contract in CONTRACTS if "ignore_imports" in contract]
+
+
+def test_every_room_is_in_the_contracts() -> None:
+    (layers,) = (contract for contract in CONTRACTS if contract["type"] == "layers")
+    placed = {room.strip() for floor in layers["layers"] for room in floor.split("|")}
+    there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert placed == there - {"__init__"}
+    for contract in CONTRACTS:
+        if contract["type"] == "forbidden":
+            assert {name.removeprefix("ttt_mlflow.") for name in contract["source_modules"]} <= placed
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(LARGE)])
+def test_no_file_is_too_long(file: str) -> None:
+    assert len((PACKAGE / file).read_text().splitlines()) <= MOST_LINES
+
+
+def has_tests(file: str) -> bool:
+    path = Path(file)
+    mirrored = ROOT / "tests" / path.parent / f"test_{path.name}"
+    # a kernel's twin and launch are tested together, one file for all inner layers
+    return mirrored.exists() or file.startswith("kernels/") or path.name == "__init__.py"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_tests_mirror_the_package(file: str) -> None:
+    assert has_tests(file) != (file in TESTED_ELSEWHERE), "tests/<room>/test_<file>.py, or an entry of TESTED_ELSEWHERE"
