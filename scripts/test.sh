@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Lint, types and tests, in an environment of its own. Arguments go to pytest:
 #
-#   ./scripts/test.sh                 everything that needs no GPU
-#   ./scripts/test.sh -m gpu          what needs one
+#   ./scripts/test.sh                 everything that needs no GPU and takes under 30 s
+#   ./scripts/test.sh --long          the same, then what takes longer; it may install packages
+#   ./scripts/test.sh -m gpu          what needs a GPU
 #   ./scripts/test.sh tests/test_cli.py
 set -euo pipefail
 # shellcheck source=lib/environment.sh
@@ -10,15 +11,44 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 # shellcheck source=lib/programs.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/programs.sh"
 
+long=false
+given=()
+for argument in "$@"; do
+  case $argument in
+  --long) long=true ;;
+  *) given+=("$argument") ;;
+  esac
+done
+if "$long"; then
+  for argument in "${given[@]}"; do
+    [[ $argument != -m* ]] || fail "--long chooses tests by their marker, and so does $argument: give one of the two"
+  done
+fi
+
+# With --long both rounds get the arguments, and a file may have tests for one of them alone: pytest's exit code 5, no
+# tests, is a failure only where both rounds end with it.
+no_tests=5
+outcome=$no_tests
+run_pytest() {
+  local status=0
+  python -m pytest "$@" || status=$?
+  [[ $status -eq 0 || $status -eq $no_tests ]] || exit "$status"
+  [[ $status -eq $no_tests ]] || outcome=0
+}
+
 prepare_environment dev
 cd "$project"
 ruff check .
 mypy
-if [[ $# -eq 0 ]]; then
+if [[ ${#given[@]} -eq 0 ]]; then
   prepare_programs
   # all of them: in several processes, each with one thread so that they do not get in each other's way; in their own
   # order, since the files with the fewest tests, which would come last, are among the longest
-  export OMP_NUM_THREADS=1
-  set -- -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+  OMP_NUM_THREADS=1 run_pytest -m "not gpu and not long" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+else
+  run_pytest -m "not gpu and not long" "${given[@]}"
 fi
-python -m pytest -m "not gpu" "$@"
+if "$long"; then
+  run_pytest -m "long and not gpu" "${given[@]}"
+fi
+exit "$outcome"

@@ -43,8 +43,8 @@ def environment(tracking_uri: str | None = None) -> dict[str, str]:
 
 
 def copy_project(folder: Path) -> Path:
-    """A copy of what ``mlflow run`` needs, so that the default store and records lie in it."""
-    for name in ("MLproject", "conda.yaml", "pyproject.toml"):
+    """A copy of what ``mlflow run`` and a wheel need, so that the default store, records and builds lie in it."""
+    for name in ("MLproject", "conda.yaml", "pyproject.toml", "constraints.txt", "README.md"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("ttt_mlflow", "scripts"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

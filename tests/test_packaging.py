@@ -1,35 +1,58 @@
-"""pyproject.toml, conda.yaml and MLproject say the same, and the same as RunConfig and MicroConfig."""
+"""pyproject.toml, constraints.txt, conda.yaml and MLproject agree with each other, with RunConfig and MicroConfig."""
 
 import os
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
+from tests.project import ROOT
+from tests.requirements import CONSTRAINTS, dependencies, lower_bound, of_extras
 from ttt_mlflow.config import CONFIGURATIONS, as_text
 
-ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((ROOT / "conda.yaml").read_text())
+CONDA_PINS = next(entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
 MLPROJECT_TEXT = (ROOT / "MLproject").read_text()
 ENTRY_POINTS = yaml.safe_load(MLPROJECT_TEXT)["entry_points"]
 COMMANDS = {"main": "run", "micro": "micro"}
 SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run"])
 
 
-def test_conda_pins_are_the_pyproject_pins() -> None:
-    pip_pins = next(entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
-    assert pip_pins == PROJECT["dependencies"]
+def test_conda_yaml_has_the_pins_of_constraints_txt() -> None:
+    needed = {canonicalize_name(requirement.name) for requirement in dependencies()}
+    pins = [str(pin) for pin in CONSTRAINTS if canonicalize_name(pin.name) in needed]
+    assert pins == CONDA_PINS
 
 
-def test_every_dependency_is_pinned() -> None:
-    extras = [pin for pins in PROJECT["optional-dependencies"].values() for pin in pins]
-    for pin in PROJECT["dependencies"] + extras:
-        if not pin.startswith(f"{PROJECT['name']}["):  # one extra takes in another
-            assert re.fullmatch(r"[A-Za-z0-9-]+(\[[a-z]+\])?==[A-Za-z0-9.]+", pin), pin
+def test_every_constraint_is_one_version() -> None:
+    for pin in CONSTRAINTS:
+        assert re.fullmatch(r"[A-Za-z0-9-]+==[A-Za-z0-9.]+", str(pin)), pin  # pip refuses extras here
+
+
+def test_every_dependency_is_pinned_once_and_nothing_else_is() -> None:
+    pinned = [canonicalize_name(pin.name) for pin in CONSTRAINTS]
+    needed = {canonicalize_name(requirement.name) for requirement in dependencies() + of_extras()}
+    assert sorted(pinned) == sorted(needed)
+
+
+def test_every_pin_lies_inside_the_range() -> None:
+    pinned = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in CONSTRAINTS}
+    outside = [
+        f"{requirement}, but constraints.txt has {pinned[canonicalize_name(requirement.name)]}"
+        for requirement in dependencies() + of_extras()
+        if pinned[canonicalize_name(requirement.name)] not in requirement.specifier
+    ]
+    assert not outside
+
+
+def test_every_dependency_is_a_range_with_a_lower_bound() -> None:
+    """An exact pin here would replace what the environment has; without a lower bound there is nothing to try."""
+    for requirement in dependencies():
+        assert {bound.operator for bound in requirement.specifier} <= {">=", "<", "!="}, requirement
+        assert lower_bound(requirement) in requirement.specifier
 
 
 def test_mlflow_reads_a_whole_python_version_from_conda_yaml() -> None:
@@ -38,7 +61,7 @@ def test_mlflow_reads_a_whole_python_version_from_conda_yaml() -> None:
 
     environment = _PythonEnv.from_conda_yaml(str(ROOT / "conda.yaml"))
     assert re.fullmatch(r"3\.11\.\d+", environment.python)
-    assert environment.dependencies == PROJECT["dependencies"]
+    assert environment.dependencies == CONDA_PINS
 
 
 def test_mlproject_has_every_entry_point() -> None:

@@ -26,7 +26,7 @@ find_python() {
 }
 
 # prepare_environment [EXTRA]: make .venv with the pinned dependencies, once, and put it first on PATH.
-# A second call installs nothing: a stamp holds the hash of pyproject.toml and the Python of the environment.
+# A second call installs nothing: a stamp holds the hash of pyproject.toml and constraints.txt.
 # TTT_MLFLOW_ENV=current uses the python and the mlflow that are on PATH as they are, and installs nothing: for a
 # host whose environment is already made, such as a GPU host without a network.
 prepare_environment() {
@@ -47,15 +47,16 @@ prepare_environment() {
     unset PYTHONHOME
 
     local hash stamp
-    hash=$(python -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' \
-        "$project/pyproject.toml")
+    hash=$(python -c 'import hashlib, sys
+print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:])).hexdigest())' \
+        "$project/pyproject.toml" "$project/constraints.txt")
     stamp=$venv/installed${extra:+-$extra}
     if [[ -f $stamp && $(<"$stamp") == "$hash" ]]; then
         return
     fi
     echo "Installing the pinned dependencies into $venv (once; the log is $venv/install.log)" >&2
-    if ! python -m pip install --disable-pip-version-check --editable "$project${extra:+[$extra]}" \
-        >"$venv/install.log" 2>&1; then
+    if ! python -m pip install --disable-pip-version-check --constraint "$project/constraints.txt" \
+        --editable "$project${extra:+[$extra]}" >"$venv/install.log" 2>&1; then
         tail -n 20 "$venv/install.log" >&2
         fail "the installation failed; the whole log is $venv/install.log"
     fi

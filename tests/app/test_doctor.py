@@ -215,9 +215,41 @@ def test_why_pytorch_finds_no_gpu(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatc
     assert wrong(lambda: gpu.check_gpu([])).remedy == "NVML sees 1: install a PyTorch that is built for CUDA"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "make them visible (CUDA_VISIBLE_DEVICES=)" in str(wrong(lambda: gpu.check_gpu([])).remedy)
+    assert wrong(lambda: gpu.check_gpu([])).remedy == (
+        "NVML sees 1: the driver's CUDA 13.1 is new enough for PyTorch's CUDA 13.0; "
+        "make them visible to PyTorch (CUDA_VISIBLE_DEVICES=)"
+    )
     nvml.uuids.clear()
     assert wrong(lambda: gpu.check_gpu([])).remedy == "NVML sees none either: use a machine with an NVIDIA GPU"
+
+
+@pytest.mark.parametrize(("supported", "built_for"), [(12090, "13.0"), (12020, "13.2")])
+def test_a_driver_that_is_too_old_for_pytorch(
+    supported: int, built_for: str, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml.cuda_version = supported
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    named = f"{supported // 1000}.{supported % 1000 // 10}"
+    assert wrong(lambda: gpu.check_gpu([])).remedy == (
+        f"NVML sees 1, but the driver supports CUDA {named} and PyTorch is built for CUDA {built_for}: "
+        f"update the driver to one that supports CUDA {built_for}, "
+        f"or install a PyTorch that is built for CUDA {named.partition('.')[0]}"
+    )
+
+
+@pytest.mark.parametrize(("supported", "built_for"), [(12020, "12.9"), (13000, "12.6"), (13000, "13.0")])
+def test_a_driver_of_the_same_or_a_later_major_version_is_new_enough(
+    supported: int, built_for: str, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml.cuda_version = supported
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    assert "is new enough for" in str(wrong(lambda: gpu.check_gpu([])).remedy)
+
+
+def test_a_driver_that_does_not_say_what_it_supports(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.refuses["nvmlSystemGetCudaDriverVersion_v2"] = FUNCTION_NOT_FOUND
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "check that the driver supports PyTorch's CUDA 13.0" in str(wrong(lambda: gpu.check_gpu([])).remedy)
 
 
 def test_a_reading_that_the_card_refuses_is_unknown(nvml: FakeNvml) -> None:

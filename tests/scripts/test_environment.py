@@ -1,4 +1,4 @@
-"""scripts/lib/environment.sh: installs once, again when the pins change, and says what stands in the way."""
+"""scripts/lib/environment.sh: installs once, again when versions change, and says what stands in the way."""
 
 import os
 import shutil
@@ -24,7 +24,8 @@ exec {sys.executable} "$@"
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(STAND_IN)
@@ -49,7 +50,10 @@ def installations(project: Path) -> list[str]:
 def test_second_call_installs_nothing(project: Path) -> None:
     for _ in range(2):
         assert prepare(project).stdout.strip() == str(project / ".venv/bin/python")
-    assert installations(project) == [f"install --disable-pip-version-check --editable {project}"]
+    (installation,) = installations(project)
+    assert installation == (
+        f"install --disable-pip-version-check --constraint {project}/constraints.txt --editable {project}"
+    )
 
 
 def test_tests_need_more_than_a_run_does(project: Path) -> None:
@@ -62,9 +66,11 @@ def test_tests_need_more_than_a_run_does(project: Path) -> None:
     assert len(installations(project)) == 2
 
 
-def test_changed_pins_are_installed(project: Path) -> None:
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
+def test_changed_versions_are_installed(file: str, project: Path) -> None:
     prepare(project, "dev")
-    (project / "pyproject.toml").write_text("[project]\n")
+    with (project / file).open("a") as text:
+        text.write("# another version\n")
     prepare(project)
     assert len(installations(project)) == 2
 

@@ -103,6 +103,7 @@ class FakeNvml(ModuleType):
         self.sampled = threading.Semaphore(0)
         self.open_count = 0
         self.uuids = [GPU_UUID]
+        self.cuda_version = 13010  # that the driver supports, as NVML writes 13.1
         self.sm_clock = 1980
         self.sm_clocks: dict[str, int] = {}  # by UUID, where a device has one of its own
         self.temperature = 41
@@ -156,7 +157,7 @@ class FakeNvml(ModuleType):
 
     def nvmlSystemGetCudaDriverVersion_v2(self) -> int:
         self._asked("nvmlSystemGetCudaDriverVersion_v2")
-        return 13010
+        return self.cuda_version
 
     def nvmlSystemGetProcessName(self, pid: int) -> str:
         self._asked("nvmlSystemGetProcessName")

@@ -76,7 +76,7 @@ def _why_no_gpu() -> str:
     import torch
 
     from ttt_mlflow.telemetry.gpu_state import visible_to_nvml
-    from ttt_mlflow.telemetry.nvml import TelemetryUnavailable
+    from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, cuda_driver_version
 
     try:
         count = visible_to_nvml()
@@ -86,9 +86,32 @@ def _why_no_gpu() -> str:
         return "NVML sees none either: use a machine with an NVIDIA GPU"
     if torch.version.cuda is None:
         return f"NVML sees {count}: install a PyTorch that is built for CUDA"
+    built_for, supported = torch.version.cuda, cuda_driver_version()
+    if supported is not None and _is_too_old(supported, built_for):
+        return (
+            f"NVML sees {count}, but the driver supports CUDA {supported} and PyTorch is built for CUDA {built_for}: "
+            f"update the driver to one that supports CUDA {built_for}, "
+            f"or install a PyTorch that is built for CUDA {_major(supported)}"
+        )
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     named = "" if hidden is None else f" (CUDA_VISIBLE_DEVICES={hidden})"
-    return f"NVML sees {count}: let PyTorch's CUDA {torch.version.cuda} fit the driver, and make them visible{named}"
+    driver = (
+        f"check that the driver supports PyTorch's CUDA {built_for}"
+        if supported is None
+        else f"the driver's CUDA {supported} is new enough for PyTorch's CUDA {built_for}"
+    )
+    return f"NVML sees {count}: {driver}; make them visible to PyTorch{named}"
+
+
+def _is_too_old(supported: str, built_for: str) -> bool:
+    """Whether a driver that supports CUDA ``supported`` cannot run what is built for CUDA ``built_for``."""
+    # Within one major version an older driver runs newer minor versions, since CUDA 11: "Minor Version Compatibility"
+    # in NVIDIA's guide "CUDA Compatibility".
+    return _major(supported) < _major(built_for)
+
+
+def _major(cuda: str) -> int:
+    return int(cuda.partition(".")[0])
 
 
 def _cards(gpus: Sequence[Gpu], lost: str) -> "list[tuple[Gpu, GpuState]]":
