@@ -5,8 +5,8 @@ its bytes are those that its form must move, so that a kernel at the memory's sl
 nothing else.
 """
 
+import argparse
 import re
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -75,8 +75,11 @@ def draw(times: dict[tuple[str, str], dict[int, float]], ceilings: dict[str, flo
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
-        sys.exit("usage: python -m benchmarks.kernel_roofline FILE    (what benchmarks/micro.sh printed)")
+    parser = argparse.ArgumentParser("python -m benchmarks.kernel_roofline", description=__doc__.split("\n\n")[0])
+    parser.add_argument("file", type=Path, metavar="FILE", help="output of benchmarks/micro.sh")
+    file = parser.parse_args().file
+    if not file.is_file():
+        parser.error(f"{file}: no such file; give the output of benchmarks/micro.sh")
     target = Path(__file__).parents[1] / "docs/pictures/kernels-roofline.png"
-    draw(*read(Path(sys.argv[1]).read_text()), target)
+    draw(*read(file.read_text()), target)
     print(f"drawn: {target}")

@@ -1,4 +1,7 @@
-"""Triton kernels in Triton's interpreter, on a CPU. Run by test_interpreter.py with TRITON_INTERPRET=1."""
+"""Triton kernels in Triton's interpreter, on a CPU. Run by test_interpreter.py with TRITON_INTERPRET=1.
+
+Each kernel runs once in each way that differs in its code; more dtypes and head dimensions are marked long.
+"""
 
 import pytest
 import torch
@@ -14,11 +17,9 @@ from ttt_mlflow.models.ttt.sizes import build
 # The interpreter multiplies the bits of bfloat16 as integers in tl.dot, with which the rank-1 kernels fold: not these.
 # It also cuts float32 off at bfloat16 where a GPU rounds, which over several mini-batches would be too much.
 BFLOAT16 = [(kind, torch.bfloat16, 64) for kind in KINDS if kind.endswith("_accumulate")]
-SHAPES = [
-    (kind, dtype, dim)
-    for kind in KINDS
-    for dtype, dim in ((torch.float16, 64), (torch.float16, 96), (torch.float32, 64))
-]
+FLOAT16 = [(kind, torch.float16, 64) for kind in KINDS]
+OTHERS = [(kind, dtype, dim) for kind in KINDS for dtype, dim in ((torch.float16, 96), (torch.float32, 64))]
+SHAPES = [*FLOAT16, *(pytest.param(*shape, marks=pytest.mark.long) for shape in (*OTHERS, *BFLOAT16))]
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def _large_tiles(monkeypatch):
     monkeypatch.setattr(ttt_mlp_accumulate, "tiles", lambda dim, dtype: (128, 1))
 
 
-@pytest.mark.parametrize(("kind", "dtype", "dim"), SHAPES + BFLOAT16, ids=str)
+@pytest.mark.parametrize(("kind", "dtype", "dim"), SHAPES, ids=str)
 def test_decode_matches_float64(kind, dtype, dim):
     check(kind, triton_step(kind), dtype, batch=1, heads=2, dim=dim, tokens=SIZE + 2)
 
@@ -38,12 +39,13 @@ def test_decode_over_three_mini_batches(kind):
     check(kind, triton_step(kind), torch.float32, batch=1, heads=1, dim=32, tokens=3 * SIZE)
 
 
-@pytest.mark.parametrize("dim", [40, 120])
+@pytest.mark.parametrize("dim", [40, pytest.param(120, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_head_dimensions(kind, dim):
     check(kind, triton_step(kind), torch.float16, batch=1, heads=1, dim=dim, tokens=SIZE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["mlp", "mlp_accumulate"])
 def test_the_kernels_own_tiles(kind, monkeypatch):
     monkeypatch.setattr(ttt_mlp_decode, "TILE", 16)

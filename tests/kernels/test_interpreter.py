@@ -5,13 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_kernels_in_the_interpreter():
+
+def interpreted(*chosen: str) -> None:
+    tests = Path(__file__).with_name("interpreted.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).with_name("interpreted.py")],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, tests],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "passed" in done.stdout
+
+
+def test_kernels_in_the_interpreter() -> None:
+    interpreted("-m", "not long")
+
+
+@pytest.mark.long
+def test_more_shapes_in_the_interpreter() -> None:
+    interpreted("-m", "long")

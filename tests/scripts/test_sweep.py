@@ -25,6 +25,7 @@ def statuses(logdir: Path) -> list[str]:
     return [json.loads(file.read_text())["status"] for file in files]
 
 
+@pytest.mark.long
 def test_two_models_and_two_batches_of_which_some_cannot_run(store: str, tmp_path: Path) -> None:
     models = "ttt-tiny:mlp_1_dual,ttt-tiny:mlp_1_dual_triton"  # there is no Triton on a CPU
     batches = f"1,{TOO_LARGE}"  # and no machine has the memory for the second
