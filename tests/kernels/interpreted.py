@@ -96,7 +96,7 @@ def test_stages_match_their_twins(dtype, position):
     check_twins("swiglu", x(batch, 2 * 1100))
 
 
-@pytest.mark.parametrize("inner_net", ["mlp_1_dual_triton", "mlp_2_dual_triton"])
+@pytest.mark.parametrize("inner_net", ["mlp_1_dual_triton", pytest.param("mlp_2_dual_triton", marks=pytest.mark.long)])
 def test_a_prompt_leads_to_the_same_state_either_way(inner_net, monkeypatch):
     monkeypatch.setattr(ttt_mlp_decode, "TILE", 256)
     request = ModelRequest("ttt-tiny", inner_net, torch.float32, torch.device("cpu"), 0, None)
