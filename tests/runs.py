@@ -88,5 +88,5 @@ def measured_in(
     """Measure a configuration, its record under ``logdir``; ``profile`` and ``nsys`` as if there were a GPU."""
     plan = make_plan(RunConfig.parse(asked))
     profile = profile or (("nsys",) if nsys else plan.used.profile)
-    plan = replace(plan, used=plan.used.model_copy(update={"profile": profile}), nsys=nsys)
+    plan = replace(plan, used=plan.used.model_copy(update={"profile": profile}), nsys=nsys or plan.nsys)
     return carried_out(plan, logdir, console)
