@@ -76,6 +76,7 @@ class MicroRun:
             for done, (entry, batch) in enumerate(cells):
                 show(done / len(cells), f"{entry.name} batch {batch}")
                 self._time_kernel(entry, batch)
+            show(1.0, f"kernels and batches: {len(cells)}")
 
     def record_measured(self) -> None:
         """The views of the results, and the samples."""
