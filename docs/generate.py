@@ -83,7 +83,7 @@ def names_page(root: Path) -> str:
         micro_parameters=_parameters(MicroConfig),
         metrics=_metrics(names.METRICS),
         kernel_metrics=_metrics(names.KERNEL_METRICS),
-        card_metrics=_metrics(names.CARD_METRICS),
+        card_metrics=_metrics(names.GPU_METRICS),
         system_metrics=_table(
             ("metric", "unit", "meaning"),
             ([f"`system/gpu_<i>_{one.name}`", one.unit, one.meaning] for one in names.SYSTEM_METRICS),

@@ -164,7 +164,7 @@ def test_only_clocks_that_nothing_explains_are_looked_at(rows: list[tuple[float,
 
 def test_too_few_clock_samples() -> None:
     few = on_card(sm_clock_mhz=STEADY[:9], power_capped=FREE[:9])
-    assert (few.word, few.missing["sm_clock"]) == ("unjudged", "9 samples in the section; 10 at least are needed")
+    assert (few.word, few.missing["sm_clock"]) == ("unjudged", "9 samples in the section; the check needs at least 10")
     assert on_card(sm_clock_mhz=None).missing["sm_clock"].startswith("no samples")
 
 
@@ -188,14 +188,14 @@ def test_another_process_that_computes() -> None:
     verdict = on_card(other_processes=(process(37.0),))
     assert verdict.names == ["other_process"]
     found = verdict.reasons[0].found
-    assert found == "python (pid 4242), 1.50 GB held, used 37 % of the SMs, 1 % are allowed"
+    assert found == "python (pid 4242), 1.50 GB held used 37 % of the SMs, at most 1 % is allowed"
 
 
 def test_another_process_that_holds_memory_alone_is_named() -> None:
     verdict = on_card(other_processes=(process(0.0),))
     assert (verdict.word, verdict.notes) == (
         "valid",
-        ("python (pid 4242), 1.50 GB held, was on the card and did not compute",),
+        ("python (pid 4242), 1.50 GB held was on the GPU and did not compute",),
     )
 
 

@@ -316,7 +316,7 @@ def test_the_share_of_the_cards_ceiling(measure: Measure, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(micro_run.MicroRun, "_measure_gpu", measure_card)
     measured = measure(good())
-    assert {metric.name: measured.journal.metrics[metric.name] for metric in names.CARD_METRICS} == {
+    assert {metric.name: measured.journal.metrics[metric.name] for metric in names.GPU_METRICS} == {
         "card_read_gb_per_s": 2.0,
         "card_copy_gb_per_s": 1.5,
         "card_matmul_tflops": 0.25,
@@ -352,7 +352,7 @@ def test_a_card_that_cannot_be_measured_costs_no_kernel(
     measured = measure(good())
     assert str(measured.failure) == "the card's ceilings were not measured: RuntimeError: the card is busy"
     assert measured.batches("kernel_us", "good") == [1, 3]
-    assert not set(names.CARD_METRICS) & set(measured.journal.metrics)
+    assert not set(names.GPU_METRICS) & set(measured.journal.metrics)
 
 
 @pytest.mark.parametrize("message", [None, "the ceilings are not kept for later runs: the disk is full"])

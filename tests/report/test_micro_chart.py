@@ -74,8 +74,8 @@ def test_the_buttons_choose_the_quantity() -> None:
     rates, shares = traces(results, 1), traces(results, 2)
     assert rates["fast"]["y"] == pytest.approx([2000] * 3)
     assert shares["slow"]["y"] == pytest.approx([25] * 3)
-    assert rates["the card's read bandwidth"]["y"] == [4000] * 3
-    assert shares["the card's read bandwidth"]["y"] == [100] * 3
+    assert rates["the GPU's read bandwidth"]["y"] == [4000] * 3
+    assert shares["the GPU's read bandwidth"]["y"] == [100] * 3
     bars = rates["fast"]["error_y"]
     assert min(bars["array"] + bars["arrayminus"]) >= 0
 

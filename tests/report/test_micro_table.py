@@ -108,7 +108,7 @@ def test_times_that_the_l2_may_have_helped_are_said(tmp_path: Path) -> None:
     results = make_results()
     results.l2_bytes = 100_000_000
     journal = make_journal(tmp_path, results)
-    assert "good batch 128: the memory that was timed is 2.4 times the L2" in micro_markdown(journal)
+    assert "good batch 128: the timed memory is 2.4 times the L2" in micro_markdown(journal)
 
 
 def test_the_terminal(tmp_path: Path) -> None:

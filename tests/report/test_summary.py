@@ -88,8 +88,8 @@ def test_the_terminal_summary_of_a_gpu_run(tmp_path: Path) -> None:
         "decode": "66,787 tokens/s, 95 % confidence interval [66,500, 67,010], spread 0.41 %",
         "decode step": "15.33 ms p50, 15.4 p90, 16 p99, 15.35 mean",
         "prefill": "512 tokens/s, 2 ms, first token after 17.25 ms",
-        "passes": "7 timed, ended by the confidence interval, confidence interval ±0.3814 %, "
-        "4 to warm up, not settled: its share of the time used up",
+        "passes": "7 timed, stopped by the confidence interval, confidence interval ±0.3814 %, "
+        "4 warm-up passes, not settled: time limit reached",
         "drift": "-0.0312 % from the first third of the passes to the last (p 0.43), 0.25 % within a pass (p 0.012)",
         "memory": "peak 17.5 GB allocated, 18.25 GB reserved, 19 GB used on the device",
         "clocks": "SM 1,975 MHz (1,965 to 1,980), memory 3,201 MHz",

@@ -307,8 +307,8 @@ def test_nsys_records_the_same_configuration(measure: Measure, tmp_path: Path) -
     ("script", "said"),
     [
         ("echo the driver says no; exit 3", "ended with exit code 3 and left no report: the driver says no"),
-        ("exec sleep 600", "the profiled process did not end within 2 s and was ended; see nsys.log"),
-        ('echo a recording > "$stem.qdstrm"', "what was recorded is kept as report.qdstrm"),
+        ("exec sleep 600", "the profiled process did not end within 2 s and was stopped; see nsys.log"),
+        ('echo a recording > "$stem.qdstrm"', "the recording is kept as report.qdstrm"),
         ("echo nothing was captured", "nsys left no report: nothing was captured"),
     ],
     ids=["fails", "hangs", "qdstrm", "nothing"],
@@ -374,7 +374,7 @@ def test_two_runs_on_the_command_line(measure: Measure, tmp_path: Path) -> None:
     inner = changes[changes["part"] == "inner net state"].set_index("name")
     assert inner["word"].to_dict()["aten::gelu"] == "appeared"
     assert first.journal.run_name in result.output
-    assert "measured, without a profiler: " in result.output
+    assert "the step measured without a profiler changed from " in result.output
 
 
 def test_a_run_without_a_profile_on_the_command_line(measure: Measure) -> None:

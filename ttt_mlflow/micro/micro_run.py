@@ -173,9 +173,9 @@ class MicroRun:
     def _ceilings(self) -> None:
         found = measure_ceilings(self.device)
         measured: Metrics = {
-            names.CARD_READ_GB_PER_S: found.read_gb_per_s,
-            names.CARD_COPY_GB_PER_S: found.copy_gb_per_s,
-            names.CARD_MATMUL_TFLOPS: found.matmul_tflops,
+            names.GPU_READ_GB_PER_S: found.read_gb_per_s,
+            names.GPU_COPY_GB_PER_S: found.copy_gb_per_s,
+            names.GPU_MATMUL_TFLOPS: found.matmul_tflops,
         }
         self.results.ceilings = {metric.name: value for metric, value in measured.items()}
         if message := keep_ceilings(self.device, found):
@@ -280,7 +280,7 @@ class MicroRun:
         """Raw results, metrics and series, as far as they go."""
         results = self.results
         self.record.write_artifact(names.ARTIFACT_MICRO_SAMPLES, results.model_dump_json(indent=1))
-        metrics: Metrics = {metric: results.ceilings[metric.name] for metric in names.CARD_METRICS if results.ceilings}
+        metrics: Metrics = {metric: results.ceilings[metric.name] for metric in names.GPU_METRICS if results.ceilings}
         for kernel in results.kernels:
             if kernel.error is not None:
                 metrics[names.KERNEL_ERROR.of(kernel.name)] = kernel.error

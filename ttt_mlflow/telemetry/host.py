@@ -126,11 +126,11 @@ def _gpu_facts(device: torch.device | None) -> dict[str, object | None]:
         "gpu_uuid": device_uuid(device),
         "gpu_memory_gb": properties.total_memory / 1e9,
         "gpu_multiprocessors": properties.multi_processor_count,
-        **_card_facts(device_uuid(device)),
+        **_gpu_facts(device_uuid(device)),
     }
 
 
-def _card_facts(uuid: str) -> dict[str, object]:
+def _gpu_facts(uuid: str) -> dict[str, object]:
     try:
         return gpu_facts(uuid)
     except TelemetryUnavailable:  # the sampler says so, once a run

@@ -48,7 +48,7 @@ class NvmlSampler:
         self._memory_total = memory_total_query(nvml, device)
         self.memory_total_bytes = self._memory_total.ask()
         self._open_section: tuple[int, dict[str, float]] | None = None
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._hanging: str | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -79,7 +79,7 @@ class NvmlSampler:
             return
         self._closed = True
         self._open_section = None  # its pass did not end
-        self._ending.set()
+        self._stopping.set()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
             if self._thread.is_alive():
@@ -189,7 +189,7 @@ class NvmlSampler:
 
     def _sample_until_stopped(self) -> None:
         due = look_due = time.monotonic()
-        while not self._ending.wait(max(0.0, due - time.monotonic())):
+        while not self._stopping.wait(max(0.0, due - time.monotonic())):
             self._sample()
             if time.monotonic() >= look_due:
                 self._processes.look(in_section=self._open_section is not None)
