@@ -91,7 +91,10 @@ def refused(result: Result, fake: FakeRunner) -> str:
         (["--profile", "torch"], "profile=torch: not allowed; profile takes none or nsys"),
         (["--batch", "1"], f"batch=1: no such parameter; the parameters are {FIELDS}"),
         (["kernels=a"], "kernels=a: not an option; give a parameter as --name value"),
-        (["--kernels", "mlp_9"], f"kernels=mlp_9: no such kernel; there are {', '.join(one.name for one in OWN)}"),
+        (
+            ["--kernels", "mlp_9"],
+            f"kernels=mlp_9: no such kernel; the kernels are {', '.join(one.name for one in OWN)}",
+        ),
     ],
 )
 def test_bad_input(arguments: list[str], message: str, invoke: Callable[..., Result], fake: FakeRunner) -> None:

@@ -39,12 +39,12 @@ GOOD = Evidence(
     relative_half_width_pct=0.2,
     drift=Drift(0.05, 0.4),
     precision_pct=0.5,
-    card=CARD,
+    gpu=CARD,
 )
 
 
 def on_card(**changes: object) -> Verdict:
-    return judge(replace(GOOD, card=replace(CARD, **changes)))  # type: ignore[arg-type]
+    return judge(replace(GOOD, gpu=replace(CARD, **changes)))  # type: ignore[arg-type]
 
 
 def test_an_undisturbed_run_is_valid() -> None:
@@ -56,7 +56,7 @@ def test_an_undisturbed_run_is_valid() -> None:
 
 
 def test_a_cpu_run_is_unjudged_whatever_it_measured() -> None:
-    verdict = judge(replace(GOOD, on_gpu=False, card=None, relative_half_width_pct=50.0))
+    verdict = judge(replace(GOOD, on_gpu=False, gpu=None, relative_half_width_pct=50.0))
     assert verdict.word == "unjudged"
     assert {tag.name: text for tag, text in verdict.tags().items()} == {
         "ttt.verdict": "unjudged",
@@ -104,7 +104,7 @@ def test_what_is_within_the_thresholds_is_no_fault(changes: dict[str, object]) -
     [
         ({"relative_half_width_pct": None, "passes": 1}, "interval"),
         ({"drift": None, "passes": 3}, "drift"),
-        ({"card": None}, "gpu_telemetry"),
+        ({"gpu": None}, "gpu_telemetry"),
         ({"interrupted": True}, "end"),
     ],
 )
@@ -219,9 +219,9 @@ def test_a_fault_outweighs_what_is_missing() -> None:
         ("section_s=3", {}),
         ("half_width_pct=0.1", {"precision_pct": 0.1}),
         ("drift_pct=0.01", {"drift": Drift(0.05, 0.001)}),
-        ("event_pct=0", {"card": replace(CARD, event_pct={"hw_slowdown": 0.1})}),
+        ("event_pct=0", {"gpu": replace(CARD, event_pct={"hw_slowdown": 0.1})}),
         ("clock_drop_pct=0.5", {}),
-        ("other_process_sm_pct=0", {"card": replace(CARD, other_processes=(process(0.5),))}),
+        ("other_process_sm_pct=0", {"gpu": replace(CARD, other_processes=(process(0.5),))}),
     ],
 )
 def test_thresholds_can_be_set_and_are_in_the_record(setting: str, changes: dict[str, object]) -> None:

@@ -216,7 +216,7 @@ def test_a_batch_that_fails_is_that_batchs_failure(measure: Measure) -> None:
 def test_a_batch_that_does_not_fit_is_a_result(measure: Measure) -> None:
     measured = measure(failing("large", torch.OutOfMemoryError(CUDA_MESSAGE), at_batch=3), good())
     assert type(measured.failure) is OutOfMemory
-    message = "out of memory: large with batch 3 does not fit; 2.50 GiB more was asked for"
+    message = "out of memory: large with batch 3 does not fit; 2.50 GiB more was requested"
     assert message in str(measured.failure)
     assert (measured.status["status"], measured.status["exit_code"]) == ("oom", 3)
     assert measured.journal.tags["ttt.status"] == "oom"
@@ -346,11 +346,11 @@ def test_a_card_that_cannot_be_measured_costs_no_kernel(
     card_is_measured: None, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure_ceilings(device: torch.device) -> GpuCeilings:
-        raise RuntimeError("the card is busy")
+        raise RuntimeError("the GPU is busy")
 
     monkeypatch.setattr(micro_run, "measure_ceilings", measure_ceilings)
     measured = measure(good())
-    assert str(measured.failure) == "the card's ceilings were not measured: RuntimeError: the card is busy"
+    assert str(measured.failure) == "the GPU's ceilings were not measured: RuntimeError: the GPU is busy"
     assert measured.batches("kernel_us", "good") == [1, 3]
     assert not set(names.GPU_METRICS) & set(measured.journal.metrics)
 
@@ -494,7 +494,7 @@ def test_a_disk_that_nsys_fills_has_room_for_the_end_of_the_record(
 
     monkeypatch.setattr(Path, "write_text", full)
     measured = measure(nsys=FakeNsys(tmp_path), kernels="mlp_1_dual")
-    room = f"make room in {measured.journal.path.parent} and profile again"
+    room = f"free some space in {measured.journal.path.parent} and profile again"
     message = f"profile=nsys: cannot be written (No space left on device); {room}; {COMPLETE}"
     assert (measured.status["status"], measured.status["message"]) == ("error", message)
     assert not (measured.journal.path / ROOM).exists()

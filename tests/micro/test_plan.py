@@ -60,7 +60,7 @@ def test_defaults_on_a_cpu() -> None:
     assert resolved.batches == (1, 4)
     assert resolved.notices == [
         "device: no GPU found, measuring on the CPU",
-        "kernels: Triton needs a GPU, mlp_1_dual, mlp_2_dual (PyTorch) are timed",
+        "kernels: Triton needs a GPU; mlp_1_dual, mlp_2_dual (PyTorch) are timed",
     ]
 
 
@@ -74,8 +74,8 @@ def test_what_is_asked_for_is_used_in_its_order() -> None:
 @pytest.mark.usefixtures("on_cpu")
 def test_triton_kernels_are_refused_on_a_cpu_all_at_once() -> None:
     assert refusal(kernels="mlp_1_dual,mlp_1_dual_triton,mlp_2_accumulate_triton").startswith(
-        "kernels=mlp_1_dual_triton,mlp_2_accumulate_triton: they need a GPU, and the device is cpu; on a CPU there "
-        "are mlp_1_dual, mlp_1_dual_compiled, mlp_2_dual, mlp_2_dual_compiled"
+        "kernels=mlp_1_dual_triton,mlp_2_accumulate_triton: they need a GPU, but the device is cpu; on a CPU, choose "
+        "from mlp_1_dual, mlp_1_dual_compiled, mlp_2_dual, mlp_2_dual_compiled"
     )
 
 

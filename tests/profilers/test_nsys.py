@@ -308,7 +308,7 @@ def test_a_missing_library_is_named_with_what_finishes_the_report(
     out = tmp_path / "out"
     assert failure(fake, out) == (
         "profile=nsys: nsys's importer needs libdw.so.1 (on Debian and Ubuntu: apt-get install libdw1); "
-        f"the recording is kept as report.qdstrm; once that is there, `{program} -i report.qdstrm` makes the report"
+        f"the recording is kept as report.qdstrm; once that is installed, `{program} -i report.qdstrm` makes the report"
     )
     assert files(out) == {"report.qdstrm", "nsys.log"}
 

@@ -3,14 +3,14 @@
 import pytest
 
 from tests.profilers.traces import ComposedTrace, two_eager_steps
-from ttt_mlflow.profilers.step_profile import PartFloor, kernel_table, part_table, profile_of
+from ttt_mlflow.profilers.step_profile import PartRoofline, kernel_table, part_table, profile_of
 from ttt_mlflow.profilers.trace import Steps, read_steps
 from ttt_mlflow.report.profile_tables import kernels_markdown
 from ttt_mlflow.report.text import shortened
 
 
 def markdown(steps: Steps, measured_ms: float | None = None, notes: tuple[str, ...] = ()) -> str:
-    parts = part_table(steps, {"projections": PartFloor(1000, 0.01)})
+    parts = part_table(steps, {"projections": PartRoofline(1000, 0.01)})
     return kernels_markdown(profile_of(steps), kernel_table(steps, parts), parts, measured_ms, notes)
 
 

@@ -188,7 +188,7 @@ def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
     measured = measure(TINY)
     for text in (
         "measuring ttt-tiny mlp_1_dual decode b2 p3 g5 with {'model_name': 'ttt-tiny'",
-        "Note: inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used",
+        "Note: inner_net: Triton needs a GPU; mlp_1_dual (PyTorch) is used",
         "Note: cuda_graph: off; there are no CUDA graphs on a CPU",
         "building ttt-tiny: ",
         "warm-up pass 1",
@@ -426,7 +426,7 @@ CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a tota
 def test_out_of_memory_of_the_device(register: Register, measure: Measure) -> None:
     register(raising(torch.OutOfMemoryError, CUDA_MESSAGE, at=step_of_pass(2, 1)))
     measured = measure({**TOY, "batch": 3})
-    message = "out of memory: toy decode b3 p1 g4 does not fit; 2.50 GiB more was asked for"
+    message = "out of memory: toy decode b3 p1 g4 does not fit; 2.50 GiB more was requested"
     assert type(measured.failure) is OutOfMemory
     assert str(measured.failure) == message
     status = measured.journal.status
@@ -444,7 +444,7 @@ def test_out_of_memory_of_the_host(register: Register, measure: Measure) -> None
     measured = measure(TOY)
     assert measured.journal.status["status"] == "oom"
     assert str(measured.failure) == (
-        "out of memory: toy decode b2 p1 g4 does not fit; 1152921504.61 GB more was asked for"
+        "out of memory: toy decode b2 p1 g4 does not fit; 1152921504.61 GB more was requested"
     )
 
 
@@ -629,7 +629,7 @@ def test_a_measurement_that_stays_invalid_is_kept_as_that(
     assert measured.journal.tags["ttt.verdict"] == "invalid"
     assert measured.journal.tags["ttt.reasons"] == verdict.names[0]
     assert len(measured.steps) == 3 * 4
-    assert ("would end the same" in measured.log) == (verdict is TOO_SHORT)
+    assert ("would be the same" in measured.log) == (verdict is TOO_SHORT)
 
 
 def test_the_card_is_waited_for_before_the_next_attempt(
@@ -652,7 +652,7 @@ def test_the_card_is_waited_for_before_the_next_attempt(
     assert len(waited) == 1
     assert waited[0] > 0
     assert "waiting: another process uses the GPU (30 %), for 1 s" in measured.log
-    assert "The GPU did not become quiet: another process uses the GPU (30 %). Measuring all the same." in measured.log
+    assert "The GPU did not become quiet: another process uses the GPU (30 %). The run measures anyway." in measured.log
     frame = pd.read_csv(measured.journal.artifacts / "telemetry/samples.csv")
     assert frame["measured"].sum() < len(frame) / 2, "the sections of the first attempt do not count"
 

@@ -20,7 +20,7 @@ from ttt_mlflow.run.plan import Plan, make_plan
 from ttt_mlflow.workload import Workload
 
 NO_GPU = "device: no GPU found, measuring on the CPU"
-NO_TRITON = "inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used"
+NO_TRITON = "inner_net: Triton needs a GPU; mlp_1_dual (PyTorch) is used"
 NO_COMPILE = "use_compile: off; on a CPU it is on only if requested"
 NO_GRAPH = "cuda_graph: off; there are no CUDA graphs on a CPU"
 
@@ -207,7 +207,7 @@ def test_prefill_on_a_cpu() -> None:
 def test_compiling_for_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tmp_path))
-    reason = "compiling for a CPU needs a C++ compiler (g++ or clang++), and none is found"
+    reason = "compiling for a CPU needs a C++ compiler (g++ or clang++), but none was found"
     assert refusal(use_compile="true") == f"use_compile=true: {reason}; omit use_compile, or set it to false"
     assert f"use_compile: off; {reason}" in settle().notices
     (tmp_path / "clang++").touch(mode=0o755)
@@ -313,7 +313,7 @@ def test_a_model_with_its_own_generation() -> None:
 @pytest.mark.usefixtures("on_gpu")
 def test_a_gpu_and_the_interpreter_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    message = "device=cuda: TRITON_INTERPRET=1 is set, Triton would run on the host; unset it, or use cpu"
+    message = "device=cuda: TRITON_INTERPRET=1 makes Triton run on the host; unset it, or use device=cpu"
     assert refusal() == message
     assert refusal(device="cuda") == message
     assert settle(device="cpu").used.inner_net == "mlp_1_dual_triton"

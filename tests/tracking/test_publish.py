@@ -123,7 +123,7 @@ def test_an_abandoned_journal_is_a_killed_run(sqlite_uri: str, experiment: str, 
 
 
 def test_a_run_that_is_going_on_is_not_published(sqlite_uri: str, make_journal: MakeJournal) -> None:
-    with pytest.raises(PublishFailed, match="still going on"):
+    with pytest.raises(PublishFailed, match="has not ended"):
         publish(make_journal("running"), sqlite_uri)
 
 

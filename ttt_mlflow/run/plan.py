@@ -97,7 +97,7 @@ def _profilers(asked: RunConfig, device: str, notices: list[str]) -> Nsys | None
 
 
 def choose_nsys(device: str, notices: list[str]) -> Nsys:
-    """The nsys of this machine. Raises :class:`BadInput` if it cannot record. Adds a notice if it cannot make reports."""
+    """The nsys of this machine. Raises :class:`BadInput` if it cannot record; a notice says if it makes no reports."""
     if device == "cpu":
         raise BadInput("profile=nsys: it records GPU activity, but the device is cpu; remove nsys from profile")
     nsys = find_nsys()
