@@ -138,7 +138,7 @@ def test_all_faults_are_named_at_once(invoke: Callable[..., Result], fake: FakeR
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model-name", "gpt-5"], f"Error: model_name=gpt-5: no such model; there are {MODELS}"),
+        (["--model-name", "gpt-5"], f"Error: model_name=gpt-5: no such model; the models are {MODELS}"),
         (["--inner-net", "abc"], "Error: inner_net=abc: no such inner net; ttt-1b has mlp_1_dual, mlp_2_dual"),
         (["--device", "cuda"], "Error: device=cuda: PyTorch finds no GPU on this machine"),
         (["--inner_net", "mlp_1_dual_triton"], "Error: inner_net=mlp_1_dual_triton: Triton needs a GPU"),
@@ -328,7 +328,7 @@ def mlflow_runs_run(store: str, monkeypatch: pytest.MonkeyPatch, invoke: Callabl
     ("arguments", "message"),
     [
         (["--batch", "0"], "batch=0: not allowed; batch takes a whole number of at least 1"),
-        (["--model_name", "gpt-5"], f"model_name=gpt-5: no such model; there are {MODELS}"),
+        (["--model_name", "gpt-5"], f"model_name=gpt-5: no such model; the models are {MODELS}"),
         (
             ["--tracking_uri", "http://elsewhere"],
             "tracking_uri=http://elsewhere: `mlflow run` has already chosen the store",

@@ -112,7 +112,7 @@ def test_an_interrupted_notebook_cell_is_recorded_as_killed(tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         ttt_mlflow.measure(failing(KeyboardInterrupt(), monkeypatch), logdir=tmp_path)
     (record,) = find_journals(tmp_path)
-    assert (record.status["status"], record.status["message"]) == ("killed", "ended by SIGINT")
+    assert (record.status["status"], record.status["message"]) == ("killed", "stopped by SIGINT")
     assert record.status["exit_code"] == 130
 
 

@@ -226,7 +226,7 @@ def test_progress_never_leaves_its_range(monkeypatch: pytest.MonkeyPatch) -> Non
     seen = watcher.progressed
     assert all(0 <= fraction <= 1 for fraction, _ in seen)
     assert seen[0] == (0.0, "warm-up pass 1")
-    assert seen[-1] == (1.0, "repeats ended (max_seconds), passes: 2")
+    assert seen[-1] == (1.0, "timed passes ended (max_seconds), passes: 2")
     assert (0.0, "warm-up ended (time_share), passes: 1, 9.00 s") in seen
 
 

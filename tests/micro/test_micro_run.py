@@ -274,7 +274,7 @@ def test_an_interruption_keeps_what_was_measured(signum: signal.Signals, measure
     measured = measure(good(), failing("second", Killed(signum), at_batch=3), good("third"))
     assert isinstance(measured.failure, Killed)
     assert (measured.status["status"], measured.status["exit_code"]) == ("killed", 128 + signum)
-    assert measured.status["message"] == f"ended by {signum.name}"
+    assert measured.status["message"] == f"stopped by {signum.name}"
     assert measured.batches("kernel_us", "good") == [1, 3]
     assert measured.batches("kernel_us", "second") == [1]
     assert measured.batches("kernel_us", "third") == []
@@ -431,7 +431,7 @@ def test_a_signal_while_a_failure_is_recorded(measure: Measure, monkeypatch: pyt
     measured = measure(failing("first", ValueError("no such thing"), at_batch=3))
     assert ends == ["error", "killed"]
     assert isinstance(measured.failure, Killed)
-    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "ended by SIGINT")
+    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "stopped by SIGINT")
 
 
 # nsys
@@ -508,7 +508,7 @@ def test_a_signal_while_nsys_records(measure: Measure, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(micro_run, "profile", interrupted)
     measured = measure(nsys=FakeNsys(tmp_path), kernels="mlp_1_dual")
-    message = "ended by SIGINT during profile=nsys, after a complete measurement"
+    message = "stopped by SIGINT during profile=nsys, after a complete measurement"
     assert (measured.status["status"], measured.status["message"]) == ("killed", message)
     assert measured.batches("kernel_us", "mlp_1_dual") == [1, 3]
 

@@ -136,8 +136,8 @@ def test_the_terminal(tmp_path: Path) -> None:
 
 def test_a_run_that_measured_nothing(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, None)
-    journal.set_status("killed", "ended by SIGTERM", 143)
-    assert "status: killed: ended by SIGTERM" in micro_markdown(journal)
+    journal.set_status("killed", "stopped by SIGTERM", 143)
+    assert "status: killed: stopped by SIGTERM" in micro_markdown(journal)
     assert micro_text(journal, "here").splitlines() == [journal.run_name, "  record  here"]
 
 

@@ -171,7 +171,7 @@ def test_a_run_that_is_left_to_itself_says_why_it_ended(measure: Measure) -> Non
     assert "| passes | " in journal.description
     assert "| drift | " in journal.description
     assert f"warm-up ended ({passes['warmup_stop_reason']}), passes: " in measured.log
-    assert "repeats ended (interval), passes: " in measured.log
+    assert "timed passes ended (interval), passes: " in measured.log
 
 
 def test_the_sampler_is_asked_for_the_clocks_of_the_warm_up(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
         "Note: cuda_graph: off; there are no CUDA graphs on a CPU",
         "building ttt-tiny: ",
         "warm-up pass 1",
-        "repeat 3",
+        "timed pass 3",
     ):
         assert text in measured.log
     assert "building ttt-tiny: " in measured.output
@@ -357,9 +357,9 @@ def test_an_interruption_keeps_the_finished_steps(signum: signal.Signals, regist
     status = measured.journal.status
     assert isinstance(measured.failure, Killed)
     assert (status["status"], status["exit_code"]) == ("killed", 128 + signum)
-    assert status["message"] == f"ended by {signum.name}"
+    assert status["message"] == f"stopped by {signum.name}"
     assert measured.journal.tags["ttt.status"] == "killed"
-    assert measured.journal.tags["ttt.message"] == f"ended by {signum.name}"
+    assert measured.journal.tags["ttt.message"] == f"stopped by {signum.name}"
 
     steps = measured.steps
     assert steps["repeat"].tolist() == [0] * 4 + [1] * 4 + [2] * 2
@@ -482,7 +482,7 @@ def test_a_signal_while_a_failure_is_recorded(
     measured = measure(TOY)
     assert ends == ["error", "killed"]
     assert isinstance(measured.failure, Killed)
-    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "ended by SIGINT")
+    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "stopped by SIGINT")
 
 
 def test_an_expected_failure_is_told_in_its_own_words(register: Register, measure: Measure) -> None:
@@ -516,7 +516,7 @@ def test_an_interrupted_profile_keeps_the_measurement(register: Register, measur
     status = measured.journal.status
     assert isinstance(measured.failure, Killed)
     assert (status["status"], status["exit_code"]) == ("killed", 130)
-    assert status["message"] == "ended by SIGINT during profile=torch, after a complete measurement"
+    assert status["message"] == "stopped by SIGINT during profile=torch, after a complete measurement"
     assert set(measured.metrics) == DECODE | EVERY_RUN
     assert len(measured.steps) == 3 * 4
     assert measured.artifacts == ARTIFACTS

@@ -353,7 +353,7 @@ def test_a_signal_between_two_passes(measure: Measure, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ModelDecoder, "close", interrupted)
     measured = measure({**TINY, "profile": "torch"})
-    message = "ended by SIGINT while profiling, after a complete measurement"
+    message = "stopped by SIGINT while profiling, after a complete measurement"
     assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", message)
     assert "profiles/torch/open.html" in measured.artifacts
 

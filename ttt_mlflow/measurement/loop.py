@@ -241,7 +241,7 @@ class _Loop:
         while reason is None:
             fraction = self.elapsed / self.budget.max_seconds if count is None else len(done) / count
             width = "" if half_width is None else f", confidence interval ±{half_width:.2f} %"
-            self.observer.progress(min(1.0, fraction), f"pass {len(done) + 1}{width}")
+            self.observer.progress(min(1.0, fraction), f"timed pass {len(done) + 1}{width}")
             pass_began = self.elapsed
             self.one.prepare()
             done.append(self._timed_pass())
