@@ -285,7 +285,7 @@ def test_a_triton_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     found = wrong(lambda: software.check_triton([]))
     assert found.found == f"its cache {tmp_path}/cache is not writable (Not a directory): every process compiles again"
-    assert found.remedy == "set TRITON_CACHE_DIR to a folder"
+    assert found.remedy == "set TRITON_CACHE_DIR to a writable folder"
 
 
 def test_tritons_interpreter_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,14 +343,14 @@ def test_an_nsys_whose_importer_lacks_a_library(tmp_path: Path, monkeypatch: pyt
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     found = wrong(lambda: store.check_folder(tmp_path / "runs", "records"))
-    assert (found.state, found.found) == ("failed", f"{tmp_path}/runs cannot be written to (Not a directory)")
+    assert (found.state, found.found) == ("failed", f"{tmp_path}/runs is not writable (Not a directory)")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' /dev/full")
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
     found = wrong(lambda: store.check_folder(tmp_path, "records"))
-    assert (found.state, found.found) == ("failed", f"{tmp_path} cannot be written to (No space left on device)")
+    assert (found.state, found.found) == ("failed", f"{tmp_path} is not writable (No space left on device)")
 
 
 def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

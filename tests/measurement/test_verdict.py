@@ -139,7 +139,7 @@ def test_a_clock_that_falls_without_the_power_cap() -> None:
     verdict = on_card(sm_clock_mhz=clocks, power_capped=[False] * 44)
     assert verdict.names == ["clock_drop"]
     assert "from 1,980 to 1,410 MHz" in verdict.reasons[0].found
-    # the same where the power cap explains it, its neighbours included
+    # the same where the power cap explains it, its neighbors included
     assert on_card(sm_clock_mhz=clocks, power_capped=[*FREE, *[True] * 4]).word == "valid"
     beside = [*STEADY, 1410.0, 1410.0, 1410.0, *STEADY]
     assert on_card(sm_clock_mhz=beside, power_capped=[*FREE, False, True, False, *FREE]).word == "valid"

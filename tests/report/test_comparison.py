@@ -120,7 +120,7 @@ def test_other_hardware_is_said_first(tmp_path: Path) -> None:
     run = make_run(tmp_path, facts=other, tags={"ttt.verdict": "unjudged"}, batch=16, max_seconds=5)
     assert compare_runs(make_run(tmp_path), run).differences == [
         "GPU: NVIDIA H200 and NVIDIA H100",
-        "GPU's UUID: 1 and 2",
+        "GPU UUID: 1 and 2",
         "driver: 580 and 590",
         "the candidate is unjudged",
         "batch: 8 and 16",
@@ -138,7 +138,7 @@ def test_a_fact_that_one_side_lacks_is_a_difference(tmp_path: Path) -> None:
 
 def test_a_run_without_complete_passes(tmp_path: Path) -> None:
     run = make_run(tmp_path, [], status="oom")
-    with pytest.raises(BadInput, match=rf"{run.id} has no complete pass .*status oom"):
+    with pytest.raises(BadInput, match=rf"{run.id}: the run has no complete pass .*status oom"):
         compare_runs(make_run(tmp_path), run)
 
 

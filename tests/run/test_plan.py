@@ -154,7 +154,7 @@ def test_a_notice_is_given_for_a_default_only() -> None:
             {"use_compile": "true", "mode": "prefill", "promptlen": "32"},
             "use_compile=true: processing the prompt is not compiled; omit use_compile, or set it to false",
         ),
-        ({"model_name": "peer"}, "model_name=peer: it needs a GPU, but the device is cpu"),
+        ({"model_name": "peer"}, "model_name=peer: it needs a GPU, but the device is cpu; use a GPU, or another model"),
         ({"model_name": "absent"}, "model_name=absent: pip install absent"),
         (
             {"model_name": "plain", "inner_net": "mlp_1_dual"},
@@ -230,7 +230,7 @@ def test_triton_in_its_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     resolved = settle()
     assert switches(resolved) == ("cpu", "mlp_1_dual_triton", "float32", False, False)
-    assert resolved.notices == [NO_GPU, "use_compile: off; Triton's interpreter cannot be compiled", NO_GRAPH]
+    assert resolved.notices == [NO_GPU, "use_compile: off; code in Triton's interpreter cannot be compiled", NO_GRAPH]
     assert settle(inner_net="mlp_2_dual_triton").used.inner_net == "mlp_2_dual_triton"
     assert refusal(use_compile="true").startswith("use_compile=true: Triton's interpreter cannot be compiled")
     assert settle(inner_net="mlp_1_dual", use_compile="true").used.use_compile is True
@@ -272,7 +272,9 @@ def test_the_cpu_of_a_machine_with_a_gpu() -> None:
     assert resolved.notices == [NO_TRITON, NO_COMPILE, NO_GRAPH]
     assert refusal(device="cpu", inner_net="mlp_1_dual_triton").startswith("inner_net=mlp_1_dual_triton: Triton needs")
     assert refusal(device="cpu", cuda_graph="true").startswith("cuda_graph=true: there are no CUDA graphs on a CPU")
-    assert refusal(device="cpu", model_name="peer") == "model_name=peer: it needs a GPU, but the device is cpu"
+    assert refusal(device="cpu", model_name="peer") == (
+        "model_name=peer: it needs a GPU, but the device is cpu; use a GPU, or another model"
+    )
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -350,7 +352,7 @@ def test_what_cannot_be_had_is_said_all_at_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
     lines = refusal(profile="torch,memory,nsys").splitlines()
     assert [line.split(":")[0] for line in lines] == ["profile=torch", "profile=memory", "profile=nsys"]
-    assert "PYTORCH_CUDA_ALLOC_CONF chose cudaMallocAsync" in lines[1]
+    assert "PYTORCH_CUDA_ALLOC_CONF selects cudaMallocAsync" in lines[1]
     assert lines[2] == "profile=nsys: it is not found"
 
 

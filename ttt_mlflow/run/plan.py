@@ -144,7 +144,7 @@ def _device(asked: RunConfig, entry: ModelEntry, notices: list[str]) -> str:
     device = choose_device(asked.device, notices)
     if device == "cpu" and entry.needs_cuda:
         raise BadInput(
-            f"model_name={asked.model_name}: it needs a GPU, but the device is cpu; use a machine with a GPU"
+            f"model_name={asked.model_name}: it needs a GPU, but the device is cpu; use a GPU, or another model"
         )
     return device
 
