@@ -1,4 +1,4 @@
-"""How long a step has to wait for a slowdown of a given percentage.
+"""Finds how long a step has to wait for a slowdown of a given percentage.
 
 ``python -m benchmarks.calibrate ASKED_JSON SLOWDOWN_PCT`` prints the :class:`Calibration` as JSON, last.
 """
@@ -20,13 +20,13 @@ from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prepare import make_prompt, make_ready
 
-SECONDS = 1.5  # of passes, for each look
+SECONDS = 1.5  # of passes, for each comparison
 PASSES_LEAST = 8
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """wait_us: what each step waits. seen_pct: how much longer it then took, tried out. step_us: without the wait."""
+    """wait_us: the wait in each step. seen_pct: the resulting slowdown, measured. step_us: a step without the wait."""
 
     wait_us: float
     seen_pct: float
@@ -34,9 +34,9 @@ class Calibration:
 
 
 def calibrate(asked: dict[str, Any], slowdown_pct: float) -> Calibration:
-    """What makes a step of ``asked`` take ``slowdown_pct`` longer, the launch of the wait included.
+    """Find the wait that makes a step of ``asked`` take ``slowdown_pct`` longer, including the launch of the wait.
 
-    Raises BadInput where the launch alone takes longer than that.
+    Raises BadInput if the launch alone takes longer than that.
     """
     plan = make_plan(RunConfig.parse(asked))
     used, device = plan.used, plan.request.device
@@ -45,8 +45,8 @@ def calibrate(asked: dict[str, Any], slowdown_pct: float) -> Calibration:
     prompt = make_prompt(used, model.vocab_size, device)
     plain = make_ready(plan, model, prompt)
     if not isinstance(plain, ModelDecoder):
-        raise BadInput(f"model={used.model_name}: decodes through its own code, and a wait cannot be put into its step")
-    # both decode with one model, whose layers are compiled by now where it compiles them itself
+        raise BadInput(f"model={used.model_name}: it decodes with its own code, in which no wait can be inserted")
+    # both decode with one model; if it compiles its layers itself, they are compiled by now
     compiling = bool(used.use_compile) and not hasattr(model, "compile_step")
     as_slowed = used.model_copy(update={"use_compile": compiling})
     slowed = make_ready(replace(plan, used=as_slowed), SpinningModel(model, device, lambda number: wait_us), prompt)
@@ -60,12 +60,12 @@ def calibrate(asked: dict[str, Any], slowdown_pct: float) -> Calibration:
     base_us, launch_us = look()
     if launch_us >= factor * base_us:
         raise BadInput(
-            f"slowdown-pct={slowdown_pct:g}: a step of {base_us:.1f} µs takes {launch_us - base_us:.1f} µs longer "
-            "with a wait of 0 already; ask for a larger slowdown, or a larger batch"
+            f"slowdown-pct={slowdown_pct:g}: even a wait of 0 makes a step of {base_us:.1f} µs "
+            f"{launch_us - base_us:.1f} µs longer; request a larger slowdown, or a larger batch"
         )
     wait_us = factor * base_us - launch_us
     base_us, slowed_us = look()
-    wait_us = max(0.0, wait_us + factor * base_us - slowed_us)  # a clock that moves in steps is not hit exactly
+    wait_us = max(0.0, wait_us + factor * base_us - slowed_us)  # approximate, because the clock advances in steps
     base_us, slowed_us = look()
     plain.close()
     slowed.close()
@@ -73,7 +73,7 @@ def calibrate(asked: dict[str, Any], slowdown_pct: float) -> Calibration:
 
 
 def in_turn(passes: list[Callable[[], float]]) -> list[float]:
-    """The median of each, made one after the other for SECONDS; the first quarter warms up and does not count."""
+    """The medians of passes that alternate for SECONDS. The first quarter is a warm-up and does not count."""
     times: list[list[float]] = []
     began = time.perf_counter()
     while time.perf_counter() - began < SECONDS or len(times) < PASSES_LEAST:

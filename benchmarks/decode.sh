@@ -3,8 +3,8 @@
 #
 #   benchmarks/decode.sh OUTPUT_FOLDER [genlen]
 #
-# Runs in the current Python environment. The records go to OUTPUT_FOLDER/runs, what was printed to
-# OUTPUT_FOLDER/decode.txt, MLflow's store to OUTPUT_FOLDER/mlflow.db.
+# Runs in the current Python environment. The records go to OUTPUT_FOLDER/runs, the output to OUTPUT_FOLDER/decode.txt,
+# and MLflow's store to OUTPUT_FOLDER/mlflow.db.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mkdir -p "${1:?name a folder for the output}" && cd "$1" && pwd)

@@ -1,9 +1,9 @@
-"""Causes on a GPU what makes a measurement invalid, and says whether the verdict finds it.
+"""Causes faults on a GPU that make a measurement invalid, and checks whether the verdict finds them.
 
-``python -m benchmarks.faults OUTPUT_FOLDER [NAME ...]`` makes one real run for each fault (all, or those named), prints
-what was expected and what was judged, and writes OUTPUT_FOLDER/faults.txt; the records are under OUTPUT_FOLDER/runs.
-Thermal slowdown, power brake, ECC errors and a clock that drops cannot be caused by a program: they are tested on
-composed samples. Exit code 0 if every verdict was as expected, 1 if not, 2 if nothing could be measured.
+``python -m benchmarks.faults OUTPUT_FOLDER [NAME ...]`` makes one real run for each fault (all, or those named). It
+prints the expected and the actual verdicts, and writes OUTPUT_FOLDER/faults.txt; the records are in OUTPUT_FOLDER/runs.
+A program cannot cause thermal slowdown, power brake, ECC errors or a clock drop; these are tested with composed
+samples. Exit code 0 if every verdict was as expected, 1 if not, 2 if nothing could be measured.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.neighbour import HELD_BYTES, neighbour
+from benchmarks.neighbor import HELD_BYTES, neighbor
 from benchmarks.runs import facts_of, record
 from benchmarks.spin import Schedule, register_spinning
 from ttt_mlflow.errors import TTTError
@@ -29,11 +29,11 @@ PROCESSES = "telemetry/processes.csv"
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, and the run that is made with it.
+    """A fault, and its run.
 
-    reason: what ``ttt.reasons`` must name; None where the run must be valid.
-    asked: parameters of the run besides the common ones. schedule: what the model's steps wait, if they do.
-    other: what another process on the GPU does meanwhile; ``named``: that the record must name such a process.
+    reason: the reason that ``ttt.reasons`` must have; None if the run must be valid.
+    asked: parameters of the run in addition to the common ones. schedule: the waits of the model's steps, if any.
+    other: the activity of another process on the GPU. ``named``: whether the record must name such a process.
     """
 
     name: str
@@ -45,18 +45,18 @@ class Fault:
 
 
 def noise(step_us: float) -> Schedule:
-    """Each pass's steps wait for a time of their own, up to the whole of a step: a spread of some 20 %."""
+    """The steps of each pass have their own wait, up to the length of a step: a spread of about 20 %."""
     return lambda number: step_us * float(np.random.default_rng(number).random())
 
 
 def growth(step_us: float) -> Schedule:
-    """Each pass takes half a percent of the first one longer than the one before."""
+    """Each pass takes longer than the previous one, by half a percent of the first."""
     return lambda number: 0.005 * step_us * number
 
 
 def faults(step_us: float) -> list[Fault]:
-    """What can be caused; ``step_us`` is the time of a step without a fault."""
-    counted = {"warmup": "3", "repeats": "20"}  # the same passes, whatever their times are
+    """The faults that can be caused. ``step_us``: time of a step without a fault."""
+    counted = {"warmup": "3", "repeats": "20"}  # a fixed number of passes
     return [
         Fault("no fault", None),
         Fault("another process computes", "other_process", other="compute", named=True),
@@ -69,14 +69,14 @@ def faults(step_us: float) -> list[Fault]:
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of a fault's run."""
+    """The result of a fault's run."""
 
     fault: Fault
     journal_id: str
     verdict: str
     reasons: list[str]
-    processes: list[str]  # the others on the GPU that the record names
-    remarks: list[str]  # why the verdict is not what was expected; empty where it is
+    processes: list[str]  # other processes on the GPU that the record names
+    remarks: list[str]  # differences from the expected verdict; empty if there are none
 
     @property
     def line(self) -> str:
@@ -88,7 +88,7 @@ class Judged:
 
 
 def judge(fault: Fault, journal: Journal, pid: int | None = None) -> Judged:
-    """Hold the run's verdict against what was to be expected; ``pid``: the process that was put beside it."""
+    """Compare the run's verdict with the expected one. ``pid``: the other process that was started."""
     tags = journal.tags
     verdict = tags.get("ttt.verdict", "not judged")
     reasons = [reason for reason in tags.get("ttt.reasons", "").split(",") if reason]
@@ -113,13 +113,13 @@ def _processes(journal: Journal) -> list[dict[str, str]]:
 
 
 def _is_the_one(row: dict[str, str], pid: int | None, doing: str | None) -> bool:
-    """By its id; or, where NVML's ids are those of another container, by what it does."""
+    """Identify the process by its pid or, if NVML's pids are those of another container, by its activity."""
     does_so = _bytes(row) >= HELD_BYTES if doing == "hold" else float(row.get("sm_utilization_pct") or 0) > 0
     return row.get("pid") == str(pid) or does_so
 
 
 def _bytes(row: dict[str, str]) -> float:
-    """What the process holds; 0 where the card does not say."""
+    """The memory that the process holds; 0 if the GPU does not report it."""
     return float(row.get("memory_bytes") or 0)
 
 
@@ -133,7 +133,7 @@ def make_run(fault: Fault, logdir: Path, asked: dict[str, str], device: str) -> 
     if fault.schedule:
         suffix = fault.name.replace(" ", "-")
         settings["model_name"] = register_spinning(asked["model_name"], suffix, fault.schedule)
-    beside: AbstractContextManager[int | None] = neighbour(fault.other, device) if fault.other else nullcontext()
+    beside: AbstractContextManager[int | None] = neighbor(fault.other, device) if fault.other else nullcontext()
     with beside as pid:
         journal = record(logdir, settings)
     gc.collect()
@@ -143,7 +143,7 @@ def make_run(fault: Fault, logdir: Path, asked: dict[str, str], device: str) -> 
 def run_all(
     chosen: Sequence[str], logdir: Path, asked: dict[str, str], device: str, say: Callable[[str], None]
 ) -> list[Judged]:
-    """The faults named (all of them without a name); the run without one comes first and gives the time of a step."""
+    """Run the named faults (default: all). The run without a fault is first and gives the time of a step."""
     plain = faults(0.0)[0]
     judged = [make_run(plain, logdir, asked, device)]
     say(judged[0].line)
@@ -165,11 +165,11 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument("names", nargs="*", metavar="NAME", help="faults to cause: " + "; ".join(names) + " [all]")
     parsed.add_argument("--model", default="ttt-1b", help="[ttt-1b]")
     parsed.add_argument("--batch", type=int, default=128, help="[128]")
-    parsed.add_argument("--genlen", type=int, default=256, help="steps a pass [256]")
+    parsed.add_argument("--genlen", type=int, default=256, help="steps per pass [256]")
     parsed.add_argument("--seconds", type=float, default=10.0, help="max_seconds of a run [10]")
     parsed.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter of a run")
     parsed.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try it; none is judged there"
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: for trying it out; runs on a CPU are unjudged"
     )
     return parsed
 

@@ -3,8 +3,8 @@
 #
 #   benchmarks/micro.sh OUTPUT_FOLDER [times]
 #
-# Runs in the current Python environment. The records go to OUTPUT_FOLDER/runs, what was printed to
-# OUTPUT_FOLDER/micro.txt, MLflow's store to OUTPUT_FOLDER/mlflow.db.
+# Runs in the current Python environment. The records go to OUTPUT_FOLDER/runs, the output to OUTPUT_FOLDER/micro.txt,
+# and MLflow's store to OUTPUT_FOLDER/mlflow.db.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mkdir -p "${1:?name a folder for the output}" && cd "$1" && pwd)

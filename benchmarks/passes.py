@@ -10,7 +10,7 @@ from ttt_mlflow.models.entry import Decoder
 
 
 def timed_pass(decoder: Decoder, prompt: Tensor, steps: int, device: torch.device) -> Callable[[], float]:
-    """A pass of ``steps`` decode steps after ``prompt``; it returns the device's time of the steps, in ms."""
+    """A pass of ``steps`` decode steps after ``prompt``. It returns the device time of the steps in ms."""
     timer = StepTimer(steps, device)
 
     def one_pass() -> float:

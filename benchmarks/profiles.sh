@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Profiles of whole-model decode, as benchmarks/README.md reports them: each model without profiles and with all three,
-# as a graph; then both TTT nets eager, TTT-Linear also at a batch at which the GPU and not the host sets the pace.
+# Profiles of whole-model decode, as benchmarks/README.md reports them. Each model runs as a graph, without profiles and
+# with all three. Then both TTT nets run eagerly, TTT-Linear also with a batch for which the GPU limits the speed.
 #
 #   benchmarks/profiles.sh OUTPUT_FOLDER [REGEX]
 #
-# REGEX chooses among the configurations below. Runs in the current Python environment. The records go to
-# OUTPUT_FOLDER/runs, what was printed to OUTPUT_FOLDER/profiles.txt, MLflow's store to OUTPUT_FOLDER/mlflow.db.
+# REGEX selects from the configurations below. Runs in the current Python environment. The records go to
+# OUTPUT_FOLDER/runs, the output to OUTPUT_FOLDER/profiles.txt, and MLflow's store to OUTPUT_FOLDER/mlflow.db.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mkdir -p "${1:?name a folder for the output}" && cd "$1" && pwd)

@@ -1,10 +1,9 @@
-"""Whether the same thing measured twice is called the same, and a slowdown of one percent is found.
+"""Checks whether equal runs compare as equal, and whether a slowdown of one percent is found.
 
 ``python -m benchmarks.repeatability OUTPUT_FOLDER`` makes runs of one configuration and, between them, runs of the same
-with a wait put into the decode step; each in a process of its own, or with ``--in-process`` all in this one, each with
-its own model, capture and warm-up. It writes OUTPUT_FOLDER/repeatability.json, .txt and .png, anew after every slow
-run; the records are under OUTPUT_FOLDER/runs. Exit code 0 if all that is asked holds, 1 if not, 2 if it could not be
-measured.
+configuration with a wait in the decode step. Each has its own process or, with ``--in-process``, its own model, capture
+and warm-up in this process. It writes OUTPUT_FOLDER/repeatability.json, .txt and .png, again after every slow run; the
+records are in OUTPUT_FOLDER/runs. Exit code 0 if all requirements are met, 1 if not, 2 if it could not be measured.
 """
 
 import argparse
@@ -40,7 +39,7 @@ BASE, SLOW = "base", "slow"
 
 @dataclass(frozen=True)
 class Run:
-    """One run: which kind, the tokens/s of its complete passes, and how it was judged."""
+    """One run: its kind, the tokens/s of its complete passes, and its verdict."""
 
     kind: str
     journal_id: str
@@ -76,11 +75,11 @@ class Count:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the runs say. Those judged invalid are left out, as they are of every comparison.
+    """The results of the runs. Invalid runs are left out, as in every comparison.
 
-    spread_pct: how far the largest base median lies above the smallest, in percent.
-    run_to_run_pct: what two base medians stay under in 95 of 100 pairs, by their standard deviation.
-    slowdown_pct: how much less the median slow run made than the median base run.
+    spread_pct: difference between the largest and the smallest base median, in percent.
+    run_to_run_pct: limit of the difference of two base medians in 95 of 100 pairs, from their standard deviation.
+    slowdown_pct: difference between the medians of the base runs and the slow runs.
     """
 
     left_out: list[str]
@@ -88,13 +87,13 @@ class Outcome:
     run_to_run_pct: float
     slowdown_pct: float | None
     base_pairs: Count
-    neighbours: Count
+    neighbors: Count
     found_one_each: Count | None
     found_all: Count | None
 
     @property
     def checks(self) -> list[tuple[str, bool]]:
-        """What is asked, with what was measured, and whether it holds."""
+        """The requirements with the measured values, and whether each is met."""
         checks = [
             (
                 f"base medians within {MEDIANS_WITHIN_PCT:g} % of each other: {self.spread_pct:.3f} %",
@@ -117,7 +116,7 @@ class Outcome:
 
 
 def evaluate(runs: Sequence[Run], run_to_run_pct: float) -> Outcome:
-    """Compare the runs, which are in the order in which they were made; TTTError with fewer than two base runs."""
+    """Compare the runs, which are in the order of time. Raises TTTError with fewer than two base runs."""
     judged = [run for run in runs if run.verdict != "invalid"]
     left_out = [f"{run.journal_id} ({run.kind}): {run.reasons}" for run in runs if run.verdict == "invalid"]
     base, slow = ([run for run in judged if run.kind == kind] for kind in (BASE, SLOW))
@@ -132,7 +131,7 @@ def evaluate(runs: Sequence[Run], run_to_run_pct: float) -> Outcome:
         return Count(sum(word(*pair) in words for pair in pairs), len(pairs))
 
     medians = [run.median for run in base]
-    # a slow run against the base run that was made before it
+    # a slow run compared with the previous base run
     one_each = [(before, run) for before, run in pairwise(judged) if (before.kind, run.kind) == (BASE, SLOW)]
     return Outcome(
         left_out,
@@ -150,7 +149,7 @@ def evaluate(runs: Sequence[Run], run_to_run_pct: float) -> Outcome:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, str]:
-    """The configuration that is asked for in every run."""
+    """The common configuration of all runs."""
     asked = {
         "model_name": arguments.model,
         "batch": str(arguments.batch),
@@ -162,17 +161,17 @@ def settings(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def prepare(arguments: argparse.Namespace) -> Calibration:
-    """What the slowed runs wait; tried out in a process of its own, unless all is to happen in this one."""
+    """The wait of the slow runs, calibrated in a separate process unless all runs are in this one."""
     asked = settings(arguments)
     if arguments.in_process:
         return calibrate(asked, arguments.slowdown_pct)
-    # a process that has used the GPU would sit on it beside those that measure
+    # a process that has used the GPU would keep a context on it during the measurements
     text = last_line("benchmarks.calibrate", json.dumps(asked), str(arguments.slowdown_pct))
     return Calibration(**json.loads(text))
 
 
 def make_runs(arguments: argparse.Namespace, wait_us: float) -> Iterator[Run]:
-    """Base and slow runs in turn; TTTError for one that cannot be measured."""
+    """Base and slow runs in turn. Raises TTTError for a run that cannot be measured."""
     asked, logdir = settings(arguments), arguments.folder / "runs"
     slowed = {**asked, "model_name": register_slowed(arguments.model, wait_us)} if arguments.in_process else asked
     for _ in range(arguments.runs):
@@ -184,18 +183,18 @@ def make_runs(arguments: argparse.Namespace, wait_us: float) -> Iterator[Run]:
                 yield Run.of(kind, record_order(Order(str(logdir), asked, wait_us if kind == SLOW else None)))
 
 
-# What is written
+# Output
 
 
 def summary(outcome: Outcome, runs: Sequence[Run], how: dict[str, Any]) -> str:
-    """For people: how it was made, each run, what follows, and whether that is what is asked."""
+    """The result as text: how the runs were made, each run, the conclusions, and which requirements are met."""
     rows = []
     for run in runs:
         low, high = median_confidence_interval(run.tokens_per_s) or (float("nan"), float("nan"))
         interval = f"[{low:,.1f}, {high:,.1f}]"
         verdict = f"{run.verdict} {run.reasons}".strip()
         rows.append((run.kind, f"{run.median:,.1f}", interval, str(len(run.tokens_per_s)), verdict))
-    columns = ("run", "tokens/s", "95 % interval", "passes", "verdict")
+    columns = ("run", "tokens/s", "95 % confidence interval", "passes", "verdict")
     slowdown = "" if outcome.slowdown_pct is None else f"slow runs made {outcome.slowdown_pct:.2f} % fewer tokens/s"
     lines = [
         *(f"{name}: {value}" for name, value in how.items()),
@@ -203,7 +202,7 @@ def summary(outcome: Outcome, runs: Sequence[Run], how: dict[str, Any]) -> str:
         text_table(columns, rows, columns[1:4]),
         "",
         *(f"left out, invalid: {line}" for line in outcome.left_out),
-        f"neighbouring base runs called different: {outcome.neighbours}",
+        f"neighboring base runs called different: {outcome.neighbors}",
         f"run_to_run_pct by these base runs: {outcome.run_to_run_pct:.3f} (2.8 standard deviations of the medians)",
         slowdown,
         "",
@@ -213,20 +212,20 @@ def summary(outcome: Outcome, runs: Sequence[Run], how: dict[str, Any]) -> str:
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """The medians with their intervals, in the order in which the runs were made."""
+    """The medians with their confidence intervals, in the order of time."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
-    for kind, colour in ((BASE, "C0"), (SLOW, "C1")):
+    for kind, color in ((BASE, "C0"), (SLOW, "C1")):
         numbers = [number for number, run in enumerate(runs, 1) if run.kind == kind]
         shown = [run for run in runs if run.kind == kind]
         medians = [run.median for run in shown]
         ends = [median_confidence_interval(run.tokens_per_s) or (run.median, run.median) for run in shown]
         lengths = [[m - low for m, (low, _) in zip(medians, ends, strict=True)]]
         lengths += [[high - m for m, (_, high) in zip(medians, ends, strict=True)]]
-        axes.errorbar(numbers, medians, yerr=lengths, fmt="o", ms=4, capsize=3, color=colour, label=f"{kind} runs")
-        axes.axhline(float(np.median(medians)), color=colour, lw=0.8, ls="--")
-    axes.set(xlabel="run, in the order in which they were made", ylabel="tokens/s")
-    axes.set_title("Medians of the passes with their 95 % intervals; dashed: the median of the runs")
+        axes.errorbar(numbers, medians, yerr=lengths, fmt="o", ms=4, capsize=3, color=color, label=f"{kind} runs")
+        axes.axhline(float(np.median(medians)), color=color, lw=0.8, ls="--")
+    axes.set(xlabel="run, in the order of time", ylabel="tokens/s")
+    axes.set_title("Medians of the passes with their 95 % confidence intervals; dashed: the median of the runs")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.2)
     axes.legend()
@@ -234,7 +233,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 
 
 def write(folder: Path, outcome: Outcome, runs: Sequence[Run], how: dict[str, Any]) -> str:
-    """The three files; returns the summary."""
+    """Write the three files. Returns the summary."""
     text = summary(outcome, runs, how)
     checks = [{"asked": asked, "holds": holds} for asked, holds in outcome.checks]
     everything = {"how": how, "outcome": asdict(outcome), "checks": checks, "runs": [asdict(run) for run in runs]}
@@ -248,16 +247,16 @@ def parser() -> argparse.ArgumentParser:
     parsed = argparse.ArgumentParser("python -m benchmarks.repeatability", description=__doc__.split("\n\n")[0])
     parsed.add_argument("folder", type=Path, metavar="OUTPUT_FOLDER")
     parsed.add_argument("--runs", type=int, default=20, help="of each kind [20]")
-    parsed.add_argument("--slowdown-pct", type=float, default=1.0, help="put into the slow runs' steps [1.0]")
+    parsed.add_argument("--slowdown-pct", type=float, default=1.0, help="slowdown of the slow runs' steps [1.0]")
     parsed.add_argument("--model", default="ttt-1b", help="[ttt-1b]")
     parsed.add_argument("--batch", type=int, default=128, help="[128]")
-    parsed.add_argument("--genlen", type=int, default=128, help="steps a pass [128]")
+    parsed.add_argument("--genlen", type=int, default=128, help="steps per pass [128]")
     parsed.add_argument("--seconds", type=float, default=6.0, help="max_seconds of a run [6]")
-    # medians that are known to half a percent cannot be expected to lie within half a percent of each other
+    # with a precision of half a percent, medians need not agree within half a percent
     parsed.add_argument("--precision-pct", type=float, default=0.2, help="precision_pct of a run [0.2]")
     parsed.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter of a run")
     parsed.add_argument("--run-to-run-pct", type=float, default=RUN_TO_RUN_PCT, help=f"[{RUN_TO_RUN_PCT}]")
-    parsed.add_argument("--in-process", action="store_true", help="all runs in one process, each built anew")
+    parsed.add_argument("--in-process", action="store_true", help="all runs in one process, each built again")
     return parsed
 
 
@@ -273,9 +272,7 @@ def main(words: Sequence[str] | None = None) -> int:
     runs: list[Run] = []
     try:
         waits = prepare(arguments)
-        print(
-            f"a step of a slow run waits {waits.wait_us:.2f} µs; tried out: {waits.seen_pct:.2f} % longer", flush=True
-        )
+        print(f"a step of a slow run waits {waits.wait_us:.2f} µs; measured: {waits.seen_pct:.2f} % longer", flush=True)
         for run in make_runs(arguments, waits.wait_us):
             runs.append(run)
             said = f"{run.median:,.1f} tokens/s, passes: {len(run.tokens_per_s)}, {run.verdict} {run.reasons}"
@@ -291,14 +288,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def keep(arguments: argparse.Namespace, waits: Calibration, runs: Sequence[Run], began: datetime) -> None:
-    """Write what there is so far: whatever ends the benchmark leaves that."""
+    """Write the results so far, so that an early end keeps them."""
     if sum(run.kind == BASE and run.verdict != "invalid" for run in runs) >= 2:
         outcome = evaluate(runs, arguments.run_to_run_pct)
         write(arguments.folder, outcome, runs, how_made(arguments, waits, runs, began))
 
 
 def how_made(arguments: argparse.Namespace, waits: Calibration, runs: Sequence[Run], began: datetime) -> dict[str, Any]:
-    """When, where and with what the runs were made, for the reader."""
+    """When, where and how the runs were made."""
     first = Journal.open(arguments.folder / "runs" / runs[0].journal_id)
     return {
         "date": f"{began:%Y-%m-%d %H:%M} UTC, {(datetime.now(UTC) - began).total_seconds():.0f} s in all",

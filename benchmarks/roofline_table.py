@@ -1,9 +1,9 @@
-"""How near TTT-Linear, TTT-MLP and Mamba come to their rooflines, with the parts of a step side by side.
+"""Compares TTT-Linear, TTT-MLP and Mamba with their rooflines, and lists the parts of a step side by side.
 
-``python -m benchmarks.roofline_table OUTPUT_FOLDER`` runs each model in a process of its own at every batch, and writes
-OUTPUT_FOLDER/roofline.md; the records are under OUTPUT_FOLDER/runs. The card's ceilings are those that are kept from
-`ttt-mlflow doctor --measure`; where none are, they are measured first. A model or batch that cannot be measured has a
-row that says so. Exit code 0 if every row was measured, 1 if not, 2 if nothing was.
+``python -m benchmarks.roofline_table OUTPUT_FOLDER`` runs each model in its own process with every batch, and writes
+OUTPUT_FOLDER/roofline.md; the records are in OUTPUT_FOLDER/runs. The ceilings are those kept from
+`ttt-mlflow doctor --measure`. If there are none, they are measured first. A model or batch that cannot be measured has
+a row with the reason. Exit code 0 if every row was measured, 1 if not, 2 if none was.
 """
 
 import argparse
@@ -36,16 +36,16 @@ MEASURED = {
     "step, mean ms": "decode_step_ms_mean",
     "roofline ms": "roofline_ms",
     "roofline %": "roofline_pct",
-    "GB a step": "min_bytes_per_step",
-    "GFLOP a step": "flops_per_step",
+    "GB per step": "min_bytes_per_step",
+    "GFLOP per step": "flops_per_step",
 }
 SCALES = {"min_bytes_per_step": 1e-9, "flops_per_step": 1e-9}
 
-Row = tuple[str, int, Journal | str]  # model, batch, and its record or why there is none
+Row = tuple[str, int, Journal | str]  # model, batch, and its record or the reason why there is none
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A row a model and batch, in Markdown; what was not measured is an empty cell."""
+    """One row for each model and batch, in Markdown. The cell of a value that was not measured is empty."""
     lines = [("model", "batch", *MEASURED, "verdict"), ("---", *["---:"] * (1 + len(MEASURED)), "---")]
     for model, batch, run in rows:
         if isinstance(run, str):
@@ -59,7 +59,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def parts_table(rows: Sequence[Row]) -> str:
-    """A row a model and batch with the least time of each part of a step, or its bytes where no ceiling is known."""
+    """One row for each model and batch, with the roofline time of each part, or its bytes without known ceilings."""
     measured = [(model, batch, _parts(run)) for model, batch, run in rows if isinstance(run, Journal)]
     lines = [("model", "batch", *PARTS), ("---", *["---:"] * (1 + len(PARTS)))]
     for model, batch, parts in measured:
@@ -68,7 +68,7 @@ def parts_table(rows: Sequence[Row]) -> str:
 
 
 def _parts(journal: Journal) -> dict[str, dict[str, str]]:
-    """What the run recorded about each part of its step; empty for a model that counts nothing."""
+    """The recorded parts of the run's step; empty for a model that does not count its work."""
     path = journal.artifacts / "roofline/parts.csv"
     if not path.exists():
         return {}
@@ -96,7 +96,7 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def ensure_ceilings() -> str:
-    """In a process of its own: what is kept for the first GPU, measured now where nothing is. A line that says it."""
+    """The ceilings of the first GPU in one line, measured if none are kept. Uses a separate process."""
     return last_line("benchmarks.roofline_table", "--ceilings")
 
 
@@ -116,7 +116,7 @@ def print_ceilings() -> None:
 
 
 def run_batches(logdir: Path, asked: dict[str, str], batches: Sequence[int]) -> list[str]:
-    """One run a batch in this process; for each its journal's folder, or why there is no number."""
+    """One run for each batch, in this process. Returns each journal's folder, or why there is no result."""
     results = []
     for batch in batches:
         try:
@@ -127,7 +127,7 @@ def run_batches(logdir: Path, asked: dict[str, str], batches: Sequence[int]) -> 
 
 
 def make_rows(logdir: Path, models: dict[str, dict[str, str]], common: dict[str, str], batches: list[int]) -> list[Row]:
-    """Every model in a process of its own, with all its batches."""
+    """Run every model in its own process, with all its batches."""
     rows: list[Row] = []
     for model, own in models.items():
         order = {"logdir": str(logdir), "asked": common | own, "batches": batches}
@@ -144,7 +144,7 @@ def make_rows(logdir: Path, models: dict[str, dict[str, str]], common: dict[str,
 
 
 def document(rows: Sequence[Row], ceilings: str, command: str, began: datetime) -> str:
-    """The page: how it was made, what was measured, and the parts."""
+    """The page: how it was made, the measured values, and the parts."""
     journals = [run for _, _, run in rows if isinstance(run, Journal)]
     facts = ", ".join(f"{name} {value}" for name, value in facts_of(journals[0]).items())
     return "\n".join(
@@ -152,10 +152,10 @@ def document(rows: Sequence[Row], ceilings: str, command: str, began: datetime) 
             "# Roofline of a decode step",
             "",
             f"{began:%Y-%m-%d %H:%M} UTC, `{command}`",
-            f"{facts}. The card {ceilings}.",
+            f"{facts}. The GPU {ceilings}.",
             "",
             table(rows),
-            "The least time of each part of a step (its bytes, where the card's ceilings are not known):",
+            "The roofline time of each part of a step (its bytes, if the GPU's ceilings are not known):",
             "",
             parts_table(rows),
         ]
@@ -166,10 +166,10 @@ def parser() -> argparse.ArgumentParser:
     parsed = argparse.ArgumentParser("python -m benchmarks.roofline_table", description=__doc__.split("\n\n")[0])
     parsed.add_argument("folder", type=Path, metavar="OUTPUT_FOLDER")
     parsed.add_argument("--batches", default="128,512,1024", help="[128,512,1024]")
-    parsed.add_argument("--genlen", default="64", help="steps a pass [64]")
+    parsed.add_argument("--genlen", default="64", help="steps per pass [64]")
     parsed.add_argument("--seconds", default="6", help="max_seconds of a run [6]")
     parsed.add_argument("--models", default=",".join(MODELS), help=f"[{','.join(MODELS)}]")
-    parsed.add_argument("--cpu", action="store_true", help="ttt-tiny on the CPU, without ceilings: to try it")
+    parsed.add_argument("--cpu", action="store_true", help="ttt-tiny on the CPU, without ceilings, for trying it out")
     return parsed
 
 
@@ -189,7 +189,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except TTTError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"the card {ceilings}", flush=True)
+    print(f"the GPU {ceilings}", flush=True)
     batches = [int(batch) for batch in arguments.batches.split(",")]
     rows = make_rows(folder / "runs", {name: known[name] for name in chosen}, common, batches)
     missing = sum(isinstance(run, str) for _, _, run in rows)
@@ -203,7 +203,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def part_of_it(words: Sequence[str]) -> int | None:
-    """What the processes do that this script starts; None for the script itself."""
+    """The work of the processes that this script starts; None for the script itself."""
     if list(words) == ["--ceilings"]:
         try:
             print_ceilings()

@@ -1,4 +1,4 @@
-"""Real runs, recorded on disk and not published: in this process, or in a process of their own.
+"""Real runs that are recorded on disk and not published, in this process or in a separate one.
 
 ``python -m benchmarks.runs JSON``, with an :class:`Order`, makes one run and prints its journal's folder last.
 """
@@ -19,13 +19,13 @@ from ttt_mlflow.errors import RunFailed, TTTError
 from ttt_mlflow.record.journal import Journal
 
 ROOT = Path(__file__).parents[1]
-SHOWN_LINES = 15  # of what a process printed that failed
+SHOWN_LINES = 15  # of the output of a process that failed
 FACTS = ("gpu_name", "cpu_model", "driver", "python", "torch", "triton", "mamba_ssm", "git_commit", "git_dirty")
 
 
 @dataclass(frozen=True)
 class Order:
-    """A run to make. slowed_us: what each step of its model waits beside its work; None: the model as it is."""
+    """A run to make. slowed_us: additional wait in each step of its model; None: the model without a wait."""
 
     logdir: str
     asked: dict[str, Any] = field(default_factory=dict)
@@ -33,9 +33,9 @@ class Order:
 
 
 def record(logdir: Path, asked: Mapping[str, Any], imports_s: float = 0.0) -> Journal:
-    """Measure ``asked`` in this process as `ttt-mlflow run` does, without MLflow; its record is under ``logdir``.
+    """Measure ``asked`` in this process as `ttt-mlflow run` does, without MLflow. The record is in ``logdir``.
 
-    Raises TTTError for what cannot be measured, and for a run that failed.
+    Raises TTTError for a configuration that cannot be measured, and for a run that failed.
     """
     result = measure(asked, logdir=logdir, imports_s=imports_s)
     result.raise_for_failure()
@@ -43,18 +43,18 @@ def record(logdir: Path, asked: Mapping[str, Any], imports_s: float = 0.0) -> Jo
 
 
 def facts_of(journal: Journal) -> dict[str, Any]:
-    """What a result depends on, of those facts that the run recorded about its host."""
+    """Those recorded facts about the host on which a result depends."""
     facts = json.loads((journal.artifacts / "environment/host.json").read_text())
     return {name: facts[name] for name in FACTS if name in facts}
 
 
 def record_order(order: Order) -> Journal:
-    """Make the run in a process of its own; raise RunFailed with the end of what it printed if that fails."""
+    """Make the run in a separate process. Raises RunFailed with the end of its output if it fails."""
     return Journal.open(last_line("benchmarks.runs", json.dumps(asdict(order))))
 
 
 def last_line(module: str, *arguments: str) -> str:
-    """The last line that ``python -m module arguments`` prints; if that fails, RunFailed with the end of all output."""
+    """The last line of output of ``python -m module arguments``. RunFailed has the end of the output if it fails."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.strip().splitlines()
@@ -65,7 +65,7 @@ def last_line(module: str, *arguments: str) -> str:
 
 
 def register_slowed(base: str, us: float) -> str:
-    """Register ``base`` with ``us`` µs of waiting in each step, and return its name."""
+    """Register ``base`` with a wait of ``us`` µs in each step. Returns the new name."""
     from benchmarks.spin import register_spinning
 
     return register_spinning(base, "slowed", lambda number: us)

@@ -1,9 +1,9 @@
-"""What the NVML sampler costs the decode that it watches.
+"""Measures how much the NVML sampler slows down decoding.
 
 ``python -m benchmarks.sampler_overhead OUTPUT_FOLDER`` times decode passes with the sampler on and off, in the order
-on, off, off, on, …, on one decoder, and writes OUTPUT_FOLDER/sampler_overhead.json and .txt: the difference within each
-pair, with its 95 % interval. Exit code 0 if the whole interval lies within what is asked, 1 if not, 2 if it could not
-be measured.
+on, off, off, on, …, on one decoder. It writes OUTPUT_FOLDER/sampler_overhead.json and .txt: the difference within each
+pair, with its 95 % confidence interval. Exit code 0 if the whole interval is within the limit, 1 if not, 2 if it could
+not be measured.
 """
 
 import argparse
@@ -36,7 +36,7 @@ FACTS = ("gpu_name", "driver", "python", "torch", "triton", "git_commit", "git_d
 
 
 class Sampler(Protocol):
-    """As :class:`ttt_mlflow.telemetry.nvml.NvmlSampler`: samples from entering until leaving or ``stop``."""
+    """The interface of :class:`ttt_mlflow.telemetry.sampler.NvmlSampler`: samples until its end or ``stop``."""
 
     samples: list[dict[str, float]]
 
@@ -53,10 +53,10 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Overhead:
-    """on_ms, off_ms: the passes of each pair. samples: how many the sampler took in the passes with it, together.
+    """on_ms, off_ms: the passes of each pair. samples: number of samples in all passes with the sampler.
 
-    change_pct: how much longer a pass takes with the sampler, median over the pairs; low_pct and high_pct its 95 %
-    interval.
+    change_pct: how much longer a pass takes with the sampler, median over the pairs. low_pct, high_pct: its 95 %
+    confidence interval.
     """
 
     on_ms: list[float]
@@ -72,7 +72,7 @@ class Overhead:
 
 
 def measure(one_pass: Callable[[], float], open_one: Callable[[], Sampler], pairs: int) -> Overhead:
-    """``pairs`` pairs of passes, with and without a sampler: with it first in the first, last in the second, …"""
+    """Time ``pairs`` pairs of passes, with the sampler on first in the first pair, last in the second, and so on."""
     on_ms: list[float] = []
     off_ms: list[float] = []
     samples = 0
@@ -80,7 +80,7 @@ def measure(one_pass: Callable[[], float], open_one: Callable[[], Sampler], pair
         one_pass()
     for pair in range(pairs):
         for with_sampler in (True, False) if pair % 2 == 0 else (False, True):
-            sampler = open_one()  # in both cases: the GPU rests meanwhile
+            sampler = open_one()  # in both cases, because the GPU is idle meanwhile
             if with_sampler:
                 ms, taken = _watched(one_pass, sampler)
                 on_ms.append(ms)
@@ -92,7 +92,7 @@ def measure(one_pass: Callable[[], float], open_one: Callable[[], Sampler], pair
 
 
 def overhead(on_ms: list[float], off_ms: list[float], samples: int) -> Overhead:
-    """The difference within the pairs; ValueError for fewer than six, whose interval would believe in normal noise."""
+    """The difference within the pairs. ValueError for fewer than six, whose interval would assume normal noise."""
     if len(on_ms) < ORDER_LEAST:
         raise ValueError(f"at least {ORDER_LEAST} pairs, not {len(on_ms)}")
     ratios = np.array(on_ms) / np.array(off_ms)
@@ -104,7 +104,7 @@ def overhead(on_ms: list[float], off_ms: list[float], samples: int) -> Overhead:
 
 
 def _watched(one_pass: Callable[[], float], sampler: Sampler) -> tuple[float, int]:
-    """A pass as a run makes it: the sampler's thread beside it, the section marked at its ends."""
+    """A pass as in a run: with the sampler's thread, and with the section marked at its ends."""
     with sampler:
         before = len(sampler.samples)
         sampler.mark("begin")
@@ -114,11 +114,11 @@ def _watched(one_pass: Callable[[], float], sampler: Sampler) -> tuple[float, in
 
 
 def prepare(asked: RunConfig) -> tuple[Callable[[], float], Callable[[], Sampler], str, str]:
-    """A pass, what opens a sampler, the configuration in words and the device; TTTError without a GPU or NVML."""
+    """A pass, a function that opens a sampler, the run's name and the device. TTTError without a GPU or NVML."""
     plan = make_plan(asked)
     used, device = plan.used, plan.request.device
     if device.type != "cuda":
-        raise BadInput("device: there is no GPU, and nothing to sample; this is measured on a machine with one")
+        raise BadInput("device: this benchmark samples a GPU, but there is none; use a machine with a GPU")
     model = plan.entry.factory(plan.request)
     prompt = make_prompt(used, model.vocab_size, device)
     one_pass = timed_pass(make_ready(plan, model, prompt), prompt, used.genlen, device)
@@ -126,7 +126,7 @@ def prepare(asked: RunConfig) -> tuple[Callable[[], float], Callable[[], Sampler
     def open_one() -> Sampler:
         sampler = open_sampler(device, Reporter(Console(file=sys.stderr)))
         if sampler is None:
-            raise BadInput("telemetry: NVML cannot be used (the note above says why), and there is nothing to measure")
+            raise BadInput("telemetry: NVML cannot be used (the note above says why), so nothing can be measured")
         return sampler
 
     return one_pass, open_one, used.run_name, str(device)
@@ -140,7 +140,7 @@ def summary(result: Overhead, how: dict[str, str]) -> str:
         f"pairs of passes: {len(result.on_ms)}, {result.samples} samples taken in the watched ones",
         f"median pass: {on:.3f} ms with the sampler, {off:.3f} ms without",
         f"longer with the sampler: {result.change_pct:+.4f} % [{result.low_pct:+.4f}, {result.high_pct:+.4f}]",
-        f"{'PASS' if result.within else 'MISS'}  the whole 95 % interval within ±{WITHIN_PCT:g} %",
+        f"{'PASS' if result.within else 'MISS'}  the whole 95 % confidence interval within ±{WITHIN_PCT:g} %",
     ]
     return "\n".join(lines) + "\n"
 
@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument("--pairs", type=int, default=40, help=f"of passes, {ORDER_LEAST} at least [40]")
     parsed.add_argument("--model", default="ttt-1b", help="[ttt-1b]")
     parsed.add_argument("--batch", default="128", help="[128]")
-    parsed.add_argument("--genlen", default="160", help="steps a pass, some 0.3 s by default [160]")
+    parsed.add_argument("--genlen", default="160", help="steps per pass, about 0.3 s by default [160]")
     parsed.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter of a run")
     return parsed
 

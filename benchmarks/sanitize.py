@@ -1,10 +1,10 @@
-"""Launches every decode kernel for a whole mini-batch, its fold included, for sanitize.sh under compute-sanitizer.
+"""Launches every decode kernel for a whole mini-batch, including its fold, for sanitize.sh under compute-sanitizer.
 
-Run from the repository's root with `python -m benchmarks.sanitize [TEXT ...]`: all of them, or those whose line below
-contains one of the texts. No torch.compile, no graph. Inputs are made on the
-CPU, so that hardly any other kernel is checked along. With PYTORCH_NO_CUDA_MEMORY_CACHING=1, as sanitize.sh sets it,
-every tensor is an allocation of its own, and a kernel that reads or writes past one is seen. What a kernel must not
-read, the unused slots and the sums of a mini-batch that has not begun, is left uninitialised.
+Run from the repository's root with `python -m benchmarks.sanitize [TEXT ...]`: all kernels, or those whose line of
+output contains one of the texts. It uses no torch.compile and no graph. Inputs are made on the CPU, so that hardly any
+other kernel is checked too. With PYTORCH_NO_CUDA_MEMORY_CACHING=1, which sanitize.sh sets, every tensor is a separate
+allocation, so reads and writes beyond a tensor are detected. What a kernel must not read (unused slots, and the sums of
+a mini-batch that has not begun) is left uninitialized.
 """
 
 import sys
@@ -16,12 +16,12 @@ from tests.kernels.decode_cases import KINDS, SIZE, Case, make_case, triton_step
 from ttt_mlflow.kernels.launch import RESIDENT
 
 HEADS = 8
-# head dimension and dtype: 16-bit state with heads of 64 takes the tensor-core kernels in the rank-1 form
+# head dimension and dtype; 16-bit state with heads of 64 uses the tensor-core kernels in the rank-1 form
 SHAPES = [(64, torch.float16), (64, torch.bfloat16), (64, torch.float32), (96, torch.float16), (40, torch.float16)]
 
 
 def sequences() -> int:
-    """More heads than two for each multiprocessor: with one persistent program on each, some take three."""
+    """More than two heads per multiprocessor, so that some persistent programs process three."""
     return 1 + 2 * torch.cuda.get_device_properties(0).multi_processor_count // HEADS
 
 
@@ -39,7 +39,7 @@ def on_gpu(case: Case) -> Case:
 
 
 def launch(kind: str, dim: int, dtype: torch.dtype) -> bool:
-    """Launch for each token of a mini-batch; whether all outputs and the folded state are finite."""
+    """Launch for each token of a mini-batch. Returns whether all outputs and the folded state are finite."""
     case = on_gpu(make_case(kind, sequences(), HEADS, dim, dtype, tokens=SIZE, seed=0))
     position = torch.zeros(1, dtype=torch.int32, device="cuda")
     step = triton_step(kind)
@@ -53,7 +53,7 @@ def launch(kind: str, dim: int, dtype: torch.dtype) -> bool:
 
 def main(texts: list[str]) -> int:
     if not torch.cuda.is_available():
-        print("benchmarks.sanitize needs a CUDA GPU; torch finds none", file=sys.stderr)
+        print("benchmarks.sanitize needs a CUDA GPU, but torch finds none", file=sys.stderr)
         return 2
     failed = False
     RESIDENT.update({kernel: (1, shared_bytes) for kernel, (_, shared_bytes) in RESIDENT.items()})

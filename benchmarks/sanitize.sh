@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The decode kernels under NVIDIA's compute-sanitizer: memory accesses, races in shared memory, uninitialised reads.
+# The decode kernels under NVIDIA's compute-sanitizer: memory accesses, races in shared memory, uninitialized reads.
 #
 #   benchmarks/sanitize.sh OUTPUT_FOLDER [tool ...]      tools: memcheck racecheck initcheck [default: these three]
 #
-# Runs in the current Python environment. What each tool printed goes to OUTPUT_FOLDER/<tool>.txt.
-# Exit code: 0 nothing was reported, 1 something was, 2 it could not be run.
+# Runs in the current Python environment. The output of each tool goes to OUTPUT_FOLDER/<tool>.txt.
+# Exit code: 0 no tool reported anything, 1 a tool reported something, 2 a tool could not run.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 if [[ $# -eq 0 ]]; then
@@ -35,10 +35,10 @@ if ! sanitizer=$(find_sanitizer); then
 fi
 "$sanitizer" --version
 
-# Once without it: the kernels are compiled into Triton's cache, and a failure here is none of the sanitizer's.
+# First without the sanitizer: this fills Triton's cache, and a failure here is not the sanitizer's.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
 if ! python -m benchmarks.sanitize >"$folder/plain.txt" 2>&1; then
-  echo "the kernels fail without compute-sanitizer already:" >&2
+  echo "the kernels already fail without compute-sanitizer:" >&2
   tail -n 20 "$folder/plain.txt" >&2
   exit 2
 fi
@@ -46,7 +46,7 @@ fi
 status=0
 for tool in "${tools[@]}"; do
   began=$(date +%s)
-  # 9: it reported something; any other code is the program's, or says that the tool cannot run here
+  # 9: the tool reported something; any other code is the program's, or means that the tool cannot run here
   "$sanitizer" --tool "$tool" --error-exitcode 9 python -m benchmarks.sanitize >"$folder/$tool.txt" 2>&1
   code=$?
   echo "$tool: exit code $code, $(grep -c '^OK' "$folder/$tool.txt") kernels OK, $(($(date +%s) - began)) s:" \

@@ -1,7 +1,7 @@
-"""A model whose decode step waits: a known slowdown, noise or drift, put into the step that is measured.
+"""A model whose decode step waits, to add a known slowdown, noise or drift to the measured step.
 
-The wait is a kernel of the step like any other, captured in its graph. How long it takes is decided anew for each pass
-by a schedule, and written to the device where a pass begins, outside of what is timed.
+The wait is a kernel of the step, and captured in its graph. A schedule sets the length of the wait for each pass. It is
+written to the device at the start of a pass, outside the timed section.
 """
 
 import time
@@ -17,13 +17,12 @@ from ttt_mlflow.models.entry import DecodeModel, ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import find_model, register_model
 from ttt_mlflow.workload import Workload
 
-# µs to wait in each step of a pass. Passes are numbered from 0; the first few are those in which a decoder is made
-# ready and warmed up.
+# µs to wait in each step of a pass. Passes are numbered from 0; the first ones prepare and warm up a decoder.
 Schedule = Callable[[int], float]
 
 
 class SpinningModel:
-    """``model``, whose steps wait as ``schedule`` says. See :class:`ttt_mlflow.models.entry.DecodeModel`."""
+    """``model`` with the waits of ``schedule`` in its steps. See :class:`ttt_mlflow.models.entry.DecodeModel`."""
 
     def __init__(self, model: Any, device: torch.device, schedule: Schedule) -> None:
         self.model, self.schedule = model, schedule
@@ -32,7 +31,7 @@ class SpinningModel:
         self._step = model.step
         self._ns, self._waited = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self._spin = _spin_for(device)
-        # what a model may offer and need not
+        # optional methods of a model
         for name in ("prefill", "prefill_multiple", "parameter_count"):
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
@@ -41,19 +40,19 @@ class SpinningModel:
         return self.model.new_state(batch)
 
     def reset_state(self, state: Any) -> None:
-        """A pass begins here, untimed: the wait of its steps is settled."""
+        """Start of a pass, untimed: sets the wait of its steps."""
         self.model.reset_state(state)
         self._ns.fill_(round(1e3 * self.schedule(self.passes)))
         self.passes += 1
 
     def step(self, tokens: Tensor, state: Any) -> Tensor:
-        """Feed one token a sequence: tokens [B] to logits [B, V]; then wait."""
+        """Feed one token per sequence: tokens [B] to logits [B, V]. Then wait."""
         logits = self._step(tokens, state)
         self._spin(self._ns, self._waited)
         return logits
 
     def compile_step(self) -> None:
-        """Compile the model's own step; the wait is no part of it."""
+        """Compile the model's own step, without the wait."""
         if hasattr(self.model, "compile_step"):
             self.model.compile_step()
         else:
@@ -61,13 +60,13 @@ class SpinningModel:
 
 
 def register_spinning(base: str, suffix: str, schedule: Schedule) -> str:
-    """Register the model ``base`` with a wait in its step, as ``base+suffix``; returns that name.
+    """Register the model ``base`` with a wait in its step, as ``base+suffix``. Returns that name.
 
-    Raises BadInput for an unknown model, and for one whose step is not this package's.
+    Raises BadInput for an unknown model, and for a model with its own generation code.
     """
     entry = find_model(base)
     if entry.own_generation:
-        raise BadInput(f"model={base}: decodes through its own generation code, and a wait cannot be put into its step")
+        raise BadInput(f"model={base}: it decodes with its own generation code, in which no wait can be inserted")
 
     def own(request: ModelRequest) -> ModelRequest:
         return replace(request, name=base)
@@ -91,7 +90,7 @@ def register_spinning(base: str, suffix: str, schedule: Schedule) -> str:
 
 
 def spin_on_host(ns: Tensor, waited: Tensor) -> None:
-    """Wait for ``ns`` [1] int64 nanoseconds, busily, as a step that computes would; ``waited`` is what it became."""
+    """Wait for ``ns`` [1] int64 nanoseconds in a busy loop. ``waited`` is set to the actual time."""
     began, wanted = time.perf_counter_ns(), int(ns)
     gone = 0
     while gone < wanted:
@@ -102,6 +101,6 @@ def spin_on_host(ns: Tensor, waited: Tensor) -> None:
 def _spin_for(device: torch.device) -> Callable[[Tensor, Tensor], None]:
     if device.type != "cuda":
         return spin_on_host
-    from benchmarks.spin_kernel import spin  # Triton is loaded where a GPU is used
+    from benchmarks.spin_kernel import spin  # imported here, because Triton is needed only with a GPU
 
     return spin

@@ -1,7 +1,7 @@
-"""Writes the pages that follow from the code: `python -m docs.generate`.
+"""Generates documentation from the code: `python -m docs.generate`.
 
-docs/names.md comes from ttt_mlflow/names.py and the two configurations; the table of thresholds in docs/verdict.md from
-ttt_mlflow/measurement/thresholds.py.
+docs/names.md is generated from ttt_mlflow/names.py and the two configurations. The table of thresholds in
+docs/verdict.md is generated from ttt_mlflow/measurement/thresholds.py.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +23,7 @@ them. Run `python -m docs.generate` to write this page; it comes from `ttt_mlflo
 These are the parameters of `mlflow run .` and `ttt-mlflow run`.
 
 - `auto` means that the tool chooses a value for the machine.
-- A run records the value that it used. If `mlflow run` made the run, MLflow keeps the value that was asked for; the
+- A run records the value that it used. If `mlflow run` made the run, MLflow keeps the value that was given; the
   artifact `config.json` has both.
 - `inner_net` is absent if the model has none. `checkpoint` is absent if the weights are random.
 
@@ -55,11 +55,11 @@ batch as its step, except for the error and the first use.
 
 {kernel_metrics}
 
-## Card metrics
+## GPU metrics
 
-A micro-benchmark on a GPU also records what the GPU itself can do.
+A micro-benchmark on a GPU also records the GPU's own ceilings.
 
-{card_metrics}
+{gpu_metrics}
 
 ## System metrics
 
@@ -83,7 +83,7 @@ def names_page(root: Path) -> str:
         micro_parameters=_parameters(MicroConfig),
         metrics=_metrics(names.METRICS),
         kernel_metrics=_metrics(names.KERNEL_METRICS),
-        card_metrics=_metrics(names.CARD_METRICS),
+        gpu_metrics=_metrics(names.GPU_METRICS),
         system_metrics=_table(
             ("metric", "unit", "meaning"),
             ([f"`system/gpu_<i>_{one.name}`", one.unit, one.meaning] for one in names.SYSTEM_METRICS),
@@ -94,7 +94,7 @@ def names_page(root: Path) -> str:
 
 
 def verdict_page(root: Path) -> str:
-    """The page as it is, with a new table between the two marks."""
+    """The page with an updated table between the two marks."""
     text = (root / "docs/verdict.md").read_text()
     before, _, rest = text.partition(THRESHOLDS[0])
     _, _, after = rest.partition(THRESHOLDS[1])

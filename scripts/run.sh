@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The main job: one decode benchmark as one MLflow run, in an environment of its own.
+# The main job: one decode benchmark as one MLflow run, in its own environment.
 #
-#   ./scripts/run.sh                            ttt-1b with a Triton inner net; without a GPU a small model
-#   ./scripts/run.sh -P batch=32 -P genlen=128  arguments go to `mlflow run`
+#   ./scripts/run.sh                            ttt-1b with a Triton inner net; without a GPU, a small model
+#   ./scripts/run.sh -P batch=32 -P genlen=128  arguments are passed on to `mlflow run`
 set -euo pipefail
 # shellcheck source=lib/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 prepare_environment
 cd "$project"
 
-# `-P name=…` stands among the arguments
+# whether `-P name=…` is among the arguments
 given() {
     local name=$1 argument
     shift

@@ -6,11 +6,11 @@ usage() {
     cat <<'TEXT'
 Usage: ./scripts/server.sh [OPTIONS] [OPTIONS OF mlflow server]
 
-  --database URI   where runs are kept: any URI that MLflow takes, such as postgresql://user@host/mlflow
+  --database URI   store of the runs: any URI that MLflow accepts, such as postgresql://user@host/mlflow
                    [default: sqlite:///<project>/mlflow-server/mlflow.db]
-  --artifacts URI  where artifacts are kept: a folder, s3://bucket/path, ...; clients send theirs through
+  --artifacts URI  store of the artifacts: a folder, s3://bucket/path, ...; clients send artifacts through
                    the server [default: <project>/mlflow-server/artifacts]
-  --host HOST      address to listen on; 0.0.0.0 lets other machines in [default: 127.0.0.1]
+  --host HOST      address to listen on; 0.0.0.0 allows other machines to connect [default: 127.0.0.1]
   --port PORT      [default: 5000]
   --help           show this text
 
@@ -45,7 +45,7 @@ done
 [[ $port =~ ^[0-9]+$ && $port -ge 1 && $port -le 65535 ]] || fail "--port $port: a port is a number from 1 to 65535"
 
 case $database in
-postgres*) prepare_environment postgresql ;; # and the driver
+postgres*) prepare_environment postgresql ;; # with the driver
 *) prepare_environment ;;
 esac
 python - "$host" "$port" <<'PYTHON' || exit 1
@@ -64,8 +64,8 @@ PYTHON
 database=${database:-sqlite:///$project/mlflow-server/mlflow.db}
 artifacts=${artifacts:-$project/mlflow-server/artifacts}
 
-# Names under which clients will know this server. MLflow refuses a request for a name that it was not told of, and
-# what the UI posts from a page of that name; loopback and private addresses it allows by itself.
+# The names under which clients know this server. MLflow refuses requests for unknown host names, and requests that the
+# UI sends from a page of an unknown name. It allows loopback and private addresses by default.
 case $host in
 0.0.0.0 | ::)
     known_as=$(hostname -f 2>/dev/null || hostname)
@@ -92,10 +92,10 @@ print(",".join(hosts()))')
     others+=(--allowed-hosts "$allowed" --cors-allowed-origins "$origins")
 fi
 
-# The server keeps runs; MLflow's job runner for evaluations is not needed for that.
+# The server only keeps runs, so MLflow's job runner for evaluations is not needed.
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-false}
 
-# a job with a process group of its own: a signal comes here alone and stops the whole group once
+# a job with its own process group, so that a signal reaches only this script, which stops the whole group once
 set -m
 mlflow server --host "$host" --port "$port" --backend-store-uri "$database" \
     --artifacts-destination "$artifacts" --serve-artifacts "${others[@]}" &
@@ -115,7 +115,7 @@ while True:
     try:
         os.kill(server, 0)
     except ProcessLookupError:
-        sys.exit(1)  # what it printed says why
+        sys.exit(1)  # its output says why
     try:
         direct.open(url, timeout=5)
         break
@@ -124,7 +124,7 @@ while True:
 PYTHON
     echo "The tracking server is up: runs in $database, artifacts in $artifacts"
     if [[ $host == 127.0.0.1 || $host == localhost || $host == ::1 ]]; then
-        echo "Only this machine can reach it; --host 0.0.0.0 lets others in. A client needs:"
+        echo "Only this machine can reach it; --host 0.0.0.0 allows other machines. A client needs:"
     else
         echo "A client needs:"
     fi
@@ -133,7 +133,7 @@ fi
 
 status=0
 wait "$server" || status=$?
-while kill -0 "$server" 2>/dev/null; do # a signal ends the wait, not yet the server
+while kill -0 "$server" 2>/dev/null; do # a signal ends the wait, but not the server
     wait "$server" || status=$?
 done
 if "$stopping"; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The decode sweep: three loops (Mamba, TTT-Linear, TTT-MLP) over the batch sizes, each configuration one
-# `mlflow run`, one after another, and the table of all of them at the end.
+# The decode sweep: Mamba, TTT-Linear and TTT-MLP with all batch sizes. Each configuration is one `mlflow run`, one
+# after another. At the end, the script prints the table of all runs.
 set -euo pipefail
 
 usage() {
@@ -11,14 +11,14 @@ Usage: ./scripts/sweep_decode.sh [OPTIONS] [-P name=value ...]
                    [default: state-spaces/mamba-1.4b,ttt-1b:mlp_1_dual_triton,ttt-1b:mlp_2_dual_triton]
   --batches LIST   batch sizes, comma-separated [default: 128,256,512,1024,2048,4096,8192]
   --genlen N       decode steps [default: 2048]
-  --logdir D       keep the records on disk here [default: ./exp/sweep-<date>-<time>]
+  --logdir D       folder for the records on disk [default: ./exp/sweep-<date>-<time>]
   --dry-run        print the commands and run nothing
   --help           show this text
-  -P name=value    goes to every `mlflow run` (dtype, max_seconds, device, ...)
+  -P name=value    passed on to every `mlflow run` (dtype, max_seconds, device, ...)
 
-A configuration that fails or does not fit into memory is recorded, and the loop goes on. Ctrl-C ends the loop.
+A configuration that fails or does not fit into memory is recorded, and the sweep continues. Ctrl-C ends the sweep.
 
-Exit code: 0 all were measured or did not fit, 1 some failed for another reason, 130 and 143 ended by
+Exit code: 0 all were measured or did not fit, 1 some failed for another reason, 130 and 143 stopped by
 Ctrl-C and SIGTERM.
 
 Examples:
@@ -55,9 +55,9 @@ while [[ $# -gt 0 ]]; do
 done
 for parameter in "${passed[@]}"; do
     case $parameter in
-    model_name=* | inner_net=*) fail "-P $parameter: the models of a sweep are given with --models" ;;
-    batch=*) fail "-P $parameter: the batches of a sweep are given with --batches" ;;
-    genlen=* | logdir=*) fail "-P $parameter: in a sweep it is given as --${parameter%%=*}" ;;
+    model_name=* | inner_net=*) fail "-P $parameter: not allowed in a sweep; give the models with --models" ;;
+    batch=*) fail "-P $parameter: not allowed in a sweep; give the batches with --batches" ;;
+    genlen=* | logdir=*) fail "-P $parameter: not allowed in a sweep; give it as --${parameter%%=*}" ;;
     esac
 done
 IFS=, read -ra models <<<"$models"
@@ -68,7 +68,7 @@ logdir=$(realpath -m -- "${logdir:-$project/exp/sweep-$(date +%Y%m%d-%H%M%S)}")
 "$dry_run" || prepare_environment
 cd "$project"
 
-# How the newest record under the log folder ended, as "<journal id> <status>"; empty where there is none.
+# The newest record in the log folder, as "<journal id> <status>"; empty if there is none.
 newest_record() {
     python - "$logdir" <<'PYTHON'
 import json, pathlib, sys
@@ -78,7 +78,7 @@ if records:
 PYTHON
 }
 
-# Each run is a job with a process group of its own, so that a signal comes here alone and is passed on once.
+# Each run is a job with its own process group, so that a signal reaches only this script, which forwards it once.
 set -m
 ended_by=
 child=
@@ -115,7 +115,7 @@ for model in "${models[@]}"; do
         child=$!
         status=0
         wait "$child" || status=$?
-        while kill -0 "$child" 2>/dev/null; do # a signal ends the wait, not the run: it still records
+        while kill -0 "$child" 2>/dev/null; do # a signal ends the wait, but not the run, which still records
             wait "$child" || status=$?
         done
         child=
@@ -136,7 +136,7 @@ set +m
 
 [[ ! -d $logdir ]] || python -m ttt_mlflow table "$logdir"
 if [[ -n $ended_by ]]; then
-    echo "Ended by SIG$ended_by before all configurations were measured." >&2
+    echo "Stopped by SIG$ended_by before all configurations were measured." >&2
     exit $((128 + $(kill -l "$ended_by")))
 fi
 if [[ ${#failed[@]} -gt 0 ]]; then

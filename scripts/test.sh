@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Lint, types and tests, in an environment of its own. Arguments go to pytest:
+# Lint, types and tests, in their own environment. Arguments are passed on to pytest:
 #
 #   ./scripts/test.sh                 everything that needs no GPU and takes under 30 s
-#   ./scripts/test.sh --long          the same, then what takes longer; it may install packages
-#   ./scripts/test.sh -m gpu          what needs a GPU
+#   ./scripts/test.sh --long          the same, then the tests that take longer; they may install packages
+#   ./scripts/test.sh -m gpu          tests that need a GPU
 #   ./scripts/test.sh tests/test_cli.py
 set -euo pipefail
 # shellcheck source=lib/environment.sh
@@ -42,8 +42,8 @@ ruff check .
 mypy
 if [[ ${#given[@]} -eq 0 ]]; then
   prepare_programs
-  # all of them: in several processes, each with one thread so that they do not get in each other's way; in their own
-  # order, since the files with the fewest tests, which would come last, are among the longest
+  # all tests run in several processes. Each has one thread, so that they do not compete for cores. The files keep their
+  # own order, because the files with the fewest tests, which would be last, are among the longest
   OMP_NUM_THREADS=1 run_pytest -m "not gpu and not long" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 else
   run_pytest -m "not gpu and not long" "${given[@]}"

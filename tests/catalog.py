@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from ttt_mlflow import names
 from ttt_mlflow.names import Artifact, Metric, Metrics, Point, Series, Tag, Tags
 
-_METRICS = {metric.name: metric for metric in (*names.METRICS, *names.CARD_METRICS)}
+_METRICS = {metric.name: metric for metric in (*names.METRICS, *names.GPU_METRICS)}
 _TAGS = {tag.name: tag for tag in names.TAGS}
 _ARTIFACTS = {artifact.path: artifact for artifact in names.ARTIFACTS}
 METRIC_NAMES, ARTIFACT_PATHS = frozenset(_METRICS), frozenset(_ARTIFACTS)

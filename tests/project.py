@@ -124,7 +124,7 @@ def started(command: list[str], env: dict[str, str], cwd: Path = ROOT) -> Iterat
 
 def measuring(logdir: Path) -> bool:
     """Whether a run under ``logdir`` has timed a pass: the second is announced."""
-    return any("repeat 2" in log.read_text() for log in logdir.glob("*/artifacts/log.txt"))
+    return any("timed pass 2" in log.read_text() for log in logdir.glob("*/artifacts/log.txt"))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -86,23 +86,23 @@ def refused(result: Result, fake: FakeRunner) -> str:
 @pytest.mark.parametrize(
     ("name", "value", "takes"),
     [
-        ("batch", "0", "a whole number from 1"),
-        ("batch", "-1", "a whole number from 1"),
-        ("batch", "1.5", "a whole number from 1"),
-        ("batch", "abc", "a whole number from 1"),
-        ("promptlen", "0", "a whole number from 1"),
-        ("genlen", "0", "a whole number from 1"),
+        ("batch", "0", "a whole number of at least 1"),
+        ("batch", "-1", "a whole number of at least 1"),
+        ("batch", "1.5", "a whole number of at least 1"),
+        ("batch", "abc", "a whole number of at least 1"),
+        ("promptlen", "0", "a whole number of at least 1"),
+        ("genlen", "0", "a whole number of at least 1"),
         ("mode", "encode", "decode or prefill"),
         ("dtype", "int8", "auto, float16, bfloat16 or float32"),
         ("profile", "vtune", "none, or any of torch, nsys, memory, comma-separated"),
         ("use_compile", "perhaps", "auto, true or false"),
         ("cuda_graph", "perhaps", "auto, true or false"),
         ("device", "tpu", "auto, cpu or cuda"),
-        ("warmup", "-1", "auto, or a whole number from 0"),
-        ("repeats", "0", "auto, or a whole number from 1"),
+        ("warmup", "-1", "auto, or a whole number of at least 0"),
+        ("repeats", "0", "auto, or a whole number of at least 1"),
         ("precision_pct", "0", "a percentage above 0"),
         ("max_seconds", "nan", "a number of seconds above 0"),
-        ("seed", "-3", "a whole number from 0"),
+        ("seed", "-3", "a whole number of at least 0"),
     ],
 )
 def test_bad_value(name: str, value: str, takes: str, invoke: Callable[..., Result], fake: FakeRunner) -> None:
@@ -113,15 +113,15 @@ def test_bad_value(name: str, value: str, takes: str, invoke: Callable[..., Resu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--foo", "1"], f"Error: foo=1: no such parameter; there are {FIELDS}"),
-        (["--foo=1"], f"Error: foo=1: no such parameter; there are {FIELDS}"),
-        (["--batch-size", "1"], f"Error: batch_size=1: no such parameter; there are {FIELDS}"),
-        (["--foo"], f"Error: foo: no such parameter; there are {FIELDS}"),
-        (["batch=3"], "Error: batch=3: not understood; a parameter is given as --name value"),
+        (["--foo", "1"], f"Error: foo=1: no such parameter; the parameters are {FIELDS}"),
+        (["--foo=1"], f"Error: foo=1: no such parameter; the parameters are {FIELDS}"),
+        (["--batch-size", "1"], f"Error: batch_size=1: no such parameter; the parameters are {FIELDS}"),
+        (["--foo"], f"Error: foo: no such parameter; the parameters are {FIELDS}"),
+        (["batch=3"], "Error: batch=3: not an option; give a parameter as --name value"),
         (["--no_cg", "maybe"], "Error: no_cg=maybe: not allowed; no_cg takes true or false"),
         (
             ["--no_cg", "--cuda_graph", "true"],
-            "Error: no_cg=true: contradicts cuda_graph=true; give one of the two",
+            "Error: no_cg=true: it contradicts cuda_graph=true; give one of the two",
         ),
     ],
 )
@@ -138,12 +138,12 @@ def test_all_faults_are_named_at_once(invoke: Callable[..., Result], fake: FakeR
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model-name", "gpt-5"], f"Error: model_name=gpt-5: no such model; there are {MODELS}"),
+        (["--model-name", "gpt-5"], f"Error: model_name=gpt-5: no such model; the models are {MODELS}"),
         (["--inner-net", "abc"], "Error: inner_net=abc: no such inner net; ttt-1b has mlp_1_dual, mlp_2_dual"),
         (["--device", "cuda"], "Error: device=cuda: PyTorch finds no GPU on this machine"),
         (["--inner_net", "mlp_1_dual_triton"], "Error: inner_net=mlp_1_dual_triton: Triton needs a GPU"),
         (["--cuda_graph", "true"], "Error: cuda_graph=true: there are no CUDA graphs on a CPU"),
-        (["--profile", "nsys"], "Error: profile=nsys: it records what a GPU does, and the device is cpu"),
+        (["--profile", "nsys"], "Error: profile=nsys: it records GPU activity, but the device is cpu"),
         (["--model-name", "state-spaces/mamba-130m"], "Error: model_name=state-spaces/mamba-130m: "),
         (["--checkpoint", "/nowhere/weights"], "Error: checkpoint=/nowhere/weights: "),
     ],
@@ -280,7 +280,10 @@ def test_unreachable_server_costs_no_measurement(
     assert result.exit_code == 4, result.output
     (journal,) = (tmp_path / "ttt_runs").iterdir()
     assert f"Warning: tracking_uri={uri}: cannot be reached" in result.stderr
-    assert f"Warning: the measurement is kept in {journal}; `ttt-mlflow sync {journal}` sends it later" in result.stderr
+    assert (
+        f"Warning: the measurement is kept in {journal}; `ttt-mlflow sync {journal}` publishes it later"
+        in result.stderr
+    )
     assert "Traceback" not in result.stderr
     assert "123 tokens/s" in result.stdout
 
@@ -324,8 +327,8 @@ def mlflow_runs_run(store: str, monkeypatch: pytest.MonkeyPatch, invoke: Callabl
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch", "0"], "batch=0: not allowed; batch takes a whole number from 1"),
-        (["--model_name", "gpt-5"], f"model_name=gpt-5: no such model; there are {MODELS}"),
+        (["--batch", "0"], "batch=0: not allowed; batch takes a whole number of at least 1"),
+        (["--model_name", "gpt-5"], f"model_name=gpt-5: no such model; the models are {MODELS}"),
         (
             ["--tracking_uri", "http://elsewhere"],
             "tracking_uri=http://elsewhere: `mlflow run` has already chosen the store",

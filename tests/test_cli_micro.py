@@ -82,13 +82,19 @@ def refused(result: Result, fake: FakeRunner) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batches", "0"], "batches=0: not allowed; batches takes auto, or whole numbers from 1, comma-separated"),
-        (["--head_dim", "x"], "head_dim=x: not allowed; head_dim takes a whole number from 1"),
-        (["--head-dim=x"], "head_dim=x: not allowed; head_dim takes a whole number from 1"),
+        (
+            ["--batches", "0"],
+            "batches=0: not allowed; batches takes auto, or whole numbers of at least 1, comma-separated",
+        ),
+        (["--head_dim", "x"], "head_dim=x: not allowed; head_dim takes a whole number of at least 1"),
+        (["--head-dim=x"], "head_dim=x: not allowed; head_dim takes a whole number of at least 1"),
         (["--profile", "torch"], "profile=torch: not allowed; profile takes none or nsys"),
-        (["--batch", "1"], f"batch=1: no such parameter; there are {FIELDS}"),
-        (["kernels=a"], "kernels=a: not understood; a parameter is given as --name value"),
-        (["--kernels", "mlp_9"], f"kernels=mlp_9: no such kernel; there are {', '.join(one.name for one in OWN)}"),
+        (["--batch", "1"], f"batch=1: no such parameter; the parameters are {FIELDS}"),
+        (["kernels=a"], "kernels=a: not an option; give a parameter as --name value"),
+        (
+            ["--kernels", "mlp_9"],
+            f"kernels=mlp_9: no such kernel; the kernels are {', '.join(one.name for one in OWN)}",
+        ),
     ],
 )
 def test_bad_input(arguments: list[str], message: str, invoke: Callable[..., Result], fake: FakeRunner) -> None:
@@ -99,7 +105,7 @@ def test_bad_input(arguments: list[str], message: str, invoke: Callable[..., Res
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--kernels", "mlp_1_dual_triton"], "Error: kernels=mlp_1_dual_triton: run on a GPU only"),
+        (["--kernels", "mlp_1_dual_triton"], "Error: kernels=mlp_1_dual_triton: they need a GPU"),
         (["--device", "cuda"], "Error: device=cuda: PyTorch finds no GPU"),
         (["--profile"], "Error: profile=nsys: "),
     ],

@@ -31,7 +31,7 @@ def test_any_text_as_batches_is_numbers_or_one_line(text: str) -> None:
         batches = MicroConfig.parse({"batches": text}).batches
     except BadInput as refused:
         message = str(refused)
-    wrong = f"batches={text}: not allowed; batches takes auto, or whole numbers from 1, comma-separated"
+    wrong = f"batches={text}: not allowed; batches takes auto, or whole numbers of at least 1, comma-separated"
     assert message in (None, wrong)
     assert batches is None or all(batch >= 1 for batch in batches)
 
@@ -52,13 +52,13 @@ def test_profile(text: str, parsed: tuple[str, ...]) -> None:
     ("name", "value", "takes"),
     [
         ("kernels", "mlp_1_dual,,", "auto, or names that `ttt-mlflow micro --list` shows, comma-separated"),
-        ("batches", "128,0", "auto, or whole numbers from 1, comma-separated"),
-        ("heads", "0", "a whole number from 1"),
-        ("head_dim", "64.5", "a whole number from 1"),
+        ("batches", "128,0", "auto, or whole numbers of at least 1, comma-separated"),
+        ("heads", "0", "a whole number of at least 1"),
+        ("head_dim", "64.5", "a whole number of at least 1"),
         ("dtype", "auto", "float16, bfloat16 or float32"),
         ("device", "tpu", "auto, cpu or cuda"),
         ("seconds", "0", "a number of seconds above 0"),
-        ("seed", "-1", "a whole number from 0"),
+        ("seed", "-1", "a whole number of at least 0"),
         ("profile", "torch", "none or nsys"),
     ],
 )

@@ -137,8 +137,8 @@ def test_terminal_shows_summary_record_and_ui(recorded: Recorded, project: Path)
 def test_rejected_parameters_say_why_in_the_terminal_and_in_mlflow(in_sqlite: Recorded, project: Path) -> None:
     result = run(mlflow_run({"batch": "1.5", "foo": "1", "inner_net": "abc"}, project), environment(), project)
     assert result.returncode != 0
-    assert "Error: foo=1: no such parameter; there are model_name, mode, batch" in result.stderr
-    assert "Error: batch=1.5: not allowed; batch takes a whole number from 1" in result.stderr
+    assert "Error: foo=1: no such parameter; the parameters are model_name, mode, batch" in result.stderr
+    assert "Error: batch=1.5: not allowed; batch takes a whole number of at least 1" in result.stderr
     assert "Traceback" not in result.stderr
     (rejected,) = in_sqlite.client.search_runs(["0"], "tags.`ttt.status` = 'error'")
     assert rejected.info.status == "FAILED"

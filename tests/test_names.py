@@ -13,8 +13,8 @@ from ttt_mlflow import names
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.names import Metric
 
-EVERY_METRIC = (*names.METRICS, *names.KERNEL_METRICS, *names.CARD_METRICS, *names.SYSTEM_METRICS)
-RECORDED = {metric.name for metric in (*names.METRICS, *names.CARD_METRICS, *names.KERNEL_METRICS)}
+EVERY_METRIC = (*names.METRICS, *names.KERNEL_METRICS, *names.GPU_METRICS, *names.SYSTEM_METRICS)
+RECORDED = {metric.name for metric in (*names.METRICS, *names.GPU_METRICS, *names.KERNEL_METRICS)}
 RECORDED |= {tag.name for tag in names.TAGS} | {artifact.path for artifact in names.ARTIFACTS}
 SOURCES = sorted(path for path in (ROOT / "ttt_mlflow").rglob("*.py") if path.name != "names.py")
 
@@ -32,7 +32,7 @@ def test_a_metric_says_what_it_is(metric: Metric) -> None:
     assert metric.unit
     assert metric.meaning
     assert metric.better in ("higher", "lower", None)
-    if metric in (*names.METRICS, *names.KERNEL_METRICS, *names.CARD_METRICS):
+    if metric in (*names.METRICS, *names.KERNEL_METRICS, *names.GPU_METRICS):
         assert metric.label, "a chart needs it"
     if metric.headline:
         assert metric.better, "a first screen shows what can be better or worse"

@@ -4,7 +4,7 @@
     result = ttt_mlflow.measure(ttt_mlflow.RunConfig(model_name="ttt-tiny", batch=8))
     ttt_mlflow.publish(result)
 
-torch and MLflow are imported when they are needed.
+torch and MLflow are imported on first use.
 """
 
 from importlib import import_module

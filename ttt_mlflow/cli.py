@@ -1,8 +1,8 @@
-"""The command line: the only place that parses arguments.
+"""The command line. Arguments are parsed only here.
 
-The options of ``run`` and ``micro`` are the fields of :class:`~ttt_mlflow.config.RunConfig` and ``MicroConfig``; values
-reach those as text and they make the messages. torch and mlflow are imported inside the commands, so that help and bad
-input are quick.
+The options of ``run`` and ``micro`` are the fields of :class:`~ttt_mlflow.config.RunConfig` and ``MicroConfig``. These
+classes receive the values as text, validate them and write the messages. torch and mlflow are imported inside the
+commands, so that help and messages about bad input appear at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from ttt_mlflow.config import DEFAULT_LOGDIR, Configuration, MicroConfig, RunCon
 from ttt_mlflow.errors import Killed, TTTError
 
 DEFAULT_DIFF = "./profile_diff"
-# what an option means when it is given without a value, as the legacy flags were
+# the value of an option that is given without one, as with the legacy flags
 BARE: dict[type[Configuration], dict[str, str]] = {
     RunConfig: {"use_compile": "true", "cuda_graph": "true", "profile": "torch"},
     MicroConfig: {"profile": "nsys"},
@@ -33,7 +33,7 @@ Examples:
 
 \b
 Exit code: 0 measured and recorded, 1 failed, 2 bad input, 3 out of memory,
-4 measured but not published, 130 and 143 ended by Ctrl-C and SIGTERM.
+4 measured but not published, 130 and 143 stopped by Ctrl-C and SIGTERM.
 """
 MICRO_EXAMPLES = """\b
 Examples:
@@ -44,8 +44,8 @@ Examples:
   ttt-mlflow micro --device cpu --heads 4 --batches 1,2 --seconds 0.2
 
 \b
-Exit code: 0 measured and recorded, 1 a kernel failed or is wrong, 2 bad input, 3 out of memory,
-4 measured but not published, 130 and 143 ended by Ctrl-C and SIGTERM.
+Exit code: 0 measured and recorded, 1 a kernel failed or gave wrong results, 2 bad input, 3 out of memory,
+4 measured but not published, 130 and 143 stopped by Ctrl-C and SIGTERM.
 """
 
 DOCTOR_EXAMPLES = """\b
@@ -55,8 +55,8 @@ Examples:
   ttt-mlflow doctor --measure
 
 \b
-Exit code: 0 everything is there, 1 something is missing for full measurements and the rest works,
-2 a run could not be recorded as asked, or --measure found no GPU.
+Exit code: 0 nothing is missing, 1 something is missing for full measurements but the rest works,
+2 a run could not be recorded as requested, or --measure found no GPU.
 """
 
 DIFF_EXAMPLES = """\b
@@ -67,7 +67,7 @@ Examples:
 
 
 class _Commands(click.Group):
-    """Shows expected failures as lines for the person, never as a traceback."""
+    """Shows expected failures as short messages, without a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -76,7 +76,7 @@ class _Commands(click.Group):
             show_error(error)
             context.exit(error.exit_code)
         except Killed as killed:
-            print_error(f"Ended by {killed} before anything was measured.")
+            print_error(f"Stopped by {killed} before anything was measured.")
             context.exit(killed.exit_code)
 
 
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def _config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """One option for each field of ``kind``, spelled with dashes and with underscores."""
+    """One option for each field of ``kind``, accepted with dashes and with underscores."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, field in reversed(kind.model_fields.items()):
@@ -103,11 +103,11 @@ def _config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]],
 
 
 def _record_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Where the record goes."""
+    """Options for the location of the record."""
     options = (
         ("experiment_name", "NAME", "MLflow experiment  [default: $MLFLOW_EXPERIMENT_NAME, else Default]"),
         ("tracking_uri", "URI", TRACKING_URI_HELP),
-        ("logdir", "LOGDIR", f"keep the record on disk here  [default: {DEFAULT_LOGDIR}]"),
+        ("logdir", "LOGDIR", f"folder for the record on disk  [default: {DEFAULT_LOGDIR}]"),
     )
     for name, metavar, text in options:
         command = click.option(*_spellings(name), name, metavar=metavar, help=text)(command)
@@ -115,11 +115,11 @@ def _record_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _spellings(name: str) -> Sequence[str]:
-    """``--inner-net`` and ``--inner_net``; mlflow passes on ``-P`` in the second spelling."""
+    """``--inner-net`` and ``--inner_net``. `mlflow run -P` uses the second spelling."""
     return tuple(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
 
 
-# taken in and refused by ourselves, so that a wrong parameter of `mlflow run -P` is named with its value
+# unknown options are accepted by click and rejected by this package, so that the message names them with their values
 TAKES_ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
@@ -131,7 +131,7 @@ TAKES_ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
     metavar="NO_CG",
     is_flag=False,
     flag_value="true",
-    help="as --cuda-graph false",
+    help="same as --cuda-graph false",
 )
 @_record_options
 @click.pass_context
@@ -150,7 +150,7 @@ def run_command(
 
 @cli.command("micro", epilog=MICRO_EXAMPLES, context_settings=TAKES_ANYTHING)
 @_config_options(MicroConfig)
-@click.option("--list", "listing", is_flag=True, help="name the kernels that can be timed, and exit")
+@click.option("--list", "listing", is_flag=True, help="list the kernels that can be timed, and exit")
 @_record_options
 @click.pass_context
 def micro_command(
@@ -174,16 +174,17 @@ def micro_command(
 @click.option(*_spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
 @click.pass_context
 def sync_command(context: click.Context, path: str, tracking_uri: str | None) -> None:
-    """Publish what MLflow does not have yet: the record PATH, or those in the folder PATH.
+    """Publish the records that MLflow does not have yet.
 
-    PATH is ./ttt_runs unless given. Publishing twice changes nothing. Exit code 4 if some could not be sent.
+    PATH is one record or a folder of records (default: ./ttt_runs). Publishing a record twice changes nothing. The exit
+    code is 4 if a record could not be sent.
     """
     context.exit(records.sync_records(path, tracking_uri))
 
 
 @cli.command("doctor", epilog=DOCTOR_EXAMPLES)
 @click.option("--json", "as_json", is_flag=True, help="print the findings as JSON")
-@click.option("--measure", is_flag=True, help="measure the ceilings of each visible GPU first, and keep them")
+@click.option("--measure", is_flag=True, help="first measure the ceilings of each visible GPU, and keep them")
 @_record_options
 @click.pass_context
 def doctor_command(
@@ -194,7 +195,7 @@ def doctor_command(
     tracking_uri: str | None,
     experiment_name: str | None,
 ) -> None:
-    """Say within ten seconds whether this machine can measure, and what is missing."""
+    """Check within ten seconds whether this machine can measure, and what is missing."""
     from ttt_mlflow.app.doctor.command import run_doctor
 
     destination = job.Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
@@ -203,21 +204,21 @@ def doctor_command(
 
 @cli.command("models")
 def models_command() -> None:
-    """List the models that can be measured, and their inner nets."""
+    """List the models that can be measured, with their inner nets."""
     listings.print_models()
 
 
 @cli.command("profile-diff", epilog=DIFF_EXAMPLES)
 @click.argument("run_a")
 @click.argument("run_b")
-@click.option("--out", default=DEFAULT_DIFF, metavar="FOLDER", help=f"files go here  [default: {DEFAULT_DIFF}]")
-@click.option(*_spellings("logdir"), "logdir", metavar="LOGDIR", help=f"records are here  [default: {DEFAULT_LOGDIR}]")
+@click.option("--out", default=DEFAULT_DIFF, metavar="FOLDER", help=f"output folder  [default: {DEFAULT_DIFF}]")
+@click.option(*_spellings("logdir"), "logdir", metavar="LOGDIR", help=f"folder of records  [default: {DEFAULT_LOGDIR}]")
 @click.option(*_spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
 def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, tracking_uri: str | None) -> None:
-    """Say which kernels explain what changed from RUN_A to RUN_B, both measured with profile=torch.
+    """Show which kernels explain the change from RUN_A to RUN_B. Both must have been measured with profile=torch.
 
-    A run is the folder of its record, the record's id in LOGDIR, or the id of its MLflow run. Writes diff.csv, diff.md
-    and diff.png.
+    A run is given as the folder of its record, the id of its record in LOGDIR, or the id of its MLflow run. The command
+    writes diff.csv, diff.md and diff.png.
     """
     records.profile_difference(run_a, run_b, Path(out), Path(logdir or DEFAULT_LOGDIR), tracking_uri)
 
@@ -225,5 +226,5 @@ def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, t
 @cli.command("table")
 @click.argument("logdir", default=DEFAULT_LOGDIR)
 def table_command(logdir: str) -> None:
-    """Print one line for each record in the folder LOGDIR (./ttt_runs unless given)."""
+    """Print one line for each record in the folder LOGDIR (default: ./ttt_runs)."""
     records.print_table(logdir)

@@ -1,8 +1,8 @@
-"""What can be asked for, defined once: a decode configuration and a micro-benchmark.
+"""The two configurations, a decode run and a micro-benchmark, each defined once.
 
-The command line, the MLproject file, the recorded parameters and the report columns all derive from
-:class:`RunConfig` and :class:`MicroConfig` or are tested against them. A field that is ``None`` was not asked for: the
-run chooses it for the machine (``auto``) and records what it used.
+The command line, the MLproject file, the recorded parameters and the report columns are derived from
+:class:`RunConfig` and :class:`MicroConfig`, or are tested against them. A field that is ``None`` was not given
+(``auto``): the run chooses the value for this machine and records it.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from ttt_mlflow.measurement import thresholds
 from ttt_mlflow.measurement.budget import Budget
 from ttt_mlflow.measurement.thresholds import Thresholds
 
-DEFAULT_LOGDIR = "./ttt_runs"  # where records go
+DEFAULT_LOGDIR = "./ttt_runs"  # the folder of the records
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 
@@ -26,7 +26,7 @@ Word = Annotated[str, Field(min_length=1)]
 
 
 def _unquoted(value: Any) -> Any:
-    """``auto`` and the empty string both mean: not asked for."""
+    """``auto`` and the empty string both mean that no value was given."""
     if isinstance(value, str):
         value = value.strip()
         if value.lower() in ("", "auto"):
@@ -45,7 +45,7 @@ def _switch(value: Any) -> Any:
 
 
 def _list(value: Any) -> Any:
-    """Comma-separated text as a tuple of its words, each once."""
+    """Comma-separated text as a tuple of its words, without duplicates."""
     value = _unquoted(value)
     if isinstance(value, str):
         return tuple(dict.fromkeys(word.strip() for word in value.split(",")))
@@ -53,7 +53,7 @@ def _list(value: Any) -> Any:
 
 
 def _rising(numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """The points of an axis: each once, in rising order."""
+    """The points of an axis in ascending order, without duplicates."""
     return None if numbers is None else tuple(sorted(set(numbers)))
 
 
@@ -62,7 +62,7 @@ def _profilers(value: Any) -> Any:
         words = [word.strip().lower() for word in value.split(",")]
         if words in ([""], ["none"]):
             return ()
-        # the seed's bare --profile meant PyTorch's profiler
+        # legacy flags: --profile without a value meant PyTorch's profiler
         return tuple(dict.fromkeys("torch" if word == "true" else word for word in words))
     return value
 
@@ -82,7 +82,7 @@ def _settings(value: Any) -> Any:
 
 
 def _checked(settings: tuple[str, ...]) -> tuple[str, ...]:
-    """Thresholds as they will be read: the same settings are always the same text."""
+    """Thresholds in one canonical form, so that equal settings have equal text."""
     Thresholds.parse(settings)
     return tuple(sorted("=".join(part.strip() for part in setting.split("=")) for setting in settings))
 
@@ -90,27 +90,27 @@ def _checked(settings: tuple[str, ...]) -> tuple[str, ...]:
 Auto = BeforeValidator(_unquoted)
 Settings = Annotated[tuple[str, ...], BeforeValidator(_settings), AfterValidator(_checked)]
 THRESHOLDS_TAKES = (
-    f"none, or name=value, comma-separated, with numbers from 0 and the names {', '.join(thresholds.NAMES)}"
+    f"none, or name=value, comma-separated, with numbers of at least 0 and the names {', '.join(thresholds.NAMES)}"
 )
 Switch = Annotated[bool | None, BeforeValidator(_switch)]
 NsysArgs = Annotated[str | None, Auto]
 NsysExport = Literal["none", "sqlite"]
-NSYS_ARGS = "options for `nsys profile`; they replace the options of the same name that this tool sets"
+NSYS_ARGS = "options for `nsys profile`; they replace the tool's own options of the same name"
 THRESHOLDS = "limits of the verdict that differ from the defaults, as name=value, comma-separated; or none"
 NSYS_EXPORT = "sqlite: also keep the SQLite export of Nsight Systems; or none"
 
 
 class Configuration(BaseModel):
-    """What one command was asked for: a field for each parameter. ``None`` means ``auto``."""
+    """The parameters of one command, one field each. ``None`` means ``auto``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     entry_point: ClassVar[str]  # of the MLproject file
-    how_measured: ClassVar[tuple[str, ...]]  # fields that only say how long and with what to measure
-    takes: ClassVar[Mapping[str, str]]  # field -> what it takes, in words
+    how_measured: ClassVar[tuple[str, ...]]  # fields that only set how long and with which tools to measure
+    takes: ClassVar[Mapping[str, str]]  # field -> its allowed values, in words
 
     def __init__(self, **values: Any) -> None:
-        """Validate ``values`` (strings or typed); raise :class:`BadInput` with one line for each fault."""
+        """Validate ``values`` (strings or typed). Raises :class:`BadInput` with one line for each fault."""
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -119,13 +119,13 @@ class Configuration(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration of ``values`` (strings or typed); raise :class:`BadInput` with one line for each fault."""
+        """The configuration of ``values`` (strings or typed). Raises :class:`BadInput`, one line for each fault."""
         return cls(**values)
 
     @classmethod
     def no_such_parameter(cls, given: str) -> str:
-        """One line for a parameter that there is not."""
-        return f"{given}: no such parameter; there are {', '.join(cls.model_fields)}"
+        """The message for an unknown parameter, in one line."""
+        return f"{given}: no such parameter; the parameters are {', '.join(cls.model_fields)}"
 
     @classmethod
     def _explain(cls, name: str, fault: Any, values: Mapping[str, Any]) -> str:
@@ -135,7 +135,7 @@ class Configuration(BaseModel):
 
     @property
     def config_id(self) -> str:
-        """Hash of what is measured: the same on every host, and however long it was measured or profiled."""
+        """Hash of what is measured. It does not depend on the host, the measurement's length or the profilers."""
         text = json.dumps(self.model_dump(mode="json", exclude=set(self.how_measured)), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -145,12 +145,12 @@ class Configuration(BaseModel):
         raise TypeError(f"{type(self).__name__} has no run name")
 
     def as_params(self) -> dict[str, str]:
-        """The configuration as MLflow parameters: every field as the text that would ask for it again."""
+        """The configuration as MLflow parameters. Each field has the text that the command line accepts for it."""
         return {name: as_text(value) for name, value in self.model_dump().items()}
 
 
 class RunConfig(Configuration):
-    """One decode configuration, as it was asked for."""
+    """One decode configuration, as it was given."""
 
     entry_point = "main"
     how_measured = (
@@ -159,9 +159,9 @@ class RunConfig(Configuration):
     )
     takes: ClassVar[Mapping[str, str]] = {
         "mode": "decode or prefill",
-        "batch": "a whole number from 1",
-        "promptlen": "a whole number from 1",
-        "genlen": "a whole number from 1",
+        "batch": "a whole number of at least 1",
+        "promptlen": "a whole number of at least 1",
+        "genlen": "a whole number of at least 1",
         "inner_net": "auto, or an inner net of the model",
         "dtype": "auto, float16, bfloat16 or float32",
         "use_compile": "auto, true or false",
@@ -169,20 +169,20 @@ class RunConfig(Configuration):
         "profile": "none, or any of torch, nsys, memory, comma-separated",
         "nsys_export": "none or sqlite",
         "device": "auto, cpu or cuda",
-        "warmup": "auto, or a whole number from 0",
-        "repeats": "auto, or a whole number from 1",
+        "warmup": "auto, or a whole number of at least 0",
+        "repeats": "auto, or a whole number of at least 1",
         "precision_pct": "a percentage above 0",
         "max_seconds": "a number of seconds above 0",
         "thresholds": THRESHOLDS_TAKES,
-        "retry_invalid": "a whole number from 0",
-        "seed": "a whole number from 0",
+        "retry_invalid": "a whole number of at least 0",
+        "seed": "a whole number of at least 0",
     }
 
     model_name: str = Field(default="ttt-1b", description="model to measure; `ttt-mlflow models` lists them")
     mode: Literal["decode", "prefill"] = Field(default="decode", description="what is timed: decode or prefill")
     batch: Count = Field(default=64, description="sequences decoded together")
     promptlen: Count = Field(default=1, description="tokens of the prompt")
-    genlen: Count = Field(default=512, description="decode steps, each one token a sequence (decode mode)")
+    genlen: Count = Field(default=512, description="decode steps; each yields one token per sequence (decode mode)")
     inner_net: Annotated[str | None, Auto] = Field(
         default=None, description="TTT inner net; auto: mlp_1_dual_triton on a GPU, mlp_1_dual on a CPU"
     )
@@ -199,7 +199,7 @@ class RunConfig(Configuration):
     nsys_args: NsysArgs = Field(default=None, description=NSYS_ARGS)
     nsys_export: NsysExport = Field(default="none", description=NSYS_EXPORT)
     device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(
-        default=None, description="cuda or cpu; auto: cuda if there is a GPU"
+        default=None, description="cuda or cpu; auto: cuda on a machine with a GPU"
     )
     warmup: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = Field(
         default=None,
@@ -218,7 +218,7 @@ class RunConfig(Configuration):
         default=60.0,
         gt=0,
         allow_inf_nan=False,
-        description="seconds for warm-up and timed passes; at least two are timed",
+        description="seconds for warm-up and timed passes; at least two passes are timed",
     )
     thresholds: Settings = Field(
         default=(),
@@ -227,7 +227,7 @@ class RunConfig(Configuration):
     retry_invalid: int = Field(
         default=0,
         ge=0,
-        description="times to measure again if the verdict is invalid, once the GPU is idle and cool",
+        description="number of further measurements if the verdict is invalid, each when the GPU is idle and cool",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="random seed of the weights and the prompt")
     checkpoint: Annotated[str | None, Auto] = Field(
@@ -237,7 +237,7 @@ class RunConfig(Configuration):
 
     @property
     def budget(self) -> Budget:
-        """How long to measure."""
+        """The length of the measurement."""
         return Budget(self.warmup, self.repeats, self.precision_pct, self.max_seconds)
 
     @property
@@ -250,20 +250,20 @@ class RunConfig(Configuration):
 
 
 class MicroConfig(Configuration):
-    """One micro-benchmark, as it was asked for: every kernel with every batch."""
+    """One micro-benchmark, as it was given. It times every kernel with every batch."""
 
     entry_point = "micro"
     how_measured = ("profile", "nsys_args", "nsys_export", "seconds", "thresholds")
     takes: ClassVar[Mapping[str, str]] = {
         "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
-        "batches": "auto, or whole numbers from 1, comma-separated",
-        "heads": "a whole number from 1",
-        "head_dim": "a whole number from 1",
+        "batches": "auto, or whole numbers of at least 1, comma-separated",
+        "heads": "a whole number of at least 1",
+        "head_dim": "a whole number of at least 1",
         "dtype": "float16, bfloat16 or float32",
         "device": "auto, cpu or cuda",
         "seconds": "a number of seconds above 0",
         "thresholds": THRESHOLDS_TAKES,
-        "seed": "a whole number from 0",
+        "seed": "a whole number of at least 0",
         "profile": "none or nsys",
         "nsys_export": "none or sqlite",
     }
@@ -282,13 +282,13 @@ class MicroConfig(Configuration):
         default="float16", description="float16, bfloat16 or float32"
     )
     device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(
-        default=None, description="cuda or cpu; auto: cuda if there is a GPU"
+        default=None, description="cuda or cpu; auto: cuda on a machine with a GPU"
     )
     seconds: float = Field(
         default=1.0,
         gt=0,
         allow_inf_nan=False,
-        description="seconds to time each kernel and batch, after a warm-up of a quarter of it",
+        description="seconds for timing each kernel with each batch; the warm-up before it takes a quarter of that",
     )
     thresholds: Settings = Field(
         default=(),
@@ -305,7 +305,7 @@ class MicroConfig(Configuration):
     def run_name(self) -> str:
         """For example ``micro mlp_1_dual_triton,mlp_2_dual_triton float16 h32x64 b128,512``."""
         kernels, batches = as_text(self.kernels), as_text(self.batches)
-        # the name's length is limited in MLflow's store
+        # MLflow's store limits the length of the name
         if self.kernels and len(self.kernels) > 3:
             kernels = f"{len(self.kernels)} kernels"
         if self.batches and len(self.batches) > 6:
@@ -317,7 +317,7 @@ CONFIGURATIONS: dict[str, type[Configuration]] = {kind.entry_point: kind for kin
 
 
 def as_text(value: Any) -> str:
-    """One field's value as the text that would ask for it again."""
+    """The value of one field as the text that the command line accepts for it."""
     if value is None:
         return "auto"
     if isinstance(value, bool):

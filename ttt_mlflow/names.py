@@ -386,22 +386,22 @@ KERNEL_TEMPERATURE_C_MAX = KernelMetric(
 
 # Metrics of a micro-benchmark: what the GPU can do, measured in the same run.
 
-CARD_READ_GB_PER_S = Metric(
+GPU_READ_GB_PER_S = Metric(
     "card_read_gb_per_s",
     "10⁹ bytes/s",
     "read-only stream: the ceiling for kernels that mostly read state",
     label="read bandwidth",
 )
-CARD_COPY_GB_PER_S = Metric(
+GPU_COPY_GB_PER_S = Metric(
     "card_copy_gb_per_s",
     "10⁹ bytes/s",
     "device-to-device copy, read and written bytes together",
     label="copy bandwidth",
 )
-CARD_MATMUL_TFLOPS = Metric(
+GPU_MATMUL_TFLOPS = Metric(
     "card_matmul_tflops", "TFLOP/s", "product of fp16 matrices of 8192 x 8192", label="matrix rate"
 )
-CARD_METRICS: tuple[Metric, ...] = (CARD_READ_GB_PER_S, CARD_COPY_GB_PER_S, CARD_MATMUL_TFLOPS)
+GPU_METRICS: tuple[Metric, ...] = (GPU_READ_GB_PER_S, GPU_COPY_GB_PER_S, GPU_MATMUL_TFLOPS)
 
 # Time series of one GPU.
 
@@ -549,7 +549,7 @@ SYSTEM_METRICS = _defined(SystemMetric)
 METRICS: tuple[Metric, ...] = tuple(
     one
     for metric in _defined(Metric)
-    if metric not in (*KERNEL_METRICS, *SYSTEM_METRICS, *CARD_METRICS)
+    if metric not in (*KERNEL_METRICS, *SYSTEM_METRICS, *GPU_METRICS)
     for one in _with_ends(metric)
 )
 TAGS = _defined(Tag)

@@ -1,8 +1,8 @@
-"""Names for what a profiler sees: the layers of a model and the parts of a layer.
+"""What is timed: the workload, its stages, and the names of layers and parts that a profiler sees.
 
-Off unless a profiling pass switches them on, and then for eager code alone: while torch.compile traces, and while a
-CUDA graph is captured or replayed, nothing is named (:mod:`ttt_mlflow.profilers.attribution` says how kernels of such
-steps get their parts). Switched off, a range is one shared object that does nothing.
+Named ranges are off unless a profiling pass switches them on, and they apply to eager code only. Nothing is named while
+torch.compile traces, or while a CUDA graph is captured or replayed; :mod:`ttt_mlflow.profilers.attribution` explains
+how kernels of such steps get their parts. A range that is off is one shared object that does nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,26 +24,26 @@ TOKEN_BYTES = 8  # a sampled token is an int64
 
 @dataclass(frozen=True)
 class Stage:
-    """Work that needs the result of the stage before it, done ``count`` times: once in each layer, for example."""
+    """Work that needs the result of the stage before it. It runs ``count`` times, for example once per layer."""
 
     part: str  # one of PARTS
-    weight_bytes: float  # read once, however large the batch
-    state_bytes: float  # all else that must be read or written, of the whole batch
+    weight_bytes: float  # read once, regardless of the batch
+    state_bytes: float  # all other bytes that must be read or written, for the whole batch
     flops: float
     count: int = 1
 
     @property
     def bytes(self) -> float:
-        """Of all ``count`` times together."""
+        """The bytes of all ``count`` executions."""
         return self.count * (self.weight_bytes + self.state_bytes)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is timed, of ``batch`` sequences.
+    """What is timed, for ``batch`` sequences.
 
-    With ``mode`` decode a pass is ``genlen`` decode steps after a prompt of ``promptlen`` tokens a sequence; with
-    ``mode`` prefill it is the prompt.
+    In decode mode, a pass is ``genlen`` decode steps after a prompt of ``promptlen`` tokens per sequence. In prefill
+    mode, a pass is the prompt.
     """
 
     mode: str
@@ -53,7 +53,7 @@ class Workload:
 
     @property
     def tokens_per_pass(self) -> int:
-        """Of all sequences, in one timed pass: those that are decoded, or with ``mode`` prefill those of the prompt."""
+        """Tokens of all sequences in one timed pass: the decoded tokens, or in prefill mode the prompt's tokens."""
         return self.batch * (self.promptlen if self.mode == "prefill" else self.genlen)
 
 
@@ -68,26 +68,26 @@ _named: Named | None = None
 
 
 def in_part(name: str) -> AbstractContextManager[object]:
-    """A part of the model, under one of the names of :data:`ttt_mlflow.workload.PARTS`."""
-    # the first condition is a constant for the compiler, so that it does not depend on the second
+    """A range for a part of the model; ``name`` is one of :data:`PARTS`."""
+    # the compiler sees the first condition as a constant, so the traced code does not depend on the second
     if is_compiling() or _named is None:
         return NOTHING
     return _named(name)
 
 
 def in_layer(index: int) -> AbstractContextManager[object]:
-    """One layer of the model."""
+    """A range for one layer of the model."""
     return NOTHING if _named is None else _named(f"{LAYER}{index}")
 
 
 def recording() -> bool:
-    """Whether ranges are switched on."""
+    """Whether ranges are on."""
     return _named is not None
 
 
 @contextmanager
 def named_by(named: Named) -> Iterator[None]:
-    """Switch the ranges on, ``named`` making each one, until the block ends."""
+    """Switch the ranges on until the block ends. ``named`` makes each range."""
     global _named
     before, _named = _named, named
     try:

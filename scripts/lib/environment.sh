@@ -1,7 +1,7 @@
-# Sourced by the scripts of this folder: the Python environment of the project, in one place.
+# Sourced by the scripts in this folder: sets up the project's Python environment.
 # shellcheck shell=bash
 
-# nothing is sent to or fetched from another host at run time
+# nothing is sent to or downloaded from another host at run time
 export MLFLOW_DISABLE_TELEMETRY=${MLFLOW_DISABLE_TELEMETRY:-true}
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -11,7 +11,7 @@ fail() {
     exit 1
 }
 
-# A Python that the project supports and that can make environments.
+# Find a Python that the project supports and that can create environments.
 find_python() {
     local candidate
     for candidate in python3.11 python3.12 python3 python; do
@@ -25,15 +25,15 @@ find_python() {
         "(for example: apt install python3.11 python3.11-venv)"
 }
 
-# prepare_environment [EXTRA]: make .venv with the pinned dependencies, once, and put it first on PATH.
-# A second call installs nothing: a stamp holds the hash of pyproject.toml and constraints.txt.
-# TTT_MLFLOW_ENV=current uses the python and the mlflow that are on PATH as they are, and installs nothing: for a
-# host whose environment is already made, such as a GPU host without a network.
+# prepare_environment [EXTRA]: create .venv with the pinned dependencies, once, and put it first on PATH.
+# A second call installs nothing: a stamp has the hash of pyproject.toml and constraints.txt.
+# TTT_MLFLOW_ENV=current uses the python and the mlflow on PATH, and installs nothing. It is for a host with an existing
+# environment, such as a GPU host without a network.
 prepare_environment() {
     local extra=${1:-}
     if [[ ${TTT_MLFLOW_ENV:-} == current ]]; then
         command -v python >/dev/null && command -v mlflow >/dev/null ||
-            fail "TTT_MLFLOW_ENV=current, but there is no python or no mlflow on PATH"
+            fail "TTT_MLFLOW_ENV=current, but there is no python or no mlflow on PATH; activate one"
         return
     fi
     local venv=$project/.venv
@@ -58,13 +58,13 @@ print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:]))
     if ! python -m pip install --disable-pip-version-check --constraint "$project/constraints.txt" \
         --editable "$project${extra:+[$extra]}" >"$venv/install.log" 2>&1; then
         tail -n 20 "$venv/install.log" >&2
-        fail "the installation failed; the whole log is $venv/install.log"
+        fail "the installation failed; see the whole log in $venv/install.log"
     fi
-    echo "$hash" >"$venv/installed" # what an extra needs includes what the project needs
+    echo "$hash" >"$venv/installed" # the requirements of an extra include those of the project
     echo "$hash" >"$stamp"
 }
 
-# Whether the tracking server of MLFLOW_TRACKING_URI, if that names one, answers within a few seconds.
+# Whether the tracking server of MLFLOW_TRACKING_URI, if it is a server, answers within a few seconds.
 tracking_server_answers() {
     [[ ${MLFLOW_TRACKING_URI:-} == http* ]] || return 0
     python - "$MLFLOW_TRACKING_URI" <<'PYTHON'
@@ -78,9 +78,9 @@ except (OSError, ValueError):
 PYTHON
 }
 
-# choose_command [-P name=value ...]: put what measures one configuration into the array `command`. That is
-# `mlflow run`; but it cannot begin without its tracking server, so while that does not answer it is this package
-# itself, which measures and keeps the record on disk.
+# choose_command [-P name=value ...]: put the command that measures one configuration into the array `command`. This is
+# `mlflow run`. It cannot start without its tracking server, so if the server does not answer, the command is this
+# package itself, which measures and keeps the record on disk.
 choose_command() {
     command=(mlflow run . --env-manager=local "$@")
     ! tracking_server_answers || return 0
@@ -90,7 +90,7 @@ choose_command() {
         -P | --param-list) command+=("--$2") && shift 2 ;;
         -P*) command+=("--${1#-P}") && shift ;;
         --param-list=*) command+=("--${1#--param-list=}") && shift ;;
-        *) fail "$MLFLOW_TRACKING_URI does not answer; without it only -P name=value can be given, not $1" ;;
+        *) fail "$MLFLOW_TRACKING_URI does not answer; without it, only -P name=value is supported, not $1" ;;
         esac
     done
 }

@@ -1,4 +1,4 @@
-# Sourced by test.sh: programs that some tests need and that pip does not bring.
+# Sourced by test.sh: programs that some tests need and that pip does not install.
 # shellcheck shell=bash
 
 any_of() {
@@ -9,8 +9,8 @@ any_of() {
     return 1
 }
 
-# Without a C++ compiler, a browser or PostgreSQL the tests that need it are skipped. Root on Debian gets what is missing
-# (a container, CI); anyone else is told how to.
+# Without a C++ compiler, a browser or PostgreSQL, the tests that need it are skipped. For root on Debian (a container,
+# CI), missing programs are installed. For other users, the script prints how to install them.
 prepare_programs() {
     local packages=()
     [[ -n ${CXX:-} ]] || any_of g++ clang++ || packages+=(g++)

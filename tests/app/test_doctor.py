@@ -95,7 +95,7 @@ def test_a_machine_that_has_everything(whole: FakeNvml, asked: Asked) -> None:
     assert found["clocks"] == (
         "driver 580.159.04; 0: SM 1980 of 1980 MHz, memory 3201 of 3201 MHz, power 500 of 700 W, 41 °C"
     )
-    assert found["others"] == "nobody else"
+    assert found["others"] == "no other process"
     assert found["ceilings"] == "0: reads 4,480 GB/s, 700 TFLOP/s"
     assert "compiles and runs on NVIDIA H200" in found["triton"]
     assert "nsys 2025.3.1" in found["nsys"]
@@ -212,15 +212,15 @@ def test_one_line_each() -> None:
 
 def test_why_pytorch_finds_no_gpu(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert wrong(lambda: gpu.check_gpu([])).remedy == "NVML sees 1: install a PyTorch that is built for CUDA"
+    assert wrong(lambda: gpu.check_gpu([])).remedy == "NVML finds 1: install a PyTorch that is built for CUDA"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert wrong(lambda: gpu.check_gpu([])).remedy == (
-        "NVML sees 1: the driver's CUDA 13.1 is new enough for PyTorch's CUDA 13.0; "
-        "make them visible to PyTorch (CUDA_VISIBLE_DEVICES=)"
+        "NVML finds 1: the driver's CUDA 13.1 is new enough for PyTorch's CUDA 13.0; "
+        "make the GPUs visible to PyTorch (CUDA_VISIBLE_DEVICES=)"
     )
     nvml.uuids.clear()
-    assert wrong(lambda: gpu.check_gpu([])).remedy == "NVML sees none either: use a machine with an NVIDIA GPU"
+    assert wrong(lambda: gpu.check_gpu([])).remedy == "NVML finds no GPU either: use a machine with an NVIDIA GPU"
 
 
 @pytest.mark.parametrize(("supported", "built_for"), [(12090, "13.0"), (12020, "13.2")])
@@ -231,7 +231,7 @@ def test_a_driver_that_is_too_old_for_pytorch(
     monkeypatch.setattr(torch.version, "cuda", built_for)
     named = f"{supported // 1000}.{supported % 1000 // 10}"
     assert wrong(lambda: gpu.check_gpu([])).remedy == (
-        f"NVML sees 1, but the driver supports CUDA {named} and PyTorch is built for CUDA {built_for}: "
+        f"NVML finds 1, but the driver supports CUDA {named} and PyTorch is built for CUDA {built_for}: "
         f"update the driver to one that supports CUDA {built_for}, "
         f"or install a PyTorch that is built for CUDA {named.partition('.')[0]}"
     )
@@ -260,17 +260,17 @@ def test_a_reading_that_the_card_refuses_is_unknown(nvml: FakeNvml) -> None:
 def test_another_process_that_computes(nvml: FakeNvml) -> None:
     me = SimpleNamespace(pid=os.getpid(), usedGpuMemory=1)
     nvml.processes = [me]
-    assert gpu.check_others([H200]) == "nobody else"
+    assert gpu.check_others([H200]) == "no other process"
     nvml.processes = [me, SimpleNamespace(pid=2**30, usedGpuMemory=3_000_000_000)]
     found = wrong(lambda: gpu.check_others([H200]))
     assert found.found == "GPU 0 is 97 % busy; 0: unknown process (pid 1073741824, 3.0 GB)"
-    assert "wait until it is done" in str(found.remedy)
+    assert "wait until the GPU is idle" in str(found.remedy)
 
 
 def test_another_process_that_only_holds_memory(nvml: FakeNvml) -> None:
     nvml.utilization = 0
     nvml.processes = [SimpleNamespace(pid=2**30, usedGpuMemory=None)]
-    assert gpu.check_others([H200]) == ("idle, with memory held by 0: unknown process (pid 1073741824, memory unknown)")
+    assert gpu.check_others([H200]) == ("idle; memory is held by 0: unknown process (pid 1073741824, memory unknown)")
 
 
 def test_processes_that_nvml_does_not_list(nvml: FakeNvml) -> None:
@@ -287,7 +287,7 @@ def test_a_query_that_the_sampler_would_miss(nvml: FakeNvml) -> None:
 def test_a_process_of_this_one_is_nobody_else(nvml: FakeNvml) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         nvml.processes = [SimpleNamespace(pid=child.pid, usedGpuMemory=1)]
-        assert gpu.check_others([H200]) == "nobody else"
+        assert gpu.check_others([H200]) == "no other process"
 
 
 @pytest.mark.parametrize("how", ["unsupported", "unknown"])
@@ -316,10 +316,8 @@ def test_a_triton_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     found = wrong(lambda: software.check_triton([]))
-    assert (
-        found.found == f"its cache {tmp_path}/cache cannot be written to (Not a directory): every process compiles anew"
-    )
-    assert found.remedy == "set TRITON_CACHE_DIR to a folder"
+    assert found.found == f"its cache {tmp_path}/cache is not writable (Not a directory): every process compiles again"
+    assert found.remedy == "set TRITON_CACHE_DIR to a writable folder"
 
 
 def test_tritons_interpreter_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +346,7 @@ def test_mamba_that_was_built_for_another_pytorch(monkeypatch: pytest.MonkeyPatc
 def test_no_nsys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "/nowhere/nsys")
     found = wrong(lambda: software.check_nsys(30))
-    assert found.found == "TTT_NSYS=/nowhere/nsys is not a program that can be run; set it to nsys' path"
+    assert found.found == "TTT_NSYS=/nowhere/nsys is not an executable program; set it to the path of nsys"
 
 
 def test_an_nsys_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,9 +366,7 @@ def test_an_nsys_whose_importer_lacks_a_library(tmp_path: Path, monkeypatch: pyt
         nsys_module, "_missing_libraries", lambda program: ["libdw.so.1"] if program == importer else []
     )
     found = wrong(lambda: software.check_nsys(30))
-    assert found.found.endswith(
-        "its importer does not run without libdw.so.1 (on Debian and Ubuntu: apt-get install libdw1)"
-    )
+    assert found.found.endswith("its importer needs libdw.so.1 (on Debian and Ubuntu: apt-get install libdw1)")
 
 
 # Where the record goes
@@ -379,14 +375,14 @@ def test_an_nsys_whose_importer_lacks_a_library(tmp_path: Path, monkeypatch: pyt
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     found = wrong(lambda: store.check_folder(tmp_path / "runs", "records"))
-    assert (found.state, found.found) == ("failed", f"{tmp_path}/runs cannot be written to (Not a directory)")
+    assert (found.state, found.found) == ("failed", f"{tmp_path}/runs is not writable (Not a directory)")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' /dev/full")
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
     found = wrong(lambda: store.check_folder(tmp_path, "records"))
-    assert (found.state, found.found) == ("failed", f"{tmp_path} cannot be written to (No space left on device)")
+    assert (found.state, found.found) == ("failed", f"{tmp_path} is not writable (No space left on device)")
 
 
 def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,7 +433,7 @@ def test_ceilings_that_cannot_be_kept_are_a_failure(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_gpu_to_measure(no_gpu: None) -> None:
-    with pytest.raises(BadInput, match="measure: PyTorch finds no GPU"):
+    with pytest.raises(BadInput, match="measure: ceilings are measured on a GPU, but PyTorch finds none"):
         gpu.measure_gpus(lambda text: None)
 
 
@@ -496,10 +492,10 @@ def test_a_dead_server_cannot_record(no_gpu: None, here: list[str]) -> None:
 def test_measuring_without_a_gpu_is_refused(no_gpu: None, here: list[str]) -> None:
     result = command(*here, "--measure")
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: measure: PyTorch finds no GPU")
+    assert result.stderr.startswith("Error: measure: ceilings are measured on a GPU, but PyTorch finds none")
 
 
 def test_the_help_has_examples_and_exit_codes() -> None:
     text = command("--help").stdout
     assert "ttt-mlflow doctor --measure" in text
-    assert "Exit code: 0 everything is there" in text
+    assert "Exit code: 0 nothing is missing" in text

@@ -60,9 +60,9 @@ def test_nothing_is_printed_unless_asked_for(tmp_path: Path, capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("values", "faults"),
     [
-        ({"batch": 0}, ["batch=0: not allowed; batch takes a whole number from 1"]),
+        ({"batch": 0}, ["batch=0: not allowed; batch takes a whole number of at least 1"]),
         ({"mode": "y", "batch": "x"}, ["mode=y: not allowed; ", "batch=x: not allowed; "]),
-        ({"batches": 1}, ["batches: no such parameter; there are model_name, "]),
+        ({"batches": 1}, ["batches: no such parameter; the parameters are model_name, "]),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_recorded(
@@ -112,7 +112,7 @@ def test_an_interrupted_notebook_cell_is_recorded_as_killed(tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         ttt_mlflow.measure(failing(KeyboardInterrupt(), monkeypatch), logdir=tmp_path)
     (record,) = find_journals(tmp_path)
-    assert (record.status["status"], record.status["message"]) == ("killed", "ended by SIGINT")
+    assert (record.status["status"], record.status["message"]) == ("killed", "stopped by SIGINT")
     assert record.status["exit_code"] == 130
 
 

@@ -66,7 +66,7 @@ def test_signal_during_the_profile(store: str, tmp_path: Path) -> None:
         assert "Traceback" not in process.output
     found = only_run_of(tmp_path, store)
     assert found.info.status == "KILLED"
-    message = "ended by SIGINT during profile=torch, after a complete measurement"
+    message = "stopped by SIGINT during profile=torch, after a complete measurement"
     assert found.data.tags["ttt.message"] == message
     assert found.data.metrics["decode_tokens_per_s"] > 0
     assert found.data.tags["ttt.stop_reason"] == "count"

@@ -91,7 +91,7 @@ def test_a_run_that_fails_is_a_miss_and_not_the_end(tmp_path: Path, monkeypatch:
 
     def make_run(fault: Fault, *arguments: Any) -> Judged:
         if fault.name == "another process computes":
-            raise RunFailed("it did not come to work")
+            raise RunFailed("it did not start to work")
         return real(fault, *arguments)
 
     monkeypatch.setattr(benchmarks.faults, "make_run", make_run)
@@ -100,7 +100,7 @@ def test_a_run_that_fails_is_a_miss_and_not_the_end(tmp_path: Path, monkeypatch:
     chosen = ["another process computes", "too short a section"]
     judged = run_all(chosen, tmp_path, asked, "cpu", lines.append)
     assert [one.fault.name for one in judged] == ["no fault", *chosen]
-    assert judged[1].remarks == ["it did not come to work"]
+    assert judged[1].remarks == ["it did not start to work"]
     assert judged[2].verdict != "no run"
     assert lines == [one.line for one in judged]
 

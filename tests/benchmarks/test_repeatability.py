@@ -27,14 +27,14 @@ def test_steady_runs_and_a_slowdown() -> None:
     assert outcome.spread_pct == pytest.approx(100 * 2 / 999)
     assert outcome.run_to_run_pct == pytest.approx(2.77 * 0.1, rel=0.01)
     assert outcome.slowdown_pct == pytest.approx(1.0)
-    assert (outcome.base_pairs, outcome.neighbours) == (Count(0, 3), Count(0, 2))
+    assert (outcome.base_pairs, outcome.neighbors) == (Count(0, 3), Count(0, 2))
     assert (outcome.found_one_each, outcome.found_all) == (Count(3, 3), Count(9, 9))
     assert outcome.passed
 
 
 def test_base_runs_that_differ_are_missed() -> None:
     outcome = evaluate(in_turn([1000.0, 1010.0, 1000.0], [980.0, 980.0, 980.0]), 0.5)
-    assert (outcome.base_pairs, outcome.neighbours) == (Count(2, 3), Count(2, 2))
+    assert (outcome.base_pairs, outcome.neighbors) == (Count(2, 3), Count(2, 2))
     assert [holds for _, holds in outcome.checks] == [False, False, True, True]
     assert not outcome.passed
 

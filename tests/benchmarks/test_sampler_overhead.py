@@ -61,7 +61,7 @@ def test_a_difference_within_pairs_is_seen_through_what_they_share() -> None:
     result = overhead([1.005 * ms for ms in off], off, 0)
     assert (result.change_pct, result.low_pct, result.high_pct) == pytest.approx((0.5, 0.5, 0.5))
     assert not result.within
-    assert "MISS  the whole 95 % interval within ±0.2 %" in summary(result, {"configuration": "here"})
+    assert "MISS  the whole 95 % confidence interval within ±0.2 %" in summary(result, {"configuration": "here"})
 
 
 def test_an_interval_that_reaches_too_far_is_a_miss() -> None:

@@ -107,7 +107,7 @@ def test_the_memorys_parts_add_up_to_the_allocators(cuda_graph: bool, tmp_path: 
     folder = measured.journal.artifacts / "profiles/memory"
     table = (folder / "parts.md").read_text()
     print(table)
-    assert table.endswith("The sums are the allocator's.\n")
+    assert table.endswith("The sums equal the allocator's.\n")
     parts = pd.read_csv(folder / "parts.csv").set_index("part")
     weights = 2 * measured.metrics["model_parameters"]
     held = parts["allocated_bytes"].to_dict()

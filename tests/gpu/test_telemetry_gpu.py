@@ -203,7 +203,7 @@ def test_counters_and_queries_are_complete(matrix: torch.Tensor) -> None:
 
 
 @pytest.fixture
-def neighbour(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+def neighbor(tmp_path: Path) -> Iterator[Callable[[str], None]]:
     """Starts a process of its own on the GPU: not one of this process's children, which would be its own work."""
     there, said = tmp_path / "there", tmp_path / "said.txt"
 
@@ -238,14 +238,14 @@ def wait_for_the_end(pid: int, uuid: str, before: int) -> None:
     """Return when the process is gone, for NVML too; a zombie that nobody waits for holds nothing any more."""
     deadline = time.monotonic() + PATIENCE_S
     while (psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE) or listed(uuid) > before:
-        assert time.monotonic() < deadline, "the neighbour did not end"
+        assert time.monotonic() < deadline, "the neighbor did not end"
         time.sleep(0.1)
 
 
 @pytest.mark.parametrize("what", ["hold", "compute"])
-def test_who_else_is_on_the_card(what: str, matrix: torch.Tensor, neighbour: Callable[[str], None]) -> None:
+def test_who_else_is_on_the_card(what: str, matrix: torch.Tensor, neighbor: Callable[[str], None]) -> None:
     with NvmlSampler.open(device_uuid(DEVICE)) as sampler:
-        neighbour(what)
+        neighbor(what)
         measured_for(sampler, 3.0, lambda: torch.mm(matrix, matrix))
     others = sampler.other_processes()
     print(others, sampler.refused)

@@ -96,7 +96,7 @@ def test_a_mixture_of_dtypes(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unsupported_head_dimension(kind, dim):
     case = make_case(kind, BATCH, HEADS, dim, torch.float16, tokens=1)
-    message = rf"^b2? has head dimension {dim}, a multiple of 8 from 32 to 128 is supported"
+    message = rf"^b2? has head dimension {dim}; supported are multiples of 8 from 32 to 128"
     refused(kind, arguments(kind, case), message)
 
 

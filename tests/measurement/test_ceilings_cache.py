@@ -134,9 +134,9 @@ def test_kept_ceilings_are_known(nvml: FakeNvml) -> None:
 
 def test_without_a_driver_version_nothing_is_kept(nvml: FakeNvml) -> None:
     nvml.refuses["nvmlInit"] = DRIVER_NOT_LOADED
-    with pytest.raises(CeilingsUnknown, match="NVML does not tell the driver's version"):
+    with pytest.raises(CeilingsUnknown, match="NVML does not report the driver's version"):
         known_ceilings(GPU)
-    assert "are not kept for later runs: ceilings are kept by card and driver" in str(keep_ceilings(GPU, CEILINGS))
+    assert "are not kept for later runs: ceilings are kept by GPU and driver" in str(keep_ceilings(GPU, CEILINGS))
 
 
 def test_a_folder_that_cannot_be_written(nvml: FakeNvml, tmp_path: Path) -> None:

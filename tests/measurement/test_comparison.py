@@ -102,7 +102,7 @@ def test_more_is_faster_for_a_rate_and_slower_for_a_time(quantity: str, factor: 
     comparison = compare([100.0] * 6, [100.0 * factor] * 6, quantity=quantity)  # type: ignore[arg-type]
     assert comparison.word == word
     assert comparison.change_pct == pytest.approx(100 * (factor - 1))
-    assert comparison.reason.startswith("the change is more than the scatter of the passes and the 0.5 %")
+    assert comparison.reason.startswith("the change exceeds the scatter of the passes plus the 0.5 %")
 
 
 def test_without_scatter_the_interval_is_what_runs_differ_by() -> None:
@@ -133,13 +133,13 @@ def test_passes_differ_but_runs_differ_as_much() -> None:
     assert comparison.word == "not significant"
     assert comparison.scatter_low_pct is not None
     assert comparison.scatter_low_pct > 0
-    assert "not more than that and the 0.5 % that two runs of the same thing can differ by" in comparison.reason
+    assert "not the scatter plus the 0.5 % by which two runs of the same configuration can differ" in comparison.reason
 
 
 def test_passes_that_scatter() -> None:
     comparison = compare([90, 95, 100, 105, 110, 100], [91, 97, 101, 106, 111, 103])
     assert comparison.word == "not significant"
-    assert comparison.reason == "the scatter of the passes alone can make such a change"
+    assert comparison.reason == "the change is within the scatter of the passes"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_one_pass_says_nothing_about_scatter(baseline: list[float], candidate: l
     comparison = compare(baseline, candidate)
     assert (comparison.low_pct, comparison.high_pct, comparison.scatter_low_pct) == (None, None, None)
     assert comparison.word == "not significant"
-    assert comparison.reason == f"the {named} has one pass, which says nothing about how passes scatter"
+    assert comparison.reason == f"the {named} has only one pass, so the scatter of its passes is not known"
     assert str(comparison).startswith("not significant: +")
 
 

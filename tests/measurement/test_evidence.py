@@ -33,7 +33,7 @@ def test_the_measurement() -> None:
     assert found.section_s == pytest.approx(0.4)
     assert found.relative_half_width_pct == measurement.relative_half_width_pct
     assert found.drift == measurement.drifts()["drift"]
-    assert found.card is None
+    assert found.gpu is None
     assert not found.interrupted
 
 

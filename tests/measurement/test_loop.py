@@ -166,14 +166,14 @@ def test_warmup_uses_a_share_of_the_time_only(monkeypatch: pytest.MonkeyPatch) -
 
 def test_repeats_end_when_the_interval_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     measurement = Machine(monkeypatch, endless(100)).measure()
-    assert len(measurement.repeats) == loop.REPEATS_BELIEVED
+    assert len(measurement.repeats) == loop.PASSES_BEFORE_STOP
     assert measurement.stop_reason == "interval"
 
 
 def test_repeats_go_on_while_the_interval_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     early = [100, 108, 92, 104, 96]
     measurement = Machine(monkeypatch, endless(*early, 100)).measure()
-    assert len(measurement.repeats) > loop.REPEATS_BELIEVED
+    assert len(measurement.repeats) > loop.PASSES_BEFORE_STOP
     assert measurement.stop_reason == "interval"
 
 
@@ -201,7 +201,7 @@ def test_repeats_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     measurement = machine.measure(max_seconds=10.0)
     assert measurement.stop_reason == "max_seconds"
     assert machine.seconds <= 10.0
-    assert len(measurement.repeats) >= loop.REPEATS_BELIEVED
+    assert len(measurement.repeats) >= loop.PASSES_BEFORE_STOP
 
 
 def test_there_is_always_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_progress_never_leaves_its_range(monkeypatch: pytest.MonkeyPatch) -> Non
     seen = watcher.progressed
     assert all(0 <= fraction <= 1 for fraction, _ in seen)
     assert seen[0] == (0.0, "warm-up pass 1")
-    assert seen[-1] == (1.0, "repeats ended (max_seconds), passes: 2")
+    assert seen[-1] == (1.0, "timed passes ended (max_seconds), passes: 2")
     assert (0.0, "warm-up ended (time_share), passes: 1, 9.00 s") in seen
 
 

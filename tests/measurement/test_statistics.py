@@ -80,7 +80,7 @@ def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_what_is_no_time_or_rate_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="times and rates are above 0"):
+    with pytest.raises(ValueError, match="times and rates must be above 0"):
         median_confidence_interval([value] * 3)
 
 

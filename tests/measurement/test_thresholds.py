@@ -25,9 +25,9 @@ def test_what_is_set_is_set_and_the_rest_stays(values: dict[str, float]) -> None
         (["drft_pct=1"], "drft_pct=1: not name=value with one of the names"),
         (["drift_pct=much"], "drift_pct=much: not a number"),
         (["drift_pct="], "drift_pct=: not a number"),
-        (["drift_pct=-1"], "drift_pct=-1: not a number from 0"),
-        (["drift_pct=nan"], "drift_pct=nan: not a number from 0"),
-        (["drift_pct=inf"], "drift_pct=inf: not a number from 0"),
+        (["drift_pct=-1"], "drift_pct=-1: not a number of at least 0"),
+        (["drift_pct=nan"], "drift_pct=nan: not a number of at least 0"),
+        (["drift_pct=inf"], "drift_pct=inf: not a number of at least 0"),
         (["drift_pct=1", "drift_pct=2"], "drift_pct is set twice"),
     ],
 )

@@ -39,12 +39,12 @@ GOOD = Evidence(
     relative_half_width_pct=0.2,
     drift=Drift(0.05, 0.4),
     precision_pct=0.5,
-    card=CARD,
+    gpu=CARD,
 )
 
 
 def on_card(**changes: object) -> Verdict:
-    return judge(replace(GOOD, card=replace(CARD, **changes)))  # type: ignore[arg-type]
+    return judge(replace(GOOD, gpu=replace(CARD, **changes)))  # type: ignore[arg-type]
 
 
 def test_an_undisturbed_run_is_valid() -> None:
@@ -56,7 +56,7 @@ def test_an_undisturbed_run_is_valid() -> None:
 
 
 def test_a_cpu_run_is_unjudged_whatever_it_measured() -> None:
-    verdict = judge(replace(GOOD, on_gpu=False, card=None, relative_half_width_pct=50.0))
+    verdict = judge(replace(GOOD, on_gpu=False, gpu=None, relative_half_width_pct=50.0))
     assert verdict.word == "unjudged"
     assert {tag.name: text for tag, text in verdict.tags().items()} == {
         "ttt.verdict": "unjudged",
@@ -104,7 +104,7 @@ def test_what_is_within_the_thresholds_is_no_fault(changes: dict[str, object]) -
     [
         ({"relative_half_width_pct": None, "passes": 1}, "interval"),
         ({"drift": None, "passes": 3}, "drift"),
-        ({"card": None}, "gpu_telemetry"),
+        ({"gpu": None}, "gpu_telemetry"),
         ({"interrupted": True}, "end"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_clock_that_falls_without_the_power_cap() -> None:
     verdict = on_card(sm_clock_mhz=clocks, power_capped=[False] * 44)
     assert verdict.names == ["clock_drop"]
     assert "from 1,980 to 1,410 MHz" in verdict.reasons[0].found
-    # the same where the power cap explains it, its neighbours included
+    # the same where the power cap explains it, its neighbors included
     assert on_card(sm_clock_mhz=clocks, power_capped=[*FREE, *[True] * 4]).word == "valid"
     beside = [*STEADY, 1410.0, 1410.0, 1410.0, *STEADY]
     assert on_card(sm_clock_mhz=beside, power_capped=[*FREE, False, True, False, *FREE]).word == "valid"
@@ -164,7 +164,7 @@ def test_only_clocks_that_nothing_explains_are_looked_at(rows: list[tuple[float,
 
 def test_too_few_clock_samples() -> None:
     few = on_card(sm_clock_mhz=STEADY[:9], power_capped=FREE[:9])
-    assert (few.word, few.missing["sm_clock"]) == ("unjudged", "9 samples in the section; 10 at least are needed")
+    assert (few.word, few.missing["sm_clock"]) == ("unjudged", "9 samples in the section; the check needs at least 10")
     assert on_card(sm_clock_mhz=None).missing["sm_clock"].startswith("no samples")
 
 
@@ -188,14 +188,14 @@ def test_another_process_that_computes() -> None:
     verdict = on_card(other_processes=(process(37.0),))
     assert verdict.names == ["other_process"]
     found = verdict.reasons[0].found
-    assert found == "python (pid 4242), 1.50 GB held, used 37 % of the SMs, 1 % are allowed"
+    assert found == "python (pid 4242), 1.50 GB held used 37 % of the SMs, at most 1 % is allowed"
 
 
 def test_another_process_that_holds_memory_alone_is_named() -> None:
     verdict = on_card(other_processes=(process(0.0),))
     assert (verdict.word, verdict.notes) == (
         "valid",
-        ("python (pid 4242), 1.50 GB held, was on the card and did not compute",),
+        ("python (pid 4242), 1.50 GB held was on the GPU and did not compute",),
     )
 
 
@@ -219,9 +219,9 @@ def test_a_fault_outweighs_what_is_missing() -> None:
         ("section_s=3", {}),
         ("half_width_pct=0.1", {"precision_pct": 0.1}),
         ("drift_pct=0.01", {"drift": Drift(0.05, 0.001)}),
-        ("event_pct=0", {"card": replace(CARD, event_pct={"hw_slowdown": 0.1})}),
+        ("event_pct=0", {"gpu": replace(CARD, event_pct={"hw_slowdown": 0.1})}),
         ("clock_drop_pct=0.5", {}),
-        ("other_process_sm_pct=0", {"card": replace(CARD, other_processes=(process(0.5),))}),
+        ("other_process_sm_pct=0", {"gpu": replace(CARD, other_processes=(process(0.5),))}),
     ],
 )
 def test_thresholds_can_be_set_and_are_in_the_record(setting: str, changes: dict[str, object]) -> None:

@@ -216,7 +216,7 @@ def test_a_batch_that_fails_is_that_batchs_failure(measure: Measure) -> None:
 def test_a_batch_that_does_not_fit_is_a_result(measure: Measure) -> None:
     measured = measure(failing("large", torch.OutOfMemoryError(CUDA_MESSAGE), at_batch=3), good())
     assert type(measured.failure) is OutOfMemory
-    message = "out of memory: large with batch 3 does not fit; 2.50 GiB more was asked for"
+    message = "out of memory: large with batch 3 does not fit; 2.50 GiB more was requested"
     assert message in str(measured.failure)
     assert (measured.status["status"], measured.status["exit_code"]) == ("oom", 3)
     assert measured.journal.tags["ttt.status"] == "oom"
@@ -274,7 +274,7 @@ def test_an_interruption_keeps_what_was_measured(signum: signal.Signals, measure
     measured = measure(good(), failing("second", Killed(signum), at_batch=3), good("third"))
     assert isinstance(measured.failure, Killed)
     assert (measured.status["status"], measured.status["exit_code"]) == ("killed", 128 + signum)
-    assert measured.status["message"] == f"ended by {signum.name}"
+    assert measured.status["message"] == f"stopped by {signum.name}"
     assert measured.batches("kernel_us", "good") == [1, 3]
     assert measured.batches("kernel_us", "second") == [1]
     assert measured.batches("kernel_us", "third") == []
@@ -316,7 +316,7 @@ def test_the_share_of_the_cards_ceiling(measure: Measure, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(micro_run.MicroRun, "_measure_gpu", measure_card)
     measured = measure(good())
-    assert {metric.name: measured.journal.metrics[metric.name] for metric in names.CARD_METRICS} == {
+    assert {metric.name: measured.journal.metrics[metric.name] for metric in names.GPU_METRICS} == {
         "card_read_gb_per_s": 2.0,
         "card_copy_gb_per_s": 1.5,
         "card_matmul_tflops": 0.25,
@@ -346,13 +346,13 @@ def test_a_card_that_cannot_be_measured_costs_no_kernel(
     card_is_measured: None, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure_ceilings(device: torch.device) -> GpuCeilings:
-        raise RuntimeError("the card is busy")
+        raise RuntimeError("the GPU is busy")
 
     monkeypatch.setattr(micro_run, "measure_ceilings", measure_ceilings)
     measured = measure(good())
-    assert str(measured.failure) == "the card's ceilings were not measured: RuntimeError: the card is busy"
+    assert str(measured.failure) == "the GPU's ceilings were not measured: RuntimeError: the GPU is busy"
     assert measured.batches("kernel_us", "good") == [1, 3]
-    assert not set(names.CARD_METRICS) & set(measured.journal.metrics)
+    assert not set(names.GPU_METRICS) & set(measured.journal.metrics)
 
 
 @pytest.mark.parametrize("message", [None, "the ceilings are not kept for later runs: the disk is full"])
@@ -431,7 +431,7 @@ def test_a_signal_while_a_failure_is_recorded(measure: Measure, monkeypatch: pyt
     measured = measure(failing("first", ValueError("no such thing"), at_batch=3))
     assert ends == ["error", "killed"]
     assert isinstance(measured.failure, Killed)
-    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "ended by SIGINT")
+    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "stopped by SIGINT")
 
 
 # nsys
@@ -494,7 +494,7 @@ def test_a_disk_that_nsys_fills_has_room_for_the_end_of_the_record(
 
     monkeypatch.setattr(Path, "write_text", full)
     measured = measure(nsys=FakeNsys(tmp_path), kernels="mlp_1_dual")
-    room = f"make room in {measured.journal.path.parent} and profile again"
+    room = f"free some space in {measured.journal.path.parent} and profile again"
     message = f"profile=nsys: cannot be written (No space left on device); {room}; {COMPLETE}"
     assert (measured.status["status"], measured.status["message"]) == ("error", message)
     assert not (measured.journal.path / ROOM).exists()
@@ -508,7 +508,7 @@ def test_a_signal_while_nsys_records(measure: Measure, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(micro_run, "profile", interrupted)
     measured = measure(nsys=FakeNsys(tmp_path), kernels="mlp_1_dual")
-    message = "ended by SIGINT during profile=nsys, after a complete measurement"
+    message = "stopped by SIGINT during profile=nsys, after a complete measurement"
     assert (measured.status["status"], measured.status["message"]) == ("killed", message)
     assert measured.batches("kernel_us", "mlp_1_dual") == [1, 3]
 

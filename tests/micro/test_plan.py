@@ -60,7 +60,7 @@ def test_defaults_on_a_cpu() -> None:
     assert resolved.batches == (1, 4)
     assert resolved.notices == [
         "device: no GPU found, measuring on the CPU",
-        "kernels: Triton needs a GPU, mlp_1_dual, mlp_2_dual (PyTorch) are timed",
+        "kernels: Triton needs a GPU; mlp_1_dual, mlp_2_dual (PyTorch) are timed",
     ]
 
 
@@ -74,14 +74,14 @@ def test_what_is_asked_for_is_used_in_its_order() -> None:
 @pytest.mark.usefixtures("on_cpu")
 def test_triton_kernels_are_refused_on_a_cpu_all_at_once() -> None:
     assert refusal(kernels="mlp_1_dual,mlp_1_dual_triton,mlp_2_accumulate_triton").startswith(
-        "kernels=mlp_1_dual_triton,mlp_2_accumulate_triton: run on a GPU only, and the device is cpu; on a CPU there "
-        "are mlp_1_dual, mlp_1_dual_compiled, mlp_2_dual, mlp_2_dual_compiled"
+        "kernels=mlp_1_dual_triton,mlp_2_accumulate_triton: they need a GPU, but the device is cpu; on a CPU, choose "
+        "from mlp_1_dual, mlp_1_dual_compiled, mlp_2_dual, mlp_2_dual_compiled"
     )
 
 
 @pytest.mark.usefixtures("on_gpu")
 def test_they_are_refused_too_where_the_cpu_was_asked_for() -> None:
-    assert "run on a GPU only" in refusal(kernels="mlp_1_dual_triton", device="cpu")
+    assert "they need a GPU" in refusal(kernels="mlp_1_dual_triton", device="cpu")
 
 
 @pytest.mark.usefixtures("on_cpu")
@@ -116,8 +116,8 @@ def test_a_missing_nsys_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_of_nsys_are_checked_first() -> None:
-    assert refusal(profile="nsys", nsys_args="cuda").startswith("nsys_args=cuda: cuda is no option")
-    assert refusal(nsys_export="sqlite").startswith("nsys_export=sqlite: nsys is not asked for")
+    assert refusal(profile="nsys", nsys_args="cuda").startswith("nsys_args=cuda: cuda is not an option")
+    assert refusal(nsys_export="sqlite").startswith("nsys_export=sqlite: nsys is not requested")
 
 
 def find(found: Nsys) -> Callable[[], Nsys]:
@@ -130,4 +130,4 @@ def test_nsys_is_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on_machine(monkeypatch, True)
     assert settle(profile="nsys").nsys is nsys
     on_machine(monkeypatch, False)
-    assert refusal(profile="nsys").startswith("profile=nsys: it records what a GPU does, and the device is cpu")
+    assert refusal(profile="nsys").startswith("profile=nsys: it records GPU activity, but the device is cpu")

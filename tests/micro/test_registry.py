@@ -66,18 +66,20 @@ def test_the_eager_kernels_are_the_models_inner_nets() -> None:
 def test_an_unknown_name_lists_the_names() -> None:
     with pytest.raises(BadInput) as refused:
         find_kernel("mlp_3_dual")
-    assert str(refused.value) == f"kernels=mlp_3_dual: no such kernel; there are {', '.join(registered().kernels)}"
+    assert (
+        str(refused.value) == f"kernels=mlp_3_dual: no such kernel; the kernels are {', '.join(registered().kernels)}"
+    )
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "ä", "a b", "x" * 101])
 def test_a_name_must_fit_into_a_metrics_name(name: str) -> None:
-    with pytest.raises(ValueError, match="a name has letters"):
+    with pytest.raises(ValueError, match="a name consists of letters"):
         KernelEntry(name, "linear", "rank-1", no_step, "")
 
 
 @pytest.mark.parametrize(("layer_type", "form"), [("conv", "rank-1"), ("mlp", "rank-2")])
 def test_a_kernel_is_of_a_known_kind(layer_type: str, form: str) -> None:
-    with pytest.raises(ValueError, match="is none of"):
+    with pytest.raises(ValueError, match="is not one of"):
         KernelEntry("k", layer_type, form, no_step, "")
 
 
@@ -132,7 +134,7 @@ def test_kernels_of_another_installed_package_are_listed(tmp_path: Path) -> None
     ("module", "why"),
     [
         ("import no_such_package\n", "ModuleNotFoundError: No module named 'no_such_package'"),
-        ("mine = 3\n", "TypeError: 3 is no KernelEntry"),
+        ("mine = 3\n", "TypeError: 3 is not a KernelEntry"),
         (
             "from ttt_mlflow.micro.registry import KernelEntry\n"
             "mine = KernelEntry('mlp_1_dual', 'linear', 'rank-1', lambda: None, '')\n",

@@ -156,6 +156,6 @@ def test_a_step_that_cannot_be_captured_says_so(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RunFailed) as failed:
         _capture(linear_decode, [inputs], make_positions(CPU))
     assert str(failed.value) == (
-        "cannot be captured in a CUDA graph, which is how kernels are timed: operation not permitted when stream is "
+        "the step cannot be captured in a CUDA graph, which the timing needs: operation not permitted when stream is "
         "capturing"
     )

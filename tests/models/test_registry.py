@@ -81,7 +81,7 @@ def test_a_model_says_how_its_costs_go_on() -> None:
     assert (toy.period, toy.cost_grows) == (1, False)
     assert find_model("ttt-1b").period == 16
     assert find_model("state-spaces/mamba-130m").period == 1
-    with pytest.raises(ValueError, match=r"model 'toy': period=0: decode steps, 1 or more"):
+    with pytest.raises(ValueError, match=r"model 'toy': period=0: not allowed; it takes 1 or more decode steps"):
         ModelEntry("toy", no_factory, "a toy", period=0)
 
 
@@ -106,7 +106,7 @@ def test_an_unknown_name_lists_the_names() -> None:
     register_model(ModelEntry("toy", no_factory, "a toy"))
     with pytest.raises(BadInput) as refused:
         find_model("ttt-2b")
-    assert str(refused.value) == f"model_name=ttt-2b: no such model; there are {', '.join(models())}"
+    assert str(refused.value) == f"model_name=ttt-2b: no such model; the models are {', '.join(models())}"
     assert str(refused.value).endswith(", toy")
     assert all(name in str(refused.value) for name in STANDARD)
 

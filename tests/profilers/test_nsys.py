@@ -49,7 +49,7 @@ def test_a_missing_nsys_says_how_to_get_it(nowhere: Path) -> None:
     with pytest.raises(BadInput) as refused:
         find_nsys()
     message = str(refused.value)
-    assert message.startswith("profile=nsys: nsys (NVIDIA Nsight Systems) is not found")
+    assert message.startswith("profile=nsys: nsys (NVIDIA Nsight Systems) was not found")
     assert "nsight-systems-cli" in message
     assert VARIABLE in message
     assert len(message.splitlines()) == 1
@@ -193,7 +193,7 @@ def test_a_hanging_program_is_ended_with_all_that_it_started(tmp_path: Path) -> 
         f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}'); time.sleep(600)"
     )
     message = failure(FakeNsys(tmp_path), out, python(code), limit_s=3)
-    assert message == "profile=nsys: the profiled process did not end within 3 s and was ended; see nsys.log"
+    assert message == "profile=nsys: the profiled process did not end within 3 s and was stopped; see nsys.log"
     assert files(out) == {"nsys.log"}
     for pid in map(int, pids.read_text().split()):
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -202,7 +202,7 @@ def test_a_hanging_program_is_ended_with_all_that_it_started(tmp_path: Path) -> 
 def test_what_a_hanging_nsys_had_recorded_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     message = failure(FakeNsys(tmp_path, profile='echo > "$stem.qdstrm"; sleep 600'), out, limit_s=1)
-    assert message.endswith("was ended; see nsys.log, report.qdstrm is kept")
+    assert message.endswith("was stopped; see nsys.log, report.qdstrm is kept")
     assert files(out) == {"report.qdstrm", "nsys.log"}
 
 
@@ -245,13 +245,13 @@ def test_options_that_are_passed_on_take_the_place_of_ours(tmp_path: Path) -> No
     ("text", "fault"),
     [
         ("-t 'cuda", "cannot be read (No closing quotation); give options of `nsys profile`"),
-        ("cuda", "cuda is no option; give options of `nsys profile`"),
-        ("-t cuda python", "python is no option; give options of `nsys profile`"),
-        ("--trace=cuda python", "python is no option; give options of `nsys profile`"),
-        ("-t cuda --", "-- is no option; give options of `nsys profile`"),
-        ("-t cuda -o elsewhere", "where the report goes is settled; leave -o out"),
-        ("-oelsewhere", "where the report goes is settled; leave -o out"),
-        ("--output=elsewhere", "where the report goes is settled; leave -o out"),
+        ("cuda", "cuda is not an option; give options of `nsys profile`"),
+        ("-t cuda python", "python is not an option; give options of `nsys profile`"),
+        ("--trace=cuda python", "python is not an option; give options of `nsys profile`"),
+        ("-t cuda --", "-- is not an option; give options of `nsys profile`"),
+        ("-t cuda -o elsewhere", "the tool sets where the report goes; leave out -o"),
+        ("-oelsewhere", "the tool sets where the report goes; leave out -o"),
+        ("--output=elsewhere", "the tool sets where the report goes; leave out -o"),
     ],
 )
 def test_options_that_cannot_be_passed_on(text: str, fault: str) -> None:
@@ -307,8 +307,8 @@ def test_a_missing_library_is_named_with_what_finishes_the_report(
     program = importer(fake, "\tlibdw.so.1 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x1)\n")
     out = tmp_path / "out"
     assert failure(fake, out) == (
-        "profile=nsys: nsys' importer does not run without libdw.so.1 (on Debian and Ubuntu: apt-get install libdw1); "
-        f"what was recorded is kept as report.qdstrm; once that is there, `{program} -i report.qdstrm` makes the report"
+        "profile=nsys: nsys's importer needs libdw.so.1 (on Debian and Ubuntu: apt-get install libdw1); "
+        f"the recording is kept as report.qdstrm; once that is installed, `{program} -i report.qdstrm` makes the report"
     )
     assert files(out) == {"report.qdstrm", "nsys.log"}
 
@@ -326,8 +326,7 @@ def test_no_importer_at_all(tmp_path: Path) -> None:
     # deep, for the importer is looked for in the folders around nsys, and other tests put one beside theirs
     message = failure(FakeNsys(tmp_path / "a" / "b", profile=RECORDING_ONLY), tmp_path / "out")
     assert message == (
-        "profile=nsys: nsys made no report of what it recorded, see nsys.log; "
-        "what was recorded is kept as report.qdstrm"
+        "profile=nsys: nsys made no report of its recording, see nsys.log; the recording is kept as report.qdstrm"
     )
 
 

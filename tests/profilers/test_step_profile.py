@@ -6,10 +6,14 @@ import pandas as pd
 import pytest
 
 from tests.profilers.traces import ComposedTrace, two_eager_steps
-from ttt_mlflow.profilers.step_profile import PartFloor, kernel_table, part_table, profile_of, table_csv
+from ttt_mlflow.profilers.step_profile import PartRoofline, kernel_table, part_table, profile_of, table_csv
 from ttt_mlflow.profilers.trace import read_steps
 
-FLOORS = {"projections": PartFloor(1000, 0.01), "inner net state": PartFloor(5000), "sampling": PartFloor(1, 1)}
+ROOFLINES = {
+    "projections": PartRoofline(1000, 0.01),
+    "inner net state": PartRoofline(5000),
+    "sampling": PartRoofline(1, 1),
+}
 
 
 def test_a_gpus_step() -> None:
@@ -29,7 +33,7 @@ def test_a_cpus_step_has_no_gaps_between_kernels() -> None:
 
 
 def test_parts_beside_the_roofline() -> None:
-    rows = part_table(read_steps(two_eager_steps().content, on_gpu=True), FLOORS)
+    rows = part_table(read_steps(two_eager_steps().content, on_gpu=True), ROOFLINES)
     assert [(row.part, row.calls) for row in rows] == [("projections", 2), ("inner net state", 2), ("unknown", 2)]
     product, inner, unknown = rows
     assert (product.ms_per_step, product.share_pct, product.roofline_pct) == pytest.approx((0.02, 40, 50))
@@ -39,7 +43,7 @@ def test_parts_beside_the_roofline() -> None:
 
 def test_kernels_add_up_to_the_busy_time() -> None:
     steps = read_steps(two_eager_steps().content, on_gpu=True)
-    rows = kernel_table(steps, part_table(steps, FLOORS))
+    rows = kernel_table(steps, part_table(steps, ROOFLINES))
     assert {(row.name, row.part) for row in rows} == {
         ("gemm", "projections"), ("decode", "inner net state"), ("Memset", "unknown"),
     }  # fmt: skip

@@ -74,6 +74,6 @@ def test_a_trace_that_is_not_whole_is_a_failure(left: bytes | None, monkeypatch:
     with pytest.raises(RunFailed) as failed:
         record(lambda: torch.ones(2), 1, CPU)
     assert str(failed.value) == (
-        f"profile=torch: PyTorch's profiler did not write a whole trace into {tempfile.gettempdir()}; "
+        f"profile=torch: PyTorch's profiler did not write a complete trace to {tempfile.gettempdir()}; "
         "make room there, or set TMPDIR to a folder with more"
     )

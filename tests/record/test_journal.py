@@ -126,7 +126,7 @@ def test_every_status_is_kept(tmp_path: Path, status: str) -> None:
 
 
 def test_an_unknown_status_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="fine: a status is one of running, ok"):
+    with pytest.raises(ValueError, match="fine: not a status; the statuses are running, ok"):
         Journal.create(tmp_path, {}).set_status("fine")
 
 

@@ -34,5 +34,5 @@ def test_an_older_record_has_its_tokens_from_its_configuration(mode: str, tokens
 
 
 def test_tokens_that_are_no_number_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"timing/passes.json is not the passes of a run"):
+    with pytest.raises(BadInput, match=r"timing/passes.json does not hold the passes of a run"):
         throughputs(record(tmp_path, {"tokens_per_pass": "many"}))

@@ -72,7 +72,7 @@ def test_only_complete_passes_count(tmp_path: Path) -> None:
     compared = compare_runs(make_run(tmp_path), run)
     assert compared.comparison.candidate_passes == len(STEADY)
     assert compared.comparison.word == "not significant"
-    assert compared.differences == ["the candidate's status is killed: it ended early"]
+    assert compared.differences == ["the candidate ended early: its status is killed"]
 
 
 def test_a_prompts_tokens_count_in_prefill_mode(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_an_invalid_run_is_refused_by_name(tmp_path: Path, side: str) -> None:
     with pytest.raises(BadInput) as refused:
         compare_runs(*pair)
     text = str(refused.value)
-    assert text.startswith(f"the {side} {bad.id} (ttt-1b decode b8 p1 g10) was judged invalid")
+    assert text.startswith(f"the {side} {bad.id} (ttt-1b decode b8 p1 g10) is invalid")
     assert "drift,short_section" in text
 
 
@@ -105,7 +105,7 @@ def test_an_invalid_run_that_is_asked_for_is_said(tmp_path: Path) -> None:
     [
         ({"ttt.verdict": "unjudged"}, "the baseline is unjudged"),
         ({"ttt.verdict": "unjudged", "ttt.reasons": "no samples"}, "the baseline is unjudged: no samples"),
-        ({}, "the baseline was never judged: its record has no verdict"),
+        ({}, "the baseline has no verdict in its record"),
     ],
 )
 def test_an_unjudged_run_is_compared_and_said(tmp_path: Path, tags: dict[str, str], said: str) -> None:
@@ -120,7 +120,7 @@ def test_other_hardware_is_said_first(tmp_path: Path) -> None:
     run = make_run(tmp_path, facts=other, tags={"ttt.verdict": "unjudged"}, batch=16, max_seconds=5)
     assert compare_runs(make_run(tmp_path), run).differences == [
         "GPU: NVIDIA H200 and NVIDIA H100",
-        "GPU's UUID: 1 and 2",
+        "GPU UUID: 1 and 2",
         "driver: 580 and 590",
         "the candidate is unjudged",
         "batch: 8 and 16",
@@ -138,7 +138,7 @@ def test_a_fact_that_one_side_lacks_is_a_difference(tmp_path: Path) -> None:
 
 def test_a_run_without_complete_passes(tmp_path: Path) -> None:
     run = make_run(tmp_path, [], status="oom")
-    with pytest.raises(BadInput, match=rf"{run.id} has no complete pass .*status oom"):
+    with pytest.raises(BadInput, match=rf"{run.id}: the run has no complete pass .*status oom"):
         compare_runs(make_run(tmp_path), run)
 
 
@@ -156,7 +156,7 @@ def test_two_modes(tmp_path: Path) -> None:
 
 def test_a_micro_benchmark(tmp_path: Path) -> None:
     micro = LocalRun(Journal.create(tmp_path, MicroConfig.parse({}).model_dump(mode="json"), MicroConfig.entry_point))
-    with pytest.raises(BadInput, match=r"is the record of micro: compare two runs of main"):
+    with pytest.raises(BadInput, match=r"is a record of micro: compare two runs of main"):
         compare_runs(make_run(tmp_path), micro)
 
 
@@ -165,8 +165,8 @@ def test_a_micro_benchmark(tmp_path: Path) -> None:
     [
         ("{", "cannot be read"),
         ("[]", "not a file of a run's record"),
-        ('{"repeat_total_ms": [1.0], "repeat_complete": []}', "is not the passes of a run"),
-        ('{"repeat_total_ms": [0.0], "repeat_complete": [true]}', "is not the passes of a run"),
+        ('{"repeat_total_ms": [1.0], "repeat_complete": []}', "does not hold the passes of a run"),
+        ('{"repeat_total_ms": [0.0], "repeat_complete": [true]}', "does not hold the passes of a run"),
     ],
 )
 def test_a_damaged_record(tmp_path: Path, text: str, said: str) -> None:

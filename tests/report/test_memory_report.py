@@ -28,9 +28,9 @@ def test_the_csv_has_whole_bytes_and_empty_cells() -> None:
 def test_the_table_is_checked_against_the_allocator() -> None:
     text = parts_markdown(ROWS, ALLOCATOR)
     assert "| sum | 0.0001 | 0.0001 | 0.0002 |" in text
-    assert text.endswith("The sums are the allocator's.\n")
+    assert text.endswith("The sums equal the allocator's.\n")
     apart = parts_markdown(ROWS, replace(ALLOCATOR, reserved=ALLOCATOR.reserved - 5 * KB))
-    assert apart.endswith("The sums are not the allocator's: reserved +5,000 bytes.\n")
+    assert apart.endswith("The sums differ from the allocator's: reserved +5,000 bytes.\n")
 
 
 @pytest.mark.skipif(not BROWSER, reason="no chromium or Chrome is installed")
@@ -43,6 +43,6 @@ def test_a_browser_without_a_network_draws_it(shown: int, tmp_path: Path, monkey
     assert drawn.count("<tr>") == len(ROWS) + 2
     for text in ("weights", "50 kB", "115 kB", "152 kB"):
         assert f">{text}<" in drawn
-    left = "4 allocations and releases in the pass." if shown > 4 else "the 2 before them are in snapshot.pickle alone."
+    left = "4 allocations and releases in the pass." if shown > 4 else "the 2 earlier ones are only in snapshot.pickle."
     assert left in drawn
     assert 'id="history" width="' in drawn

@@ -51,9 +51,9 @@ def traces(results: MicroResults, button: int) -> dict[str, dict[str, Any]]:
 def test_the_chart_has_a_line_a_kernel_and_a_floor_an_inner_net() -> None:
     results = two_kernels()
     lines = traces(results, 0)
-    assert list(lines) == ["fast", "slow", "floor of TTT-Linear", "floor of TTT-MLP"]
+    assert list(lines) == ["fast", "slow", "roofline of TTT-Linear", "roofline of TTT-MLP"]
     for kernel, floor, share in (("fast", "TTT-Linear", 0.5), ("slow", "TTT-MLP", 0.25)):
-        line, limit = lines[kernel], lines[f"floor of {floor}"]
+        line, limit = lines[kernel], lines[f"roofline of {floor}"]
         assert line["x"] == limit["x"] == [8, 64, 512]
         assert [share * us for us in line["y"]] == pytest.approx(limit["y"])
         assert limit["line"]["dash"] in ("dash", "dot")
@@ -74,8 +74,8 @@ def test_the_buttons_choose_the_quantity() -> None:
     rates, shares = traces(results, 1), traces(results, 2)
     assert rates["fast"]["y"] == pytest.approx([2000] * 3)
     assert shares["slow"]["y"] == pytest.approx([25] * 3)
-    assert rates["the card's read bandwidth"]["y"] == [4000] * 3
-    assert shares["the card's read bandwidth"]["y"] == [100] * 3
+    assert rates["the GPU's read bandwidth"]["y"] == [4000] * 3
+    assert shares["the GPU's read bandwidth"]["y"] == [100] * 3
     bars = rates["fast"]["error_y"]
     assert min(bars["array"] + bars["arrayminus"]) >= 0
 
@@ -91,7 +91,7 @@ def test_what_was_not_timed_is_not_drawn() -> None:
     results = make_results()
     assert timed_kernels(results) == ["good"]
     lines = traces(results, 0)
-    assert list(lines) == ["good", "floor of TTT-Linear"]
+    assert list(lines) == ["good", "roofline of TTT-Linear"]
     assert lines["good"]["x"] == [128]
 
 
@@ -109,7 +109,7 @@ def test_a_browser_without_a_network_draws_it(tmp_path: Path) -> None:
     page.write_text(chart_html(two_kernels()))
     drawn = re.sub(r"<script.*?</script>", "", rendered(page), flags=re.DOTALL)
     assert len(re.findall(r'<g class="trace scatter', drawn)) == 4
-    for text in ("fast", "slow", "floor of TTT-Linear", "floor of TTT-MLP", *BUTTONS):
+    for text in ("fast", "slow", "roofline of TTT-Linear", "roofline of TTT-MLP", *BUTTONS):
         assert f">{text}</text>" in drawn
 
 

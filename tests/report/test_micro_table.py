@@ -108,7 +108,7 @@ def test_times_that_the_l2_may_have_helped_are_said(tmp_path: Path) -> None:
     results = make_results()
     results.l2_bytes = 100_000_000
     journal = make_journal(tmp_path, results)
-    assert "good batch 128: the memory that was timed is 2.4 times the L2" in micro_markdown(journal)
+    assert "good batch 128: the timed memory is 2.4 times the L2" in micro_markdown(journal)
 
 
 def test_the_terminal(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_the_terminal(tmp_path: Path) -> None:
 
 def test_a_run_that_measured_nothing(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, None)
-    journal.set_status("killed", "ended by SIGTERM", 143)
-    assert "status: killed: ended by SIGTERM" in micro_markdown(journal)
+    journal.set_status("killed", "stopped by SIGTERM", 143)
+    assert "status: killed: stopped by SIGTERM" in micro_markdown(journal)
     assert micro_text(journal, "here").splitlines() == [journal.run_name, "  record  here"]
 
 

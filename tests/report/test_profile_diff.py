@@ -83,7 +83,7 @@ def test_a_gpus_and_a_cpus_are_not_compared() -> None:
 
 
 def test_a_step_and_a_prompt_are_not_compared() -> None:
-    with pytest.raises(BadInput, match="run A was profiled in mode=decode, run B in mode=prefill: compare two of one"):
+    with pytest.raises(BadInput, match="run A was profiled in mode=decode, run B in mode=prefill: compare two"):
         profile_diff(replace(A, mode="decode"), replace(B, mode="prefill"))
     assert profile_diff(replace(A, mode="decode"), B).changes, "a profile of an older version does not say its mode"
 
@@ -92,8 +92,8 @@ def test_what_was_measured_is_said_beside_it() -> None:
     """A profiler may make a step longer than it is, and one step more than another."""
     diff = profile_diff(replace(A, measured_ms=9.8), replace(B, measured_ms=4))
     expected = [
-        "measured, without a profiler: 9.8 ms became 4 ms: -5.8 ms, -59.2 %",
-        "the profiler made B 100 % longer: the idle time there is not the measured one",
+        "the step measured without a profiler changed from 9.8 ms to 4 ms: -5.8 ms, -59.2 %",
+        "the profiler made B 100 % longer: its idle time is not the measured idle time",
     ]
     assert diff_text(diff).splitlines()[3:5] == expected
     assert "\n\n".join(expected) in diff_markdown(diff)
@@ -109,7 +109,7 @@ def test_the_views(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.loc[table["name"] == "new", "a_ms"].isna().all()
     text = diff_text(diff)
     assert text.splitlines()[:2] == ["A: run A", "B: run B"]
-    assert "a profiled step of 10 ms became 8 ms: -2 ms, -20.0 %" in text
+    assert "a profiled step changed from 10 ms to 8 ms: -2 ms, -20.0 %" in text
     assert "| gemm | projections | faster | 4 | 2.5 | -1.5 | 75.0 % |" in diff_markdown(diff)
     assert "| the step |  |  | 10 | 8 | -2 | 100.0 % |" in diff_markdown(diff)
     assert diff_png(diff).startswith(b"\x89PNG")

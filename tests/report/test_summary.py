@@ -85,15 +85,15 @@ def test_the_terminal_summary_of_a_gpu_run(tmp_path: Path) -> None:
     assert text.splitlines()[0] == "ttt-1b mlp_1_dual_triton decode b1024 p1 g256"
     assert lines(text) == {
         "configuration": "cuda, float16, torch.compile off, CUDA graph on, seed 0",
-        "decode": "66,787 tokens/s, 95 % confidence interval [66,500, 67,010], spread 0.41 %",
+        "decode": "66,787 tokens/s, 95 % confidence interval [66,500, 67,010], coefficient of variation 0.41 %",
         "decode step": "15.33 ms p50, 15.4 p90, 16 p99, 15.35 mean",
         "prefill": "512 tokens/s, 2 ms, first token after 17.25 ms",
-        "passes": "7 timed, ended by the confidence interval, confidence interval ±0.3814 %, "
-        "4 to warm up, not settled: its share of the time used up",
+        "passes": "7 timed, stopped by the confidence interval, confidence interval ±0.3814 %, "
+        "4 warm-up passes, not settled: time limit reached",
         "drift": "-0.0312 % from the first third of the passes to the last (p 0.43), 0.25 % within a pass (p 0.012)",
         "memory": "peak 17.5 GB allocated, 18.25 GB reserved, 19 GB used on the device",
         "clocks": "SM 1,975 MHz (1,965 to 1,980), memory 3,201 MHz",
-        "power": "630 W, 1,234 J, 0.0094 J a token, 61 °C at most, GPU 99.5 % busy",
+        "power": "630 W, 1,234 J, 0.0094 J per token, 61 °C at most, GPU 99.5 % busy",
         "clock events": "sw_power_cap 83 %",
         "overhead": "imports 4 s, build 1.5 s, compilation 30 s",
         "model": "1,323,070,592 parameters",
@@ -151,7 +151,10 @@ def test_the_markdown_description(tmp_path: Path) -> None:
     assert text.startswith("**ttt-1b mlp_1_dual_triton decode b1024 p1 g256**\n\n| | |\n| --- | --- |\n")
     assert "| status | error: one two \\| three |" in text
     assert "weights /weights/a\\|b.safetensors |" in text
-    assert "| decode | 66,787 tokens/s, 95 % confidence interval [66,500, 67,010], spread 0.41 % |" in text
+    assert (
+        "| decode | 66,787 tokens/s, 95 % confidence interval [66,500, 67,010], coefficient of variation 0.41 % |"
+        in text
+    )
     assert text.endswith("| host | node7, NVIDIA H200, torch 2.13.0 |\n")
 
 
@@ -159,7 +162,7 @@ def test_the_spread_is_that_of_the_mode(tmp_path: Path) -> None:
     metrics = {"prefill_tokens_per_s": 10.0, "prefill_ms": 5.0, "relative_spread_pct": 0.5}
     journal = make_journal(tmp_path, metrics, mode="prefill")
     shown = lines(summary_text(journal, "here"))
-    assert shown["prefill"] == "10 tokens/s, spread 0.5 %, 5 ms"
+    assert shown["prefill"] == "10 tokens/s, coefficient of variation 0.5 %, 5 ms"
     assert "decode" not in shown
 
 

@@ -102,4 +102,4 @@ def test_a_browser_that_may_open_no_page_says_what_to_do(tmp_path: Path) -> None
     path = tmp_path / "open.html"
     click = '<script>window.open = () => null; document.getElementById("perfetto").click();</script>'
     path.write_text(page().replace("</body>", f"{click}</body>"))
-    assert "download open.html" in rendered(path).split('id="message"')[1].split("</div>")[0]
+    assert "Download open.html" in rendered(path).split('id="message"')[1].split("</div>")[0]

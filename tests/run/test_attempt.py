@@ -49,11 +49,11 @@ def test_a_pass_that_succeeds_has_room_kept_beside_it(attempt: Attempt, journal:
         (RunFailed("no kernel"), "profile=torch: no kernel"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "profile=torch: cannot be written (No space left on device); make room in LOGDIR and profile again",
+            "profile=torch: cannot be written (No space left on device); free some space in LOGDIR and profile again",
         ),
         (
             OSError(errno.EDQUOT, "Disk quota exceeded"),
-            "profile=torch: cannot be written (Disk quota exceeded); make room in LOGDIR and profile again",
+            "profile=torch: cannot be written (Disk quota exceeded); free some space in LOGDIR and profile again",
         ),
         (OSError(errno.ENOENT, "gone", "/nsys"), "profile=torch: FileNotFoundError: [Errno 2] gone: '/nsys'"),
         (ValueError("no\nsense"), "profile=torch: ValueError: no sense"),

@@ -171,7 +171,7 @@ def test_a_run_that_is_left_to_itself_says_why_it_ended(measure: Measure) -> Non
     assert "| passes | " in journal.description
     assert "| drift | " in journal.description
     assert f"warm-up ended ({passes['warmup_stop_reason']}), passes: " in measured.log
-    assert "repeats ended (interval), passes: " in measured.log
+    assert "timed passes ended (interval), passes: " in measured.log
 
 
 def test_the_sampler_is_asked_for_the_clocks_of_the_warm_up(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,11 +188,11 @@ def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
     measured = measure(TINY)
     for text in (
         "measuring ttt-tiny mlp_1_dual decode b2 p3 g5 with {'model_name': 'ttt-tiny'",
-        "Note: inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used",
+        "Note: inner_net: Triton needs a GPU; mlp_1_dual (PyTorch) is used",
         "Note: cuda_graph: off; there are no CUDA graphs on a CPU",
         "building ttt-tiny: ",
         "warm-up pass 1",
-        "repeat 3",
+        "timed pass 3",
     ):
         assert text in measured.log
     assert "building ttt-tiny: " in measured.output
@@ -357,9 +357,9 @@ def test_an_interruption_keeps_the_finished_steps(signum: signal.Signals, regist
     status = measured.journal.status
     assert isinstance(measured.failure, Killed)
     assert (status["status"], status["exit_code"]) == ("killed", 128 + signum)
-    assert status["message"] == f"ended by {signum.name}"
+    assert status["message"] == f"stopped by {signum.name}"
     assert measured.journal.tags["ttt.status"] == "killed"
-    assert measured.journal.tags["ttt.message"] == f"ended by {signum.name}"
+    assert measured.journal.tags["ttt.message"] == f"stopped by {signum.name}"
 
     steps = measured.steps
     assert steps["repeat"].tolist() == [0] * 4 + [1] * 4 + [2] * 2
@@ -426,7 +426,7 @@ CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a tota
 def test_out_of_memory_of_the_device(register: Register, measure: Measure) -> None:
     register(raising(torch.OutOfMemoryError, CUDA_MESSAGE, at=step_of_pass(2, 1)))
     measured = measure({**TOY, "batch": 3})
-    message = "out of memory: toy decode b3 p1 g4 does not fit; 2.50 GiB more was asked for"
+    message = "out of memory: toy decode b3 p1 g4 does not fit; 2.50 GiB more was requested"
     assert type(measured.failure) is OutOfMemory
     assert str(measured.failure) == message
     status = measured.journal.status
@@ -444,7 +444,7 @@ def test_out_of_memory_of_the_host(register: Register, measure: Measure) -> None
     measured = measure(TOY)
     assert measured.journal.status["status"] == "oom"
     assert str(measured.failure) == (
-        "out of memory: toy decode b2 p1 g4 does not fit; 1152921504.61 GB more was asked for"
+        "out of memory: toy decode b2 p1 g4 does not fit; 1152921504.61 GB more was requested"
     )
 
 
@@ -482,7 +482,7 @@ def test_a_signal_while_a_failure_is_recorded(
     measured = measure(TOY)
     assert ends == ["error", "killed"]
     assert isinstance(measured.failure, Killed)
-    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "ended by SIGINT")
+    assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "stopped by SIGINT")
 
 
 def test_an_expected_failure_is_told_in_its_own_words(register: Register, measure: Measure) -> None:
@@ -516,7 +516,7 @@ def test_an_interrupted_profile_keeps_the_measurement(register: Register, measur
     status = measured.journal.status
     assert isinstance(measured.failure, Killed)
     assert (status["status"], status["exit_code"]) == ("killed", 130)
-    assert status["message"] == "ended by SIGINT during profile=torch, after a complete measurement"
+    assert status["message"] == "stopped by SIGINT during profile=torch, after a complete measurement"
     assert set(measured.metrics) == DECODE | EVERY_RUN
     assert len(measured.steps) == 3 * 4
     assert measured.artifacts == ARTIFACTS
@@ -629,7 +629,7 @@ def test_a_measurement_that_stays_invalid_is_kept_as_that(
     assert measured.journal.tags["ttt.verdict"] == "invalid"
     assert measured.journal.tags["ttt.reasons"] == verdict.names[0]
     assert len(measured.steps) == 3 * 4
-    assert ("would end the same" in measured.log) == (verdict is TOO_SHORT)
+    assert ("would be the same" in measured.log) == (verdict is TOO_SHORT)
 
 
 def test_the_card_is_waited_for_before_the_next_attempt(
@@ -652,7 +652,7 @@ def test_the_card_is_waited_for_before_the_next_attempt(
     assert len(waited) == 1
     assert waited[0] > 0
     assert "waiting: another process uses the GPU (30 %), for 1 s" in measured.log
-    assert "The GPU did not become quiet: another process uses the GPU (30 %). Measuring all the same." in measured.log
+    assert "The GPU did not become quiet: another process uses the GPU (30 %). The run measures anyway." in measured.log
     frame = pd.read_csv(measured.journal.artifacts / "telemetry/samples.csv")
     assert frame["measured"].sum() < len(frame) / 2, "the sections of the first attempt do not count"
 

@@ -14,7 +14,7 @@ SUBJECT = "out of memory: ttt-1b mlp_2_dual_triton decode b8192 p1 g64 does not 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 10.00 MiB."), "; 10.00 MiB more was asked for"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 10.00 MiB."), "; 10.00 MiB more was requested"),
         (torch.OutOfMemoryError("no details"), ""),
         (RuntimeError("CUDA error: out of memory"), ""),
         (RuntimeError("CUDA driver error: Out of Memory"), ""),
@@ -22,7 +22,7 @@ SUBJECT = "out of memory: ttt-1b mlp_2_dual_triton decode b8192 p1 g64 does not 
         (RuntimeError("Triton Error [CUDA]: out of memory"), ""),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2500000000 bytes."),
-            "; 2.50 GB more was asked for",
+            "; 2.50 GB more was requested",
         ),
         (MemoryError(), ""),
     ],
@@ -51,4 +51,4 @@ def test_an_error_that_out_of_memory_led_to() -> None:
     error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
     error.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
     assert find_out_of_memory(error) is error.__context__
-    assert out_of_memory_message(error, USED.run_name, CPU) == f"{SUBJECT}; 20.00 MiB more was asked for"
+    assert out_of_memory_message(error, USED.run_name, CPU) == f"{SUBJECT}; 20.00 MiB more was requested"

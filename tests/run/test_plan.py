@@ -20,8 +20,8 @@ from ttt_mlflow.run.plan import Plan, make_plan
 from ttt_mlflow.workload import Workload
 
 NO_GPU = "device: no GPU found, measuring on the CPU"
-NO_TRITON = "inner_net: Triton needs a GPU, mlp_1_dual (PyTorch) is used"
-NO_COMPILE = "use_compile: off; on a CPU it is on only if asked for"
+NO_TRITON = "inner_net: Triton needs a GPU; mlp_1_dual (PyTorch) is used"
+NO_COMPILE = "use_compile: off; on a CPU it is on only if requested"
 NO_GRAPH = "cuda_graph: off; there are no CUDA graphs on a CPU"
 
 
@@ -135,7 +135,7 @@ def test_a_notice_is_given_for_a_default_only() -> None:
         (
             {"inner_net": "mlp_2_dual_triton"},
             "inner_net=mlp_2_dual_triton: Triton needs a GPU (or TRITON_INTERPRET=1, which is slow); "
-            "on a CPU use mlp_2_dual",
+            "on a CPU, use mlp_2_dual",
         ),
         (
             {"inner_net": "mlp_3_dual"},
@@ -144,25 +144,25 @@ def test_a_notice_is_given_for_a_default_only() -> None:
         ),
         (
             {"cuda_graph": "true"},
-            "cuda_graph=true: there are no CUDA graphs on a CPU; leave cuda_graph out, or set it to false",
+            "cuda_graph=true: there are no CUDA graphs on a CPU; omit cuda_graph, or set it to false",
         ),
         (
             {"cuda_graph": "true", "mode": "prefill", "promptlen": "32"},
-            "cuda_graph=true: there are no CUDA graphs on a CPU; leave cuda_graph out, or set it to false",
+            "cuda_graph=true: there are no CUDA graphs on a CPU; omit cuda_graph, or set it to false",
         ),
         (
             {"use_compile": "true", "mode": "prefill", "promptlen": "32"},
-            "use_compile=true: the prompt's pass is not compiled; leave use_compile out, or set it to false",
+            "use_compile=true: processing the prompt is not compiled; omit use_compile, or set it to false",
         ),
-        ({"model_name": "peer"}, "model_name=peer: runs on a GPU only, and the device is cpu"),
+        ({"model_name": "peer"}, "model_name=peer: it needs a GPU, but the device is cpu; use a GPU, or another model"),
         ({"model_name": "absent"}, "model_name=absent: pip install absent"),
         (
             {"model_name": "plain", "inner_net": "mlp_1_dual"},
-            "inner_net=mlp_1_dual: plain has no inner net; leave inner_net out",
+            "inner_net=mlp_1_dual: plain has no inner net; omit inner_net",
         ),
         (
             {"model_name": "plain", "checkpoint": "weights"},
-            "checkpoint=weights: plain is measured with random weights only",
+            "checkpoint=weights: plain only supports random weights; omit checkpoint",
         ),
         (
             {"checkpoint": "/nowhere/weights"},
@@ -170,25 +170,25 @@ def test_a_notice_is_given_for_a_default_only() -> None:
         ),
         (
             {"profile": "nsys"},
-            "profile=nsys: it records what a GPU does, and the device is cpu; leave nsys out of profile",
+            "profile=nsys: it records GPU activity, but the device is cpu; remove nsys from profile",
         ),
         (
             {"profile": "torch,memory,nsys"},
-            "profile=memory: it records PyTorch's allocator on a GPU, and the device is cpu; leave memory out of "
+            "profile=memory: it records PyTorch's GPU allocator, but the device is cpu; leave memory out of "
             "profile\n"
-            "profile=nsys: it records what a GPU does, and the device is cpu; leave nsys out of profile",
+            "profile=nsys: it records GPU activity, but the device is cpu; remove nsys from profile",
         ),
         (
             {"nsys_args": "-t cuda"},
-            "nsys_args=-t cuda: nsys is not asked for; add profile=nsys, or leave it out",
+            "nsys_args=-t cuda: nsys is not requested; add profile=nsys, or omit nsys_args",
         ),
         (
             {"nsys_export": "sqlite", "profile": "torch"},
-            "nsys_export=sqlite: nsys is not asked for; add profile=nsys, or leave it out",
+            "nsys_export=sqlite: nsys is not requested; add profile=nsys, or omit nsys_export",
         ),
         (
             {"profile": "nsys", "nsys_args": "-o elsewhere"},
-            "nsys_args=-o elsewhere: where the report goes is settled; leave -o out",
+            "nsys_args=-o elsewhere: the tool sets where the report goes; leave out -o",
         ),
     ],
 )
@@ -200,15 +200,15 @@ def test_refused_on_a_cpu(asked: dict[str, str], message: str) -> None:
 def test_prefill_on_a_cpu() -> None:
     resolved = settle(mode="prefill", promptlen=32)
     assert switches(resolved) == ("cpu", "mlp_1_dual", "float32", False, False)
-    assert resolved.notices == [NO_GPU, NO_TRITON, "use_compile: off; the prompt's pass is not compiled", NO_GRAPH]
+    assert resolved.notices == [NO_GPU, NO_TRITON, "use_compile: off; processing the prompt is not compiled", NO_GRAPH]
 
 
 @pytest.mark.usefixtures("on_cpu")
 def test_compiling_for_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tmp_path))
-    reason = "compiling for a CPU needs a C++ compiler (g++ or clang++), and none is found"
-    assert refusal(use_compile="true") == f"use_compile=true: {reason}; leave use_compile out, or set it to false"
+    reason = "compiling for a CPU needs a C++ compiler (g++ or clang++), but none was found"
+    assert refusal(use_compile="true") == f"use_compile=true: {reason}; omit use_compile, or set it to false"
     assert f"use_compile: off; {reason}" in settle().notices
     (tmp_path / "clang++").touch(mode=0o755)
     assert settle(use_compile="true").used.use_compile is True
@@ -230,7 +230,7 @@ def test_triton_in_its_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     resolved = settle()
     assert switches(resolved) == ("cpu", "mlp_1_dual_triton", "float32", False, False)
-    assert resolved.notices == [NO_GPU, "use_compile: off; Triton's interpreter cannot be compiled", NO_GRAPH]
+    assert resolved.notices == [NO_GPU, "use_compile: off; code in Triton's interpreter cannot be compiled", NO_GRAPH]
     assert settle(inner_net="mlp_2_dual_triton").used.inner_net == "mlp_2_dual_triton"
     assert refusal(use_compile="true").startswith("use_compile=true: Triton's interpreter cannot be compiled")
     assert settle(inner_net="mlp_1_dual", use_compile="true").used.use_compile is True
@@ -272,7 +272,9 @@ def test_the_cpu_of_a_machine_with_a_gpu() -> None:
     assert resolved.notices == [NO_TRITON, NO_COMPILE, NO_GRAPH]
     assert refusal(device="cpu", inner_net="mlp_1_dual_triton").startswith("inner_net=mlp_1_dual_triton: Triton needs")
     assert refusal(device="cpu", cuda_graph="true").startswith("cuda_graph=true: there are no CUDA graphs on a CPU")
-    assert refusal(device="cpu", model_name="peer") == "model_name=peer: runs on a GPU only, and the device is cpu"
+    assert refusal(device="cpu", model_name="peer") == (
+        "model_name=peer: it needs a GPU, but the device is cpu; use a GPU, or another model"
+    )
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -281,11 +283,11 @@ def test_prefill_on_a_gpu() -> None:
     resolved = settle(mode="prefill", promptlen=32)
     assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", False, False)
     assert resolved.notices == [
-        "use_compile: off; the prompt's pass is not compiled",
-        "cuda_graph: off; the prompt's pass is not captured",
+        "use_compile: off; processing the prompt is not compiled",
+        "cuda_graph: off; processing the prompt is not captured",
     ]
     refused = refusal(mode="prefill", promptlen=32, cuda_graph="true")
-    assert refused.startswith("cuda_graph=true: the prompt's pass is not captured")
+    assert refused.startswith("cuda_graph=true: processing the prompt is not captured")
     assert switches(settle(model_name="plain", mode="prefill"))[-2:] == (False, False)
 
 
@@ -303,9 +305,9 @@ def test_a_prompts_rest_runs_as_a_decode_step_does(promptlen: int) -> None:
 def test_a_model_with_its_own_generation() -> None:
     resolved = settle(model_name="peer")
     assert switches(resolved) == ("cuda", None, "float16", False, True)
-    assert resolved.notices == ["use_compile: off; peer decodes through its own generation code"]
+    assert resolved.notices == ["use_compile: off; peer decodes with its own generation code"]
     assert refusal(model_name="peer", use_compile="true") == (
-        "use_compile=true: peer decodes through its own generation code; leave use_compile out, or set it to false"
+        "use_compile=true: peer decodes with its own generation code; omit use_compile, or set it to false"
     )
     assert settle(model_name="peer", cuda_graph="false").used.cuda_graph is False
 
@@ -313,7 +315,7 @@ def test_a_model_with_its_own_generation() -> None:
 @pytest.mark.usefixtures("on_gpu")
 def test_a_gpu_and_the_interpreter_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    message = "device=cuda: TRITON_INTERPRET=1 is set, Triton would run on the host; unset it, or use cpu"
+    message = "device=cuda: TRITON_INTERPRET=1 makes Triton run on the host; unset it, or use device=cpu"
     assert refusal() == message
     assert refusal(device="cuda") == message
     assert settle(device="cpu").used.inner_net == "mlp_1_dual_triton"
@@ -350,15 +352,13 @@ def test_what_cannot_be_had_is_said_all_at_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
     lines = refusal(profile="torch,memory,nsys").splitlines()
     assert [line.split(":")[0] for line in lines] == ["profile=torch", "profile=memory", "profile=nsys"]
-    assert "PYTORCH_CUDA_ALLOC_CONF chose cudaMallocAsync" in lines[1]
+    assert "PYTORCH_CUDA_ALLOC_CONF selects cudaMallocAsync" in lines[1]
     assert lines[2] == "profile=nsys: it is not found"
 
 
 @pytest.mark.usefixtures("on_gpu")
 def test_an_importer_that_lacks_a_library_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu_with(monkeypatch, Nsys(Path("/somewhere/nsys"), "2025.3"))
-    monkeypatch.setattr(resolve_module, "importer_fault", lambda nsys: "its importer does not run without libdw.so.1")
+    monkeypatch.setattr(resolve_module, "importer_fault", lambda nsys: "its importer needs libdw.so.1")
     (notice,) = settle(profile="nsys").notices
-    assert notice == (
-        "profile=nsys: its importer does not run without libdw.so.1; until then the recording stays a .qdstrm file"
-    )
+    assert notice == ("profile=nsys: its importer needs libdw.so.1; until then, the recording remains a .qdstrm file")

@@ -71,9 +71,9 @@ def test_an_eager_pass_names_every_part(asked: dict[str, object], measure: Measu
     unknown = kernels.loc[kernels["part"] == "unknown", "share_pct"].sum()
     assert unknown == 0 if not asked else unknown < 25
     parts = pd.read_csv(measured.journal.artifacts / "profiles/torch/parts.csv")
-    floors = pd.read_csv(measured.journal.artifacts / "roofline/parts.csv")
+    rooflines = pd.read_csv(measured.journal.artifacts / "roofline/parts.csv")
     own = parts[parts["part"] != "unknown"]
-    assert own["min_bytes"].tolist() == floors["bytes"].tolist()
+    assert own["min_bytes"].tolist() == rooflines["bytes"].tolist()
     assert "trace-eager.json.gz" not in {
         path.name for path in (measured.journal.artifacts / "profiles/torch").iterdir()
     }
@@ -93,7 +93,7 @@ def test_a_compiled_pass_takes_its_parts_from_an_eager_one(measure: Measure) -> 
     measured = measure({**TINY, "use_compile": True, "profile": "torch"})
     assert measured.failure is None, measured.log
     assert "profiles/torch/trace-eager.json.gz" in measured.artifacts
-    assert "in an eager step beside it" in read(measured, "kernels.md")
+    assert "come from an eager step" in read(measured, "kernels.md")
     kernels = kernels_of(measured)
     assert "unknown" in set(kernels["part"]), "compiled code itself"
     (part,) = set(kernels.loc[kernels["name"] == "aten::argmax", "part"])
@@ -171,7 +171,7 @@ def test_a_graphs_steps_take_their_parts_from_an_eager_step(tmp_path: Path, monk
     kernels = pd.read_csv(folder / "kernels.csv").set_index("name")["part"].to_dict()
     assert kernels == {"gemm": "projections", "decode": "inner net state", "Memset": "unknown"}
     assert (folder / "trace-eager.json.gz").exists()
-    assert "in an eager step beside it" in (folder / "kernels.md").read_text()
+    assert "come from an eager step" in (folder / "kernels.md").read_text()
     step = json.loads((folder / "step.json").read_text())
     assert (step["device"], step["busy_ms"], step["step_ms"]) == ("cuda", pytest.approx(0.05), pytest.approx(0.065))
     assert "measured_ms" not in step
@@ -180,8 +180,8 @@ def test_a_graphs_steps_take_their_parts_from_an_eager_step(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("eager", "note"),
     [
-        (None, "the model's own decoder offers no eager step"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into the device's memory"),
+        (None, "the model's own decoder has no eager step"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into the memory"),
     ],
 )
 def test_without_an_eager_step_parts_are_not_known(
@@ -224,7 +224,7 @@ def test_a_full_disk_costs_the_profile_alone(measure: Measure, monkeypatch: pyte
     measured = measure({**TINY, "profile": "torch"})
     message = (
         "profile=torch: cannot be written (No space left on device); "
-        f"make room in {measured.journal.path.parent} and profile again; "
+        f"free some space in {measured.journal.path.parent} and profile again; "
         "the measurement before it is complete"
     )
     assert type(measured.failure) is RunFailed
@@ -307,8 +307,8 @@ def test_nsys_records_the_same_configuration(measure: Measure, tmp_path: Path) -
     ("script", "said"),
     [
         ("echo the driver says no; exit 3", "ended with exit code 3 and left no report: the driver says no"),
-        ("exec sleep 600", "the profiled process did not end within 2 s and was ended; see nsys.log"),
-        ('echo a recording > "$stem.qdstrm"', "what was recorded is kept as report.qdstrm"),
+        ("exec sleep 600", "the profiled process did not end within 2 s and was stopped; see nsys.log"),
+        ('echo a recording > "$stem.qdstrm"', "the recording is kept as report.qdstrm"),
         ("echo nothing was captured", "nsys left no report: nothing was captured"),
     ],
     ids=["fails", "hangs", "qdstrm", "nothing"],
@@ -353,7 +353,7 @@ def test_a_signal_between_two_passes(measure: Measure, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ModelDecoder, "close", interrupted)
     measured = measure({**TINY, "profile": "torch"})
-    message = "ended by SIGINT while profiling, after a complete measurement"
+    message = "stopped by SIGINT while profiling, after a complete measurement"
     assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", message)
     assert "profiles/torch/open.html" in measured.artifacts
 
@@ -374,7 +374,7 @@ def test_two_runs_on_the_command_line(measure: Measure, tmp_path: Path) -> None:
     inner = changes[changes["part"] == "inner net state"].set_index("name")
     assert inner["word"].to_dict()["aten::gelu"] == "appeared"
     assert first.journal.run_name in result.output
-    assert "measured, without a profiler: " in result.output
+    assert "the step measured without a profiler changed from " in result.output
 
 
 def test_a_run_without_a_profile_on_the_command_line(measure: Measure) -> None:

@@ -119,7 +119,7 @@ def test_a_card_whose_ceilings_are_not_known(
 
 def test_a_dtype_whose_matrix_rate_is_not_measured(recorder: Recorder) -> None:
     assert set(recorder.record(measured_ms=1.9, dtype=torch.float32)) == {"min_bytes_per_step", "flops_per_step"}
-    assert "measured in 16 bits, and the run is in torch.float32" in recorder.output
+    assert "measured in 16-bit types, but the run uses torch.float32" in recorder.output
 
 
 def test_a_note_that_a_handler_keeps_does_not_keep_the_callers_memory(

@@ -78,7 +78,7 @@ def test_changed_versions_are_installed(file: str, project: Path) -> None:
 def test_failed_installation_is_an_error_and_is_tried_again(project: Path) -> None:
     failed = prepare(project, PIP_EXIT="1")
     assert failed.returncode == 1
-    assert "Error: the installation failed; the whole log is" in failed.stderr
+    assert "Error: the installation failed; see the whole log in" in failed.stderr
     assert prepare(project).returncode == 0
     assert len(installations(project)) == 2
 

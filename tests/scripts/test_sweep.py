@@ -77,7 +77,7 @@ def test_ctrl_c_ends_the_loop_and_keeps_the_record(store: str, tmp_path: Path) -
         os.kill(process.process.pid, signal.SIGINT)
         assert process.wait() == 128 + signal.SIGINT
     assert statuses(logdir) == ["killed"]
-    assert "Ended by SIGINT before all configurations were measured." in process.output
+    assert "Stopped by SIGINT before all configurations were measured." in process.output
 
 
 def test_dry_run_prints_the_seeds_three_loops() -> None:
@@ -98,7 +98,7 @@ def test_dry_run_prints_the_seeds_three_loops() -> None:
     [
         (["--batch", "3"], "Error: --batch: no such option; see --help"),
         (["--models"], "Error: --models needs a value (see --help)"),
-        (["-P", "batch=3"], "Error: -P batch=3: the batches of a sweep are given with --batches"),
+        (["-P", "batch=3"], "Error: -P batch=3: not allowed in a sweep; give the batches with --batches"),
         (["--models", ""], "Error: --models and --batches need at least one entry each"),
     ],
 )

@@ -38,8 +38,8 @@ def test_a_counter_that_runs_backwards_is_not_known_and_named() -> None:
     assert not {"violation_power", "ecc_uncorrected_errors"} & set(counted)
     assert counted["energy"] == counted["violation_thermal"] == 0
     assert one.backwards == {
-        "violation_power": "ran backwards by 1 in a section: not known there",
-        "ecc_uncorrected_errors": "ran backwards by 7 in a section: not known there",
+        "violation_power": "decreased by 1 in a section: not known there",
+        "ecc_uncorrected_errors": "decreased by 7 in a section: not known there",
     }
 
 

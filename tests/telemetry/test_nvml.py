@@ -54,14 +54,14 @@ def test_cuda_driver_version(nvml: FakeNvml) -> None:
 def test_a_gpu_is_asked_itself(nvml: FakeNvml) -> None:
     device = find_device(load_nvml(), TORCH_UUID)
     assert device == Device(GPU_UUID, GPU_UUID)
-    assert device.handles == [("card", GPU_UUID)]
+    assert device.handles == [("GPU", GPU_UUID)]
 
 
 def test_an_instance_is_asked_before_its_card(nvml: FakeNvml) -> None:
     nvml.uuids = [GPU_UUID, MIG_UUID]
     device = find_device(load_nvml(), MIG_UUID.removeprefix("MIG-"))
     assert device == Device(MIG_UUID, MIG_UUID, parent=GPU_UUID)
-    assert device.handles == [("instance", MIG_UUID), ("parent card", GPU_UUID)]
+    assert device.handles == [("instance", MIG_UUID), ("parent GPU", GPU_UUID)]
 
 
 def test_an_instance_whose_card_nvml_does_not_give(nvml: FakeNvml) -> None:

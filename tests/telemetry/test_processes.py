@@ -143,7 +143,7 @@ def test_the_only_number_is_this_process(card: Card) -> None:
 def test_numbers_that_cannot_be_told_apart(card: Card) -> None:
     card.section([FOREIGN, NOBODY])
     assert card.others is None
-    assert "NVML lists 2 processes under numbers that are not those of this container" in str(card.watch.problem())
+    assert "NVML lists 2 processes with pids of another namespace than this container's" in str(card.watch.problem())
 
 
 def with_context(monkeypatch: pytest.MonkeyPatch, context: bool) -> None:

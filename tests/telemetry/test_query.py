@@ -15,8 +15,8 @@ def refuse() -> float:
 
 
 def test_the_first_spelling_that_is_answered_is_kept() -> None:
-    query = Query(FakeNvml(), "clock", "now", [("instance", refuse), ("parent card", lambda: 7.0), ("never", refuse)])
-    assert (query.of, query.refused) == ("parent card", None)
+    query = Query(FakeNvml(), "clock", "now", [("instance", refuse), ("parent GPU", lambda: 7.0), ("never", refuse)])
+    assert (query.of, query.refused) == ("parent GPU", None)
     assert [query.ask(), query.ask()] == [7.0, 7.0]
     assert query.calls == 2
 
@@ -31,7 +31,7 @@ def test_a_refused_query_is_asked_once(error: Exception) -> None:
         asked.append(1)
         raise error
 
-    query = Query(FakeNvml(), "clock", "now", [("card", answer)])
+    query = Query(FakeNvml(), "clock", "now", [("GPU", answer)])
     assert [query.ask(), query.ask()] == [None, None]
     assert (len(asked), query.refused, query.of, query.calls) == (1, str(error), "", 0)
     assert query.mean_us is None
@@ -44,7 +44,7 @@ def test_a_fault_of_ours_is_not_taken_for_a_refusal() -> None:
     def answer() -> float:
         return next(answers, None) + 1  # type: ignore[operator]
 
-    query = Query(FakeNvml(), "clock", "now", [("card", answer)])
+    query = Query(FakeNvml(), "clock", "now", [("GPU", answer)])
     with pytest.raises(TypeError):
         query.ask()
 
@@ -57,7 +57,7 @@ def test_a_query_that_stops_answering() -> None:
             raise NVMLError(GPU_IS_LOST)
         return 1.0
 
-    query = Query(FakeNvml(), "clock", "now", [("card", answer)])
+    query = Query(FakeNvml(), "clock", "now", [("GPU", answer)])
     assert query.ask() == 1.0
     lost[0] = True
     assert query.ask() is None
@@ -78,7 +78,7 @@ def test_cost(seconds: list[float]) -> None:
             return 1.0
 
         monkeypatch.setattr(module.time, "perf_counter", lambda: now_s[0])
-        query = Query(FakeNvml(), "clock", "now", [("card", answer)])
+        query = Query(FakeNvml(), "clock", "now", [("GPU", answer)])
         for _ in seconds:
             query.ask()
     assert query.calls == len(seconds)
@@ -102,8 +102,8 @@ def test_whom_to_ask() -> None:
     assert answers(of_either(instance, first, second)) == [
         ("instance", "first of mig handle"),
         ("instance", "second of mig handle"),
-        ("parent card", "first of card handle"),
-        ("parent card", "second of card handle"),
+        ("parent GPU", "first of card handle"),
+        ("parent GPU", "second of card handle"),
     ]
     assert answers(of_itself(instance, first)) == [("instance", "first of mig handle")]
-    assert answers(of_either(card, first)) == answers(of_itself(card, first)) == [("card", "first of card handle")]
+    assert answers(of_either(card, first)) == answers(of_itself(card, first)) == [("GPU", "first of card handle")]

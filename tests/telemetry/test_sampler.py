@@ -202,7 +202,7 @@ def test_sections_begin_and_end_in_turn(nvml: FakeNvml, edges: list[str]) -> Non
     *before, last = edges
     for edge in before:
         sampler.mark(edge)
-    with pytest.raises(ValueError, match="out of turn"):
+    with pytest.raises(ValueError, match="out of order"):
         sampler.mark(last)
 
 
@@ -357,7 +357,7 @@ def test_every_query_has_a_row(nvml: FakeNvml) -> None:
     assert 0 < rows["mean_us"]["sm_clock"] <= rows["max_us"]["sm_clock"]
     assert 20 <= rows["age_ms"]["power_instant"] < 1000 * WAIT_SECONDS
     assert rows["covers"].str.len().min() > 0
-    assert set(rows.loc[rows["refused"].isna(), "of"]) == {"card"}
+    assert set(rows.loc[rows["refused"].isna(), "of"]) == {"GPU"}
 
 
 # Several GPUs
@@ -390,7 +390,7 @@ def test_what_an_instance_does_not_say_its_card_does(nvml: FakeNvml) -> None:
     assert sampler.frame()["sm_clock_mhz"].tolist() == [1755]
     of = sampler.queries().set_index("query")["of"]
     assert set(of[["memory", "processes", "gpm", "memory_total"]]) == {"instance"}
-    assert set(of[["sm_clock", "power", "utilization", "clock_events", "violation_power"]]) == {"parent card"}
+    assert set(of[["sm_clock", "power", "utilization", "clock_events", "violation_power"]]) == {"parent GPU"}
     # the card's energy is that of its other instances too
     assert sampler.refused == {"energy": "Not Supported", "process_utilization": "Not Supported"}
     assert sampler.sections[0].energy_j is None

@@ -66,7 +66,7 @@ def test_what_can_be_given(make_journal: MakeJournal, tmp_path: Path) -> None:
     known = f"give the folder of a record, the id of one in {tmp_path}, or the id of an MLflow run"
     assert refusal("yesterday's", tmp_path, store) == f"yesterday's: no such run; {known}"
     assert "not the record of a run" in refusal(str(tmp_path), tmp_path, store)
-    assert refusal("0" * 32, tmp_path, store).startswith(f"{'0' * 32}: not to be had from {store} (")
+    assert refusal("0" * 32, tmp_path, store).startswith(f"{'0' * 32}: not available from {store} (")
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
@@ -77,5 +77,5 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 
 def test_a_server_that_is_away(tmp_path: Path) -> None:
     message = refusal("0" * 32, tmp_path, f"http://127.0.0.1:{free_port()}")
-    assert "not to be had from http://127.0.0.1:" in message
+    assert "not available from http://127.0.0.1:" in message
     assert "refused" in message

@@ -40,7 +40,7 @@ def test_artifacts_that_are_refused(server_uri: str, monkeypatch: pytest.MonkeyP
     before = len(client.search_runs(["0"]))
     monkeypatch.setattr(MlflowClient, "log_text", log_text)
     reason = check_writing(server_uri, None)
-    assert reason == "it does not let you write a run's artifact (the bucket is read-only)"
+    assert reason == "it does not allow a client to write a run's artifact (the bucket is read-only)"
     assert len(client.search_runs(["0"])) == before, "the run is deleted all the same"
 
 
@@ -84,7 +84,7 @@ def test_a_server_that_permits_reading_only() -> None:
     with read_only_server() as uri:
         reason = check_writing(uri, None)
     assert reason is not None
-    assert reason.startswith("it does not let you make a run (")
+    assert reason.startswith("it does not allow a client to make a run (")
     assert "not yours" in reason
 
 

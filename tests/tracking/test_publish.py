@@ -123,7 +123,7 @@ def test_an_abandoned_journal_is_a_killed_run(sqlite_uri: str, experiment: str, 
 
 
 def test_a_run_that_is_going_on_is_not_published(sqlite_uri: str, make_journal: MakeJournal) -> None:
-    with pytest.raises(PublishFailed, match="still going on"):
+    with pytest.raises(PublishFailed, match="has not ended"):
         publish(make_journal("running"), sqlite_uri)
 
 
@@ -159,7 +159,7 @@ def test_a_run_made_by_mlflow_run_says_why_nothing_was_measured(
 def test_a_run_that_cannot_be_marked(silent_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(store.PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setitem(store.PATIENCE, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(PublishFailed, match=f"{silent_address} was not marked: timed out"):
+    with pytest.raises(PublishFailed, match=f"{silent_address} could not be marked: timed out"):
         reject_run("0" * 32, f"http://user:secret@{silent_address}", "batch=0: not allowed")
 
 
@@ -467,7 +467,7 @@ def test_a_path_that_is_no_database(tmp_path: Path, make_journal: MakeJournal) -
     for uri, reason in [
         (f"sqlite:///{tmp_path}/file", "not an SQLite database"),
         (f"sqlite:///{tmp_path}/file/mlflow.db", "not a folder that you may write to"),
-        (f"sqlite:///{tmp_path}", "not a file that you may write to"),
+        (f"sqlite:///{tmp_path}", "not a writable file"),
         (f"{tmp_path}/mlruns", "sqlite:///"),
     ]:
         check_failure(make_journal(), uri, reason)

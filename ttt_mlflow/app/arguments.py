@@ -1,4 +1,4 @@
-"""The words of a command line as a configuration."""
+"""Turns the words of a command line into a configuration."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -7,11 +7,11 @@ from ttt_mlflow.config import FALSE_WORDS, TRUE_WORDS, Configuration, RunConfig
 from ttt_mlflow.errors import BadInput
 
 Asked = TypeVar("Asked", bound=Configuration)
-Options = Mapping[str, str | None]  # by the name of the parameter; None: not given
+Options = Mapping[str, str | None]  # by parameter name; None: not given
 
 
 def parse_run(options: Options, no_cg: str | None, rest: Sequence[str]) -> RunConfig:
-    """The configuration asked for, with the legacy flag ``--no_cg``; raise BadInput as :func:`parse` does."""
+    """The configuration, with the legacy flag ``--no_cg`` applied. Raises BadInput as :func:`parse` does."""
     if no_cg is not None and no_cg.lower() not in TRUE_WORDS + FALSE_WORDS:
         asked = parse(RunConfig, options, rest, [f"no_cg={no_cg}: not allowed; no_cg takes true or false"])
     else:
@@ -19,14 +19,14 @@ def parse_run(options: Options, no_cg: str | None, rest: Sequence[str]) -> RunCo
     if no_cg is None or no_cg.lower() in FALSE_WORDS:
         return asked
     if asked.cuda_graph:
-        raise BadInput("no_cg=true: contradicts cuda_graph=true; give one of the two")
+        raise BadInput("no_cg=true: it contradicts cuda_graph=true; give one of the two")
     return asked.model_copy(update={"cuda_graph": False})
 
 
 def parse(kind: type[Asked], options: Options, rest: Sequence[str], faults: Sequence[str] = ()) -> Asked:
-    """The configuration asked for; raise BadInput with one line for each fault, all faults at once.
+    """The configuration that ``options`` describe. Raises BadInput with one line for each fault, all faults at once.
 
-    rest: the words that are no options of ``kind``.
+    rest: the words that are not options of ``kind``.
     """
     faults = [*_explain_rest(kind, rest), *faults]
     try:
@@ -39,13 +39,13 @@ def parse(kind: type[Asked], options: Options, rest: Sequence[str], faults: Sequ
 
 
 def _explain_rest(kind: type[Configuration], words: Sequence[str]) -> list[str]:
-    """One line for each argument that is no option of ours: ``--foo 1``, ``--foo=1``, ``batch=1``."""
+    """One line for each argument that is not an option, such as ``--foo 1``, ``--foo=1`` or ``batch=1``."""
     faults = []
     waiting = list(words)
     while waiting:
         word = waiting.pop(0)
         if not word.startswith("--"):
-            faults.append(f"{word}: not understood; a parameter is given as --name value")
+            faults.append(f"{word}: not an option; give a parameter as --name value")
             continue
         name, equals, value = word[2:].partition("=")
         if not equals and waiting and not waiting[0].startswith("-"):

@@ -1,4 +1,4 @@
-"""What the commands that measure do: measure, under signals, inside an `mlflow run` or not, publish, exit code."""
+"""Carries out the commands that measure, with signals, a parent `mlflow run`, publishing and the exit code."""
 
 import shlex
 import sys
@@ -17,7 +17,7 @@ from ttt_mlflow.errors import BadInput, Killed, PublishFailed
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a record goes, as it was asked for."""
+    """The requested destination of a record."""
 
     logdir: str
     tracking_uri: str | None
@@ -25,9 +25,9 @@ class Destination:
 
 
 def execute(parse: Callable[[], Configuration], destination: Destination) -> int:
-    """Measure what ``parse`` returns and publish it; return the exit code.
+    """Measure the configuration that ``parse`` returns, publish it, and return the exit code.
 
-    Raises BadInput or Killed while nothing is measured yet.
+    Raises BadInput or Killed if nothing has been measured yet.
     """
     parent = ParentRun.of_this_process()
     with SignalHandler() as signals:
@@ -65,11 +65,11 @@ def _measure_and_publish(
             show_error(result.failure)
             exit_code = result.failure.exit_code
     except Killed as killed:
-        print_error(f"Ended by {killed}; what was measured is recorded.")
+        print_error(f"Stopped by {killed}; what was measured is recorded.")
         exit_code = killed.exit_code
         if parent:
             keep_killed.start(parent.run_id, parent.pid)
-    signals.ending = True  # a signal from here on does not cut the publishing short
+    signals.stopping = True  # from here on, a signal does not interrupt publishing
 
     try:
         published = publish.publish(record, uri, parent.run_id if parent else None, destination.experiment_name)
@@ -84,17 +84,17 @@ def _measure_and_publish(
 
 
 def _warn_unreachable(place: str, reason: str, folder: Path) -> None:
-    later = f"`ttt-mlflow sync {shlex.quote(str(folder))}` sends it later"
+    later = f"`ttt-mlflow sync {shlex.quote(str(folder))}` publishes it later"
     print_error(f"Warning: tracking_uri={place}: cannot be reached ({reason})")
     print_error(f"Warning: the measurement is kept in {folder}; {later}")
 
 
 def _refuse_other_destination(asked: Destination) -> None:
-    """The run that ``mlflow run`` made is in its own store and experiment; the record goes there."""
+    """Refuse a destination inside `mlflow run`: its run is in a store and an experiment already."""
     if asked.tracking_uri:
         raise BadInput(
             f"tracking_uri={asked.tracking_uri}: `mlflow run` has already chosen the store; "
-            "set MLFLOW_TRACKING_URI before it instead"
+            "set MLFLOW_TRACKING_URI before `mlflow run` instead"
         )
     if asked.experiment_name:
         raise BadInput(
@@ -104,13 +104,13 @@ def _refuse_other_destination(asked: Destination) -> None:
 
 
 def _tell_mlflow(parent: ParentRun, error: BadInput | Killed) -> None:
-    """Let the run that ``mlflow run`` made say why nothing was measured."""
+    """Record in the run that ``mlflow run`` made why nothing was measured."""
     from ttt_mlflow.tracking import keep_killed, publish, store
 
     uri = store.resolve_tracking_uri(None)
     try:
         if isinstance(error, Killed):
-            publish.reject_run(parent.run_id, uri, f"ended by {error} before anything was measured", status="killed")
+            publish.reject_run(parent.run_id, uri, f"stopped by {error} before anything was measured", status="killed")
             keep_killed.start(parent.run_id, parent.pid)
         else:
             publish.reject_run(parent.run_id, uri, str(error))
@@ -119,14 +119,14 @@ def _tell_mlflow(parent: ParentRun, error: BadInput | Killed) -> None:
 
 
 def _ui_command(place: str) -> str:
-    """The mlflow of this environment, which need not be the shell's, on the store ``place``."""
+    """The command that opens the UI on the store ``place``. It uses this environment's mlflow, not the shell's."""
     beside = Path(sys.executable).with_name("mlflow")
     mlflow = shlex.quote(str(beside)) if beside.exists() else "mlflow"
     return f"{mlflow} ui --backend-store-uri {shlex.quote(place)}"
 
 
 def process_age_s() -> float:
-    """Seconds since this process was started."""
+    """Seconds since the start of this process."""
     import psutil
 
     return time.time() - psutil.Process().create_time()

@@ -1,10 +1,10 @@
-"""What can be measured: models and kernels, as lists to read."""
+"""Lists the models and kernels that can be measured."""
 
 from ttt_mlflow.app.output import print_error, print_text
 
 
 def print_models() -> None:
-    """The models by name, with their inner nets and what is missing for them."""
+    """Print the models by name, with their inner nets and what is missing for them."""
     from ttt_mlflow.models.registry import models
 
     for name, entry in models().items():
@@ -16,7 +16,7 @@ def print_models() -> None:
 
 
 def print_kernels() -> None:
-    """The kernels by name, and on standard error the packages whose kernels cannot be loaded."""
+    """Print the kernels by name, and on standard error the packages whose kernels cannot be loaded."""
     from ttt_mlflow.micro.registry import registered
 
     known = registered()

@@ -1,4 +1,4 @@
-"""The Python interface: measure one configuration, and publish what was measured."""
+"""The Python interface: measure one configuration, and publish the result."""
 
 import gc
 from collections.abc import Mapping
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run measured. record: the record on disk. failure: why the run failed; None if it did not."""
+    """The result of one run. record: the record on disk. failure: why the run failed, or None."""
 
     record: Journal
     failure: TTTError | None = None
 
     @property
     def status(self) -> str:
-        """What happened: ok, oom, error."""
+        """What happened: ok, oom or error."""
         return str(self.record.status["status"])
 
     @property
     def verdict(self) -> str | None:
-        """Whether the numbers can be trusted: valid, invalid or unjudged; None if the run did not come that far."""
+        """Whether the numbers can be trusted: valid, invalid or unjudged. None if the run ended before the verdict."""
         return self.record.tags.get(names.TAG_VERDICT.name)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers by name, as docs/names.md lists them; one that was not measured is absent."""
+        """The numbers by name (see docs/names.md). A number that was not measured is absent."""
         return self.record.metrics
 
     @property
@@ -55,23 +55,23 @@ class Result:
         return self.record.path
 
     def confidence_interval(self, metric: Metric | str) -> tuple[float, float] | None:
-        """The 95 % confidence interval of a throughput, for example ``decode_tokens_per_s``; None without one."""
+        """The 95 % confidence interval of a throughput, for example of ``decode_tokens_per_s``, or None."""
         name = metric if isinstance(metric, str) else metric.name
         low, high = self.metrics.get(f"{name}_ci_low"), self.metrics.get(f"{name}_ci_high")
         return None if low is None or high is None else (low, high)
 
     def raise_for_failure(self) -> None:
-        """Raise why the run failed, if it did."""
+        """Raise the failure of the run, if it failed."""
         if self.failure:
             raise self.failure
 
     def summary(self, record_at: str | None = None) -> str:
-        """The numbers as a short text; ``record_at`` says where the record is."""
+        """The numbers as a short text. ``record_at``: the location of the record."""
         text = micro_text if self.record.entry_point == MicroConfig.entry_point else summary_text
         return text(self.record, record_at or str(self.folder))
 
     def _repr_markdown_(self) -> str:
-        """What a notebook shows."""
+        """The text that a notebook shows."""
         return self.record.description
 
 
@@ -82,14 +82,14 @@ def measure(
     console: Console | None = None,
     imports_s: float | None = None,
 ) -> Result:
-    """Measure one configuration in this process, and record it in a new folder under ``logdir``.
+    """Measure one configuration in this process, and record it in a new folder in ``logdir``.
 
-    config: a mapping is taken as a :class:`RunConfig`. console: where progress is shown; None shows nothing. imports_s:
-    seconds from the start of the process until now, where that means something.
+    config: a configuration, or a mapping, which becomes a :class:`RunConfig`. console: where progress is shown; None
+    shows nothing. imports_s: seconds from the start of the process until now, if that number is meaningful.
 
-    Nothing is published. A run that fails returns its :class:`Result` with the failure; :class:`BadInput` is raised for
-    a configuration that cannot be measured here, before anything is recorded. Signals and standard output are left
-    alone. A KeyboardInterrupt is recorded and raised again.
+    Nothing is published. A run that fails returns a :class:`Result` with the failure. Raises :class:`BadInput`, before
+    anything is recorded, for a configuration that cannot be measured here. Signals and standard output are not touched.
+    A KeyboardInterrupt is recorded and raised again.
     """
     if isinstance(config, Mapping):
         config = RunConfig.parse(config)
@@ -98,11 +98,11 @@ def measure(
 
 
 def publish(result: Result, *, tracking_uri: str | None = None, experiment_name: str | None = None) -> "PublishedRun":
-    """Make of ``result`` one MLflow run, and return its id and, on a server, its link.
+    """Publish ``result`` as one MLflow run. Returns the run's id and, for a server, its link.
 
     tracking_uri: an MLflow store or server; None: MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db.
     experiment_name: None: MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID, else MLflow's default experiment.
-    Publishing again adds nothing twice. Raises :class:`ttt_mlflow.errors.PublishFailed`; the record is kept then.
+    Publishing twice adds nothing twice. Raises :class:`ttt_mlflow.errors.PublishFailed`; the record is kept then.
     """
     from ttt_mlflow.tracking import publish as tracking
     from ttt_mlflow.tracking.store import resolve_tracking_uri
@@ -111,7 +111,7 @@ def publish(result: Result, *, tracking_uri: str | None = None, experiment_name:
 
 
 def plan_of(config: Configuration) -> Plan | MicroPlan:
-    """``config`` with nothing left open on this machine; raise BadInput for what cannot be had here."""
+    """The plan of ``config`` for this machine. Raises BadInput for what is not possible here."""
     if isinstance(config, MicroConfig):
         return make_micro_plan(config)
     assert isinstance(config, RunConfig)
@@ -119,14 +119,14 @@ def plan_of(config: Configuration) -> Plan | MicroPlan:
 
 
 def new_record(plan: Plan | MicroPlan, logdir: Path | str) -> Journal:
-    """A new record for ``plan`` under ``logdir``; raise BadInput where that cannot be written."""
+    """A new record for ``plan`` in ``logdir``. Raises BadInput if ``logdir`` is not writable."""
     return Journal.create(Path(logdir), plan.asked.model_dump(mode="json"), plan.asked.entry_point)
 
 
 def carry_out(
     plan: Plan | MicroPlan, record: Journal, console: Console | None = None, imports_s: float | None = None
 ) -> Result:
-    """Carry out ``plan`` and fill ``record``. Killed and KeyboardInterrupt are raised once they are recorded."""
+    """Carry out ``plan`` and fill ``record``. Killed and KeyboardInterrupt are raised after they are recorded."""
     reporter = Reporter(console or Console(quiet=True))
     if imports_s is not None:
         reporter.phases[names.IMPORTS_S] = imports_s
@@ -134,5 +134,5 @@ def carry_out(
         failure = conduct(MicroRun(plan, record, reporter), record, reporter, micro_markdown)
     else:
         failure = conduct(ModelRun(plan, record, reporter), record, reporter, summary_markdown)
-    gc.collect()  # PyTorch's profiler leaves a cycle that holds the model; a later run needs the memory
+    gc.collect()  # PyTorch's profiler leaves a reference cycle that holds the model; a later run needs the memory
     return Result(record, failure)

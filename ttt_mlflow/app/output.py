@@ -1,4 +1,4 @@
-"""What a person reads while a command runs."""
+"""Terminal output of the commands."""
 
 import os
 import re
@@ -12,7 +12,7 @@ ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class BrokenPipeGuard:
-    """A text stream that goes silent, instead of raising, once nobody reads its other end."""
+    """A text stream that discards its text, instead of raising, after the other end was closed."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -30,7 +30,7 @@ class BrokenPipeGuard:
         try:
             return action(*arguments)
         except BrokenPipeError:
-            # also what the stream still holds, and what libraries write, goes nowhere from now on
+            # also discards buffered text and the later output of libraries
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -38,18 +38,18 @@ class BrokenPipeGuard:
 
 
 def guard_output() -> None:
-    """A terminal or a pipe that is closed meanwhile may not cost a measurement."""
+    """Keep a closed terminal or pipe from ending a measurement."""
     sys.stdout, sys.stderr = BrokenPipeGuard(sys.stdout), BrokenPipeGuard(sys.stderr)
 
 
 def show_error(error: TTTError) -> None:
-    """One line on standard error for each line of the message."""
+    """Print one line on standard error for each line of the message."""
     for line in str(error).splitlines():
         print_error(f"Error: {line}")
 
 
 def print_text(text: str) -> None:
-    """On standard output; without colors where that is no terminal."""
+    """Print to standard output, without colors unless it is a terminal."""
     print(text if sys.stdout.isatty() else ANSI_CODES.sub("", text))
 
 

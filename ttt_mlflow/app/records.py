@@ -1,4 +1,4 @@
-"""What the commands do that read records: table, profile-diff, sync."""
+"""Carries out the commands that read records: table, profile-diff, sync."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from ttt_mlflow.errors import BadInput, PublishFailed
 
 
 def print_table(logdir: str) -> None:
-    """One line for each record in the folder ``logdir``."""
+    """Print one line for each record in the folder ``logdir``."""
     from ttt_mlflow.record.journal import find_journals
     from ttt_mlflow.record.recorded_run import LocalRun
     from ttt_mlflow.report.table import table_text
@@ -17,9 +17,9 @@ def print_table(logdir: str) -> None:
 
 
 def profile_difference(run_a: str, run_b: str, out: Path, logdir: Path, tracking_uri: str | None) -> None:
-    """Print which kernels changed from ``run_a`` to ``run_b``, and write it to the folder ``out`` in three formats.
+    """Print which kernels changed from ``run_a`` to ``run_b``, and write the result to ``out`` in three formats.
 
-    Raises :class:`BadInput` for runs that cannot be compared, and where ``out`` cannot be written.
+    Raises :class:`BadInput` for runs that cannot be compared, and if ``out`` is not writable.
     """
     from ttt_mlflow.report import profile_diff as report
     from ttt_mlflow.tracking.find_run import found_run
@@ -37,14 +37,12 @@ def profile_difference(run_a: str, run_b: str, out: Path, logdir: Path, tracking
         (out / "diff.md").write_text(report.diff_markdown(diff))
         (out / "diff.png").write_bytes(report.diff_png(diff))
     except OSError as error:
-        raise BadInput(
-            f"out={out}: cannot be written ({error.strerror}); name a folder that you may write to"
-        ) from None
+        raise BadInput(f"out={out}: not writable ({error.strerror}); choose a folder that you may write to") from None
     print_text(f"Written: {out}/diff.csv, diff.md, diff.png")
 
 
 def sync_records(path: str, tracking_uri: str | None) -> int:
-    """Publish what is not published yet of the record ``path``, or of those in it; return the exit code."""
+    """Publish the unpublished records of ``path``, which is one record or a folder of them. Returns the exit code."""
     from ttt_mlflow.tracking.sync import sync
 
     results = sync(path, tracking_uri)

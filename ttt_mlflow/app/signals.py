@@ -1,4 +1,4 @@
-"""Signals, and the mlflow run that started this process."""
+"""Signal handling, and the `mlflow run` that started this process."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ from ttt_mlflow.errors import Killed, request_stop
 
 @dataclass(frozen=True)
 class ParentRun:
-    """The ``mlflow run`` that started this process: the run that it made, and its process id."""
+    """The ``mlflow run`` that started this process: the id of the run that it made, and its process id."""
 
     run_id: str
     pid: int
@@ -23,20 +23,20 @@ class ParentRun:
         if not run_id:
             return None
         if sys.platform == "linux":
-            # `mlflow run` does not pass a SIGTERM on: have Linux send one here when it dies of it
+            # `mlflow run` does not forward SIGTERM; let Linux send SIGTERM to this process when `mlflow run` dies
             pr_set_pdeathsig = 1  # linux/prctl.h
             ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
         return cls(run_id, os.getppid())
 
 
 class SignalHandler:
-    """Turns the first SIGINT or SIGTERM into Killed; a later one only says that the run is ending.
+    """Turns the first SIGINT or SIGTERM into Killed. A later one only prints that the run is ending.
 
-    A Ctrl-C on ``mlflow run`` arrives twice: as the terminal's SIGINT, then as mlflow's SIGTERM.
+    A Ctrl-C on ``mlflow run`` arrives twice: as SIGINT from the terminal, then as SIGTERM from mlflow.
     """
 
     def __init__(self) -> None:
-        self.ending = False
+        self.stopping = False
 
     def __enter__(self) -> "SignalHandler":
         self._before = {signum: signal.signal(signum, self._hear) for signum in (signal.SIGINT, signal.SIGTERM)}
@@ -48,11 +48,11 @@ class SignalHandler:
         request_stop(None)
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
-        if self.ending:
-            # not print: the signal may have come in the middle of one
-            os.write(2, b"already ending, recording what was measured\n")
+        if self.stopping:
+            # not print(): the signal may have interrupted one
+            os.write(2, b"already stopping, recording what was measured\n")
             return
-        self.ending = True
+        self.stopping = True
         killed = Killed(signum)
         request_stop(killed)
         raise killed

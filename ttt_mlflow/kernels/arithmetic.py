@@ -1,7 +1,7 @@
 """The arithmetic that the reference functions share: products with the state, norms, GELU.
 
-Norms are over the last dimension. What is called unrounded is in the dtype of the arithmetic (float64, or that of
-:func:`matrix`), and the caller rounds it once.
+Norms are over the last dimension. An unrounded result is in the dtype of the arithmetic (float64, or that of
+:func:`matrix`). The caller rounds it once.
 """
 
 import torch
@@ -24,15 +24,15 @@ def _product(x: Tensor, w: Tensor) -> Tensor:
 
 @opaque(shapes=_product)
 def times(x: Tensor, w: Tensor) -> Tensor:
-    """x @ w for vectors x in float64 and a matrix w from :func:`matrix`; the product in w's dtype, then float64.
+    """x @ w for vectors x in float64 and a matrix w from :func:`matrix`; the product is in w's dtype, then float64.
 
-    Opaque because the compiler hands x over with other strides, and the BLAS then sums in another order.
+    It is opaque because the compiler would pass x with other strides, and the BLAS would sum in another order.
     """
     return (x.to(w.dtype) @ w).double()
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = NORM_EPS) -> Tensor:
-    """x [..., D] over its root mean square, times ``weight`` [D]; unrounded."""
+    """x [..., D] divided by its root mean square, times ``weight`` [D]; unrounded."""
     x = x.double()
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.double()
 
@@ -45,7 +45,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -
 
 
 def layer_norm_l2_grad(z: Tensor, target: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
-    """∂/∂z of ½‖LN(z) - target‖² for z, target [..., F], LN with ``weight`` and ``bias``: of z's shape, unrounded."""
+    """∂/∂z of ½‖LN(z) - target‖² for z, target [..., F], LN with ``weight`` and ``bias``; in z's shape, unrounded."""
     width = z.shape[-1]
     centered = z - z.mean(-1, keepdim=True)
     rstd = torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps)

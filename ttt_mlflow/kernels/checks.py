@@ -1,4 +1,4 @@
-"""Refuses arguments that a decode kernel would read wrongly. Costs no device time and no synchronization."""
+"""Rejects arguments that a decode kernel would read incorrectly, without device time or synchronization."""
 
 import torch
 import triton
@@ -15,7 +15,7 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: str, device: torch.device) -> None:
-    """Raise ValueError, naming the argument, unless shape, dtype and device are as told."""
+    """Raise ValueError with the argument's name unless shape, dtype and device are as given."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
     if _dtype(tensor) != dtype:
@@ -25,18 +25,18 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: str, 
 
 
 def check_contiguous(name: str, tensor: Tensor) -> None:
-    """Raise ValueError, naming the argument and its strides, unless it is contiguous."""
+    """Raise ValueError with the argument's name and strides unless it is contiguous."""
     if not tensor.is_contiguous():
         raise ValueError(f"{name} has strides {tensor.stride()} for shape {tuple(tensor.shape)}, must be contiguous")
 
 
 def head_shape(name: str, bias: Tensor) -> tuple[int, int, int]:
-    """Sequences, heads and head dimension, from a bias [B, H, F] of the state; raise ValueError unless it is one."""
+    """Sequences, heads and head dimension, from a bias [B, H, F] of the state. Raises ValueError for another shape."""
     if bias.dim() != 3:
         raise ValueError(f"{name} has shape {tuple(bias.shape)}, expected (sequences, heads, head dimension)")
     batch, heads, dim = bias.shape
     if not 32 <= dim <= 128 or dim % 8:
-        raise ValueError(f"{name} has head dimension {dim}, a multiple of 8 from 32 to 128 is supported")
+        raise ValueError(f"{name} has head dimension {dim}; supported are multiples of 8 from 32 to 128")
     return batch, heads, dim
 
 
@@ -52,9 +52,9 @@ def check_decode_arguments(
     *,
     state: Shaped,
 ) -> None:
-    """Raise ValueError, naming the argument, unless a kernel can take one decode step's arguments.
+    """Raise ValueError with the argument's name unless a kernel accepts the arguments of one decode step.
 
-    ``state`` is what the step reads and updates, one of its biases [B, H, F] first: all else must fit to that.
+    ``state``: what the step reads and updates, with one of its biases [B, H, F] first. All others must match it.
     """
     first, (bias, _) = next(iter(state.items()))
     batch, heads, dim = head_shape(first, bias)
@@ -62,7 +62,7 @@ def check_decode_arguments(
     if dtype not in STATE_DTYPES:
         raise ValueError(f"{first} is {dtype}, expected one of {', '.join(STATE_DTYPES)}")
     if device.type != "cuda" and not triton.knobs.runtime.interpret:
-        raise ValueError(f"{first} is on {device}, this kernel needs a CUDA device")
+        raise ValueError(f"{first} is on {device}; this kernel needs a CUDA device")
     for name, (tensor, shape) in state.items():
         check_tensor(name, tensor, shape, dtype, device)
         check_contiguous(name, tensor)
@@ -71,7 +71,7 @@ def check_decode_arguments(
     check_contiguous("q", q)
     check_contiguous("k", k)
     if v.stride(1) != 1:
-        raise ValueError(f"v has strides {v.stride()}, its rows must be contiguous")
+        raise ValueError(f"v has strides {v.stride()}; its rows must be contiguous")
     check_tensor("lr", lr, (batch, heads), "float32", device)
     check_contiguous("lr", lr)
     check_tensor("eta", eta, (MINI_BATCH,), "float32", device)

@@ -1,4 +1,4 @@
-"""Device functions that several kernels share. Vectors are padded to a power of two; ``mask`` marks what is real."""
+"""Device functions that several kernels share. Vectors are padded to a power of two; ``mask`` marks real elements."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def gelu(x):
-    """tanh-approximated GELU, written as x · sigmoid(2u), which is the same and needs one exponential."""
+    """tanh-approximated GELU, written as x · sigmoid(2u), which is equivalent and needs one exponential."""
     return x * tl.sigmoid(1.5957691216057308 * x * (1.0 + 0.044715 * x * x))
 
 
@@ -38,13 +38,13 @@ def layer_norm_l2_grad(z, target, gamma, beta, mask, WIDTH: tl.constexpr, EPS: t
 
 @triton.jit
 def piece(x, index, COUNT: tl.constexpr):
-    """Piece ``index`` of a vector that is cut in COUNT pieces: a loop over parts of a matrix takes its factor so."""
+    """Piece ``index`` of a vector that is divided into COUNT pieces, for a loop over parts of a matrix."""
     pieces = tl.reshape(x, (COUNT, x.shape[0] // COUNT))
     return tl.sum(tl.where((tl.arange(0, COUNT) == index)[:, None], pieces, 0.0), 0)
 
 
 @triton.jit
 def put_piece(x, index, part, COUNT: tl.constexpr):
-    """The vector x with ``part`` as its piece ``index`` of COUNT."""
+    """The vector x, with ``part`` as its piece ``index`` of COUNT."""
     pieces = tl.reshape(x, (COUNT, x.shape[0] // COUNT))
     return tl.reshape(tl.where((tl.arange(0, COUNT) == index)[:, None], part[None, :], pieces), (x.shape[0],))

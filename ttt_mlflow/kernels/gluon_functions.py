@@ -1,9 +1,9 @@
-"""Device functions of the kernels written in Gluon, Triton's language with explicit layouts.
+"""Device functions of the kernels in Gluon, Triton's language with explicit layouts.
 
 A matrix-vector product W x runs on the tensor cores as the product of W with a matrix of eight columns, the smallest
-shape there is (m16n8k16). Its even and odd columns are two different vectors: two inputs in one product, or the upper
-and lower bits of one. A thread then holds one value of each, for the rows that are its own, and four neighboring
-threads hold the same values: the last axis, of four, in the shapes below.
+possible shape (m16n8k16). The even and the odd columns are two different vectors: two inputs in one product, or the
+upper and lower bits of one input. Each thread then holds one value of each for its own rows. Four neighboring threads
+hold the same values; in the shapes below, this is the last axis, of size four.
 """
 
 from triton.experimental import gluon
@@ -13,13 +13,13 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 # the barrier's name changed between Triton 3.6 and 3.7
 barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
-# scores are divided by it before they are split into 16-bit parts, so that large ones do not overflow float16
+# scores are divided by it before they are split into 16-bit parts, so that large scores do not overflow float16
 SCORE_SCALE = gl.constexpr(256.0)
 
 
 @gluon.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)) from the approximate instructions, whose relative error is about 1e-7; infinities are fine."""
+    """1 / (1 + exp(-x)) with approximate instructions. The relative error is about 1e-7; infinities are handled."""
     e = gl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * -1.4426950408889634], gl.float32, True, 1)
     return gl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [1.0 + e], gl.float32, True, 1)
 
@@ -62,14 +62,14 @@ def even_odd(acc):
 
 @gluon.jit
 def high_low(x, DTYPE: gl.constexpr):
-    """x as the sum of two vectors of DTYPE, which keeps twice its bits."""
+    """x as the sum of two vectors of DTYPE, which preserves twice the bits of DTYPE."""
     high = x.to(DTYPE)
     return high, (x - high.to(gl.float32)).to(DTYPE)
 
 
 @gluon.jit
 def movmatrix(x):
-    """Transpose each 8 x 8 block of 16-bit values that a warp's threads hold two neighbors each of a row of."""
+    """Transpose each 8 x 8 block of 16-bit values. Each thread of a warp holds two neighboring values of a row."""
     return gl.inline_asm_elementwise("movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", "=r,r", [x], x.dtype, False, 2)
 
 
@@ -77,7 +77,7 @@ def movmatrix(x):
 def operand(even, odd, MMA: gl.constexpr, B: gl.constexpr):
     """even, odd [W, R, 4], 16 bit, as the even and odd columns of an operand [W, R, 8] of the next product.
 
-    The rows stay in their warp, so no shared memory is needed: one instruction a block.
+    The rows stay in their warp, so this needs no shared memory: one instruction per block.
     """
     W: gl.constexpr = even.shape[0]
     R: gl.constexpr = even.shape[1]
@@ -88,7 +88,7 @@ def operand(even, odd, MMA: gl.constexpr, B: gl.constexpr):
 
 @gluon.jit
 def add_rows(state, INDEX: gl.constexpr, left, right, scale, MMA: gl.constexpr, A: gl.constexpr):
-    """Add scale · left right to the INDEX-th quarter of the rows of ``state`` [W, 64, 64] in shared memory."""
+    """Add scale · left right to quarter INDEX of the rows of ``state`` [W, 64, 64] in shared memory."""
     tile = state.slice(INDEX * 16, 16, dim=1)
     zero = gl.zeros([left.shape[0], 16, 64], gl.float32, MMA)
     change = mma_v2(gl.convert_layout(left, A, assert_trivial=True), right, zero)
@@ -99,7 +99,7 @@ def add_rows(state, INDEX: gl.constexpr, left, right, scale, MMA: gl.constexpr, 
 def fold(state, left, right, scale, MMA: gl.constexpr, A: gl.constexpr):
     """state += scale · left right, with operands left [W, 64, 16] and right [W, 16, 64].
 
-    In quarters, since the sums of all rows at once would not fit in the registers.
+    The rows are processed in quarters, because the sums of all rows would not fit into the registers.
     """
     quarters = left.reshape([left.shape[0], 2, 2, 16, 16]).permute([0, 3, 4, 1, 2])
     even, odd = gl.split(quarters)
@@ -113,16 +113,16 @@ def fold(state, left, right, scale, MMA: gl.constexpr, A: gl.constexpr):
 
 @gluon.jit
 def after_previous(x):
-    """Wait until the kernel before this one is complete and its writes are visible; x is passed through.
+    """Wait until the previous kernel is complete and its writes are visible. Returns x unchanged.
 
-    Needs compute capability 9.0. Without the launch attribute (``launch_pdl``) there is nothing to wait for.
+    Needs compute capability 9.0. Without the launch attribute (``launch_pdl``), there is nothing to wait for.
     """
     return gl.inline_asm_elementwise("griddepcontrol.wait; mov.b32 $0, $1;", "=r,r", [x], gl.int32, False, 1)
 
 
 @gluon.jit
 def let_next_begin(x):
-    """Let the next kernel's programs start as soon as there is room, if it was launched to overlap; x is passed on."""
+    """Let the next kernel's programs start as soon as there is room, if it is launched to overlap. Returns x."""
     return gl.inline_asm_elementwise(
         "griddepcontrol.launch_dependents; mov.b32 $0, $1;", "=r,r", [x], gl.int32, False, 1
     )

@@ -1,9 +1,10 @@
-"""The inner layers of TTT: one table of what they are, and the bytes and operations that they need.
+"""A table of the inner layers of TTT, and the bytes and operations that they need.
 
-TTT-Linear's state is a linear layer, TTT-MLP's a multilayer perceptron (MLP) of two layers. A head has its own, of
-head dimension F. Source: Sun et al. 2024, arXiv 2407.04620, sections 2.4 to 2.7. docs/roofline.md derives the counts.
+The state of TTT-Linear is a linear layer. The state of TTT-MLP is a multilayer perceptron (MLP) of two layers. Each
+head has its own state, with head dimension F. Source: Sun et al. 2024, arXiv 2407.04620, sections 2.4 to 2.7.
+docs/roofline.md derives the counts.
 
-This module imports no torch: the list of kernels is made from the table, and is quick.
+This module does not import torch, so that listing the kernels is fast.
 """
 
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-MINI_BATCH = 16  # M, in tokens: the state changes at the last one of them
+MINI_BATCH = 16  # M, in tokens; the state changes at the last token of a mini-batch
 
 
 @dataclass(frozen=True)
 class InnerElements:
-    """Elements of one sequence and head, as docs/roofline.md has them."""
+    """Numbers of elements for one sequence and head, as in docs/roofline.md."""
 
     state: int  # the weight matrices
     biases: int
@@ -28,13 +29,14 @@ class InnerElements:
 
 @dataclass(frozen=True)
 class InnerLayer:
-    """What sets one inner layer apart from the other.
+    """The properties in which inner layers differ.
 
-    name: its public name, ``KernelEntry.layer_type``. title: what the paper calls it.
-    widths: of the inputs, of what is between two layers, and of the outputs, in multiples of the head dimension F.
+    name: its public name, ``KernelEntry.layer_type``. title: its name in the paper.
+    widths: of the inputs, of the values between two layers, and of the outputs, in multiples of the head dimension F.
     base_lr: the inner learning rate before its gate (section 2.7 of the paper). state_names: the published weights
-    that the state starts from, in the order of :meth:`state_shapes`. state_products: how often a token goes through
-    the matrices: k and q forward through each, and the gradient back through each but the first.
+    with which the state starts, in the order of :meth:`state_shapes`. state_products: how many times a token is
+    multiplied with each matrix, on average: k and q forward through each, and the gradient back through all but the
+    first.
     """
 
     name: str
@@ -45,7 +47,7 @@ class InnerLayer:
     state_products: float
 
     def state_shapes(self, head_dim: int) -> tuple[tuple[int, ...], ...]:
-        """Shapes of one sequence's and head's state: a matrix [inputs, outputs] and a bias [outputs] for each layer."""
+        """Shapes of the state of one sequence and head: a matrix [inputs, outputs] and a bias [outputs] per layer."""
         sizes = [width * head_dim for width in self.widths]
         return tuple(shape for ins, outs in pairwise(sizes) for shape in ((ins, outs), (outs,)))
 
@@ -55,7 +57,7 @@ class InnerLayer:
         return tuple(width for matrix in matrices for width in matrix)
 
     def elements(self, head_dim: int) -> InnerElements:
-        """Of one sequence and head."""
+        """Numbers of elements for one sequence and head."""
         shapes = self.state_shapes(head_dim)
         return InnerElements(
             state=sum(prod(shape) for shape in shapes if len(shape) == 2),
@@ -72,21 +74,21 @@ INNER_LAYERS = {layer.name: layer for layer in (LINEAR, MLP)}
 
 
 def inner_layer(layer_type: str) -> InnerLayer:
-    """The inner layer of this name; ValueError names those there are."""
+    """The inner layer with this name. ValueError lists the existing names."""
     if layer_type not in INNER_LAYERS:
-        raise ValueError(f"layer_type={layer_type}: {' or '.join(INNER_LAYERS)}")
+        raise ValueError(f"layer_type={layer_type}: not known; choose {' or '.join(INNER_LAYERS)}")
     return INNER_LAYERS[layer_type]
 
 
 def decode_kernel_bytes(layer_type: str, batch: int, heads: int, head_dim: int, dtype: "torch.dtype") -> float:
-    """The least bytes of one layer's inner decode step, averaged over a mini-batch; of all sequences and heads.
+    """The minimum bytes of one layer's inner decode step, averaged over a mini-batch, for all sequences and heads.
 
-    A token reads the state and its biases, which change once a mini-batch. It reads the vectors of the earlier tokens
-    of its mini-batch, half of them on average, and writes its own. It reads q, k, v and one learning rate a head, and
-    writes the output, each counted in the state's dtype.
+    A token reads the state and its biases, which change once per mini-batch. It reads the vectors of the earlier tokens
+    of its mini-batch, half of them on average, and writes its own vectors. It reads q, k, v and one learning rate per
+    head, and writes the output. Each is counted in the state's dtype.
 
-    These are the least bytes of the problem, as the rank-1 form has it. A kernel that moves more, as one in the
-    accumulating form does, is held against the same bytes. ValueError for an unknown ``layer_type``.
+    These are the minimum bytes of the problem, as in the rank-1 form. A kernel that moves more, such as one in the
+    accumulating form, is compared with the same bytes. ValueError for an unknown ``layer_type``.
     """
     m, size = MINI_BATCH, inner_layer(layer_type).elements(head_dim)
     once_a_mini_batch = 1 + 1 / m  # read by every token, written by the last
@@ -97,11 +99,11 @@ def decode_kernel_bytes(layer_type: str, batch: int, heads: int, head_dim: int, 
 def prompt_kernel_bytes(
     layer_type: str, batch: int, tokens: int, heads: int, head_dim: int, dtype: "torch.dtype"
 ) -> float:
-    """The least bytes of one layer's inner net over a prompt of ``tokens`` tokens; of all sequences and heads.
+    """The minimum bytes of one layer's inner net for a prompt of ``tokens`` tokens, for all sequences and heads.
 
-    A sequence's state stays on chip while its prompt goes through. It is written at the end, as are the vectors of a
-    mini-batch that the prompt leaves unfinished. Each token moves q, k, v, output and learning rate as in a decode
-    step. The weights that the state starts from are not included. ValueError for an unknown ``layer_type``.
+    A sequence's state stays on chip while its prompt is processed. It is written at the end, together with the vectors
+    of a mini-batch that the prompt does not complete. Each token moves q, k, v, output and learning rate as in a decode
+    step. The initial weights of the state are not included. ValueError for an unknown ``layer_type``.
     """
     size = inner_layer(layer_type).elements(head_dim)
     unfinished = tokens % MINI_BATCH
@@ -110,18 +112,18 @@ def prompt_kernel_bytes(
 
 
 def inner_flops(layer_type: str, tokens: int, head_dim: int) -> float:
-    """Floating-point operations of one sequence and head over ``tokens`` tokens from the start of a mini-batch.
+    """Floating-point operations of one sequence and head for ``tokens`` tokens from the start of a mini-batch.
 
-    Counted are the products with the state, the products with the vectors of the tokens up to one's own, and the fold
-    at the end of each whole mini-batch; an addition to a bias or a norm is not. ValueError for an unknown
-    ``layer_type``.
+    The count includes the products with the state, the products with the vectors of the tokens up to and including the
+    current one, and the fold at the end of each whole mini-batch. Additions of biases and norms are not counted.
+    ValueError for an unknown ``layer_type``.
     """
     layer = inner_layer(layer_type)
     size = layer.elements(head_dim)
     whole, rest = divmod(tokens, MINI_BATCH)
     pairs = whole * MINI_BATCH * (MINI_BATCH + 1) / 2 + rest * (rest + 1) / 2
     return (
-        2 * size.state * layer.state_products * tokens  # through the matrices
-        + 2 * size.vectors * pairs  # a query's product with a key, and that times a gradient
+        2 * size.state * layer.state_products * tokens  # products with the matrices
+        + 2 * size.vectors * pairs  # a query's product with a key, and the product of that with a gradient
         + 2 * size.state * MINI_BATCH * whole  # the fold, of rank 16
     )

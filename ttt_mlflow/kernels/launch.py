@@ -1,8 +1,8 @@
 """Launch options of the decode kernels, by architecture: a table instead of autotuning in every process.
 
-The rows of the tensor-core kernels and of the accumulating ones with heads of 64 were chosen on an H200, the others by
-registers: the fewest warps without spills on sm_90. An architecture that the table does not know gets the default rows,
-and says so once.
+The rows of the tensor-core kernels, and of the accumulating kernels with heads of 64, were chosen by measurements on an
+H200. The others were chosen by registers: the fewest warps without spills on sm_90. An architecture that is not in the
+table gets the default rows, with one log message.
 """
 
 import logging
@@ -13,7 +13,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-# kernel -> (head dimension up to) -> options; num_warps are warps a program
+# kernel -> (maximum head dimension) -> options; num_warps are warps per program
 Rows = dict[str, dict[int, dict[str, Any]]]
 DEFAULT: Rows = {
     "ttt_linear_decode": {64: {"num_warps": 2}, 128: {"num_warps": 4}},
@@ -23,24 +23,24 @@ DEFAULT: Rows = {
     "ttt_linear_accumulate": {64: {"num_warps": 1}, 128: {"num_warps": 8}},
     "ttt_mlp_accumulate": {128: {"num_warps": 4}},
 }
-# float32 state is for checks, and a matrix in registers takes twice as many
+# float32 state is for checks; a matrix then takes twice as many registers
 FLOAT32: Rows = {
     "ttt_linear_decode": {64: {"num_warps": 2}, 128: {"num_warps": 8}},
     "ttt_linear_accumulate": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
-    "ttt_mlp_decode": {128: {"num_warps": 4, "maxnreg": 255}},  # the assembler would rather spill a little
+    "ttt_mlp_decode": {128: {"num_warps": 4, "maxnreg": 255}},  # without it, the assembler spills a little
     "ttt_mlp_accumulate": DEFAULT["ttt_mlp_accumulate"],
 }
 TABLE: dict[tuple[int, int], Rows] = {(9, 0): DEFAULT}
 
-# the persistent kernels: programs on a multiprocessor at most, and the shared memory of one in bytes
+# persistent kernels: maximum number of programs on a multiprocessor, and shared memory of a program in bytes
 RESIDENT = {"ttt_linear_decode_tensor": (16, 12_672), "ttt_mlp_decode_tensor": (2, 113_856)}
-RESERVED = 1024  # bytes of shared memory that the system takes of every program's
-TENSOR_CORES = (8, 0)  # the first compute capability with the tensor-core and copy instructions that the kernels use
-OVERLAP = (9, 0)  # the first whose launches may overlap with the kernel before them
+RESERVED = 1024  # bytes of shared memory that the system reserves for every program
+TENSOR_CORES = (8, 0)  # first compute capability with the tensor-core and copy instructions that the kernels use
+OVERLAP = (9, 0)  # first compute capability whose launches can overlap with the previous kernel
 
 
 def options_for(kernel: str, capability: tuple[int, int] | None, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
-    """Options of ``kernel`` for a state of ``dtype`` on a compute capability."""
+    """Options of ``kernel`` for a state of ``dtype`` on a GPU with this compute capability."""
     rows = FLOAT32 if dtype == torch.float32 else TABLE.get(capability, DEFAULT) if capability else DEFAULT
     return next(row for limit, row in rows[kernel].items() if head_dim <= limit)
 
@@ -48,7 +48,7 @@ def options_for(kernel: str, capability: tuple[int, int] | None, dtype: torch.dt
 @cache
 def _capability(device: torch.device) -> tuple[int, int] | None:
     if device.type != "cuda":
-        return None  # Triton's interpreter: options mean nothing there
+        return None  # Triton's interpreter ignores options
     capability = torch.cuda.get_device_capability(device)
     if capability not in TABLE:
         log.warning(
@@ -60,7 +60,7 @@ def _capability(device: torch.device) -> tuple[int, int] | None:
 
 @cache
 def programs(kernel: str, device: torch.device) -> int:
-    """How many programs of a persistent kernel fit on the whole GPU at once; 0 where one does not fit."""
+    """The number of programs of a persistent kernel that fit on the whole GPU at once; 0 if none fits."""
     properties = torch.cuda.get_device_properties(device)
     most, shared_bytes = RESIDENT[kernel]
     fit = properties.shared_memory_per_multiprocessor // (shared_bytes + RESERVED)
@@ -68,7 +68,7 @@ def programs(kernel: str, device: torch.device) -> int:
 
 
 def overlaps(device: torch.device) -> bool:
-    """Whether a launch can overlap with the kernel before it on ``device`` (programmatic dependent launch)."""
+    """Whether a launch on ``device`` can overlap with the previous kernel (programmatic dependent launch)."""
     capability = _capability(device)
     return capability is not None and capability >= OVERLAP
 
@@ -79,7 +79,7 @@ def launch_options(kernel: str, device: torch.device, dtype: torch.dtype, head_d
 
 
 def on_tensor_cores(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether the kernel for tensor cores takes this state; the general one takes the rest, float32 for checks."""
+    """Whether the tensor-core kernel supports this state. The general kernel supports the rest, and float32."""
     capability = _capability(device)
     if capability is None or capability < TENSOR_CORES or dtype == torch.float32 or head_dim != 64:
         return False

@@ -1,8 +1,8 @@
 """What a decode step keeps of its mini-batch, in plain PyTorch: vectors, sums, and the fold into the state.
 
-The rank-1 form keeps vectors in slots, one a position (:func:`write_slot`, :func:`combined`); the accumulating form
-keeps sums of the state's shape (:func:`accumulate`). In both, :func:`fold` changes the state after the last token of a
-mini-batch. docs/rank-1-form.md derives the first from Sun et al. 2024, arXiv 2407.04620, section 2.5.
+The rank-1 form keeps vectors in slots, one per position (:func:`write_slot`, :func:`combined`). The accumulating form
+keeps sums of the state's shape (:func:`accumulate`). In both forms, :func:`fold` changes the state after the last token
+of a mini-batch. docs/rank-1-form.md derives the rank-1 form from Sun et al. 2024, arXiv 2407.04620, section 2.5.
 """
 
 import torch
@@ -13,9 +13,9 @@ from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 
 
 def write_slot(slots: Tensor, position: Tensor, row: Tensor) -> Tensor:
-    """Write row [B, H, 1, X] at ``position`` [1] of slots [B, H, M, X]; return the slots, unused ones zero, in float64.
+    """Write row [B, H, 1, X] at ``position`` [1] of slots [B, H, M, X]. Returns the slots in float64, unused ones zero.
 
-    Unused slots may hold anything, NaN included, so they are replaced and not multiplied by zero.
+    Unused slots may contain anything, including NaN. They are therefore replaced, not multiplied by zero.
     """
     slots.index_copy_(2, position.long(), row.to(slots.dtype))
     used = torch.arange(slots.shape[2], device=slots.device) <= position
@@ -23,7 +23,7 @@ def write_slot(slots: Tensor, position: Tensor, row: Tensor) -> Tensor:
 
 
 def combined(x: Tensor, keys: Tensor, gradients: Tensor) -> Tensor:
-    """Σ_i (x · k_i + 1) g_i: what the slots add for x, their biases' part included.
+    """Σ_i (x · k_i + 1) g_i: the contribution of the slots to x, including that of their biases.
 
     x [B, H, 1, X]; keys [B, H, M, X] and gradients [B, H, M, Y] as :func:`write_slot` returns them. Returns
     [B, H, 1, Y].
@@ -33,7 +33,7 @@ def combined(x: Tensor, keys: Tensor, gradients: Tensor) -> Tensor:
 
 
 def fold(state: Tensor, position: Tensor, update: Tensor) -> None:
-    """state -= update (of its shape) after the last token of a mini-batch, in place; else it stays, bit for bit."""
+    """state -= update (same shape) in place after the last token of a mini-batch. Otherwise, state is unchanged."""
     folded = (matrix(state) - update).to(state.dtype)
     state.copy_(torch.where(position == MINI_BATCH - 1, folded, state))
 
@@ -45,10 +45,10 @@ def outer(left: Tensor, right: Tensor, like: Tensor) -> Tensor:
 
 
 def accumulate(total: Tensor, position: Tensor, gradient: Tensor) -> Tensor:
-    """The running sum ``total`` with this token's ``gradient``, both of one shape; unrounded.
+    """The running sum ``total`` plus this token's ``gradient``, both of the same shape; unrounded.
 
-    At position 0 what ``total`` holds, NaN included, counts as zero. ``total`` is updated, except by the last token,
-    after which the next mini-batch's sum begins.
+    At position 0, the content of ``total``, including NaN, counts as zero. ``total`` is updated, except by the last
+    token, because the next mini-batch starts a new sum.
     """
     summed = torch.where(position == 0, 0, matrix(total)) + gradient
     total.copy_(torch.where(position == MINI_BATCH - 1, total, summed.to(total.dtype)))

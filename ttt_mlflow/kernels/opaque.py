@@ -1,9 +1,9 @@
-"""Makes a kernel's launch one operator that torch.compile leaves alone.
+"""Turns a kernel's launch into one operator that torch.compile does not change.
 
-Left to itself, the compiler launches a Triton kernel in its own way, and the last bits of the result may change, and
-with them greedy tokens: seen on an H200 with a TTT-MLP kernel, of whose tokens 90 % were those of eager decode. The
-cause was not traced; probably other assumptions about alignment, hence another order of summation. As an operator, the
-compiled step launches exactly what the eager step launches.
+By default, the compiler launches a Triton kernel in its own way. The last bits of the result can then change, and with
+them greedy tokens. On an H200, a compiled TTT-MLP kernel produced only 90 % of the tokens of eager decoding. The cause
+was not traced; other assumptions about alignment, and hence another order of summation, are likely. With an operator,
+the compiled step launches exactly what the eager step launches.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def opaque(*, mutates: Sequence[str] = (), shapes: Callable[..., object]) -> Callable[[Function], Function]:
-    """Decorate ``function``: under torch.compile it is the operator ``ttt_mlflow::<name>``, otherwise itself.
+    """Decorate ``function``. Under torch.compile, it is the operator ``ttt_mlflow::<name>``; otherwise, it is itself.
 
     mutates: names of the arguments that it writes to. shapes: takes the same arguments and returns empty outputs.
     """

@@ -1,8 +1,8 @@
-"""Reads memory and nothing else: the ceiling for kernels that mostly read state.
+"""A kernel that only reads memory. It measures the ceiling for kernels that mostly read state.
 
-Twin: ``x.view(-1, block).sum(1)``. One program sums one block of ``block`` int32 values, 16 bytes a load and several
-loads of a thread in flight at a time, and stores the sum, so that the compiler cannot leave the loads out. At 32
-registers a thread a multiprocessor is full of programs. Bytes: 4 a value read, 4 a block written.
+Twin: ``x.view(-1, block).sum(1)``. One program sums one block of ``block`` int32 values and stores the sum, so that the
+compiler cannot remove the loads. A load has 16 bytes, and each thread has several loads in flight. With 32 registers
+per thread, a multiprocessor has its maximum number of programs. Bytes: 4 per value read, 4 per block written.
 Limits: the number of values is a multiple of ``block``, which is a power of two.
 """
 

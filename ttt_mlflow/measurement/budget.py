@@ -1,4 +1,4 @@
-"""How long a measurement may take, and when it is precise enough."""
+"""The length of a measurement, and the precision at which it stops."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 class Budget:
     """The limits of one measurement.
 
-    warmup: untimed passes; None: until pass times and clocks have settled.
-    repeats: timed passes, however long they take; None: until the confidence interval is narrow or the time is used up.
-    precision_pct: the confidence interval is narrow when its half-width is below this share of the median, in percent.
+    warmup: number of untimed passes; None: until pass times and clocks have settled.
+    repeats: number of timed passes, regardless of the time; None: until the confidence interval is narrow or the time
+    is used up.
+    precision_pct: the confidence interval is narrow if its half-width is below this percentage of the median.
     max_seconds: time for warm-up, preparation and timed passes together.
     """
 

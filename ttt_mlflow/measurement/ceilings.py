@@ -1,4 +1,4 @@
-"""What the card itself can do, measured: reading, copying, multiplying."""
+"""Measures the ceilings of a GPU: read bandwidth, copy bandwidth and matrix rate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ import torch
 GIB = 1 << 30
 BUFFER_BYTES = 2 * GIB
 MATRIX = 8192
-READ_SHAPES = ((8192, 8), (16384, 8), (16384, 16))  # int32 values a program, and its warps
+READ_SHAPES = ((8192, 8), (16384, 8), (16384, 16))  # int32 values per program, and the program's warps
 WARMUP_MS, TIMED_MS = 100, 300
-# The benchmark clears the L2 before each sample, and what it wrote there goes out to memory during the sample: several
-# launches a sample make that small.
+# The benchmark clears the L2 before each sample. During the sample, the L2 writes that data back to memory. With
+# several launches per sample, this traffic is small.
 LAUNCHES = 8
 
 
 @dataclass(frozen=True)
 class GpuCeilings:
-    """Medians of one GPU, measured just now; GB are 10^9 bytes, TFLOP/s 10^12 operations a second."""
+    """Measured medians of one GPU. GB are 10^9 bytes, TFLOP/s are 10^12 operations per second."""
 
     read_gb_per_s: float  # a read-only stream
     copy_gb_per_s: float  # device to device, read and written bytes together
-    matmul_tflops: float  # a product of fp16 matrices of 8192 x 8192
+    matmul_tflops: float  # product of fp16 matrices of 8192 x 8192
 
 
 def measure_ceilings(device: torch.device) -> GpuCeilings:
-    """Measure ``device``, a GPU: about four seconds, and 4 GiB of its memory or half of what is free."""
+    """Measure ``device``, a GPU. This takes about four seconds, and 4 GiB of its memory or half of the free memory."""
     free, _ = torch.cuda.mem_get_info(device)
     largest_block = max(block for block, _ in READ_SHAPES)
     values = min(BUFFER_BYTES, free // 4) // 4 // largest_block * largest_block
@@ -49,7 +49,7 @@ def _seconds(launch: Callable[[], object]) -> float:
 
 
 def _read_gb_per_s(source: torch.Tensor) -> float:
-    """The best of a few shapes: which one is fastest depends on the architecture."""
+    """The best of a few shapes. Which shape is fastest depends on the architecture."""
     from ttt_mlflow.kernels.stream import block_sums
 
     def seconds(block: int, num_warps: int) -> float:

@@ -1,6 +1,7 @@
-"""A card's ceilings, kept from one run to the next: one JSON file a card and driver in the user's cache folder.
+"""Keeps the ceilings of GPUs between runs: one JSON file for each GPU and driver in the user's cache folder.
 
-A file of its own for each, written whole: hosts that share a home folder cannot undo each other's.
+Each GPU has its own file, which is written as a whole. Hosts that share a home folder therefore cannot overwrite each
+other's ceilings.
 """
 
 import json
@@ -22,54 +23,54 @@ from ttt_mlflow.telemetry.nvml import driver_version
 
 
 class CeilingsUnknown(TTTError):
-    """No ceilings are kept for this card: one line that says why and what to do."""
+    """No ceilings are kept for this GPU. The message is one line with the reason and what to do."""
 
 
 @dataclass(frozen=True)
 class GpuIdentity:
-    """What ceilings belong to. A MIG instance may report its card's UUID, but it has fewer multiprocessors."""
+    """The key of kept ceilings. A MIG instance may report its GPU's UUID, but it has fewer multiprocessors."""
 
-    uuid: str  # as PyTorch gives it
+    uuid: str  # as PyTorch reports it
     driver: str
     multiprocessors: int
     name: str
 
     @property
     def path(self) -> Path:
-        """Where its ceilings are kept, whether or not they are."""
+        """The file for its ceilings, which need not exist."""
         key = f"{self.uuid}-{self.driver}-{self.multiprocessors}"
         return cache_folder() / "ceilings" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', key)}.json"
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/ttt_mlflow, or ~/.cache/ttt_mlflow; the XDG rules have a relative path ignored."""
+    """$XDG_CACHE_HOME/ttt_mlflow, or ~/.cache/ttt_mlflow. The XDG rules require ignoring a relative path."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(named) if os.path.isabs(named) else Path("~/.cache").expanduser()
     return base / "ttt_mlflow"
 
 
-def load(card: GpuIdentity) -> GpuCeilings:
-    """The ceilings kept for ``card``; raise :class:`CeilingsUnknown` where there are none that can be read."""
+def load(gpu: GpuIdentity) -> GpuCeilings:
+    """The ceilings kept for ``gpu``. Raises :class:`CeilingsUnknown` if there are no readable ones."""
     remedy = "`ttt-mlflow doctor --measure` measures them"
     try:
-        values = json.loads(card.path.read_text())["ceilings"]
+        values = json.loads(gpu.path.read_text())["ceilings"]
         ceilings = GpuCeilings(**{field.name: float(values[field.name]) for field in fields(GpuCeilings)})
     except FileNotFoundError:
-        raise CeilingsUnknown(f"the ceilings of this {card.name} are not known; {remedy}") from None
+        raise CeilingsUnknown(f"the ceilings of this {gpu.name} are not known; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CeilingsUnknown(f"{card.path} cannot be read ({said}) and is ignored; {remedy} again") from None
+        raise CeilingsUnknown(f"{gpu.path} cannot be read ({said}) and is ignored; {remedy} again") from None
     if not all(math.isfinite(value) and value > 0 for value in asdict(ceilings).values()):
-        raise CeilingsUnknown(f"{card.path} has impossible numbers and is ignored; {remedy} again")
+        raise CeilingsUnknown(f"{gpu.path} has impossible numbers and is ignored; {remedy} again")
     return ceilings
 
 
-def store(card: GpuIdentity, ceilings: GpuCeilings) -> Path:
-    """Keep ``ceilings`` for ``card`` and return where; raise OSError where that cannot be written."""
-    path = card.path
+def store(gpu: GpuIdentity, ceilings: GpuCeilings) -> Path:
+    """Keep ``ceilings`` for ``gpu`` and return the file. Raises OSError if it is not writable."""
+    path = gpu.path
     path.parent.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    text = json.dumps({"card": asdict(card), "measured_at": now, "ceilings": asdict(ceilings)}, indent=1)
+    text = json.dumps({"card": asdict(gpu), "measured_at": now, "ceilings": asdict(ceilings)}, indent=1)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(handle, "w") as file:
@@ -82,21 +83,23 @@ def store(card: GpuIdentity, ceilings: GpuCeilings) -> Path:
 
 
 def identify(device: torch.device) -> GpuIdentity:
-    """The card that ``device``, a GPU, is; raise :class:`CeilingsUnknown` where NVML does not name the driver."""
+    """The identity of ``device``, a GPU. Raises :class:`CeilingsUnknown` if NVML does not report the driver."""
     driver = driver_version()
     if driver is None:
-        raise CeilingsUnknown("ceilings are kept by card and driver, and NVML does not tell the driver's version")
+        raise CeilingsUnknown(
+            "ceilings are kept by GPU and driver, but NVML does not report the driver's version; check nvidia-smi"
+        )
     properties = torch.cuda.get_device_properties(device)
     return GpuIdentity(device_uuid(device), driver, properties.multi_processor_count, properties.name)
 
 
 def known_ceilings(device: torch.device) -> GpuCeilings:
-    """The ceilings of ``device`` from an earlier measurement; raise :class:`CeilingsUnknown`."""
+    """The ceilings of ``device`` from an earlier measurement. Raises :class:`CeilingsUnknown` if there are none."""
     return ceilings_cache.load(identify(device))
 
 
 def keep_ceilings(device: torch.device, ceilings: GpuCeilings) -> str | None:
-    """Keep what was measured for later runs; None, or why it could not be kept, in one line."""
+    """Keep ``ceilings`` for later runs. Returns None, or the reason for a failure in one line."""
     try:
         ceilings_cache.store(identify(device), ceilings)
     except CeilingsUnknown as unknown:

@@ -1,9 +1,9 @@
-"""Whether one run was faster than another, as far as their passes and what is known from run to run can say.
+"""Compares the passes of two runs: whether one run was faster than the other.
 
-The interval of a comparison has two parts. The passes of a run scatter, which the data show. Two runs of the same
-thing also differ, by more than their passes scatter; of one run on either side the data cannot show by how much, so
-that part is a number which is measured apart and given: :data:`RUN_TO_RUN_PCT`. docs/measuring.md has how often the
-interval holds the truth.
+The confidence interval of a comparison has two parts. The data show the scatter of the passes within a run. Two runs of
+the same configuration also differ by more than that scatter. With one run on each side, the data cannot show this
+difference, so it is measured separately and given as a number: :data:`RUN_TO_RUN_PCT`. docs/measuring.md has the
+coverage of the interval.
 """
 
 import math
@@ -15,23 +15,23 @@ from scipy.stats import norm, t
 
 from ttt_mlflow.measurement.statistics import CONFIDENCE, Values
 
-RUN_TO_RUN_PCT = 0.5  # the medians of two runs of the same thing differ by less in 95 of 100 pairs
-RANKS_LEAST = 6  # passes on either side: of fewer, ranks can hardly say anything
+RUN_TO_RUN_PCT = 0.5  # in 95 of 100 pairs, the medians of two runs of the same configuration differ by less
+RANKS_LEAST = 6  # passes on each side; with fewer, ranks carry too little information
 TAIL = (1 - CONFIDENCE) / 2
-BISECTIONS = 200  # at most: halving an interval of doubles ends long before
+BISECTIONS = 200  # upper limit; halving an interval of doubles ends long before
 Quantity = Literal["rate", "time"]
 Word = Literal["faster", "slower", "not significant"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The candidate against the baseline, in percent of the baseline's median.
+    """The candidate compared with the baseline, in percent of the baseline's median.
 
-    baseline, candidate: the medians, in the passes' own unit. baseline_passes, candidate_passes: how many.
-    change_pct: positive where the candidate's is larger: more throughput, or with ``quantity`` time, longer.
-    low_pct, high_pct: its 95 % interval, what two runs differ by included; None where a side has one pass only.
-    scatter_low_pct, scatter_high_pct: the same from the scatter of the passes alone.
-    run_to_run_pct: what the interval was widened by.
+    baseline, candidate: the medians, in the unit of the passes. baseline_passes, candidate_passes: how many there are.
+    change_pct: positive if the candidate's median is larger: more throughput or, with ``quantity`` time, a longer time.
+    low_pct, high_pct: its 95 % confidence interval, including the difference from run to run; None if a side has only
+    one pass. scatter_low_pct, scatter_high_pct: the same from the scatter of the passes alone.
+    run_to_run_pct: the difference from run to run that the interval includes.
     """
 
     quantity: Quantity
@@ -48,7 +48,7 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves 0 out. Then the change is larger than ``run_to_run_pct`` too."""
+        """Whether the interval excludes 0. The change then also exceeds ``run_to_run_pct``."""
         return _leaves_out_zero(self.low_pct, self.high_pct)
 
     @property
@@ -59,16 +59,16 @@ class Comparison:
 
     @property
     def reason(self) -> str:
-        """Why the word is what it is, in a line."""
+        """The reason for :meth:`word`, in one line."""
         if self.low_pct is None:
             side = "baseline" if self.baseline_passes < 2 else "candidate"
-            return f"the {side} has one pass, which says nothing about how passes scatter"
-        limit = f"the {self.run_to_run_pct:g} % that two runs of the same thing can differ by"
+            return f"the {side} has only one pass, so the scatter of its passes is not known"
+        limit = f"the {self.run_to_run_pct:g} % by which two runs of the same configuration can differ"
         if self.significant:
-            return f"the change is more than the scatter of the passes and {limit}"
+            return f"the change exceeds the scatter of the passes plus {limit}"
         if _leaves_out_zero(self.scatter_low_pct, self.scatter_high_pct):
-            return f"the change is more than the scatter of the passes, but not more than that and {limit}"
-        return "the scatter of the passes alone can make such a change"
+            return f"the change exceeds the scatter of the passes, but not the scatter plus {limit}"
+        return "the change is within the scatter of the passes"
 
     def __str__(self) -> str:
         """For example ``faster: +1.3 % [+0.8, +1.8]``."""
@@ -83,23 +83,23 @@ def compare(
     quantity: Quantity = "rate",
     run_to_run_pct: float = RUN_TO_RUN_PCT,
 ) -> Comparison:
-    """Compare the passes of two runs: rates or, with ``quantity`` time, times, all finite and above 0.
+    """Compare the passes of two runs. Values are rates or, with ``quantity`` time, times; all are finite and above 0.
 
-    run_to_run_pct: what the medians of two runs of the same thing stay under in 95 of 100 pairs; 0 for passes that
-    were made in turn in one process.
-    Raises ValueError for a side without passes and for values that are no rates or times.
+    run_to_run_pct: the limit that the difference between the medians of two runs of the same configuration stays under
+    in 95 of 100 pairs; 0 for passes that alternate in one process.
+    Raises ValueError for a side without passes and for values that are not rates or times.
     """
     if quantity not in ("rate", "time"):
-        raise ValueError(f"quantity={quantity}: rate or time")
+        raise ValueError(f"quantity={quantity}: not allowed; quantity takes rate or time")
     if not (math.isfinite(run_to_run_pct) and run_to_run_pct >= 0):
-        raise ValueError(f"run_to_run_pct={run_to_run_pct}: a percentage from 0")
+        raise ValueError(f"run_to_run_pct={run_to_run_pct}: not allowed; it takes a percentage of at least 0")
     base, other = _checked("baseline", baseline), _checked("candidate", candidate)
     medians = float(np.median(base)), float(np.median(other))
     change = math.log(medians[1] / medians[0])
     scatter = _shift_interval(np.log(base / medians[0]), np.log(other / medians[0]))
     between = math.log1p(run_to_run_pct / 100)
     if scatter:
-        # the shift's interval need not hold the change of the medians, which is what everybody sees
+        # the interval of the shift need not contain the change of the medians, which is the number that is shown
         scatter = min(scatter[0], change), max(scatter[1], change)
         whole = change - math.hypot(change - scatter[0], between), change + math.hypot(scatter[1] - change, between)
     return Comparison(
@@ -121,12 +121,15 @@ def _checked(name: str, values: Values) -> np.ndarray:
     if len(data) == 0:
         raise ValueError(f"{name}: no passes")
     if not (data[0] > 0 and math.isfinite(data[-1])):
-        raise ValueError(f"{name}: rates and times are finite and above 0, not {data[0]} to {data[-1]}")
+        raise ValueError(f"{name}: rates and times must be finite and above 0, not {data[0]} to {data[-1]}")
     return data
 
 
 def _shift_interval(base: np.ndarray, other: np.ndarray) -> tuple[float, float] | None:
-    """How far ``other`` lies above ``base``, both sorted logarithms: the 95 % interval; None where a side has one."""
+    """95 % confidence interval of the shift from ``base`` to ``other``, both sorted logarithms.
+
+    None if a side has only one value.
+    """
     if min(len(base), len(other)) < 2:
         return None
     if min(len(base), len(other)) < RANKS_LEAST:
@@ -135,30 +138,32 @@ def _shift_interval(base: np.ndarray, other: np.ndarray) -> tuple[float, float] 
 
 
 def _welch_interval(base: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Student's t for two samples whose scatter may differ (Welch and Satterthwaite's degrees of freedom)."""
+    """Student's t for two samples with different scatter (degrees of freedom of Welch and Satterthwaite)."""
     errors = [float(np.var(data, ddof=1)) / len(data) for data in (base, other)]
     shift = float(np.mean(other) - np.mean(base))
     weight = sum(error**2 / (len(data) - 1) for error, data in zip(errors, (base, other), strict=True))
-    if weight == 0:  # no scatter, or so little that its square is 0
+    if weight == 0:  # no scatter, or so little that its square underflows to 0
         return shift, shift
     half_width = float(t.ppf(1 - TAIL, sum(errors) ** 2 / weight)) * math.sqrt(sum(errors))
     return shift - half_width, shift + half_width
 
 
 def _rank_interval(base: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """The shifts that a Mann-Whitney test does not reject: of all differences of a pass of ``other`` and one of
-    ``base``, the rank-th smallest and the rank-th largest (Hodges and Lehmann)."""
+    """The shifts that a Mann-Whitney test does not reject (Hodges and Lehmann).
+
+    The ends are the rank-th smallest and rank-th largest difference between a pass of ``other`` and one of ``base``.
+    """
     rank = _rank(len(base), len(other))
     return _difference(base, other, rank), -_difference(other, base, rank)
 
 
 def _rank(n: int, m: int) -> int:
-    """Which difference ends the interval, by the normal approximation of the Mann-Whitney statistic."""
+    """The rank of the difference that ends the interval, by the normal approximation of the Mann-Whitney statistic."""
     return max(1, round(n * m / 2 - float(norm.ppf(1 - TAIL)) * math.sqrt(n * m * (n + m + 1) / 12)))
 
 
 def _difference(base: np.ndarray, other: np.ndarray, rank: int) -> float:
-    """The ``rank``-th smallest of all differences other − base, both sorted; found without making all of them."""
+    """The ``rank``-th smallest difference other − base, for sorted inputs, found without computing all differences."""
     low, high = other[0] - base[-1], other[-1] - base[0]
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -170,7 +175,7 @@ def _difference(base: np.ndarray, other: np.ndarray, rank: int) -> float:
 
 
 def _percent(shift: float) -> float:
-    with np.errstate(over="ignore"):  # the upper end of two passes that have nothing in common: infinite
+    with np.errstate(over="ignore"):  # two passes that differ extremely have an infinite upper end
         return 100 * float(np.expm1(shift))
 
 

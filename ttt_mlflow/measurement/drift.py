@@ -1,9 +1,9 @@
-"""Whether a run was the same machine from its beginning to its end: its first third against its last.
+"""Drift of a run: compares its first third with its last third.
 
-Two tests, because a drift can run through the whole measurement or begin anew with every pass. Both compare like with
-like: whole passes, or whole periods of a pass. A period is the number of steps after which a model's costs repeat: one
-step in so many may cost more than the others. What is tested is the mean of the logarithms; a test says how often noise
-alone would show as much, and nothing about whether it matters: the percentage does.
+There are two tests, because a drift can extend over the whole measurement or start again with every pass. Both compare
+equal work: whole passes, or whole periods of a pass. A period is the number of steps after which a model's costs
+repeat. For example, one step of each period may cost more than the others. The tests use means of logarithms. A p-value
+states how often noise alone would cause such a difference. The percentage states whether the difference matters.
 """
 
 from collections.abc import Sequence
@@ -12,33 +12,33 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
-FALSE_ALARM_RATE = 0.05  # of the two tests together, on a run without drift
-ACROSS_LEAST = 4  # passes: three thirds, and one more to know the noise by
+FALSE_ALARM_RATE = 0.05  # of both tests together, for a run without drift
+ACROSS_LEAST = 4  # passes: one for each third, and one more to estimate the noise
 WITHIN_LEAST = 3  # passes
-THIRD_LEAST = 16  # steps of a pass's third: of fewer, the first after a prompt would be too large a part
-ROUNDING = 1e-12  # logarithms that differ by less are equal
+THIRD_LEAST = 16  # steps in a third of a pass; in fewer, the first step after the prompt would weigh too much
+ROUNDING = 1e-12  # logarithms that differ by less count as equal
 
 
 @dataclass(frozen=True)
 class Drift:
-    """pct: how much longer the last third took than the first, in percent (negative: faster).
-    p_value: how often passes that only scatter would show a difference as large."""
+    """pct: how much longer the last third took than the first, in percent; negative if it was faster.
+    p_value: probability of a difference at least as large without drift."""
 
     pct: float
     p_value: float
 
     @property
     def found(self) -> bool:
-        """Whether the difference is more than noise, each of the two tests having half of FALSE_ALARM_RATE."""
+        """Whether the difference exceeds noise. Each of the two tests uses half of FALSE_ALARM_RATE."""
         return self.p_value < FALSE_ALARM_RATE / 2
 
 
 def drift_across(total_ms: Sequence[float]) -> Drift | None:
-    """Of a run: the passes of its first third against those of its last; None for fewer than ACROSS_LEAST.
+    """Drift of a run: the passes of its first third compared with those of its last. None for fewer than ACROSS_LEAST.
 
-    The contrast of the first and the last of three groups, by Student's t, with the scatter inside all three as the
-    noise: exact for passes that are independent and lognormal. A drift that is steady also scatters the passes of a
-    third, so that of fewer than six passes only a jump can be found.
+    The method is Student's t for the contrast between the first and the last of three groups. The noise is the scatter
+    within all three groups. The test is exact for passes that are independent and lognormal. A steady drift also adds
+    scatter within the thirds, so with fewer than six passes only a jump can be found.
     """
     count = len(total_ms)
     if count < ACROSS_LEAST:
@@ -51,12 +51,11 @@ def drift_across(total_ms: Sequence[float]) -> Drift | None:
 
 
 def drift_within(passes_ms: Sequence[np.ndarray], period: int) -> Drift | None:
-    """Of the passes: the steps of a pass's first third against those of its last, whole periods only.
+    """Drift within the passes: the steps of a pass's first third compared with those of its last, in whole periods.
 
-    passes_ms: the step times of each complete pass, of equal length. period: steps after which the costs repeat. None
-    for fewer than WITHIN_LEAST passes, or where the whole periods of a third are fewer than THIRD_LEAST steps.
-    Student's t of the passes' differences, one a pass: what the steps of
-    a pass have in common does not enter.
+    passes_ms: the step times of each complete pass, all of equal length. period: steps after which the costs repeat.
+    None for fewer than WITHIN_LEAST passes, or if the whole periods of a third have fewer than THIRD_LEAST steps.
+    The method is Student's t for the differences, one per pass. What all steps of a pass have in common cancels out.
     """
     third = len(passes_ms[0]) // 3 // period * period if len(passes_ms) >= WITHIN_LEAST else 0
     if third < THIRD_LEAST:
@@ -67,8 +66,8 @@ def drift_within(passes_ms: Sequence[np.ndarray], period: int) -> Drift | None:
 
 
 def _drift(difference: float, error: float, freedom: int) -> Drift:
-    """From a difference of logarithms, its standard error and the degrees of freedom of that."""
-    if error < ROUNDING:  # passes that do not scatter at all: any difference is one
+    """``difference``: of logarithms. ``error``: its standard error. ``freedom``: its degrees of freedom."""
+    if error < ROUNDING:  # the passes have no scatter, so any difference is real
         p_value = 0.0 if abs(difference) > ROUNDING else 1.0
     else:
         p_value = float(2 * t.sf(abs(difference) / error, freedom))

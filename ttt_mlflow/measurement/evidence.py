@@ -1,4 +1,4 @@
-"""What a run measured and what its card said, brought before :mod:`ttt_mlflow.measurement.verdict`."""
+"""The evidence for a verdict: what a run measured and what its GPU reported (:mod:`ttt_mlflow.measurement.verdict`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ POWER_CAP_BIT = 1 << CLOCK_EVENT_REASONS.index(EXPLAINED_BY_POWER)
 
 @dataclass(frozen=True)
 class GpuEvidence:
-    """What the card said of the measured sections; None wherever it did not say.
+    """What the GPU reported for the measured sections. A value that it did not report is None.
 
-    sm_clock_mhz and power_capped: of each sample, in order. event_pct: share of the samples in which NVML named a clock
-    event. thermal_violation_pct: share of the sections' time that NVML's violation counter added for the temperature.
+    sm_clock_mhz, power_capped: one value per sample, in order. event_pct: share of the samples in which NVML named a
+    clock event. thermal_violation_pct: share of the sections' time that NVML's counter of thermal violations added.
     """
 
     sm_clock_mhz: Sequence[float] | None = None
@@ -32,7 +32,7 @@ class GpuEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is judged. section_s: measured time. interrupted: the run did not come to its end."""
+    """The evidence for a verdict. section_s: measured time. interrupted: the run ended early."""
 
     on_gpu: bool
     section_s: float
@@ -40,13 +40,13 @@ class Evidence:
     relative_half_width_pct: float | None
     drift: Drift | None
     precision_pct: float
-    card: GpuEvidence | None = None
+    gpu: GpuEvidence | None = None
     interrupted: bool = False
 
 
 def evidence(measurement: Measurement, sampler: NvmlSampler | None, on_gpu: bool, precision_pct: float) -> Evidence:
-    """Of one attempt at a decode or prefill measurement."""
-    complete = measurement.complete_repeats
+    """The evidence of one attempt of a decode or prefill measurement."""
+    complete = measurement.complete_passes
     return Evidence(
         on_gpu=on_gpu,
         section_s=sum(repeat.total_ms for repeat in complete) / 1e3,
@@ -54,13 +54,13 @@ def evidence(measurement: Measurement, sampler: NvmlSampler | None, on_gpu: bool
         relative_half_width_pct=measurement.relative_half_width_pct,
         drift=measurement.drifts().get("drift"),
         precision_pct=precision_pct,
-        card=gpu_evidence(sampler, sampler.sections) if sampler else None,
+        gpu=gpu_evidence(sampler, sampler.sections) if sampler else None,
         interrupted=measurement.interrupted,
     )
 
 
 def gpu_evidence(sampler: NvmlSampler, sections: Sequence[Section]) -> GpuEvidence:
-    """What the card said in ``sections``; a question that it did not answer stays None."""
+    """What the GPU reported in ``sections``. A value that it did not report is None."""
     frame = sampler.frame()
     rows = frame[inside(frame, sections)] if not frame.empty else frame
     clocks = capped = events = None

@@ -1,4 +1,4 @@
-"""Warm up, then repeat a timed pass until its median is known well enough or the time is used up."""
+"""Runs the warm-up, then timed passes until the median is precise enough or the time is used up."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -24,9 +24,9 @@ from ttt_mlflow.names import Metrics, Tags
 
 WARMUP_MOST = 1000  # passes
 WARMUP_SHARE = 0.2  # of max_seconds
-REPEATS_LEAST = 2  # even if the time is over: one repeat has no interval
-REPEATS_BELIEVED = ORDER_LEAST  # before a narrow interval may end the measurement
-# what is tested for drift, by its name in timing/passes.json
+PASSES_LEAST = 2  # even after the time is used up, because one pass has no confidence interval
+PASSES_BEFORE_STOP = ORDER_LEAST  # timed passes before a narrow confidence interval may stop the measurement
+# the names of the two drift tests in timing/passes.json
 DRIFT_METRICS = {
     "drift": (names.DRIFT_PCT, names.DRIFT_P_VALUE),
     "drift_within_pass": (names.DRIFT_WITHIN_PASS_PCT, names.DRIFT_WITHIN_PASS_P_VALUE),
@@ -34,25 +34,25 @@ DRIFT_METRICS = {
 
 
 class Observer:
-    """Watches a measurement. Each method does nothing unless a subclass overrides it."""
+    """Observes a measurement. Each method does nothing unless a subclass overrides it."""
 
     def section(self, edge: Literal["begin", "end"]) -> None:
-        """Around every timed pass, never around a warm-up pass."""
+        """Called at both ends of every timed pass, but not of warm-up passes."""
 
     def recent_sm_clocks(self, seconds: float) -> Sequence[float] | None:
-        """The SM clock in MHz over the last ``seconds``; None where nobody reads it."""
+        """The SM clock in MHz over the last ``seconds``; None if the clock is not sampled."""
         return None
 
     def progress(self, fraction: float, text: str) -> None:
-        """Between passes only: the fraction of the measurement that is done, and what comes next."""
+        """Called between passes with the completed fraction of the measurement and the next action."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What is measured again and again.
+    """The work that is measured.
 
-    timed: a timed pass. warmup: a pass of the warm-up, which may be shorter. prepare: called before each of them,
-    untimed: resets the state, processes the prompt.
+    timed: runs a timed pass. warmup: runs a warm-up pass, which may be shorter. prepare: called before each pass,
+    untimed; it resets the state and processes the prompt.
     """
 
     timed: Callable[[], StepTimes]
@@ -62,9 +62,9 @@ class Pass:
 
 @dataclass
 class Measurement:
-    """What was measured so far. The loop fills it in place, so that an interruption loses nothing.
+    """What has been measured so far. The loop fills it in place, so that an interruption loses nothing.
 
-    ``period`` and ``cost_grows`` are the model's: see :class:`ttt_mlflow.models.entry.ModelEntry`.
+    ``period`` and ``cost_grows`` come from the model: see :class:`ttt_mlflow.models.entry.ModelEntry`.
     """
 
     warmup: list[StepTimes] = field(default_factory=list)
@@ -82,25 +82,25 @@ class Measurement:
         return len(self.warmup)
 
     @property
-    def complete_repeats(self) -> list[StepTimes]:
+    def complete_passes(self) -> list[StepTimes]:
         return [repeat for repeat in self.repeats if repeat.complete]
 
     @property
     def relative_half_width_pct(self) -> float | None:
-        """Of the median throughput of the complete repeats, which all do the same work."""
-        return relative_half_width_pct([1 / repeat.total_ms for repeat in self.complete_repeats])
+        """Half-width of the confidence interval for the throughput of the complete passes, which do equal work."""
+        return relative_half_width_pct([1 / repeat.total_ms for repeat in self.complete_passes])
 
     def decode_metrics(self, tokens_per_pass: int) -> Metrics:
-        """Throughput and step times of the complete passes, each of ``tokens_per_pass`` tokens of all sequences."""
-        complete = self.complete_repeats
+        """Throughput and step times of the complete passes. ``tokens_per_pass``: decoded tokens of all sequences."""
+        complete = self.complete_passes
         rates = [1e3 * tokens_per_pass / repeat.total_ms for repeat in complete]
         steps = np.concatenate([repeat.step_ms for repeat in complete]) if complete else np.empty(0)
         throughput = with_confidence_interval(names.DECODE_TOKENS_PER_S, rates)
         return throughput | step_percentiles(steps) | self._quality_metrics(rates)
 
     def prefill_metrics(self, tokens_per_pass: int) -> Metrics:
-        """Throughput and time of the complete passes, each a prompt of ``tokens_per_pass`` tokens of all sequences."""
-        complete = self.complete_repeats
+        """Throughput and time of the complete passes. ``tokens_per_pass``: prompt tokens of all sequences."""
+        complete = self.complete_passes
         rates = [1e3 * tokens_per_pass / repeat.total_ms for repeat in complete]
         metrics = with_confidence_interval(names.PREFILL_TOKENS_PER_S, rates) | self._quality_metrics(rates)
         if complete:
@@ -108,18 +108,18 @@ class Measurement:
         return metrics
 
     def drifts(self) -> dict[str, Drift]:
-        """How the complete repeats drifted, by the metrics' name for it; without what cannot be tested.
+        """The drift of the complete passes, by the names of the metrics. A test that cannot be made is absent.
 
-        Within a pass, that the steps of a model whose cost grows take longer at its end is no drift.
+        Drift within a pass is not tested for a model whose cost grows, because its last steps always take longer.
         """
-        complete = self.complete_repeats
+        complete = self.complete_passes
         tested = {"drift": drift_across([repeat.total_ms for repeat in complete])}
         if not self.cost_grows:
             tested["drift_within_pass"] = drift_within([repeat.step_ms for repeat in complete], self.period)
         return {name: drift for name, drift in tested.items() if drift is not None}
 
     def _quality_metrics(self, rates: list[float]) -> Metrics:
-        """How far the numbers can be believed: passes, scatter, interval, drift."""
+        """Metrics of the measurement's quality: passes, scatter, confidence interval, drift."""
         half_width, spread = relative_half_width_pct(rates), relative_spread_pct(rates)
         metrics: Metrics = {names.WARMUP_PASSES: self.warmup_count} if self.warmup_stop_reason else {}
         if rates:
@@ -132,12 +132,12 @@ class Measurement:
         return metrics
 
     def stop_tags(self) -> Tags:
-        """Why each phase ended; absent where it did not begin or was cut short."""
+        """Why each phase ended. Absent if the phase did not begin or was interrupted."""
         reasons = {names.TAG_WARMUP_STOP_REASON: self.warmup_stop_reason, names.TAG_STOP_REASON: self.stop_reason}
         return {tag: reason for tag, reason in reasons.items() if reason is not None}
 
     def steps_frame(self) -> pd.DataFrame:
-        """Every step of every repeat: repeat and step (from 0), ms, and whether the repeat is complete."""
+        """Every step of every pass: repeat and step (from 0), ms, and whether the pass is complete."""
         rows = [
             (index, step, ms, repeat.complete)
             for index, repeat in enumerate(self.repeats)
@@ -146,7 +146,7 @@ class Measurement:
         return pd.DataFrame(rows, columns=["repeat", "step", "ms", "complete"])
 
     def record(self) -> dict[str, object]:
-        """How the measurement went, for the run's record: the passes, why they ended, each one's times."""
+        """The course of the measurement, for the record: the passes with their times, and why both phases ended."""
         return {
             "warmup_passes": self.warmup_count,
             "warmup_s": self.warmup_s,
@@ -165,19 +165,19 @@ class Measurement:
 
 
 def measure_passes(one: Pass, budget: Budget, observer: Observer, into: Measurement) -> None:
-    """Warm up, then repeat ``one`` within ``budget``, and fill ``into`` as it goes.
+    """Run the warm-up, then timed passes of ``one`` within ``budget``, and fill ``into`` on the way.
 
-    The warm-up ends once pass times and clocks have settled, after WARMUP_MOST passes, or after WARMUP_SHARE of the
-    time. The timed passes end once the confidence interval of their median is narrow (after REPEATS_BELIEVED at least)
-    or when the time is used up (after REPEATS_LEAST at least). Counts in ``budget`` take the place of both rules.
+    The warm-up ends when pass times and clocks have settled, after WARMUP_MOST passes, or after WARMUP_SHARE of the
+    time. The timed passes end when the confidence interval of their median is narrow (after at least PASSES_BEFORE_STOP
+    passes) or when the time is used up (after at least PASSES_LEAST passes). Counts in ``budget`` replace both rules.
 
-    Whatever interrupts a pass goes on to the caller; the steps that had finished are kept as an incomplete pass.
+    An exception that interrupts a pass is passed on to the caller. The finished steps are kept as an incomplete pass.
     """
     loop = _Loop(one, budget, observer, into, time.perf_counter())
     try:
         loop.warm_up()
         loop.repeat()
-    except BaseException:  # hides nothing: noted, a signal's Killed included, and raised again
+    except BaseException:  # includes Killed; the interruption is noted and the exception raised again
         into.interrupted = True
         into.stop_reason = "interrupted"
         raise
@@ -185,7 +185,7 @@ def measure_passes(one: Pass, budget: Budget, observer: Observer, into: Measurem
 
 @dataclass
 class _Loop:
-    """The two phases of a measurement, with what they share. Both record the reason for which they ended."""
+    """The two phases of a measurement and their shared values. Both record the reason for which they ended."""
 
     one: Pass
     budget: Budget
@@ -226,9 +226,9 @@ class _Loop:
         return None
 
     def _clocks_settled(self, ended_s: list[float]) -> bool:
-        """Whether the SM clock was steady over the last WINDOW passes; true where nobody reads it."""
+        """Whether the SM clock was steady over the last WINDOW passes; true if the clock is not sampled."""
         since_window = self.elapsed - (ended_s[-WINDOW - 1] if len(ended_s) > WINDOW else 0.0)
-        # never from before the first pass, when the GPU was idle
+        # excludes the time before the first pass, when the GPU was idle
         mhz = self.observer.recent_sm_clocks(min(self.elapsed, max(since_window, CLOCK_SECONDS_LEAST)))
         self.measurement.warmup_watched_clocks = mhz is not None
         return mhz is None or clocks_settled(mhz)
@@ -236,33 +236,33 @@ class _Loop:
     def repeat(self) -> None:
         done, count = self.measurement.repeats, self.budget.repeats
         half_width: float | None = None
-        next_check = REPEATS_BELIEVED
+        next_check = PASSES_BEFORE_STOP
         reason: str | None = None
         while reason is None:
             fraction = self.elapsed / self.budget.max_seconds if count is None else len(done) / count
             width = "" if half_width is None else f", confidence interval ±{half_width:.2f} %"
-            self.observer.progress(min(1.0, fraction), f"repeat {len(done) + 1}{width}")
+            self.observer.progress(min(1.0, fraction), f"timed pass {len(done) + 1}{width}")
             pass_began = self.elapsed
             self.one.prepare()
             done.append(self._timed_pass())
             if count is None and len(done) >= next_check:
                 half_width = relative_half_width_pct([1 / repeat.total_ms for repeat in done])
-                # the cost of the bootstrap grows with the passes: look again after a tenth more of them
+                # the bootstrap takes longer with more passes, so the next check is after 10 % more passes
                 next_check = max(len(done) + 1, len(done) * 11 // 10)
             narrow = half_width is not None and half_width < self.budget.precision_pct
-            reason = self._repeat_stop(narrow, self.elapsed - pass_began)
+            reason = self._timed_stop(narrow, self.elapsed - pass_began)
         self.measurement.stop_reason = reason
-        self.observer.progress(1.0, f"repeats ended ({reason}), passes: {len(done)}")
+        self.observer.progress(1.0, f"timed passes ended ({reason}), passes: {len(done)}")
 
-    def _repeat_stop(self, narrow: bool, pass_s: float) -> str | None:
+    def _timed_stop(self, narrow: bool, pass_s: float) -> str | None:
         done, count = len(self.measurement.repeats), self.budget.repeats
         if count is not None:
             return "count" if done >= count else None
         if narrow:
             return "interval"
-        if done < REPEATS_LEAST:
+        if done < PASSES_LEAST:
             return None
-        if self.elapsed + pass_s > self.budget.max_seconds:  # another one would not end in time
+        if self.elapsed + pass_s > self.budget.max_seconds:  # another pass would end too late
             return "max_seconds"
         return None
 

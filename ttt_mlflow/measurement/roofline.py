@@ -1,7 +1,7 @@
-"""The bytes and operations that a decode step or a prompt cannot do without, and so the time that it cannot beat.
+"""The roofline: the bytes and operations that a decode step or a prompt needs, and the time that they take at least.
 
-A model counts its work as a list of :class:`Stage`; this module knows the inner nets and what a card needs for a stage.
-docs/roofline.md derives the counts and says what is left out.
+A model counts its work as a list of :class:`Stage`. This module computes the time of a stage on a GPU. docs/roofline.md
+derives the counts and states what they leave out.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ import torch
 from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.workload import PARTS, Stage
 
-MEASURED_RATES = (torch.float16, torch.bfloat16)  # dtypes whose matrix rate the ceilings give
+MEASURED_RATES = (torch.float16, torch.bfloat16)  # dtypes to which the measured matrix rate applies
 
 
 @dataclass(frozen=True)
 class PartWork:
-    """A part's stages together; ``milliseconds`` is None where the card's ceilings are not known."""
+    """All stages of a part. ``milliseconds`` is None if the GPU's ceilings are not known."""
 
     part: str
     bytes: float
@@ -34,14 +34,14 @@ def total_flops(stages: Sequence[Stage]) -> float:
 
 
 def stage_ms(stage: Stage, ceilings: GpuCeilings) -> float:
-    """The larger of the time for the bytes and the time for the operations, ``count`` times."""
+    """The larger of the time for the bytes and the time for the operations, for all ``count`` executions."""
     memory_ms = stage.bytes / (ceilings.read_gb_per_s * 1e6)
     matrix_ms = stage.count * stage.flops / (ceilings.matmul_tflops * 1e9)
     return max(memory_ms, matrix_ms)
 
 
 def floor_ms(stages: Sequence[Stage], ceilings: GpuCeilings) -> float:
-    """The time of ``stages`` one after the other, each at the card's ceiling."""
+    """The roofline time of ``stages`` in sequence, each at the GPU's ceiling."""
     return sum(stage_ms(stage, ceilings) for stage in stages)
 
 

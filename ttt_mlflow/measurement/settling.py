@@ -1,22 +1,22 @@
-"""When a warm-up has done its work: the passes take the same time, and the clocks stand."""
+"""Decides when a warm-up has settled: pass times and clocks no longer change."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-WINDOW = 3  # passes that are looked at together
-TIMES_PCT = 1.0  # passes that agree within this have settled
-CLOCK_SAMPLES_LEAST = 8  # of the SM clock, before they say anything
-CLOCK_SECONDS_LEAST = 0.5  # to look back for them, however short the passes
-CLOCK_PCT = 2.0  # under the power cap the clock moves all the time; the means of many samples stand
+WINDOW = 3  # passes that are compared
+TIMES_PCT = 1.0  # passes that agree within this percentage have settled
+CLOCK_SAMPLES_LEAST = 8  # samples of the SM clock that a comparison needs
+CLOCK_SECONDS_LEAST = 0.5  # time span of the samples, even if the passes are shorter
+CLOCK_PCT = 2.0  # for means of many samples, because under the power cap the clock changes all the time
 
 
 def times_settled(total_ms: Sequence[float]) -> bool:
-    """Whether the last passes agree: all of the last WINDOW within TIMES_PCT; or, of passes that scatter more, their
-    median with that of the WINDOW before, as far as the scatter lets one say.
+    """Whether the last WINDOW passes agree within TIMES_PCT.
 
-    In logarithms, so that passes that still change by a constant factor never agree: the medians differ by three such
-    factors, and the scatter of three passes explains little more than one.
+    If they scatter more, their median must agree with the median of the WINDOW passes before, within the scatter. The
+    comparison uses logarithms. Passes that still change by a constant factor then never agree: the medians differ by
+    three such factors, while the scatter of three passes explains little more than one.
     """
     logs = np.log(total_ms[-2 * WINDOW :])
     before, last = logs[:-WINDOW], logs[-WINDOW:]
@@ -29,7 +29,7 @@ def times_settled(total_ms: Sequence[float]) -> bool:
 
 
 def clocks_settled(mhz: Sequence[float]) -> bool:
-    """Whether the later half of the samples has the mean of the earlier half, within CLOCK_PCT; never of too few."""
+    """Whether the means of the earlier and the later half of the samples agree within CLOCK_PCT. False for too few."""
     if len(mhz) < CLOCK_SAMPLES_LEAST:
         return False
     half = len(mhz) // 2

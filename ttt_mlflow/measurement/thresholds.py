@@ -1,4 +1,4 @@
-"""From where on a measurement counts as disturbed: the verdict's thresholds, their defaults and how to set them."""
+"""The thresholds of the verdict, their defaults and how to set them."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -12,23 +12,23 @@ def _threshold(default: float, meaning: str) -> float:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a valid run may have at most, or has to have at least. The unit is the end of each name."""
+    """Upper or lower limits for a valid run. The end of each name is its unit."""
 
-    section_s: float = _threshold(0.5, "least time that was measured, all passes together")
+    section_s: float = _threshold(0.5, "minimum measured time, all passes together")
     half_width_pct: float = _threshold(
-        1.0, "widest half-width of the median's interval; precision_pct where that is more"
+        1.0, "maximum half-width of the median's confidence interval; precision_pct where that is larger"
     )
-    drift_pct: float = _threshold(0.5, "largest drift from the first third of the passes to the last that is no fault")
-    event_pct: float = _threshold(1.0, "largest share of the section under a thermal slowdown or a power brake")
+    drift_pct: float = _threshold(0.5, "maximum drift from the first third of the passes to the last")
+    event_pct: float = _threshold(1.0, "maximum share of the section under a thermal slowdown or a power brake")
     clock_drop_pct: float = _threshold(
-        3.0, "how far the SM clock may fall below its steady state without the power cap"
+        3.0, "maximum drop of the SM clock below its steady state that no power cap explains"
     )
-    clock_drop_share_pct: float = _threshold(1.0, "largest share of the samples that may be below that")
-    other_process_sm_pct: float = _threshold(1.0, "largest SM utilization of another process")
+    clock_drop_share_pct: float = _threshold(1.0, "maximum share of the samples below that limit")
+    other_process_sm_pct: float = _threshold(1.0, "maximum SM utilization of another process")
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Self:
-        """The defaults but for ``settings``, each as ``name=value``; ValueError, in words, for what is none."""
+        """The defaults, changed by ``settings``, each ``name=value``. Raises ValueError with a message for bad ones."""
         values: dict[str, float] = {}
         for setting in settings:
             name, equals, text = (part.strip() for part in setting.partition("="))
@@ -41,7 +41,7 @@ class Thresholds:
             except ValueError:
                 raise ValueError(f"{setting}: not a number") from None
             if not (isfinite(values[name]) and values[name] >= 0):
-                raise ValueError(f"{setting}: not a number from 0")
+                raise ValueError(f"{setting}: not a number of at least 0")
         return replace(cls(), **values)
 
     def as_dict(self) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""Time a loop of steps, each one on its own, without disturbing it.
+"""Times every step of a loop of steps without disturbing the loop.
 
-On a GPU a CUDA event is recorded before the first step and after every step, on the current stream; nothing
-waits for the device until the last step has been issued. On a CPU the clock is read in the same places.
+On a GPU, a CUDA event is recorded before the first step and after every step, on the current stream. Nothing waits for
+the device until the last step has been issued. On a CPU, the clock is read at the same points.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ import torch
 
 T = TypeVar("T")
 
-_FINISHED = "_ttt_finished_steps"  # the attribute of an exception that holds the steps of the pass it ended
+_FINISHED = "_ttt_finished_steps"  # attribute of an exception with the finished steps of the pass that it ended
 
 
 @dataclass(frozen=True, eq=False)
 class StepTimes:
-    """The times of one pass: a loop of steps.
+    """The times of one pass, which is a loop of steps.
 
-    step_ms: [finished steps] float64, the device's time of each step.
-    total_ms: the device's time from before the first to after the last finished step.
-    wall_ms: the host's time from before the first step until the device had finished the last one.
-    complete: whether every step that was asked for finished.
+    step_ms: [finished steps] float64, device time of each step.
+    total_ms: device time from before the first step to after the last finished step.
+    wall_ms: host time from before the first step until the device had finished the last one.
+    complete: whether all requested steps finished.
     """
 
     step_ms: np.ndarray
@@ -36,19 +36,19 @@ class StepTimes:
 
 
 class StepTimer:
-    """Times passes of ``n`` steps on ``device``. Its events are made once, outside every measurement."""
+    """Times passes of ``n`` steps on ``device``. Its events are created once, outside every measurement."""
 
     def __init__(self, n: int, device: torch.device) -> None:
         if n < 1:
-            raise ValueError(f"a pass has at least one step, not {n}")
+            raise ValueError(f"a pass must have at least one step, not {n}")
         self.n = n
         self._marks: _Marks = _CudaMarks(n, device) if device.type == "cuda" else _HostMarks(n)
 
     def time_steps(self, step: Callable[[], object]) -> StepTimes:
         """Call ``step`` n times and time each call.
 
-        Python's garbage collector rests meanwhile, as in :mod:`timeit`. Whatever ends the loop early (a
-        signal, out of memory) goes on to the caller with the steps that finished: :func:`finished_steps`.
+        Python's garbage collector is off during the loop, as in :mod:`timeit`. An exception that ends the loop early (a
+        signal, out of memory) is passed on with the finished steps: :func:`finished_steps`.
         """
         marks, n, done = self._marks, self.n, 0
         collecting = gc.isenabled()
@@ -63,7 +63,7 @@ class StepTimer:
             done = n
             return self._times(done, began)
         except BaseException as error:
-            # a device that is lost cannot say what it finished
+            # a lost device cannot report what it finished
             with contextlib.suppress(RuntimeError):
                 error.__dict__[_FINISHED] = self._times(done, began)
             raise
@@ -72,7 +72,7 @@ class StepTimer:
                 gc.enable()
 
     def _times(self, done: int, began: int) -> StepTimes:
-        """The times of the first ``done`` steps, after waiting for them."""
+        """Wait for the first ``done`` steps and return their times."""
         self._marks.wait(done)
         wall_ms = (time.perf_counter_ns() - began) / 1e6
         step_ms = self._marks.step_ms(done)
@@ -81,12 +81,12 @@ class StepTimer:
 
 
 def time_steps(step: Callable[[], object], n: int, device: torch.device) -> StepTimes:
-    """Time one pass of ``n`` steps; keep a :class:`StepTimer` for several passes."""
+    """Time one pass of ``n`` steps. For several passes, keep a :class:`StepTimer`."""
     return StepTimer(n, device).time_steps(step)
 
 
 def time_once(fn: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """Call ``fn`` once; return its result and its time on the device in ms."""
+    """Call ``fn`` once. Returns its result and its device time in ms."""
     results: list[T] = []
     times = time_steps(lambda: results.append(fn()), 1, device)
     return results[0], times.total_ms
@@ -99,7 +99,7 @@ def finished_steps(error: BaseException) -> StepTimes | None:
 
 
 class _Marks(Protocol):
-    """Points in time before the first step (index 0) and after each step (1 … n)."""
+    """Points in time: before the first step (index 0) and after each step (1 … n)."""
 
     def start(self) -> None: ...
 
@@ -117,13 +117,13 @@ class _HostMarks:
         self.stamps = [0] * (n + 1)  # ns
 
     def start(self) -> None:
-        """Nothing is pending on a CPU."""
+        """On a CPU, nothing is pending."""
 
     def record(self, index: int) -> None:
         self.stamps[index] = time.perf_counter_ns()
 
     def wait(self, index: int) -> None:
-        """A CPU's step has finished when it returns."""
+        """On a CPU, a step has finished when it returns."""
 
     def step_ms(self, done: int) -> np.ndarray:
         return np.diff(np.array(self.stamps[: done + 1], dtype=np.int64)) / 1e6
@@ -137,7 +137,7 @@ class _CudaMarks:
         self.device = device
         self.stream = torch.cuda.current_stream(device)
         self.events = [torch.cuda.Event(enable_timing=True) for _ in range(n + 1)]
-        # PyTorch creates the CUDA event when it is first recorded
+        # PyTorch creates a CUDA event at its first recording
         for event in self.events:
             event.record(self.stream)
         torch.cuda.synchronize(device)

@@ -1,8 +1,8 @@
-"""Whether a measurement can be trusted: valid, invalid for named reasons, or unjudged for want of data.
+"""The verdict on a measurement: valid, invalid with named reasons, or unjudged because data is missing.
 
-The software power cap is no fault: large-batch decode on a power-limited card always meets it. docs/verdict.md has
-every reason with its threshold. What is judged is given as plain values (:class:`Evidence`), so that recorded samples
-are judged as live ones are.
+The software power cap is not a fault: decoding a large batch on a power-limited GPU always reaches it. docs/verdict.md
+has every reason with its threshold. The evidence is plain values (:class:`Evidence`), so recorded samples are judged
+in the same way as live ones.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,18 +20,18 @@ from ttt_mlflow.telemetry.processes import GpuProcess
 
 Word = Literal["valid", "invalid", "unjudged"]
 
-# NVML's clock events that are faults, in the order of their gravity
+# NVML's clock events that are faults, the most serious first
 FAULTY_EVENTS = ("hw_thermal_slowdown", "hw_power_brake_slowdown", "hw_slowdown", "sw_thermal_slowdown")
-# a reason that comes again with the next attempt: waiting does not help
+# reasons that would occur again in the next attempt, so waiting does not help
 LASTING = ("short_section",)
-STEADY_PERCENTILE = 90  # of the SM clock where no power cap explains it: its steady state
+STEADY_PERCENTILE = 90  # of the SM clock samples that no power cap explains: the steady state
 CLOCK_SAMPLES_LEAST = 10
-NOTHING_MEASURED = "no timed pass came to its end"
+NOTHING_MEASURED = "no timed pass was completed"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A reason against a run: its name, and what was found against what is allowed."""
+    """A reason for an invalid run: its name, and what was found and what is allowed."""
 
     name: str
     found: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """missing: what could not be judged, by name, and why. notes: what is worth knowing and no fault."""
+    """missing: what could not be judged, by name, and why. notes: remarks that are not faults."""
 
     word: Word
     reasons: tuple[Finding, ...] = ()
@@ -53,11 +53,11 @@ class Verdict:
 
     @property
     def retry_can_help(self) -> bool:
-        """Whether there is a reason that another attempt may not meet again."""
+        """Whether there is a reason that may not occur again in another attempt."""
         return any(name not in LASTING for name in self.names)
 
     def record(self) -> dict[str, Any]:
-        """For verdict.json."""
+        """The content of verdict.json."""
         return {
             "verdict": self.word,
             "reasons": [asdict(reason) for reason in self.reasons],
@@ -67,7 +67,7 @@ class Verdict:
         }
 
     def tags(self) -> Tags:
-        """A tag without content is absent."""
+        """The tags of the run. A tag without content is absent."""
         tags: Tags = {names.TAG_VERDICT: self.word}
         if self.reasons:
             tags[names.TAG_REASONS] = ",".join(self.names)
@@ -77,12 +77,12 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """In one line, for people."""
+        """The verdict in one line, for people."""
         return verdict_text(self.record())
 
 
 def verdict_text(record: Mapping[str, Any]) -> str:
-    """One line for people, out of what verdict.json holds."""
+    """The content of verdict.json in one line, for people."""
     parts = [f"{reason['name']} ({reason['found']})" for reason in record["reasons"]]
     if record["missing"]:
         parts.append("without " + ", ".join(f"{name} ({why})" for name, why in record["missing"].items()))
@@ -106,29 +106,29 @@ Answer = Finding | Missing | Note
 
 
 def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Verdict:
-    """The verdict on one measurement. A found fault outweighs missing data; a run on a CPU is unjudged."""
+    """The verdict on one measurement. A fault outweighs missing data. A run on a CPU is unjudged."""
     thresholds = thresholds or Thresholds()
     if not evidence.passes:
         return Verdict("unjudged", missing={"measurement": NOTHING_MEASURED}, thresholds=thresholds)
     if not evidence.on_gpu:
         return _unjudged_cpu(thresholds)
-    answers = [*_of_the_measurement(evidence, thresholds), *_of_the_card(evidence.card, thresholds)]
+    answers = [*_of_the_measurement(evidence, thresholds), *_of_the_gpu(evidence.gpu, thresholds)]
     return _verdict(answers, thresholds)
 
 
 def judge_section(
-    on_gpu: bool, section_s: float, card: GpuEvidence | None, thresholds: Thresholds | None = None
+    on_gpu: bool, section_s: float, gpu: GpuEvidence | None, thresholds: Thresholds | None = None
 ) -> Verdict:
-    """The verdict on one section of a micro-benchmark: its length, and what the card did in it."""
+    """The verdict on one section of a micro-benchmark: its length, and the state of the GPU."""
     thresholds = thresholds or Thresholds()
     if not on_gpu:
         return _unjudged_cpu(thresholds)
-    answers = [*_section_length(section_s, thresholds), *_of_the_card(card, thresholds)]
+    answers = [*_section_length(section_s, thresholds), *_of_the_gpu(gpu, thresholds)]
     return _verdict(answers, thresholds)
 
 
 def combined(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Verdict:
-    """Of a run with several sections: invalid if one is, else unjudged if one is; each reason once."""
+    """The verdict on a run with several sections: invalid if one is, else unjudged if one is. Reasons occur once."""
     if not verdicts:
         return Verdict("unjudged", missing={"measurement": NOTHING_MEASURED}, thresholds=thresholds)
     words = {verdict.word for verdict in verdicts}
@@ -140,10 +140,10 @@ def combined(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Verdict:
 
 
 def steady_clock(mhz: Sequence[float], power_capped: Sequence[bool]) -> tuple[float, np.ndarray] | None:
-    """The SM clock's steady state (MHz) and the clocks that no power cap explains; None for too few of these.
+    """The steady state of the SM clock (MHz), and the clocks that no power cap explains. None if there are too few.
 
-    A sample beside a power-capped one is left out as well: the clock and its reason are read one after the other, and
-    the clock climbs for a while after the cap has let go.
+    A sample next to a power-capped one is excluded too. The clock and its reason are read one after the other, and the
+    clock takes time to rise after the cap has ended.
     """
     clocks, capped = np.asarray(mhz, dtype=np.float64), np.asarray(power_capped, dtype=bool)
     beside = capped.copy()
@@ -170,83 +170,83 @@ def _unjudged_cpu(thresholds: Thresholds) -> Verdict:
 
 def _section_length(section_s: float, limit: Thresholds) -> Iterator[Answer]:
     if section_s < limit.section_s:
-        yield Finding("short_section", f"{section_s:.3g} s measured, {limit.section_s:g} s are needed")
+        yield Finding("short_section", f"{section_s:.3g} s measured, at least {limit.section_s:g} s are needed")
 
 
 def _of_the_measurement(evidence: Evidence, limit: Thresholds) -> Iterator[Answer]:
     if evidence.interrupted:
-        yield Missing("end", "the measurement did not come to its end")
+        yield Missing("end", "the measurement ended early")
     yield from _section_length(evidence.section_s, limit)
     widest = max(limit.half_width_pct, evidence.precision_pct)
     if evidence.relative_half_width_pct is None:
-        yield Missing("interval", f"{evidence.passes} complete passes; two at least have an interval")
+        yield Missing("interval", f"{evidence.passes} complete passes; a confidence interval needs at least two")
     elif evidence.relative_half_width_pct > widest:
-        yield Finding("wide_interval", f"±{evidence.relative_half_width_pct:.3g} %, ±{widest:g} % are allowed")
+        yield Finding("wide_interval", f"±{evidence.relative_half_width_pct:.3g} %, at most ±{widest:g} % is allowed")
     drift = evidence.drift
     if drift is None:
-        yield Missing("drift", f"{evidence.passes} complete passes; {ACROSS_LEAST} at least can be tested")
+        yield Missing("drift", f"{evidence.passes} complete passes; the test needs at least {ACROSS_LEAST}")
     elif drift.found and abs(drift.pct) > limit.drift_pct:
-        allowed = f"{limit.drift_pct:g} % are allowed"
+        allowed = f"at most {limit.drift_pct:g} % is allowed"
         yield Finding(
             "drift", f"{drift.pct:+.3g} % from the first third to the last (p {drift.p_value:.2g}), {allowed}"
         )
 
 
-def _of_the_card(card: GpuEvidence | None, limit: Thresholds) -> Iterator[Answer]:
-    if card is None:
+def _of_the_gpu(gpu: GpuEvidence | None, limit: Thresholds) -> Iterator[Answer]:
+    if gpu is None:
         yield Missing("gpu_telemetry", "nothing was read from NVML")
         return
     questions: tuple[Callable[[GpuEvidence, Thresholds], Iterator[Answer]], ...]
     questions = (_events, _thermal_violation, _clock_drop, _ecc, _other_processes)
     for question in questions:
-        yield from question(card, limit)
+        yield from question(gpu, limit)
 
 
-def _events(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
-    if card.event_pct is None:
+def _events(gpu: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
+    if gpu.event_pct is None:
         yield Missing("clock_events", "NVML named no clock event reasons in the section")
         return
     for event in FAULTY_EVENTS:
-        share = card.event_pct.get(event, 0.0)
+        share = gpu.event_pct.get(event, 0.0)
         if share > limit.event_pct:
-            yield Finding(event, f"in {share:.3g} % of the section, {limit.event_pct:g} % are allowed")
-    capped = card.event_pct.get(EXPLAINED_BY_POWER, 0.0)
+            yield Finding(event, f"in {share:.3g} % of the section, at most {limit.event_pct:g} % is allowed")
+    capped = gpu.event_pct.get(EXPLAINED_BY_POWER, 0.0)
     if capped > 0:
-        yield Note(f"the software power cap was active in {capped:.3g} % of the section, which is no fault")
+        yield Note(f"the software power cap was active in {capped:.3g} % of the section, which is not a fault")
 
 
-def _thermal_violation(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
-    """The counter sees what falls between two samples; where it is not there, the samples have to do."""
-    share = card.thermal_violation_pct
+def _thermal_violation(gpu: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
+    """NVML's counter also sees events between two samples. Without the counter, the samples are used."""
+    share = gpu.thermal_violation_pct
     if share is not None and share > limit.event_pct:
-        yield Finding("thermal_violation", f"{share:.3g} % of the section, {limit.event_pct:g} % are allowed")
+        yield Finding("thermal_violation", f"{share:.3g} % of the section, at most {limit.event_pct:g} % is allowed")
 
 
-def _clock_drop(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
-    clocks = card.sm_clock_mhz
+def _clock_drop(gpu: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
+    clocks = gpu.sm_clock_mhz
     if clocks is None or len(clocks) < CLOCK_SAMPLES_LEAST:
         count = "no" if not clocks else str(len(clocks))
-        yield Missing("sm_clock", f"{count} samples in the section; {CLOCK_SAMPLES_LEAST} at least are needed")
+        yield Missing("sm_clock", f"{count} samples in the section; the check needs at least {CLOCK_SAMPLES_LEAST}")
         return
-    if card.power_capped is None:
-        return  # without the reasons no drop can be told from the power cap's; that they are missing is said above
-    found = steady_clock(clocks, card.power_capped)
+    if gpu.power_capped is None:
+        return  # without the reasons, a drop by the power cap cannot be excluded; _events reports that they are missing
+    found = steady_clock(clocks, gpu.power_capped)
     if found is None:
-        return  # the power cap explains nearly all of them
+        return  # the power cap explains nearly all samples
     steady, free = found
     low = free < steady * (1 - limit.clock_drop_pct / 100)
     share = 100 * float(np.mean(low))
     if share > limit.clock_drop_share_pct:
         fell = f"the SM clock fell from {steady:,.0f} to {np.min(free):,.0f} MHz without the power cap"
-        below = f"{share:.3g} % of the samples lie more than {limit.clock_drop_pct:g} % below"
-        yield Finding("clock_drop", f"{fell}; {below}, {limit.clock_drop_share_pct:g} % are allowed")
+        below = f"{share:.3g} % of the samples are more than {limit.clock_drop_pct:g} % below"
+        yield Finding("clock_drop", f"{fell}; {below}, at most {limit.clock_drop_share_pct:g} % is allowed")
 
 
-def _ecc(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
-    if card.ecc_uncorrected is None:
-        yield Note("uncorrected ECC errors were not counted: the card does not say")
-    elif card.ecc_uncorrected > 0:
-        yield Finding("ecc_error", f"{card.ecc_uncorrected} uncorrected in the section")
+def _ecc(gpu: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
+    if gpu.ecc_uncorrected is None:
+        yield Note("uncorrected ECC errors were not counted: the GPU does not report them")
+    elif gpu.ecc_uncorrected > 0:
+        yield Finding("ecc_error", f"{gpu.ecc_uncorrected} uncorrected in the section")
 
 
 def _named(process: GpuProcess) -> str:
@@ -255,16 +255,16 @@ def _named(process: GpuProcess) -> str:
     return named + held
 
 
-def _other_processes(card: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
-    if card.other_processes is None:
-        yield Missing("other_processes", "the card does not tell which processes are on it")
+def _other_processes(gpu: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
+    if gpu.other_processes is None:
+        yield Missing("other_processes", "the GPU does not list the processes on it")
         return
-    for process in card.other_processes:
+    for process in gpu.other_processes:
         busy = process.sm_utilization_pct
         if busy is None:
-            yield Missing("other_processes", f"whether {_named(process)} computed; the card does not say")
+            yield Missing("other_processes", f"the GPU does not report whether {_named(process)} computed")
         elif busy > limit.other_process_sm_pct:
-            allowed = f"{limit.other_process_sm_pct:g} % are allowed"
-            yield Finding("other_process", f"{_named(process)}, used {busy:.3g} % of the SMs, {allowed}")
+            allowed = f"at most {limit.other_process_sm_pct:g} % is allowed"
+            yield Finding("other_process", f"{_named(process)} used {busy:.3g} % of the SMs, {allowed}")
         else:
-            yield Note(f"{_named(process)}, was on the card and did not compute")
+            yield Note(f"{_named(process)} was on the GPU and did not compute")

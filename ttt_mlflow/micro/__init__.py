@@ -1,6 +1,6 @@
-"""Kernels timed alone: one decode step of an inner layer.
+"""The micro-benchmark: times kernels alone, each for one decode step of an inner layer.
 
-What another package needs to register its own kernel is handed on here; docs/adding-a-kernel.md shows a whole one.
+This module exports what other packages need to register a kernel. docs/adding-a-kernel.md has a complete example.
 """
 
 from ttt_mlflow.micro.registry import KernelEntry

@@ -1,4 +1,4 @@
-"""Is a kernel's result right? Against float64, before anything is timed."""
+"""Checks a kernel's results against float64 before it is timed."""
 
 import math
 from collections.abc import Callable
@@ -14,15 +14,17 @@ from ttt_mlflow.micro.inputs import RandomSource, StepInputs, StepShape, make_po
 from ttt_mlflow.micro.registry import Step
 
 BATCH = 2
-TOKENS = 2 * MINI_BATCH + 3  # the state is folded twice, and read after it
+TOKENS = 2 * MINI_BATCH + 3  # the state is folded twice and read afterwards
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 2e-5}
-# Both forms have one result, so that one twin in float64 is what either of them means.
+# Both forms have the same result, so one float64 twin checks both.
 TWINS: dict[InnerLayer, Callable[..., Tensor]] = {LINEAR: linear_decode, MLP: mlp_decode}
 
 
 def step_errors(step: Step, inputs: StepInputs, shape: StepShape) -> dict[str, float]:
-    """Relative errors of ``step`` over the tokens of ``inputs``, whose state it updates: ``out``, all outputs
-    together, and each part of the state after each fold."""
+    """Relative errors of ``step`` over the tokens of ``inputs``, whose state is updated.
+
+    ``out``: all outputs together. The other entries: each part of the state after each fold.
+    """
     twin_shape = replace(shape, form="rank-1", dtype=torch.float64)
     source = RandomSource(0, inputs.eta.device)
     wide = replace(inputs.double(), kept=tuple(source.poisoned(part, torch.float64) for part in twin_shape.kept))
@@ -40,7 +42,7 @@ def step_errors(step: Step, inputs: StepInputs, shape: StepShape) -> dict[str, f
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """‖found − expected‖ / ‖expected‖; NaN if ``found`` holds one."""
+    """‖found − expected‖ / ‖expected‖; NaN if ``found`` contains NaN."""
     return float((found.double() - expected).norm() / expected.norm())
 
 
@@ -50,5 +52,5 @@ def worst(errors: dict[str, float]) -> float:
 
 
 def _poison_free_memory(like: Tensor) -> None:
-    """Leave NaN in the memory that the step's output will most likely get: what it does not write then shows."""
+    """Write NaN to the memory that the step's output will most likely get, so that unwritten elements are detected."""
     torch.full_like(like, torch.nan)

@@ -1,4 +1,4 @@
-"""What a decode step takes: random tokens, and state as large as a layer's."""
+"""The inputs of a decode step: random tokens, and a state of the size of a layer's state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH, InnerLayer, decode_kernel_bytes, inner_layer
 
-STATE_STD = 0.02  # as the published models are initialized
+STATE_STD = 0.02  # the initialization of the published models
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """One layer's decode step: which inner net, in which form, and how large."""
+    """The decode step of one layer: inner net, form and sizes."""
 
     layer_type: str
     form: str
@@ -30,24 +30,24 @@ class StepShape:
 
     @property
     def state(self) -> list[tuple[int, ...]]:
-        """The inner net's weights: W [B, H, F, F] and b [B, H, F], or those of both layers."""
+        """Shapes of the inner net's weights: W [B, H, F, F] and b [B, H, F], or those of both layers."""
         return [(self.batch, self.heads, *shape) for shape in self.inner_layer.state_shapes(self.head_dim)]
 
     @property
     def kept(self) -> list[tuple[int, ...]]:
-        """What is kept between the tokens of a mini-batch: vectors [B, H, M, X], or sums of the state's shapes."""
+        """Shapes of what is kept between the tokens of a mini-batch: vectors [B, H, M, X], or sums like the state."""
         if self.form == "accumulating":
             return self.state
         return [(self.batch, self.heads, MINI_BATCH, width) for width in self.inner_layer.slot_widths(self.head_dim)]
 
     @property
     def floor_bytes(self) -> float:
-        """The least bytes of a step, whatever the form; see :func:`decode_kernel_bytes`."""
+        """The minimum bytes of a step, in any form; see :func:`decode_kernel_bytes`."""
         return decode_kernel_bytes(self.layer_type, self.batch, self.heads, self.head_dim, self.dtype)
 
     @property
     def copy_bytes(self) -> int:
-        """Memory of one :class:`StepInputs` with a mini-batch of tokens."""
+        """Bytes of one :class:`StepInputs` with a mini-batch of tokens."""
         token = self.batch * self.heads * (3 * self.head_dim * self.dtype.itemsize + 4)
         elements = sum(prod(shape) for shape in [*self.state, *self.kept])
         return MINI_BATCH * token + elements * self.dtype.itemsize
@@ -55,20 +55,20 @@ class StepShape:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """One copy of all that a step takes. ``state`` and ``kept`` are updated by the steps."""
+    """One copy of all inputs of a step. The steps update ``state`` and ``kept``."""
 
-    tokens: list[tuple[Tensor, ...]]  # q, k, v [B, H F] and lr [B, H] float32, one a position
+    tokens: list[tuple[Tensor, ...]]  # q, k, v [B, H F] and lr [B, H] float32, one tuple per position
     eta: Tensor  # [M] float32
     norm: tuple[Tensor, Tensor]  # weight and bias [H, F]
     state: tuple[Tensor, ...]
     kept: tuple[Tensor, ...]
 
     def arguments(self, token: int, position: Tensor) -> tuple[Tensor, ...]:
-        """The step's arguments for the token ``token`` at ``position`` [1] int32."""
+        """The arguments of the step for the token ``token`` at ``position`` [1] int32."""
         return (*self.tokens[token], self.eta, position, *self.norm, *self.state, *self.kept)
 
     def double(self) -> "StepInputs":
-        """The same values in float64, in memory of their own."""
+        """A copy of the same values in float64."""
 
         def wide(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
             return tuple(tensor.double() for tensor in tensors)
@@ -85,7 +85,7 @@ class StepInputs:
 
 
 class Source(Protocol):
-    """Where the inputs' memory comes from, and what is in it."""
+    """Allocates and fills the memory of the inputs."""
 
     def normal(self, shape: tuple[int, ...], dtype: torch.dtype, std: float = 1.0, mean: float = 0.0) -> Tensor: ...
 
@@ -93,7 +93,7 @@ class Source(Protocol):
 
 
 class RandomSource:
-    """New tensors on ``device``: normal numbers from ``seed``, and NaN where a step must not read."""
+    """New tensors on ``device``: normal random numbers from ``seed``, and NaN where a step must not read."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
@@ -107,7 +107,7 @@ class RandomSource:
 
 
 def make_inputs(shape: StepShape, source: Source, tokens: int = MINI_BATCH) -> StepInputs:
-    """Inputs of ``tokens`` tokens, such that a mini-batch may be repeated thousands of times: the updates converge."""
+    """Inputs of ``tokens`` tokens. Their updates converge, so a mini-batch can be repeated thousands of times."""
     row, heads = (shape.batch, shape.heads * shape.head_dim), (shape.heads, shape.head_dim)
     dtype = shape.dtype
 
@@ -128,6 +128,6 @@ def make_inputs(shape: StepShape, source: Source, tokens: int = MINI_BATCH) -> S
 
 
 def make_positions(device: torch.device) -> list[Tensor]:
-    """The positions of a mini-batch, each [1] int32 on the device and 16-byte aligned, as a kernel would have it."""
+    """The positions of a mini-batch, each [1] int32 on the device and 16-byte aligned, as kernels require."""
     rows = torch.arange(MINI_BATCH, dtype=torch.int32, device=device)[:, None].repeat(1, 4)
     return [row[:1] for row in rows]

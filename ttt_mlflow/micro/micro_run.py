@@ -1,8 +1,8 @@
-"""A micro-benchmark: check every kernel, measure the GPU, time kernel by kernel, record.
+"""A micro-benchmark: checks every kernel, measures the GPU's ceilings, times each kernel, and records.
 
-:func:`ttt_mlflow.run.lifecycle.conduct` calls the public methods of :class:`MicroRun` from top to bottom. What fails is
-recorded as that kernel's (or that batch's) failure and the others go on; the record is written after each, so that
-whatever ends the run leaves what was measured until then.
+:func:`ttt_mlflow.run.lifecycle.conduct` calls the public methods of :class:`MicroRun` from top to bottom. A failure is
+recorded for its kernel (or its batch), and the others continue. The record is written after each of them, so an early
+end of the run keeps what was measured.
 """
 
 import gc
@@ -39,7 +39,7 @@ from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 from ttt_mlflow.telemetry.samples import Section
 
-NSYS_START_S, NSYS_CELL_S = 120.0, 30.0  # how long the profiled process may take: in all, and for each measurement
+NSYS_START_S, NSYS_CELL_S = 120.0, 30.0  # time limit of the profiled process: its start, and each measurement
 CELL_TELEMETRY: dict[names.Metric, KernelMetric] = {
     names.SM_CLOCK_MHZ_MEAN: names.KERNEL_SM_CLOCK_MHZ_MEAN,
     names.POWER_W_MEAN: names.KERNEL_POWER_W_MEAN,
@@ -48,17 +48,17 @@ CELL_TELEMETRY: dict[names.Metric, KernelMetric] = {
 
 
 class MicroRun:
-    """One micro-benchmark, and what it leaves behind."""
+    """One micro-benchmark and its results."""
 
     def __init__(self, plan: MicroPlan, record: Journal, reporter: Reporter) -> None:
         self.plan, self.record, self.reporter = plan, record, reporter
         self.used, self.device = plan.used, plan.device
         self.on_gpu = self.device.type == "cuda"
-        self.problems: list[str] = []  # besides those of kernels
-        self.steps: dict[str, Step] = {}  # of the kernels that are right
+        self.problems: list[str] = []  # problems that do not belong to a kernel
+        self.steps: dict[str, Step] = {}  # of the kernels with correct results
         self.sampler: NvmlSampler | None = None
         self.thresholds = Thresholds.parse(self.used.thresholds)
-        self.verdicts: list[Verdict] = []  # one a cell that was timed
+        self.verdicts: list[Verdict] = []  # one for each timed cell
         self.results = MicroResults(
             config=self.used.as_params(),
             device_name=torch.cuda.get_device_name(self.device) if self.on_gpu else "CPU",
@@ -67,7 +67,7 @@ class MicroRun:
 
     def measure(self, sampler: NvmlSampler | None) -> None:
         self.sampler = sampler
-        self._release()  # of what was there before in this process
+        self._release()  # memory of earlier work in this process
         for entry in self.plan.entries:
             self._check_kernel(entry)
         self._measure_gpu()
@@ -79,7 +79,7 @@ class MicroRun:
             show(1.0, f"kernels and batches: {len(cells)}")
 
     def record_measured(self) -> None:
-        """The views of the results, and the samples."""
+        """Write the tables and charts of the results, and the samples."""
         self._record_progress()
         record_verdict(self.record, combined(self.verdicts, self.thresholds))
         if self.results.cells:
@@ -94,7 +94,7 @@ class MicroRun:
             self.record.update_metrics(samples.summarize(self.sampler.frame(), self.sampler.sections))
 
     def profile(self) -> None:
-        """A mini-batch of all that was timed under nsys, in a process of its own; the measurement stands as it is."""
+        """Run a mini-batch of everything that was timed under nsys, in a separate process."""
         nsys, cells = self.plan.nsys, [(cell.kernel, cell.batch) for cell in self.results.cells if cell.us]
         if not nsys or not cells:
             return
@@ -111,7 +111,7 @@ class MicroRun:
         self.reporter.say(f"{problem or f'profiled with nsys {nsys.version}'}: {seconds:.1f} s")
 
     def failure(self) -> TTTError | None:
-        """What could not be done, in one line; OutOfMemory if memory was all that it lacked."""
+        """What failed, in one line; OutOfMemory if a lack of memory was the only cause."""
         failed = [cell for cell in self.results.cells if cell.status != "ok"]
         reasons = list(self.problems)
         if failed:
@@ -122,10 +122,10 @@ class MicroRun:
         lacked_memory = not self.problems and all(cell.status == "oom" for cell in failed)
         return (OutOfMemory if lacked_memory else RunFailed)("; ".join(reasons))
 
-    # The parts of the story
+    # Stages of the run
 
     def _check_kernel(self, entry: KernelEntry) -> None:
-        """Is the kernel right, and how soon is it there? Only then it is timed."""
+        """Check the kernel's results and measure its first use. Only a correct kernel is timed."""
         result = KernelResult(name=entry.name, layer_type=entry.layer_type, form=entry.form)
         with self.reporter.status(f"checking {entry.name}"):
             result.status, result.message = self._attempt(
@@ -157,11 +157,13 @@ class MicroRun:
         result.error = worst if math.isfinite(worst) else None
         if not worst <= tolerance:
             found = f"relative error {worst:.1e}" if math.isfinite(worst) else "NaN or infinite numbers"
-            raise RunFailed(f"wrong result: {found} against float64, {self.used.dtype} may have {tolerance:.0e}")
+            raise RunFailed(
+                f"wrong result: {found} against float64; {self.used.dtype} allows a relative error of {tolerance:.0e}"
+            )
         self.steps[entry.name] = step
 
     def _measure_gpu(self) -> None:
-        """What the card can do, just before the kernels are timed."""
+        """Measure the GPU's ceilings just before the kernels are timed."""
         if not self.on_gpu or not self.steps:
             return
         with self.reporter.status("measuring the GPU's ceilings"):
@@ -174,9 +176,9 @@ class MicroRun:
     def _ceilings(self) -> None:
         found = measure_ceilings(self.device)
         measured: Metrics = {
-            names.CARD_READ_GB_PER_S: found.read_gb_per_s,
-            names.CARD_COPY_GB_PER_S: found.copy_gb_per_s,
-            names.CARD_MATMUL_TFLOPS: found.matmul_tflops,
+            names.GPU_READ_GB_PER_S: found.read_gb_per_s,
+            names.GPU_COPY_GB_PER_S: found.copy_gb_per_s,
+            names.GPU_MATMUL_TFLOPS: found.matmul_tflops,
         }
         self.results.ceilings = {metric.name: value for metric, value in measured.items()}
         if message := keep_ceilings(self.device, found):
@@ -203,7 +205,7 @@ class MicroRun:
         self.reporter.say(cell_text(cell, self.results))
 
     def _judge(self, cell: CellResult, sections: Sequence[Section]) -> None:
-        """Whether the card let the kernel be measured; a CPU is not judged."""
+        """The verdict on the timed section of ``cell``. On a CPU there is no verdict."""
         gpu = gpu_evidence(self.sampler, sections) if self.sampler else None
         section_s = sum(section.seconds for section in sections)
         verdict = judge_section(self.on_gpu, section_s, gpu, self.thresholds)
@@ -217,14 +219,14 @@ class MicroRun:
         copies = [make_inputs(shape, source) for _ in range(count)]
         step = self.steps[entry.name]
         if entry.overlaps:
-            cell.overlap = count > 1  # one copy alone: each launch follows the one that wrote its state
+            cell.overlap = count > 1  # with one copy, each launch depends on the launch before it
             step = partial(step, overlap=cell.overlap)
         if self.on_gpu:
             timing = time_on_gpu(step, shape, copies, self.used.seconds, self._mark)
         else:
             timing = time_on_cpu(step, copies, self.used.seconds, self._mark)
         if not all(_is_finite(part) for inputs in copies for part in inputs.state):
-            raise RunFailed("the state is no longer finite after the timed steps; the times are not kept")
+            raise RunFailed("the state is no longer finite after the timed steps; the times are discarded")
         cell.us, cell.launches = timing.us.tolist(), timing.launches
 
     def _nsys_pass(self, nsys: Nsys, cells: list[tuple[str, int]]) -> None:
@@ -247,13 +249,13 @@ class MicroRun:
         out_dir = self.record.artifact_path(names.ARTIFACT_NSYS_LOG).parent
         profile(nsys, command, out_dir, NSYS_START_S + NSYS_CELL_S * len(cells), options)
 
-    # What each part needs
+    # Helpers
 
     def _shape(self, entry: KernelEntry, batch: int) -> StepShape:
         return StepShape(entry.layer_type, entry.form, batch, self.used.heads, self.used.head_dim, self.plan.dtype)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> tuple[Status, str | None]:
-        """Do it; status, and in one line why it failed. The memory that it took is free again."""
+        """Run ``action``. Returns its status and, in one line, why it failed. Its memory is released."""
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
         failure = attempt(action, what, self.device)
@@ -275,13 +277,13 @@ class MicroRun:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
-    # The record
+    # Recording
 
     def _record_progress(self) -> None:
-        """Raw results, metrics and series, as far as they go."""
+        """Record the raw results, metrics and series that exist so far."""
         results = self.results
         self.record.write_artifact(names.ARTIFACT_MICRO_SAMPLES, results.model_dump_json(indent=1))
-        metrics: Metrics = {metric: results.ceilings[metric.name] for metric in names.CARD_METRICS if results.ceilings}
+        metrics: Metrics = {metric: results.ceilings[metric.name] for metric in names.GPU_METRICS if results.ceilings}
         for kernel in results.kernels:
             if kernel.error is not None:
                 metrics[names.KERNEL_ERROR.of(kernel.name)] = kernel.error
@@ -292,12 +294,12 @@ class MicroRun:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are, without a mask of the state's size."""
+    """Whether all numbers are finite, computed without a mask of the state's size."""
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def series(results: MicroResults) -> Series:
-    """A series a kernel and quantity, with the batch as the step: what MLflow plots."""
+    """One series for each kernel and quantity, with the batch as the step, for MLflow's charts."""
     found: Series = {}
 
     def put(metric: KernelMetric, cell: CellResult, value: float | None) -> None:

@@ -1,7 +1,7 @@
-"""The process that a profiler records: a mini-batch of each kernel and batch, launch by launch.
+"""The process that a profiler records: it runs a mini-batch of each kernel and batch, launch by launch.
 
-``python -m ttt_mlflow.micro.nsys_child JSON``, with a :class:`Order`. Everything is made and compiled before the
-recording begins, so that it holds the kernels and little else.
+``python -m ttt_mlflow.micro.nsys_child JSON``, with an :class:`Order`. Everything is allocated and compiled before the
+recording begins, so that the recording contains almost only the kernels.
 """
 
 import sys
@@ -20,20 +20,20 @@ from ttt_mlflow.profilers.process import end_with_the_run, recorded
 from ttt_mlflow.workload import nvtx
 
 LARGE_BYTES = 4 << 20
-ALIGNED = 256  # bytes, as PyTorch's allocator aligns
+ALIGNED = 256  # bytes, the alignment of PyTorch's allocator
 
 
 class Order(BaseModel):
-    """What to run: the configuration, and which of its kernels with which batches."""
+    """What to run: the configuration, and its kernels with their batches."""
 
     config: MicroConfig
     cells: list[tuple[str, int]]
 
 
 class Arena(Source):
-    """Inputs of one cell whose large tensors lie in memory that all cells share: one at a time is run.
+    """The inputs of one cell. Large tensors use memory that all cells share, because the cells run one at a time.
 
-    Their content is what was there: any numbers will do, since nothing reads the results.
+    This memory is not initialized. Any values are acceptable, because nothing reads the results.
     """
 
     def __init__(self, memory: Tensor, small: Source) -> None:

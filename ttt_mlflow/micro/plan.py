@@ -1,4 +1,4 @@
-"""Chooses what a micro-benchmark leaves open, for this machine, before anything is measured."""
+"""Chooses the values that a micro-benchmark leaves open, before anything is measured."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,14 @@ DEFAULT_BATCHES = {"cuda": (128, 512, 1024), "cpu": (1, 4)}
 
 @dataclass(frozen=True)
 class MicroPlan:
-    """``asked`` as it was given, ``used`` with nothing left open, and what the person should know about the rest."""
+    """A configuration as given (``asked``), with all values chosen (``used``), and notices for the user."""
 
     asked: MicroConfig
     used: MicroConfig
     entries: list[KernelEntry]
     device: torch.device
     notices: list[str]
-    nsys: Nsys | None  # where it is asked for
+    nsys: Nsys | None  # None if nsys was not requested
 
     @property
     def dtype(self) -> torch.dtype:
@@ -38,14 +38,14 @@ class MicroPlan:
 
 
 def make_plan(asked: MicroConfig) -> MicroPlan:
-    """Choose for this machine what ``asked`` leaves open; raise BadInput for what cannot be had here."""
+    """Choose for this machine what ``asked`` leaves open. Raises BadInput for what is not possible here."""
     notices: list[str] = []
     entries = [find_kernel(name) for name in asked.kernels or ()]
     device = choose_device(asked.device, notices)
     if asked.kernels is None:
         entries = [find_kernel(name) for name in (DEFAULT_GPU if device == "cuda" else DEFAULT_CPU)]
         if device == "cpu":
-            notices.append(f"kernels: Triton needs a GPU, {', '.join(DEFAULT_CPU)} (PyTorch) are timed")
+            notices.append(f"kernels: Triton needs a GPU; {', '.join(DEFAULT_CPU)} (PyTorch) are timed")
     _check_kernels(entries, device)
     check_nsys_options(asked)
     nsys = choose_nsys(device, notices) if "nsys" in asked.profile else None
@@ -60,12 +60,12 @@ def make_plan(asked: MicroConfig) -> MicroPlan:
 
 
 def _check_kernels(entries: list[KernelEntry], device: str) -> None:
-    """Refuse what cannot run here, all at once."""
+    """Refuse kernels that cannot run here. The message lists all of them."""
     gpu_only = [entry.name for entry in entries if entry.needs_gpu and device == "cpu"]
     if gpu_only:
         possible = [name for name, entry in registered().kernels.items() if not entry.needs_gpu]
         raise BadInput(
-            f"kernels={','.join(gpu_only)}: run on a GPU only, and the device is cpu; on a CPU there are "
+            f"kernels={','.join(gpu_only)}: they need a GPU, but the device is cpu; on a CPU, choose from "
             f"{', '.join(possible)}"
         )
     missing = {entry.name: reason for entry in entries if (reason := entry.missing(device))}

@@ -1,8 +1,8 @@
-"""Which kernels can be timed alone: one decode step of an inner net, under a name.
+"""The registry of kernels that can be timed alone. Each computes one decode step of an inner net.
 
-A kernel is registered here, or in another installed package under the entry point group ``ttt_mlflow.kernels`` (an
-entry point names a :class:`KernelEntry`, or a function that returns several). Nothing is imported before it is timed,
-so that the list is quick.
+A kernel is registered here, or by another installed package under the entry point group ``ttt_mlflow.kernels``: an
+entry point names a :class:`KernelEntry`, or a function that returns several. A kernel is imported only when it is
+timed, so listing the kernels is fast.
 """
 
 import re
@@ -19,20 +19,20 @@ from ttt_mlflow.run.machine import missing_cxx_compiler
 ENTRY_POINT_GROUP = "ttt_mlflow.kernels"
 LAYER_TYPES = tuple(INNER_LAYERS)
 FORMS = ("rank-1", "accumulating")
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # it becomes part of metrics' names
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # the name is part of metric names
 
-Step = Callable[..., Any]  # one decode step, as the functions of ttt_mlflow/kernels/*/reference.py
+Step = Callable[..., Any]  # one decode step, with the signature of the functions in ttt_mlflow/kernels/*/reference.py
 
 
 @dataclass(frozen=True)
 class KernelEntry:
     """A kernel that can be timed.
 
-    layer_type: ``linear`` or ``mlp``: the state that it works on, and what it must compute.
-    form: what it keeps between the tokens of a mini-batch: ``rank-1`` the tokens' vectors, ``accumulating`` sums of
-    the state's size. load: imports and returns the step. overlaps: the step takes ``overlap=True``, with which its
-    launch may begin before the kernel before it has ended, if that does not write this step's state. missing: what must
-    be installed first on a device (``cpu``, ``cuda``), in one line, or None.
+    layer_type: ``linear`` or ``mlp``. It determines the state and the correct result.
+    form: what is kept between the tokens of a mini-batch: ``rank-1`` keeps the tokens' vectors, ``accumulating`` keeps
+    sums of the state's size. load: imports and returns the step. overlaps: the step accepts ``overlap=True``. Its
+    launch may then begin before the previous kernel has ended, provided that the previous kernel does not write this
+    step's state. missing: what must be installed first on a device (``cpu``, ``cuda``), in one line, or None.
     """
 
     name: str
@@ -46,13 +46,15 @@ class KernelEntry:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise ValueError(f"kernel {self.name!r}: a name has letters, digits and _ . - alone, 100 at most")
+            raise ValueError(
+                f"kernel {self.name!r}: a name consists of letters, digits and the characters _ . -; 100 at most"
+            )
         for value, known in ((self.layer_type, LAYER_TYPES), (self.form, FORMS)):
             if value not in known:
-                raise ValueError(f"kernel {self.name!r}: {value!r} is none of {', '.join(known)}")
+                raise ValueError(f"kernel {self.name!r}: {value!r} is not one of {', '.join(known)}")
 
 
-# Our own kernels
+# Kernels of this package
 
 
 def _linear_triton() -> Step:
@@ -97,7 +99,7 @@ def _compiled(load: Callable[[], Step]) -> Callable[[], Step]:
         import torch._dynamo
 
         torch.compiler.reset()
-        # each batch is compiled for itself; past the limit, fullgraph raises instead of running eagerly
+        # each batch is compiled separately; beyond the limit, fullgraph raises instead of running eagerly
         torch._dynamo.config.recompile_limit = 64
         return torch.compile(load(), dynamic=False, fullgraph=True)
 
@@ -153,7 +155,7 @@ class Registered:
 
 @cache
 def registered() -> Registered:
-    """Our kernels and those of installed packages."""
+    """The kernels of this package and of installed packages."""
     found = {entry.name: entry for entry in OWN}
     broken = []
     for point in entry_points(group=ENTRY_POINT_GROUP):
@@ -163,7 +165,7 @@ def registered() -> Registered:
                 if name in found:
                     raise ValueError(f"kernel {name!r} is registered already")
             found |= new
-        except Exception as error:  # whatever another package does when it is imported
+        except Exception as error:  # the import of another package can raise anything
             package = f"{point.dist.name} {point.dist.version}" if point.dist else "an installed package"
             broken.append(
                 f"{package}: its kernels ({ENTRY_POINT_GROUP}: {point.name} = {point.value}) cannot be loaded "
@@ -178,14 +180,14 @@ def _entries_of(point: EntryPoint) -> list[KernelEntry]:
     entries = list(found) if isinstance(found, Iterable) else [found]
     for entry in entries:
         if not isinstance(entry, KernelEntry):
-            raise TypeError(f"{entry!r} is no KernelEntry")
+            raise TypeError(f"{entry!r} is not a KernelEntry")
     return entries
 
 
 def find_kernel(name: str) -> KernelEntry:
-    """The entry of ``name``; BadInput lists the names there are, and the packages that could not be loaded."""
+    """The entry of ``name``. Raises BadInput with the existing names and the packages that could not be loaded."""
     known = registered()
     if name not in known.kernels:
-        names = f"kernels={name}: no such kernel; there are {', '.join(known.kernels)}"
+        names = f"kernels={name}: no such kernel; the kernels are {', '.join(known.kernels)}"
         raise BadInput("\n".join([names, *known.broken]))
     return known.kernels[name]

@@ -1,8 +1,8 @@
-"""The time of one decode step: the mean over a mini-batch, from memory and not from a cache.
+"""Times one decode step: the mean over a mini-batch, with data from memory instead of a cache.
 
-On a GPU a CUDA graph of a whole mini-batch is replayed: for each position, one launch for each of several copies of the
-inputs, so many that what one step reads is no longer in the L2 when its copy's turn comes again. On a CPU the same
-mini-batch of one copy is called and timed by the clock.
+On a GPU, a CUDA graph of a whole mini-batch is replayed. For each position, it has one launch for each of several
+copies of the inputs. There are so many copies that the data of one copy has left the L2 before its next step. On a CPU,
+the same mini-batch of one copy is called and timed by the clock.
 """
 
 import math
@@ -20,11 +20,11 @@ from ttt_mlflow.micro.inputs import StepInputs, StepShape, make_positions
 from ttt_mlflow.micro.registry import Step
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 
-L2_SIZES = 4  # the copies' bytes together, in L2 sizes
-MOST_COPIES = 128  # launches of a graph cost time and memory of their own
-FREE_SHARE = 0.85  # of the free memory that several copies may take
-# do_bench clears the L2 before a sample, and what it wrote there goes out to memory during the sample. That is lost in
-# a sample that moves so many times the L2's size, or, of a slow kernel, that takes so long.
+L2_SIZES = 4  # size of all copies together, in L2 sizes
+MOST_COPIES = 128  # the launches of a graph cost time and memory
+FREE_SHARE = 0.85  # share of the free memory that several copies may use
+# do_bench clears the L2 before a sample, and the L2 writes that data back to memory during the sample. This traffic is
+# negligible in a sample that moves this many times the L2's size or, for a slow kernel, that takes this long.
 SAMPLE_L2_SIZES = 256
 SAMPLE_MS = 10.0
 WARMUP_SHARE = 0.25  # of the timed seconds
@@ -34,7 +34,7 @@ LEAST_SAMPLES_CPU = 3
 
 @dataclass(frozen=True)
 class Timing:
-    """us: [samples] microseconds a step, each the mean over ``launches`` launches."""
+    """us: [samples] microseconds per step, each the mean over ``launches`` launches."""
 
     us: np.ndarray
     launches: int
@@ -42,40 +42,40 @@ class Timing:
 
 
 def copies_for(shape: StepShape, l2_bytes: int, free_bytes: int) -> int:
-    """How many copies of the inputs to time with: two at least, so that no launch needs what the one before it wrote.
+    """The number of copies of the inputs: at least two, so that no launch needs the output of the launch before it.
 
-    One where two do not fit, which is then far above the L2.
+    One if two do not fit into the memory. One copy is then far larger than the L2.
     """
     wanted = min(MOST_COPIES, max(2, math.ceil(L2_SIZES * l2_bytes / shape.floor_bytes)))
     return wanted if wanted * shape.copy_bytes <= FREE_SHARE * free_bytes else 1
 
 
 def replays_for(replay_bytes: float, replay_ms: float, l2_bytes: int) -> int:
-    """How many replays make a sample: as many as outweigh the L2's own writes, by bytes or by time."""
+    """The number of replays in a sample, so that the L2's own writes are negligible, by bytes or by time."""
     by_bytes, by_time = SAMPLE_L2_SIZES * l2_bytes / replay_bytes, SAMPLE_MS / replay_ms
     return max(1, math.ceil(min(by_bytes, by_time)))
 
 
 def l2_bytes(device: torch.device) -> int:
-    """The size of the GPU's L2."""
+    """The size of the GPU's L2 in bytes."""
     return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Device memory that can still be allocated, what PyTorch's allocator holds unused included."""
+    """Device memory that can be allocated, including unused memory in PyTorch's allocator."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def mini_batch(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tensor]) -> list[Tensor]:
-    """One step a position and copy, copy after copy; the outputs, each in memory of its own."""
+    """One step for each position and copy. Returns the outputs, each in its own memory."""
     return [step(*inputs.arguments(token, position)) for token, position in enumerate(positions) for inputs in copies]
 
 
 def time_on_gpu(
     step: Step, shape: StepShape, copies: Sequence[StepInputs], seconds: float, on_section: Callable[[str], object]
 ) -> Timing:
-    """Replay a graph of a mini-batch for about ``seconds``; ``on_section`` hears "begin" and "end" around it.
+    """Replay a graph of a mini-batch for about ``seconds``. Calls ``on_section`` with "begin" and "end" around it.
 
     Raises :class:`RunFailed` for a step that cannot be captured.
     """
@@ -84,7 +84,7 @@ def time_on_gpu(
     device = copies[0].eta.device
     graph = _capture(step, copies, make_positions(device))
     launches = MINI_BATCH * len(copies)
-    graph.replay()  # the first one uploads it
+    graph.replay()  # the first replay uploads the graph
     _, replay_ms = time_once(graph.replay, device)
     replays = replays_for(launches * shape.floor_bytes, replay_ms, l2_bytes(device))
 
@@ -105,14 +105,14 @@ def time_on_gpu(
 def time_on_cpu(
     step: Step, copies: Sequence[StepInputs], seconds: float, on_section: Callable[[str], object]
 ) -> Timing:
-    """Call a mini-batch again and again for about ``seconds``; ``on_section`` as for :func:`time_on_gpu`."""
+    """Call a mini-batch repeatedly for about ``seconds``. ``on_section``: as for :func:`time_on_gpu`."""
     device = copies[0].eta.device
     positions = make_positions(device)
 
     def sample() -> None:
         mini_batch(step, copies, positions)
 
-    estimate_s = StepTimer(1, device).time_steps(sample).total_ms / 1e3  # the first call, its warm-up
+    estimate_s = StepTimer(1, device).time_steps(sample).total_ms / 1e3  # the first call, which also warms up
     warm = max(1, round(WARMUP_SHARE * seconds / estimate_s))
     estimate_s = StepTimer(warm, device).time_steps(sample).total_ms / 1e3 / warm
     timer = StepTimer(max(LEAST_SAMPLES_CPU, round(seconds / estimate_s)), device)
@@ -139,13 +139,13 @@ def _capture(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tenso
         if interruption := _interruption(error):
             raise interruption from None
         said = " ".join(str(error).split())[:300]
-        raise RunFailed(f"cannot be captured in a CUDA graph, which is how kernels are timed: {said}") from error
-    del outputs  # their memory is the graph's
+        raise RunFailed(f"the step cannot be captured in a CUDA graph, which the timing needs: {said}") from error
+    del outputs  # the graph owns their memory
     return graph
 
 
 def _interruption(error: BaseException | None) -> BaseException | None:
-    """What ended a capture, if it was no failure: the capture's own end may then raise an error over it."""
+    """The signal or interrupt that ended a capture, if any. The end of the capture may raise another error over it."""
     while isinstance(error, Exception):
         error = error.__context__
     return error

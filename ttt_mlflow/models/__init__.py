@@ -1,6 +1,6 @@
-"""Language models that decode token by token: what one must offer, and those that come with this package.
+"""Language models that decode token by token: the interface of a model, and the models of this package.
 
-What another package needs to register its own model is handed on here; docs/adding-a-model.md shows a whole one.
+This module exports what other packages need to register a model. docs/adding-a-model.md has a complete example.
 """
 
 from ttt_mlflow.models.entry import DecodeModel, Decoder, ModelEntry, ModelRequest

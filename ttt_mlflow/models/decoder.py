@@ -1,8 +1,8 @@
-"""Greedy generation: a prompt, then one token a step, on static tensors.
+"""Greedy generation on static tensors: a prompt, then one token per step.
 
-The same step runs eager, compiled, or replayed as a CUDA graph. Everything that changes from token to token (the
-state, the position, the sampled token) lives on the device and is updated in place, so that one captured graph serves
-every position and decodes what eager decodes.
+The same step runs eagerly, compiled, or replayed as a CUDA graph. Everything that changes from token to token (the
+state, the position, the sampled token) is on the device and is updated in place. One captured graph therefore serves
+every position and decodes the same tokens as eager code.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from ttt_mlflow.models.entry import Decoder
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.workload import SAMPLING, in_part
 
-WARM_UP_STEPS = 3  # before a capture: lazy initialization and compilation must not happen inside it
+WARM_UP_STEPS = 3  # before a capture, because lazy initialization and compilation must not happen inside it
 
 
 class ModelDecoder:
@@ -31,8 +31,8 @@ class ModelDecoder:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def compile(self) -> None:
-        """Compile the step: as the model does it if it offers ``compile_step``, otherwise as one function."""
-        # what an earlier decoder of this process compiled counts against the compiler's limit of variants
+        """Compile the step: with the model's ``compile_step`` if it has one, otherwise as one function."""
+        # code that an earlier decoder compiled in this process counts toward the compiler's limit of variants
         torch.compiler.reset()
         if hasattr(self.model, "compile_step"):
             self.model.compile_step()
@@ -41,14 +41,14 @@ class ModelDecoder:
 
     @torch.no_grad()
     def warm_up(self) -> None:
-        """Run a few steps and put the state back, so that what is compiled or initialized lazily is done."""
+        """Run a few steps and reset the state, so that compilation and lazy initialization are complete."""
         for _ in range(WARM_UP_STEPS):
             self._eager_step()
         self.model.reset_state(self.state)
 
     @torch.no_grad()
     def capture(self) -> None:
-        """Capture one step as a CUDA graph, which serves every position; ``step`` replays it from now on."""
+        """Capture one step as a CUDA graph that serves every position. ``step`` then replays it."""
         with captured(warm_stream(self.device, self.warm_up)) as graph:
             self._eager_step()
         self.model.reset_state(self.state)
@@ -56,7 +56,7 @@ class ModelDecoder:
 
     @torch.no_grad()
     def prefill(self, prompt: Tensor) -> Tensor:
-        """What the model takes at once goes through its own prefill, the rest of a prompt token by token."""
+        """Process what the model takes at once with its own prefill, and the rest of the prompt token by token."""
         self.model.reset_state(self.state)
         at_once = 0
         if hasattr(self.model, "prefill"):
@@ -77,7 +77,7 @@ class ModelDecoder:
 
     @contextmanager
     def eagerly(self) -> Iterator[None]:
-        """Inside, neither graph nor compiled code is used: a profiler sees the names of layers and parts."""
+        """Use neither graph nor compiled code until the block ends, so that profilers see layer and part names."""
         graph, self._graph = self._graph, None
         try:
             with torch.compiler.set_stance("force_eager"):
@@ -93,7 +93,7 @@ class ModelDecoder:
             return self.token.copy_(logits.argmax(-1))
 
     def memory_parts(self) -> dict[str, list[Tensor]]:
-        """The model's own account, or what its weights and its state can be seen to hold."""
+        """The model's own account, or otherwise the tensors found in its weights and state."""
         if hasattr(self.model, "memory_parts"):
             return dict(self.model.memory_parts(self.state))
         weights = [*self.model.parameters(), *self.model.buffers()] if isinstance(self.model, nn.Module) else []
@@ -105,7 +105,7 @@ class ModelDecoder:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors of a state: of a tuple, list, dictionary or dataclass, and of what those hold."""
+    """All tensors in a state: in a tuple, list, dictionary or dataclass, recursively."""
     if isinstance(value, Tensor):
         yield value
     elif is_dataclass(value) and not isinstance(value, type):
@@ -118,7 +118,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def make_decoder(model: Any, batch: int, max_length: int, device: torch.device, cuda_graph: bool) -> Decoder:
-    """The model's own decoder if it brings one, otherwise :class:`ModelDecoder`."""
+    """The model's own decoder if it has one, otherwise :class:`ModelDecoder`."""
     if hasattr(model, "decoder"):
         return model.decoder(batch, max_length, cuda_graph)
     return ModelDecoder(model, batch, device)

@@ -1,4 +1,4 @@
-"""What a model must be able to do, and how it is registered."""
+"""The interface of a model, and its registration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ class DecodeModel(Protocol):
     """A constant-state language model that decodes token by token.
 
     A model may also offer ``prefill(tokens [B, P], state) -> logits [B, V]``, for prompts of any length or of multiples
-    of its ``prefill_multiple`` (what is left of a prompt, or all of it, is fed token by token), ``compile_step()``
-    (otherwise ``use_compile`` compiles ``step`` whole), ``parameter_count() -> int`` and
-    ``memory_parts(state) -> dict[str, list[Tensor]]``, the tensors that stay from step to step by what they are.
-    Inside ``step``, ``in_layer`` and ``in_part`` of :mod:`ttt_mlflow.workload` name what the profilers see.
-    A model that brings its own generation offers ``decoder(batch, max_length, cuda_graph)`` instead of state and
-    step; it returns a :class:`ttt_mlflow.models.entry.Decoder`.
+    of its ``prefill_multiple`` (the rest of a prompt, or all of it, is fed token by token), ``compile_step()``
+    (otherwise, ``use_compile`` compiles ``step`` as a whole), ``parameter_count() -> int`` and
+    ``memory_parts(state) -> dict[str, list[Tensor]]``, the tensors that persist from step to step, by their kind.
+    Inside ``step``, ``in_layer`` and ``in_part`` of :mod:`ttt_mlflow.workload` provide the names for profilers.
+    A model with its own generation code offers ``decoder(batch, max_length, cuda_graph)`` instead of state and step. It
+    returns a :class:`ttt_mlflow.models.entry.Decoder`.
     """
 
     vocab_size: int
 
     def new_state(self, batch: int) -> Any:
-        """State of ``batch`` sequences: any object that holds its tensors."""
+        """The state of ``batch`` sequences: any object that holds its tensors."""
 
     def reset_state(self, state: Any) -> None:
-        """Put ``state`` back to the start of a sequence, in place: a captured CUDA graph must go on using it."""
+        """Reset ``state`` to the start of a sequence, in place, because a captured CUDA graph continues to use it."""
 
     def step(self, tokens: Tensor, state: Any) -> Tensor:
-        """Feed one token a sequence: tokens [B] int64 to logits [B, V]; ``state`` is updated in place."""
+        """Feed one token per sequence: tokens [B] int64 to logits [B, V]. ``state`` is updated in place."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class ModelRequest:
 class ModelEntry:
     """A registered model.
 
-    ``inner_nets`` is empty for a model that has none; those that end in ``_triton`` need a GPU (or Triton's
-    interpreter). ``missing()`` says in one line what must be installed first, or None. ``check(request)`` raises
-    BadInput for what the factory would refuse, without building anything. ``own_generation`` marks a model whose own
-    code generates, graph included, so that ``use_compile`` does not apply. ``prefill_multiple`` is the model's, where
-    it has one: what a prompt has beyond it goes through the step, compiled and captured in prefill mode as well.
-    ``work(request, workload)`` counts what has to be moved and computed; without it a run has no roofline. With mode
-    decode it is of one step (the mean of those of a pass), with mode prefill of the whole prompt.
+    ``inner_nets`` is empty for a model without inner nets. Names that end in ``_triton`` need a GPU (or Triton's
+    interpreter). ``missing()`` returns one line about what must be installed first, or None. ``check(request)`` raises
+    BadInput for what the factory would refuse, without building anything. ``own_generation`` marks a model with its own
+    generation code, including the graph; ``use_compile`` does not apply to it. ``prefill_multiple`` is that of the
+    model, if it has one. The rest of a prompt goes through the step, which is compiled and captured in prefill mode
+    too. ``work(request, workload)`` counts the bytes and operations; without it, a run has no roofline. In decode mode,
+    it counts one step (the mean of the steps of a pass); in prefill mode, it counts the whole prompt.
 
-    ``period``: decode steps after which the pattern of costs repeats, 1 where all steps cost the same. Drift within a
-    pass is tested over whole periods, and warm-up passes and profiles have whole ones. ``cost_grows`` marks a model
-    whose steps cost more with the position, as with a KV cache: its passes are not tested for drift within them.
-    ValueError for a period below 1.
+    ``period``: decode steps after which the pattern of costs repeats; 1 if all steps cost the same. Drift within a pass
+    is tested over whole periods, and warm-up passes and profiles have whole periods. ``cost_grows`` marks a model whose
+    steps cost more with the position, as with a KV cache. Its passes are not tested for drift within them.
+    Raises ValueError for a period below 1.
     """
 
     name: str
@@ -81,22 +81,22 @@ class ModelEntry:
 
     def __post_init__(self) -> None:
         if self.period < 1:
-            raise ValueError(f"model {self.name!r}: period={self.period}: decode steps, 1 or more")
+            raise ValueError(f"model {self.name!r}: period={self.period}: not allowed; it takes 1 or more decode steps")
 
 
 class Decoder(Protocol):
-    """What is measured. ``prefill`` starts a batch of sequences, ``step`` goes on; both sample greedily.
+    """The interface that is measured. ``prefill`` starts a batch of sequences, ``step`` continues it, both greedily.
 
-    A decoder may also offer, for the profilers, ``eagerly()``, a context in which ``prefill`` and ``step`` do the same
-    without a graph and without what was compiled, and ``memory_parts() -> dict[str, list[Tensor]]``, the tensors that
-    stay from step to step by what they are (weights, state, …).
+    A decoder may also offer two methods for profilers. ``eagerly()`` is a context in which ``prefill`` and ``step`` do
+    the same without a graph and without compiled code. ``memory_parts() -> dict[str, list[Tensor]]`` returns the
+    tensors that persist from step to step, by their kind (weights, state, …).
     """
 
     def prefill(self, prompt: Tensor) -> Tensor:
-        """Start afresh with prompt [B, P] int64; returns the first token [B]."""
+        """Start again with prompt [B, P] int64. Returns the first token [B]."""
 
     def step(self) -> Tensor:
-        """Feed the last token; returns the next one [B], in a tensor that the next step overwrites."""
+        """Feed the last token. Returns the next one [B], in a tensor that the next step overwrites."""
 
     def close(self) -> None:
-        """Give memory back that this decoder holds."""
+        """Release the memory that this decoder holds."""

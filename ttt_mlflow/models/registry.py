@@ -1,8 +1,8 @@
-"""Which models there are, and what a model must be able to do.
+"""The registry of models.
 
-A model is registered with a name and a factory, here or in another installed package under the entry point group
-``ttt_mlflow.models`` (an entry point names a :class:`ModelEntry`, or a function that returns several). The runner
-knows models only through this page.
+A model is registered with a name and a factory, here or by another installed package under the entry point group
+``ttt_mlflow.models``: an entry point names a :class:`ModelEntry`, or a function that returns several. The rest of the
+package finds models only through this module.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ _registered: dict[str, ModelEntry] = {}
 
 
 def register_model(entry: ModelEntry) -> ModelEntry:
-    """Make a model known by its name; a second registration of a name is an error."""
+    """Register a model by its name. Registering a name twice is an error."""
     if entry.name in _registered:
         raise ValueError(f"model {entry.name!r} is registered already")
     _registered[entry.name] = entry
@@ -37,7 +37,7 @@ def _load_all() -> None:
 
 
 def _entries_of(point: EntryPoint) -> list[ModelEntry]:
-    """What another installed package registers; BadInput names the package that cannot be loaded."""
+    """The entries of another installed package. BadInput names a package that cannot be loaded."""
     try:
         found = point.load()
         found = found() if callable(found) and not isinstance(found, ModelEntry) else found
@@ -51,14 +51,14 @@ def _entries_of(point: EntryPoint) -> list[ModelEntry]:
 
 
 def models() -> dict[str, ModelEntry]:
-    """All registered models by name, those of installed packages included."""
+    """All registered models by name, including those of installed packages."""
     _load_all()
     return dict(_registered)
 
 
 def find_model(name: str) -> ModelEntry:
-    """The entry of ``name``; BadInput lists the names there are."""
+    """The entry of ``name``. BadInput lists the existing names."""
     known = models()
     if name not in known:
-        raise BadInput(f"model_name={name}: no such model; there are {', '.join(known)}")
+        raise BadInput(f"model_name={name}: no such model; the models are {', '.join(known)}")
     return known[name]

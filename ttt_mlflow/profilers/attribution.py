@@ -1,13 +1,13 @@
-"""Gives the activities of compiled and graph-replayed steps the parts that their names have in an eager step.
+"""Finds the parts of activities in compiled and graph-replayed steps, by comparison with an eager step.
 
-Inside a replayed CUDA graph, and inside compiled code, no range is seen. The same model's eager step launches mostly
-the same kernels in the same order. So what no range named in a step is laid beside an eager step, kernel name by kernel
-name:
+Named ranges are not visible inside a replayed CUDA graph or inside compiled code. The eager step of the same model
+launches mostly the same kernels in the same order. Activities without a range are therefore matched with an eager step
+by kernel name:
 
-1. common runs of at least :data:`RUN_LEAST` names, in order, take the eager step's layers and parts: a shorter one of
-   names that several parts use would say little;
-2. of what is left, a name that only one part has in the eager step takes that part, without a layer;
-3. the rest (kernels that the compiler made, for example) stays ``unknown``.
+1. Common runs of at least :data:`RUN_LEAST` names, in order, take the layers and parts of the eager step. A shorter run
+   of names that several parts use would be too uncertain.
+2. Of the rest, a name that occurs in only one part of the eager step takes that part, without a layer.
+3. The remaining activities (for example kernels that the compiler made) stay ``unknown``.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ RUN_LEAST = 3
 
 
 def with_parts_of(steps: Steps, eager: Sequence[Activity]) -> Steps:
-    """``steps`` with layers and parts from ``eager``, the activities of one eager step; those known stay."""
+    """``steps`` with layers and parts from ``eager``, the activities of one eager step. Known parts are kept."""
     found: list[Activity] = []
     for index in range(steps.count):
         found += _aligned(steps.of_step(index), eager)

@@ -1,7 +1,7 @@
-"""PyTorch's record of a GPU's memory: who allocated what while a few steps ran, and what the memory holds between them.
+"""PyTorch's record of GPU memory: which code allocates memory during a few steps, and what remains between them.
 
-The allocator gives out blocks of segments. A CUDA graph has segments of its own, its pool: what its kernels use between
-them is reserved there, also while no tensor holds it.
+The allocator serves blocks from segments. A CUDA graph has its own segments, its pool. The pool reserves the memory
+that the graph's kernels use between them, even when no tensor holds it.
 """
 
 import pickle
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-HISTORY_ENTRIES = 200_000  # events at most; older ones are dropped
+HISTORY_ENTRIES = 200_000  # maximum number of events; older events are dropped
 COMMON_POOL = (0, 0)
 GRAPH_POOL, ACTIVATIONS, OTHER, CACHED = "graph pool", "activations", "other", "cached"
-NEITHER = ("torch/", "contextlib.py")  # frames that say less than the one that called them
+NEITHER = ("torch/", "contextlib.py")  # frames that are less informative than their callers
 
 
 @dataclass(frozen=True)
 class AllocatorBytes:
-    """What PyTorch's allocator says of itself: held by tensors, the most of it in the pass, and taken from the GPU."""
+    """The allocator's own sums: allocated by tensors, the peak during the pass, and reserved from the GPU."""
 
     allocated: int
     peak: int
@@ -30,7 +30,7 @@ class AllocatorBytes:
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """Bytes of one part between two steps, at the pass's peak, and taken from the GPU; None where it has no meaning."""
+    """Bytes of one part: between two steps, at the peak of the pass, reserved from the GPU. None: not applicable."""
 
     part: str
     allocated_bytes: int | None
@@ -40,29 +40,29 @@ class MemoryRow:
 
 @dataclass(frozen=True)
 class MemoryEvent:
-    """The allocator gave (``bytes`` above 0) or took back a block; ``held`` bytes are allocated after it."""
+    """A block was allocated (``bytes`` above 0) or freed. ``held``: allocated bytes after the event."""
 
     us: float  # since the first event
     bytes: int
     held: int
-    where: str  # the Python line that asked for it
+    where: str  # the Python line that requested it
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A pass: PyTorch's snapshot at its end, with the history of the pass, and the allocator's own sums."""
+    """A pass: PyTorch's snapshot at its end with the history of the pass, and the allocator's own sums."""
 
     snapshot: dict[str, Any]
     allocator: AllocatorBytes
     device_index: int
 
     def pickled(self) -> bytes:
-        """As pytorch.org/memory_viz takes it."""
+        """The pickle format that pytorch.org/memory_viz reads."""
         return pickle.dumps(self.snapshot)
 
 
 def record(action: Callable[[], object], device: torch.device) -> Recorded:
-    """Run ``action`` on a GPU with the allocator's history switched on."""
+    """Run ``action`` on a GPU while the allocator records its history."""
     index = torch.cuda.current_device() if device.index is None else device.index
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -81,9 +81,9 @@ def record(action: Callable[[], object], device: torch.device) -> Recorded:
 
 
 def memory_table(recorded: Recorded, parts: Mapping[str, Sequence[Tensor]]) -> list[MemoryRow]:
-    """A row a part; ``parts``: the tensors that stay from step to step, by what they are.
+    """One row for each part. ``parts``: the tensors that persist from step to step, by their kind.
 
-    A block belongs to the part whose tensor lies in it; otherwise to the graph pool, or to ``other``.
+    A block belongs to the part whose tensor is in it, else to the graph pool, else to ``other``.
     """
     owner = {tensor.untyped_storage().data_ptr(): part for part, tensors in parts.items() for tensor in tensors}
     return table_of(recorded, owner)
@@ -110,13 +110,13 @@ def table_of(recorded: Recorded, owner: Mapping[int, str]) -> list[MemoryRow]:
         extra = pool_reserved if part == GRAPH_POOL else 0
         if size or extra:
             rows.append(MemoryRow(part, size, size, size + extra))
-    rows.append(MemoryRow(ACTIVATIONS, None, above, None))  # they come out of the cache, and go back to it
+    rows.append(MemoryRow(ACTIVATIONS, None, above, None))  # they come from the cache and return to it
     rows.append(MemoryRow(CACHED, None, None, cached))
     return rows
 
 
 def totals(rows: Iterable[MemoryRow]) -> AllocatorBytes:
-    """The columns' sums."""
+    """The sums of the columns."""
     rows = list(rows)
     return AllocatorBytes(
         sum(row.allocated_bytes or 0 for row in rows),
@@ -126,10 +126,10 @@ def totals(rows: Iterable[MemoryRow]) -> AllocatorBytes:
 
 
 def history(recorded: Recorded) -> list[MemoryEvent]:
-    """What the allocator gave and took back in the pass, in order."""
+    """The allocations and releases of the pass, in order."""
     traces = recorded.snapshot["device_traces"]
     entries = traces[recorded.device_index] if recorded.device_index < len(traces) else []
-    # a freed block counts as free from the request on, as in memory_allocated
+    # a block counts as freed from the request on, as in memory_allocated
     signs = {"alloc": 1, "free_requested": -1}
     changes = [(entry, signs[entry["action"]] * entry["size"]) for entry in entries if entry["action"] in signs]
     held = recorded.allocator.allocated - sum(change for _, change in changes)

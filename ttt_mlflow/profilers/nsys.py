@@ -1,7 +1,7 @@
-"""NVIDIA Nsight Systems around a process of its own: its report, and tables of what is in it.
+"""Runs NVIDIA Nsight Systems around a separate process, and makes its report and tables.
 
-The profiled process says what is recorded: from ``torch.cuda.profiler.start()`` to ``stop()``, with NVTX ranges as it
-likes. nsys is not always on the PATH: it comes inside Nsight Compute and the CUDA toolkit as well.
+The profiled process decides what is recorded: from ``torch.cuda.profiler.start()`` to ``stop()``, with its own NVTX
+ranges. nsys is not always on the PATH. It is also part of Nsight Compute and of the CUDA toolkit.
 """
 
 import os
@@ -19,7 +19,7 @@ from ttt_mlflow.errors import BadInput, RunFailed
 from ttt_mlflow.profilers.process import RUN_PID, output, started
 
 REPORT = "report.nsys-rep"
-RECORDING = "report.qdstrm"  # what nsys has before its importer makes a report of it
+RECORDING = "report.qdstrm"  # the raw recording, before nsys's importer makes a report of it
 LOG = "nsys.log"
 VARIABLE = "TTT_NSYS"
 INSTALLED = (
@@ -30,14 +30,14 @@ INSTALLED = (
     "/usr/local/cuda*/nsight-systems*/target-linux-*/nsys",
     "/usr/lib/nsight-systems/bin/nsys",
     "/usr/lib/nsight-systems/target-linux-*/nsys",
-    # Nsight Compute brings one along
+    # Nsight Compute contains a copy
     "/opt/nvidia/nsight-compute*/*/host/target-linux-*/nsys",
     "/usr/local/cuda*/nsight-compute*/host/target-linux-*/nsys",
     "/usr/lib/nsight-compute/host/target-linux-*/nsys",
 )
-# What the run needs of `nsys profile`, each under all its names; options that are passed on take the place of those of
-# the same name. No CPU samples and context switches: with them a report of the same program has gigabytes instead of
-# kilobytes. A CUDA graph kernel by kernel: left to itself nsys shows it as one.
+# The options of `nsys profile` that a run needs, each with all its spellings. An option from nsys_args replaces the one
+# of the same name. CPU sampling and context switches are off: with them, a report has gigabytes instead of kilobytes.
+# The kernels of a CUDA graph are traced one by one; by default, nsys shows a graph as one item.
 PROFILE: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("-s", "--sample"), ("-s", "none")),
     (("--cpuctxsw",), ("--cpuctxsw=none",)),
@@ -48,12 +48,12 @@ PROFILE: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("-f", "--force-overwrite"), ("--force-overwrite=true",)),
 )
 TRACE_OPTIONS = ("-t", "--trace")
-OWN_OPTIONS = ("-o", "--output")  # where the report goes is settled
+OWN_OPTIONS = ("-o", "--output")  # this tool sets where the report goes
 TABLES = ("cuda_gpu_kern_sum", "cuda_api_sum", "nvtx_sum")
 EXPORT = "report.sqlite"
 TABLE_START = "Time (%),"
 PACKAGES = {"libdw.so.1": "libdw1", "libelf.so.1": "libelf1", "libxkbcommon.so.0": "libxkbcommon0"}  # Debian's
-ANSWER_S = 30.0  # for its version
+ANSWER_S = 30.0  # time limit for printing its version
 STATS_S = 120.0
 
 
@@ -67,22 +67,22 @@ class Nsys:
 
 @dataclass(frozen=True)
 class NsysOptions:
-    """``args`` are passed on to `nsys profile`; ``export``: keep the SQLite export."""
+    """``args``: passed on to `nsys profile`. ``export``: whether to keep the SQLite export."""
 
     args: tuple[str, ...] = ()
     export: bool = False
 
     @classmethod
     def parse(cls, nsys_args: str | None, export: bool) -> "NsysOptions":
-        """Options as they would be written on a command line; raise :class:`BadInput` for what cannot be passed on."""
+        """Parse options as written on a command line. Raises :class:`BadInput` for what cannot be passed on."""
         try:
             words = tuple(shlex.split(nsys_args or ""))
         except ValueError as error:
             raise BadInput(f"nsys_args={nsys_args}: cannot be read ({error}); give options of `nsys profile`") from None
         if stray := _stray(words):
-            raise BadInput(f"nsys_args={nsys_args}: {stray} is no option; give options of `nsys profile`")
+            raise BadInput(f"nsys_args={nsys_args}: {stray} is not an option; give options of `nsys profile`")
         if _names(words) & set(OWN_OPTIONS):
-            raise BadInput(f"nsys_args={nsys_args}: where the report goes is settled; leave {OWN_OPTIONS[0]} out")
+            raise BadInput(f"nsys_args={nsys_args}: the tool sets where the report goes; leave out {OWN_OPTIONS[0]}")
         return cls(words, export)
 
     @property
@@ -98,12 +98,12 @@ class NsysOptions:
 
 
 def _names(words: Sequence[str]) -> set[str]:
-    """``-t`` and ``--sample`` of ``-tcuda --sample=none``."""
+    """The names of the options: ``-t`` and ``--sample`` for ``-tcuda --sample=none``."""
     return {word.partition("=")[0] if word.startswith("--") else word[:2] for word in words if word.startswith("-")}
 
 
 def _stray(words: Sequence[str]) -> str | None:
-    """The first word that is neither an option nor the value of one: nsys would run it as the program."""
+    """The first word that is neither an option nor an option's value. nsys would run it as the program."""
     awaits_value = False
     for word in words:
         if word.strip("-") and word.startswith("-"):
@@ -116,23 +116,24 @@ def _stray(words: Sequence[str]) -> str | None:
 
 
 def find_nsys(answer_s: float = ANSWER_S) -> Nsys:
-    """nsys from $TTT_NSYS, the PATH, or where NVIDIA's packages put it, the newest first.
+    """Find nsys in $TTT_NSYS, on the PATH, or where NVIDIA's packages install it, the newest version first.
 
-    Raises :class:`BadInput` if there is none, or it does not run, or does not say its version within ``answer_s``.
+    Raises :class:`BadInput` if there is none, if it does not run, or if it does not print its version within
+    ``answer_s``.
     """
     named = os.environ.get(VARIABLE)
     if named:
         if not os.access(named, os.X_OK) or Path(named).is_dir():
-            raise BadInput(f"profile=nsys: {VARIABLE}={named} is not a program that can be run; set it to nsys' path")
+            raise BadInput(f"profile=nsys: {VARIABLE}={named} is not an executable program; set it to the path of nsys")
         return _asked_for_its_version(Path(named), answer_s)
     on_path = shutil.which("nsys")
     installed = [found for pattern in INSTALLED for found in sorted(glob(pattern), key=_numbers, reverse=True)]
     found = [on_path] if on_path else [path for path in installed if os.access(path, os.X_OK)]
     if not found:
         raise BadInput(
-            "profile=nsys: nsys (NVIDIA Nsight Systems) is not found, neither on the PATH nor where Nsight Systems, "
-            "Nsight Compute and the CUDA toolkit put it; install one of them (the package nsight-systems-cli is "
-            f"enough), or set {VARIABLE} to its path"
+            "profile=nsys: nsys (NVIDIA Nsight Systems) was not found on the PATH or where Nsight Systems, Nsight "
+            "Compute and the CUDA toolkit install it; install one of them (the package nsight-systems-cli is "
+            f"enough), or set {VARIABLE} to the path of nsys"
         )
     return _asked_for_its_version(Path(found[0]), answer_s)
 
@@ -140,18 +141,18 @@ def find_nsys(answer_s: float = ANSWER_S) -> Nsys:
 def profile(
     nsys: Nsys, command: Sequence[str], out_dir: Path, limit_s: float, options: NsysOptions | None = None
 ) -> None:
-    """Run ``command`` under nsys for at most ``limit_s``; leave report, tables and log in ``out_dir``.
+    """Run ``command`` under nsys for at most ``limit_s``. Report, tables and log go to ``out_dir``.
 
-    Raises :class:`RunFailed`, in one line, if something of that is missing; what there is stays.
+    Raises :class:`RunFailed`, in one line, if one of them is missing. The others are kept.
     """
     options = options or NsysOptions()
     out_dir.mkdir(parents=True, exist_ok=True)
-    # a name without a folder, so that what nsys prints names no folder of this host
+    # a relative name, so that nsys's output does not contain a folder of this host
     code = _run([str(nsys.path), "profile", *options.command, "-o", "report", *command], out_dir, limit_s)
     if code is None:
         kept = "".join(f", {name} is kept" for name in (REPORT, RECORDING) if (out_dir / name).exists())
         raise RunFailed(
-            f"profile=nsys: the profiled process did not end within {limit_s:g} s and was ended; see {LOG}{kept}"
+            f"profile=nsys: the profiled process did not end within {limit_s:g} s and was stopped; see {LOG}{kept}"
         )
     if (out_dir / REPORT).exists():
         ended = f"ended with exit code {code}{_last_words(out_dir)}" if code else None
@@ -181,12 +182,12 @@ def _asked_for_its_version(path: Path, answer_s: float) -> Nsys:
 
 
 def _numbers(path: str) -> list[int]:
-    """The version in a path, as numbers to sort by."""
+    """The numbers in a path, for sorting by version."""
     return [int(number) for number in re.findall(r"\d+", path)]
 
 
 def _run(command: Sequence[str], folder: Path, limit_s: float) -> int | None:
-    """Run in ``folder``, output to the log; the exit code, or None if it had to be ended."""
+    """Run in ``folder`` with output to the log. Returns the exit code, or None after a timeout."""
     with (folder / LOG).open("a") as log:
         log.write(f"$ {shlex.join(command)}\n")
         log.flush()
@@ -199,13 +200,13 @@ def _run(command: Sequence[str], folder: Path, limit_s: float) -> int | None:
 
 
 def _python_path() -> str:
-    """This package's place before what was set: the profiled process runs in another folder."""
+    """PYTHONPATH with this package first, because the profiled process runs in another folder."""
     package = str(Path(__file__).resolve().parents[2])
     return os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
 
 
 def _write_tables(nsys: Nsys, out_dir: Path, options: NsysOptions) -> str | None:
-    """Kernels, calls of the CUDA API and named ranges as CSV, out of what ``nsys stats`` prints; what is missing."""
+    """Write kernels, CUDA API calls and named ranges as CSV, from ``nsys stats``. Returns what is missing, or None."""
     missing = []
     try:
         for name in TABLES:
@@ -223,13 +224,11 @@ def _write_tables(nsys: Nsys, out_dir: Path, options: NsysOptions) -> str | None
             (out_dir / EXPORT).unlink(missing_ok=True)
     if not missing or options.chooses_what_is_traced:
         return None
-    return (
-        f"`nsys stats` printed no table {' and no table '.join(missing)}; the report is kept, {LOG} has what it printed"
-    )
+    return f"`nsys stats` printed no table {' and no table '.join(missing)}; the report is kept, {LOG} has its output"
 
 
 def _write(path: Path, text: str) -> None:
-    """The whole file, or none of it: where the disk is full, a beginning would pass for a table."""
+    """Write the whole file or none of it. On a full disk, a truncated file could be mistaken for a table."""
     try:
         path.write_text(text)
     except OSError:
@@ -238,8 +237,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _table(nsys: Nsys, out_dir: Path, name: str) -> str | None:
-    """One table, or None where nsys printed none. The first makes the export of the report that the others read."""
-    # named itself: asked for the report, nsys looks whether its export is older, and went wrong over files made at once
+    """One table, or None if nsys printed none. The first call makes the export that the others read."""
+    # The export is named explicitly. Given the report, nsys checks whether its export is older, and that check failed
+    # for files that were made at the same time.
     read = [EXPORT] if (out_dir / EXPORT).exists() else ["--force-export=true", REPORT]
     command = [str(nsys.path), "stats", "-r", name, "--format", "csv", *read]
     done = output(command, STATS_S, cwd=out_dir)
@@ -253,28 +253,28 @@ def _table(nsys: Nsys, out_dir: Path, name: str) -> str | None:
 
 
 def _why_not_imported(nsys: Nsys) -> str:
-    """Why a recording stayed without a report: most often a library that nsys' importer needs."""
-    kept = f"what was recorded is kept as {RECORDING}"
+    """Why there is no report of a recording. Most often, a library of nsys's importer is missing."""
+    kept = f"the recording is kept as {RECORDING}"
     importer = _importer(nsys.path)
     if importer is None:
-        return f"nsys made no report of what it recorded, see {LOG}; {kept}"
+        return f"nsys made no report of its recording, see {LOG}; {kept}"
     missing = _missing_libraries(importer)
     finish = f"`{shlex.quote(str(importer))} -i {RECORDING}` makes the report"
     if not missing:
-        return f"nsys made no report of what it recorded, see {LOG}; {kept}, and {finish}"
+        return f"nsys made no report of its recording, see {LOG}; {kept}, and {finish}"
     named = f"{', '.join(missing)}{_packages(missing)}"
-    return f"nsys' importer does not run without {named}; {kept}; once that is there, {finish}"
+    return f"nsys's importer needs {named}; {kept}; once that is installed, {finish}"
 
 
 def importer_fault(nsys: Nsys) -> str | None:
-    """Why no report could be made of a recording, and what to do; None where nothing stands in the way."""
+    """Why no report can be made of a recording, and what to do; None if reports can be made."""
     importer = _importer(nsys.path)
     missing = _missing_libraries(importer) if importer else []
-    return f"its importer does not run without {', '.join(missing)}{_packages(missing)}" if missing else None
+    return f"its importer needs {', '.join(missing)}{_packages(missing)}" if missing else None
 
 
 def _packages(libraries: Sequence[str]) -> str:
-    """How to install ``libraries``, as far as it is known."""
+    """How to install ``libraries``, if that is known."""
     packages = [PACKAGES[name] for name in libraries if name in PACKAGES]
     return f" (on Debian and Ubuntu: apt-get install {' '.join(packages)})" if packages else ""
 

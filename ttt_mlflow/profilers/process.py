@@ -1,4 +1,4 @@
-"""A program of its own that leaves nothing running, however it ends."""
+"""Runs a program in a separate process and leaves nothing running, regardless of how it ends."""
 
 import os
 import signal
@@ -11,17 +11,17 @@ from typing import Any
 
 import psutil
 
-GRACE_S = 10.0  # in which what a program has started may end, by itself or once it is asked to
-ANSWERED_GRACE_S = 0.2  # the same of one that only answers a question: nothing is lost with it
+GRACE_S = 10.0  # time for a program's processes to end by themselves, or after a request
+ANSWERED_GRACE_S = 0.2  # the same for a program that only prints an answer and has nothing to lose
 POLL_S = 0.02
-RUN_PID = "TTT_MLFLOW_RUN_PID"  # an environment variable of what is profiled: the run that it belongs to
+RUN_PID = "TTT_MLFLOW_RUN_PID"  # environment variable of a profiled process: the pid of its run
 RUN_POLL_S = 0.5
 HEARD = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def started(command: Sequence[str], grace_s: float = GRACE_S, **options: Any) -> Iterator["subprocess.Popen[Any]"]:
-    """``command`` in a session of its own; what is left of it and of all that it has started ends with the block.
+    """Start ``command`` in its own session. The end of the block ends it and all processes that it started.
 
     ``options`` are those of :class:`subprocess.Popen`.
     """
@@ -39,9 +39,9 @@ def started(command: Sequence[str], grace_s: float = GRACE_S, **options: Any) ->
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Have SIGINT and SIGTERM wait for the end of the block: an exception amid a start would lose what was started."""
+    """Defer SIGINT and SIGTERM to the end of the block. An exception during a start would lose the new process."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are heard in the main thread alone
+        yield  # only the main thread handles signals
         return
     heard: list[int] = []
     before = {signum: signal.signal(signum, lambda number, _: heard.append(number)) for signum in HEARD}
@@ -55,7 +55,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def output(command: Sequence[str], limit_s: float, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """What ``command`` prints; raise :class:`subprocess.TimeoutExpired` if it has not ended after ``limit_s``."""
+    """The output of ``command``. Raises :class:`subprocess.TimeoutExpired` if it has not ended after ``limit_s``."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
     with started(command, ANSWERED_GRACE_S, **pipes, **options) as process:
         stdout, stderr = process.communicate(timeout=limit_s)
@@ -63,7 +63,7 @@ def output(command: Sequence[str], limit_s: float, **options: Any) -> "subproces
 
 
 def end_with_the_run() -> None:
-    """End this process soon after the run of :data:`RUN_PID`, if it is of one: killed outright, that ends nothing."""
+    """End this process soon after the run of :data:`RUN_PID`, if set. A run that is killed cannot end its processes."""
 
     def wait_for_its_end(pid: int) -> None:
         with suppress(psutil.NoSuchProcess):
@@ -78,7 +78,7 @@ def end_with_the_run() -> None:
 
 @contextmanager
 def recorded(on_gpu: bool) -> Iterator[None]:
-    """What Nsight Systems keeps: all that the GPU does for the block."""
+    """Let Nsight Systems record the GPU's activity during the block."""
     import torch
 
     if on_gpu:
@@ -91,7 +91,7 @@ def recorded(on_gpu: bool) -> Iterator[None]:
 
 
 def _end(process: "subprocess.Popen[Any]", grace_s: float) -> None:
-    """Ask what still runs to end, then end it; what a program that has ended left behind may first end by itself."""
+    """Request running processes to end, then kill them. Children of a program that has ended get time to end first."""
     family: set[psutil.Process] = set()
     by_itself = [] if process.poll() is None else [None]
     for signum in (*by_itself, signal.SIGTERM, signal.SIGKILL):
@@ -107,7 +107,7 @@ def _end(process: "subprocess.Popen[Any]", grace_s: float) -> None:
 
 
 def _family(process: "subprocess.Popen[Any]") -> set[psutil.Process]:
-    """The process and all below it, and what stayed in its session when one in between ended."""
+    """The process, its descendants, and processes of its session whose parent has ended."""
     found: set[psutil.Process] = set()
     if process.poll() is None:
         with suppress(psutil.NoSuchProcess):
@@ -121,7 +121,7 @@ def _family(process: "subprocess.Popen[Any]") -> set[psutil.Process]:
 
 
 def _is_running(one: psutil.Process) -> bool:
-    """Not as a zombie, which has ended and waits for a parent to ask how."""
+    """Whether the process runs. A zombie has ended and does not count."""
     with suppress(psutil.NoSuchProcess):
         return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
     return False

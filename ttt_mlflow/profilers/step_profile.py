@@ -1,4 +1,4 @@
-"""What a trace's steps say: time by kernel and part, and where the GPU waited."""
+"""Statistics of a trace's steps: time by kernel and part, and the GPU's idle time."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from ttt_mlflow.workload import PARTS
 
 
 @dataclass(frozen=True)
-class PartFloor:
-    """What a part of a step cannot do without: bytes, and ms at the card's ceilings; None: not known."""
+class PartRoofline:
+    """The roofline of a part of a step: minimum bytes, and ms at the GPU's ceilings. None: not known."""
 
     min_bytes: float | None = None
     floor_ms: float | None = None
@@ -21,7 +21,7 @@ class PartFloor:
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One kernel (on a CPU: operator) of one part; see docs/profiles.md. Of the part what is known, otherwise None."""
+    """One kernel (on a CPU, operator) of one part; see docs/profiles.md. Unknown values of the part are None."""
 
     name: str
     part: str
@@ -36,7 +36,7 @@ class KernelRow:
 
 @dataclass(frozen=True)
 class PartRow:
-    """The same time by part."""
+    """The time of one part."""
 
     part: str
     calls: int
@@ -49,7 +49,7 @@ class PartRow:
 
 @dataclass(frozen=True)
 class StepProfile:
-    """Means over the profiled steps; ``busy_ms`` and ``idle_ms`` add up to ``step_ms``.
+    """Means over the profiled steps. ``busy_ms`` and ``idle_ms`` add up to ``step_ms``.
 
     ``idle_ms`` is the time in which nothing ran: on a GPU between kernels, on a CPU outside PyTorch's operators.
     """
@@ -59,7 +59,7 @@ class StepProfile:
     step_ms: float
     busy_ms: float
     idle_ms: float
-    host_ms: float | None  # what the host took to launch a step; a GPU's
+    host_ms: float | None  # time in which the host launched a step; GPU only
     launch_gap_us: float | None
 
 
@@ -79,8 +79,8 @@ def profile_of(steps: Steps) -> StepProfile:
     )
 
 
-def part_table(steps: Steps, floors: Mapping[str, PartFloor]) -> list[PartRow]:
-    """A row a part, in the order of the roofline's; ``floors``: what is known of the parts of a step."""
+def part_table(steps: Steps, rooflines: Mapping[str, PartRoofline]) -> list[PartRow]:
+    """One row for each part, in the order of the roofline's parts. ``rooflines``: the known rooflines of the parts."""
     calls: dict[str, int] = defaultdict(int)
     spent_us: dict[str, float] = defaultdict(float)
     for one in steps.activities:
@@ -90,15 +90,15 @@ def part_table(steps: Steps, floors: Mapping[str, PartFloor]) -> list[PartRow]:
     for part in (*PARTS, UNKNOWN):
         if not calls[part]:
             continue
-        floor, ms = floors.get(part, PartFloor()), spent_us[part] / steps.count / 1e3
-        pct = 100 * floor.floor_ms / ms if floor.floor_ms is not None and ms else None
+        roofline, ms = rooflines.get(part, PartRoofline()), spent_us[part] / steps.count / 1e3
+        pct = 100 * roofline.floor_ms / ms if roofline.floor_ms is not None and ms else None
         share = _share(spent_us[part], steps)
-        rows.append(PartRow(part, calls[part], ms, share, floor.min_bytes, floor.floor_ms, pct))
+        rows.append(PartRow(part, calls[part], ms, share, roofline.min_bytes, roofline.floor_ms, pct))
     return rows
 
 
 def kernel_table(steps: Steps, parts: Sequence[PartRow]) -> list[KernelRow]:
-    """A row a name and part, the most expensive first."""
+    """One row for each kernel name and part, the most expensive first."""
     known = {row.part: row for row in parts}
     spent_us: dict[tuple[str, str], list[float]] = defaultdict(list)
     for one in steps.activities:
@@ -121,7 +121,7 @@ def kernel_table(steps: Steps, parts: Sequence[PartRow]) -> list[KernelRow]:
 
 
 def table_csv(rows: Sequence[KernelRow] | Sequence[PartRow]) -> str:
-    """The rows as CSV; what is not known is an empty cell."""
+    """The rows as CSV. An unknown value is an empty cell."""
     return str(pd.DataFrame([asdict(row) for row in rows]).to_csv(index=False))
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's profiler around a few steps, in a pass of its own after the measurement."""
+"""Runs PyTorch's profiler on a few steps, in a separate pass after the measurement."""
 
 import json
 import tempfile
@@ -14,14 +14,14 @@ from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.workload import STEP, named_by
 
 NO_KERNEL = (
-    "profile=torch: PyTorch's profiler recorded no GPU kernel; another profiler (nsys, ncu, dcgm) may hold the GPU's "
-    "tracing interface"
+    "profile=torch: PyTorch's profiler recorded no GPU kernel; another profiler (nsys, ncu, dcgm) may be using the "
+    "GPU's tracing interface; stop it and profile again"
 )
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace in Chrome's format: the JSON as the profiler wrote it, and its content."""
+    """A trace in Chrome's format: the JSON as the profiler wrote it, and its parsed content."""
 
     data: bytes
     content: dict[str, Any]
@@ -30,14 +30,14 @@ class Trace:
 def record(
     step: Callable[[], object], n: int, device: torch.device, before: Callable[[], object] | None = None
 ) -> Trace:
-    """Run ``n`` steps under the profiler, right after ``before`` (one step if it is not given), which is not recorded.
+    """Profile ``n`` steps right after ``before`` (by default, one step), which is not recorded.
 
-    The steps are named ``step 0``, ``step 1``, …, and inside them layers and parts where they run eagerly.
+    The steps are named ``step 0``, ``step 1``, …. In eager steps, layers and parts are named too.
 
-    Raises :class:`RunFailed` where the profiler cannot write it.
+    Raises :class:`RunFailed` if the profiler cannot write the trace.
     """
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    # the first recording of a process sets the GPU's tracing up, which would delay its steps: that is the warm-up's
+    # the first recording of a process sets up the GPU's tracing, which would delay the steps; the warm-up absorbs that
     plan = schedule(wait=0, warmup=1, active=1, repeat=1)
     with named_by(record_function), profile(activities=activities, schedule=plan) as profiler:
         (before or step)()
@@ -58,12 +58,12 @@ def _run(step: Callable[[], object], n: int, device: torch.device) -> None:
 
 
 def _checked(path: Path) -> Trace:
-    """The file, if it is whole: the profiler says nothing where the disk was full."""
+    """Read the file and check that it is complete. The profiler does not report a full disk."""
     try:
         data = path.read_bytes()
         return Trace(data, json.loads(data))
     except (FileNotFoundError, ValueError):
         raise RunFailed(
-            f"profile=torch: PyTorch's profiler did not write a whole trace into {path.parent.parent}; "
-            "make room there, or set TMPDIR to a folder with more"
+            f"profile=torch: PyTorch's profiler did not write a complete trace to {path.parent.parent}; "
+            "free some space there, or set TMPDIR to a folder with more space"
         ) from None

@@ -1,8 +1,8 @@
-"""Reads a trace of PyTorch's profiler (Chrome's format): what ran in each step, and inside which named ranges.
+"""Reads a trace of PyTorch's profiler (Chrome's format): the activities of each step and their named ranges.
 
-On a GPU an activity is a kernel, a copy or a fill; the ranges are those around its launch on the host, which a
-correlation number joins to it. All kernels of a replayed CUDA graph have the number of the graph's launch: they get
-their step from it, and no more. On a CPU an activity is an operator.
+On a GPU, an activity is a kernel, a copy or a fill. Its ranges are those around its launch on the host; a correlation
+number links the two. All kernels of a replayed CUDA graph have the number of the graph's launch, so only their step is
+known from it. On a CPU, an activity is an operator.
 """
 
 import re
@@ -13,20 +13,20 @@ from typing import Any
 
 from ttt_mlflow.workload import LAYER, PARTS, STEP
 
-UNKNOWN = "unknown"  # the part of what ran inside no range that names one
+UNKNOWN = "unknown"  # the part of activities outside any range that names a part
 GPU_ACTIVITIES = ("kernel", "gpu_memcpy", "gpu_memset")
 LAUNCHES = ("cuda_runtime", "cuda_driver")
 OPERATOR, RANGE = "cpu_op", "user_annotation"
-COMPILED_GRAPH = re.compile(r"^## Call CompiledFxGraph \S+ ##$")  # with a hash, which no other run has
-FILL = re.compile(r"^Memset \(\w+\)$")  # with the kind of the memory, which a CUDA graph does not tell
+COMPILED_GRAPH = re.compile(r"^## Call CompiledFxGraph \S+ ##$")  # contains a hash that differs between runs
+FILL = re.compile(r"^Memset \(\w+\)$")  # contains the kind of memory, which is missing in a CUDA graph
 
 
 @dataclass(frozen=True)
 class Activity:
     """Times in µs on the trace's clock.
 
-    ``own_us``: on a GPU the time in which no activity that began earlier still ran, so that overlapping launches are
-    counted once; on a CPU the time outside the operators that it called. The sum is the time in which anything ran.
+    ``own_us``: on a GPU, the time in which no activity that began earlier still ran, so that overlapping activities are
+    counted once. On a CPU, the time outside the operators that it called. The sum is the time in which anything ran.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Activity:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of one trace: activities in the order in which they began, and each step's time on the host in µs."""
+    """The steps of one trace: the activities in the order of their start, and each step's time on the host in µs."""
 
     on_gpu: bool
     activities: list[Activity] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Steps:
 
     @property
     def total_us(self) -> float:
-        """All steps together: on a GPU from the begin of the first activity to the end of the last."""
+        """Time of all steps together; on a GPU, from the start of the first activity to the end of the last."""
         if not self.on_gpu:
             return sum(self.host_us)
         if not self.activities:
@@ -70,7 +70,7 @@ class Steps:
 
     @property
     def gaps_us(self) -> list[float]:
-        """The time from the end of all earlier activities to the begin of each but the first; 0 where they overlap."""
+        """The time from the end of all earlier activities to the start of each next one; 0 where they overlap."""
         gaps, latest = [], None
         for activity in self.activities:
             if latest is not None:
@@ -80,7 +80,7 @@ class Steps:
 
 
 def read_steps(trace: Mapping[str, Any], on_gpu: bool) -> Steps:
-    """The activities of the ranges ``step 0``, ``step 1``, … of a trace; what ran outside of them is left out."""
+    """The activities of the ranges ``step 0``, ``step 1``, … of a trace. Activities outside these are left out."""
     events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
     ranges = _Ranges(event for event in events if event.get("cat") == RANGE)
     steps = {_number(event["name"], STEP): event["dur"] for event in ranges.events}
@@ -115,7 +115,7 @@ def _operators(events: list[Any], ranges: "_Ranges") -> list[Activity]:
         (event for event in events if event.get("cat") == OPERATOR), key=lambda event: (event["ts"], -event["dur"])
     )
     found: list[Activity] = []
-    inside: dict[Any, list[int]] = {}  # thread -> the operators that are running, as places in ``found``
+    inside: dict[Any, list[int]] = {}  # thread -> the running operators, as indices into ``found``
     for event in operators:
         place = ranges.at(event)
         if place.step is None:
@@ -139,12 +139,12 @@ class _Place:
 
 
 class _Ranges:
-    """The named ranges of a trace, by the host's thread."""
+    """The named ranges of a trace, by host thread."""
 
     def __init__(self, events: Iterable[Any]) -> None:
         self.events = sorted(events, key=lambda event: (event["ts"], -event["dur"]))
         self._begins: dict[Any, list[float]] = {}
-        self._places: dict[Any, list[_Place]] = {}  # that hold from the begin of the same index on
+        self._places: dict[Any, list[_Place]] = {}  # each is valid from the time with the same index
         by_thread: dict[Any, list[Any]] = {}
         for event in self.events:
             by_thread.setdefault(event["tid"], []).append(event)
@@ -154,12 +154,15 @@ class _Ranges:
         self._steps_thread = next((one["tid"] for one in self.events if _number(one["name"], STEP) is not None), None)
 
     def at(self, event: Any) -> _Place:
-        """The innermost ranges of each kind around the begin of ``event``, on its thread."""
+        """The innermost ranges of each kind around the start of ``event``, on its thread."""
         return self._at(event["tid"], event["ts"])
 
     def at_launch(self, event: Any) -> _Place:
-        """The same of a launch; one of a thread without ranges (or one that the tracing numbers otherwise) belongs to
-        what the steps' thread was doing."""
+        """The same for a launch.
+
+        A launch on a thread without ranges, or with another thread number in the trace, belongs to the ranges of the
+        steps' thread.
+        """
         return self._at(event["tid"] if event["tid"] in self._begins else self._steps_thread, event["ts"])
 
     def _at(self, thread: Any, time: float) -> _Place:
@@ -168,7 +171,7 @@ class _Ranges:
 
 
 def _places(ranges: list[Any]) -> tuple[list[float], list[_Place]]:
-    """Where each stretch between two edges of nested ``ranges`` lies."""
+    """The place of each interval between two edges of nested ``ranges``."""
     edges = [(event["ts"], 1, index) for index, event in enumerate(ranges)]
     edges += [(event["ts"] + event["dur"], 0, index) for index, event in enumerate(ranges)]
     begins, places, open_ranges = [], [], []
@@ -203,6 +206,6 @@ def _activity(event: Any, lane: str, place: _Place) -> Activity:
 
 
 def _number(name: str, prefix: str) -> int | None:
-    """7 of ``layer 7``; None of another name."""
+    """7 for ``layer 7``; None for another name."""
     rest = name.removeprefix(prefix)
     return int(rest) if rest != name and rest.isdigit() else None

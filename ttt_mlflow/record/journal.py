@@ -1,17 +1,17 @@
-"""The record of one run on disk: written first, published to MLflow after.
+"""The record of one run on disk. It is written first and published to MLflow afterwards.
 
 A journal is a folder ``<root>/<journal_id>/``::
 
-    config.json       {"entry_point", "asked": {...}, "used": {...}}    as asked for, and as it really ran
+    config.json       {"entry_point", "asked": {...}, "used": {...}}    the configuration as given, and as used
     status.json       {"status", "message", "started_at", "ended_at", "exit_code", "process"}
     params.json  metrics.json  tags.json                 {name: value}
     series.json       {metric: [[timestamp in ms, step, value], ...]}
     description.md    the MLflow run's description
     target.json       where the run is to be published (see :meth:`Journal.set_target`)
-    published.json    where it was published, once it was published completely
-    artifacts/...     uploaded as they lie
+    published.json    where it was published, written once it is published completely
+    artifacts/...     files to upload
 
-Each file is replaced as a whole, so that a process killed at any moment leaves the old file or the new one.
+Each file is replaced as a whole. A process that is killed at any moment leaves either the old file or the new one.
 """
 
 import fcntl
@@ -32,31 +32,31 @@ from ttt_mlflow.errors import BadInput, PublishFailed
 from ttt_mlflow.names import Artifact, Metrics, Point, Series, Tags
 
 STATUSES = ("running", "ok", "oom", "error", "killed")
-NO_RECORD_OF_THE_END = "process ended without a record"
-# How long a journal must lie untouched before a process that cannot be seen from here counts as gone.
+NO_RECORD_OF_THE_END = "the process ended without recording its end"
+# How long a journal must be unchanged before a process that is not visible from here counts as ended.
 UNSEEN_FOR = timedelta(days=1)
 
 JOURNAL_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
 
 class Journal:
-    """One run's folder. Made by :meth:`create`, read again by :meth:`open`."""
+    """The folder of one run. :meth:`create` makes it, :meth:`open` reads it again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def create(cls, root: Path, asked: Mapping[str, Any], entry_point: str = RunConfig.entry_point) -> "Journal":
-        """Start a journal under ``root`` for the configuration ``asked`` of ``entry_point``, with status ``running``.
+        """Start a journal in ``root`` for the configuration ``asked`` of ``entry_point``, with status ``running``.
 
-        Raises :class:`BadInput` where ``root`` cannot be written.
+        Raises :class:`BadInput` if ``root`` is not writable.
         """
         now = datetime.now().astimezone()
         journal = cls(Path(root).absolute() / f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}")
         try:
             journal.artifacts.mkdir(parents=True)
             journal._write_json("config.json", {"entry_point": entry_point, "asked": dict(asked), "used": {}})
-            # last, since a folder is a journal from its status on
+            # written last, because a folder with a status is a journal
             journal._write_json(
                 "status.json",
                 {
@@ -70,18 +70,18 @@ class Journal:
             )
         except OSError as error:
             raise BadInput(
-                f"logdir={root}: cannot be written ({error.strerror}); name a folder that you may write to"
+                f"logdir={root}: not writable ({error.strerror}); choose a folder that you may write to"
             ) from None
         return journal
 
     @classmethod
     def open(cls, path: Path | str) -> "Journal":
-        """The journal in the folder ``path``; raises :class:`BadInput` if it is none."""
+        """The journal in the folder ``path``. Raises :class:`BadInput` if it is not a journal."""
         journal = cls(Path(path).absolute())
         if not (journal.path / "status.json").is_file():
             raise BadInput(f"{path}: not the record of a run (it has no status.json)")
         if journal.status.get("status") not in STATUSES:
-            raise BadInput(f"{path}: not the record of a run (status.json names no known status)")
+            raise BadInput(f"{path}: not the record of a run (its status.json has no known status)")
         return journal
 
     @property
@@ -92,7 +92,7 @@ class Journal:
     def artifacts(self) -> Path:
         return self.path / "artifacts"
 
-    # What is read back
+    # Reading
 
     @property
     def status(self) -> dict[str, Any]:
@@ -100,17 +100,17 @@ class Journal:
 
     @property
     def config(self) -> dict[str, Any]:
-        """``entry_point``, ``asked`` and ``used``; ``used`` is empty until the run knows what it really uses."""
+        """``entry_point``, ``asked`` and ``used``. ``used`` is empty until the run has chosen all values."""
         return {"entry_point": RunConfig.entry_point, "asked": {}, "used": {}} | self._read_json("config.json", {})
 
     @property
     def entry_point(self) -> str:
-        """What was measured: ``main``, a decode configuration, or ``micro``, kernels."""
+        """What was measured: ``main`` (a decode or prefill configuration) or ``micro`` (kernels)."""
         return str(self.config["entry_point"])
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration as it ran, or as it was asked for where the run did not come that far."""
+        """The configuration as used, or as given if the run ended before it chose all values."""
         config = self.config
         return {**config["asked"], **config["used"]}
 
@@ -120,7 +120,7 @@ class Journal:
         kind = CONFIGURATIONS.get(self.entry_point)
         if kind is None:
             known = ", ".join(CONFIGURATIONS)
-            raise BadInput(f"{self.path}: the record of {self.entry_point}; this version knows {known}")
+            raise BadInput(f"{self.path}: a record of {self.entry_point}; this version reads {known}")
         settings = {name: value for name, value in self.settings.items() if name in kind.model_fields}
         return kind.parse(settings).run_name
 
@@ -149,7 +149,7 @@ class Journal:
 
     @property
     def target(self) -> dict[str, str | None]:
-        """Where the run is to be published; empty if that was never settled."""
+        """Where the run is to be published; empty if no target was noted."""
         return self._read_json("target.json", {})
 
     @property
@@ -157,14 +157,14 @@ class Journal:
         """Where the run was published completely; empty if it was not."""
         return self._read_json("published.json", {})
 
-    # What is written
+    # Writing
 
     def set_used(self, used: Mapping[str, Any]) -> None:
-        """The configuration as it really ran, with nothing left on ``auto``."""
+        """Store the configuration as used, without any ``auto``."""
         self._write_json("config.json", {**self.config, "used": dict(used)})
 
     def set_status(self, status: str, message: str | None = None, exit_code: int | None = None) -> None:
-        """Record what happened. The first status other than ``running`` fixes the end time."""
+        """Record what happened. The first status other than ``running`` sets the end time."""
         ended_at = None if status == "running" else datetime.now().astimezone().isoformat()
         self._set_status(status, message, exit_code, ended_at)
 
@@ -172,11 +172,11 @@ class Journal:
         self._update("params.json", {name: as_text(value) for name, value in params.items()})
 
     def update_metrics(self, metrics: Metrics) -> None:
-        """Add measured values; one that is not finite is a mistake of the caller: ``ValueError``."""
+        """Add measured values. A value that is not finite is an error of the caller: ``ValueError``."""
         values = {metric.name: float(value) for metric, value in metrics.items()}
         for name, value in values.items():
             if not math.isfinite(value):
-                raise ValueError(f"{name}={value}: a metric that was not measured is left out")
+                raise ValueError(f"{name}={value}: not finite; a metric that was not measured must be left out")
         self._update("metrics.json", values)
 
     def update_tags(self, tags: Tags) -> None:
@@ -202,7 +202,7 @@ class Journal:
         experiment_name: str | None = None,
         experiment_id: str | None = None,
     ) -> None:
-        """Remember where to publish, so that a later ``sync`` completes the same MLflow run there."""
+        """Store where to publish, so that a later ``sync`` completes the same MLflow run there."""
         target = {
             "tracking_uri": tracking_uri,
             "run_id": run_id,
@@ -217,27 +217,27 @@ class Journal:
         self._write_json("published.json", {**place, "at": datetime.now().astimezone().isoformat()})
 
     def artifact_path(self, artifact: Artifact) -> Path:
-        """Where ``artifact`` lies or is to be written, its folder made."""
+        """The path of ``artifact``. Its folder is created."""
         path = self.artifacts / artifact.path
         if not path.resolve().is_relative_to(self.artifacts.resolve()) or path == self.artifacts:
-            raise ValueError(f"{artifact.path}: an artifact lies inside the journal")
+            raise ValueError(f"{artifact.path}: an artifact must be inside the journal")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def write_artifact(self, artifact: Artifact, data: bytes | str) -> Path:
-        """Write ``artifact`` as a whole; text is UTF-8."""
+        """Write ``artifact`` as a whole. Text is UTF-8."""
         path = self.artifact_path(artifact)
         self._write(path, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
         return path
 
-    # A run that is going on, or whose process is gone
+    # Runs in progress, and runs whose process has ended
 
     @property
     def abandoned(self) -> bool:
-        """Whether the status still says ``running`` but the process has ended.
+        """Whether the status is still ``running`` although the process has ended.
 
-        A process of another host or container cannot be seen from here: it counts as gone once nothing in the
-        journal was written for :data:`UNSEEN_FOR`.
+        A process of another host or container is not visible from here. It counts as ended if nothing in the journal
+        was written for :data:`UNSEEN_FOR`.
         """
         status = self.status
         if status["status"] != "running":
@@ -246,34 +246,34 @@ class Journal:
         return datetime.now(UTC) - self._last_write() > UNSEEN_FOR if ended is None else ended
 
     def close_abandoned(self) -> None:
-        """Give an abandoned journal the end that its process could not write: killed, at its last write."""
+        """Record the end of an abandoned journal: killed, at the time of its last write."""
         if self.abandoned:
             ended_at = self._last_write().astimezone().isoformat()
             self._set_status("killed", NO_RECORD_OF_THE_END, None, ended_at)
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
-        """Hold the journal for one publisher; raises :class:`PublishFailed` if another one is at it."""
+        """Lock the journal for one publisher. Raises :class:`PublishFailed` if another process is publishing it."""
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise PublishFailed(f"{self.path}: another process is publishing it") from None
+                raise PublishFailed(f"{self.path}: another process is publishing it; wait for that process") from None
             yield
 
     def _last_write(self) -> datetime:
         newest = self.path.stat().st_mtime
         for path in self.path.rglob("*"):
-            with suppress(FileNotFoundError):  # an unfinished file of a process that is still writing
+            with suppress(FileNotFoundError):  # a temporary file of a process that is still writing
                 newest = max(newest, path.stat().st_mtime)
         return datetime.fromtimestamp(newest, UTC)
 
     def _set_status(self, status: str, message: str | None, exit_code: int | None, ended_at: str | None) -> None:
         if status not in STATUSES:
-            raise ValueError(f"{status}: a status is one of {', '.join(STATUSES)}")
+            raise ValueError(f"{status}: not a status; the statuses are {', '.join(STATUSES)}")
         old = self.status
         new = {"status": status, "message": message, "exit_code": exit_code}
-        # Metrics carry the end time, and publishing twice must give the same points: it does not move.
+        # Metrics use the end time, and publishing twice must give the same points. So the end time never changes.
         self._write_json("status.json", {**old, **new, "ended_at": old["ended_at"] or ended_at})
 
     def _update(self, name: str, values: Mapping[str, Any]) -> None:
@@ -295,8 +295,8 @@ class Journal:
         self._write(self.path / name, json.dumps(value, indent=1, allow_nan=False).encode())
 
     def _write(self, path: Path, data: bytes) -> None:
-        """Replace ``path`` by ``data`` at once."""
-        # on the same file system, and not in artifacts/, which is uploaded as it lies
+        """Replace the content of ``path`` with ``data`` atomically."""
+        # on the same file system, but not in artifacts/, because everything there is uploaded
         unfinished = self.path / f".{uuid.uuid4().hex}.tmp"
         try:
             with unfinished.open("xb") as file:
@@ -304,26 +304,26 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
-        except BaseException:  # hides nothing: raised again, when the half-written file is gone
+        except BaseException:  # raised again after the temporary file is removed
             unfinished.unlink(missing_ok=True)
             raise
 
 
 def find_journals(root: Path | str) -> list[Journal]:
-    """The journals directly under ``root``, or ``root`` itself if it is one; oldest first."""
+    """The journals directly in ``root``, or ``root`` itself if it is a journal. The oldest is first."""
     root = Path(root)
     if not root.is_dir():
         raise BadInput(f"{root}: no such folder")
     if (root / "status.json").exists():
         return [Journal.open(root)]
     found = [Journal(path.absolute()) for path in root.iterdir() if JOURNAL_ID.fullmatch(path.name)]
-    # without a status, its process ended before it had said what it would do
+    # a folder without a status: its process ended before it wrote one
     found = [journal for journal in found if (journal.path / "status.json").exists()]
     return sorted(found, key=lambda journal: datetime.fromisoformat(journal.status["started_at"]))
 
 
 def _this_process() -> dict[str, Any]:
-    """What tells this process from every other one, also after a restart of the machine."""
+    """Facts that identify this process uniquely, also after a restart of the machine."""
     return {
         "host": socket.gethostname(),
         "boot_id": _boot_id(),
@@ -334,7 +334,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _has_ended(process: Mapping[str, Any]) -> bool | None:
-    """Whether ``process`` of :func:`_this_process` is gone; ``None`` if that cannot be seen from here."""
+    """Whether ``process`` of :func:`_this_process` has ended; ``None`` if it is not visible from here."""
     if process["boot_id"] == _boot_id():
         if process["pid_namespace"] == _pid_namespace():
             return bool(_start_ticks(process["pid"]) != process["start_ticks"])
@@ -351,13 +351,13 @@ def _pid_namespace() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot: tells it from a later one with its number.
+    """The start time of the process, in clock ticks since boot. It distinguishes processes that had the same pid.
 
-    ``None`` if there is no such process, or only its entry for a parent that has not collected it.
+    ``None`` if there is no such process, or if it is a zombie that its parent has not waited for.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    state, *fields = stat.rpartition(")")[2].split()  # proc(5): the name, in brackets, may hold anything
+    state, *fields = stat.rpartition(")")[2].split()  # proc(5): the name is in parentheses and may contain anything
     return None if state == "Z" else int(fields[18])

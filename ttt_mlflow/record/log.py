@@ -1,4 +1,4 @@
-"""The run's log: what was done when, warnings and tracebacks, as the artifact ``log.txt``."""
+"""The log of a run, with times, warnings and tracebacks: the artifact ``log.txt``."""
 
 import logging
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 @contextmanager
 def run_log(journal: Journal) -> Iterator[None]:
-    """Write this package's log and everybody's warnings into the journal for as long as the block lasts."""
+    """Write this package's log and all Python warnings to the journal until the block ends."""
     handler = logging.FileHandler(journal.artifact_path(ARTIFACT_LOG), encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     ours, root = logging.getLogger("ttt_mlflow"), logging.getLogger()

@@ -1,4 +1,4 @@
-"""What a micro-benchmark measured: the raw times, from which the table and the pictures are derived."""
+"""The raw results of a micro-benchmark. The table and the charts are derived from them."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,16 +6,16 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel
 
-from ttt_mlflow.names import CARD_READ_GB_PER_S
+from ttt_mlflow.names import GPU_READ_GB_PER_S
 
 Status = Literal["ok", "oom", "error"]
 
 
 class KernelResult(BaseModel):
-    """One kernel before it is timed: is it right, and how soon.
+    """One kernel before it is timed: its error and the time of its first use.
 
-    error: the largest of ``errors``, the relative errors against float64; None where it is not a number.
-    first_use_s: from before its import until its first call had ended, in this process.
+    error: the largest of ``errors``, the relative errors against float64; None if it is not a number.
+    first_use_s: time from before the kernel's import until the end of its first call, in this process.
     """
 
     name: str
@@ -31,10 +31,10 @@ class KernelResult(BaseModel):
 class CellResult(BaseModel):
     """One kernel with one batch.
 
-    us: microseconds a step, one for each sample, each the mean over ``launches`` launches. floor_bytes: the least
-    bytes of a step. overlap: whether a launch could begin before the one before it had ended. telemetry: NVML's
-    metrics over the timed section. verdict: of what the card did meanwhile, with the names of its reasons.
-    ended_ms: when, in ms since 1970.
+    us: one value for each sample, in microseconds per step; each is the mean over ``launches`` launches. floor_bytes:
+    the minimum bytes of a step. overlap: whether a launch could begin before the previous one had ended. telemetry:
+    NVML's metrics over the timed section. verdict, reasons: the verdict on the section and the names of its reasons.
+    ended_ms: end of the section, in ms since 1970.
     """
 
     kernel: str
@@ -54,7 +54,7 @@ class CellResult(BaseModel):
 
     @property
     def quantiles(self) -> tuple[float, float, float] | None:
-        """Median, 20th and 80th percentile of ``us``; None where nothing was timed."""
+        """Median, 20th and 80th percentile of ``us``; None if nothing was timed."""
         if not self.us:
             return None
         median, low, high = np.quantile(self.us, [0.5, 0.2, 0.8])
@@ -62,12 +62,12 @@ class CellResult(BaseModel):
 
     @property
     def gb_per_s(self) -> float | None:
-        """The floor's bytes over the median time, in 10^9 bytes a second."""
+        """The minimum bytes of a step divided by the median time, in 10^9 bytes per second."""
         return self.floor_bytes / self.quantiles[0] / 1e3 if self.quantiles else None
 
 
 class MicroResults(BaseModel):
-    """The whole measurement. ceilings: the card's, by metric name; empty on a CPU."""
+    """All results. ceilings: those of the GPU, by metric name; empty on a CPU."""
 
     config: dict[str, str]
     device_name: str
@@ -83,19 +83,19 @@ class MicroResults(BaseModel):
         return next((cell for cell in self.cells if (cell.kernel, cell.batch) == (kernel, batch)), None)
 
     def read_ceiling_pct(self, cell: CellResult) -> float | None:
-        """The floor's bytes a second in percent of what the card reads."""
-        ceiling = self.ceilings.get(CARD_READ_GB_PER_S.name)
+        """:meth:`gb_per_s` in percent of the GPU's read bandwidth."""
+        ceiling = self.ceilings.get(GPU_READ_GB_PER_S.name)
         return 100 * cell.gb_per_s / ceiling if ceiling and cell.gb_per_s else None
 
     def l2_sizes(self, cell: CellResult) -> float | None:
-        """The bytes of all timed copies in L2 sizes; None on a CPU and where nothing was timed."""
+        """The bytes of all timed copies, in multiples of the L2 size. None on a CPU and if nothing was timed."""
         if not self.l2_bytes or not cell.us or not cell.copies:
             return None
         return cell.copies * cell.floor_bytes / self.l2_bytes
 
     @property
     def failures(self) -> dict[str, str]:
-        """What was not measured and why: by kernel, or by kernel and batch."""
+        """What was not measured, and why: by kernel, or by kernel and batch."""
         found = {kernel.name: kernel.message or kernel.status for kernel in self.kernels if kernel.status != "ok"}
         for cell in self.cells:
             if cell.status != "ok" and cell.kernel not in found:

@@ -1,4 +1,4 @@
-"""The timed passes of a decode or prefill run, as its record holds them."""
+"""The timed passes of a decode or prefill run, read from its record."""
 
 import json
 from typing import Any
@@ -9,26 +9,26 @@ from ttt_mlflow.record.recorded_run import RecordedRun
 
 
 def throughputs(run: RecordedRun) -> list[float]:
-    """The tokens/s of each complete pass of a run, in the order in which they were made; BadInput without any."""
+    """The tokens/s of each complete pass of a run, in the order of time. Raises BadInput if there is none."""
     config = run.settings
     passes = read_object(run, ARTIFACT_PASSES)
     try:
         tokens = passes.get("tokens_per_pass")
-        if tokens is None:  # of an older record, or of a run that did not come as far as its passes
+        if tokens is None:  # an older record, or a run that ended before its passes
             tokens = config["batch"] * (config["genlen"] if config["mode"] == "decode" else config["promptlen"])
         timed = zip(passes.get("repeat_total_ms", []), passes.get("repeat_complete", []), strict=True)
         rates = [1e3 * tokens / ms for ms, complete in timed if complete]
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadInput(
-            f"{run.id}: {ARTIFACT_PASSES.path} is not the passes of a run ({type(error).__name__}: {error})"
+            f"{run.id}: {ARTIFACT_PASSES.path} does not hold the passes of a run ({type(error).__name__}: {error})"
         ) from None
     if not rates:
-        raise BadInput(f"the run {run.id} has no complete pass to compare by (status {run.status})")
+        raise BadInput(f"{run.id}: the run has no complete pass to compare (status {run.status})")
     return rates
 
 
 def read_object(run: RecordedRun, artifact: Artifact) -> dict[str, Any]:
-    """A JSON artifact; empty where the run did not come far enough to write it."""
+    """A JSON artifact; empty if the run ended before it wrote the artifact."""
     path = run.artifact(artifact)
     if path is None:
         return {}

@@ -1,4 +1,4 @@
-"""A recorded run as every reader sees it, whether its record is a folder on this disk or a run on a server."""
+"""A recorded run, as all readers see it. The record is a folder on this disk or a run on a server."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,10 @@ from ttt_mlflow.record.journal import Journal
 
 
 class RecordedRun(Protocol):
-    """What tables, comparisons and profile differences read.
+    """The interface that tables, comparisons and profile differences read.
 
-    entry_point: ``main`` or ``micro``. status: ok, oom, error, killed or running. settings: the configuration with its
-    types, as it was used. params, metrics, tags: as MLflow has them, by name.
+    entry_point: ``main`` or ``micro``. status: ok, oom, error, killed or running. settings: the configuration as used,
+    with Python types. params, metrics, tags: as MLflow has them, by name.
     """
 
     @property
@@ -38,7 +38,7 @@ class RecordedRun(Protocol):
 
 @dataclass(frozen=True)
 class LocalRun:
-    """The record in a folder of this disk; see :class:`RecordedRun`."""
+    """A record in a folder on this disk; see :class:`RecordedRun`."""
 
     journal: Journal
 

@@ -1,4 +1,4 @@
-"""The picture of a run's clocks."""
+"""The plot of a run's clocks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +10,8 @@ from ttt_mlflow.telemetry.samples import Section, power_column
 
 
 def plot_clocks(samples: pd.DataFrame, sections: Sequence[Section], path: Path, title: str = "") -> None:
-    """A PNG of clocks, power and temperature over time, with the measured sections shaded."""
-    # matplotlib is slow to import; a Figure of its own needs no display and no global state
+    """Write a PNG of clocks, power and temperature over time, with the measured sections shaded."""
+    # imported late because matplotlib is slow to import; a Figure needs no display and no global state
     from matplotlib.figure import Figure
 
     panels: list[tuple[str, list[tuple[str | None, str, str]]]] = [
@@ -29,7 +29,7 @@ def plot_clocks(samples: pd.DataFrame, sections: Sequence[Section], path: Path, 
         drawn = [line for line in lines if line[0] in samples and samples[line[0]].notna().any()]
         for column, name, color in drawn:
             axis.plot(seconds, samples[column], color=color, linewidth=1.4)
-            if len(drawn) > 1:  # name the line where it ends, right of the panel
+            if len(drawn) > 1:  # label each line at its end, to the right of the panel
                 height = float(samples[column].dropna().iloc[-1])
                 place = axis.get_yaxis_transform()
                 axis.text(1.005, height, name, transform=place, color=color, va="center", fontsize=9)

@@ -1,4 +1,4 @@
-"""The memory by part as tables, and as a page that needs no network."""
+"""Memory by part, as tables and as a page that needs no network."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,14 +14,14 @@ EVENTS_SHOWN = 50_000
 
 
 def parts_csv(rows: Sequence[MemoryRow]) -> str:
-    """A row a part; a cell without a meaning is empty."""
+    """One row for each part. A cell without a value is empty."""
     table = pd.DataFrame([asdict(row) for row in rows])
     return str(table.astype({name: "Int64" for name in table.columns if name != "part"}).to_csv(index=False))
 
 
 def parts_markdown(rows: Sequence[MemoryRow], allocator: AllocatorBytes) -> str:
-    """The table with its sums, and those of the allocator beside them."""
-    columns = ("part", "between steps, GB", "at the peak, GB", "taken from the GPU, GB")
+    """The table with its sums, and the allocator's own sums for comparison."""
+    columns = ("part", "between steps, GB", "at the peak, GB", "reserved from the GPU, GB")
     own = totals(rows)
     lines = [
         *[(row.part, *map(_gb, (row.allocated_bytes, row.peak_bytes, row.reserved_bytes))) for row in rows],
@@ -32,7 +32,10 @@ def parts_markdown(rows: Sequence[MemoryRow], allocator: AllocatorBytes) -> str:
 
 
 def memory_page(rows: Sequence[MemoryRow], events: Sequence[MemoryEvent], title: str) -> str:
-    """What each part holds, and what was allocated over the pass, to zoom into; of many events the last ones."""
+    """A page that can be zoomed: the memory of each part, and the allocated memory over the pass.
+
+    Only the last :data:`EVENTS_SHOWN` events are shown.
+    """
     shown = events[-EVENTS_SHOWN:]
     places = {where: index for index, where in enumerate(dict.fromkeys(event.where for event in shown))}
     data = {
@@ -51,7 +54,7 @@ def _agreement(own: AllocatorBytes, allocator: AllocatorBytes) -> str:
         for name in ("allocated", "peak", "reserved")
         if getattr(own, name) != getattr(allocator, name)
     ]
-    return f"The sums are not the allocator's: {', '.join(apart)}." if apart else "The sums are the allocator's."
+    return f"The sums differ from the allocator's: {', '.join(apart)}." if apart else "The sums equal the allocator's."
 
 
 def _gb(size: int | None) -> str:

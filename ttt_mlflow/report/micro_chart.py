@@ -1,4 +1,4 @@
-"""The pictures of a micro-benchmark: a PNG, and an interactive chart in one HTML file that needs no network."""
+"""The charts of a micro-benchmark: a PNG, and an interactive chart in one HTML file that needs no network."""
 
 import io
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttt_mlflow.kernels.inner_layers import INNER_LAYERS
-from ttt_mlflow.names import CARD_READ_GB_PER_S
+from ttt_mlflow.names import GPU_READ_GB_PER_S
 from ttt_mlflow.record.micro_results import CellResult, MicroResults
 from ttt_mlflow.report.style import COLORS, GRAY
 
@@ -17,19 +17,19 @@ LOOKS: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.3,
 }
-CARD_LIMIT = "the card's read bandwidth"
+READ_LIMIT = "the GPU's read bandwidth"
 NOTHING = (float("nan"), float("nan"), float("nan"))
 
 
 def timed_kernels(results: MicroResults) -> list[str]:
-    """The kernels of which something was timed, in the order in which they were asked for."""
+    """The kernels with at least one timed cell, in the requested order."""
     return list(dict.fromkeys(cell.kernel for cell in results.cells if cell.us))
 
 
 def kernels_png(results: MicroResults) -> bytes:
-    """Time over batch as ``triton.testing`` draws it: a line a kernel, its 20th to 80th percentile shaded.
+    """Time over batch, in the style of ``triton.testing``: one line per kernel, its 20th to 80th percentile shaded.
 
-    What was judged invalid has a gray point.
+    An invalid cell has a gray point.
     """
     import matplotlib
 
@@ -75,9 +75,9 @@ def kernels_png(results: MicroResults) -> bytes:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One view of the times: its axis, what it makes of a cell's µs, and the limit that the card sets.
+    """One view of the times: the axis, the conversion of a cell's µs, and the limit that the GPU sets.
 
-    limit_name: of a limit that is the same for all cells; without one there is a line for each inner net.
+    limit_name: name of a limit that is the same for all cells. Without a name, each inner net has its own line.
     """
 
     axis: str
@@ -87,8 +87,10 @@ class Quantity:
 
 
 def chart_html(results: MicroResults) -> str:
-    """A page with one chart: a line a kernel over the batch, bars from the 20th to the 80th percentile, dashed what
-    the card's read bandwidth allows. Buttons choose time, bytes a second, or share of that bandwidth."""
+    """A page with one chart: a line for each kernel over the batch, with bars from the 20th to the 80th percentile.
+
+    Dashed lines show the limit of the GPU's read bandwidth. Buttons choose time, GB/s, or percent of that bandwidth.
+    """
     import plotly.graph_objects as go
 
     quantities = _quantities(results)
@@ -121,7 +123,7 @@ def chart_html(results: MicroResults) -> str:
 
 
 def _quantities(results: MicroResults) -> dict[str, Quantity]:
-    ceiling = results.ceilings.get(CARD_READ_GB_PER_S.name)
+    ceiling = results.ceilings.get(GPU_READ_GB_PER_S.name)
 
     def time(cell: CellResult, us: float) -> float:
         return us
@@ -129,17 +131,17 @@ def _quantities(results: MicroResults) -> dict[str, Quantity]:
     def rate(cell: CellResult, us: float) -> float:
         return cell.floor_bytes / us / 1e3
 
-    axes = {"µs": "µs a step", "GB/s": "GB/s, of the floor's bytes"}
-    if ceiling is None:  # a CPU
+    axes = {"µs": "µs per step", "GB/s": "GB/s, of the minimum bytes"}
+    if ceiling is None:  # on a CPU
         return {"µs": Quantity(axes["µs"], time), "GB/s": Quantity(axes["GB/s"], rate)}
     return {
         "µs": Quantity(axes["µs"], time, lambda cell: rate(cell, ceiling)),
-        "GB/s": Quantity(axes["GB/s"], rate, lambda cell: ceiling, CARD_LIMIT),
+        "GB/s": Quantity(axes["GB/s"], rate, lambda cell: ceiling, READ_LIMIT),
         "% of the read ceiling": Quantity(
-            "% of the card's read bandwidth",
+            "% of the GPU's read bandwidth",
             lambda cell, us: 100 * rate(cell, us) / ceiling,
             lambda cell: 100.0,
-            CARD_LIMIT,
+            READ_LIMIT,
         ),
     }
 
@@ -159,7 +161,7 @@ def _line(results: MicroResults, quantity: Quantity, kernel: str, color: str) ->
         "name": kernel,
         "x": [cell.batch for cell in cells],
         "y": [row[0] for row in rows],
-        # a shorter time is more bytes a second: which percentile is above the median depends on the quantity
+        # a shorter time is a higher bandwidth, so the quantity decides which percentile is above the median
         "error_y": {
             "type": "data",
             "symmetric": False,
@@ -173,8 +175,8 @@ def _line(results: MicroResults, quantity: Quantity, kernel: str, color: str) ->
 
 
 def _limits(results: MicroResults, limit: Callable[[CellResult], float], name: str | None) -> list[dict[str, Any]]:
-    """What the card allows, over the batch: one line ``name``, or one for each inner net that was timed."""
-    kinds = {kernel.name: name or f"floor of {INNER_LAYERS[kernel.layer_type].title}" for kernel in results.kernels}
+    """The GPU's limit over the batch: one line called ``name``, or one line for each inner net that was timed."""
+    kinds = {kernel.name: name or f"roofline of {INNER_LAYERS[kernel.layer_type].title}" for kernel in results.kernels}
     named: dict[str, dict[int, float]] = {}
     for cell in sorted((cell for cell in results.cells if cell.us), key=lambda cell: cell.batch):
         named.setdefault(kinds[cell.kernel], {})[cell.batch] = limit(cell)

@@ -1,6 +1,6 @@
 """The table of a micro-benchmark: for the terminal, as Markdown (the MLflow run's description) and as CSV.
 
-All of them show what is in the results and nothing else; a column without a value has no place.
+All of them only show what is in the results. A column without any value is left out.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from ttt_mlflow.report.summary import host_row, status_text, verdict_row
 from ttt_mlflow.report.text import escaped, number, text_table
 
 CEILINGS = {
-    names.CARD_READ_GB_PER_S: "the GPU reads {:,.0f} GB/s",
-    names.CARD_COPY_GB_PER_S: "copies {:,.0f} GB/s (read and written)",
-    names.CARD_MATMUL_TFLOPS: "multiplies fp16 matrices at {:,.0f} TFLOP/s",
+    names.GPU_READ_GB_PER_S: "the GPU reads {:,.0f} GB/s",
+    names.GPU_COPY_GB_PER_S: "copies {:,.0f} GB/s (read and written)",
+    names.GPU_MATMUL_TFLOPS: "multiplies fp16 matrices at {:,.0f} TFLOP/s",
 }
-L2_SIZES = 4  # of timed memory, below which the L2 may have served some of it
+L2_SIZES = 4  # timed memory, in L2 sizes, below which part of it may have been served from the L2
 COLUMNS = {
     "kernel": "kernel",
     "batch": "batch",
@@ -33,11 +33,11 @@ COLUMNS = {
     "status": "status",
     "verdict": "verdict",
 }
-TEXTS = ("kernel", "status", "verdict")  # headings of the columns that stand to the left
+TEXTS = ("kernel", "status", "verdict")  # headings of left-aligned columns
 
 
 def cell_text(cell: CellResult, results: MicroResults) -> str:
-    """One cell in one line, for the log."""
+    """One cell as one line, for the log."""
     if not cell.quantiles:
         return f"{cell.kernel} batch {cell.batch}: {cell.message}"
     median, low, high = (number(value) for value in cell.quantiles)
@@ -49,12 +49,12 @@ def cell_text(cell: CellResult, results: MicroResults) -> str:
 
 
 def ceilings_text(results: MicroResults) -> str:
-    """What the GPU can do, in one line."""
+    """The GPU's ceilings in one line."""
     return ", ".join(text.format(results.ceilings[metric.name]) for metric, text in CEILINGS.items())
 
 
 def table_frame(results: MicroResults) -> pd.DataFrame:
-    """A row a kernel and batch, numbers as measured, NaN where there is none."""
+    """One row for each kernel and batch, with the measured numbers. A missing number is NaN."""
     rows: list[dict[str, Any]] = []
     for cell in results.cells:
         kernel = results.kernel(cell.kernel)
@@ -90,7 +90,7 @@ def table_csv(results: MicroResults) -> str:
 
 
 def table_rows(results: MicroResults) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells for people; columns in which nothing was measured are left out."""
+    """Headings and formatted cells. Columns without any measured value are left out."""
     rows = [_row(cell, results) for cell in results.cells]
     shown = [key for key in COLUMNS if any(row[key] for row in rows)]
     return [COLUMNS[key] for key in shown], [[row[key] for key in shown] for row in rows]
@@ -120,7 +120,7 @@ def _number(value: float | None) -> str:
 
 
 def table_markdown(results: MicroResults) -> str:
-    """The table alone."""
+    """The table without notes."""
     headings, rows = table_rows(results)
     rules = ["---" if heading in TEXTS else "---:" for heading in headings]
     lines = [headings, rules, *([escaped(cell) for cell in row] for row in rows)]
@@ -128,7 +128,7 @@ def table_markdown(results: MicroResults) -> str:
 
 
 def micro_markdown(journal: Journal) -> str:
-    """The MLflow run's description: what was timed, the table, the card, what failed, the host."""
+    """The MLflow run's description: what was timed, the table, the GPU's ceilings, failures, the host."""
     results = read_results(journal)
     parts = [f"**{escaped(journal.run_name)}**", ""]
     if journal.status["status"] != "ok":
@@ -140,7 +140,7 @@ def micro_markdown(journal: Journal) -> str:
 
 
 def micro_text(journal: Journal, record_at: str) -> str:
-    """The table and what belongs to it, for the terminal; ``record_at`` says where the record is."""
+    """The table and its notes, for the terminal. ``record_at``: the location of the record."""
     results = read_results(journal)
     lines = [journal.run_name]
     if results and results.cells:
@@ -151,7 +151,7 @@ def micro_text(journal: Journal, record_at: str) -> str:
 
 
 def read_results(journal: Journal) -> MicroResults | None:
-    """The results in the journal; None where the run did not come that far."""
+    """The results in the journal; None if the run ended before it wrote them."""
     path = journal.artifacts / names.ARTIFACT_MICRO_SAMPLES.path
     return MicroResults.read(path) if path.exists() else None
 
@@ -168,16 +168,16 @@ def _notes(journal: Journal, results: MicroResults | None) -> list[str]:
 
 
 def _overlapping(results: MicroResults) -> list[str]:
-    """Whose launches overlapped, as they do with the kernel before them in the model."""
+    """A note that names the kernels whose launches overlapped, as they also do in a model."""
     names = dict.fromkeys(cell.kernel for cell in results.cells if cell.overlap)
-    return [f"launches that may begin before the one before them has ended: {', '.join(names)}"] if names else []
+    return [f"launches of these kernels may overlap: {', '.join(names)}"] if names else []
 
 
 def _warm(results: MicroResults) -> list[str]:
-    """A word about times that the L2 may have helped."""
+    """Notes about cells whose timed memory partly fits into the L2."""
     warm = {f"{cell.kernel} batch {cell.batch}": sizes for cell in results.cells if (sizes := results.l2_sizes(cell))}
     return [
-        f"{where}: the memory that was timed is {sizes:.1f} times the L2: part of it may have come from there"
+        f"{where}: the timed memory is {sizes:.1f} times the L2: part of it may have been read from the L2"
         for where, sizes in warm.items()
         if sizes < L2_SIZES
     ]

@@ -1,4 +1,4 @@
-"""Pages that need no network: a document around data and a script of ours."""
+"""HTML pages that need no network: a document with data and a script of this package."""
 
 import html
 import json
@@ -28,12 +28,12 @@ $script
 
 
 def page(title: str, name: str, data: object) -> str:
-    """``pages/<name>.html``, its script ``.js`` and the common style, around ``data`` as the element ``data``."""
+    """A page of ``pages/<name>.html``, its script ``.js``, the shared style, and ``data`` in the element ``data``."""
     return PAGE.substitute(
         title=html.escape(title),
         style=(SCRIPTS / "style.css").read_text(),
         body=(SCRIPTS / f"{name}.html").read_text(),
-        # no text inside may end the element
+        # escaped, so that no text in the data can close the script element
         data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         script=(SCRIPTS / f"{name}.js").read_text(),
     )

@@ -1,8 +1,7 @@
-"""What changed between two profiled steps, kernel by kernel.
+"""The change between two profiled steps, kernel by kernel.
 
-Kernels are matched by name and part. Each explains its own share of the step's change, and so does the time in which
-nothing ran: together they are the whole change. Two profiles have no scatter that a test could use: a small difference
-of one kernel may be chance.
+Kernels are matched by name and part. The changes of all kernels and of the idle time add up to the change of the step.
+Two profiles have no scatter to test against, so a small difference of one kernel may be chance.
 """
 
 import csv
@@ -21,7 +20,7 @@ from ttt_mlflow.report.style import COLORS, GRAY, figure_png
 from ttt_mlflow.report.text import markdown_table, number, run_label, shortened, text_table
 
 IDLE = "nothing running"
-SHOWN = 20  # rows in tables for people and in the picture; the others are one row there
+SHOWN = 20  # rows in the tables for people and in the chart; all other rows are combined into one
 COLUMNS = ("kernel", "part", "", "A ms", "B ms", "change ms", "of the change")
 SLOWER, FASTER = COLORS[1], COLORS[0]
 
@@ -30,9 +29,9 @@ Word = Literal["appeared", "vanished", "slower", "faster", "same"]
 
 @dataclass(frozen=True)
 class ProfiledStep:
-    """One profile of a run: ms a step of each kernel, by name and part, and of the time in which nothing ran."""
+    """One profile of a run: ms per step of each kernel, by name and part, and of the idle time."""
 
-    label: str  # whose it is
+    label: str  # of the run
     device: str
     step_ms: float
     idle_ms: float
@@ -42,13 +41,13 @@ class ProfiledStep:
 
     @property
     def slowed_pct(self) -> float | None:
-        """How much longer the profiler made it, where that is much."""
+        """By how much the profiler lengthened the step, in percent; None if that is little."""
         return slowed_pct(self.step_ms, self.measured_ms) if self.measured_ms else None
 
 
 @dataclass(frozen=True)
 class Change:
-    """One kernel of one part; ms a step, None where it does not occur; its share of the whole change, in percent."""
+    """The change of one kernel in one part. ms per step, None where it does not occur; the share in percent."""
 
     name: str
     part: str
@@ -56,12 +55,12 @@ class Change:
     a_ms: float | None
     b_ms: float | None
     change_ms: float
-    share_pct: float | None  # None where the step's time is the same
+    share_pct: float | None  # of the step's change; None if the step's time did not change
 
 
 @dataclass(frozen=True)
 class ProfileDiff:
-    """From A to B; the changes, the largest first, add up to the step's."""
+    """The changes from A to B, the largest first. They add up to the change of the step."""
 
     a: ProfiledStep
     b: ProfiledStep
@@ -73,7 +72,7 @@ class ProfileDiff:
 
 
 def read_profile(run: RecordedRun) -> ProfiledStep:
-    """The profile that PyTorch's profiler left in ``run``; raise :class:`BadInput` if there is none."""
+    """The profile that PyTorch's profiler recorded in ``run``. Raises :class:`BadInput` if there is none."""
     label = run_label(run)
     try:
         step = json.loads(_profile_file(run, ARTIFACT_TORCH_STEP).read_text())
@@ -96,11 +95,15 @@ def _profile_file(run: RecordedRun, artifact: Artifact) -> Path:
 
 
 def profile_diff(a: ProfiledStep, b: ProfiledStep) -> ProfileDiff:
-    """What changed from ``a`` to ``b``; raise :class:`BadInput` where they cannot be compared."""
+    """The change from ``a`` to ``b``. Raises :class:`BadInput` if they cannot be compared."""
     if a.device != b.device:
-        raise BadInput(f"{a.label} was profiled on {a.device}, {b.label} on {b.device}: their kernels are not the same")
+        raise BadInput(
+            f"{a.label} was profiled on {a.device}, {b.label} on {b.device}: compare two profiles of the same device"
+        )
     if None not in (a.mode, b.mode) and a.mode != b.mode:
-        raise BadInput(f"{a.label} was profiled in mode={a.mode}, {b.label} in mode={b.mode}: compare two of one mode")
+        raise BadInput(
+            f"{a.label} was profiled in mode={a.mode}, {b.label} in mode={b.mode}: compare two profiles of one mode"
+        )
     total = (sum(b.kernels.values()) + b.idle_ms) - (sum(a.kernels.values()) + a.idle_ms)
     changes = [_change(*key, a.kernels.get(key), b.kernels.get(key), total) for key in {**a.kernels, **b.kernels}]
     changes.append(_change(IDLE, "", a.idle_ms, b.idle_ms, total))
@@ -117,11 +120,11 @@ def _change(name: str, part: str, a_ms: float | None, b_ms: float | None, total:
     return Change(name, part, word, a_ms, b_ms, change, 100 * change / total if total else None)
 
 
-# Views
+# Output formats
 
 
 def diff_csv(diff: ProfileDiff) -> str:
-    """A row a kernel and part; an empty cell where it does not occur."""
+    """One row for each kernel and part. A cell is empty where the kernel does not occur."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Change)], lineterminator="\n")
     writer.writeheader()
@@ -136,37 +139,37 @@ def diff_markdown(diff: ProfileDiff) -> str:
 
 
 def diff_text(diff: ProfileDiff) -> str:
-    """For a terminal."""
+    """The difference as text for a terminal."""
     table = text_table(COLUMNS, _rows(diff), COLUMNS[3:])
     return "\n".join([f"A: {diff.a.label}", f"B: {diff.b.label}", diff_title(diff), *_measured(diff), table])
 
 
 def diff_title(diff: ProfileDiff) -> str:
-    """For example ``a step of 2 ms became 1.8 ms: -0.2 ms, -10.0 %``."""
-    return f"a profiled step of {_became(diff.a.step_ms, diff.b.step_ms, diff.change_ms)}"
+    """For example ``a profiled step changed from 2 ms to 1.8 ms: -0.2 ms, -10.0 %``."""
+    return f"a profiled step changed from {_became(diff.a.step_ms, diff.b.step_ms, diff.change_ms)}"
 
 
 def _measured(diff: ProfileDiff) -> list[str]:
-    """What the change comes to without the profilers, which may have made a step much longer themselves."""
+    """The change without a profiler. The profiler itself may lengthen a step considerably."""
     lines = []
     a_ms, b_ms = diff.a.measured_ms, diff.b.measured_ms
     if a_ms is not None and b_ms is not None:
-        lines.append(f"measured, without a profiler: {_became(a_ms, b_ms, b_ms - a_ms)}")
+        lines.append(f"the step measured without a profiler changed from {_became(a_ms, b_ms, b_ms - a_ms)}")
     for name, one in (("A", diff.a), ("B", diff.b)):
         if one.slowed_pct is not None:
             lines.append(
-                f"the profiler made {name} {one.slowed_pct:.0f} % longer: the idle time there is not the measured one"
+                f"the profiler made {name} {one.slowed_pct:.0f} % longer: its idle time is not the measured idle time"
             )
     return lines
 
 
 def _became(a_ms: float, b_ms: float, change_ms: float) -> str:
     percent = f", {100 * change_ms / a_ms:+.1f} %" if a_ms else ""
-    return f"{number(a_ms)} ms became {number(b_ms)} ms: {change_ms:+.4g} ms{percent}"
+    return f"{number(a_ms)} ms to {number(b_ms)} ms: {change_ms:+.4g} ms{percent}"
 
 
 def diff_png(diff: ProfileDiff) -> bytes:
-    """Bars of ms a step: to the right what became slower or appeared, to the left what became faster or vanished."""
+    """Bars in ms per step. Bars to the right became slower or are new; bars to the left became faster or are gone."""
     from matplotlib.figure import Figure
 
     shown, others = _shown(diff)
@@ -186,14 +189,14 @@ def diff_png(diff: ProfileDiff) -> bytes:
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.margins(x=0.35)
-    axes.set_xlabel("change in ms a step, from A to B")
+    axes.set_xlabel("change in ms per step, from A to B")
     title = [diff_title(diff), *_measured(diff), f"A: {diff.a.label}", f"B: {diff.b.label}"]
     axes.set_title("\n".join(title), loc="left", fontsize=9)
     return figure_png(figure)
 
 
 def _shown(diff: ProfileDiff) -> tuple[list[Change], list[Change]]:
-    """The largest changes, and the others: one alone is shown as it is."""
+    """The largest changes, and the others. A single other change is shown as it is."""
     limit = SHOWN if len(diff.changes) > SHOWN + 1 else len(diff.changes)
     return diff.changes[:limit], diff.changes[limit:]
 

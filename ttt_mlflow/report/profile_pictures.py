@@ -1,4 +1,4 @@
-"""A profile's pictures: the kernels with the most time, and one step as a timeline by stream."""
+"""The pictures of a profile: the kernels with the most time, and one step as a timeline by stream."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ LABEL_LENGTH = 60
 
 
 def kernels_png(kernels: Sequence[KernelRow], title: str) -> bytes:
-    """Bars of ms a step, colored by part, the longest on top."""
+    """Bars in ms per step, colored by part, the longest on top."""
     from matplotlib.figure import Figure
 
     top = kernels[:TOP]
@@ -27,14 +27,14 @@ def kernels_png(kernels: Sequence[KernelRow], title: str) -> bytes:
     axes.set_yticks(range(len(top)), [_label(row.name) for row in top], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.2)
-    axes.set_xlabel("ms a step")
+    axes.set_xlabel("ms per step")
     axes.set_title(title, loc="left")
     _legend(figure, [row.part for row in top], columns=4)
     return figure_png(figure)
 
 
 def timeline_png(activities: Sequence[Activity], title: str) -> bytes:
-    """One step: a lane a stream (on a CPU: a thread), each activity a bar in its part's color."""
+    """One step: a lane for each stream (on a CPU, thread), with each activity as a bar in the color of its part."""
     from matplotlib.figure import Figure
 
     lanes = list(dict.fromkeys(one.lane for one in activities))

@@ -1,4 +1,4 @@
-"""A profile's tables for people."""
+"""The tables of a profile, for people."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from ttt_mlflow.profilers.trace import UNKNOWN
 from ttt_mlflow.report.text import markdown_table, number, shortened
 
 KERNELS_SHOWN = 30
-SLOWED = 1.05  # a profiled step this many times as long as the measured one is said to be slowed
+SLOWED = 1.05  # a profiled step counts as slowed if it takes this many times as long as the measured step
 
 
 def kernels_markdown(
@@ -17,7 +17,7 @@ def kernels_markdown(
     measured_ms: float | None,
     notes: Sequence[str],
 ) -> str:
-    """A step's time by part and by kernel, and how it stands to the measured step."""
+    """The time of a step by part and by kernel, compared with the measured step."""
     what = "kernel" if profile.device == "cuda" else "operator"
     lines = [
         f"**{profile.steps} profiled steps, {number(profile.step_ms)} ms each: "
@@ -26,13 +26,13 @@ def kernels_markdown(
     ]
     if measured_ms:
         lines += [
-            f"The measured step, without a profiler, took {number(measured_ms)} ms (mean); the {what}s of a profiled "
-            f"step add up to {100 * profile.busy_ms / measured_ms:.1f} % of it.{_slowed(profile, measured_ms)}",
+            f"The measured step, without a profiler, took {number(measured_ms)} ms (mean). The {what}s of a profiled "
+            f"step add up to {100 * profile.busy_ms / measured_ms:.1f} % of that.{_slowed(profile, measured_ms)}",
             "",
         ]
     lines += [line for note in notes for line in (note, "")]
     lines += markdown_table(
-        ("part", "calls", "ms a step", "share", "least bytes", "least ms", "share of the roofline"),
+        ("part", "calls", "ms per step", "share", "minimum bytes", "roofline ms", "share of the roofline"),
         [
             (row.part, number(row.calls), number(row.ms_per_step), _percent(row.share_pct), _number(row.min_bytes),
              _number(row.floor_ms), _percent(row.roofline_pct))
@@ -42,7 +42,7 @@ def kernels_markdown(
     )  # fmt: skip
     lines += ["", f"The {min(KERNELS_SHOWN, len(kernels))} {what}s with the most time, of {len(kernels)}:", ""]
     lines += markdown_table(
-        (what, "part", "calls", "ms a step", "mean µs", "share"),
+        (what, "part", "calls", "ms per step", "mean µs", "share"),
         [
             (shortened(row.name), row.part, number(row.calls), number(row.ms_per_step), number(row.mean_us),
              _percent(row.share_pct))
@@ -52,12 +52,15 @@ def kernels_markdown(
     )  # fmt: skip
     unknown = sum(row.share_pct for row in kernels if row.part == UNKNOWN)
     if unknown:
-        lines += ["", f"Of {_percent(unknown)} of the time the part is not known."]
+        lines += ["", f"The part of {_percent(unknown)} of the time is not known."]
     return "\n".join([*lines, ""])
 
 
 def slowed_pct(step_ms: float, measured_ms: float) -> float | None:
-    """How much longer the profiler made a step, where that is much: its idle time is then not the measured step's."""
+    """By how much the profiler lengthened a step, in percent; None if that is little.
+
+    The idle time of a lengthened step is not that of the measured step.
+    """
     return 100 * (step_ms / measured_ms - 1) if step_ms >= SLOWED * measured_ms else None
 
 
@@ -71,7 +74,7 @@ def _slowed(profile: StepProfile, measured_ms: float) -> str:
     idle_ms = max(0.0, measured_ms - profile.busy_ms)
     return (
         f"{said}: it slows the host, which then launches kernels more slowly than the GPU runs them. "
-        f"In the measured step nothing ran for about {number(idle_ms)} ms."
+        f"In the measured step, nothing ran for about {number(idle_ms)} ms."
     )
 
 

@@ -1,4 +1,4 @@
-"""What all pictures share: colors and the way a figure becomes a file."""
+"""Colors, and writing a figure to a file, for all charts."""
 
 import io
 from typing import TYPE_CHECKING

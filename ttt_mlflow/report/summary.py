@@ -1,6 +1,6 @@
-"""What one run measured, for a person: the MLflow run's description and the terminal's last words.
+"""The summary of one run: the MLflow run's description, and the summary in the terminal.
 
-Both show what is in the journal and nothing else: a value that was not measured has no line.
+Both only show what is in the journal. A value that was not measured has no line.
 """
 
 import json
@@ -12,7 +12,7 @@ from ttt_mlflow.names import CLOCK_EVENT_PCT, CLOCK_EVENT_REASONS, VIOLATION_POL
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.report.text import escaped, number
 
-MetricValues = Mapping[str, float]  # by name, as a record is read
+MetricValues = Mapping[str, float]  # by name, as in a record
 
 THROUGHPUTS: dict[str, Throughput] = {
     "decode": names.DECODE_TOKENS_PER_S,
@@ -20,21 +20,21 @@ THROUGHPUTS: dict[str, Throughput] = {
     "generation": names.GENERATION_TOKENS_PER_S,
 }
 
-# tag's value -> the same for people
+# value of a tag -> its text in the summary
 WARMUP_ENDED = {
     "settled": "settled",
-    "count": "as many as asked for",
-    "most_passes": "not settled: most passes done",
-    "time_share": "not settled: its share of the time used up",
+    "count": "as many as requested",
+    "most_passes": "not settled: maximum number of passes reached",
+    "time_share": "not settled: time limit reached",
 }
-REPEATS_ENDED = {
-    "interval": "ended by the confidence interval",
-    "max_seconds": "ended by max_seconds",
-    "count": "as many as asked for",
+PASSES_ENDED = {
+    "interval": "stopped by the confidence interval",
+    "max_seconds": "stopped by max_seconds",
+    "count": "as many as requested",
     "interrupted": "interrupted",
 }
 
-# rows that list metrics one after the other: label -> metric -> the same in words
+# rows that list several metrics: label -> metric -> its text
 LISTED: dict[str, dict[Metric, str]] = {
     "decode step": {
         names.DECODE_STEP_MS_P50: "{} ms p50",
@@ -44,9 +44,9 @@ LISTED: dict[str, dict[Metric, str]] = {
     },
     "roofline": {
         names.ROOFLINE_PCT: "{} % of it",
-        names.ROOFLINE_MS: "floor {} ms",
-        names.MIN_BYTES_PER_STEP: "{} bytes a step",
-        names.FLOPS_PER_STEP: "{} FLOP a step",
+        names.ROOFLINE_MS: "roofline time {} ms",
+        names.MIN_BYTES_PER_STEP: "{} bytes per step",
+        names.FLOPS_PER_STEP: "{} FLOP per step",
     },
     "memory": {
         names.PEAK_MEMORY_ALLOCATED_GB: "peak {} GB allocated",
@@ -56,7 +56,7 @@ LISTED: dict[str, dict[Metric, str]] = {
     "power": {
         names.POWER_W_MEAN: "{} W",
         names.ENERGY_J: "{} J",
-        names.JOULES_PER_TOKEN: "{} J a token",
+        names.JOULES_PER_TOKEN: "{} J per token",
         names.TEMPERATURE_C_MAX: "{} °C at most",
         names.GPU_UTILIZATION_PCT_MEAN: "GPU {} % busy",
     },
@@ -77,10 +77,10 @@ LISTED: dict[str, dict[Metric, str]] = {
         names.ECC_UNCORRECTED_ERRORS: "{} uncorrected",
     },
     "profiled": {
-        names.PROFILED_STEP_MS: "{} ms a step",
+        names.PROFILED_STEP_MS: "{} ms per step",
         names.GPU_IDLE_PCT: "GPU idle {} %",
         names.LAUNCH_GAP_US_MEAN: "{} µs between kernels",
-        names.HOST_MS_PER_STEP: "{} ms a step on the host",
+        names.HOST_MS_PER_STEP: "{} ms per step on the host",
     },
     "model": {
         names.MODEL_PARAMETERS: "{} parameters",
@@ -102,7 +102,7 @@ def summary_markdown(journal: Journal) -> str:
 
 
 def summary_text(journal: Journal, record_at: str) -> str:
-    """The short summary for the terminal; ``record_at`` says where the record is."""
+    """The short summary for the terminal. ``record_at``: the location of the record."""
     rows = [*verdict_row(journal), *_configuration(journal), *_results(journal)]
     if journal.status["status"] != "ok":
         rows.insert(0, ("status", status_text(journal)))
@@ -112,7 +112,7 @@ def summary_text(journal: Journal, record_at: str) -> str:
 
 
 def throughput(metrics: MetricValues, mode: str) -> str | None:
-    """For example ``66,787 [66,500, 67,010]``: tokens/s of ``mode`` and the 95 % confidence interval of its median."""
+    """The median throughput and its 95 % confidence interval, for example ``66,787 [66,500, 67,010]`` tokens/s."""
     metric = THROUGHPUTS[mode]
     if metric.name not in metrics:
         return None
@@ -125,7 +125,7 @@ def status_text(journal: Journal) -> str:
 
 
 def verdict_row(journal: Journal) -> list[tuple[str, str]]:
-    """The verdict with its reasons, and what is worth knowing besides."""
+    """The verdict with its reasons and notes."""
     path = journal.artifacts / names.ARTIFACT_VERDICT.path
     if not path.exists():
         return []
@@ -145,7 +145,7 @@ def _configuration(journal: Journal) -> list[tuple[str, str]]:
 
 def _results(journal: Journal) -> list[tuple[str, str]]:
     metrics, mode = journal.metrics, journal.settings.get("mode")
-    spread = _present(metrics, {names.RELATIVE_SPREAD_PCT: "spread {} %"})
+    spread = _present(metrics, {names.RELATIVE_SPREAD_PCT: "coefficient of variation {} %"})
     prompt = _present(metrics, {names.PREFILL_MS: "{} ms", names.TIME_TO_FIRST_TOKEN_MS: "first token after {} ms"})
     decode, prefill = _throughput_parts(metrics, "decode"), _throughput_parts(metrics, "prefill")
     rows = [
@@ -171,7 +171,7 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
 
 
 def _listed(metrics: MetricValues, label: str) -> tuple[str, str]:
-    """A row of :data:`LISTED`: what was measured of it."""
+    """The row ``label`` of :data:`LISTED`, with the metrics that were measured."""
     return label, ", ".join(_present(metrics, LISTED[label]))
 
 
@@ -182,12 +182,12 @@ def _throughput_parts(metrics: MetricValues, mode: str) -> list[str]:
 
 
 def _passes_row(metrics: MetricValues, tags: Mapping[str, str]) -> str:
-    """How much was measured, and why not more: ``7 timed, ended by the interval, interval ±0.3 %, …``."""
+    """The length of the measurement and why it ended: ``7 timed, stopped by the confidence interval, …``."""
     parts = _present(metrics, {names.MEASURED_PASSES: "{} timed"})
-    parts += _words(REPEATS_ENDED, tags.get(names.TAG_STOP_REASON.name)) if parts else []
+    parts += _words(PASSES_ENDED, tags.get(names.TAG_STOP_REASON.name)) if parts else []
     parts += _present(metrics, {names.RELATIVE_HALF_WIDTH_PCT: "confidence interval ±{} %"})
     parts += _present(metrics, {names.ATTEMPTS: "attempt {}"})
-    warmup = _present(metrics, {names.WARMUP_PASSES: "{} to warm up"})
+    warmup = _present(metrics, {names.WARMUP_PASSES: "{} warm-up passes"})
     if warmup:
         warmup += _words(WARMUP_ENDED, tags.get(names.TAG_WARMUP_STOP_REASON.name))
     return ", ".join(parts + warmup)
@@ -198,7 +198,7 @@ def _words(meanings: Mapping[str, str], reason: str | None) -> list[str]:
 
 
 def _drift_row(metrics: MetricValues) -> str:
-    """The first third against the last, where it was tested."""
+    """Drift from the first third to the last, if it was tested."""
     across = _present(metrics, {names.DRIFT_PCT: "{} % from the first third of the passes to the last"})
     across += _present(metrics, {names.DRIFT_P_VALUE: "(p {})"})
     within = _present(metrics, {names.DRIFT_WITHIN_PASS_PCT: "{} % within a pass"})
@@ -244,11 +244,11 @@ def host_row(journal: Journal) -> list[tuple[str, str]]:
 
 
 def _interval(metrics: MetricValues, metric: Throughput) -> list[str]:
-    """``[low, high]`` of ``metric`` if it was measured, as a list of one text."""
+    """``[low, high]`` of ``metric`` as a list of one text; empty if it was not measured."""
     low, high = metrics.get(metric.ci_low.name), metrics.get(metric.ci_high.name)
     return [] if low is None or high is None else [f"[{number(low)}, {number(high)}]"]
 
 
 def _present(metrics: MetricValues, templates: Mapping[Metric, str]) -> list[str]:
-    """The templates of those metrics that were measured, filled in."""
+    """The filled-in templates of those metrics that were measured."""
     return [text.format(number(metrics[metric.name])) for metric, text in templates.items() if metric.name in metrics]

@@ -1,4 +1,4 @@
-"""One line a run, for the terminal, the runs that were judged invalid in gray."""
+"""One line for each run, for the terminal. Invalid runs are gray."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ COLUMNS = (
     "generated",
     "status",
     "verdict",
-    "tokens/s [95 % interval]",
+    "tokens/s [95 % confidence interval]",
     "ms/step",
     "peak memory GB",
 )
@@ -26,9 +26,9 @@ MICRO_COLUMNS = ("micro-benchmark", "kernels", "batches", "heads", "dtype", "sta
 
 
 def table_text(runs: Iterable[RecordedRun]) -> str:
-    """The table for a terminal (gray by ANSI codes); lines are as long as their content, whatever its width.
+    """The table for a terminal (gray by ANSI codes). Lines are not wrapped to the terminal's width.
 
-    Micro-benchmarks, which measure something else, have a table of their own after it.
+    Micro-benchmarks follow in a table of their own.
     """
     runs = list(runs)
     micro = [run for run in runs if run.entry_point == MicroConfig.entry_point]
@@ -44,18 +44,18 @@ def table_text(runs: Iterable[RecordedRun]) -> str:
 
 
 def is_invalid(run: RecordedRun) -> bool:
-    """Whether the run's numbers are to be shown gray."""
+    """Whether the run is invalid. Its numbers are shown in gray."""
     return run.tags.get(names.TAG_VERDICT.name) == "invalid"
 
 
 def verdict_cell(run: RecordedRun) -> str:
-    """For example ``invalid: drift``; empty of a run that was not judged."""
+    """For example ``invalid: drift``; empty for a run without a verdict."""
     verdict, reasons = run.tags.get(names.TAG_VERDICT.name), run.tags.get(names.TAG_REASONS.name, "")
     return ": ".join(filter(None, [verdict, reasons.replace(",", ", ")]))
 
 
 def table_row(run: RecordedRun) -> tuple[str, ...]:
-    """One run's cells, in the order of :data:`COLUMNS`; what was not measured is an empty cell."""
+    """The cells of one run, in the order of :data:`COLUMNS`. The cell of a value that was not measured is empty."""
     config, metrics = run.settings, run.metrics
     decode = config["mode"] == "decode"
     step = metrics.get(names.DECODE_STEP_MS_P50.name) if decode else None
@@ -76,7 +76,7 @@ def table_row(run: RecordedRun) -> tuple[str, ...]:
 
 
 def micro_row(run: RecordedRun) -> tuple[str, ...]:
-    """One micro-benchmark's cells, in the order of :data:`MICRO_COLUMNS`; its own table is in its record."""
+    """The cells of one micro-benchmark, in the order of :data:`MICRO_COLUMNS`. Its results are in its record."""
     config = run.settings
     return (
         run.id,

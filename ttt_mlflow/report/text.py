@@ -1,4 +1,4 @@
-"""Numbers and tables as text, for a terminal and for Markdown."""
+"""Numbers and tables as text, for the terminal and for Markdown."""
 
 from collections.abc import Collection, Sequence
 
@@ -11,14 +11,14 @@ from ttt_mlflow.record.recorded_run import RecordedRun
 
 
 def number(value: float) -> str:
-    """Four significant digits or all before the point: ``66,787``, ``15.33``, ``0.01234``."""
+    """Four significant digits, or all digits before the decimal point: ``66,787``, ``15.33``, ``0.01234``."""
     if abs(value) >= 999.95:
         return f"{value:,.0f}"
     return f"{value:.4g}"
 
 
 def escaped(text: str) -> str:
-    """Text for a Markdown table's cell."""
+    """``text`` for a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -31,7 +31,7 @@ def text_table(
     numeric: Collection[str] = (),
     gray: Sequence[bool] | None = None,
 ) -> str:
-    """Rows for a terminal; ``numeric`` names the columns that stand to the right, ``gray`` says which rows are gray."""
+    """Rows for a terminal. ``numeric``: the columns that are right-aligned. ``gray``: which rows are gray."""
     table = Table(box=SIMPLE_HEAD, header_style="")
     for column in columns:
         table.add_column(column, justify="right" if column in numeric else "left", no_wrap=True)
@@ -51,21 +51,21 @@ def text_table(
     return "\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip())
 
 
-NAME_LENGTH = 100  # of a kernel's name, which may have a thousand characters
+NAME_LENGTH = 100  # of a kernel's name; template instances have names of a thousand characters
 
 
 def shortened(name: str) -> str:
-    """A kernel's name for people."""
+    """A kernel's name, shortened for people."""
     return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> list[str]:
-    """Markdown; all columns but the first ``texts`` are numbers."""
+    """A Markdown table. All columns except the first ``texts`` are right-aligned."""
     rules = ["---"] * texts + ["---:"] * (len(columns) - texts)
     return [f"| {' | '.join(map(escaped, row))} |" for row in (columns, rules, *rows)]
 
 
 def run_label(run: RecordedRun) -> str:
-    """A run's name, its id and its GPU (or host), in one line."""
+    """The run's name, its id and its GPU (or host), in one line."""
     where = run.tags.get(TAG_GPU_NAME.name) or run.tags.get(TAG_HOST.name)
     return f"{run.name}, {run.id}{f', {where}' if where else ''}"

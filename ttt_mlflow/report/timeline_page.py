@@ -1,4 +1,4 @@
-"""One step as a page that needs no network: a timeline to zoom into, and the way to the full trace in Perfetto."""
+"""One step as a page that needs no network: a timeline that can be zoomed, and a button for Perfetto."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,11 @@ from ttt_mlflow.profilers.trace import Activity
 from ttt_mlflow.report.page import page
 from ttt_mlflow.report.style import PART_COLORS
 
-EMBEDDED_BYTES = 16 << 20  # of the packed trace at most; a larger one the page asks for
+EMBEDDED_BYTES = 16 << 20  # largest packed trace in the page; the page asks the user for a larger one
 
 
 def timeline_page(activities: Sequence[Activity], packed_trace: bytes, title: str) -> str:
-    """``packed_trace`` is the full trace, gzipped, in the page where it has up to :data:`EMBEDDED_BYTES`."""
+    """``packed_trace``: the full trace, gzipped. The page contains it up to :data:`EMBEDDED_BYTES`."""
     begin = min((one.begin_us for one in activities), default=0.0)
     lanes, names = _numbered(one.lane for one in activities), _numbered(one.name for one in activities)
     parts = _numbered(part for part in PART_COLORS if any(one.part == part for one in activities))
@@ -37,5 +37,5 @@ def timeline_page(activities: Sequence[Activity], packed_trace: bytes, title: st
 
 
 def _numbered(values: Iterable[str]) -> dict[str, int]:
-    """Each value's place among the different ones, in their order."""
+    """The index of each distinct value, in the order of the first occurrence."""
     return {value: index for index, value in enumerate(dict.fromkeys(values))}

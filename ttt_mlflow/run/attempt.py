@@ -1,4 +1,4 @@
-"""One thing after another that may fail: a profiling pass, a kernel. What goes wrong costs the others nothing."""
+"""Runs steps that may fail, such as a profiling pass or a kernel. A failure does not affect the others."""
 
 import errno
 import logging
@@ -14,24 +14,24 @@ from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.run.out_of_memory import failure_of
 
 COMPLETE = "the measurement before it is complete"
-ROOM, ROOM_BYTES = ".room", 256 << 10  # a record without its artifacts has a tenth of it
+ROOM, ROOM_BYTES = ".room", 256 << 10  # ten times what a record without its artifacts needs
 log = logging.getLogger(__name__)
 
 
 def attempt(action: Callable[[], None], what: str, device: torch.device) -> TTTError | None:
-    """Do it; why ``what`` failed on ``device``, or None. Raises what a signal asked for."""
+    """Run ``action``. Returns why ``what`` failed on ``device``, or None. Raises Killed if a signal arrived."""
     try:
         action()
         end_if_asked()
         return None
     except Exception as error:
-        # returned as a value: the caller says where it goes
+        # returned as a value, so that the caller decides where to report it
         log.error("%s failed\n%s", what, traceback.format_exc())
         return failure_of(error, what, device)
 
 
 def attempt_pass(kind: str, record: Journal, device: torch.device, action: Callable[[], None]) -> str | None:
-    """Make the profiling pass ``kind``; why it failed, in one line with its name, or None."""
+    """Run the profiling pass ``kind``. Returns why it failed, in one line with its name, or None."""
 
     def write_with_room() -> None:
         try:
@@ -41,7 +41,7 @@ def attempt_pass(kind: str, record: Journal, device: torch.device, action: Calla
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            room = f"make room in {record.path.parent} and profile again"
+            room = f"free some space in {record.path.parent} and profile again"
             raise RunFailed(f"cannot be written ({error.strerror}); {room}") from error
 
     failure = attempt(write_with_room, "the profiling pass", device)
@@ -53,7 +53,7 @@ def attempt_pass(kind: str, record: Journal, device: torch.device, action: Calla
 
 @contextmanager
 def after_the_measurement(during: str) -> Iterator[None]:
-    """Let a signal that ends the block say what it cut short, and that it was not the measurement."""
+    """Add to a signal that ends the block what it interrupted, and that the measurement was complete."""
     try:
         yield
     except Killed as killed:
@@ -63,10 +63,10 @@ def after_the_measurement(during: str) -> Iterator[None]:
 
 @contextmanager
 def _room_kept(record: Journal) -> Iterator[None]:
-    """Keep room on the disk while a pass writes, which it gives back: the end of the record must fit after it."""
+    """Reserve disk space while a pass writes, and release it afterwards, so that the end of the record fits."""
     room = record.path / ROOM
     try:
-        room.write_bytes(os.urandom(ROOM_BYTES))  # not zeros, which a file system may pack
+        room.write_bytes(os.urandom(ROOM_BYTES))  # not zeros, which a file system may compress
         yield
     finally:
         room.unlink(missing_ok=True)

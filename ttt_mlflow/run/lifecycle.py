@@ -1,4 +1,4 @@
-"""The life of a run of any kind: open the record, measure, record, profile, and give the record its end."""
+"""The lifecycle of every run: open the record, measure, record, profile, and close the record."""
 
 import json
 import logging
@@ -31,14 +31,14 @@ HOST_TAGS = {
     names.TAG_TRITON: "triton",
     names.TAG_GIT_DIRTY: "git_dirty",
 }
-# fields of a configuration that are recorded as parameters only if they have a value
+# configuration fields that are recorded as parameters only if they have a value
 OPTIONAL = ("inner_net", "nsys_args", "checkpoint")
 Describe = Callable[[Journal], str]
 log = logging.getLogger(__name__)
 
 
 class Planned(Protocol):
-    """What every plan has."""
+    """The common attributes of all plans."""
 
     @property
     def used(self) -> Configuration: ...
@@ -49,29 +49,29 @@ class Planned(Protocol):
 
 
 class Run(Protocol):
-    """What the kinds of runs do differently. :func:`conduct` calls the methods once, in this order."""
+    """The parts that differ between kinds of runs. :func:`conduct` calls the methods once, in this order."""
 
     @property
     def plan(self) -> Planned: ...
 
     def measure(self, sampler: NvmlSampler | None) -> None:
-        """Prepare and measure, while ``sampler`` reads the GPU; None on a CPU and without NVML."""
+        """Prepare and measure while ``sampler`` reads the GPU. None on a CPU and without NVML."""
 
     def record_measured(self) -> None:
-        """Write down what was measured so far, complete or not: called however ``measure`` ended."""
+        """Record what was measured so far, complete or not. Called regardless of how ``measure`` ended."""
 
     def profile(self) -> None:
         """Run the profiling passes. Called after a complete measurement."""
 
     def failure(self) -> TTTError | None:
-        """What could not be done although the run came to its end."""
+        """What failed although the run continued to its end."""
 
 
 def conduct(run: Run, record: Journal, reporter: Reporter, describe: Describe) -> TTTError | None:
-    """Carry out ``run`` and give ``record`` its status, whatever ends it; return why it failed.
+    """Carry out ``run`` and set the status of ``record``, however the run ends. Returns why it failed, or None.
 
-    ``describe`` makes the description of the MLflow run. A signal's Killed, and a KeyboardInterrupt, are raised once
-    they are recorded.
+    ``describe`` makes the description of the MLflow run. Killed and KeyboardInterrupt are raised after they are
+    recorded.
     """
     with run_log(record), _killed_is_recorded(record, describe):
         try:
@@ -87,21 +87,21 @@ def conduct(run: Run, record: Journal, reporter: Reporter, describe: Describe) -
         except (Killed, KeyboardInterrupt):
             raise
         except BaseException as error:
-            # as text: a handler that keeps its records would keep the traceback, and with it the model's memory
+            # as text: a handler that keeps log records would keep the traceback, and with it the model's memory
             log.error("the run ended early\n%s", traceback.format_exc())
             failure = failure_of(error, run.plan.used.run_name, run.plan.device)
         status = "ok" if failure is None else "oom" if isinstance(failure, OutOfMemory) else "error"
         message, exit_code = (str(failure), failure.exit_code) if failure else (None, 0)
         _record_end(record, status, message, exit_code, describe)
-    # returned, not raised inside the handler: the context of an exception would hold the model's memory
+    # returned instead of raised here: the context of an exception would keep the model's memory
     return failure
 
 
 def _record_plan(record: Journal, plan: Planned, reporter: Reporter) -> None:
-    """The configuration as it is used, and the host's facts."""
+    """Record the configuration as used, and the host's facts."""
     used = plan.used
     record.set_used(used.model_dump(mode="json"))
-    # what the model does not have, or was not given, is absent; other fields may stay on auto
+    # values that the model does not have, or that were not given, are absent; other fields may remain auto
     absent = {name for name in OPTIONAL if getattr(used, name, None) is None}
     record.update_params(used.model_dump(exclude=absent))
     _record_environment(record, used, plan.device)
@@ -112,7 +112,7 @@ def _record_plan(record: Journal, plan: Planned, reporter: Reporter) -> None:
 
 
 def _record_environment(record: Journal, used: Configuration, device: torch.device) -> None:
-    """The host's facts, its packages, and the tags that follow from them and from the configuration."""
+    """Record the host's facts, its packages, and the tags from them and from the configuration."""
     facts = host.host_facts(device)
     tags: Tags = {tag: _text(facts[fact]) for tag, fact in HOST_TAGS.items() if fact in facts}
     tags[names.TAG_CONFIG_ID] = used.config_id
@@ -124,7 +124,7 @@ def _record_environment(record: Journal, used: Configuration, device: torch.devi
 
 
 def open_sampler(device: torch.device, reporter: Reporter) -> NvmlSampler | None:
-    """NVML's sampler for a GPU; None on a CPU, and where NVML is missing, which is said."""
+    """The NVML sampler of a GPU. None on a CPU, and without NVML, with a warning."""
     if device.type != "cuda":
         return None
     try:
@@ -135,7 +135,7 @@ def open_sampler(device: torch.device, reporter: Reporter) -> NvmlSampler | None
 
 
 def _record_end(record: Journal, status: str, message: str | None, exit_code: int, describe: Describe) -> None:
-    """Give the record its status, the description that goes with it, and the host's load at the end."""
+    """Record the status, the final description, and the host's load at the end."""
     record.set_status(status, message, exit_code)
     record.update_tags({names.TAG_STATUS: status} | ({names.TAG_MESSAGE: message} if message else {}))
     record.set_description(describe(record))
@@ -144,21 +144,21 @@ def _record_end(record: Journal, status: str, message: str | None, exit_code: in
 
 @contextmanager
 def _killed_is_recorded(record: Journal, describe: Describe) -> Iterator[None]:
-    """Give the record the status ``killed`` when a signal ends what is done inside, the recording of its end included.
+    """Record the status ``killed`` if a signal ends the block, even while the end of the run is being recorded.
 
-    Otherwise the record would say that the run is still going on. A KeyboardInterrupt counts as killed too: it is what
-    SIGINT becomes where nobody listens to signals, in a notebook for example.
+    Otherwise the record would remain ``running``. A KeyboardInterrupt counts as killed too. It is the result of SIGINT
+    where no handler is installed, for example in a notebook.
     """
     try:
         yield
     except (Killed, KeyboardInterrupt) as interruption:
         killed = interruption if isinstance(interruption, Killed) else Killed(signal.SIGINT)
-        _record_end(record, "killed", f"ended by {killed}", killed.exit_code, describe)
+        _record_end(record, "killed", f"stopped by {killed}", killed.exit_code, describe)
         raise
 
 
 def _record_load_at_the_end(record: Journal) -> None:
-    """The host's load again: its load at the start is in the same file, if the run came that far."""
+    """Record the host's load again. The same file has the load at the start, if the run got that far."""
     path, load = record.artifacts / names.ARTIFACT_HOST.path, host.cpu_load_1min()
     if path.exists() and load is not None:
         facts = json.loads(path.read_text())

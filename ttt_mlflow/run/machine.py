@@ -1,6 +1,6 @@
-"""What this machine has: a GPU, Triton's interpreter, a compiler.
+"""The capabilities of this machine: a GPU, Triton's interpreter, a compiler.
 
-torch is imported where it is needed: the list of kernels asks for the rest only.
+torch is imported only where it is needed, because listing the kernels does not need it.
 """
 
 import os
@@ -10,19 +10,19 @@ from ttt_mlflow.errors import BadInput
 
 
 def interpreting() -> bool:
-    """Whether Triton runs its kernels in its interpreter, on the host."""
+    """Whether Triton runs kernels in its interpreter, on the host."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def missing_cxx_compiler() -> str | None:
-    """Why torch.compile cannot compile for the CPU here; None where it can."""
+    """Why torch.compile cannot compile for the CPU here; None if it can."""
     if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
         return None
-    return "compiling for a CPU needs a C++ compiler (g++ or clang++), and none is found"
+    return "compiling for a CPU needs a C++ compiler (g++ or clang++), but none was found"
 
 
 def choose_device(asked: str | None, notices: list[str]) -> str:
-    """``cuda`` or ``cpu``; raise BadInput for a GPU that is asked for and is not there."""
+    """``cuda`` or ``cpu``. Raises BadInput if a GPU is requested but not available."""
     import torch
 
     found = torch.cuda.is_available()
@@ -30,7 +30,7 @@ def choose_device(asked: str | None, notices: list[str]) -> str:
         raise BadInput("device=cuda: PyTorch finds no GPU on this machine; use device=cpu, or a machine with a GPU")
     device = asked or ("cuda" if found else "cpu")
     if device == "cuda" and interpreting():
-        raise BadInput("device=cuda: TRITON_INTERPRET=1 is set, Triton would run on the host; unset it, or use cpu")
+        raise BadInput("device=cuda: TRITON_INTERPRET=1 makes Triton run on the host; unset it, or use device=cpu")
     if asked is None and device == "cpu":
         notices.append("device: no GPU found, measuring on the CPU")
     return device

@@ -1,7 +1,7 @@
-"""A decode or prefill run: build, compile, warm up, measure, judge, record, profile.
+"""A decode or prefill run: builds, compiles, warms up, measures, judges, records and profiles.
 
 :func:`ttt_mlflow.run.lifecycle.conduct` calls the public methods of :class:`ModelRun` from top to bottom. The record is
-written as the run goes on, so that whatever ends it leaves what was measured until then.
+written during the run, so an early end of the run keeps what was measured.
 """
 
 import json
@@ -34,12 +34,12 @@ from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.quiet import wait_until_quiet
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 
-WARMUP_STEPS = 128  # of a warm-up pass at most, rounded up to whole periods: it need not be as long as a timed one
-WARMUP_PASS_MS = 250.0  # as long as it need be: the end of the warm-up is looked for after each pass
+WARMUP_STEPS = 128  # maximum of a warm-up pass, rounded up to whole periods; it can be shorter than a timed pass
+WARMUP_PASS_MS = 250.0  # sufficient length of a warm-up pass; the warm-up can end after each pass
 
 
 class RunObserver(Observer):
-    """Marks the measured sections for NVML's sampler, and shows progress."""
+    """Marks the measured sections for the NVML sampler, and shows progress."""
 
     def __init__(self, sampler: NvmlSampler | None, show: Show) -> None:
         self._sampler, self._show = sampler, show
@@ -56,7 +56,7 @@ class RunObserver(Observer):
 
 
 class ModelRun:
-    """One measurement of a model, and what it leaves behind."""
+    """One measurement of a model and its results."""
 
     def __init__(self, plan: Plan, record: Journal, reporter: Reporter) -> None:
         self.plan, self.record, self.reporter = plan, record, reporter
@@ -66,18 +66,18 @@ class ModelRun:
         self.sampler: NvmlSampler | None = None
         self.prepared: Prepared | None = None
         self.measurement = self._new_measurement()
-        self.prefill_ms: list[float] = []  # one a pass, warm-up passes first
+        self.prefill_ms: list[float] = []  # one per pass, warm-up passes first
         self.first_token_ms: list[float] = []
-        self.discarded: list[dict[str, Any]] = []  # attempts before the one that counts
+        self.discarded: list[dict[str, Any]] = []  # attempts before the last one
         self.discarded_steps: list[pd.DataFrame] = []
-        self.measured_ms: float | None = None  # the mean step; in prefill mode the prompt
+        self.measured_ms: float | None = None  # the mean step; in prefill mode, the prompt
         self.roofline = Roofline()
         self.problems: list[str] = []  # of the profiling passes
 
     def measure(self, sampler: NvmlSampler | None) -> None:
         self.sampler = sampler
         if self.on_gpu:
-            torch.cuda.empty_cache()  # what an earlier run of this process left cached is none of this one's
+            torch.cuda.empty_cache()  # cached memory of an earlier run in this process does not belong to this run
             torch.cuda.reset_peak_memory_stats(self.device)
         self.prepared = self._prepare()
         with self.reporter.progress("measuring") as show:
@@ -115,7 +115,7 @@ class ModelRun:
         with self.reporter.phase(names.PROFILE_S, "profiling"), after_the_measurement("while profiling"):
             profiles.of_the_model(prepared)
             prepared.decoder.close()
-            del prepared  # a process of its own needs the memory
+            del prepared  # the separate process needs the memory
             profiles.of_a_process()
         self.record.update_metrics(self.reporter.phases)
         self.problems = profiles.problems
@@ -138,7 +138,7 @@ class ModelRun:
             return Prepared(prompt, make_ready(self.plan, model, prompt))
 
     def _measure_until_valid(self, prepared: Prepared, show: Show) -> None:
-        """Measure; and again, as often as was asked for, where the verdict is invalid and another attempt can help."""
+        """Measure. Repeat while the verdict is invalid, attempts are left, and another attempt can help."""
         while True:
             one = self._prefill_pass(prepared) if self.used.mode == "prefill" else self._decode_pass(prepared)
             measure_passes(one, self.used.budget, RunObserver(self.sampler, show), self.measurement)
@@ -146,7 +146,7 @@ class ModelRun:
             if verdict.word != "invalid" or len(self.discarded) == self.used.retry_invalid:
                 return
             if not verdict.retry_can_help:
-                self.reporter.say(f"Not measured again, since it would end the same: {verdict.text}")
+                self.reporter.say(f"Not measured again, because the result would be the same: {verdict.text}")
                 return
             self._discard(verdict)
             self.reporter.say(f"Attempt {len(self.discarded)} is measured again. {verdict.text}")
@@ -171,9 +171,9 @@ class ModelRun:
         )
 
     def _warmup_steps(self, prepared: Prepared) -> int:
-        """Of a warm-up pass: WARMUP_STEPS, or those that take WARMUP_PASS_MS, in whole periods; no more than a pass."""
+        """Steps of a warm-up pass, in whole periods: WARMUP_STEPS, or fewer if WARMUP_PASS_MS or a pass is shorter."""
         genlen, period = self.used.genlen, self.plan.entry.period
-        timed = profiled_steps(period)  # as many as show what a step costs
+        timed = profiled_steps(period)  # enough steps to estimate the time of one
         if genlen <= timed:
             return genlen
         timed_ms = StepTimer(timed, self.device).time_steps(prepared.decoder.step).total_ms
@@ -181,7 +181,7 @@ class ModelRun:
         return min(genlen, most, timed * math.ceil(WARMUP_PASS_MS / timed_ms))
 
     def _time_prefill(self, prepared: Prepared) -> None:
-        """Process the prompt; note the device's time for it and when its first token was on the host."""
+        """Process the prompt. Record its device time and the time until the first token was on the host."""
         self._synchronize()
         began = time.perf_counter()
         first, ms = time_once(lambda: prepared.decoder.prefill(prepared.prompt), self.device)
@@ -194,7 +194,7 @@ class ModelRun:
         return judge(found, self.thresholds)
 
     def _discard(self, verdict: Verdict) -> None:
-        """Keep the attempt beside the record, and begin a new one."""
+        """Keep the attempt in the record, and start a new measurement."""
         attempt = len(self.discarded) + 1
         self.discarded.append({"attempt": attempt, "passes": self._passes_record()} | verdict.record())
         steps = self.measurement.steps_frame()
@@ -212,13 +212,13 @@ class ModelRun:
             self._synchronize()
             still = wait_until_quiet(self.sampler.samples, lambda why: show(0.0, f"waiting: {why}"))
             if still:
-                self.reporter.say(f"The GPU did not become quiet: {'; '.join(still)}. Measuring all the same.")
+                self.reporter.say(f"The GPU did not become quiet: {'; '.join(still)}. The run measures anyway.")
 
     def _synchronize(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
-    # The record
+    # Recording
 
     def _throughput_metrics(self) -> Metrics:
         tokens_per_pass = self.plan.workload.tokens_per_pass
@@ -227,9 +227,9 @@ class ModelRun:
         return self.measurement.decode_metrics(tokens_per_pass) | self._prompt_metrics()
 
     def _prompt_metrics(self) -> Metrics:
-        """What the prompt's part adds to a decode run: medians over the measured passes."""
+        """Metrics of the prompt in a decode run: medians over the measured passes."""
         skip, repeats = self.measurement.warmup_count, self.measurement.repeats
-        measured = slice(skip, skip + len(repeats))  # a pass that was cut short has a prompt and no repeat
+        measured = slice(skip, skip + len(repeats))  # an interrupted pass has a prompt but no timed steps
         prefill, first = self.prefill_ms[measured], self.first_token_ms[measured]
         if not prefill:
             return {}
@@ -257,7 +257,7 @@ class ModelRun:
     def _record_telemetry(self, sampler: NvmlSampler) -> Metrics:
         metrics = samples.summarize(sampler.frame(), sampler.sections)
         if names.ENERGY_J in metrics and self.used.mode == "decode" and not self.measurement.interrupted:
-            tokens = self.plan.workload.tokens_per_pass * len(self.measurement.complete_repeats)
+            tokens = self.plan.workload.tokens_per_pass * len(self.measurement.complete_passes)
             metrics[names.JOULES_PER_TOKEN] = metrics[names.ENERGY_J] / tokens
         self.record.set_series(record_samples(self.record, sampler, self.device, self.used.run_name))
         return metrics

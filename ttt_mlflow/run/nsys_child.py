@@ -1,7 +1,7 @@
-"""The process that Nsight Systems records: a few steps of a configuration that was measured.
+"""The process that Nsight Systems records: it runs a few steps of a measured configuration.
 
-``python -m ttt_mlflow.run.nsys_child JSON``, with a RunConfig in which nothing is left open. The model is built,
-compiled and captured before the recording begins. Each step is an NVTX range; in eager steps layers and parts are, too.
+``python -m ttt_mlflow.run.nsys_child JSON``, with a RunConfig in which all values are chosen. The model is built,
+compiled and captured before the recording begins. Each step is an NVTX range; in eager steps, layers and parts are too.
 """
 
 import sys

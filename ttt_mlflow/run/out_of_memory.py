@@ -1,4 +1,4 @@
-"""Tells running out of memory from other failures, and says what was asked for and what there is."""
+"""Detects out-of-memory errors, and describes what was requested and what the device has."""
 
 import re
 
@@ -19,9 +19,9 @@ def _says_out_of_memory(error: BaseException) -> bool:
 
 
 def find_out_of_memory(error: BaseException | None) -> BaseException | None:
-    """The error that says that the device (or the host) has no more memory: ``error``, or one that led to it.
+    """The error that reports that the device (or the host) is out of memory: ``error`` or one of its causes.
 
-    A CUDA graph's capture that runs out of memory ends with an error of its own.
+    A CUDA graph capture that runs out of memory raises a different error at its end.
     """
     while error is not None and not _says_out_of_memory(error):
         error = error.__cause__ or error.__context__
@@ -29,14 +29,14 @@ def find_out_of_memory(error: BaseException | None) -> BaseException | None:
 
 
 def out_of_memory_message(error: BaseException, what: str, device: torch.device) -> str | None:
-    """One line: ``what`` does not fit, what the device has, the peak reached; None for another failure."""
+    """One line: ``what`` does not fit, the device's memory, the peak. None for another kind of failure."""
     source = find_out_of_memory(error)
     if source is None:
         return None
     parts = [f"out of memory: {what} does not fit"]
     if found := REQUEST.search(str(source)):
         request = found.group(1) or f"{int(found.group(2)) / 1e9:.2f} GB"
-        parts.append(f"{request} more was asked for")
+        parts.append(f"{request} more was requested")
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory / 1e9
         peak = torch.cuda.max_memory_allocated(device) / 1e9
@@ -45,9 +45,9 @@ def out_of_memory_message(error: BaseException, what: str, device: torch.device)
 
 
 def failure_of(error: BaseException, what: str, device: torch.device) -> TTTError:
-    """What ``error``, which ended ``what`` on ``device``, means to a person: OutOfMemory or RunFailed.
+    """The failure for the user, OutOfMemory or RunFailed, for ``error``, which ended ``what`` on ``device``.
 
-    A new exception, since the traceback of the old one holds the model's memory.
+    It is a new exception, because the traceback of the original one keeps the model's memory.
     """
     if message := out_of_memory_message(error, what, device):
         return OutOfMemory(message)

@@ -1,6 +1,6 @@
-"""Chooses what a configuration leaves open, for this machine, before anything is built.
+"""Chooses the values that a configuration leaves open, before anything is built.
 
-What was asked for explicitly is used or refused. A default that does not exist here is left off, with a notice.
+An explicit value is used or refused. A default that is not available on this machine is replaced, with a notice.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ DEFAULT_INNER_NET_CPU = "mlp_1_dual"
 
 @dataclass(frozen=True)
 class Plan:
-    """``asked`` as it was given, ``used`` with nothing left open, and what the person should know about the rest."""
+    """A configuration as given (``asked``), with all values chosen (``used``), and notices for the user."""
 
     asked: RunConfig
     used: RunConfig
@@ -30,7 +30,7 @@ class Plan:
     entry: ModelEntry
     request: ModelRequest
     notices: list[str]
-    nsys: Nsys | None  # where it is asked for
+    nsys: Nsys | None  # None if nsys was not requested
 
     @property
     def device(self) -> torch.device:
@@ -38,7 +38,7 @@ class Plan:
 
 
 def make_plan(asked: RunConfig) -> Plan:
-    """Choose for this machine what ``asked`` leaves open; raise BadInput for what cannot be had here."""
+    """Choose for this machine what ``asked`` leaves open. Raises BadInput for what is not possible here."""
     notices: list[str] = []
     entry = find_model(asked.model_name)
     check_nsys_options(asked)
@@ -67,17 +67,19 @@ def make_plan(asked: RunConfig) -> Plan:
 
 
 def check_nsys_options(asked: RunConfig | MicroConfig) -> None:
-    """Refuse options for nsys that cannot be passed on, or that nothing would use."""
+    """Refuse nsys options that cannot be passed on, or that have no effect."""
     NsysOptions.parse(asked.nsys_args, asked.nsys_export == "sqlite")
     if "nsys" not in asked.profile:
         if asked.nsys_args:
-            raise BadInput(f"nsys_args={asked.nsys_args}: nsys is not asked for; add profile=nsys, or leave it out")
+            raise BadInput(f"nsys_args={asked.nsys_args}: nsys is not requested; add profile=nsys, or omit nsys_args")
         if asked.nsys_export != "none":
-            raise BadInput(f"nsys_export={asked.nsys_export}: nsys is not asked for; add profile=nsys, or leave it out")
+            raise BadInput(
+                f"nsys_export={asked.nsys_export}: nsys is not requested; add profile=nsys, or omit nsys_export"
+            )
 
 
 def _profilers(asked: RunConfig, device: str, notices: list[str]) -> Nsys | None:
-    """nsys where it is asked for; refuse, all at once, the profilers that cannot be had here."""
+    """nsys if it is requested. Raises BadInput that lists all requested profilers that are not available here."""
     faults, nsys = [], None
     for profiler in asked.profile:
         try:
@@ -95,52 +97,55 @@ def _profilers(asked: RunConfig, device: str, notices: list[str]) -> Nsys | None
 
 
 def choose_nsys(device: str, notices: list[str]) -> Nsys:
-    """The nsys of this machine; raise :class:`BadInput` where it cannot record, and say what its report will lack."""
+    """The nsys of this machine. Raises :class:`BadInput` if it cannot record; a notice says if it makes no reports."""
     if device == "cpu":
-        raise BadInput("profile=nsys: it records what a GPU does, and the device is cpu; leave nsys out of profile")
+        raise BadInput("profile=nsys: it records GPU activity, but the device is cpu; remove nsys from profile")
     nsys = find_nsys()
     if fault := importer_fault(nsys):
-        notices.append(f"profile=nsys: {fault}; until then the recording stays a .qdstrm file")
+        notices.append(f"profile=nsys: {fault}; until then, the recording remains a .qdstrm file")
     return nsys
 
 
 def _check_memory_profiler(device: str) -> None:
     if device == "cpu":
         raise BadInput(
-            "profile=memory: it records PyTorch's allocator on a GPU, and the device is cpu; leave memory out of "
-            "profile"
+            "profile=memory: it records PyTorch's GPU allocator, but the device is cpu; remove memory from profile"
         )
     if (backend := torch.cuda.get_allocator_backend()) != "native":
         raise BadInput(
-            f"profile=memory: PyTorch's own allocator keeps the history, and PYTORCH_CUDA_ALLOC_CONF chose {backend}; "
-            "leave backend out of it, or memory out of profile"
+            "profile=memory: only PyTorch's native allocator keeps a history, but PYTORCH_CUDA_ALLOC_CONF selects "
+            f"{backend}; remove backend from PYTORCH_CUDA_ALLOC_CONF, or memory from profile"
         )
 
 
 def _check_torch_profiler(device: str) -> None:
     if device == "cuda" and ProfilerActivity.CUDA not in torch.profiler.supported_activities():
         raise BadInput(
-            "profile=torch: this PyTorch is built without the tracing of GPU kernels (CUPTI); install one that has it, "
-            "or leave torch out of profile"
+            "profile=torch: this PyTorch was built without GPU kernel tracing (CUPTI); install a PyTorch with CUPTI, "
+            "or remove torch from profile"
         )
 
 
 def _check_what_the_model_takes(asked: RunConfig, entry: ModelEntry) -> None:
-    """What is wrong on every machine, whatever is installed there."""
+    """Refuse what the model does not accept on any machine."""
     if asked.inner_net and not entry.inner_nets:
-        raise BadInput(f"inner_net={asked.inner_net}: {entry.name} has no inner net; leave inner_net out")
+        raise BadInput(f"inner_net={asked.inner_net}: {entry.name} has no inner net; omit inner_net")
     if asked.inner_net and asked.inner_net not in entry.inner_nets:
         raise BadInput(
             f"inner_net={asked.inner_net}: no such inner net; {entry.name} has {', '.join(entry.inner_nets)}"
         )
     if asked.checkpoint and not entry.takes_checkpoint:
-        raise BadInput(f"checkpoint={asked.checkpoint}: {asked.model_name} is measured with random weights only")
+        raise BadInput(
+            f"checkpoint={asked.checkpoint}: {asked.model_name} only supports random weights; omit checkpoint"
+        )
 
 
 def _device(asked: RunConfig, entry: ModelEntry, notices: list[str]) -> str:
     device = choose_device(asked.device, notices)
     if device == "cpu" and entry.needs_cuda:
-        raise BadInput(f"model_name={asked.model_name}: runs on a GPU only, and the device is cpu")
+        raise BadInput(
+            f"model_name={asked.model_name}: it needs a GPU, but the device is cpu; use a GPU, or another model"
+        )
     return device
 
 
@@ -152,12 +157,12 @@ def _inner_net(asked: RunConfig, entry: ModelEntry, device: str, notices: list[s
         default = DEFAULT_INNER_NET if has_triton else DEFAULT_INNER_NET_CPU
         default = default if default in entry.inner_nets else entry.inner_nets[0]
         if not has_triton:
-            notices.append(f"inner_net: Triton needs a GPU, {default} (PyTorch) is used")
+            notices.append(f"inner_net: Triton needs a GPU; {default} (PyTorch) is used")
         return default
     if asked.inner_net.endswith("_triton") and not has_triton:
         raise BadInput(
             f"inner_net={asked.inner_net}: Triton needs a GPU (or TRITON_INTERPRET=1, which is slow); "
-            f"on a CPU use {asked.inner_net.removesuffix('_triton')}"
+            f"on a CPU, use {asked.inner_net.removesuffix('_triton')}"
         )
     return asked.inner_net
 
@@ -165,21 +170,21 @@ def _inner_net(asked: RunConfig, entry: ModelEntry, device: str, notices: list[s
 def _use_compile(asked: RunConfig, entry: ModelEntry, device: str, inner_net: str | None, notices: list[str]) -> bool:
     obstacle = None
     if not _runs_the_step(asked, entry):
-        obstacle = "the prompt's pass is not compiled"
+        obstacle = "processing the prompt is not compiled"
     elif entry.own_generation:
-        obstacle = f"{entry.name} decodes through its own generation code"
+        obstacle = f"{entry.name} decodes with its own generation code"
     elif device == "cpu" and inner_net is not None and inner_net.endswith("_triton"):
-        obstacle = "Triton's interpreter cannot be compiled"
+        obstacle = "code in Triton's interpreter cannot be compiled"
     elif device == "cpu":
         obstacle = missing_cxx_compiler()
     if asked.use_compile:
         if obstacle:
-            raise BadInput(f"use_compile=true: {obstacle}; leave use_compile out, or set it to false")
+            raise BadInput(f"use_compile=true: {obstacle}; omit use_compile, or set it to false")
         return True
     if asked.use_compile is None and device == "cuda" and not obstacle:
         return True
     if asked.use_compile is None:
-        notices.append(f"use_compile: off; {obstacle or 'on a CPU it is on only if asked for'}")
+        notices.append(f"use_compile: off; {obstacle or 'on a CPU it is on only if requested'}")
     return False
 
 
@@ -188,14 +193,17 @@ def _cuda_graph(asked: RunConfig, entry: ModelEntry, device: str, notices: list[
     if device == "cpu":
         obstacle = "there are no CUDA graphs on a CPU"
     elif not _runs_the_step(asked, entry):
-        obstacle = "the prompt's pass is not captured"
+        obstacle = "processing the prompt is not captured"
     if asked.cuda_graph and obstacle:
-        raise BadInput(f"cuda_graph=true: {obstacle}; leave cuda_graph out, or set it to false")
+        raise BadInput(f"cuda_graph=true: {obstacle}; omit cuda_graph, or set it to false")
     if asked.cuda_graph is None and obstacle:
         notices.append(f"cuda_graph: off; {obstacle}")
     return obstacle is None if asked.cuda_graph is None else asked.cuda_graph
 
 
 def _runs_the_step(asked: RunConfig, entry: ModelEntry) -> bool:
-    """Whether what is timed runs the decode step, which is what is compiled and captured: a prompt's rest does."""
+    """Whether the timed code runs the decode step, which is what is compiled and captured.
+
+    In prefill mode, the step runs for the prompt tokens that do not fill a mini-batch.
+    """
     return asked.mode == "decode" or bool(entry.prefill_multiple and asked.promptlen % entry.prefill_multiple)

@@ -1,6 +1,6 @@
-"""The profiling passes of a run: each one after the measurement, none of them part of it.
+"""The profiling passes of a run. They follow the measurement and are not part of it.
 
-What goes wrong in one is kept as a problem, and costs neither the others nor the measurement.
+A failure of one pass is kept as a problem. It affects neither the other passes nor the measurement.
 """
 
 import gc
@@ -22,7 +22,7 @@ from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.profilers.attribution import with_parts_of
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions
 from ttt_mlflow.profilers.nsys import profile as profile_with_nsys
-from ttt_mlflow.profilers.step_profile import PartFloor, StepProfile, kernel_table, part_table, profile_of, table_csv
+from ttt_mlflow.profilers.step_profile import PartRoofline, StepProfile, kernel_table, part_table, profile_of, table_csv
 from ttt_mlflow.profilers.trace import Steps, read_steps
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.report.memory_report import memory_page, parts_csv, parts_markdown
@@ -34,19 +34,19 @@ from ttt_mlflow.run.attempt import attempt_pass
 from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.prepare import Prepared, clock_warmup_steps, profiled_steps, warm_clocks
 
-MEMORY_STEPS = 4  # each allocates and frees the same
-# how long the process under nsys may take: in all, and for each second that this one took until it was ready
+MEMORY_STEPS = 4  # all steps allocate and free the same memory
+# time limit of the process under nsys: a constant, and a factor for the seconds that this process needed to get ready
 NSYS_LIMIT_S, NSYS_LIMIT_FACTOR = 180.0, 5.0
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the profiles are held against.
+    """The measurement with which profiles are compared.
 
-    step_ms: the mean time of what is profiled, as it was measured without a profiler; None where it was not.
-    parts: what each part of a step must do; empty where nobody counts it. startup_s: from the start of the process
-    until the decoder was ready.
+    step_ms: the mean time of what is profiled, measured without a profiler; None if it was not measured.
+    parts: the work of each part of a step; empty if the model does not count it. startup_s: seconds from the start of
+    the process until the decoder was ready.
     """
 
     step_ms: float | None
@@ -55,7 +55,7 @@ class Measured:
 
 
 class Profiles:
-    """The profiling passes of one run. problems: one line for each that failed."""
+    """The profiling passes of one run. problems: one line for each pass that failed."""
 
     def __init__(self, record: Journal, plan: Plan, measured: Measured) -> None:
         self.record, self.plan, self.measured = record, plan, measured
@@ -64,15 +64,15 @@ class Profiles:
         self.problems: list[str] = []
 
     def of_the_model(self, prepared: Prepared) -> None:
-        """The passes that need the model that was measured."""
-        # first: what another pass leaves behind is not the run's memory
+        """Run the passes that need the measured model."""
+        # the memory pass is first, so that it does not see memory of the other passes
         if "memory" in self.used.profile:
             self._attempt("memory", lambda: self._memory_pass(prepared))
         if "torch" in self.used.profile:
             self._attempt("torch", lambda: self._torch_pass(prepared))
 
     def of_a_process(self) -> None:
-        """The passes in a process of their own, once the model's memory is free again."""
+        """Run the passes in a separate process, after the model's memory was released."""
         if nsys := self.plan.nsys:
             _release(self.device)
             self._attempt("nsys", lambda: self._nsys_pass(nsys))
@@ -84,7 +84,7 @@ class Profiles:
     # PyTorch's profiler
 
     def _torch_pass(self, prepared: Prepared) -> None:
-        """A few decode steps, or one prompt: the trace, tables and pictures of it, and a page to look around in."""
+        """Profile a few decode steps or one prompt, and write the trace, tables, pictures and page."""
         step, count = self._profiled_step(prepared)
         most = clock_warmup_steps(self.used, self.device)
         trace = torch_profiler.record(step, count, self.device, lambda: warm_clocks(step, most, self.device))
@@ -99,7 +99,7 @@ class Profiles:
         self._write_step(steps, packed, notes)
 
     def _profiled_step(self, prepared: Prepared) -> tuple[Callable[[], object], int]:
-        """What a pass runs, and how often."""
+        """What a pass runs, and how many times."""
         decoder, prompt = prepared.decoder, prepared.prompt
         if self.used.mode == "prefill":
             return lambda: decoder.prefill(prompt), 1
@@ -107,25 +107,25 @@ class Profiles:
         return decoder.step, min(profiled_steps(self.plan.entry.period), self.used.genlen)
 
     def _with_parts(self, decoder: Decoder, step: Callable[[], object], steps: Steps, notes: list[str]) -> Steps:
-        """``steps`` with the layers and parts that an eager pass beside them shows; why not is noted."""
+        """``steps`` with layers and parts from an eager pass. If that is not possible, a note says why."""
         if not hasattr(decoder, "eagerly"):
-            notes.append("Parts are not known: the model's own decoder offers no eager step to take them from.")
+            notes.append("The parts are not known: the model's own decoder has no eager step to take them from.")
             return steps
         try:
             with decoder.eagerly():
                 eager = torch_profiler.record(step, 1, self.device)
         except torch.OutOfMemoryError:
             log.warning("no eager pass: out of memory")
-            notes.append("Parts are not known: the eager step that shows them does not fit into the device's memory.")
+            notes.append("The parts are not known: the eager step that shows them does not fit into the memory.")
             return steps
         self.record.write_artifact(names.ARTIFACT_TORCH_EAGER_TRACE, gzip.compress(eager.data))
-        notes.append("Parts are those that the same kernels have, in the same order, in an eager step beside it.")
+        notes.append("The parts come from an eager step, in which the same kernels run in the same order.")
         return with_parts_of(steps, read_steps(eager.content, self.on_gpu).activities)
 
     def _write_step(self, steps: Steps, packed: bytes, notes: list[str]) -> None:
         record, title = self.record, self.used.run_name
         profile = profile_of(steps)
-        parts = part_table(steps, self._floors())
+        parts = part_table(steps, self._rooflines())
         kernels = kernel_table(steps, parts)
         record.update_metrics(_metrics(profile))
         record.write_artifact(names.ARTIFACT_TORCH_STEP, json.dumps(self._step_record(profile), indent=1))
@@ -140,17 +140,17 @@ class Profiles:
         record.write_artifact(names.ARTIFACT_TORCH_PAGE, timeline_page(one, packed, title))
 
     def _step_record(self, profile: StepProfile) -> dict[str, object]:
-        """What is known of the step's time; what is not is left out."""
+        """The known times of the step. Unknown values are left out."""
         known = asdict(profile) | {"mode": self.used.mode, "measured_ms": self.measured.step_ms}
         return {name: value for name, value in known.items() if value is not None}
 
-    def _floors(self) -> dict[str, PartFloor]:
-        return {part.part: PartFloor(part.bytes, part.milliseconds) for part in self.measured.parts}
+    def _rooflines(self) -> dict[str, PartRoofline]:
+        return {part.part: PartRoofline(part.bytes, part.milliseconds) for part in self.measured.parts}
 
     # The allocator
 
     def _memory_pass(self, prepared: Prepared) -> None:
-        """A prompt and a few steps with the allocator's history; what the memory holds after them, by part."""
+        """Record the allocator during a prompt and a few steps, and the memory by part after them."""
 
         def work() -> None:
             step, count = self._profiled_step(prepared)
@@ -170,7 +170,7 @@ class Profiles:
     # Nsight Systems
 
     def _nsys_pass(self, nsys: Nsys) -> None:
-        """A few steps of the same configuration in a process of its own, under nsys."""
+        """Run a few steps of the same configuration under nsys, in a separate process."""
         self.record.update_tags({names.TAG_NSYS: nsys.version})
         options = NsysOptions.parse(self.used.nsys_args, self.used.nsys_export == "sqlite")
         alone = self.used.model_copy(update={"profile": (), "nsys_args": None, "nsys_export": "none"})
@@ -181,14 +181,14 @@ class Profiles:
 
 
 def _release(device: torch.device) -> None:
-    """Give memory back that nothing holds any more: PyTorch's profiler leaves a cycle that holds the model."""
+    """Release unused memory. PyTorch's profiler leaves a reference cycle that holds the model."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def _metrics(profile: StepProfile) -> Metrics:
-    """What has a meaning: on a GPU."""
+    """The metrics of a profile. They are defined for a GPU only."""
     found: Metrics = {}
     if profile.host_ms is not None:
         found[names.HOST_MS_PER_STEP] = profile.host_ms

@@ -1,4 +1,4 @@
-"""What the kinds of runs write into their records: samples, the verdict, the roofline."""
+"""Writes what all kinds of runs record: samples, the verdict, the roofline."""
 
 import json
 import logging
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Roofline:
-    """What a step (in prefill mode: the prompt) must do, as metrics and by part; empty where nobody counts it."""
+    """The work of a step (in prefill mode, the prompt) as metrics and by part; empty if the model does not count it."""
 
     metrics: Metrics = field(default_factory=dict)
     parts: tuple[PartWork, ...] = ()
 
 
 def record_samples(record: Journal, sampler: NvmlSampler, device: torch.device, title: str) -> Series:
-    """Write the samples and their picture, the cost of the queries, and the other processes on the GPU.
+    """Write the samples and their plot, the cost of the queries, and the other processes on the GPU.
 
     Returns the time series for MLflow's System metrics.
     """
@@ -51,16 +51,17 @@ def record_samples(record: Journal, sampler: NvmlSampler, device: torch.device, 
 
 
 def record_verdict(record: Journal, verdict: Verdict) -> None:
-    """The verdict as tags, and with all that led to it as an artifact."""
+    """Record the verdict as tags, and with all its findings as an artifact."""
     record.write_artifact(names.ARTIFACT_VERDICT, json.dumps(verdict.record(), indent=1))
     record.update_tags(verdict.tags())
     log.info("verdict: %s", verdict.text)
 
 
 def record_roofline(record: Journal, reporter: Reporter, plan: Plan, measured_ms: float | None) -> Roofline:
-    """Count what a step (in prefill mode: the prompt) must do, and how near ``measured_ms``, its mean time, came to it.
+    """Count the work of a step (in prefill mode, the prompt), and compare its roofline time with ``measured_ms``.
 
-    Writes the parts and, where the GPU's ceilings are known and a time was measured, the picture.
+    ``measured_ms`` is the mean measured time. Writes the parts and, if the ceilings and a measured time are known, the
+    chart.
     """
     if plan.entry.work is None:
         return Roofline()
@@ -83,15 +84,15 @@ def record_roofline(record: Journal, reporter: Reporter, plan: Plan, measured_ms
 
 
 def _ceilings(plan: Plan, reporter: Reporter) -> GpuCeilings | None:
-    """The GPU's, if they fit the dtype; None on a CPU, and where they are missing, which is said."""
+    """The GPU's ceilings, if they apply to the dtype. None on a CPU, and if they are missing, with a warning."""
     dtype = plan.request.dtype
     if plan.device.type != "cuda":
         return None
     try:
         if dtype not in MEASURED_RATES:
-            raise CeilingsUnknown(f"the matrix rate of the GPU is measured in 16 bits, and the run is in {dtype}")
+            raise CeilingsUnknown(f"the GPU's matrix rate is measured in 16-bit types, but the run uses {dtype}")
         return known_ceilings(plan.device)
     except CeilingsUnknown as error:
-        # text: a kept log record would keep the traceback's model
+        # as text: a log record that is kept would keep the traceback and the model
         reporter.warn(f"{names.ROOFLINE_MS.name} and {names.ROOFLINE_PCT.name} are not recorded: {error}")
         return None

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, and what its phases took."""
+"""Shows the progress of a run, and times its phases."""
 
 import logging
 import time
@@ -11,12 +11,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ttt_mlflow.errors import end_if_asked
 from ttt_mlflow.names import Metric, Metrics
 
-Show = Callable[[float, str], None]  # the fraction that is done, and what comes next
+Show = Callable[[float, str], None]  # the completed fraction, and the next action
 log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Prints to ``console`` and to the run's log. phases: the seconds of each phase that has ended."""
+    """Prints to ``console`` and to the run's log. phases: the seconds of each completed phase."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -31,12 +31,12 @@ class Reporter:
         self.console.print(f"Note: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def status(self, text: str) -> AbstractContextManager[object]:
-        """Show ``text`` while the block lasts."""
+        """Show ``text`` until the block ends."""
         return self.console.status(text)
 
     @contextmanager
     def phase(self, metric: Metric, text: str) -> Iterator[None]:
-        """Time a phase that is not measured, and show it."""
+        """Time and show a phase that is not measured."""
         began = time.perf_counter()
         with self.status(text):
             yield
@@ -46,7 +46,7 @@ class Reporter:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Show]:
-        """A bar that moves only when it is told to: nothing is drawn while a pass is timed."""
+        """A progress bar that is redrawn only on request, so that nothing is drawn while a pass is timed."""
         columns = (TextColumn(label), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=self.console, auto_refresh=False, redirect_stdout=False) as bar:
             task = bar.add_task("", total=1.0)

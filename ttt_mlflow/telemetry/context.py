@@ -1,4 +1,4 @@
-"""Whether this process holds a CUDA context on a card: what it does not, NVML cannot list it for."""
+"""Whether this process has a CUDA context on a GPU. Without a context, NVML cannot list the process."""
 
 import ctypes
 from typing import Any
@@ -8,13 +8,13 @@ CUDA_SUCCESS, CUDA_ERROR_NOT_INITIALIZED = 0, 3
 
 
 def holds_context(uuid: str) -> bool | None:
-    """Whether the device's primary context (PyTorch's) exists in this process; None where CUDA cannot be asked.
+    """Whether the device's primary context (PyTorch's) exists in this process; None if CUDA cannot be queried.
 
-    ``uuid`` is in NVML's or in PyTorch's spelling. Asking makes no context and does not start CUDA.
+    ``uuid`` has NVML's or PyTorch's spelling. The query creates no context and does not initialize CUDA.
     """
     try:
         return _primary_context(ctypes.CDLL("libcuda.so.1"), uuid.removeprefix("GPU-").removeprefix("MIG-"))
-    except (OSError, AttributeError):  # no driver, or one from before these functions
+    except (OSError, AttributeError):  # no driver, or a driver without these functions
         return None
 
 

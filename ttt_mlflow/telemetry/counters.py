@@ -1,6 +1,6 @@
-"""What NVML counts since the driver was loaded: energy, clock violations, ECC errors.
+"""NVML's counters since the driver was loaded: energy, clock violations, ECC errors.
 
-They are read at the two ends of a section, never in it: the energy counter alone takes milliseconds.
+They are read at both ends of a section, never inside it. Reading the energy counter alone takes milliseconds.
 """
 
 from types import ModuleType
@@ -11,13 +11,13 @@ from ttt_mlflow.telemetry.nvml import Device
 from ttt_mlflow.telemetry.query import Query, of_either, of_itself
 
 ENERGY, ECC = "energy", "ecc_uncorrected_errors"
-COVERS = "since the driver was loaded; a section's is the difference of its ends"
+COVERS = "since the driver was loaded; a section's value is the difference between its ends"
 
 
 class SectionCounters:
     """The counters by name: energy (J), violation_<policy> (s) and ecc_uncorrected_errors.
 
-    backwards: {name: reason} of those that ran backwards, as after a reload of the driver.
+    backwards: {name: reason} of counters that decreased, for example after a reload of the driver.
     """
 
     def __init__(self, nvml: ModuleType, device: Device) -> None:
@@ -32,7 +32,7 @@ class SectionCounters:
             kind, since = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
             return float(nvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))
 
-        # a card's energy is that of all its instances; its clocks and its memory errors concern each of them
+        # a GPU's energy counter includes all its instances; clocks and memory errors are those of the instance
         spellings = {ECC: of_either(device, ecc)}
         spellings |= {violation_query(policy): of_either(device, violation(policy)) for policy in VIOLATION_POLICIES}
         spellings[ENERGY] = of_itself(device, energy)
@@ -40,19 +40,19 @@ class SectionCounters:
         self.backwards: dict[str, str] = {}
 
     def at_begin(self) -> dict[str, float]:
-        """The counters that are answered, energy read last: nearest to the section."""
+        """The available counters. Energy is read last, closest to the section."""
         return self._read(self.queries)
 
     def at_end(self) -> dict[str, float]:
-        """The same, energy read first."""
+        """The available counters. Energy is read first, closest to the section."""
         return self._read(self.queries[::-1])
 
     def between(self, begin: dict[str, float], end: dict[str, float]) -> dict[str, float]:
-        """What was counted; without what is not known at both ends."""
+        """The differences. A counter that is not known at both ends is absent."""
         counted = {name: end[name] - value for name, value in begin.items() if name in end}
         for name, value in counted.items():
             if value < 0:
-                self.backwards[name] = f"ran backwards by {-value:g} in a section: not known there"
+                self.backwards[name] = f"decreased by {-value:g} in a section: not known there"
         return {name: value for name, value in counted.items() if value >= 0}
 
     @staticmethod

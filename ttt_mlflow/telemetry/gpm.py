@@ -1,7 +1,7 @@
-"""SM, tensor and DRAM-bandwidth utilization by GPM, NVML's performance counters that need no profiler.
+"""SM, tensor core and DRAM bandwidth utilization from GPM, NVML's performance counters that need no profiler.
 
-GPM gives what happened between two samples of its counters. NVML refreshes those counters every 100 ms, so that two
-samples have to lie further apart than that: at 20 samples a second every third row has GPM's readings.
+GPM reports the activity between two samples of its counters. NVML refreshes these counters every 100 ms, so two samples
+must be further apart than that. At 20 samples per second, every third row has GPM readings.
 """
 
 import math
@@ -22,35 +22,35 @@ METRICS = {
 
 
 class GpmReader:
-    """Reads GPM from one thread, between its making and :meth:`close`.
+    """Reads GPM from one thread, until :meth:`close`.
 
-    query: its cost, and why it is refused on a card without GPM.
+    query: its cost, and why it is refused on a GPU without GPM.
     refused: {gpm_<column>: reason} of single metrics.
     """
 
     def __init__(self, nvml: ModuleType, device: Device) -> None:
         self._nvml, self._device = nvml, device
-        self._buffers: list[Any] = []  # NVML's two: of the sample before, and of this one
+        self._buffers: list[Any] = []  # two NVML buffers, for the previous and the current sample
         self._request: Any = None
         self._instance_id: int | None = None  # of a MIG instance
         self._columns = list(METRICS)
         self._taken_s: float | None = None
         self.refused: dict[str, str] = {}
-        self.query = Query(nvml, "gpm", "since the reading of GPM before", [(device.own_name, self._read)])
+        self.query = Query(nvml, "gpm", "since the previous GPM reading", [(device.own_name, self._read)])
 
     def read(self) -> Row:
-        """The percentages and ``gpm_span_ms``, what they cover; nothing before the span is long enough."""
+        """The percentages, and ``gpm_span_ms``, the time span that they cover. Empty until the span is long enough."""
         if self._taken_s is None or time.monotonic() - self._taken_s < LEAST_SPAN_S:
             return {}
         return self.query.ask() or {}
 
     def close(self) -> None:
-        """Give NVML its buffers back, before it is shut down."""
+        """Free NVML's buffers. Must be called before NVML is shut down."""
         while self._buffers:
             self._nvml.nvmlGpmSampleFree(self._buffers.pop())
 
     def _read(self) -> Row:
-        """Take a sample; the first one only begins the first span."""
+        """Take a sample. The first sample only starts the first span."""
         if self._taken_s is None:
             self._prepare()
             self._take(self._buffers[0])
@@ -67,8 +67,8 @@ class GpmReader:
 
     def _prepare(self) -> None:
         nvml, device = self._nvml, self._device
-        card = device.handle if device.parent is None else device.parent
-        if not nvml.nvmlGpmQueryDeviceSupport(card).isSupportedDevice:
+        gpu = device.handle if device.parent is None else device.parent
+        if not nvml.nvmlGpmQueryDeviceSupport(gpu).isSupportedDevice:
             raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
         if device.parent is not None:
             self._instance_id = nvml.nvmlDeviceGetGpuInstanceId(device.handle)
@@ -80,11 +80,11 @@ class GpmReader:
     def _take(self, buffer: Any) -> None:
         if self._instance_id is None:
             self._nvml.nvmlGpmSampleGet(self._device.handle, buffer)
-        else:  # an instance's counters are asked of its card
+        else:  # an instance's counters are read through its GPU
             self._nvml.nvmlGpmMigSampleGet(self._device.parent, self._instance_id, buffer)
 
     def _between(self, before: Any, after: Any) -> Row:
-        """The metrics of the span; one that is refused is not asked again."""
+        """The metrics of the span. A metric that is refused is not queried again."""
         nvml, request = self._nvml, self._request
         request.sample1, request.sample2, request.numMetrics = before, after, len(self._columns)
         for index, column in enumerate(self._columns):

@@ -1,4 +1,4 @@
-"""What NVML says about a card at one moment: for a person who is about to measure on it, and for the record."""
+"""The state of a GPU at one moment, from NVML: for the doctor and for the record."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class GpuState:
-    """Readings of one card; None where it does not answer, and ``refused`` then has NVML's words.
+    """Readings of one GPU. A reading that is not available is None, and ``refused`` has NVML's message.
 
-    Clocks in MHz, power in W, temperature in °C, utilization in %. processes: all that are on it, this one included.
-    gpm: whether the card gives SM, tensor and DRAM-bandwidth utilization without a profiler. Of a MIG instance, what it
-    does not answer itself is its card's.
+    Clocks in MHz, power in W, temperature in °C, utilization in %. processes: all processes on it, including this one.
+    gpm: whether the GPU reports SM, tensor core and DRAM bandwidth utilization without a profiler. For a MIG instance,
+    readings that it does not have are those of its GPU.
     """
 
     uuid: str
@@ -38,28 +38,28 @@ class GpuState:
 
 
 def visible_to_nvml() -> int:
-    """How many GPUs NVML knows, whatever PyTorch sees; raise :class:`TelemetryUnavailable`."""
+    """The number of GPUs that NVML knows, even if PyTorch does not see them. Raises :class:`TelemetryUnavailable`."""
     nvml = load_nvml()
     try:
         return int(nvml.nvmlDeviceGetCount())
     except nvml.NVMLError as error:
-        raise TelemetryUnavailable(f"NVML does not count the GPUs ({error})", "nvidia-smi -L shows them") from None
+        raise TelemetryUnavailable(f"NVML does not count the GPUs ({error})", "run nvidia-smi -L to see them") from None
     finally:
         nvml.nvmlShutdown()
 
 
 def read_gpu_state(uuid: str) -> GpuState:
-    """The state of the GPU (or MIG instance) with this UUID; raise :class:`TelemetryUnavailable` without NVML."""
+    """The state of the GPU (or MIG instance) with this UUID. Raises :class:`TelemetryUnavailable` without NVML."""
     with _device(uuid) as (nvml, device):
         return _read(nvml, device)
 
 
 def gpu_facts(uuid: str) -> dict[str, object]:
-    """How the GPU (or MIG instance) with this UUID is set up; what it does not say has no entry.
+    """The settings of the GPU (or MIG instance) with this UUID. A value that it does not report is absent.
 
-    gpu_power_limit_w, gpu_enforced_power_limit_w (the lowest of all that limit it), gpu_sm_clock_max_mhz,
+    gpu_power_limit_w, gpu_enforced_power_limit_w (the lowest of all limits in effect), gpu_sm_clock_max_mhz,
     gpu_memory_clock_max_mhz, gpu_ecc, gpu_mig, gpu_persistence_mode (whether they are on), gpu_pcie_generation,
-    gpu_pcie_width (lanes, both as they are now), gpu_vbios. Raises :class:`TelemetryUnavailable` without NVML.
+    gpu_pcie_width (lanes; both as they are now), gpu_vbios. Raises :class:`TelemetryUnavailable` without NVML.
     """
     with _device(uuid) as (nvml, device):
         asked: dict[str, Callable[[Any], object]] = {
@@ -82,13 +82,13 @@ def gpu_facts(uuid: str) -> dict[str, object]:
 
 @contextmanager
 def _device(uuid: str) -> Iterator[tuple[ModuleType, Device]]:
-    """NVML and the device, for as long as it is asked."""
+    """NVML and the device, until the block ends."""
     nvml = load_nvml()
     try:
         yield nvml, find_device(nvml, uuid)
     except nvml.NVMLError as error:
         raise TelemetryUnavailable(
-            f"NVML does not answer for the GPU {uuid} ({error})", "nvidia-smi -L lists the GPUs it knows"
+            f"NVML does not answer for the GPU {uuid} ({error})", "run nvidia-smi -L to list the GPUs that it knows"
         ) from None
     finally:
         nvml.nvmlShutdown()

@@ -1,4 +1,4 @@
-"""The facts of the host that a number depends on. Environment variables are never read into the record."""
+"""The facts of the host that a result depends on. Environment variables are never recorded."""
 
 import importlib.metadata
 import os
@@ -17,12 +17,12 @@ GIT_SECONDS = 10
 
 
 def host_facts(device: torch.device | None = None) -> dict[str, object]:
-    """The host, the software and, for a CUDA ``device``, the GPU. What is not there has no entry.
+    """Facts about the host, the software and, for a CUDA ``device``, the GPU. A fact that is not available is absent.
 
     hostname, cpu_model, cpu_cores (that this process may use), cpu_load_1min (processes that ran or waited for a core,
-    mean of the last minute), host_memory_gb, host_memory_free_gb (that can be had without swapping), host_swap_used_gb
-    (10^9 bytes), kernel, python, torch, triton, mamba_ssm, causal_conv1d, nvidia_ml_py, cuda (that PyTorch was built
-    for), driver, cuda_driver (the newest CUDA that the driver supports), git_commit, git_dirty, gpu_name, gpu_uuid
+    mean of the last minute), host_memory_gb, host_memory_free_gb (available without swapping), host_swap_used_gb
+    (10^9 bytes), kernel, python, torch, triton, mamba_ssm, causal_conv1d, nvidia_ml_py, cuda (for which PyTorch was
+    built), driver, cuda_driver (the newest CUDA that the driver supports), git_commit, git_dirty, gpu_name, gpu_uuid
     (without NVML's prefix), gpu_memory_gb, gpu_multiprocessors, and those of
     :func:`ttt_mlflow.telemetry.gpu_state.gpu_facts`.
     """
@@ -51,7 +51,7 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
 
 
 def cpu_load_1min() -> float | None:
-    """Processes that ran or waited for a core, mean of the last minute; None where the system does not say."""
+    """Processes that ran or waited for a core, mean of the last minute; None if the system does not report it."""
     try:
         return os.getloadavg()[0]
     except OSError:
@@ -59,12 +59,12 @@ def cpu_load_1min() -> float | None:
 
 
 def device_uuid(device: torch.device) -> str:
-    """The UUID of a CUDA device as PyTorch gives it, without NVML's prefix."""
+    """The UUID of a CUDA device as PyTorch reports it, without NVML's prefix."""
     return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def package_list() -> str:
-    """Every installed package as ``name==version`` lines, sorted; of two with a name, the one imported."""
+    """All installed packages as sorted ``name==version`` lines. Of two with one name, the importable one is listed."""
     versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
@@ -96,7 +96,7 @@ def _cpu_cores() -> int | None:
 
 
 def _git_facts() -> dict[str, object | None]:
-    """Commit and dirt of the checkout that this package runs from; nothing for an installed package."""
+    """Commit and state of the checkout that this package runs from; nothing for an installed package."""
     package = Path(__file__).resolve().parents[1]
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return {}
@@ -108,7 +108,7 @@ def _git_facts() -> dict[str, object | None]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git, no checkout or no answer."""
+    """The output of git; None if there is no git, no checkout or no answer."""
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
@@ -126,12 +126,12 @@ def _gpu_facts(device: torch.device | None) -> dict[str, object | None]:
         "gpu_uuid": device_uuid(device),
         "gpu_memory_gb": properties.total_memory / 1e9,
         "gpu_multiprocessors": properties.multi_processor_count,
-        **_card_facts(device_uuid(device)),
+        **_gpu_facts(device_uuid(device)),
     }
 
 
-def _card_facts(uuid: str) -> dict[str, object]:
+def _gpu_facts(uuid: str) -> dict[str, object]:
     try:
         return gpu_facts(uuid)
-    except TelemetryUnavailable:  # the sampler says so, once a run
+    except TelemetryUnavailable:  # the sampler reports it once per run
         return {}

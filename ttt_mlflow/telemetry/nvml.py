@@ -1,4 +1,4 @@
-"""The way to NVML: the library, the errors it refuses with, a device by its UUID."""
+"""Access to NVML: the library, its errors, and a device by its UUID."""
 
 import importlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ttt_mlflow.errors import TTTError
 
 
 class TelemetryUnavailable(TTTError):
-    """NVML cannot be used: one line that says what is not recorded, why, and how to get it."""
+    """NVML cannot be used. The message is one line: what is not recorded, why, and what to do."""
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(
@@ -20,10 +20,10 @@ class TelemetryUnavailable(TTTError):
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU, or a MIG instance with the card that it is a part of.
+    """A GPU, or a MIG instance with its parent GPU.
 
-    uuid: as NVML names it, GPU-… or MIG-…
-    parent: the card's handle; None for a GPU, and where NVML does not give it.
+    uuid: as NVML reports it, GPU-… or MIG-…
+    parent: the handle of the parent GPU; None for a GPU, and if NVML does not provide it.
     """
 
     handle: Any
@@ -32,18 +32,18 @@ class Device:
 
     @property
     def own_name(self) -> str:
-        """What the device itself is called in the record."""
-        return "instance" if self.uuid.startswith("MIG-") else "card"
+        """The device's name in queries.csv."""
+        return "instance" if self.uuid.startswith("MIG-") else "GPU"
 
     @property
     def handles(self) -> list[tuple[str, Any]]:
-        """Whom to ask, the device itself first: an instance refuses much that its card answers."""
+        """The handles to query, the device itself first. An instance refuses many queries that its GPU answers."""
         own = [(self.own_name, self.handle)]
-        return own if self.parent is None else [*own, ("parent card", self.parent)]
+        return own if self.parent is None else [*own, ("parent GPU", self.parent)]
 
 
 def load_nvml() -> ModuleType:
-    """The pynvml module, initialized; the caller shuts it down."""
+    """The initialized pynvml module. The caller must shut it down."""
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
@@ -53,21 +53,21 @@ def load_nvml() -> ModuleType:
     except nvml.NVMLError as error:
         raise TelemetryUnavailable(
             f"NVML does not start ({error})",
-            "it comes with the NVIDIA driver; nvidia-smi shows whether that works",
+            "NVML is part of the NVIDIA driver; run nvidia-smi to see whether the driver works",
         ) from None
     return nvml
 
 
 def refusals(nvml: ModuleType) -> tuple[type[Exception], ...]:
-    """What pynvml raises where the card or the driver does not answer."""
-    # the second is no NVMLError: an older driver that lacks the newest version of a function
+    """The exceptions that pynvml raises if the GPU or the driver does not answer."""
+    # the second one is not an NVMLError: an older driver lacks the newest version of a function
     return (nvml.NVMLError, nvml.NVMLLibraryMismatchError)
 
 
 def find_device(nvml: ModuleType, uuid: str) -> Device:
-    """The device with this UUID, with or without NVML's prefix (PyTorch leaves it out).
+    """The device with this UUID, with or without NVML's prefix (PyTorch omits the prefix).
 
-    Raises pynvml's NVMLError where NVML does not know it.
+    Raises pynvml's NVMLError if NVML does not know it.
     """
     handle, full_uuid = _handle(nvml, uuid)
     return Device(handle, full_uuid, _parent(nvml, handle) if full_uuid.startswith("MIG-") else None)
@@ -82,7 +82,7 @@ def _handle(nvml: ModuleType, uuid: str) -> tuple[Any, str]:
         try:
             return nvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}"), f"MIG-{uuid}"
         except nvml.NVMLError:
-            pass  # the first error says more
+            pass  # the first error is more informative
         raise
 
 
@@ -90,21 +90,21 @@ def _parent(nvml: ModuleType, instance: Any) -> Any | None:
     try:
         return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance)
     except nvml.NVMLError:
-        return None  # what the instance does not answer is then refused, and named by query
+        return None  # queries that the instance refuses are then reported as refused, by name
 
 
 def driver_version() -> str | None:
-    """The NVIDIA driver's version; None where NVML cannot say."""
+    """The NVIDIA driver's version; None if NVML cannot report it."""
     return _system("nvmlSystemGetDriverVersion", text)
 
 
 def cuda_driver_version() -> str | None:
-    """The newest CUDA that the driver supports, as 13.0; None where NVML cannot say."""
+    """The newest CUDA that the driver supports, such as 13.0; None if NVML cannot report it."""
     return _system("nvmlSystemGetCudaDriverVersion_v2", lambda version: f"{version // 1000}.{version % 1000 // 10}")
 
 
 def text(value: str | bytes) -> str:
-    """A string of NVML's; older versions of nvidia-ml-py give bytes."""
+    """A string from NVML. Older versions of nvidia-ml-py return bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 

@@ -1,10 +1,10 @@
-"""Who else is on the card: the processes that NVML lists there, and which of them are not this run.
+"""Other processes on the GPU: the processes that NVML lists, without those of this run.
 
-NVML lists process numbers of its own process namespace. Where that is this process's namespace, its number is in the
-list and everything else follows. In a container it can be another one: then this process is listed under a number that
-it does not know, or not at all. :func:`own_number` says how it is told apart, and when it cannot be.
+NVML lists the pids of its own namespace. If that is this process's namespace, this process's pid is in the list, and
+the others follow. In a container, the namespaces can differ. This process is then listed under a pid that it does not
+know, or not at all. :func:`own_number` describes how it is identified and when that is impossible.
 
-Names are program names: arguments and environment, which can hold secrets, are never read.
+Only program names are recorded. Arguments and environment variables are never read, because they can contain secrets.
 """
 
 import os
@@ -24,25 +24,25 @@ from ttt_mlflow.telemetry.nvml import Device, refusals, text
 from ttt_mlflow.telemetry.query import Query, of_itself
 from ttt_mlflow.telemetry.samples import Section
 
-TURN_SECONDS = 1.0  # to wait for the other thread's look at the card
+TURN_SECONDS = 1.0  # time to wait while the other thread reads the processes
 NOT_VISIBLE = "NVML lists no process although this one computes: processes are not visible from this container"
 NOT_TOLD_APART = (
-    "NVML lists {count} under numbers that are not those of this container, and which one is this process "
-    "cannot be told apart"
+    "NVML lists {count} with pids of another namespace than this container's, and which one is this process "
+    "is not known"
 )
-Listed = dict[int, int | None]  # {number: bytes of the card's memory; None where NVML does not say}
+Listed = dict[int, int | None]  # {pid: bytes of GPU memory; None if NVML does not report them}
 
-# {(pid, UUID): the number under which NVML lists this process}, where an earlier run in it found that out;
-# by pid, since a forked process inherits what its parent knew
+# {(pid, UUID): the pid under which NVML lists this process}, found by an earlier run in this process.
+# The key has the pid because a forked process inherits its parent's entries.
 _own_numbers: dict[tuple[int, str], int] = {}
 
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process on the card.
+    """A process on the GPU.
 
-    pid: as NVML gives it. name: the program's, where the number is one of this namespace.
-    sm_utilization_pct: highest while a section was open; 0.0: it did not compute; None: the card does not say.
+    pid: as NVML reports it. name: of the program, if the pid belongs to this namespace.
+    sm_utilization_pct: maximum while a section was open; 0.0: it did not compute; None: the GPU does not report it.
     """
 
     pid: int
@@ -53,7 +53,7 @@ class GpuProcess:
 
 @dataclass(frozen=True)
 class Look:
-    """What NVML listed at one moment; context: whether this process had a CUDA context then, None if unknown."""
+    """NVML's list at one moment. context: whether this process had a CUDA context then; None if unknown."""
 
     listed: Listed
     context: bool | None
@@ -61,10 +61,11 @@ class Look:
 
 
 def own_number(looks: Sequence[Look], pid: int, known: int | None = None) -> int | None:
-    """The number under which NVML lists this process in the sections; None where it cannot be told.
+    """The pid under which NVML lists this process in the sections; None if it cannot be determined.
 
-    ``pid`` if it is listed; else ``known``, from an earlier run in this process; else the only number that was there
-    in every look while this process had a context, and not in the first one if it had none then.
+    The result is ``pid`` if it is listed. Otherwise it is ``known``, from an earlier run in this process. Otherwise it
+    is the only pid that was listed whenever this process had a context, and not in the first list if there was no
+    context then.
     """
     seen = memory_by_number(look.listed for look in looks if look.in_section)
     for number in (pid, known):
@@ -74,14 +75,14 @@ def own_number(looks: Sequence[Look], pid: int, known: int | None = None) -> int
     for look in looks:
         if look.in_section or look.context:
             candidates &= look.listed.keys()
-    # the first alone: while a context is being made, NVML may list its process before CUDA says that it is there
+    # only the first list counts: while a context is being created, NVML may list the process before CUDA reports it
     if looks and looks[0].context is False:
         candidates -= looks[0].listed.keys()
     return candidates.pop() if len(candidates) == 1 else None
 
 
 def memory_by_number(lists: Iterable[Listed]) -> Listed:
-    """All that were listed, each with its most memory."""
+    """All listed processes, each with its maximum memory."""
     merged: Listed = {}
     for listed in lists:
         for number, memory in listed.items():
@@ -90,11 +91,11 @@ def memory_by_number(lists: Iterable[Listed]) -> Listed:
 
 
 class ProcessLists:
-    """NVML's three lists of a device's processes: those that compute, that draw, and the clients of MPS."""
+    """NVML's three lists of a device's processes: compute, graphics, and MPS clients."""
 
     def __init__(self, nvml: ModuleType, device: Device) -> None:
         def query(name: str, function: str) -> Query[list[Any]]:
-            # an instance's processes are asked of itself: those of its neighbors do not disturb it
+            # only the instance is queried: processes of neighboring instances do not disturb it
             return Query(nvml, name, "now", of_itself(device, lambda handle: getattr(nvml, function)(handle)))
 
         self.compute = query("processes", "nvmlDeviceGetComputeRunningProcesses")
@@ -105,7 +106,7 @@ class ProcessLists:
         ]
 
     def read(self) -> Listed | None:
-        """The processes of the three lists; None where those that compute are not listed."""
+        """The processes of the three lists; None if the compute processes are not listed."""
         answers = [query.ask() for query in self.queries]
         if answers[0] is None:
             return None
@@ -113,7 +114,7 @@ class ProcessLists:
 
 
 class ProcessWatch:
-    """Looks at a device's processes from time to time, from the sampling thread and at the ends of the sections."""
+    """Reads a device's processes periodically, from the sampling thread and at the ends of the sections."""
 
     def __init__(self, nvml: ModuleType, device: Device) -> None:
         self._nvml, self._uuid = nvml, device.uuid
@@ -121,20 +122,20 @@ class ProcessWatch:
         self._lists = ProcessLists(nvml, device)
         self._since_us = time.time_ns() // 1000
         self._utilization = Query(
-            nvml, "process_utilization", "since the query before", of_itself(device, self._utilization_since)
+            nvml, "process_utilization", "since the previous query", of_itself(device, self._utilization_since)
         )
         self.queries: list[Query[Any]] = [*self._lists.queries, self._utilization]
         self._looks: list[Look] = []
-        self._sm: list[tuple[int, int, float]] = []  # time (ns), number, %
+        self._sm: list[tuple[int, int, float]] = []  # time (ns), pid, %
         self._names: dict[int, str | None] = {}
         self._related: set[int] = set()  # this process and those that it started
         self._turn = threading.Lock()
         self.look(in_section=False)
 
     def look(self, in_section: bool) -> None:
-        """Note who is on the card; what has ended later has its name by then."""
+        """Record the processes on the GPU with their names, which are not available after their end."""
         if not self._turn.acquire(timeout=TURN_SECONDS):
-            return  # NVML holds the other thread; the run does not wait for it
+            return  # the other thread is waiting for NVML, and the run does not wait for that thread
         try:
             listed = self._lists.read()
             if listed is None:
@@ -147,24 +148,24 @@ class ProcessWatch:
                     self._related.add(number)
             for sample in self._utilization.ask() or []:
                 self._since_us = max(self._since_us, int(sample.timeStamp))
-                if sample.smUtil <= 100:  # NVML gives numbers far beyond now and then
+                if sample.smUtil <= 100:  # NVML occasionally reports far larger numbers
                     self._sm.append((1000 * int(sample.timeStamp), int(sample.pid), float(sample.smUtil)))
         finally:
             self._turn.release()
 
     def forget_sections(self) -> None:
-        """What was seen until now was outside of any section that counts."""
+        """Discard what was seen so far. It was outside of the sections that count."""
         with self._turn:
             self._looks = [replace(look, in_section=False) for look in self._looks]
 
     def others(self, sections: Sequence[Section]) -> list[GpuProcess] | None:
-        """All processes seen in the sections but this one and those that it started; None where that is not known."""
+        """All processes seen in the sections, without this one and those that it started; None if not known."""
         seen, own = self._seen_and_own()
         if not sections or not seen or own is None or self._lists.compute.refused:
             return None
         if own == os.getpid():
             own_numbers, names = self._related, self._names
-        else:  # the numbers are of another namespace: what has that number here is somebody else
+        else:  # the pids are of another namespace, so a process with the same pid here is a different one
             own_numbers, names = {own}, {}
         utilization = self._sm_by_number(sections)
         return [
@@ -174,7 +175,7 @@ class ProcessWatch:
         ]
 
     def problem(self) -> str | None:
-        """Why the others are not known although NVML lists processes; None where there is no such reason."""
+        """Why the other processes are not known although NVML lists processes; None if there is no such problem."""
         seen, own = self._seen_and_own()
         if own is not None or not any(look.in_section for look in self._looks):
             return None
@@ -189,9 +190,10 @@ class ProcessWatch:
         return memory_by_number(look.listed for look in looks if look.in_section), own
 
     def _sm_by_number(self, sections: Sequence[Section]) -> dict[int, float] | None:
-        """The highest SM utilization of each that has one; None where nobody has: then the card does not say.
+        """The maximum SM utilization of each process that has one; None if no process has one.
 
-        This process computes in the sections, so that a card which tells utilization by process tells at least its.
+        This process computes in the sections. A GPU that reports utilization by process therefore reports at least
+        this process, and None means that the GPU does not report it.
         """
         highest: dict[int, float] = {}
         for time_ns, number, pct in list(self._sm):
@@ -204,30 +206,30 @@ class ProcessWatch:
         try:
             return list(nvml.nvmlDeviceGetProcessUtilization(handle, self._since_us))
         except nvml.NVMLError as error:
-            # nothing new since then; pynvml raises SUCCESS where NVML has no sample at all
+            # no new data since then; pynvml raises SUCCESS if NVML has no sample at all
             if error.value in (nvml.NVML_ERROR_NOT_FOUND, nvml.NVML_SUCCESS):
                 return []
             raise
 
 
 def processes_csv(processes: Sequence[GpuProcess]) -> str:
-    """A row a process, a column a field; empty where it is not known."""
+    """One row for each process, one column for each field. An unknown value is an empty cell."""
     table = pd.DataFrame([asdict(process) for process in processes])
     return table.astype({"memory_bytes": "Int64"}).to_csv(index=False)
 
 
 def is_related(pid: int) -> bool:
-    """Whether it is this process or one that it started, directly or not."""
+    """Whether it is this process or one of its descendants."""
     if pid == os.getpid():
         return True
     try:
         return os.getpid() in [parent.pid for parent in psutil.Process(pid).parents()]
-    except psutil.Error:  # ended, of another user, or no number of this namespace
+    except psutil.Error:  # it has ended, belongs to another user, or its pid is not of this namespace
         return False
 
 
 def process_name(nvml: ModuleType, pid: int) -> str | None:
-    """The program's name as this host knows it; None where it cannot be seen from here."""
+    """The program's name on this host; None if it is not visible from here."""
     try:
         return _program(psutil.Process(pid).name())
     except psutil.Error:
@@ -238,7 +240,7 @@ def process_name(nvml: ModuleType, pid: int) -> str | None:
 
 
 def _program(title: str) -> str | None:
-    """The program's name out of a title that a program can set as it likes, arguments included."""
+    """The program's name from a process title, which a program can set freely and which may contain arguments."""
     words = title.split()
     found = re.match(r"[\w.+:-]+", words[0].rsplit("/", 1)[-1]) if words else None
     return found.group() if found else None

@@ -1,4 +1,4 @@
-"""One question to NVML: asked as long as it is answered, with what its answers cost."""
+"""One NVML query, with its availability and cost."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,18 +9,18 @@ from typing import Any, Generic, TypeVar
 from ttt_mlflow.telemetry.nvml import Device, refusals
 
 T = TypeVar("T")
-Spelling = tuple[str, Callable[[], T]]  # whose the answer is, and the call
+Spelling = tuple[str, Callable[[], T]]  # the device that answers, and the call
 
 
 class Query(Generic[T]):
-    """A question in one or several spellings, the preferred one first.
+    """A query with one or several spellings, the preferred one first.
 
     name: as in ``refused`` and queries.csv.
-    covers: what span an answer stands for, in words.
-    of: whose the answers are: card, or of a MIG run instance or parent card; empty where it is refused.
-    refused: why it is not asked (any more); None while it is answered.
-    calls, mean_us, max_us: answers since the first, and their cost in µs. The first one chooses the spelling, pays for
-    finding the function in the library, and is not counted.
+    covers: the time span that an answer covers, in words.
+    of: the device that answers: GPU or, in a run on a MIG instance, instance or parent GPU; empty if refused.
+    refused: why the query is not made (any more); None while it is answered.
+    calls, mean_us, max_us: number of answers after the first, and their cost in µs. The first call chooses the spelling
+    and also looks up the function in the library, so it is not counted.
     """
 
     def __init__(self, nvml: ModuleType, name: str, covers: str, spellings: Sequence[Spelling[T]]) -> None:
@@ -30,7 +30,7 @@ class Query(Generic[T]):
         self.max_us: float | None = None
         self._total_us = 0.0
         self._errors = refusals(nvml)
-        # the last: this nvidia-ml-py does not have the function
+        # the last one: this version of nvidia-ml-py does not have the function
         lacking: tuple[type[Exception], ...] = (*self._errors, AttributeError)
         for of, call in spellings:
             try:
@@ -46,7 +46,7 @@ class Query(Generic[T]):
         return self._total_us / self.calls if self.calls else None
 
     def ask(self) -> T | None:
-        """The answer; None where it is refused. A question that is refused is not asked again."""
+        """The answer; None if refused. A refused query is not made again."""
         if self.refused is not None:
             return None
         began = time.perf_counter()
@@ -62,7 +62,7 @@ class Query(Generic[T]):
         return answer
 
     def row(self) -> dict[str, object]:
-        """Its row of queries.csv."""
+        """The query's row in queries.csv."""
         return {
             "query": self.name,
             "of": self.of,
@@ -75,10 +75,10 @@ class Query(Generic[T]):
 
 
 def of_either(device: Device, *functions: Callable[[Any], T]) -> list[Spelling[T]]:
-    """Spellings that ask the device and, where a MIG instance refuses them all, its card."""
+    """Spellings that query the device and, if a MIG instance refuses all of them, its parent GPU."""
     return [(of, partial(function, handle)) for of, handle in device.handles for function in functions]
 
 
 def of_itself(device: Device, *functions: Callable[[Any], T]) -> list[Spelling[T]]:
-    """Spellings that ask the device alone, where the card's answer would be about other instances too."""
+    """Spellings that query only the device, because the parent GPU's answer would include other instances."""
     return [(device.own_name, partial(function, device.handle)) for function in functions]

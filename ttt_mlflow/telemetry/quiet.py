@@ -1,14 +1,14 @@
-"""Waiting until the card is quiet and cool, before a measurement that was disturbed is made again."""
+"""Waits until the GPU is quiet and cool, before a disturbed measurement is repeated."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from ttt_mlflow.names import CLOCK_EVENT_REASONS
 
-LOOK_BACK_S = 3.0  # the card has been quiet for this long
-MOST_S = 120.0  # to wait, for each attempt
+LOOK_BACK_S = 3.0  # the GPU must have been quiet for this long
+MOST_S = 120.0  # maximum waiting time before each attempt
 POLL_S = 0.25
-COOLING_C = 1.0  # a card that cools by more than this in LOOK_BACK_S is not yet cool
+COOLING_C = 1.0  # a GPU that cools by more than this in LOOK_BACK_S is not cool yet
 UNREST = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
 UNREST_MASK = sum(1 << CLOCK_EVENT_REASONS.index(reason) for reason in UNREST)
 
@@ -16,9 +16,9 @@ Rows = Sequence[Mapping[str, float]]
 
 
 def unrest(rows: Rows) -> list[str]:
-    """Why the card is not quiet, by samples in which this process did nothing; empty where it is.
+    """Why the GPU is not quiet, from samples during which this process was idle. Empty if it is quiet.
 
-    A utilization above 0 is then another process'.
+    A utilization above 0 therefore belongs to another process.
     """
     if not rows:
         return ["no samples"]
@@ -42,10 +42,10 @@ def wait_until_quiet(
     look_back_s: float = LOOK_BACK_S,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[str]:
-    """Wait until the live ``samples`` show LOOK_BACK_S of quiet, ``most_s`` at most; what was still in the way then.
+    """Wait until the live ``samples`` show LOOK_BACK_S of quiet, at most ``most_s``. Returns the remaining obstacles.
 
-    samples: rows with time_ns (time.time_ns) that another thread appends to. tell: is called at every look with what
-    stands in the way; what it raises ends the waiting. The caller keeps the GPU idle meanwhile.
+    samples: rows with time_ns (time.time_ns), to which another thread appends. tell: called at every check with the
+    obstacles; an exception from it ends the waiting. The caller must keep the GPU idle.
     """
     began_ns = time.time_ns()
     while True:

@@ -12,7 +12,7 @@ NOW = "now"
 
 
 def sample_queries(nvml: ModuleType, device: Device) -> dict[str, Query[Row]]:
-    """The queries of a sample by name, each asked once."""
+    """The queries of a sample, by name."""
 
     def clock(column: str, kind: int) -> Any:
         return lambda handle: {column: nvml.nvmlDeviceGetClockInfo(handle, kind)}
@@ -40,7 +40,7 @@ def sample_queries(nvml: ModuleType, device: Device) -> dict[str, Query[Row]]:
         return {"gpu_utilization_pct": rates.gpu, "memory_utilization_pct": rates.memory}
 
     def memory(handle: Any) -> Row:
-        # version 2 leaves out what the driver reserves for itself, as nvidia-smi does
+        # version 2 excludes memory that the driver reserves for itself, as nvidia-smi does
         return {"memory_used_bytes": nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).used}
 
     def memory_older(handle: Any) -> Row:
@@ -50,16 +50,16 @@ def sample_queries(nvml: ModuleType, device: Device) -> dict[str, Query[Row]]:
         return {"clock_event_reasons": nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)}
 
     def clock_events_older(handle: Any) -> Row:
-        # the name that older drivers know alone
+        # the only name in older drivers
         return {"clock_event_reasons": nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)}
 
     either = {
         "sm_clock": (NOW, [clock("sm_clock_mhz", nvml.NVML_CLOCK_SM)]),
         "memory_clock": (NOW, [clock("memory_clock_mhz", nvml.NVML_CLOCK_MEM)]),
-        "power": ("the last 1 s; now on cards before Ampere and on GA100", [power]),
+        "power": ("the last 1 s; now on GPUs before Ampere and on GA100", [power]),
         "power_instant": ("now, less its age", [power_instant]),
         "temperature": (NOW, [temperature, temperature_newer]),
-        "utilization": ("the last 1/6 to 1 s, by card", [utilization]),
+        "utilization": ("the last 1/6 to 1 s, depending on the GPU", [utilization]),
         "clock_events": (NOW, [clock_events, clock_events_older]),
     }
     queries = {

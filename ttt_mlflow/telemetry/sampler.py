@@ -1,7 +1,7 @@
-"""What NVML says about the GPU while it works: a thread reads one device, the measurement marks its sections.
+"""Samples a GPU with NVML while it works. A thread reads one device, and the measurement marks its sections.
 
-The device is chosen by UUID. A query that the card refuses is asked once and listed with its reason. What the samples
-mean is in :mod:`ttt_mlflow.telemetry.samples`.
+The device is selected by UUID. A query that the GPU refuses is made once and listed with its reason.
+:mod:`ttt_mlflow.telemetry.samples` evaluates the samples.
 """
 
 import threading
@@ -23,16 +23,16 @@ from ttt_mlflow.telemetry.readings import Row, memory_total_query, sample_querie
 from ttt_mlflow.telemetry.samples import Section, inside
 
 SAMPLES_PER_SECOND = 20.0
-LOOKS_PER_SECOND = 2.0  # at the processes on the card
-STOP_SECONDS = 5.0  # to wait for the thread: a lost GPU can hold a call for ever
+LOOKS_PER_SECOND = 2.0  # reads of the processes on the GPU
+STOP_SECONDS = 5.0  # time to wait for the thread; a lost GPU can block a call forever
 
 
 class NvmlSampler:
     """Samples one GPU from a daemon thread between :meth:`start` and :meth:`stop`.
 
-    samples: one dict a sample (see :meth:`frame`).
+    samples: one dict for each sample (see :meth:`frame`).
     sections: the measured sections, marked by :meth:`mark`.
-    memory_total_bytes: the device's memory; None where the card does not say.
+    memory_total_bytes: the device's memory; None if the GPU does not report it.
     """
 
     def __init__(self, nvml: ModuleType, device: Device, hz: float) -> None:
@@ -48,14 +48,14 @@ class NvmlSampler:
         self._memory_total = memory_total_query(nvml, device)
         self.memory_total_bytes = self._memory_total.ask()
         self._open_section: tuple[int, dict[str, float]] | None = None
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._hanging: str | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
 
     @classmethod
     def open(cls, uuid: str, hz: float = SAMPLES_PER_SECOND) -> Self:
-        """A sampler for the GPU (or MIG instance) with this UUID, in PyTorch's or in NVML's spelling.
+        """A sampler for the GPU (or MIG instance) with this UUID, in PyTorch's or NVML's spelling.
 
         Raises :class:`TelemetryUnavailable` if nvidia-ml-py or NVML is missing or does not know the device.
         """
@@ -65,7 +65,7 @@ class NvmlSampler:
         except nvml.NVMLError as error:
             nvml.nvmlShutdown()
             raise TelemetryUnavailable(
-                f"NVML does not answer for the GPU {uuid} ({error})", "nvidia-smi -L lists the GPUs it knows"
+                f"NVML does not answer for the GPU {uuid} ({error})", "run nvidia-smi -L to list the GPUs that it knows"
             ) from None
 
     def start(self) -> Self:
@@ -74,12 +74,12 @@ class NvmlSampler:
         return self
 
     def stop(self) -> None:
-        """End the sampling and let go of NVML; the samples stay. A second call does nothing."""
+        """Stop sampling and release NVML. The samples are kept. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
-        self._open_section = None  # its pass did not end
-        self._ending.set()
+        self._open_section = None  # its pass was interrupted
+        self._stopping.set()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
             if self._thread.is_alive():
@@ -99,7 +99,7 @@ class NvmlSampler:
     def mark(self, edge: str) -> None:
         """Mark the "begin" or the "end" of a measured section.
 
-        The counters and the processes are read here, just outside the section: that takes milliseconds.
+        Counters and processes are read here, just outside the section, because that takes milliseconds.
         """
         if edge == "begin" and self._open_section is None:
             self._processes.look(in_section=True)
@@ -112,11 +112,11 @@ class NvmlSampler:
             self._processes.look(in_section=True)
             self.sections.append(_section(begin_ns, end_ns, counted))
         else:
-            raise ValueError(f"mark({edge!r}) out of turn: sections begin and end one after the other")
+            raise ValueError(f"mark({edge!r}) is out of order: sections must begin and end in turn")
 
     @property
     def refused(self) -> dict[str, str]:
-        """{query: reason} of what the card does not answer, stopped answering, or answers so that it means nothing."""
+        """{query: reason} of queries that the GPU does not answer, stopped answering, or answers uselessly."""
         refused = {query.name: query.refused for query in self._queries if query.refused is not None}
         refused |= self._gpm.refused | self._counters.backwards
         if problem := self._processes.problem():
@@ -124,21 +124,21 @@ class NvmlSampler:
         return refused | ({"sampling": self._hanging} if self._hanging else {})
 
     def forget_sections(self) -> None:
-        """Begin anew: what was measured until now does not count; its samples stay."""
+        """Discard the sections so far. The samples are kept."""
         self.sections.clear()
         self._processes.forget_sections()
 
     def other_processes(self, sections: Sequence[Section] | None = None) -> list[GpuProcess] | None:
-        """The processes that were on the card while a section was open, less this one and those that it started.
+        """The processes on the GPU while a section was open, without this process and those that it started.
 
-        What they computed is that of ``sections``, all of them unless given. None where the card does not list them,
-        or lists them so that this one cannot be told apart: ``refused`` then says why under ``processes``. None too
-        without a section.
+        Their utilization is that in ``sections`` (default: all). None if the GPU does not list the processes, or lists
+        them in such a way that this process cannot be identified; ``refused`` then has the reason under ``processes``.
+        Also None without a section.
         """
         return self._processes.others(self.sections if sections is None else sections)
 
     def recent_sm_clocks(self, seconds: float) -> list[float] | None:
-        """The SM clock (MHz) of the samples of the last ``seconds``, oldest first; None where the card does not say."""
+        """The SM clock (MHz) of the samples of the last ``seconds``, the oldest first; None if not reported."""
         if self._readings["sm_clock"].refused is not None:
             return None
         since_ns = time.time_ns() - int(seconds * 1e9)
@@ -146,15 +146,15 @@ class NvmlSampler:
         return [row["sm_clock_mhz"] for row in recent if "sm_clock_mhz" in row][::-1]
 
     def frame(self) -> pd.DataFrame:
-        """The samples so far, a row each; empty without samples.
+        """The samples so far, one row each; empty without samples.
 
-        time_ns (the host's clock, time.time_ns), read_ms (what reading the row took), measured (whether it
-        was inside a section), and where the card answers: sm_clock_mhz, memory_clock_mhz, power_w (NVML's own
-        average, of the last second on most cards), power_instant_w, power_instant_age_ms (by NVML's timestamp),
-        temperature_c, gpu_utilization_pct, memory_utilization_pct, memory_used_bytes, clock_event_reasons (a mask:
-        bit i is names.CLOCK_EVENT_REASONS[i]), and about every 150 ms sm_active_pct, tensor_active_pct,
-        dram_bandwidth_pct and gpm_span_ms, the time before the row that these three cover. What the card stopped
-        giving is NaN from then on.
+        time_ns (the host's clock, time.time_ns), read_ms (the time for reading the row), measured (whether it was in a
+        section) and, if the GPU reports them: sm_clock_mhz, memory_clock_mhz, power_w (NVML's average, on most GPUs of
+        the last second), power_instant_w, power_instant_age_ms (from NVML's timestamp), temperature_c,
+        gpu_utilization_pct, memory_utilization_pct, memory_used_bytes, clock_event_reasons (a mask: bit i is
+        names.CLOCK_EVENT_REASONS[i]), and about every 150 ms sm_active_pct, tensor_active_pct, dram_bandwidth_pct and
+        gpm_span_ms, the time before the row that these three cover. A reading that the GPU no longer provides is NaN
+        from then on.
         """
         frame = pd.DataFrame(list(self.samples))
         if not frame.empty:
@@ -162,10 +162,10 @@ class NvmlSampler:
         return frame
 
     def queries(self) -> pd.DataFrame:
-        """What each query covers, how old its answers were, what they cost, or why it is refused: a row each.
+        """One row for each query: what it covers, the age and cost of its answers, or why it is refused.
 
-        query, of (card, instance or parent card), calls, mean_us, max_us, age_ms (mean, where NVML gives a time),
-        covers, refused.
+        query, of (GPU, instance or parent GPU), calls, mean_us, max_us, age_ms (mean, if NVML reports a time), covers,
+        refused.
         """
         rows = [query.row() for query in self._queries]
         rows += [{"query": name, "calls": 0, "refused": reason} for name, reason in self._gpm.refused.items()]
@@ -189,17 +189,17 @@ class NvmlSampler:
 
     def _sample_until_stopped(self) -> None:
         due = look_due = time.monotonic()
-        while not self._ending.wait(max(0.0, due - time.monotonic())):
+        while not self._stopping.wait(max(0.0, due - time.monotonic())):
             self._sample()
             if time.monotonic() >= look_due:
                 self._processes.look(in_section=self._open_section is not None)
                 look_due = time.monotonic() + 1 / LOOKS_PER_SECOND
-            # keep the rhythm; after a delay go on from now instead of catching up
+            # keep the rhythm; after a delay, continue from now instead of catching up
             due = max(due + 1 / self.hz, time.monotonic())
 
     def _sample(self) -> None:
         time_ns, began = time.time_ns(), time.perf_counter()
-        row = self._gpm.read()  # first, so that its span ends with the row's time
+        row = self._gpm.read()  # first, so that its span ends at the row's time
         for query in self._readings.values():
             row |= query.ask() or {}
         if row:

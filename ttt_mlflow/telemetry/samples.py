@@ -1,7 +1,7 @@
-"""What the GPU's samples say: the metrics of the measured sections, time series, a table and a picture.
+"""Evaluates the GPU's samples: the metrics of the measured sections, time series, a table and a plot.
 
-Everything here is derived from the rows of :meth:`ttt_mlflow.telemetry.sampler.NvmlSampler.frame`, which are kept
-as ``samples.csv``, and from the sections.
+Everything is derived from the sections and from the rows of
+:meth:`ttt_mlflow.telemetry.sampler.NvmlSampler.frame`, which are kept as ``samples.csv``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ from ttt_mlflow.names import (
 
 SERIES_PER_SECOND = 2
 
-# The energy counter moves every 100 ms, so that a section's energy is off by up to that much at its ends.
-# It is given only where the sections are long enough for this to be under a tenth of it.
+# The energy counter advances every 100 ms, so a section's energy has an error of up to that much at each end. It is
+# reported only if this error is less than a tenth of the sections.
 ENERGY_STEP_SECONDS = 0.1
 ENERGY_ERROR_SHARE = 0.1
 
-# NVML refreshes GPM's counters every 100 ms: a reading may begin, and end, by up to that much before its span.
+# NVML refreshes GPM's counters every 100 ms, so a reading may begin and end up to that much before its span.
 GPM_LATE_MS = 100.0
 GPM_METRICS = {
     "sm_active_pct": names.SM_ACTIVE_PCT_MEAN,
@@ -39,10 +39,10 @@ GPM_METRICS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A measured section on the host's clock (time.time_ns), and what the card counted in it.
+    """A measured section on the host's clock (time.time_ns), and the GPU's counters in it.
 
-    violation_s: {policy of names.VIOLATION_POLICIES: seconds in which it held the clocks down}; a policy that is not
-    known is not in it. energy_j, ecc_uncorrected_errors: None where the card does not count them.
+    violation_s: {policy of names.VIOLATION_POLICIES: seconds in which it held the clocks down}; an unknown policy is
+    absent. energy_j, ecc_uncorrected_errors: None if the GPU does not count them.
     """
 
     begin_ns: int
@@ -57,11 +57,10 @@ class Section:
 
 
 def summarize(samples: pd.DataFrame, sections: Sequence[Section]) -> Metrics:
-    """The metrics of the measured sections alone; what was not sampled there is absent.
+    """The metrics of the measured sections. A value that was not sampled there is absent.
 
-    Power is the instantaneous one where the GPU has it, because NVML's own average reaches back to before
-    the section. ``clock_event_<reason>_pct`` is the share of the samples in which NVML named the reason,
-    0 where it named it in none.
+    Power is the instantaneous power if the GPU reports it, because NVML's average reaches back to before the section.
+    ``clock_event_<reason>_pct`` is the share of the samples in which NVML named the reason, 0 if it never did.
     """
     metrics: Metrics = {}
     rows = samples[inside(samples, sections)] if not samples.empty else samples
@@ -89,7 +88,7 @@ def summarize(samples: pd.DataFrame, sections: Sequence[Section]) -> Metrics:
 def series(samples: pd.DataFrame, gpu_index: int) -> Series:
     """The samples as time series for MLflow's System metrics.
 
-    Each point is the mean of half a second; the step is its index.
+    Each point is the mean of half a second. The step is its index.
     """
     if samples.empty:
         return {}
@@ -117,7 +116,7 @@ def series(samples: pd.DataFrame, gpu_index: int) -> Series:
 
 
 def inside(samples: pd.DataFrame, sections: Sequence[Section], before_ms: pd.Series | float = 0.0) -> pd.Series:
-    """Whether each sample was taken inside one of the sections, and so were the ``before_ms`` before it."""
+    """Whether each sample, and the ``before_ms`` before it, were inside one of the sections."""
     within = pd.Series(False, index=samples.index)
     reach_ns = 1e6 * before_ms
     for section in sections:
@@ -127,7 +126,7 @@ def inside(samples: pd.DataFrame, sections: Sequence[Section], before_ms: pd.Ser
 
 
 def write_samples_csv(samples: pd.DataFrame, path: Path) -> None:
-    """The raw samples, one row each, with the columns of :meth:`NvmlSampler.frame`."""
+    """Write the raw samples, one row each, with the columns of :meth:`NvmlSampler.frame`."""
     samples.to_csv(path, index=False)
 
 
@@ -139,7 +138,7 @@ def power_column(samples: pd.DataFrame) -> str | None:
 
 
 def _gpm_means(samples: pd.DataFrame, sections: Sequence[Section]) -> Metrics:
-    """Means over time of GPM's readings; of those alone that cover nothing outside one section."""
+    """Time-weighted means of GPM's readings. Only readings that are completely inside one section are used."""
     if "gpm_span_ms" not in samples:
         return {}
     rows = samples[inside(samples, sections, samples["gpm_span_ms"] + GPM_LATE_MS)]
@@ -154,7 +153,7 @@ def _gpm_means(samples: pd.DataFrame, sections: Sequence[Section]) -> Metrics:
 
 
 def clock_event_pct(rows: pd.DataFrame) -> dict[str, float] | None:
-    """The share of the rows in which NVML named each clock event, 0 included; None where it did not answer."""
+    """The share of the rows in which NVML named each clock event, including 0; None if NVML did not answer."""
     masks = rows["clock_event_reasons"].dropna().astype("int64") if "clock_event_reasons" in rows else pd.Series()
     if masks.empty:
         return None
@@ -162,7 +161,7 @@ def clock_event_pct(rows: pd.DataFrame) -> dict[str, float] | None:
 
 
 def counted(sections: Sequence[Section]) -> Metrics:
-    """The metrics of violations and ECC errors, all sections together; without what one of them does not know."""
+    """The metrics of violations and ECC errors over all sections. A value that one section lacks is absent."""
     metrics: Metrics = {}
     for policy in VIOLATION_POLICIES:
         if sections and all(policy in section.violation_s for section in sections):
@@ -175,11 +174,11 @@ def counted(sections: Sequence[Section]) -> Metrics:
 
 
 def _energy_j(sections: Sequence[Section]) -> float | None:
-    """The sections' energy together; None where it was not read or they are too short for the counter."""
+    """The energy of all sections; None if it was not read or if they are too short for the counter."""
     energies = [section.energy_j for section in sections if section.energy_j is not None]
     if not sections or len(energies) < len(sections):
         return None
-    # the errors of the sections are independent and grow with the root of their number
+    # the errors of the sections are independent, so they grow with the square root of their number
     error_s = ENERGY_STEP_SECONDS * len(sections) ** 0.5
     if error_s > ENERGY_ERROR_SHARE * sum(section.seconds for section in sections):
         return None

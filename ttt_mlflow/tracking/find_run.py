@@ -1,4 +1,4 @@
-"""Finds a recorded run by what people call it: the folder or id of its record, or the id of its MLflow run."""
+"""Finds a recorded run by the folder of its record, the id of its record, or the id of its MLflow run."""
 
 import re
 import tempfile
@@ -24,7 +24,7 @@ MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class StoreRun:
-    """A run of a tracking store; see :class:`RecordedRun`. Artifacts are downloaded to ``folder`` when asked for."""
+    """A run in a tracking store; see :class:`RecordedRun`. Artifacts are downloaded to ``folder`` on demand."""
 
     def __init__(self, client: "MlflowClient", run: "Run", folder: Path) -> None:
         self._client, self._run, self._folder = client, run, folder
@@ -50,7 +50,7 @@ class StoreRun:
     def settings(self) -> dict[str, Any]:
         kind = CONFIGURATIONS.get(self.entry_point)
         if kind is None:
-            raise BadInput(f"{self.id}: a run of {self.entry_point}; this version knows {', '.join(CONFIGURATIONS)}")
+            raise BadInput(f"{self.id}: a run of {self.entry_point}; this version reads {', '.join(CONFIGURATIONS)}")
         return kind.parse({name: text for name, text in self.params.items() if name in kind.model_fields}).model_dump()
 
     @property
@@ -77,9 +77,9 @@ class StoreRun:
 
 @contextmanager
 def found_run(run: str, logdir: Path, tracking_uri: str) -> Iterator[RecordedRun]:
-    """The run that ``run`` names; what is downloaded of it lies on this disk until the block ends.
+    """The run that ``run`` identifies. Downloaded files stay on this disk until the block ends.
 
-    Raises :class:`BadInput`, which says what can be given, or why the store does not hand the run over.
+    Raises :class:`BadInput` with the accepted forms, or with the reason for which the store did not return the run.
     """
     if JOURNAL_ID.fullmatch(run) and (logdir / run).is_dir():
         yield LocalRun(Journal.open(logdir / run))
@@ -91,7 +91,7 @@ def found_run(run: str, logdir: Path, tracking_uri: str) -> Iterator[RecordedRun
                 yield StoreRun(client, client.get_run(run), Path(folder))
         except known_errors() as error:
             place = without_password(tracking_uri)
-            raise BadInput(f"{run}: not to be had from {place} ({explain(error)})") from None
+            raise BadInput(f"{run}: not available from {place} ({explain(error)})") from None
     else:
         raise BadInput(
             f"{run}: no such run; give the folder of a record, the id of one in {logdir}, or the id of an MLflow run"

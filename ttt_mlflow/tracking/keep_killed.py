@@ -1,8 +1,8 @@
-"""Keeps a killed run KILLED although ``mlflow run`` marks it FAILED.
+"""Keeps a killed run KILLED, although ``mlflow run`` marks it FAILED.
 
-``mlflow run`` means to leave the status of an ended run alone, but looks its text up among numbers (MLflow 3.17.2:
-``mlflow.projects._maybe_set_run_terminated`` with ``RunStatus.is_terminated``), so its last act is to write FAILED over
-KILLED. That happens after our process has ended: a small process of its own waits for it and writes KILLED again.
+``mlflow run`` intends not to change the status of an ended run. But it compares the status's name with numbers (MLflow
+3.17.2: ``mlflow.projects._maybe_set_run_terminated`` with ``RunStatus.is_terminated``), so it always writes FAILED at
+its end. That happens after this process has ended. A small separate process waits for it and writes KILLED again.
 """
 
 import os
@@ -17,7 +17,7 @@ POLL_S = 0.5
 
 
 def start(run_id: str, mlflow_pid: int) -> None:
-    """Leave a process behind that sees to the run ``run_id``, which the ``mlflow run`` of ``mlflow_pid`` has made."""
+    """Start the process that keeps ``run_id`` killed. The ``mlflow run`` with the pid ``mlflow_pid`` made that run."""
     subprocess.Popen(
         [sys.executable, "-m", __name__, run_id, str(mlflow_pid)],
         env={**QUIET, **os.environ},
@@ -29,10 +29,10 @@ def start(run_id: str, mlflow_pid: int) -> None:
 
 
 def keep_killed(run_id: str, mlflow_pid: int) -> None:
-    """Once the run is marked FAILED, mark it KILLED; give up when ``mlflow run`` is gone or a minute has passed."""
+    """Mark the run KILLED once it is marked FAILED. Give up when ``mlflow run`` has ended or after one minute."""
     from mlflow import MlflowClient
 
-    client = MlflowClient()  # of MLFLOW_TRACKING_URI, which `mlflow run` has set
+    client = MlflowClient()  # uses MLFLOW_TRACKING_URI, which `mlflow run` has set
     deadline = time.monotonic() + WAIT_S
     while True:
         last = not _is_running(mlflow_pid) or time.monotonic() > deadline

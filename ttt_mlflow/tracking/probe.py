@@ -1,4 +1,4 @@
-"""Whether a tracking store takes what a run writes, found out by writing something and taking it back."""
+"""Checks whether a tracking store accepts a run, by writing something and removing it."""
 
 import os
 import sqlite3
@@ -12,10 +12,11 @@ RUN_NAME = "ttt-mlflow doctor"
 
 
 def check_writing(uri: str, experiment_name: str | None) -> str | None:
-    """None if records can be written to ``uri``, or why not, in one line.
+    """None if records can be written to ``uri``, else the reason in one line.
 
-    An SQLite file is locked for writing and let go of, and made by nobody here. Of a server or a database a run with
-    one small artifact is made in the experiment (or the default one) and deleted: it is in MLflow's trash after that.
+    For an SQLite file, the check takes and releases the write lock; it does not create the file. For a server or
+    another database, the check makes a run with one small artifact in the experiment (or the default one) and deletes
+    it. The run is then in MLflow's trash.
     """
     if reason := check_tracking(uri):
         return reason
@@ -39,18 +40,18 @@ def _check_run(uri: str, experiment_name: str | None) -> str | None:
             finally:
                 client.delete_run(run_id)
     except known_errors() as error:
-        return f"it does not let you {doing} ({explain(error)})"
+        return f"it does not allow a client to {doing} ({explain(error)})"
     return None
 
 
 def _check_sqlite_lock(path: Path) -> str | None:
     if not path.exists():
-        return None  # the first run makes it; that its folder can be written to is known
+        return None  # the first run creates it; the check of its folder has already passed
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=CHECK_SECONDS)) as connection:
             connection.isolation_level = None
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
     except sqlite3.Error as error:
-        return f"{path} cannot be written to ({error})"
+        return f"{path} is not writable ({error})"
     return None

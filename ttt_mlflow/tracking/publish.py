@@ -1,6 +1,6 @@
-"""Send a journal to MLflow: one journal is one MLflow run, however often it is published.
+"""Sends a journal to MLflow. One journal is one MLflow run, regardless of how often it is published.
 
-MLflow is imported inside the functions: it takes seconds, and a run that fails early does not need it.
+MLflow is imported inside the functions. The import takes seconds, and a run that fails early does not need it.
 """
 
 import getpass
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 MLFLOW_STATUS = {"ok": "FINISHED", "oom": "FAILED", "error": "FAILED", "killed": "KILLED"}
 
-# A server that takes artifacts through to an object store answers an upload only when it is through.
+# A server that forwards artifacts to an object store answers an upload only after it has forwarded it.
 UPLOAD_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-# Limits of one log_batch call: 1000 entries, of which 100 parameters and 100 tags.
+# Limits of one log_batch call: 1000 entries, including at most 100 parameters and 100 tags.
 METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 800, 100, 100
 
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """Where a journal is in MLflow; ``run_url`` only where a server shows it."""
+    """Where a journal is in MLflow. ``run_url``: a link, if a server shows the run."""
 
     run_id: str
     experiment_id: str
@@ -53,32 +53,31 @@ class PublishedRun:
 def publish(
     journal: Journal, tracking_uri: str, run_id: str | None = None, experiment_name: str | None = None
 ) -> PublishedRun:
-    """Write everything that ``journal`` holds to its MLflow run and close the run.
+    """Write the content of ``journal`` to its MLflow run and close the run.
 
-    The run is ``run_id`` (MLFLOW_RUN_ID, made by ``mlflow run``, whose parameters are left alone), or the one
-    that an earlier, interrupted publication began, or a new one in ``experiment_name`` (else
-    MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID, MLflow's default experiment). Publishing again adds nothing
-    twice.
+    The run is ``run_id`` (MLFLOW_RUN_ID, made by ``mlflow run``, whose parameters are not changed), or the run of an
+    earlier, interrupted publication, or a new run in ``experiment_name`` (else MLFLOW_EXPERIMENT_NAME,
+    MLFLOW_EXPERIMENT_ID, MLflow's default experiment). Publishing twice adds nothing twice.
 
-    Raises :class:`PublishFailed`; the journal then still holds everything, for ``sync``.
+    Raises :class:`PublishFailed`. The journal then still has everything for ``sync``.
     """
     with settings(QUIET):
         try:
             journal.close_abandoned()
             if journal.status["status"] == "running":
-                raise PublishFailed(f"{journal.path}: the run is still going on")
+                raise PublishFailed(f"{journal.path}: the run has not ended; publish it after its end")
             note_target(journal, tracking_uri, run_id, experiment_name)
             reason = check_tracking(tracking_uri)
             if reason:
                 raise _failed(journal, reason)
             with journal.publishing(), _mlflow_errors(journal), quiet_loggers():
                 return _publish(journal, tracking_uri)
-        except OSError as error:  # the journal's own; MLflow's side is dealt with inside
+        except OSError as error:  # of the journal; errors of MLflow are handled inside
             raise _failed(journal, str(error)) from error
 
 
 def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "error") -> None:
-    """Let the run ``run_id`` that ``mlflow run`` made say why nothing was measured, and close it.
+    """Record in ``run_id``, which ``mlflow run`` made, why nothing was measured, and close the run.
 
     Raises :class:`PublishFailed`.
     """
@@ -96,13 +95,13 @@ def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "erro
                 client.set_terminated(run_id, MLFLOW_STATUS[status])
         except known_errors() as error:
             place = without_password(tracking_uri)
-            raise PublishFailed(f"the run {run_id} in {place} was not marked: {explain(error)}") from error
+            raise PublishFailed(f"the run {run_id} in {place} could not be marked: {explain(error)}") from error
 
 
 def note_target(journal: Journal, tracking_uri: str, run_id: str | None, experiment_name: str | None) -> None:
-    """Note in the journal where it is to be published, for whoever does it.
+    """Store in the journal where it is to be published.
 
-    What was given stands first, then the environment, then what was noted before.
+    Explicit arguments take precedence, then the environment, then what the journal already has.
     """
     tracking_uri = without_password(tracking_uri)
     earlier = journal.target
@@ -134,7 +133,7 @@ def _publish(journal: Journal, tracking_uri: str) -> PublishedRun:
 
 
 def _own_run(client: "MlflowClient", journal: Journal) -> "Run | None":
-    """The run that the journal's target names, unless it is gone or holds another journal."""
+    """The run of the journal's target; None if it was deleted or belongs to another journal."""
     from mlflow.exceptions import MlflowException
 
     run_id = journal.target["run_id"]
@@ -171,7 +170,7 @@ def _find_or_create(client: "MlflowClient", journal: Journal) -> "Run":
                 "mlflow.source.type": "LOCAL",
             },
         )
-        # The client repeats a request whose answer got lost, and the server then has made two runs.
+        # If a response is lost, the client repeats the request, and the server has made two runs.
         runs = runs_of_journal() or [created]
     run, *ghosts = runs
     for ghost in ghosts:
@@ -180,7 +179,7 @@ def _find_or_create(client: "MlflowClient", journal: Journal) -> "Run":
 
 
 def _experiment_id(client: "MlflowClient", name: str | None) -> str | None:
-    """The id of the experiment ``name``, made if there is none."""
+    """The id of the experiment ``name``. It is created if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     if name is None:
@@ -192,13 +191,13 @@ def _experiment_id(client: "MlflowClient", name: str | None) -> str | None:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            experiment = client.get_experiment_by_name(name)  # another run was quicker
+            experiment = client.get_experiment_by_name(name)  # another run created it first
             assert experiment is not None
     return str(experiment.experiment_id)
 
 
 def _log_values(client: "MlflowClient", journal: Journal, run: "Run") -> None:
-    """Parameters that the run lacks, metrics, series and tags, in as few calls as the limits allow."""
+    """Write missing parameters, metrics, series and tags in as few calls as the limits allow."""
     from mlflow.entities import Param, RunTag
     from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
@@ -215,7 +214,7 @@ def _log_values(client: "MlflowClient", journal: Journal, run: "Run") -> None:
 
 
 def _metrics(journal: Journal) -> list["Metric"]:
-    """Metrics, then series. A store keeps equal points once, so with the journal's own times none doubles."""
+    """Metrics, then series. The points have the journal's times; a store keeps equal points once."""
     from mlflow.entities import Metric
 
     ended_at = _milliseconds(journal.status["ended_at"])
@@ -258,7 +257,7 @@ def _run_url(tracking_uri: str, experiment_id: str, run_id: str) -> str | None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
+    except (KeyError, OSError):  # the user id has no name, for example in a container
         return str(os.getuid())
 
 
@@ -274,7 +273,7 @@ def _milliseconds(iso: str) -> int:
 
 @contextmanager
 def _mlflow_errors(journal: Journal) -> Iterator[None]:
-    """What a client, a database driver or an upload raises, as one line for the person."""
+    """Turn errors of a client, a database driver or an upload into a one-line :class:`PublishFailed`."""
     try:
         yield
     except known_errors() as error:
@@ -284,6 +283,6 @@ def _mlflow_errors(journal: Journal) -> Iterator[None]:
 def _failed(journal: Journal, reason: str) -> PublishFailed:
     uri = journal.target.get("tracking_uri")
     return PublishFailed(
-        f"not published to {uri}: {reason}; the record is kept, publish it later with: "
+        f"not published to {uri}: {reason}; the record is kept; publish it later with: "
         f"ttt-mlflow sync {shlex.quote(str(journal.path))}"
     )

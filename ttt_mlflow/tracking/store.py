@@ -1,4 +1,4 @@
-"""Tracking stores: their addresses, MLflow's client, and whether they can be reached."""
+"""Tracking stores: their URIs, MLflow's client, and whether they can be reached."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-# MLflow waits for minutes by default; a person waits for the end of a run. What the user has set stands.
+# MLflow waits for minutes by default, but a user waits for the end of a run. Values that the user has set are kept.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 CHECK_SECONDS = 4
 CHECK_PATIENCE = {
@@ -31,9 +31,9 @@ CUT = " … (cut)"
 
 
 def resolve_tracking_uri(explicit: str | None) -> str:
-    """``explicit``, or MLFLOW_TRACKING_URI, or MLflow's own default: the SQLite file in the current folder.
+    """``explicit``, else MLFLOW_TRACKING_URI, else MLflow's default, the SQLite file in the current folder.
 
-    A relative SQLite path is made absolute, so that the address means the same everywhere.
+    A relative SQLite path becomes absolute, so that the URI means the same in every folder.
     """
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     relative = re.fullmatch(r"sqlite:///([^/:].*)", uri)
@@ -41,12 +41,12 @@ def resolve_tracking_uri(explicit: str | None) -> str:
 
 
 def without_password(uri: str) -> str:
-    """``uri`` as it may be printed and written down."""
+    """``uri`` without its password, for printing and recording."""
     return re.sub(r"^([^:/]+://[^:/@]*):[^@/]*@", r"\1@", uri)
 
 
 def check_tracking(uri: str) -> str | None:
-    """Ask within seconds whether ``uri`` takes records now: ``None``, or why not, in one line."""
+    """Check within seconds whether ``uri`` accepts records. Returns None, or the reason in one line."""
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme in ("http", "https"):
         return _check_server(uri)
@@ -55,19 +55,19 @@ def check_tracking(uri: str) -> str | None:
     if scheme in DATABASE_PORTS:
         return _check_database(uri, DATABASE_PORTS[scheme])
     if scheme in ("", "file"):
-        return "a folder is no tracking store any more: give http://host:port or sqlite:///path/mlflow.db"
-    return None  # a store of an MLflow plug-in, or Databricks: only using it can tell
+        return "a folder is not supported as a tracking store: use http://host:port or sqlite:///path/mlflow.db"
+    return None  # a store of an MLflow plug-in, or Databricks: it cannot be checked without using it
 
 
 def clipped(text: str, limit: int) -> str:
-    """``text`` as every store takes it: UTF-8, no NUL, no longer than ``limit``; the journal has it all."""
+    """``text`` in a form that every store accepts: UTF-8, no NUL, at most ``limit`` long. The journal has the rest."""
     text = text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
     return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
 
 
 @contextmanager
 def client_for_a_check(uri: str) -> Iterator["MlflowClient"]:
-    """MLflow's client, with its certificates, proxies and credentials, quiet and with little patience."""
+    """MLflow's client for a check: quiet, with short timeouts and the user's certificates, proxies and credentials."""
     with settings(QUIET), settings(CHECK_PATIENCE, override=True):
         from mlflow import MlflowClient
 
@@ -77,7 +77,7 @@ def client_for_a_check(uri: str) -> Iterator["MlflowClient"]:
 
 @contextmanager
 def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
-    """MLflow's client, quiet, with the patience of a person who waits for an answer."""
+    """MLflow's client for reading: quiet, with timeouts for an interactive command."""
     if reason := check_tracking(uri) or _missing_database(uri):
         raise OSError(reason)
     with settings(QUIET), settings(PATIENCE):
@@ -88,13 +88,13 @@ def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
 
 
 def _missing_database(uri: str) -> str | None:
-    """MLflow makes the database that it is asked for: nothing to read from."""
+    """The reason for which there is nothing to read: the SQLite file does not exist. MLflow would create it."""
     path = Path(uri.partition(":///")[2].partition("?")[0])
     return f"there is no {path}" if urlsplit(uri).scheme == "sqlite" and not path.exists() else None
 
 
 def _check_server(uri: str) -> str | None:
-    """Ask for one experiment."""
+    """Request one experiment from the server."""
     with client_for_a_check(uri) as client:
         from mlflow.exceptions import MlflowException
 
@@ -106,14 +106,14 @@ def _check_server(uri: str) -> str | None:
 
 
 def _check_sqlite(path: Path) -> str | None:
-    """Without opening it: MLflow makes a database, and its folders, where there is none."""
+    """Check the file without opening it as a database, because MLflow would create it and its folders."""
     if not path.exists():
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):
-            return f"{path} cannot be made: {folder} is not a folder that you may write to"
+            return f"{path} cannot be created: {folder} is not a writable folder"
         return None
     if not path.is_file() or not os.access(path, os.W_OK):
-        return f"{path} is not a file that you may write to"
+        return f"{path} is not a writable file"
     with path.open("rb") as file:
         start = file.read(16)
     return None if start in (b"", b"SQLite format 3\0") else f"{path} is not an SQLite database"
@@ -131,7 +131,7 @@ def _check_database(uri: str, default_port: int) -> str | None:
 
 @contextmanager
 def settings(values: Mapping[str, str], override: bool = False) -> Iterator[None]:
-    """Environment variables for MLflow, which reads them at every request; those that are set stay."""
+    """Set environment variables for MLflow, which reads them at every request. Variables that are set are kept."""
     before = {name: os.environ.get(name) for name in values}
     for name, value in values.items():
         if override or before[name] is None:
@@ -148,7 +148,7 @@ def settings(values: Mapping[str, str], override: bool = False) -> Iterator[None
 
 @contextmanager
 def quiet_loggers() -> Iterator[None]:
-    """Keep table creation, migrations and retries off the terminal."""
+    """Keep messages about table creation, migrations and retries off the terminal."""
     import mlflow  # noqa: F401  (its import sets the levels)
 
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
@@ -170,7 +170,7 @@ def known_errors() -> tuple[type[Exception], ...]:
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong, in short: under MLflow's and urllib3's wrappers lies what the system said."""
+    """The cause in short: the system's own message, without the wrappers of MLflow and urllib3."""
     deepest = error
     while below := deepest.__cause__ or deepest.__context__:
         deepest = below

@@ -1,4 +1,4 @@
-"""Publish the journals that are not in MLflow yet: the server was away, or the process was killed."""
+"""Publishes the journals that are not in MLflow yet, after a server was unreachable or a process was killed."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri, with
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What ``sync`` did with one journal; ``message`` says why it failed."""
+    """The outcome of ``sync`` for one journal. ``message``: why it failed."""
 
     journal: Journal
     outcome: Literal["published", "already published", "still running", "failed"]
@@ -22,14 +22,14 @@ class SyncResult:
 
 
 def sync(path: Path | str, tracking_uri: str | None = None) -> list[SyncResult]:
-    """Publish the journal at ``path``, or those under it, oldest first; abandoned ones as killed.
+    """Publish the journal at ``path``, or the journals in it, the oldest first. Abandoned ones are published as killed.
 
-    Each goes to ``tracking_uri``, or MLFLOW_TRACKING_URI, or where it was meant to go, or MLflow's default. A
-    journal that is published somewhere is published again only to another ``tracking_uri`` that is asked for.
+    The destination is ``tracking_uri``, else MLFLOW_TRACKING_URI, else the target of the journal, else MLflow's
+    default. A journal that was published is published again only to an explicit, different ``tracking_uri``.
 
-    Raises :class:`BadInput` where ``path`` is not a folder.
+    Raises :class:`BadInput` if ``path`` is not a folder.
     """
-    unreachable: dict[str, str | None] = {}  # asked once each, not once a journal
+    unreachable: dict[str, str | None] = {}  # each store is checked once, not once for each journal
     return [_sync_one(journal, tracking_uri, unreachable) for journal in find_journals(path)]
 
 

@@ -193,20 +193,20 @@ def test_a_model_is_left_alone_by_a_checkpoint_that_does_not_fit(weights: dict[s
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle", b"\xff" * 64])
 def test_another_format(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(content)
-    assert refusal(tmp_path / "pytorch_model.bin").startswith("pytorch_model.bin is no readable safetensors file (")
+    assert refusal(tmp_path / "pytorch_model.bin").startswith("pytorch_model.bin is not a readable safetensors file (")
 
 
 def test_a_file_that_was_cut_off(weights: dict[str, Tensor], tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     save_file(weights, file)
     file.write_bytes(file.read_bytes()[:-100])
-    assert refusal(file).startswith("model.safetensors is no readable safetensors file (")
+    assert refusal(file).startswith("model.safetensors is not a readable safetensors file (")
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     absent = tmp_path / "absent.safetensors"
     assert refusal(absent) == "no such file or folder; give a safetensors file or a folder of them"
-    assert refusal(tmp_path) == "the folder holds no *.safetensors file"
+    assert refusal(tmp_path) == "the folder has no *.safetensors file"
 
 
 def test_a_file_in_the_home_folder(weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def test_a_long_prompt_goes_through_in_parts(inner_net: str, monkeypatch: pytest
 @pytest.mark.parametrize("length", [0, 1, 17])
 def test_a_prompt_that_is_not_whole_mini_batches_is_refused(length: int) -> None:
     model = make_model("mlp_1_dual")
-    with pytest.raises(ValueError, match=f"a prompt of {length} tokens, and prefill takes multiples of 16"):
+    with pytest.raises(ValueError, match=f"a prompt of {length} tokens: prefill takes multiples of 16"):
         model.prefill(make_tokens(2, length), model.new_state(2))
 
 

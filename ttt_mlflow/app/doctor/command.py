@@ -12,9 +12,9 @@ from ttt_mlflow.tracking.store import resolve_tracking_uri
 
 
 def run_doctor(destination: Destination, *, as_json: bool, measure: bool) -> int:
-    """Print the findings, with ``measure`` after measuring the ceilings of each GPU; return the exit code."""
-    seconds = max(diagnosis.LEAST_SECONDS, diagnosis.SECONDS - process_age_s())  # --measure takes its own time
-    # with as_json the ceilings are in the JSON, and the lines for people go to standard error
+    """Print the findings and return the exit code. ``measure``: measure the ceilings of each GPU first."""
+    seconds = max(diagnosis.LEAST_SECONDS, diagnosis.SECONDS - process_age_s())  # --measure is not part of this limit
+    # with as_json, the JSON has the ceilings, and progress goes to standard error
     measured = measure_gpus(lambda text: print(text, file=sys.stderr if as_json else sys.stdout)) if measure else None
     uri = resolve_tracking_uri(destination.tracking_uri)
     findings = diagnosis.diagnose(Asked(Path(destination.logdir), uri, destination.experiment_name), seconds)

@@ -1,7 +1,7 @@
-"""Whether this machine can measure: one finding for each thing that a full measurement needs.
+"""Checks whether this machine can measure. Each need of a full measurement has one finding.
 
-Every check runs in a thread of its own and has the same time; one that hangs or fails is a finding and costs the others
-nothing. Nothing is measured here but with :func:`measure_gpus`.
+The checks run in separate threads and have the same time limit. A check that hangs or fails becomes a finding and does
+not delay the others. Nothing is measured unless :func:`measure_gpus` is called.
 """
 
 import importlib
@@ -29,19 +29,19 @@ from ttt_mlflow.app.doctor.software import check_mamba, check_nsys, check_triton
 from ttt_mlflow.app.doctor.store import check_folder, check_tracking
 from ttt_mlflow.errors import TTTError
 
-SECONDS = 9.0  # from the start of the process until the last answer
-LEAST_SECONDS = 4.0  # for the checks, however long the start took
-CHILD_SHARE = 0.8  # of that time for a process that a check starts: it is ended while the check still waits for it
+SECONDS = 9.0  # from the start of the process to the last answer
+LEAST_SECONDS = 4.0  # for the checks, even if the start took long
+CHILD_SHARE = 0.8  # of that time for a process that a check starts, so that it ends before its check does
 
 
 def diagnose(asked: Asked, seconds: float) -> list[Finding]:
-    """All findings, after ``seconds``; what has not answered by then is a finding too."""
+    """All findings, within ``seconds``. A check that has not answered by then is a finding too."""
     deadline = time.monotonic() + seconds
     try:
-        importlib.import_module("torch")  # here, so that the threads do not wait for each other's import
-    except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
+        importlib.import_module("torch")  # imported here, so that the threads do not wait for each other's import
+    except (ImportError, OSError) as error:  # OSError: a library of PyTorch does not load
         return [
-            Finding("pytorch", "failed", f"PyTorch does not load: {type(error).__name__}: {error}", "install it again")
+            Finding("pytorch", "failed", f"PyTorch does not load: {type(error).__name__}: {error}", "reinstall PyTorch")
         ]
     gpus = _begin(find_gpus)
     others = _begin(lambda: check_others(gpus.result()))
@@ -52,7 +52,7 @@ def diagnose(asked: Asked, seconds: float) -> list[Finding]:
         "telemetry": lambda: check_telemetry(gpus.result()),
         "gpm": lambda: check_gpm(gpus.result()),
         "ceilings": lambda: check_ceilings(gpus.result()),
-        # its kernel makes this process one of those on the card, under a number that in a container is not its own
+        # its kernel makes this process one of the GPU's processes; in a container, NVML lists it with another pid
         "triton": lambda: check_triton(_after(others, gpus, seconds / 4)),
         "mamba": lambda: check_mamba(gpus.result(), CHILD_SHARE * seconds),
         "nsys": lambda: check_nsys(CHILD_SHARE * seconds),
@@ -65,12 +65,12 @@ def diagnose(asked: Asked, seconds: float) -> list[Finding]:
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """0 fine, 1 something is missing for full measurements, 2 cannot measure or not record what is asked."""
+    """0: nothing is missing. 1: something is missing for full measurements. 2: measuring or recording is impossible."""
     return max(SEVERITY.index(finding.state) for finding in findings)
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
-    """One line each."""
+    """The findings as text, one line each."""
     width = max(len(finding.name) for finding in findings)
     return "\n".join(
         f"{finding.state:<7}  {finding.name:<{width}}  {'; '.join(filter(None, [finding.found, finding.remedy]))}"
@@ -79,16 +79,16 @@ def findings_text(findings: Sequence[Finding]) -> str:
 
 
 def findings_json(findings: Sequence[Finding], measured: dict[str, dict[str, float]] | None = None) -> str:
-    """exit_code, checks (name, state, found, remedy) and, where ceilings were measured, those by the GPU's UUID."""
+    """exit_code, checks (name, state, found, remedy) and, where they were measured, the ceilings by GPU UUID."""
     record: dict[str, Any] = {"exit_code": exit_code(findings), "checks": [asdict(finding) for finding in findings]}
     return json.dumps(record if measured is None else {**record, "ceilings": measured}, indent=1, ensure_ascii=False)
 
 
-# The time of a check
+# Time limits
 
 
 def _begin(action: Callable[[], Any]) -> "Future[Any]":
-    """Run ``action`` in a thread that the end of the process does not wait for."""
+    """Run ``action`` in a thread. The end of the process does not wait for the thread."""
     future: Future[Any] = Future()
 
     def work() -> None:
@@ -102,7 +102,7 @@ def _begin(action: Callable[[], Any]) -> "Future[Any]":
 
 
 def _after(first: "Future[Any]", second: "Future[Any]", patience_s: float) -> Any:
-    """The result of ``second``, once ``first`` has ended or taken too long."""
+    """The result of ``second``, once ``first`` has ended or ``patience_s`` has passed."""
     wait([first], timeout=patience_s)
     return second.result()
 
@@ -111,12 +111,12 @@ def _finding(name: str, future: "Future[Any]", deadline: float, seconds: float) 
     try:
         return Finding(name, "ok", future.result(timeout=max(0.0, deadline - time.monotonic())))
     except TimeoutError:
-        if future.done():  # the check's own
-            return Finding(name, _worst_of(name), "the check ran into a time-out of its own")
+        if future.done():  # the check itself raised it
+            return Finding(name, _worst_of(name), "the check had a timeout of its own")
         return Finding(name, _worst_of(name), f"no answer within {seconds:.1f} s")
     except Wrong as wrong:
         return Finding(name, wrong.state, wrong.found, wrong.remedy)
-    except Exception as error:  # whatever breaks one check is that check's finding
+    except Exception as error:  # a check that breaks is a finding, whatever the error
         said = " ".join(str(error).split())[:300]
         return Finding(
             name, _worst_of(name), said if isinstance(error, TTTError) else f"{type(error).__name__}: {said}"
@@ -124,7 +124,7 @@ def _finding(name: str, future: "Future[Any]", deadline: float, seconds: float) 
 
 
 def _worst_of(name: str) -> State:
-    """Without a place to record, nothing can be measured; without the rest, less."""
+    """``failed`` where nothing could be recorded, else ``limited``."""
     return "failed" if name in ("logdir", "temp", "tracking") else "limited"
 
 

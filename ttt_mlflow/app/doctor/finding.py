@@ -1,4 +1,4 @@
-"""What the checks share: a finding, what was asked, a GPU."""
+"""Types that the checks share: a finding, the requested destination, a GPU."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ SEVERITY: tuple[State, ...] = ("ok", "limited", "failed")
 
 @dataclass(frozen=True)
 class Finding:
-    """``limited``: measuring works with less; ``failed``: it does not. ``remedy`` is what to do."""
+    """``limited``: measuring works with restrictions. ``failed``: it does not work. ``remedy``: what to do."""
 
     name: str
     state: State
@@ -24,7 +24,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Asked:
-    """Where a run would record."""
+    """The destination of a run's record."""
 
     logdir: Path
     tracking_uri: str
@@ -49,7 +49,7 @@ class Gpu:
 
 
 class Wrong(Exception):
-    """What a check found to be wrong, and what to do."""
+    """A check found a fault. Has what was found and what to do."""
 
     def __init__(self, found: str, remedy: str | None = None, state: State = "limited") -> None:
         super().__init__(found)

@@ -11,13 +11,13 @@ from ttt_mlflow.errors import BadInput, TTTError
 if TYPE_CHECKING:
     from ttt_mlflow.telemetry.gpu_state import GpuState
 
-BUSY_PCT = 5  # utilization by others from which on a card is not quiet
+BUSY_PCT = 5  # utilization by other processes from which a GPU counts as busy
 
 
 def measure_gpus(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
-    """Measure and keep the ceilings of each GPU that PyTorch sees; {UUID: ceilings}.
+    """Measure and keep the ceilings of each GPU that PyTorch sees. Returns {UUID: ceilings}.
 
-    Raises BadInput without a GPU, TTTError where what was measured cannot be kept.
+    Raises BadInput if there is no GPU, and TTTError if ceilings could not be measured or kept.
     """
     from ttt_mlflow.errors import one_line
     from ttt_mlflow.measurement.ceilings import measure_ceilings
@@ -26,12 +26,12 @@ def measure_gpus(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
     measured: dict[str, dict[str, float]] = {}
     gpus = find_gpus()
     if not gpus:
-        raise BadInput("measure: PyTorch finds no GPU on this machine, and the ceilings are those of a GPU")
+        raise BadInput("measure: ceilings are measured on a GPU, but PyTorch finds none; use a machine with a GPU")
     problems = []
     for gpu in gpus:
         try:
             ceilings = measure_ceilings(gpu.device)
-        except RuntimeError as error:  # PyTorch's, out of memory included: the next card may do
+        except RuntimeError as error:  # of PyTorch, including out of memory; the next GPU may succeed
             problems.append(f"GPU {gpu.index}: the ceilings were not measured: {one_line(error)}")
             continue
         measured[gpu.uuid] = asdict(ceilings)
@@ -47,7 +47,7 @@ def measure_gpus(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
 
 
 def find_gpus() -> list[Gpu]:
-    """The GPUs that PyTorch sees, in its order."""
+    """The GPUs that PyTorch sees, in PyTorch's order."""
     import torch
 
     from ttt_mlflow.telemetry.host import device_uuid
@@ -65,7 +65,7 @@ def check_gpu(gpus: Sequence[Gpu]) -> str:
     import torch
 
     if not gpus:
-        raise Wrong(f"PyTorch {torch.__version__} finds none: only a CPU can be measured", _why_no_gpu())
+        raise Wrong(f"PyTorch {torch.__version__} finds no GPU; only a CPU can be measured", _why_no_gpu())
     names = [
         f"{gpu.index}: {gpu.name}, sm_{gpu.capability}, {gpu.memory_bytes / 1e9:.1f} GB, {gpu.uuid}" for gpu in gpus
     ]
@@ -83,13 +83,13 @@ def _why_no_gpu() -> str:
     except TelemetryUnavailable:
         return "use a machine with an NVIDIA GPU and its driver"
     if not count:
-        return "NVML sees none either: use a machine with an NVIDIA GPU"
+        return "NVML finds no GPU either: use a machine with an NVIDIA GPU"
     if torch.version.cuda is None:
-        return f"NVML sees {count}: install a PyTorch that is built for CUDA"
+        return f"NVML finds {count}: install a PyTorch that is built for CUDA"
     built_for, supported = torch.version.cuda, cuda_driver_version()
     if supported is not None and _is_too_old(supported, built_for):
         return (
-            f"NVML sees {count}, but the driver supports CUDA {supported} and PyTorch is built for CUDA {built_for}: "
+            f"NVML finds {count}, but the driver supports CUDA {supported} and PyTorch is built for CUDA {built_for}: "
             f"update the driver to one that supports CUDA {built_for}, "
             f"or install a PyTorch that is built for CUDA {_major(supported)}"
         )
@@ -100,7 +100,7 @@ def _why_no_gpu() -> str:
         if supported is None
         else f"the driver's CUDA {supported} is new enough for PyTorch's CUDA {built_for}"
     )
-    return f"NVML sees {count}: {driver}; make them visible to PyTorch{named}"
+    return f"NVML finds {count}: {driver}; make the GPUs visible to PyTorch{named}"
 
 
 def _is_too_old(supported: str, built_for: str) -> bool:
@@ -114,8 +114,8 @@ def _major(cuda: str) -> int:
     return int(cuda.partition(".")[0])
 
 
-def _cards(gpus: Sequence[Gpu], lost: str) -> "list[tuple[Gpu, GpuState]]":
-    """What NVML says of each; ``lost`` is what is not recorded without."""
+def _states(gpus: Sequence[Gpu], lost: str) -> "list[tuple[Gpu, GpuState]]":
+    """NVML's state of each GPU. ``lost`` names what a run does not record without it."""
     from ttt_mlflow.telemetry.gpu_state import read_gpu_state
 
     if not gpus:
@@ -124,14 +124,14 @@ def _cards(gpus: Sequence[Gpu], lost: str) -> "list[tuple[Gpu, GpuState]]":
 
 
 def check_clocks(gpus: Sequence[Gpu]) -> str:
-    cards = _cards(gpus, "clocks, power and temperature are")
+    states = _states(gpus, "clocks, power and temperature are")
     parts = [
-        f"{gpu.index}: SM {_of(card.sm_clock, card.sm_clock_max)} MHz, "
-        f"memory {_of(card.memory_clock, card.memory_clock_max)} MHz, "
-        f"power {_of(card.power, card.power_limit)} W, {_known(card.temperature)} °C"
-        for gpu, card in cards
+        f"{gpu.index}: SM {_of(state.sm_clock, state.sm_clock_max)} MHz, "
+        f"memory {_of(state.memory_clock, state.memory_clock_max)} MHz, "
+        f"power {_of(state.power, state.power_limit)} W, {_known(state.temperature)} °C"
+        for gpu, state in states
     ]
-    return f"driver {cards[0][1].driver}; {'; '.join(parts)}"
+    return f"driver {states[0][1].driver}; {'; '.join(parts)}"
 
 
 def _of(value: float | None, limit: float | None) -> str:
@@ -143,23 +143,23 @@ def _known(value: float | None) -> str:
 
 
 def check_others(gpus: Sequence[Gpu]) -> str:
-    """Who else computes on a card; who only holds memory there is named and no fault."""
+    """Other processes that compute on a GPU. A process that only holds memory is named, but is not a fault."""
     from ttt_mlflow.telemetry.processes import is_related
 
     named, busy = [], []
-    for gpu, card in _cards(gpus, "who else uses a GPU is"):
-        if card.processes is None:
-            raise Wrong(f"{gpu.index}: NVML does not list the processes on it ({card.refused['processes']})")
-        others = [process for process in card.processes if not is_related(process.pid)]
+    for gpu, state in _states(gpus, "the other processes on a GPU are"):
+        if state.processes is None:
+            raise Wrong(f"{gpu.index}: NVML does not list the processes on it ({state.refused['processes']})")
+        others = [process for process in state.processes if not is_related(process.pid)]
         texts = [
             f"{other.name or 'unknown process'} (pid {other.pid}, {_gigabytes(other.memory_bytes)})" for other in others
         ]
         named += [f"{gpu.index}: {text}" for text in texts]
-        if others and (card.utilization or 0) > BUSY_PCT:
-            busy.append(f"GPU {gpu.index} is {card.utilization} % busy")
+        if others and (state.utilization or 0) > BUSY_PCT:
+            busy.append(f"GPU {gpu.index} is {state.utilization} % busy")
     if busy:
-        raise Wrong(f"{'; '.join([*busy, *named])}", "wait until it is done: a shared card cannot be measured")
-    return f"idle, with memory held by {'; '.join(named)}" if named else "nobody else"
+        raise Wrong(f"{'; '.join([*busy, *named])}", "wait until the GPU is idle: a shared GPU cannot be measured")
+    return f"idle; memory is held by {'; '.join(named)}" if named else "no other process"
 
 
 def _gigabytes(value: int | None) -> str:
@@ -167,7 +167,7 @@ def _gigabytes(value: int | None) -> str:
 
 
 def check_telemetry(gpus: Sequence[Gpu]) -> str:
-    """Each of the sampler's queries, asked once."""
+    """Ask each of the sampler's queries once."""
     from ttt_mlflow.telemetry.sampler import NvmlSampler
 
     if not gpus:
@@ -176,18 +176,18 @@ def check_telemetry(gpus: Sequence[Gpu]) -> str:
     for gpu in gpus:
         sampler = NvmlSampler.open(gpu.uuid)
         sampler.stop()
-        # a card without GPM is a finding of its own
+        # missing GPM has a finding of its own
         queries = {query: reason for query, reason in sampler.refused.items() if query != "gpm"}
         refused += [f"{gpu.index}: {query} ({reason})" for query, reason in queries.items()]
     if refused:
-        raise Wrong(f"NVML does not answer {'; '.join(refused)}", "what depends on that is not recorded")
+        raise Wrong(f"NVML does not answer {'; '.join(refused)}", "the values that depend on it are not recorded")
     return "NVML answers every query of the sampler"
 
 
 def check_gpm(gpus: Sequence[Gpu]) -> str:
-    cards = _cards(gpus, "SM, tensor and DRAM-bandwidth utilization are")
-    without = [gpu.index for gpu, card in cards if not card.gpm]
-    if without:  # that is how the card is: nothing to be done, and no fault
+    states = _states(gpus, "SM, tensor and DRAM-bandwidth utilization are")
+    without = [gpu.index for gpu, state in states if not state.gpm]
+    if without:  # a property of the GPU: no fault, and there is no remedy
         return f"not on GPU {', '.join(map(str, without))}: SM, tensor and DRAM-bandwidth utilization are not recorded"
     return "SM, tensor and DRAM-bandwidth utilization can be read without a profiler"
 
@@ -202,6 +202,6 @@ def check_ceilings(gpus: Sequence[Gpu]) -> str:
         try:
             known = known_ceilings(gpu.device)
         except CeilingsUnknown as unknown:
-            raise Wrong(f"{gpu.index}: {unknown}; without them a run has no roofline") from None
+            raise Wrong(f"{gpu.index}: {unknown}; without them, a run has no roofline") from None
         parts.append(f"{gpu.index}: reads {known.read_gb_per_s:,.0f} GB/s, {known.matmul_tflops:,.0f} TFLOP/s")
     return "; ".join(parts)

@@ -10,20 +10,22 @@ from ttt_mlflow.app.doctor.store import _write_fault
 from ttt_mlflow.errors import BadInput
 
 COMPILED_BLOCK = 1024
-EXTENSIONS = ("selective_scan_cuda", "causal_conv1d_cuda")  # what breaks when torch is another one than at their build
+EXTENSIONS = ("selective_scan_cuda", "causal_conv1d_cuda")  # they fail if torch is not the version of their build
 
 
 def check_triton(gpus: Sequence[Gpu]) -> str:
-    """Compile a kernel, and where there is a GPU run it; the cache must take what is compiled."""
+    """Compile a kernel, and run it if there is a GPU. The cache folder must be writable."""
     import triton
 
     from ttt_mlflow.run.machine import interpreting
 
     if interpreting():
-        raise Wrong("TRITON_INTERPRET=1 is set: kernels run on the host", "unset it to measure them")
+        raise Wrong("TRITON_INTERPRET=1 is set: kernels run on the host", "unset it to measure Triton kernels")
     folder = Path(triton.knobs.cache.dir)
     if reason := _write_fault(folder):
-        raise Wrong(f"its cache {folder} {reason}: every process compiles anew", "set TRITON_CACHE_DIR to a folder")
+        raise Wrong(
+            f"its cache {folder} {reason}: every process compiles again", "set TRITON_CACHE_DIR to a writable folder"
+        )
     if gpus:
         _run_a_kernel(gpus[0])
         return f"Triton {triton.__version__} compiles and runs on {gpus[0].name}; cache {folder}"
@@ -41,7 +43,7 @@ def _run_a_kernel(gpu: Gpu) -> None:
         sums = torch.zeros(1, dtype=torch.int32, device=gpu.device)
         block_sums(values, sums, COMPILED_BLOCK, num_warps=4)
         if int(sums) != COMPILED_BLOCK:
-            raise Wrong(f"a Triton kernel computed {int(sums)} where {COMPILED_BLOCK} is right")
+            raise Wrong(f"a Triton kernel returned {int(sums)}; {COMPILED_BLOCK} is correct")
 
 
 def _compile_a_kernel() -> None:
@@ -56,7 +58,7 @@ def _compile_a_kernel() -> None:
 
 
 def check_mamba(gpus: Sequence[Gpu], seconds: float) -> str:
-    """mamba-ssm and causal-conv1d are there, and their compiled parts load with this PyTorch."""
+    """Check that mamba-ssm and causal-conv1d are installed and that their compiled parts load with this PyTorch."""
     from importlib.metadata import version
 
     from ttt_mlflow.models.mamba.model import missing
@@ -68,7 +70,7 @@ def check_mamba(gpus: Sequence[Gpu], seconds: float) -> str:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=seconds)
     if done.returncode:
         words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise Wrong(f"{names} do not load: {words[-1][:300]}", "build them again with this PyTorch")
+        raise Wrong(f"{names} do not load: {words[-1][:300]}", "rebuild them with this PyTorch")
     return names if gpus else f"{names}; they need a GPU to run"
 
 
@@ -80,5 +82,5 @@ def check_nsys(answer_s: float) -> str:
     except BadInput as error:
         raise Wrong(str(error).removeprefix("profile=nsys: ")) from None
     if fault := importer_fault(nsys):
-        raise Wrong(f"nsys {nsys.version} at {nsys.path}: {fault}", "without it recordings stay .qdstrm files")
+        raise Wrong(f"nsys {nsys.version} at {nsys.path}: {fault}", "until then, recordings remain .qdstrm files")
     return f"nsys {nsys.version} at {nsys.path}, with its importer"

@@ -1,10 +1,10 @@
 """The decode step outside the inner net, in Triton: norms, causal convolutions, rotary embedding, gates.
 
-Each function is the twin of the one of the same name in :mod:`ttt_mlflow.kernels.block.reference`, which gives
-shapes and meaning. One program handles one sequence (one row of D), reads every input once and writes every output
-once; the arithmetic is float32. Rows are short (D ≤ 5504), so a row fits a program's registers.
+Each function is the twin of the function of the same name in :mod:`ttt_mlflow.kernels.block.reference`, which defines
+shapes and meaning. One program handles one sequence (one row of D). It reads every input once and writes every output
+once. The arithmetic is float32. Rows are short (D ≤ 5504), so a row fits into a program's registers.
 
-The same kernels run whether the step is eager, compiled or replayed, which is what makes the three agree bit for bit.
+Eager, compiled and replayed steps run the same kernels. Their results are therefore equal bit for bit.
 """
 
 import torch
@@ -154,7 +154,7 @@ def _qk_conv_rotary_kernel(
     OVERLAP: tl.constexpr,
 ):
     if OVERLAP:
-        gdc_launch_dependents()  # the decode kernel that follows reads its state meanwhile
+        gdc_launch_dependents()  # meanwhile, the next kernel (decode) reads its state
     sequence = tl.program_id(0).to(tl.int64)
     now = tl.load(position)
     newest = now % 4

@@ -1,8 +1,8 @@
 """A layer outside its inner net, in plain PyTorch: norms, causal convolutions, rotary embedding, gates.
 
-One token of each sequence at a time, as in a decode step. Source: Sun et al. 2024, arXiv 2407.04620, and the model
-published with it (test-time-training/ttt-lm-pytorch), whose weights these functions take. Letters of the shapes:
-:mod:`ttt_mlflow.kernels`.
+The functions process one token of each sequence, as in a decode step. Source: Sun et al. 2024, arXiv 2407.04620, and
+the model published with it (test-time-training/ttt-lm-pytorch), whose weights these functions use. Letters of the
+shapes: :mod:`ttt_mlflow.kernels`.
 """
 
 import torch
@@ -16,17 +16,17 @@ from ttt_mlflow.kernels.arithmetic import (
     rms_norm,
 )
 
-CONV_TAPS = 4  # the causal convolution's width; it divides the mini-batch, so a ring slot follows from `position`
+CONV_TAPS = 4  # width of the causal convolution; it divides the mini-batch, so `position` determines the ring slot
 
 
 def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float = NORM_EPS) -> tuple[Tensor, Tensor]:
-    """hidden + delta, and its RMS norm times ``weight`` [D]; hidden, delta and both results [B, D]."""
+    """hidden + delta, and its RMS norm times ``weight`` [D]. hidden, delta and both results: [B, D]."""
     hidden = (hidden.double() + delta.double()).to(hidden.dtype)
     return hidden, rms_norm(hidden, weight, eps).to(hidden.dtype)
 
 
 def _ring_conv(x: Tensor, ring: Tensor, position: Tensor) -> list[Tensor]:
-    """Write x [B, D] into its slot of ``ring`` [B, 4, D]; return the last four inputs, oldest first."""
+    """Write x [B, D] to its slot of ``ring`` [B, 4, D]. Returns the last four inputs, the oldest first."""
     ring.index_copy_(1, (position % CONV_TAPS).long(), x.unsqueeze(1))
     slots = (position + 1 + torch.arange(CONV_TAPS, device=position.device)) % CONV_TAPS
     return list(ring.index_select(1, slots.long()).double().unbind(1))
@@ -43,10 +43,10 @@ def conv_rms_norm(
     norm_weight: Tensor,
     eps: float = NORM_EPS,
 ) -> tuple[Tensor, Tensor]:
-    """The head of a layer: residual, norm, causal convolution, residual, norm.
+    """The start of a layer: residual, norm, causal convolution, residual, norm.
 
     hidden, delta [B, D]; ring [B, 4, D], the last inputs of the convolution, each in the slot position mod 4 (updated);
-    position [1] int32; conv_weight [4, D], newest tap last; the rest [D].
+    position [1] int32; conv_weight [4, D], newest tap last; all others [D].
     Returns the new residual stream and its norm, both [B, D].
     """
     dtype = hidden.dtype
@@ -58,7 +58,7 @@ def conv_rms_norm(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [..., F]; cos, sin [..., F / 2]; neighboring dimensions (2i, 2i + 1) are a pair."""
+    """Rotary embedding of x [..., F]; cos, sin [..., F / 2]. Neighboring dimensions (2i, 2i + 1) form a pair."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
 

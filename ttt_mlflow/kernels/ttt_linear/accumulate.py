@@ -1,17 +1,18 @@
-"""TTT-Linear decode step in Triton, accumulating form: the baseline that the rank-1 form is compared with.
+"""TTT-Linear decode step in Triton, accumulating form: the baseline with which the rank-1 form is compared.
 
 Twin: :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_accumulate`, which defines shapes and meaning.
 
-Layout: one program a head (sequence-major), W and its sum [F, F] row-major, vectors [F]. Both matrices are read once,
-the sum is written once. What the sum held before the token serves the query first, (Q S) + (Q·K) g in place of
-Q (S + Kᵀ g), so that the reads do not wait for the gradient. The first token of a mini-batch does not read the sum; the
-last writes W in its place, and reads W for it again, from the cache.
+Layout: one program per head (sequence-major), W and its sum [F, F] row-major, vectors [F]. Both matrices are read once,
+and the sum is written once. The query first uses the sum as it was before the token, (Q S) + (Q·K) g instead of
+Q (S + Kᵀ g), so that the reads do not wait for the gradient. The first token of a mini-batch does not read the sum. The
+last token writes W instead of the sum, and for that reads W again, from the cache.
 
 Bytes, per head and token, averaged over a mini-batch of M: F²(1 + 2 (M - 1)/M + 1/M) for the matrices, 2.94 F² at
 M = 16, and about 7 F for vectors.
 Limits: F up to 128 (padded to a power of two), M = 16, state and sums in one dtype, contiguous; any GPU, and Triton's
-interpreter. The sum is rounded to its dtype at every token, after the output was made of it: over three mini-batches
-the error against float64 stays within the rank-1 form's tolerances, 1e-3 for float16 and 8e-3 for bfloat16.
+interpreter. The sum is rounded to its dtype at every token, after the output was computed from it. Over three
+mini-batches, the error against float64 stays within the rank-1 form's tolerances, 1e-3 for float16 and 8e-3 for
+bfloat16.
 """
 
 import torch
@@ -49,7 +50,7 @@ def linear_accumulate_kernel(
     TOKENS: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    head = tl.program_id(0).to(tl.int64)  # over sequences and heads
+    head = tl.program_id(0).to(tl.int64)  # counts sequences and heads
     sequence, h = head // HEADS, head % HEADS
     now = tl.load(position)
     rows, cols = tl.arange(0, BLOCK), tl.arange(0, BLOCK)
@@ -113,7 +114,7 @@ def linear_accumulate(
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_accumulate`.
 
-    Raises ValueError, which names the argument, for what it cannot take.
+    Raises ValueError with the argument's name for unsupported arguments.
     """
     batch, heads, dim = head_shape("b", b)
     check_decode_arguments(

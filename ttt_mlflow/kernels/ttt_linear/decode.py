@@ -2,13 +2,13 @@
 
 Twin: :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode`, which defines shapes and meaning.
 
-Layout: one program a head (sequence-major), W [F, F] row-major, vectors [F]. W is read once and kept in registers
-for both products, K W and Q W; the vectors of the mini-batch so far are read from their slots. At the last position
-W is read again (it is still in the cache) and written with the mini-batch's update folded in.
+Layout: one program per head (sequence-major), W [F, F] row-major, vectors [F]. W is read once and kept in registers
+for both products, K W and Q W. The vectors of the earlier tokens of the mini-batch are read from their slots. At the
+last position, W is read again (from the cache) and written with the mini-batch's update folded in.
 
 Bytes, per head and token, averaged over a mini-batch of M: F²(1 + 1/M) for W and F(M + 5) for vectors and slots.
-Limits: F up to 128 (padded to a power of two), M = 16, state in one dtype, contiguous. Every state dtype, and Triton's
-interpreter; 16-bit state with heads of 64 goes to the kernel for tensor cores, ``ttt_linear_decode_tensor``.
+Limits: F up to 128 (padded to a power of two), M = 16, state in one dtype, contiguous. All state dtypes, and Triton's
+interpreter. 16-bit state with heads of 64 uses the tensor-core kernel, ``ttt_linear_decode_tensor``.
 """
 
 import torch
@@ -46,7 +46,7 @@ def linear_decode_kernel(
     SLOTS: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    head = tl.program_id(0).to(tl.int64)  # over sequences and heads
+    head = tl.program_id(0).to(tl.int64)  # counts sequences and heads
     sequence, h = head // HEADS, head % HEADS
     now = tl.load(position)
     rows, cols, slots = tl.arange(0, BLOCK), tl.arange(0, BLOCK), tl.arange(0, SLOTS)
@@ -116,11 +116,11 @@ def linear_decode(
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode`.
 
-    ``overlap``: the launch may begin before the kernel before it on the stream has ended (the kernel for tensor cores,
-    from compute capability 9.0 on; elsewhere without effect). Right only where that kernel writes nothing but q, k, v
-    and lr: state, slots, norms, eta and position are read before it has ended.
+    ``overlap``: the launch may begin before the previous kernel on the stream has ended (tensor-core kernel, from
+    compute capability 9.0; otherwise without effect). This is correct only if the previous kernel writes nothing but q,
+    k, v and lr: state, slots, norms, eta and position are read before it has ended.
 
-    Raises ValueError, which names the argument, for what it cannot take.
+    Raises ValueError with the argument's name for unsupported arguments.
     """
     batch, heads, dim = head_shape("b", b)
     check_decode_arguments(

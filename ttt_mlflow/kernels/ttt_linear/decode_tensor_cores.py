@@ -2,22 +2,22 @@
 
 Twin: :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode`.
 
-Persistent programs of one warp, sixteen on a multiprocessor (RESIDENT in the launch table), go through the heads
-(sequence-major). W and the slots of a head lie in shared memory, brought by asynchronous copies. As soon as the
-products have read them, the next head's are on their way; the layer norms of this head and its stores overlap with
-that. A warp alone waits for no other, and nothing passes through shared memory between the products and the output: the
-layer norms work in the layout in which products leave their rows, two of 64 a thread.
+Persistent programs of one warp, sixteen per multiprocessor (RESIDENT in the launch table), process the heads
+(sequence-major). Asynchronous copies bring W and the slots of a head to shared memory. As soon as the products have
+read them, the copies for the next head start. They overlap with the layer norms and stores of the current head. A
+program of one warp waits for no other warp. Nothing passes through shared memory between the products and the output:
+the layer norms use the layout of the products' rows, two of 64 per thread.
 
 The tensor cores compute K W and Q W in one product, Q K_iᵀ of the slots in a second and Σ (Q K_iᵀ + 1) g_i in a third,
-with 16-bit inputs and float32 sums; the scores, which are float32, go in as two 16-bit parts. Everything else is
-float32. At the last position the update of the mini-batch, a product of the slots, is added to W in shared memory,
-which is then written.
+with 16-bit inputs and float32 sums. The scores are float32 and enter as two 16-bit parts. Everything else is float32.
+At the last position, the update of the mini-batch, a product of the slots, is added to W in shared memory, which is
+then written.
 
-OVERLAP: the launch overlaps with the kernel before it: all that the kernel before does not write (position, state,
-slots, norms) is read before that kernel has ended. See :func:`.ttt_linear_decode.linear_decode` for when that is right.
+OVERLAP: the launch overlaps with the previous kernel. Everything that the previous kernel does not write (position,
+state, slots, norms) is read before it has ended. :func:`.ttt_linear_decode.linear_decode` states when that is correct.
 
-Bytes, per head and token, averaged over a mini-batch: the rank-1 form's floor, F^2 (1 + 1/M) and the vectors and slots.
-Shared memory: 12,672 bytes a program; registers: 128 a thread.
+Bytes, per head and token, averaged over a mini-batch: the rank-1 form's minimum, F^2 (1 + 1/M), and the vectors and
+slots. Shared memory: 12,672 bytes per program. Registers: 128 per thread.
 """
 
 from torch import Tensor
@@ -50,25 +50,25 @@ def transposed(x):
 
 @gluon.jit
 def to_rows(x, ROWS: gl.constexpr):
-    """x [64], 16 bit, two neighbors a thread (as loaded) -> ROWS."""
+    """x [64], 16 bit, two neighboring values per thread (as loaded) -> ROWS."""
     return gl.convert_layout(transposed(movmatrix(x)), ROWS, assert_trivial=True)
 
 
 @gluon.jit
 def from_rows(x, VECTOR: gl.constexpr):
-    """x [64], 16 bit, in ROWS -> two neighbors a thread (to be stored)."""
+    """x [64], 16 bit, in ROWS -> two neighboring values per thread (for storing)."""
     return movmatrix(gl.convert_layout(transposed(x), VECTOR, assert_trivial=True))
 
 
 @gluon.jit
 def own_rows(x, ROWS: gl.constexpr):
-    """x [1, 64, 4], equal along the last axis -> [64] in ROWS: of eight rows each thread keeps two."""
+    """x [1, 64, 4], equal along the last axis -> [64] in ROWS. Each thread keeps two of eight rows."""
     x = x.reshape([4, 2, 8, 4])
     LAYOUT: gl.constexpr = x.type.layout
     row = gl.arange(0, 4, layout=gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))
     thread = gl.arange(0, 4, layout=gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))
     mine = row[:, None, None, None] == thread[None, None, None, :]
-    x = gl.sum(gl.where(mine, x, 0.0), 0)  # [2, 8, 4]; the sum runs over registers, no other thread takes part
+    x = gl.sum(gl.where(mine, x, 0.0), 0)  # [2, 8, 4]; the sum is over registers, without other threads
     return gl.convert_layout(x.permute([2, 0, 1]).reshape([64]), ROWS, assert_trivial=True)
 
 
@@ -97,7 +97,7 @@ def fetch(
     f,
     HEADS: gl.constexpr,
 ):
-    """Start to bring what ``head`` needs: into shared memory, and the short vectors into registers."""
+    """Start to load the inputs of ``head``: into shared memory, and the short vectors into registers."""
     F: gl.constexpr = 64
     M: gl.constexpr = 16
     sequence = head // HEADS
@@ -136,7 +136,7 @@ def decode_heads(
     OVERLAP: gl.constexpr,
     LAST: gl.constexpr,
 ):
-    """All heads of this program; the first one's W is on its way to ``state`` [1, F, F] in shared memory."""
+    """Process all heads of this program. W of the first is being copied to ``state`` [1, F, F] in shared memory."""
     F: gl.constexpr = 64
     M: gl.constexpr = 16
     dtype: gl.constexpr = w.dtype.element_ty
@@ -210,13 +210,13 @@ def decode_heads(
         both = both_buffer.permute([1, 0]).load(gl.SliceLayout(1, PAIRS)).expand_dims(1).broadcast_to([F, 4, 2])
         both = gl.convert_layout(both.reshape([1, F, 8]), B, assert_trivial=True)
         z_k, z_q = even_odd(mma_v2(state.permute([0, 2, 1]).load(A), both, zero))
-        # what this mini-batch's earlier tokens add for the query
+        # contribution of the mini-batch's earlier tokens to the query
         _, score = even_odd(mma_v2(k_buffer.load(A), both, zero_slots))
         high, low = high_low((score + 1.0) / SCORE_SCALE, dtype)
         high, low = even_odd(mma_v2(g_buffer.permute([0, 2, 1]).load(A), operand(high, low, MMA, B), zero))
         z_q += (SCORE_SCALE * minus) * (high + low)
         if not LAST:
-            barrier()  # nothing is overwritten before all threads have read it
+            barrier()  # nothing may be overwritten before all threads have read it
             if following < total_heads:
                 v_next, bias_next, gamma_next, beta_next, rate_next = fetch(
                     following.to(gl.int64), state, both_buffer, k_buffer, g_buffer, q, k, v, v_stride, lr, norm_weight,
@@ -285,7 +285,7 @@ def linear_decode_tensor_kernel(
     async_copy.async_copy_global_to_shared(state, w + head * F * F + rows * F + cols)
     now = gl.load(position)
     scale = gl.load(eta + now)
-    # two loops, since the registers that the fold needs would slow the other positions down
+    # two loops, because the registers that the fold needs would slow down the other positions
     if now == 15:
         decode_heads(
             state, 15, scale, q, k, v, v_stride, lr, norm_weight, norm_bias, w, b, k_slots, g_slots, out,
@@ -299,7 +299,7 @@ def linear_decode_tensor_kernel(
 
 
 def linear_decode_tensor(out: Tensor, overlap: bool, *arguments: Tensor) -> None:
-    """Launch for the checked arguments of :func:`.ttt_linear_decode.linear_decode`; writes ``out``."""
+    """Launch with the checked arguments of :func:`.ttt_linear_decode.linear_decode`. Writes ``out``."""
     v, lr, w = arguments[2], arguments[3], arguments[8]
     total = lr.numel()
     grid = min(total, programs("ttt_linear_decode_tensor", out.device))

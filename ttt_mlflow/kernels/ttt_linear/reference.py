@@ -1,8 +1,8 @@
 """TTT-Linear in plain PyTorch: one decode step in both forms, and a whole mini-batch in the dual form.
 
-The inner model is f(x) = x + LN(x W + b), its loss for a token ½‖f(k) - v‖², so that LN's target is v - k. Within a
-mini-batch every gradient is taken at the state with which the mini-batch began; a token's output uses the gradients
-up to its own. Source: Sun et al. 2024, arXiv 2407.04620, sections 2.4 (mini-batches), 2.5 (dual form) and 2.7 (the
+The inner model is f(x) = x + LN(x W + b). Its loss for a token is ½‖f(k) - v‖², so the target of LN is v - k. Within a
+mini-batch, every gradient is taken at the state at the start of the mini-batch. A token's output uses the gradients up
+to its own. Source: Sun et al. 2024, arXiv 2407.04620, sections 2.4 (mini-batches), 2.5 (dual form) and 2.7 (the
 inner model and its learning rate). docs/rank-1-form.md derives the decode step. Letters of the shapes:
 :mod:`ttt_mlflow.kernels`.
 """
@@ -37,9 +37,9 @@ def linear_decode(
 
     q, k, v [B, D] (rows may be strided); lr [B, H] float32, the token's inner learning rate; eta [M] float32, the
     token scale of each position; position [1] int32; norm_weight, norm_bias [H, F], of the inner layer norm.
-    State, updated in place: w [B, H, F, F], b [B, H, F], as they were when the mini-batch began, changed by its last
-    token alone; k_slots, g_slots [B, H, M, F], this mini-batch's keys and gradients (those of later positions may hold
-    anything, NaN included). Returns out [B, D] in q's dtype.
+    State, updated in place: w [B, H, F, F], b [B, H, F], as at the start of the mini-batch; only the last token changes
+    them. k_slots, g_slots [B, H, M, F], this mini-batch's keys and gradients (slots of later positions may contain
+    anything, including NaN). Returns out [B, D] in q's dtype.
     """
     dtype, heads = q.dtype, w.shape[1]
     q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]
@@ -74,9 +74,9 @@ def linear_accumulate(
 ) -> Tensor:
     """One TTT-Linear decode step in the accumulating form: a mini-batch's update as running sums.
 
-    As :func:`linear_decode`, with the sums of this mini-batch's gradients, w_sum [B, H, F, F] and b_sum [B, H, F], in
-    place of the vectors; at position 0 they may hold anything and count as zero. The output is made from the sums
-    before they are rounded to the state's dtype.
+    As :func:`linear_decode`, with the sums of this mini-batch's gradients, w_sum [B, H, F, F] and b_sum [B, H, F],
+    instead of the vectors. At position 0, the sums may contain anything and count as zero. The output is computed from
+    the sums before they are rounded to the state's dtype.
     """
     dtype, heads = q.dtype, w.shape[1]
     q, k, v = (x.double().unflatten(-1, (heads, 1, -1)) for x in (q, k, v))  # [B, H, 1, F]

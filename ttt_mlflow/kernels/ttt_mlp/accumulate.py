@@ -1,21 +1,21 @@
-"""TTT-MLP decode step in Triton, accumulating form: the baseline that the rank-1 form is compared with.
+"""TTT-MLP decode step in Triton, accumulating form: the baseline with which the rank-1 form is compared.
 
 Twin: :func:`ttt_mlflow.kernels.ttt_mlp.reference.mlp_accumulate`, which defines shapes and meaning.
 
-Layout: one program a head (sequence-major); W1 [F, N] and W2 [N, F] row-major with N = 4 F, their sums likewise, in
-tiles of TILE hidden units, of which STAGES - 1 are on their way to shared memory while one is worked on. A first loop
-takes keys and query through the first layer and the keys through the second; then the gradient at the output is known,
-and a second loop makes the first layer's gradient of it, adds the token to both sums, and takes the query on. W2 is
-needed in both and read twice, the second time most likely from the cache; W1 and the sums are read once, the sums
-written once. What a sum held before the token serves the query first, (Q S) + (Q·K) g in place of Q (S + Kᵀ g), so
-that the reads do not wait for the gradient. The first token of a mini-batch does not read the sums; the last writes
-the matrices in their place, and reads W1 for it again.
+Layout: one program per head (sequence-major); W1 [F, N] and W2 [N, F] row-major with N = 4 F, and their sums likewise,
+in tiles of TILE hidden units. STAGES - 1 tiles are being copied to shared memory while one is processed. A first loop
+takes keys and query through the first layer, and the keys through the second. Then the gradient at the output is known.
+A second loop computes the first layer's gradient from it, adds the token to both sums, and continues with the query. W2
+is needed in both loops and read twice, the second time most likely from the cache. W1 and the sums are read once, and
+the sums are written once. The query first uses a sum as it was before the token, (Q S) + (Q·K) g instead of
+Q (S + Kᵀ g), so that the reads do not wait for the gradient. The first token of a mini-batch does not read the sums.
+The last token writes the matrices instead of the sums, and for that reads W1 again.
 
 Bytes, per head and token, averaged over a mini-batch of M: 2 F N (1 + 2 (M - 1)/M + 1/M) for the matrices, 23.5 F² at
 M = 16, and about 20 F for vectors.
 Limits: F up to 128 (padded to a power of two), M = 16, state and sums in one dtype, contiguous; any GPU, and Triton's
-interpreter. The sums are rounded to their dtype at every token, after the output was made of them: over three
-mini-batches the error against float64 stays within the rank-1 form's tolerances, 1e-3 for float16 and 8e-3 for
+interpreter. The sums are rounded to their dtype at every token, after the output was computed from them. Over three
+mini-batches, the error against float64 stays within the rank-1 form's tolerances, 1e-3 for float16 and 8e-3 for
 bfloat16.
 """
 
@@ -62,7 +62,7 @@ def mlp_accumulate_kernel(
 ):
     HIDDEN: tl.constexpr = 4 * HEAD_DIM
     PIECES: tl.constexpr = 4 * BLOCK // TILE
-    head = tl.program_id(0).to(tl.int64)  # over sequences and heads
+    head = tl.program_id(0).to(tl.int64)  # counts sequences and heads
     sequence, h = head // HEADS, head % HEADS
     now = tl.load(position)
     begun, last = now > 0, now == TOKENS - 1
@@ -100,7 +100,7 @@ def mlp_accumulate_kernel(
     rate = tl.load(lr + head)
     g2 = layer_norm_l2_grad(z2 + bias2, v_cols - k_cols, gamma, beta, mask, HEAD_DIM, EPS) * rate
 
-    # the first layer's gradient, and the query through both layers: what a sum held, then this token's gradient
+    # the first layer's gradient, and the query through both layers: first the old sum, then this token's gradient
     current1 = tl.sum(k_cols * q_cols, 0) + 1.0
     current2 = 1.0
     z2 = tl.zeros((BLOCK,), tl.float32)
@@ -131,7 +131,7 @@ def mlp_accumulate_kernel(
             tl.store(w1_sum + at1, summed1, mask1)
             tl.store(w2_sum + at2, summed2, mask2)
             tl.store(b1_sum + head * HIDDEN + hidden, bias1_before + g1, real)
-    # read again, now from the cache, rather than kept in registers
+    # read again, now from the cache, instead of kept in registers
     gamma = tl.load(norm_weight + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
     beta = tl.load(norm_bias + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
     bias2 = tl.load(b2 + vector, mask, 0.0).to(tl.float32)
@@ -147,10 +147,10 @@ def mlp_accumulate_kernel(
 
 
 def tiles(dim: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Hidden units a tile, and tiles that are worked on or on their way.
+    """Hidden units per tile, and the number of tiles that are processed or being copied.
 
-    For 16-bit state with heads of 64 the fastest of 30 on an H200 (tiles of 16 in four stages take 2.3 times as long);
-    for the others the largest that spill nothing.
+    For 16-bit state with heads of 64: the fastest of 30 combinations on an H200 (tiles of 16 in four stages take 2.3
+    times as long). For the others: the largest tiles without spills.
     """
     return (64, 1) if dim <= 64 and dtype != torch.float32 else (16, 4)
 
@@ -179,7 +179,7 @@ def mlp_accumulate(
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.ttt_mlp.reference.mlp_accumulate`.
 
-    Raises ValueError, which names the argument, for what it cannot take.
+    Raises ValueError with the argument's name for unsupported arguments.
     """
     batch, heads, dim = head_shape("b2", b2)
     shapes = {

@@ -2,16 +2,16 @@
 
 Twin: :func:`ttt_mlflow.kernels.ttt_mlp.reference.mlp_decode`, which defines shapes and meaning.
 
-Layout: one program a head (sequence-major); W1 [F, N] and W2 [N, F] row-major with N = 4 F, in tiles of TILE hidden
-units, of which STAGES - 1 are on their way to shared memory while one is worked on. A first loop takes keys and query
-through the first layer and the keys through the second; then the gradient at the output is known, and a second loop
-makes the first layer's gradient of it and takes the query on. W2 is needed in both and read twice, the second time most
-likely from the cache. The vectors of the mini-batch so far are read from their slots. At the last position the matrices
-are read again (from the cache) and written with the mini-batch's update folded in.
+Layout: one program per head (sequence-major); W1 [F, N] and W2 [N, F] row-major with N = 4 F, in tiles of TILE hidden
+units. STAGES - 1 tiles are being copied to shared memory while one is processed. A first loop takes keys and query
+through the first layer, and the keys through the second. Then the gradient at the output is known. A second loop
+computes the first layer's gradient from it and continues with the query. W2 is needed in both loops and read twice, the
+second time most likely from the cache. The vectors of the earlier tokens of the mini-batch are read from their slots.
+At the last position, the matrices are read again (from the cache) and written with the mini-batch's update folded in.
 
 Bytes, per head and token, averaged over a mini-batch of M: 2 F N (1 + 1/M) for the matrices, plus vectors and slots.
-Limits: F up to 128 (padded to a power of two), M = 16, state in one dtype, contiguous. Every state dtype, and Triton's
-interpreter; 16-bit state with heads of 64 goes to the kernel for tensor cores, ``ttt_mlp_decode_tensor``.
+Limits: F up to 128 (padded to a power of two), M = 16, state in one dtype, contiguous. All state dtypes, and Triton's
+interpreter. 16-bit state with heads of 64 uses the tensor-core kernel, ``ttt_mlp_decode_tensor``.
 """
 
 import torch
@@ -58,7 +58,7 @@ def mlp_decode_kernel(
 ):
     HIDDEN: tl.constexpr = 4 * HEAD_DIM
     PIECES: tl.constexpr = 4 * BLOCK // TILE
-    head = tl.program_id(0).to(tl.int64)  # over sequences and heads
+    head = tl.program_id(0).to(tl.int64)  # counts sequences and heads
     sequence, h = head // HEADS, head % HEADS
     now = tl.load(position)
     cols, slots, units = tl.arange(0, BLOCK), tl.arange(0, SLOTS), tl.arange(0, TILE)
@@ -131,7 +131,7 @@ def mlp_decode_kernel(
         current2 += tl.sum(query * piece(inputs, tile, PIECES), 0)
     past_g2 = tl.load(g2_slots + narrow, past & mask[None, :], 0.0)
     update = tl.sum(score2[:, None] * past_g2.to(tl.float32), 0) + current2 * g2_wide
-    # read again, now from the cache, rather than kept in registers
+    # read again, now from the cache, instead of kept in registers
     gamma = tl.load(norm_weight + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
     beta = tl.load(norm_bias + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
     bias2 = tl.load(b2 + vector, mask, 0.0).to(tl.float32)
@@ -160,8 +160,8 @@ def mlp_decode_kernel(
             tl.store(b1 + unit, b1_new - scale * tl.sum(all_g1.to(tl.float32), 0))
 
 
-TILE = 16  # hidden units a tile
-STAGES = 4  # tiles that are worked on or on their way
+TILE = 16  # hidden units per tile
+STAGES = 4  # tiles that are processed or being copied
 CHUNK = 32  # hidden units that are folded at a time; tl.dot needs at least 16, and 4 F is a multiple of 32
 
 
@@ -191,11 +191,11 @@ def mlp_decode(
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.ttt_mlp.reference.mlp_decode`.
 
-    ``overlap``: the launch may begin before the kernel before it on the stream has ended (the kernel for tensor cores,
-    from compute capability 9.0 on; elsewhere without effect). Right only where that kernel writes nothing but q, k, v
-    and lr: state, slots, norms, eta and position are read before it has ended.
+    ``overlap``: the launch may begin before the previous kernel on the stream has ended (tensor-core kernel, from
+    compute capability 9.0; otherwise without effect). This is correct only if the previous kernel writes nothing but q,
+    k, v and lr: state, slots, norms, eta and position are read before it has ended.
 
-    Raises ValueError, which names the argument, for what it cannot take.
+    Raises ValueError with the argument's name for unsupported arguments.
     """
     batch, heads, dim = head_shape("b2", b2)
     tokens = (batch, heads, MINI_BATCH)

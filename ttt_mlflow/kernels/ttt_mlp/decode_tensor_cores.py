@@ -2,30 +2,32 @@
 
 Twin: :func:`ttt_mlflow.kernels.ttt_mlp.reference.mlp_decode`.
 
-A head's 64 KB of state have to keep coming while the chain of dependent products of the heads before is computed: keys
-through both layers, the gradient through the layer norm and back through W2, the query through both layers. So two
-programs of four warps stay on each multiprocessor (RESIDENT in the launch table) and go through the heads
-(sequence-major), with three matrices of 32 KB in shared memory, a ring: W1 and W2 of this head, and W1 of the next,
-on its way. When the first product has read W1, the next W2 takes its place; when the last has read W2, the W1 after the
-next. The vectors come one head ahead, the slots while the head before ends. Each byte is read from memory once a token.
+The 64 KB of state of each head must be loaded continuously, while the dependent products of the previous heads are
+computed: keys through both layers, the gradient through the layer norm and back through W2, the query through both
+layers. Therefore, two programs of four warps stay on each multiprocessor (RESIDENT in the launch table) and process the
+heads (sequence-major). Each has three matrices of 32 KB in shared memory as a ring: W1 and W2 of the current head, and
+W1 of the next head, which is being copied. When the first product has read W1, the next W2 takes its place. When the
+last product has read W2, the W1 of the head after the next takes its place. The vectors are loaded one head ahead, and
+the slots while the previous head ends. Each byte is read from memory once per token.
 
-Each warp owns 64 of the 256 hidden units: its rows of the first layer's products, and its part of the sum of the second
-layer's, so that hidden units never leave their warp: an instruction turns a product's rows into the next one's operand.
-The four partial sums meet in shared memory; that, the arrival of the copies and g2's way into an operand take the only
-four barriers of a head. The slots' part (scores Q K_iᵀ and X2 X2_iᵀ, and their sums of gradients) runs on the tensor
-cores as well, with the float32 scores as two 16-bit parts. Products have 16-bit inputs and float32 sums: the state, the
-vectors as they are rounded for their slots, and the query's hidden units, which have no slot but are rounded too.
-Everything else is float32.
+Each warp owns 64 of the 256 hidden units: its rows of the first layer's products, and its part of the second layer's
+sum. Hidden units therefore never leave their warp. One instruction turns a product's rows into the next product's
+operand. The four partial sums are combined in shared memory. That, the arrival of the copies, and the conversion of g2
+to an operand need the only four barriers of a head. The contribution of the slots (scores Q K_iᵀ and X2 X2_iᵀ, and
+their sums of gradients) also runs on the tensor cores, with the float32 scores as two 16-bit parts. Products have
+16-bit inputs and float32 sums. The inputs are the state, the vectors as they are rounded for their slots, and the
+query's hidden units, which have no slot but are rounded too. Everything else is float32.
 
-At the last position the update of the mini-batch, a product of the slots, is added to the matrices in shared memory,
-which are then written. That is a loop of its own, since the registers that the fold needs would slow the others down.
+At the last position, the update of the mini-batch, a product of the slots, is added to the matrices in shared memory,
+which are then written. This position has its own loop, because the registers that the fold needs would slow down the
+other positions.
 
-OVERLAP: the launch overlaps with the kernel before it: all that the kernel before does not write (position, state,
-slots, norms) is read before that kernel has ended. See :func:`.ttt_mlp_decode.mlp_decode` for when that is right.
+OVERLAP: the launch overlaps with the previous kernel. Everything that the previous kernel does not write (position,
+state, slots, norms) is read before it has ended. :func:`.ttt_mlp_decode.mlp_decode` states when that is correct.
 
-Bytes, per head and token, averaged over a mini-batch: the floor of the rank-1 form, 2 F N (1 + 1/M) and the vectors and
-slots. Shared memory: 113,856 bytes a program: one fits on a multiprocessor of sm_80, two on one of sm_90 or sm_100;
-where none fits, the general kernel runs. Registers: 255 a thread.
+Bytes, per head and token, averaged over a mini-batch: the minimum of the rank-1 form, 2 F N (1 + 1/M), and the vectors
+and slots. Shared memory: 113,856 bytes per program. One program fits on a multiprocessor of sm_80, two fit on one of
+sm_90 or sm_100. If none fits, the general kernel runs. Registers: 255 per thread.
 """
 
 from torch import Tensor
@@ -59,7 +61,7 @@ def one_of_four(x):
 
 @gluon.jit
 def store_results(z2, q, gamma, beta, x2, g1, out, x2_slot, g1_slot, writes, EPS: gl.constexpr):
-    """The token's output, and the hidden units' vectors into their slots."""
+    """Store the token's output, and the hidden units' vectors in their slots."""
     normed, _ = normalize(z2, 64, EPS)
     gl.store(x2_slot, x2, writes)
     gl.store(g1_slot, g1, writes)
@@ -70,7 +72,7 @@ def store_results(z2, q, gamma, beta, x2, g1, out, x2_slot, g1_slot, writes, EPS
 def fetch_inputs(
     head, index, key_buffer, query_buffer, value_buffer, q, k, v, v_stride, at_vector, HEADS: gl.constexpr
 ):
-    """Start to bring q, k and v of ``head``."""
+    """Start to load q, k and v of ``head``."""
     async_copy.async_copy_global_to_shared(key_buffer.index(index), k + head * 64 + at_vector)
     async_copy.async_copy_global_to_shared(query_buffer.index(index), q + head * 64 + at_vector)
     at_value = head // HEADS * v_stride + head % HEADS * 64
@@ -79,7 +81,7 @@ def fetch_inputs(
 
 @gluon.jit
 def fetch_biases(head, index, bias1_buffer, bias2_buffer, b1, b2, at_bias, at_vector):
-    """Start to bring b1 and b2 of ``head``."""
+    """Start to load b1 and b2 of ``head``."""
     async_copy.async_copy_global_to_shared(bias1_buffer.index(index), b1 + head * 256 + at_bias)
     async_copy.async_copy_global_to_shared(bias2_buffer.index(index), b2 + head * 64 + at_vector)
 
@@ -88,7 +90,7 @@ def fetch_biases(head, index, bias1_buffer, bias2_buffer, b1, b2, at_bias, at_ve
 def fetch_slots(
     head, k_buffer, g2_buffer, wide_buffer, k_slots, g2_slots, g1_slots, at_narrow, at_wide, past_narrow, past_wide
 ):
-    """Start to bring the used slots of ``head``; the others become zero. Those of x2 come into registers, later."""
+    """Start to load the used slots of ``head``; the others become zero. Those of x2 go to registers, later."""
     async_copy.async_copy_global_to_shared(k_buffer, k_slots + head * 16 * 64 + at_narrow, past_narrow)
     async_copy.async_copy_global_to_shared(g2_buffer, g2_slots + head * 16 * 64 + at_narrow, past_narrow)
     async_copy.async_copy_global_to_shared(wide_buffer, g1_slots + head * 16 * 256 + at_wide, past_wide)
@@ -121,7 +123,7 @@ def decode_heads(
     OVERLAP: gl.constexpr,
     LAST: gl.constexpr,
 ):
-    """All heads of this program; W1 and W2 of the first are on their way to the ``ring`` [3, W, F, F]."""
+    """Process all heads of this program. W1 and W2 of the first are being copied to the ``ring`` [3, W, F, F]."""
     F: gl.constexpr = 64
     N: gl.constexpr = 256
     M: gl.constexpr = 16
@@ -186,8 +188,8 @@ def decode_heads(
     zero = gl.zeros([W, F, 8], gl.float32, MMA)
     zero_slots = gl.zeros([W, M, 8], gl.float32, MMA)
 
-    # what the kernel before does not write first. Copies are waited for in the order of their groups: a head's W1 and
-    # vectors, its W2, its slots, the next head's W1 and vectors, ...
+    # first, everything that the previous kernel does not write. Copies complete in the order of their groups: a head's
+    # W1 and vectors, its W2, its slots, the next head's W1 and vectors, ...
     head = first_head.to(gl.int64)
     fetch_biases(head, 0, bias1_buffer, bias2_buffer, b1, b2, at_bias, at_vector)
     fetch_slots(
@@ -198,7 +200,7 @@ def decode_heads(
         let_next_begin(first_head)
     fetch_inputs(head, 0, key_buffer, query_buffer, value_buffer, q, k, v, v_stride, at_vector, HEADS)
     async_copy.commit_group()
-    async_copy.commit_group()  # where later heads' slots come in a group of their own
+    async_copy.commit_group()  # an empty group here; for later heads, the slots have a group of their own
     second_head = first_head + step
     if second_head < total_heads:
         n = second_head.to(gl.int64)
@@ -223,7 +225,7 @@ def decode_heads(
         second_slot = gl.where(next_slot == 2, 0, next_slot + 1)
         s1 = ring.index(slot)
         s2 = ring.index(next_slot)
-        async_copy.wait_group(2)  # the vectors, W1 and W2 are here
+        async_copy.wait_group(2)  # the vectors, W1 and W2 have arrived
         k_operand = key_buffer.index(parity).load(B_COLUMN)[None, :, None]
         q_operand = query_buffer.index(parity).load(B_COLUMN)[None, :, None]
         k_vector = key_buffer.index(parity).load(VECTOR)
@@ -248,16 +250,16 @@ def decode_heads(
         weights2 = s2.permute([0, 2, 1]).load(A)
         z2, _ = even_odd(mma_v2(weights2, operand(x2, nothing, MMA, B), zero))
         exchange.store(gl.sum(z2, 2))
-        async_copy.wait_group(1)  # the slots are here
+        async_copy.wait_group(1)  # the slots have arrived
         z2 = gl.sum(exchange.load(EXCHANGE), 0) * 0.25 + bias2
-        if LAST:  # later, since the fold's loop has fewer registers left
+        if LAST:  # loaded later, because the fold's loop has fewer free registers
             second = gl.load(x2_slots + head * M * N + at_second, past_second, 0.0)
         # every warp has read W1
         if not LAST and following < total_heads:
             async_copy.async_copy_global_to_shared(s1, w2 + following.to(gl.int64) * F * N + at2)
         async_copy.commit_group()
 
-        # what this mini-batch's earlier tokens add to the query's first layer
+        # contribution of the mini-batch's earlier tokens to the query's first layer
         current1 = gl.sum(k_wide * q_vector, 0) + 1.0
         keys = k_buffer.load(gl.SliceLayout(0, A)).expand_dims(0).broadcast_to([W, M, F])
         _, score = even_odd(mma_v2(keys, both, zero_slots))
@@ -276,7 +278,7 @@ def decode_heads(
         current2 = gl.sum(query.to(gl.float32) * x2.to(gl.float32), 1)
         scalars.store(current2)
         query_operand = operand(query, nothing, MMA, B)
-        # a warp's part of the scores, and with them its part of what the slots add
+        # this warp's part of the scores, and with them its part of the slots' contribution
         score, _ = even_odd(mma_v2(second, query_operand, zero_slots))
         high, low = high_low((score + 1.0 / W) / SCORE_SCALE, dtype)
         gradients = g2_buffer.permute([1, 0]).load(gl.SliceLayout(0, A)).expand_dims(0).broadcast_to([W, F, M])
@@ -297,13 +299,13 @@ def decode_heads(
             )  # fmt: skip
             slot_k = gl.arange(0, M, layout=gl.SliceLayout(0, gl.SliceLayout(1, A)))[None, None, :]
             slot_b = gl.arange(0, M, layout=gl.SliceLayout(0, gl.SliceLayout(2, B)))[None, :, None]
-            # this token's vectors stand in no slot of the buffers yet
+            # this token's vectors are not in the slot buffers yet
             g1_row = gl.convert_layout(one_of_four(g1), gl.SliceLayout(1, B)).expand_dims(1)
             first = gl.where(slot_b == M - 1, g1_row, wide_buffer.load(B))
             ones = gl.full([W, M, 8], 1.0, dtype, B)
             sums, _ = even_odd(mma_v2(wide_buffer.permute([0, 2, 1]).load(A), ones, zero))
             gl.store(b1 + head * N + at_unit, (bias1 + minus * (sums + g1.to(gl.float32))).to(dtype), writes)
-            # the first layer's gradients are in registers: x2 takes their place
+            # the first layer's gradients are in registers, so x2 can take their place
             x2_row = gl.convert_layout(one_of_four(x2), gl.SliceLayout(1, A)).expand_dims(1)
             wide_buffer.store(gl.where(slot_a == M - 1, x2_row, second))
             column_k = key_buffer.index(parity).load(gl.SliceLayout(0, gl.SliceLayout(2, A)))[None, :, None]
@@ -385,7 +387,7 @@ def mlp_decode_tensor_kernel(
     async_copy.async_copy_global_to_shared(ring.index(1), w2 + head * F * N + (warp * F + row) * F + col)
     now = gl.load(position)
     scale = gl.load(eta + now)
-    # two loops, since the registers that the fold needs would slow the other positions down
+    # two loops, because the registers that the fold needs would slow down the other positions
     if now == 15:
         decode_heads(
             ring, 15, scale, q, k, v, v_stride, lr, norm_weight, norm_bias, w1, b1, w2, b2,
@@ -399,7 +401,7 @@ def mlp_decode_tensor_kernel(
 
 
 def mlp_decode_tensor(out: Tensor, overlap: bool, *arguments: Tensor) -> None:
-    """Launch for the checked arguments of :func:`.ttt_mlp_decode.mlp_decode`; writes ``out``."""
+    """Launch with the checked arguments of :func:`.ttt_mlp_decode.mlp_decode`. Writes ``out``."""
     v, lr, w1 = arguments[2], arguments[3], arguments[8]
     total = lr.numel()
     grid = min(total, programs("ttt_mlp_decode_tensor", out.device))

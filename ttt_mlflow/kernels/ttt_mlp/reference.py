@@ -1,7 +1,7 @@
 """TTT-MLP in plain PyTorch: one decode step in both forms, and a whole mini-batch in the dual form.
 
 The inner model is f(x) = x + LN(GELU(x W1 + b1) W2 + b2), with N = 4 F between its two layers and the tanh-approximated
-GELU; loss, mini-batches and learning rate as in :mod:`ttt_mlflow.kernels.ttt_linear.reference`. Source: Sun et al.
+GELU. Loss, mini-batches and learning rate are as in :mod:`ttt_mlflow.kernels.ttt_linear.reference`. Source: Sun et al.
 2024, arXiv 2407.04620, sections 2.4, 2.5 and 2.7; the dual form of an MLP is in its appendix. Letters of the shapes:
 :mod:`ttt_mlflow.kernels`.
 """

@@ -1,7 +1,7 @@
-"""Mamba, the peer: mamba-ssm's own model and its own generation with its own CUDA graph.
+"""Mamba for comparison: mamba-ssm's own model and its own generation code with its own CUDA graph.
 
-Configurations are the published ones (state-spaces/mamba-*, config.json of each), written out here so that nothing is
-fetched from a hub. Weights are random.
+The configurations are the published ones (config.json of state-spaces/mamba-*). They are written out here, so that
+nothing is downloaded from a hub. Weights are random.
 """
 
 import importlib.util
@@ -36,8 +36,8 @@ SIZES = {
     "state-spaces/mamba-1.4b": (2048, 48),
     "state-spaces/mamba-2.8b": (2560, 64),
 }
-VOCAB_SIZE = 50277  # padded to 50280 by mamba-ssm
-# functions of mamba-ssm's block, of a decode step and of a prompt
+VOCAB_SIZE = 50277  # mamba-ssm pads it to 50280
+# functions of mamba-ssm's block, for a decode step and for a prompt
 FUNCTION_PARTS = {
     "causal_conv1d_update": CONVOLUTION,
     "causal_conv1d_fn": CONVOLUTION,
@@ -61,7 +61,7 @@ def missing() -> str | None:
 
 
 class MambaModel:
-    """Offers :class:`MambaDecoder` through ``decoder``; state and step are mamba-ssm's own."""
+    """Offers :class:`MambaDecoder` through ``decoder``. State and step are mamba-ssm's own."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -75,7 +75,7 @@ class MambaModel:
 
 
 class MambaDecoder:
-    """The loop of mamba_ssm.utils.generation.decode, cut into prefill and step so that steps can be timed.
+    """The loop of mamba_ssm.utils.generation.decode, divided into prefill and step so that steps can be timed.
 
     See :class:`ttt_mlflow.models.entry.Decoder`.
     """
@@ -86,7 +86,7 @@ class MambaDecoder:
         self.model, self.batch, self.cuda_graph = model, batch, cuda_graph
         self.device = next(model.parameters()).device
         if cuda_graph:
-            # as generate(cg=True) does: one cache, made once, its graphs reused by every generation
+            # as in generate(cg=True): one cache, created once, whose graphs are reused by every generation
             cache = update_graph_cache(model, getattr(model, "_decoding_cache", None), batch, 1, max_length)
             model._decoding_cache = cache
             self.parameters = cache.inference_params
@@ -96,7 +96,7 @@ class MambaDecoder:
 
     @torch.inference_mode()
     def prefill(self, prompt: Tensor) -> Tensor:
-        """Prompt [B, P] to the first token [B]."""
+        """Process the prompt [B, P]. Returns the first token [B]."""
         parameters = self.parameters
         parameters.reset(parameters.max_seqlen, self.batch)
         logits = self._forward(prompt)
@@ -105,7 +105,7 @@ class MambaDecoder:
 
     @torch.inference_mode()
     def step(self) -> Tensor:
-        """Feed the last token; returns the next one [B]."""
+        """Feed the last token. Returns the next one [B]."""
         parameters = self.parameters
         tokens = self.token.unsqueeze(1)
         position = torch.full((self.batch, 1), parameters.seqlen_offset, dtype=torch.long, device=self.device)
@@ -118,7 +118,7 @@ class MambaDecoder:
 
     @contextmanager
     def eagerly(self) -> Iterator[None]:
-        """Inside, the graph is not used: a profiler sees the names of layers and parts."""
+        """Do not use the graph until the block ends, so that profilers see layer and part names."""
         cuda_graph, self.cuda_graph = self.cuda_graph, False
         try:
             yield
@@ -126,7 +126,7 @@ class MambaDecoder:
             self.cuda_graph = cuda_graph
 
     def _forward(self, tokens: Tensor, **arguments: Any) -> Tensor:
-        """The last token's logits."""
+        """The logits of the last token."""
         with named_parts(self.model):
             output = self.model(tokens, inference_params=self.parameters, num_last_tokens=1, **arguments)
         return output.logits.squeeze(1)
@@ -136,23 +136,23 @@ class MambaDecoder:
             return self.token.copy_(logits[:, :VOCAB_SIZE].argmax(-1))
 
     def memory_parts(self) -> dict[str, list[Tensor]]:
-        """Weights, and the two states (convolution and SSM) of each layer."""
+        """The weights, and the two states (convolution and SSM) of each layer."""
         layers = self.parameters.key_value_memory_dict.values()
         weights = [*self.model.parameters(), *self.model.buffers()]
         return {"weights": weights, "state": [tensor for states in layers for tensor in states]}
 
     def close(self) -> None:
-        """Give the graph's memory back."""
+        """Release the graph's memory."""
         self.model._decoding_cache = None
 
 
 @contextmanager
 def named_parts(model: Any) -> Iterator[None]:
-    """While a profiler asks for names, name the layers and parts of mamba-ssm's model; otherwise nothing.
+    """Name the layers and parts of mamba-ssm's model while a profiler uses names. Otherwise, do nothing.
 
-    A layer's work counts as its projections, but for the convolution and the scan, functions that mamba-ssm's block
-    looks up in its own module: they are replaced there for as long as the block lasts. What is outside the layers is
-    embeddings and head.
+    The work of a layer counts as its projections, except for the convolution and the scan. mamba-ssm's block looks up
+    these two functions in its own module, where they are replaced until the block ends. Work outside the layers counts
+    as embeddings and head.
     """
     if not recording():
         yield
@@ -177,7 +177,7 @@ def _in_layer_projections(index: int) -> Iterator[None]:
 
 @contextmanager
 def _inside(owner: Any, name: str, context: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
-    """Let calls of ``owner.name`` run inside ``context()`` until the block ends."""
+    """Run calls of ``owner.name`` inside ``context()`` until the block ends."""
     function, own = getattr(owner, name), name in vars(owner)
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -204,7 +204,7 @@ def build(request: ModelRequest) -> MambaModel:
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
-    """What ``workload`` has to move and to compute."""
+    """The bytes and operations of ``workload``."""
     width, layers = SIZES[request.name]
     if workload.mode == "prefill":
         return prefill_stages(width, layers, VOCAB_SIZE, request.dtype, workload.batch, workload.promptlen)

@@ -1,7 +1,7 @@
-"""What a Mamba model has to move and to compute, stage by stage; docs/roofline.md derives the counts.
+"""The bytes and operations of a Mamba model, stage by stage. docs/roofline.md derives the counts.
 
-Shapes of mamba-ssm's Mamba block with the published configurations: width D, twice that inside (E), a state of 16
-numbers a channel, a step size through a bottleneck of D / 16, convolutions of 4 taps.
+The shapes are those of mamba-ssm's Mamba block with the published configurations: width D, inner width E = 2 D, a state
+of 16 numbers per channel, a step size through a bottleneck of D / 16, convolutions of 4 taps.
 """
 
 import math
@@ -11,18 +11,18 @@ import torch
 from ttt_mlflow.workload import CONVOLUTION, HEAD, INNER, PROJECTIONS, SAMPLING, TOKEN_BYTES, Stage
 
 STATE, TAPS, EXPANSION = 16, 4, 2
-VOCABULARY_MULTIPLE = 8  # mamba-ssm pads the vocabulary to it
-SINGLE = 4  # bytes; mamba-ssm keeps A and D in float32 whatever the dtype
+VOCABULARY_MULTIPLE = 8  # mamba-ssm pads the vocabulary to a multiple of this
+SINGLE = 4  # bytes; mamba-ssm keeps A and D in float32 for every dtype
 
 
 def decode_stages(width: int, layers: int, vocab: int, dtype: torch.dtype, batch: int) -> list[Stage]:
-    """One decode step of ``batch`` sequences: the state is read and written, three kept inputs read, one written."""
+    """One decode step of ``batch`` sequences. It reads and writes the state, reads three kept inputs, writes one."""
     inner = EXPANSION * width
     return _stages(width, layers, vocab, dtype, batch, 1, 2 * inner * STATE, TAPS * inner)
 
 
 def prefill_stages(width: int, layers: int, vocab: int, dtype: torch.dtype, batch: int, tokens: int) -> list[Stage]:
-    """A prompt of ``tokens`` tokens a sequence: the state and the last three inputs are written, at its end."""
+    """A prompt of ``tokens`` tokens per sequence. The state and the last three inputs are written at its end."""
     inner = EXPANSION * width
     return _stages(width, layers, vocab, dtype, batch, tokens, inner * STATE, (TAPS - 1) * inner)
 
@@ -30,7 +30,7 @@ def prefill_stages(width: int, layers: int, vocab: int, dtype: torch.dtype, batc
 def _stages(
     width: int, layers: int, vocab: int, dtype: torch.dtype, batch: int, tokens: int, state: int, conv: int
 ) -> list[Stage]:
-    """``state`` and ``conv``: elements that one sequence moves in one layer."""
+    """``state`` and ``conv``: elements that are moved for one sequence in one layer."""
     inner, rank, size = EXPANSION * width, math.ceil(width / 16), dtype.itemsize
     vocab = math.ceil(vocab / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     rows = batch * tokens
@@ -48,7 +48,7 @@ def _stages(
         Stage(CONVOLUTION, (TAPS + 1) * inner * size, batch * conv * size, 2 * TAPS * inner * rows, layers),
         product(inner, rank + 2 * STATE),
         product(rank, inner, inner),
-        # a state's element: dt A, dt x B, two for the update, two for the output; D x for a channel's skip
+        # per state element: dt A, dt x B, two for the update, two for the output; D x for the skip of a channel
         Stage(
             INNER,
             inner * (STATE + 1) * SINGLE,

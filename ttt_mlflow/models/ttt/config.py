@@ -1,4 +1,4 @@
-"""Shape of a TTT model (Sun et al. 2024, arXiv 2407.04620, table of the training recipes; widths as published)."""
+"""The sizes of a TTT model (Sun et al. 2024, arXiv 2407.04620, table of the training recipes; widths as published)."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ VOCAB_SIZE = 50277
 
 @dataclass(frozen=True)
 class TTTConfig:
-    """Widths of one model; ``layer_type`` is one of :data:`INNER_LAYERS`."""
+    """The widths of one model. ``layer_type`` is one of :data:`INNER_LAYERS`."""
 
     layer_type: str
     hidden_size: int

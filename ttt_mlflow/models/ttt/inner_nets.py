@@ -1,7 +1,7 @@
-"""The inner nets: an inner layer's decode step, and a whole mini-batch of it in the dual form.
+"""The inner nets: the decode step of an inner layer, and a whole mini-batch in the dual form.
 
-An inner net is chosen by name; PyTorch and Triton variants share state and dual form and differ in the decode step.
-Shapes as in :mod:`ttt_mlflow.kernels`.
+An inner net is chosen by name. PyTorch and Triton variants share the state and the dual form, and differ in the decode
+step. Shapes as in :mod:`ttt_mlflow.kernels`.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,11 @@ from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode, mlp_dual
 
 @dataclass(frozen=True)
 class InnerNet:
-    """One way to compute an inner layer.
+    """One implementation of an inner layer.
 
-    decode: one decode step, as :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode` and its TTT-MLP
-    counterpart. dual: a whole mini-batch, as ``linear_dual`` beside it. triton: the decode step is a Triton kernel.
+    decode: one decode step, as :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode` or its TTT-MLP
+    counterpart. dual: a whole mini-batch, as ``linear_dual`` of the same module. triton: whether the decode step is a
+    Triton kernel.
     """
 
     name: str
@@ -37,7 +38,7 @@ class InnerNet:
 def _triton_linear(*arguments: Tensor) -> Tensor:
     from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
 
-    return linear_decode(*arguments, overlap=True)  # the launch before it makes q, k and lr
+    return linear_decode(*arguments, overlap=True)  # the previous launch makes q, k and lr
 
 
 def _triton_mlp(*arguments: Tensor) -> Tensor:
@@ -55,4 +56,4 @@ INNER_NETS = {
         InnerNet("mlp_2_dual_triton", MLP, _triton_mlp, mlp_dual, triton=True),
     )
 }
-assert MINI_BATCH % CONV_TAPS == 0  # a ring slot of the convolutions follows from the position
+assert MINI_BATCH % CONV_TAPS == 0  # so that the position determines the ring slot of the convolutions

@@ -1,10 +1,10 @@
 """TTT-Linear and TTT-MLP language models, for decoding.
 
-Weight names follow the published PyTorch model (test-time-training/ttt-lm-pytorch), so that its checkpoints load
-unchanged. Weights that are used together lie side by side in one tensor, and the named parameters are views of it:
-one matrix product makes Q/K, V, the gate and the learning-rate logits.
+Weight names are those of the published PyTorch model (test-time-training/ttt-lm-pytorch), so its checkpoints load
+without conversion. Weights that are used together are adjacent in one tensor, and the named parameters are views of it.
+One matrix product computes Q/K, V, the gate and the learning-rate logits.
 
-Reads in the order in which things happen: ``step`` is one token, ``prefill`` whole mini-batches of a prompt.
+The classes are in the order of execution. ``step`` processes one token, ``prefill`` whole mini-batches of a prompt.
 """
 
 import math
@@ -24,8 +24,8 @@ from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, in_layer, in_part
 
-PREFILL_TOKENS = 16384  # of all sequences together, that go through a layer at once
-ROW_ALIGNMENT = 64  # rows of fused weights are padded to this, so that matrix products stay on their fast path
+PREFILL_TOKENS = 16384  # tokens of all sequences together that go through a layer at once
+ROW_ALIGNMENT = 64  # fused weights are padded to a multiple of this, for the fast path of matrix products
 
 
 def padded(rows: int) -> int:
@@ -37,7 +37,7 @@ def parameter(data: Tensor) -> nn.Parameter:
 
 
 class Weight(nn.Module):
-    """A named ``weight`` and, where given, ``bias``: the leaf of the published module tree."""
+    """A named ``weight`` and, if given, ``bias``: a leaf of the published module tree."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Weight(nn.Module):
 
 
 class CausalConv(Weight):
-    """Depthwise causal convolution. ``taps`` [4, D] is the storage, the published weight [D, 1, 4] a view of it."""
+    """Depthwise causal convolution. ``taps`` [4, D] is the storage; the published weight [D, 1, 4] is a view of it."""
 
     taps: Tensor
 
@@ -78,7 +78,7 @@ class FeedForward(nn.Module):
 
 
 class SequenceModeling(nn.Module):
-    """The weights of one TTT layer; ``projection`` [3 D + H (padded), D] holds Q/K, V, gate and learning-rate rows."""
+    """The weights of one TTT layer. ``projection`` [3 D + H (padded), D]: rows for Q/K, V, gate and learning rate."""
 
     projection: Tensor
     eta: Tensor
@@ -97,11 +97,11 @@ class SequenceModeling(nn.Module):
         self.ttt_norm_weight = parameter(torch.empty(heads, dim, **where))
         self.ttt_norm_bias = parameter(torch.empty(heads, dim, **where))
         for name, shape in zip(net.layer.state_names, net.layer.state_shapes(dim), strict=True):
-            published = shape if len(shape) == 2 else (1, *shape)  # a bias is a row there
+            published = shape if len(shape) == 2 else (1, *shape)  # a published bias is a row
             self.register_parameter(name, parameter(torch.empty(heads, *published, **where)))
         self.post_norm = Weight(torch.empty(width, **where), torch.empty(width, **where))
         self.o_proj = Weight(torch.empty(width, width, **where))
-        # η_t = max(1 / (t + 1) + learnable_t, 0), made by `TTTModel.weights_changed`
+        # η_t = max(1 / (t + 1) + learnable_t, 0), computed by `TTTModel.weights_changed`
         self.register_buffer("eta", torch.empty(MINI_BATCH, device=where["device"]), persistent=False)
 
 
@@ -134,7 +134,7 @@ class Layer(nn.Module):
         qk_conv: Tensor,
         *state: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """One token: hidden [B, D] and the previous layer's output ``delta`` [B, D], not yet added to it.
+        """One token: hidden [B, D], and the previous layer's output ``delta`` [B, D], which is not yet added to it.
 
         Returns the same pair for the next layer.
         """
@@ -162,7 +162,7 @@ class Layer(nn.Module):
             return hidden, F.linear(functions.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
 
     def prefill(self, hidden: Tensor, cos: Tensor, sin: Tensor, state: LayerState) -> Tensor:
-        """Whole mini-batches: hidden [B, L, D] with L a multiple of 16, at a mini-batch's beginning."""
+        """Whole mini-batches: hidden [B, L, D], with L a multiple of 16, from the start of a mini-batch."""
         block, dtype = self.seq_modeling_block, hidden.dtype
         with in_part(CONVOLUTION):
             x = rms_norm(hidden, self.conv.norm.weight).to(dtype)
@@ -208,11 +208,11 @@ class Layer(nn.Module):
 
 
 def causal_conv(x: Tensor, ring: Tensor, *convs: CausalConv) -> list[Tensor]:
-    """Filters x [B, L, D] (L a multiple of 4, from position 0 of a mini-batch), ``ring`` being what came before.
+    """Filter x [B, L, D] (L a multiple of 4, from position 0 of a mini-batch). ``ring`` has the inputs before x.
 
-    Returns one unrounded result a convolution; afterwards the ring holds the last four inputs.
+    Returns one unrounded result per convolution. Afterwards, the ring has the last four inputs.
     """
-    history = torch.cat((ring[:, 1:], x), 1)  # slot 0 is the oldest, which no tap reaches
+    history = torch.cat((ring[:, 1:], x), 1)  # slot 0 is the oldest and not reached by any tap
     length = x.shape[1]
     taps = [matrix(history[:, tap : tap + length]) for tap in range(CONV_TAPS)]
     filtered = [sum((tap * matrix(conv.taps[i]) for i, tap in enumerate(taps)), matrix(conv.bias)) for conv in convs]
@@ -268,7 +268,7 @@ class TTTModel(nn.Module):
         return sum(weight.numel() for weight in self.parameters())
 
     def memory_parts(self, state: TTTState) -> dict[str, list[Tensor]]:
-        """The tensors that stay from step to step, by what they are."""
+        """The tensors that persist from step to step, by their kind."""
         kept = state.layers
         held = [state.position, *(tensor for one in kept for tensor in (one.conv, one.qk_conv, *one.inner))]
         return {
@@ -278,14 +278,14 @@ class TTTModel(nn.Module):
         }
 
     def weights_changed(self) -> None:
-        """Derive what follows from the weights; call it after loading or initializing them."""
+        """Compute the values that are derived from the weights. Call it after loading or initializing them."""
         for layer in self.layers:
             block = layer.seq_modeling_block
             steps = torch.arange(1, MINI_BATCH + 1, dtype=torch.float32, device=self.device)
             block.eta.copy_((1 / steps + block.learnable_token_idx.float()).clamp_min(0))
 
     def compile_step(self) -> None:
-        """Compile the layers' step; all layers share one compiled function, their weights being its inputs."""
+        """Compile the layers' step. All layers share one compiled function that takes their weights as inputs."""
         self._layer_steps = [torch.compile(layer.step, dynamic=False) for layer in self.layers]
 
     def new_state(self, batch: int) -> TTTState:
@@ -294,19 +294,19 @@ class TTTModel(nn.Module):
         return state
 
     def reset_state(self, state: TTTState) -> None:
-        """Start of a sequence. The mini-batch's vectors are left as they are: none is read before it is written."""
+        """Start of a sequence. The mini-batch's vectors are not reset, because none is read before it is written."""
         state.position.zero_()
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             layer_state.conv.zero_()
             layer_state.qk_conv.zero_()
             for tensor, name in zip(layer_state.inner, self.net.layer.state_names, strict=True):
                 initial = getattr(layer.seq_modeling_block, name).view(tensor.shape[1:])
-                # PyTorch repeats element by element, whatever their size
+                # PyTorch repeats element by element, whatever the size
                 words = tensor.view(torch.complex128)
                 words.copy_(initial.view(torch.complex128).expand_as(words))
 
     def step(self, tokens: Tensor, state: TTTState) -> Tensor:
-        """Feed one token a sequence: tokens [B] to logits [B, V]."""
+        """Feed one token per sequence: tokens [B] to logits [B, V]."""
         with in_part(HEAD):
             hidden = F.embedding(tokens, self.model.table)
             delta = torch.zeros_like(hidden)
@@ -325,16 +325,17 @@ class TTTModel(nn.Module):
         return F.linear(x, self.model.table)[:, : self.vocab_size]
 
     def prefill(self, tokens: Tensor, state: TTTState) -> Tensor:
-        """Feed whole mini-batches of a prompt, in the dual form, from the start of one.
+        """Feed whole mini-batches of a prompt in the dual form, from the start of a mini-batch.
 
-        tokens [B, P], P a multiple of ``prefill_multiple``, to the last token's logits [B, V]; otherwise ValueError.
+        tokens [B, P], with P a multiple of ``prefill_multiple``, to the last token's logits [B, V]. Raises ValueError
+        for another P.
         """
         if not tokens.shape[1] or tokens.shape[1] % self.prefill_multiple:
             raise ValueError(
-                f"a prompt of {tokens.shape[1]} tokens, and prefill takes multiples of {self.prefill_multiple}: feed "
+                f"a prompt of {tokens.shape[1]} tokens: prefill takes multiples of {self.prefill_multiple}; feed "
                 "the rest through step"
             )
-        # a part at a time, which bounds the memory; the state carries on from part to part
+        # one part at a time, to limit the memory; the state carries over from part to part
         length = max(PREFILL_TOKENS // tokens.shape[0] // MINI_BATCH, 1) * MINI_BATCH
         for some in tokens.split(length, 1):
             with in_part(HEAD):
@@ -347,7 +348,7 @@ class TTTModel(nn.Module):
 
 
 def initialize(model: TTTModel, seed: int) -> None:
-    """Random weights of the published initial distributions, the same for a seed on the same kind of device."""
+    """Random weights of the published initial distributions. A seed gives the same weights on one kind of device."""
     generator = torch.Generator(model.device).manual_seed(seed)
     for name, weight in model.named_parameters():
         leaf, parent = name.rsplit(".", 1)[-1], name.rsplit(".", 2)[-2]
@@ -358,7 +359,7 @@ def initialize(model: TTTModel, seed: int) -> None:
         elif "norm" in parent or leaf == "ttt_norm_weight":
             weight.fill_(1)
         elif parent in ("conv", "conv_q", "conv_k"):
-            bound = 1 / math.sqrt(CONV_TAPS)  # torch.nn.Conv1d's default, one input channel a group
+            bound = 1 / math.sqrt(CONV_TAPS)  # the default of torch.nn.Conv1d with one input channel per group
             weight.uniform_(-bound, bound, generator=generator)
         else:
             weight.normal_(0, 0.02, generator=generator)

@@ -1,4 +1,4 @@
-"""The standard TTT models, as registered."""
+"""The standard TTT models and their registration."""
 
 import torch
 
@@ -12,7 +12,7 @@ from ttt_mlflow.models.ttt.model import TTTModel, initialize
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import Stage, Workload
 
-# hidden, intermediate, layers, heads: the paper's widths
+# hidden, intermediate, layers, heads: the widths of the paper
 SIZES = {
     "ttt-125m": (768, 2048, 12, 12),
     "ttt-350m": (1024, 2736, 24, 16),
@@ -29,7 +29,7 @@ VOCABULARIES = {"ttt-tiny": 512}
 
 
 def config_of(name: str, layer_type: str) -> TTTConfig:
-    """Widths of the standard model ``name`` with a ``linear`` or ``mlp`` inner net."""
+    """The widths of the standard model ``name`` with a ``linear`` or ``mlp`` inner net."""
     config = TTTConfig(layer_type, *SIZES[name])
     if name in VOCABULARIES:
         config = TTTConfig(layer_type, *SIZES[name], vocab_size=VOCABULARIES[name])
@@ -37,7 +37,7 @@ def config_of(name: str, layer_type: str) -> TTTConfig:
 
 
 def build(request: ModelRequest) -> TTTModel:
-    """Build ``request.name`` with random weights from the seed, or with a checkpoint's."""
+    """Build ``request.name`` with random weights from the seed, or with the weights of a checkpoint."""
     if request.inner_net is None:
         raise BadInput(f"inner_net: {request.name} needs one of {', '.join(INNER_NETS)}")
     net = INNER_NETS[request.inner_net]
@@ -50,7 +50,7 @@ def build(request: ModelRequest) -> TTTModel:
 
 
 def check(request: ModelRequest) -> None:
-    """BadInput unless the checkpoint, if one is asked for, fits; reads its header alone."""
+    """Raise BadInput unless the requested checkpoint, if any, fits. Only its header is read."""
     if request.checkpoint and request.inner_net:
         net = INNER_NETS[request.inner_net]
         empty = TTTModel(config_of(request.name, net.layer_type), net, request.dtype, torch.device("meta"))
@@ -58,7 +58,7 @@ def check(request: ModelRequest) -> None:
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
-    """What ``workload`` has to move and to compute."""
+    """The bytes and operations of ``workload``."""
     assert request.inner_net is not None
     config = config_of(request.name, INNER_NETS[request.inner_net].layer_type)
     if workload.mode == "prefill":

@@ -1,4 +1,4 @@
-"""What a batch of sequences carries from token to token, allocated once and updated in place."""
+"""The state that a batch of sequences carries from token to token. It is allocated once and updated in place."""
 
 from dataclasses import dataclass
 
@@ -23,14 +23,14 @@ class LayerState:
 
 @dataclass(frozen=True)
 class TTTState:
-    """``position`` [1] int32 is the next token's index in its mini-batch; it lives and advances on the device."""
+    """``position`` [1] int32 is the next token's index in its mini-batch. It is updated on the device."""
 
     position: Tensor
     layers: tuple[LayerState, ...]
 
 
 def allocate(config: TTTConfig, net: InnerNet, batch: int, dtype: torch.dtype, device: torch.device) -> TTTState:
-    """State for ``batch`` sequences; the inner weights are filled by the model's reset_state."""
+    """The state for ``batch`` sequences. The model's reset_state fills the inner weights."""
     heads, dim = config.num_heads, config.head_dim
 
     def empty(*shape: int) -> Tensor:

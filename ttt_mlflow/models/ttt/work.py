@@ -1,4 +1,4 @@
-"""What a TTT model has to move and to compute, stage by stage; docs/roofline.md derives the counts."""
+"""The bytes and operations of a TTT model, stage by stage. docs/roofline.md derives the counts."""
 
 from dataclasses import dataclass
 
@@ -21,15 +21,15 @@ def decode_stages(config: TTTConfig, dtype: torch.dtype, batch: int) -> list[Sta
         flops=batch * heads * mean_flops,
         count=config.num_layers,
     )
-    # a token reads the three inputs before its own and writes its own
+    # a token reads the three previous inputs and writes its own
     return _Counter(config, dtype, batch, 1, CONV_TAPS).stages(inner)
 
 
 def prefill_stages(config: TTTConfig, dtype: torch.dtype, batch: int, tokens: int) -> list[Stage]:
-    """A prompt of ``tokens`` tokens for each of ``batch`` sequences, from an empty state to its first token."""
+    """A prompt of ``tokens`` tokens for each of ``batch`` sequences, from an empty state to the first new token."""
     heads, dim = config.num_heads, config.head_dim
     size = config.inner_layer.elements(dim)
-    initial = heads * (size.state + size.biases)  # the weights that every sequence's state starts from
+    initial = heads * (size.state + size.biases)  # the weights with which the state of every sequence starts
     inner = Stage(
         INNER,
         weight_bytes=(_inner_norm(config) + initial) * dtype.itemsize,
@@ -37,7 +37,7 @@ def prefill_stages(config: TTTConfig, dtype: torch.dtype, batch: int, tokens: in
         flops=batch * heads * inner_flops(config.layer_type, tokens, dim),
         count=config.num_layers,
     )
-    # what the next token needs is written once: the last three inputs
+    # the last three inputs, which the next token needs, are written once
     return _Counter(config, dtype, batch, tokens, CONV_TAPS - 1).stages(inner)
 
 
@@ -48,7 +48,7 @@ def _inner_norm(config: TTTConfig) -> int:
 
 @dataclass(frozen=True)
 class _Counter:
-    """``conv_elements`` of a convolution's input are moved for a sequence and channel."""
+    """``conv_elements``: elements of a convolution's input that are moved per sequence and channel."""
 
     config: TTTConfig
     dtype: torch.dtype
@@ -57,7 +57,7 @@ class _Counter:
     conv_elements: int
 
     def stages(self, inner: Stage) -> list[Stage]:
-        """In the order in which they happen; ``inner`` is the inner net's."""
+        """The stages in the order of execution. ``inner``: the stage of the inner net."""
         width, feed, vocab = self.config.hidden_size, self.config.intermediate_size, self.config.vocab_size
         heads, rows = self.config.num_heads, self.batch * self.tokens
         looked_up = min(rows, vocab) * width * self.dtype.itemsize
@@ -70,19 +70,19 @@ class _Counter:
             self._product(PROJECTIONS, width, width, other_weights=2 * width),
             self._product(FEED_FORWARD, width, 2 * feed, other_weights=width),
             self._product(FEED_FORWARD, feed, width, other_weights=0),
-            # of a prompt only the last token's logits are asked for
+            # for a prompt, only the last token's logits are computed
             Stage(HEAD, (vocab + 1) * width * self.dtype.itemsize, 0, 2 * self.batch * width * vocab),
             Stage(SAMPLING, 0, self.batch * TOKEN_BYTES, 0),
         ]
 
     def _product(self, part: str, inputs: int, outputs: int, other_weights: int) -> Stage:
-        """A matrix product of all rows, and the weights of the norm before it or the bias behind it."""
+        """A matrix product of all rows, including the weights of the preceding norm or of the following bias."""
         weights = inputs * outputs + other_weights
         flops = 2 * self.batch * self.tokens * inputs * outputs
         return Stage(part, weights * self.dtype.itemsize, 0, flops, self.config.num_layers)
 
     def _convolution(self, filters: int, norm: int) -> Stage:
-        """Depthwise filters over one kept input: taps and bias each, and the weights of the norm before it."""
+        """Depthwise filters over one kept input: their taps and biases, and the weights of the preceding norm."""
         width = self.config.hidden_size
         weights = filters * (CONV_TAPS + 1) * width + norm
         state = self.batch * self.conv_elements * width

@@ -23,7 +23,7 @@ function row(kind, ...cells) {
   return line;
 }
 
-row("th", "part", "between steps", "at the peak", "taken from the GPU");
+row("th", "part", "between steps", "at the peak", "reserved from the GPU");
 for (const part of data.parts) {
   const line = row("td", part.part, bytes(part.allocated_bytes), bytes(part.peak_bytes), bytes(part.reserved_bytes));
   line.firstChild.style.borderLeft = `10px solid ${part.color}`;
@@ -34,9 +34,9 @@ row("th", "sum", bytes(sum("allocated_bytes")), bytes(sum("peak_bytes")), bytes(
 const count = `${data.events.length} allocations and releases in the pass`;
 document.getElementById("note").textContent = !data.events.length
   ? "Nothing was allocated in the pass."
-  : data.left_out ? `${count}; the ${data.left_out} before them are in snapshot.pickle alone.` : `${count}.`;
+  : data.left_out ? `${count}; the ${data.left_out} earlier ones are only in snapshot.pickle.` : `${count}.`;
 
-// The level holds from each event to the next.
+// The allocated memory is constant between two events.
 const times = data.events.map((event) => event[0]), held = data.events.map((event) => event[2]);
 const end = Math.max(1, times[times.length - 1] ?? 1);
 const low = held.reduce((a, b) => Math.min(a, b), Infinity), high = held.reduce((a, b) => Math.max(a, b), 0);
@@ -48,7 +48,7 @@ function y(value) {
   const span = Math.max(1, high - low) * 1.1;
   return HEIGHT - BOTTOM - ((value - (high - span)) / span) * (HEIGHT - BOTTOM - TOP);
 }
-function after(time) { // the first event that is later
+function after(time) { // index of the first later event
   let begin = 0, stop = times.length;
   while (begin < stop) {
     const middle = (begin + stop) >> 1;
@@ -129,7 +129,7 @@ canvas.addEventListener("pointermove", (event) => {
   const [us, change, level, where] = data.events[chosen];
   document.getElementById("detail").textContent =
     `${change > 0 ? "+" : "−"}${bytes(Math.abs(change))} at ${+(us / 1000).toPrecision(5)} ms, ` +
-    `${bytes(level)} held${data.where[where] ? `, ${data.where[where]}` : ""}`;
+    `${bytes(level)} allocated${data.where[where] ? `, ${data.where[where]}` : ""}`;
   draw();
 });
 canvas.addEventListener("dblclick", () => show(0, end));

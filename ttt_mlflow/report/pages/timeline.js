@@ -5,7 +5,7 @@ const canvas = document.getElementById("timeline");
 const pen = canvas.getContext("2d");
 const LEFT = 120, ROW = 22, AXIS = 26, LANE_GAP = 10;
 
-// Activities that run at the same time, or inside one another, get rows of their own.
+// Overlapping or nested activities of a lane get separate rows.
 function rowsOfLanes() {
   let top = AXIS;
   return data.lanes.map((name, lane) => {
@@ -26,9 +26,9 @@ function rowsOfLanes() {
 
 const lanes = rowsOfLanes();
 const height = lanes[lanes.length - 1]?.bottom + LANE_GAP || AXIS + ROW;
-// not Math.max(...): a prompt has more activities than a call takes arguments
+// not Math.max(...): a prompt has more activities than a call can take arguments
 const length = data.activities.reduce((latest, one) => Math.max(latest, one.begin + one.length), 1e-3);
-let from = 0, to = length; // what is shown, in microseconds
+let from = 0, to = length; // the visible range, in microseconds
 let chosen = null;
 
 function width() { return canvas.clientWidth - LEFT; }
@@ -136,7 +136,7 @@ for (const part of data.parts) {
   document.getElementById("legend").append(entry);
 }
 
-// The full trace, handed to Perfetto's page: its answer to PING says that it listens.
+// Sends the full trace to Perfetto's page. The page answers PING once it is ready.
 const PERFETTO = "https://ui.perfetto.dev", PATIENCE_MS = 60000;
 
 function say(message) { document.getElementById("message").textContent = message; }
@@ -144,15 +144,15 @@ function say(message) { document.getElementById("message").textContent = message
 function openInPerfetto(buffer) {
   const other = window.open(PERFETTO);
   if (!other) {
-    say("This browser does not let the page open another one (as inside the MLflow UI): download open.html and open " +
-      "that, or open trace.json.gz at ui.perfetto.dev.");
+    say("This browser does not allow the page to open a window, for example inside the MLflow UI. Download open.html " +
+      "and open it, or open trace.json.gz at ui.perfetto.dev.");
     return;
   }
   const asking = setInterval(() => other.postMessage("PING", PERFETTO), 100);
   const giveUp = setTimeout(() => {
     clearInterval(asking);
     window.removeEventListener("message", answer);
-    say("ui.perfetto.dev does not answer: is it reached from here?");
+    say("ui.perfetto.dev does not answer. Check that this machine can reach it.");
   }, PATIENCE_MS);
   function answer(event) {
     if (event.origin !== PERFETTO || event.data !== "PONG") return;

@@ -1,8 +1,8 @@
 """Another process on the GPU: one that computes, or one that only holds memory.
 
-``python -m benchmarks.neighbour compute|hold cuda|cpu`` prints ``ready`` and its process id when it does so, and goes
-on until its standard input ends, which it does with the process that started it, however that ends. It is no child of
-that process: what a run started itself counts as the run's own.
+``python -m benchmarks.neighbor compute|hold cuda|cpu`` prints ``ready`` and its process id once it computes or holds
+memory. It continues until its standard input ends, which happens when the process that started it ends. It is not a
+child of that process, because the children of a run count as the run's own.
 """
 
 import os
@@ -21,16 +21,16 @@ from ttt_mlflow.errors import RunFailed
 ROOT = Path(__file__).parents[1]
 HELD_BYTES = 10**9
 MATRIX = 4096
-IN_FLIGHT = 8  # products issued between two looks at the clock: the GPU is never without work
-END_S = 10.0  # to end by itself, before it is killed
+IN_FLIGHT = 8  # products issued between two checks of the clock, so that the GPU is never idle
+END_S = 10.0  # time to end by itself before it is killed
 POLL_S = 0.02
 KINDS = ("compute", "hold")
 
 
 @contextmanager
-def neighbour(kind: str, device: str = "cuda") -> Iterator[int]:
-    """Such a process while the block runs; gives its process id. RunFailed if it does not come to work."""
-    command = [sys.executable, "-m", "benchmarks.neighbour", kind, device]
+def neighbor(kind: str, device: str = "cuda") -> Iterator[int]:
+    """Run such a process during the block. Yields its process id. Raises RunFailed if it does not start to work."""
+    command = [sys.executable, "-m", "benchmarks.neighbor", kind, device]
     starter = subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -40,11 +40,11 @@ def neighbour(kind: str, device: str = "cuda") -> Iterator[int]:
         word, _, pid = starter.stdout.readline().strip().partition(" ")
         if word != "ready":
             said = starter.communicate()[1].strip().splitlines()[-1:]
-            raise RunFailed(f"the other process ({kind}) did not come to work: {' '.join(said) or 'it said nothing'}")
+            raise RunFailed(f"the other process ({kind}) did not start to work: {' '.join(said) or 'no output'}")
         process = psutil.Process(int(pid))
         yield process.pid
         if not _runs(process):
-            raise RunFailed(f"the other process ({kind}) ended before the run did")
+            raise RunFailed(f"the other process ({kind}) ended before the run")
     finally:
         _end(starter, process)
 
@@ -57,7 +57,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _end(starter: "subprocess.Popen[str]", process: psutil.Process | None) -> None:
-    """The end of its input asks it to end; then it is killed. Its output ends with it, its memory a little later."""
+    """Close its input, which requests its end, then kill it. Its output ends with it, its memory a little later."""
     try:
         starter.communicate(timeout=END_S)
     except subprocess.TimeoutExpired:
@@ -75,7 +75,7 @@ def main(kind: str, device: str) -> None:
     if os.fork():
         os._exit(0)
     _end_with_input()
-    import torch  # here: it takes seconds, in which the input may end
+    import torch  # imported late: this takes seconds, during which the input may end
 
     ready = f"ready {os.getpid()}"
     if kind == "hold":
@@ -96,7 +96,7 @@ def main(kind: str, device: str) -> None:
 
 
 def _end_with_input() -> None:
-    """End this process, whatever it does, when its standard input ends."""
+    """End this process when its standard input ends, regardless of what it is doing."""
 
     def watch() -> None:
         sys.stdin.read()
@@ -107,5 +107,5 @@ def _end_with_input() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in KINDS:
-        sys.exit(f"usage: python -m benchmarks.neighbour {'|'.join(KINDS)} cuda|cpu")
+        sys.exit(f"usage: python -m benchmarks.neighbor {'|'.join(KINDS)} cuda|cpu")
     main(sys.argv[1], sys.argv[2])

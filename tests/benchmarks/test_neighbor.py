@@ -5,7 +5,7 @@ import time
 import psutil
 import pytest
 
-from benchmarks.neighbour import KINDS, ROOT, neighbour
+from benchmarks.neighbor import KINDS, ROOT, neighbor
 from ttt_mlflow.errors import RunFailed
 
 PATIENCE_S = 30
@@ -17,14 +17,14 @@ def gone(pid: int) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_there_during_the_block_and_gone_after(kind: str) -> None:
-    with neighbour(kind, "cpu") as pid:
+    with neighbor(kind, "cpu") as pid:
         assert not gone(pid)
     assert gone(pid)
 
 
 def test_it_is_not_what_this_process_started() -> None:
     """Telemetry counts a process and its descendants as the run's own."""
-    with neighbour("hold", "cpu") as pid:
+    with neighbor("hold", "cpu") as pid:
         assert pid not in [child.pid for child in psutil.Process().children(recursive=True)]
 
 
@@ -32,7 +32,7 @@ def test_it_is_gone_after_a_block_that_failed() -> None:
     pids: list[int] = []
 
     def fail() -> None:
-        with neighbour("hold", "cpu") as pid:
+        with neighbor("hold", "cpu") as pid:
             pids.append(pid)
             raise ZeroDivisionError
 
@@ -43,8 +43,8 @@ def test_it_is_gone_after_a_block_that_failed() -> None:
 
 def test_it_ends_with_the_process_that_started_it() -> None:
     code = (
-        "from benchmarks.neighbour import neighbour\n"
-        "with neighbour('compute', 'cpu') as pid:\n"
+        "from benchmarks.neighbor import neighbor\n"
+        "with neighbor('compute', 'cpu') as pid:\n"
         "    print(pid, flush=True)\n"
         "    input()\n"
     )
@@ -61,21 +61,21 @@ def test_it_ends_with_the_process_that_started_it() -> None:
     assert gone(pid)
 
 
-def test_one_that_ends_early_is_no_neighbour() -> None:
+def test_one_that_ends_early_is_no_neighbor() -> None:
     def lose_it() -> None:
-        with neighbour("hold", "cpu") as pid:
+        with neighbor("hold", "cpu") as pid:
             psutil.Process(pid).kill()
             while not gone(pid):
                 time.sleep(0.01)
 
-    with pytest.raises(RunFailed, match="ended before the run did"):
+    with pytest.raises(RunFailed, match="ended before the run"):
         lose_it()
 
 
 def test_one_that_cannot_work_says_why() -> None:
     def start() -> None:
-        with neighbour("hold", "nonesuch"):
+        with neighbor("hold", "nonesuch"):
             pass
 
-    with pytest.raises(RunFailed, match=r"did not come to work: RuntimeError.*nonesuch"):
+    with pytest.raises(RunFailed, match=r"did not start to work: RuntimeError.*nonesuch"):
         start()
