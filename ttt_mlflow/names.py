@@ -90,7 +90,7 @@ Tags = dict[Tag, str]
 DECODE_TOKENS_PER_S = Throughput(
     "decode_tokens_per_s",
     "tokens/s",
-    "batch times decode steps over the time of the steps, median of the timed passes",
+    "batch times decode steps, divided by the time of the steps; median of the timed passes",
     better="higher",
     label="decode throughput",
     headline=True,
@@ -108,14 +108,15 @@ DECODE_STEP_MS_MEAN = Metric("decode_step_ms_mean", "ms", "time of one decode st
 GENERATION_TOKENS_PER_S = Throughput(
     "generation_tokens_per_s",
     "tokens/s",
-    "batch times generated tokens, the first included, over the time of prompt and decode together, median",
+    "batch times generated tokens (including the first), divided by the time of prompt and decode together; median",
     better="higher",
     label="throughput of prompt and decode",
 )
 PREFILL_TOKENS_PER_S = Throughput(
     "prefill_tokens_per_s",
     "tokens/s",
-    "batch times prompt tokens over the prefill time, median of the timed passes; the interval in prefill mode only",
+    "batch times prompt tokens, divided by the prefill time; median of the timed passes; confidence interval in prefill "
+    "mode only",
     better="higher",
     label="prefill throughput",
     headline=True,
@@ -158,7 +159,7 @@ ENERGY_J = Metric("energy_j", "J", "energy of the measured section", label="ener
 JOULES_PER_TOKEN = Metric(
     "joules_per_token",
     "J",
-    "energy of the measured section over the tokens generated in it",
+    "energy of the measured section, divided by the tokens generated in it",
     "lower",
     "energy per token",
 )
@@ -240,7 +241,7 @@ MIN_BYTES_PER_STEP = Metric(
     "min_bytes_per_step",
     "bytes",
     "bytes that a decode step must read and write; in prefill mode, the prompt",
-    label="least bytes per step",
+    label="minimum bytes per step",
 )
 FLOPS_PER_STEP = Metric(
     "flops_per_step",
@@ -251,7 +252,7 @@ FLOPS_PER_STEP = Metric(
 ROOFLINE_MS = Metric(
     "roofline_ms",
     "ms",
-    "least time for these bytes and operations on this GPU, from its measured read bandwidth and matrix rate",
+    "minimum time for these bytes and operations on this GPU, from its measured read bandwidth and matrix rate",
     label="roofline time",
 )
 ROOFLINE_PCT = Metric(
@@ -282,7 +283,7 @@ DRIFT_PCT = Metric(
     "drift_pct", "%", "how much longer the last third of the passes took than the first third", label="drift"
 )
 DRIFT_P_VALUE = Metric(
-    "drift_p_value", "1", "p value of drift_pct: probability of as much drift by chance", label="drift, p value"
+    "drift_p_value", "1", "p-value of drift_pct: probability of as much drift by chance", label="drift, p-value"
 )
 DRIFT_WITHIN_PASS_PCT = Metric(
     "drift_within_pass_pct",
@@ -293,11 +294,11 @@ DRIFT_WITHIN_PASS_PCT = Metric(
 DRIFT_WITHIN_PASS_P_VALUE = Metric(
     "drift_within_pass_p_value",
     "1",
-    "p value of drift_within_pass_pct: probability of as much drift by chance",
-    label="drift within a pass, p value",
+    "p-value of drift_within_pass_pct: probability of as much drift by chance",
+    label="drift within a pass, p-value",
 )
 ATTEMPTS = Metric(
-    "attempts", "count", "measurements made with retry_invalid, of which the last one counts", label="attempts"
+    "attempts", "count", "measurements made with retry_invalid, of which only the last one counts", label="attempts"
 )
 WARMUP_PASSES = Metric("warmup_passes", "count", "untimed passes before the measurement", label="warm-up passes")
 MEASURED_PASSES = Metric("measured_passes", "count", "complete timed passes", label="timed passes")
@@ -353,7 +354,11 @@ KERNEL_US_P80 = KernelMetric(
     "kernel_us_p80", "µs", "the same, 80th percentile of the samples", "lower", "kernel time, p80"
 )
 KERNEL_GB_PER_S = KernelMetric(
-    "kernel_gb_per_s", "10⁹ bytes/s", "least bytes of the step over the median time", "higher", "kernel bandwidth"
+    "kernel_gb_per_s",
+    "10⁹ bytes/s",
+    "minimum bytes of the step, divided by the median time",
+    "higher",
+    "kernel bandwidth",
 )
 KERNEL_READ_CEILING_PCT = KernelMetric(
     "kernel_read_ceiling_pct",
@@ -424,7 +429,7 @@ TAG_REASONS = Tag("ttt.reasons", "why it is invalid: the names of the reasons, c
 TAG_MISSING = Tag("ttt.missing", "what could not be judged because data is missing: names, comma-separated")
 TAG_MESSAGE = Tag("ttt.message", "one line that explains a status other than ok")
 TAG_WARMUP_STOP_REASON = Tag(
-    "ttt.warmup_stop_reason", "why the warm-up ended: settled, count or, not settled, most_passes or time_share"
+    "ttt.warmup_stop_reason", "why the warm-up ended: settled, count, or (not settled) most_passes or time_share"
 )
 TAG_STOP_REASON = Tag("ttt.stop_reason", "why the timed passes ended: interval, max_seconds, count or interrupted")
 TAG_GPU_NAME = Tag("ttt.gpu_name", "name of the GPU")
@@ -437,7 +442,7 @@ TAG_NSYS = Tag("ttt.nsys", "version of Nsight Systems, if it recorded a pass")
 TAG_GIT_DIRTY = Tag("ttt.git_dirty", "true if the working tree had uncommitted changes")
 TAG_CONFIG_ID = Tag("ttt.config_id", "hash of the configuration: the same configuration has the same id on every host")
 TAG_JOURNAL_ID = Tag(
-    "ttt.journal_id", "the local record from which the run was published; publishing is idempotent by it"
+    "ttt.journal_id", "id of the local record of the run; a record becomes one run, however often it is published"
 )
 
 # Artifacts.
@@ -445,7 +450,7 @@ TAG_JOURNAL_ID = Tag(
 ARTIFACT_CONFIG = Artifact("config.json", "the configuration as asked for and as used")
 ARTIFACT_SUMMARY = Artifact("summary.md", "the summary that is also the description of the run")
 ARTIFACT_VERDICT = Artifact("verdict.json", "the verdict: what was found, what could not be judged, and the thresholds")
-ARTIFACT_LOG = Artifact("log.txt", "what was done when, warnings, and the traceback of a failure")
+ARTIFACT_LOG = Artifact("log.txt", "actions with their times, warnings, and the traceback of a failure")
 ARTIFACT_SAMPLES = Artifact(
     "telemetry/samples.csv", "every NVML sample, with its time and whether it is in the measured section"
 )
@@ -464,13 +469,14 @@ ARTIFACT_PASSES = Artifact(
     "timing/passes.json", "the time of every pass, warm-up included, why both phases ended, and the drift"
 )
 ARTIFACT_DISCARDED = Artifact(
-    "timing/discarded.json", "attempts that were judged invalid and measured again: passes and verdict of each"
+    "timing/discarded.json", "invalid attempts that were measured again: passes and verdict of each"
 )
 ARTIFACT_DISCARDED_STEPS = Artifact(
     "timing/discarded-steps.csv", "every timed step of those attempts: attempt, repeat, step, ms, complete"
 )
 ARTIFACT_ROOFLINE_PARTS = Artifact(
-    "roofline/parts.csv", "least bytes, operations and time of each part of a step: part, bytes, flops, floor_ms"
+    "roofline/parts.csv",
+    "minimum bytes, operations and roofline time of each part of a step: part, bytes, flops, floor_ms",
 )
 ARTIFACT_ROOFLINE_STEP = Artifact(
     "roofline/step.png", "the roofline time of each part beside the measured step, if the GPU's ceilings are known"
@@ -501,7 +507,8 @@ ARTIFACT_MEMORY_PAGE = Artifact(
     "profiles/memory/open.html", "the same as a page: the parts, and what was allocated over the pass"
 )
 ARTIFACT_MEMORY_PARTS = Artifact(
-    "profiles/memory/parts.csv", "memory by part in bytes: between steps, at the peak of the pass, taken from the GPU"
+    "profiles/memory/parts.csv",
+    "memory by part in bytes: between steps, at the peak of the pass, reserved from the GPU",
 )
 ARTIFACT_MEMORY_TABLE = Artifact(
     "profiles/memory/parts.md", "the same as a table to read, beside the allocator's own sums"

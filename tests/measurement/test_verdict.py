@@ -210,7 +210,9 @@ def test_a_fault_outweighs_what_is_missing() -> None:
     verdict = judge(replace(GOOD, drift=None, section_s=0.1))
     assert (verdict.word, verdict.names, list(verdict.missing)) == ("invalid", ["short_section"], ["drift"])
     assert verdict.tags()[TAG_MISSING] == "drift"
-    assert verdict.text.startswith("invalid: short_section (0.1 s measured, 0.5 s are needed); without drift (")
+    assert verdict.text.startswith(
+        "invalid: short_section (0.1 s measured, at least 0.5 s are needed); without drift ("
+    )
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_a_notice_is_given_for_a_default_only() -> None:
         ),
         (
             {"profile": "torch,memory,nsys"},
-            "profile=memory: it records PyTorch's GPU allocator, but the device is cpu; leave memory out of "
+            "profile=memory: it records PyTorch's GPU allocator, but the device is cpu; remove memory from "
             "profile\n"
             "profile=nsys: it records GPU activity, but the device is cpu; remove nsys from profile",
         ),
@@ -232,7 +232,7 @@ def test_triton_in_its_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert switches(resolved) == ("cpu", "mlp_1_dual_triton", "float32", False, False)
     assert resolved.notices == [NO_GPU, "use_compile: off; code in Triton's interpreter cannot be compiled", NO_GRAPH]
     assert settle(inner_net="mlp_2_dual_triton").used.inner_net == "mlp_2_dual_triton"
-    assert refusal(use_compile="true").startswith("use_compile=true: Triton's interpreter cannot be compiled")
+    assert refusal(use_compile="true").startswith("use_compile=true: code in Triton's interpreter cannot be compiled")
     assert settle(inner_net="mlp_1_dual", use_compile="true").used.use_compile is True
 
 

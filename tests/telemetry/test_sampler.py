@@ -75,7 +75,7 @@ def test_the_device_is_found_by_uuid(nvml: FakeNvml, asked: str, known: str, fou
 
 
 def test_an_unknown_device_is_unavailable(nvml: FakeNvml) -> None:
-    with pytest.raises(TelemetryUnavailable, match=r"not recorded: .*no-such-gpu \(Not Found\); nvidia-smi -L"):
+    with pytest.raises(TelemetryUnavailable, match=r"not recorded: .*no-such-gpu \(Not Found\); run nvidia-smi -L"):
         NvmlSampler.open("no-such-gpu")
     assert nvml.open_count == 0
 

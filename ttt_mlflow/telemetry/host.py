@@ -126,11 +126,11 @@ def _gpu_facts(device: torch.device | None) -> dict[str, object | None]:
         "gpu_uuid": device_uuid(device),
         "gpu_memory_gb": properties.total_memory / 1e9,
         "gpu_multiprocessors": properties.multi_processor_count,
-        **_gpu_facts(device_uuid(device)),
+        **_nvml_facts(device_uuid(device)),
     }
 
 
-def _gpu_facts(uuid: str) -> dict[str, object]:
+def _nvml_facts(uuid: str) -> dict[str, object]:
     try:
         return gpu_facts(uuid)
     except TelemetryUnavailable:  # the sampler reports it once per run
