@@ -115,7 +115,8 @@ GENERATION_TOKENS_PER_S = Throughput(
 PREFILL_TOKENS_PER_S = Throughput(
     "prefill_tokens_per_s",
     "tokens/s",
-    "batch times prompt tokens, divided by the prefill time; median of the timed passes; the interval in prefill mode",
+    "batch times prompt tokens, divided by the prefill time; median of the timed passes; confidence interval only in "
+    "prefill mode",
     better="higher",
     label="prefill throughput",
     headline=True,

@@ -64,7 +64,7 @@ def test_it_is_found_where_the_variable_says(tmp_path: Path) -> None:
 def test_a_variable_that_names_no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for path in (tmp_path / "nothing", tmp_path):
         monkeypatch.setenv(VARIABLE, str(path))
-        with pytest.raises(BadInput, match=f"{VARIABLE}={path} is not a program"):
+        with pytest.raises(BadInput, match=f"{VARIABLE}={path} is not an executable program"):
             find_nsys()
 
 

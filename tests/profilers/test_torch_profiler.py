@@ -75,5 +75,5 @@ def test_a_trace_that_is_not_whole_is_a_failure(left: bytes | None, monkeypatch:
         record(lambda: torch.ones(2), 1, CPU)
     assert str(failed.value) == (
         f"profile=torch: PyTorch's profiler did not write a complete trace to {tempfile.gettempdir()}; "
-        "make room there, or set TMPDIR to a folder with more"
+        "free some space there, or set TMPDIR to a folder with more space"
     )

@@ -161,7 +161,7 @@ def test_missing_unexpected_and_misshapen_weights_are_listed(weights: dict[str, 
     assert refusal(tmp_path / "model.safetensors") == (
         f"does not fit ttt-tiny mlp_1_dual; weights 1 missing: {NORM}; "
         "1 unexpected: model.layers.2.ffn_norm.weight; "
-        f"1 of another shape: {W1} [2, 32, 64], expected [2, 64, 64]"
+        f"1 of a different shape: {W1} [2, 32, 64], expected [2, 64, 64]"
     )
 
 
@@ -206,7 +206,7 @@ def test_a_file_that_was_cut_off(weights: dict[str, Tensor], tmp_path: Path) -> 
 def test_nothing_there(tmp_path: Path) -> None:
     absent = tmp_path / "absent.safetensors"
     assert refusal(absent) == "no such file or folder; give a safetensors file or a folder of them"
-    assert refusal(tmp_path) == "the folder has no *.safetensors file"
+    assert refusal(tmp_path) == "the folder has no *.safetensors file; give another folder"
 
 
 def test_a_file_in_the_home_folder(weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
