@@ -301,7 +301,7 @@ def how_made(arguments: argparse.Namespace, waits: Calibration, runs: Sequence[R
         "date": f"{began:%Y-%m-%d %H:%M} UTC, {(datetime.now(UTC) - began).total_seconds():.0f} s in all",
         "command": f"python -m benchmarks.repeatability {' '.join(arguments.words)}",
         "runs": f"{len(runs)} of {2 * arguments.runs}",
-        "runs were made": "all in one process" if arguments.in_process else "each in a process of its own",
+        "runs were made": "all in one process" if arguments.in_process else "each in its own process",
         "configuration": first.run_name,
         "wait in a slow run's step": f"{waits.wait_us:.2f} µs of {waits.step_us:.1f} µs, the launch not counted",
         "slowdown when tried out": f"{waits.seen_pct:.2f} %",

@@ -447,7 +447,7 @@ TAG_JOURNAL_ID = Tag(
 
 # Artifacts.
 
-ARTIFACT_CONFIG = Artifact("config.json", "the configuration as asked for and as used")
+ARTIFACT_CONFIG = Artifact("config.json", "the configuration as given and as used")
 ARTIFACT_SUMMARY = Artifact("summary.md", "the summary that is also the description of the run")
 ARTIFACT_VERDICT = Artifact("verdict.json", "the verdict: what was found, what could not be judged, and the thresholds")
 ARTIFACT_LOG = Artifact("log.txt", "actions with their times, warnings, and the traceback of a failure")

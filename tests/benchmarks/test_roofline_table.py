@@ -30,8 +30,8 @@ def test_a_row_a_run(tmp_path: Path) -> None:
     measured = dict(zip(head, row, strict=True))
     assert measured["tokens/s"] == "66,564"
     assert measured["roofline %"] == "39.5"
-    assert measured["GB a step"] == "4"
-    assert measured["GFLOP a step"] == ""
+    assert measured["GB per step"] == "4"
+    assert measured["GFLOP per step"] == ""
     assert measured["verdict"] == "valid"
     assert failed == ["Mamba", "512", *[""] * 6, "not measured: a / b"]
 

@@ -107,7 +107,7 @@ def test_with_the_sampler_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is what is tested")
 def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--model", "ttt-tiny"]) == 2
-    assert "there is no GPU, and nothing to sample" in capsys.readouterr().err
+    assert "this benchmark samples a GPU, but there is none" in capsys.readouterr().err
     assert main([str(tmp_path), "--pairs", "5"]) == 2
 
 

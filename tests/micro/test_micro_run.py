@@ -171,7 +171,9 @@ def test_a_wrong_kernel_is_named_and_not_timed_and_the_others_are(measure: Measu
 
     measured = measure(entry("wrong", lambda: linear(noted)), good())
     assert type(measured.failure) is RunFailed
-    message = "not timed: wrong result: relative error 1.0e-02 against float64, float16 may have 1e-03"
+    message = (
+        "not timed: wrong result: relative error 1.0e-02 against float64; float16 allows a relative error of 1e-03"
+    )
     assert str(measured.failure) == f"2 of 4 measurements failed: wrong: {message}"
     assert (measured.status["status"], measured.status["exit_code"]) == ("error", 1)
     assert set(calls) == {2}, "the check's batch alone"
