@@ -186,7 +186,7 @@ def test_checkpoint_that_does_not_fit(invoke: Callable[..., Result], fake: FakeR
 def test_folder_that_cannot_be_written(invoke: Callable[..., Result], fake: FakeRunner, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     message = refused(invoke("run", *TINY, "--logdir", str(tmp_path / "file")), fake)
-    assert message.startswith(f"Error: logdir={tmp_path / 'file'}: cannot be written")
+    assert message.startswith(f"Error: logdir={tmp_path / 'file'}: not writable")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12))

@@ -110,7 +110,7 @@ def test_a_locked_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         connection.execute("CREATE TABLE t (x)")
         connection.execute("BEGIN IMMEDIATE")
         reason = check_writing(f"sqlite:///{path}", None)
-    assert reason == f"{path} cannot be written to (database is locked)"
+    assert reason == f"{path} is not writable (database is locked)"
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:

@@ -466,7 +466,7 @@ def test_a_path_that_is_no_database(tmp_path: Path, make_journal: MakeJournal) -
     (tmp_path / "file").write_text("this is not a database, it is a text")
     for uri, reason in [
         (f"sqlite:///{tmp_path}/file", "not an SQLite database"),
-        (f"sqlite:///{tmp_path}/file/mlflow.db", "not a folder that you may write to"),
+        (f"sqlite:///{tmp_path}/file/mlflow.db", "not a writable folder"),
         (f"sqlite:///{tmp_path}", "not a writable file"),
         (f"{tmp_path}/mlruns", "sqlite:///"),
     ]:
