@@ -83,7 +83,7 @@ def test_wrong_strides(kind, name):
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_v_may_be_strided_but_not_their_elements(kind):
     assert not arguments(kind)["v"].is_contiguous()
-    refused_if(kind, "v", spread, r"^v has strides \(.*\); its rows must be contiguous")
+    refused_if(kind, "v", spread, r"^v has strides \(.*\), its rows must be contiguous")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,7 +96,7 @@ def test_a_mixture_of_dtypes(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unsupported_head_dimension(kind, dim):
     case = make_case(kind, BATCH, HEADS, dim, torch.float16, tokens=1)
-    message = rf"^b2? has head dimension {dim}; supported are multiples of 8 from 32 to 128"
+    message = rf"^b2? has head dimension {dim}, a multiple of 8 from 32 to 128 is supported"
     refused(kind, arguments(kind, case), message)
 
 
@@ -115,4 +115,4 @@ def test_a_mini_batch_of_another_size(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cpu_without_the_interpreter(kind, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
-    refused(kind, arguments(kind), "^b2? is on cpu; this kernel needs a CUDA device")
+    refused(kind, arguments(kind), "^b2? is on cpu, this kernel needs a CUDA device")

@@ -35,7 +35,7 @@ def test_each_state_tensor_has_a_published_name() -> None:
 
 def test_an_unknown_name_is_refused() -> None:
     assert inner_layer("mlp") is MLP
-    with pytest.raises(ValueError, match="layer_type=conv: not known; choose linear or mlp"):
+    with pytest.raises(ValueError, match="layer_type=conv: linear or mlp"):
         inner_layer("conv")
 
 

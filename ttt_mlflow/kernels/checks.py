@@ -36,7 +36,7 @@ def head_shape(name: str, bias: Tensor) -> tuple[int, int, int]:
         raise ValueError(f"{name} has shape {tuple(bias.shape)}, expected (sequences, heads, head dimension)")
     batch, heads, dim = bias.shape
     if not 32 <= dim <= 128 or dim % 8:
-        raise ValueError(f"{name} has head dimension {dim}; supported are multiples of 8 from 32 to 128")
+        raise ValueError(f"{name} has head dimension {dim}, a multiple of 8 from 32 to 128 is supported")
     return batch, heads, dim
 
 
@@ -62,7 +62,7 @@ def check_decode_arguments(
     if dtype not in STATE_DTYPES:
         raise ValueError(f"{first} is {dtype}, expected one of {', '.join(STATE_DTYPES)}")
     if device.type != "cuda" and not triton.knobs.runtime.interpret:
-        raise ValueError(f"{first} is on {device}; this kernel needs a CUDA device")
+        raise ValueError(f"{first} is on {device}, this kernel needs a CUDA device")
     for name, (tensor, shape) in state.items():
         check_tensor(name, tensor, shape, dtype, device)
         check_contiguous(name, tensor)
@@ -71,7 +71,7 @@ def check_decode_arguments(
     check_contiguous("q", q)
     check_contiguous("k", k)
     if v.stride(1) != 1:
-        raise ValueError(f"v has strides {v.stride()}; its rows must be contiguous")
+        raise ValueError(f"v has strides {v.stride()}, its rows must be contiguous")
     check_tensor("lr", lr, (batch, heads), "float32", device)
     check_contiguous("lr", lr)
     check_tensor("eta", eta, (MINI_BATCH,), "float32", device)

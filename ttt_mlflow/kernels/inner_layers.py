@@ -76,7 +76,7 @@ INNER_LAYERS = {layer.name: layer for layer in (LINEAR, MLP)}
 def inner_layer(layer_type: str) -> InnerLayer:
     """The inner layer with this name. ValueError lists the existing names."""
     if layer_type not in INNER_LAYERS:
-        raise ValueError(f"layer_type={layer_type}: not known; choose {' or '.join(INNER_LAYERS)}")
+        raise ValueError(f"layer_type={layer_type}: {' or '.join(INNER_LAYERS)}")
     return INNER_LAYERS[layer_type]
 
 
