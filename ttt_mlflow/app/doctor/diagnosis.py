@@ -15,18 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ttt_mlflow.app.doctor import gpu, software, store
 from ttt_mlflow.app.doctor.finding import SEVERITY, Asked, Finding, State, Wrong
-from ttt_mlflow.app.doctor.gpu import (
-    check_ceilings,
-    check_clocks,
-    check_gpm,
-    check_gpu,
-    check_others,
-    check_telemetry,
-    find_gpus,
-)
-from ttt_mlflow.app.doctor.software import check_mamba, check_nsys, check_triton
-from ttt_mlflow.app.doctor.store import check_folder, check_tracking
 from ttt_mlflow.errors import TTTError
 
 SECONDS = 9.0  # from the start of the process to the last answer
@@ -43,22 +33,22 @@ def diagnose(asked: Asked, seconds: float) -> list[Finding]:
         return [
             Finding("pytorch", "failed", f"PyTorch does not load: {type(error).__name__}: {error}", "reinstall PyTorch")
         ]
-    gpus = _begin(find_gpus)
-    others = _begin(lambda: check_others(gpus.result()))
+    gpus = _begin(gpu.find_gpus)
+    others = _begin(lambda: gpu.check_others(gpus.result()))
     checks: dict[str, Callable[[], str]] = {
-        "gpu": lambda: check_gpu(gpus.result()),
-        "clocks": lambda: check_clocks(gpus.result()),
+        "gpu": lambda: gpu.check_gpu(gpus.result()),
+        "clocks": lambda: gpu.check_clocks(gpus.result()),
         "others": others.result,
-        "telemetry": lambda: check_telemetry(gpus.result()),
-        "gpm": lambda: check_gpm(gpus.result()),
-        "ceilings": lambda: check_ceilings(gpus.result()),
+        "telemetry": lambda: gpu.check_telemetry(gpus.result()),
+        "gpm": lambda: gpu.check_gpm(gpus.result()),
+        "ceilings": lambda: gpu.check_ceilings(gpus.result()),
         # its kernel makes this process one of the GPU's processes; in a container, NVML lists it with another pid
-        "triton": lambda: check_triton(_after(others, gpus, seconds / 4)),
-        "mamba": lambda: check_mamba(gpus.result(), CHILD_SHARE * seconds),
-        "nsys": lambda: check_nsys(CHILD_SHARE * seconds),
-        "logdir": lambda: check_folder(asked.logdir, "the record of a run"),
-        "temp": lambda: check_folder(Path(tempfile.gettempdir()), "compilers and profilers"),
-        "tracking": lambda: check_tracking(asked),
+        "triton": lambda: software.check_triton(_after(others, gpus, seconds / 4)),
+        "mamba": lambda: software.check_mamba(gpus.result(), CHILD_SHARE * seconds),
+        "nsys": lambda: software.check_nsys(CHILD_SHARE * seconds),
+        "logdir": lambda: store.check_folder(asked.logdir, "the record of a run"),
+        "temp": lambda: store.check_folder(Path(tempfile.gettempdir()), "compilers and profilers"),
+        "tracking": lambda: store.check_tracking(asked),
     }
     started = {name: _begin(check) for name, check in checks.items()}
     return [_finding(name, future, deadline, seconds) for name, future in started.items()]
