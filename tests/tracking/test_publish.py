@@ -332,12 +332,13 @@ def test_the_experiment_that_was_meant_is_remembered(
 QUIET_PROGRAM = """
 import sys
 from pathlib import Path
+from ttt_mlflow.names import ARTIFACT_LOG
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking import publish, store
 
 assert "mlflow" not in sys.modules  # it takes seconds to import
 journal = Journal.create(Path("runs"), {"model_name": "ttt-125m"})
-journal.write_artifact(artifact("log.txt"), "text")
+journal.write_artifact(ARTIFACT_LOG, "text")
 journal.set_status("ok")
 publish.publish(journal, store.resolve_tracking_uri(None))
 """

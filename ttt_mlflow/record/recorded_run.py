@@ -12,7 +12,7 @@ class RecordedRun(Protocol):
     """The interface that tables, comparisons and profile differences read.
 
     entry_point: ``main`` or ``micro``. status: ok, oom, error, killed or running. settings: the configuration as used,
-    with Python types. params, metrics, tags: as MLflow has them, by name.
+    with Python types. params, metrics, tags: as MLflow has them, by name. A series is in metrics with its last value.
     """
 
     @property
@@ -68,7 +68,13 @@ class LocalRun:
 
     @property
     def metrics(self) -> dict[str, float]:
-        return self.journal.metrics
+        # as MLflow: the value of the last step
+        last = {
+            name: max(points, key=lambda point: (point[1], point[0], point[2]))[2]
+            for name, points in self.journal.series.items()
+            if points
+        }
+        return self.journal.metrics | last
 
     @property
     def tags(self) -> dict[str, str]:
