@@ -8,7 +8,8 @@ from ttt_mlflow.names import Artifact, Metric, Metrics, Point, Series, Tag, Tags
 _METRICS = {metric.name: metric for metric in (*names.METRICS, *names.GPU_METRICS)}
 _TAGS = {tag.name: tag for tag in names.TAGS}
 _ARTIFACTS = {artifact.path: artifact for artifact in names.ARTIFACTS}
-METRIC_NAMES, ARTIFACT_PATHS = frozenset(_METRICS), frozenset(_ARTIFACTS)
+METRIC_NAMES, TAG_NAMES, ARTIFACT_PATHS = frozenset(_METRICS), frozenset(_TAGS), frozenset(_ARTIFACTS)
+KERNEL_METRIC_NAMES = frozenset(metric.name for metric in names.KERNEL_METRICS)
 
 
 def metric(name: str) -> Metric:

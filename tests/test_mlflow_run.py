@@ -9,9 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.catalog import ARTIFACT_PATHS, METRIC_NAMES, TAG_NAMES
 from tests.project import QUICK, ROOT, copy_project, environment, free_port, mlflow_run, run, started
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.names import ARTIFACTS, METRICS, TAGS
 
 
 @dataclass
@@ -98,7 +98,7 @@ def test_metrics_are_recorded(recorded: Recorded) -> None:
     metrics = recorded.run.data.metrics
     assert {"decode_tokens_per_s", "decode_step_ms_p50", "prefill_ms", "setup_s", "model_parameters"} <= set(metrics)
     assert metrics["decode_tokens_per_s"] > 0
-    assert set(metrics) <= set(METRICS)
+    assert set(metrics) <= METRIC_NAMES
     assert not any(name.startswith(("sm_clock", "power", "peak_memory")) for name in metrics)  # a CPU has none
 
 
@@ -106,14 +106,14 @@ def test_tags_are_recorded(recorded: Recorded) -> None:
     tags = recorded.run.data.tags
     assert tags["ttt.status"] == "ok"
     assert {"ttt.host", "ttt.torch", "ttt.config_id", "ttt.journal_id"} <= set(tags)
-    assert {name for name in tags if name.startswith("ttt.")} <= set(TAGS)
+    assert {name for name in tags if name.startswith("ttt.")} <= TAG_NAMES
     assert "decode" in tags["mlflow.note.content"]
 
 
 def test_artifacts_come_back(recorded: Recorded, tmp_path: Path) -> None:
     paths = recorded.artifacts()
     assert {"config.json", "summary.md", "log.txt", "timing/steps.csv", "environment/packages.txt"} <= paths
-    assert paths <= set(ARTIFACTS)
+    assert paths <= ARTIFACT_PATHS
     local = recorded.client.download_artifacts(recorded.run.info.run_id, "config.json", str(tmp_path))
     assert json.loads(Path(local).read_text())["used"]["model_name"] == "ttt-tiny"
 

@@ -8,9 +8,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.catalog import ARTIFACT_PATHS, KERNEL_METRIC_NAMES, TAG_NAMES
 from tests.project import ROOT, copy_project, environment, new_store, run, started, wait_until
 from ttt_mlflow.config import MicroConfig
-from ttt_mlflow.names import ARTIFACTS, KERNEL_METRICS, TAGS
 
 QUICK = {"kernels": "mlp_1_dual,mlp_2_dual", "batches": "1,2", "heads": "2", "seconds": "0.01", "device": "cpu"}
 
@@ -51,7 +51,7 @@ def test_run_is_finished_and_named(recorded: Run) -> None:
     assert recorded.info.status == "FINISHED"
     assert recorded.info.run_name == "micro mlp_1_dual,mlp_2_dual float16 h2x64 b1,2"
     assert recorded.data.tags["ttt.entry_point"] == recorded.data.tags["mlflow.project.entryPoint"] == "micro"
-    assert {name for name in recorded.data.tags if name.startswith("ttt.")} <= set(TAGS)
+    assert {name for name in recorded.data.tags if name.startswith("ttt.")} <= TAG_NAMES
     assert "| kernel | batch |" in recorded.data.tags["mlflow.note.content"]
 
 
@@ -64,7 +64,7 @@ def test_parameters_are_those_really_used(recorded: Run) -> None:
 
 def test_a_metric_a_kernel_with_the_batch_as_its_step(client: MlflowClient, recorded: Run) -> None:
     kernel_metrics = {name for name in recorded.data.metrics if "/" in name}
-    assert {name.partition("/")[0] for name in kernel_metrics} <= set(KERNEL_METRICS)
+    assert {name.partition("/")[0] for name in kernel_metrics} <= KERNEL_METRIC_NAMES
     for kernel in ("mlp_1_dual", "mlp_2_dual"):
         history = client.get_metric_history(recorded.info.run_id, f"kernel_us/{kernel}")
         assert [point.step for point in history] == [1, 2]
@@ -75,7 +75,7 @@ def test_a_metric_a_kernel_with_the_batch_as_its_step(client: MlflowClient, reco
 
 def test_artifacts_come_back(client: MlflowClient, recorded: Run, tmp_path: Path) -> None:
     paths = artifacts(client, recorded.info.run_id)
-    assert paths <= set(ARTIFACTS)
+    assert paths <= ARTIFACT_PATHS
     assert {
         f"micro/{name}" for name in ("table.csv", "table.md", "kernels.png", "kernels.html", "samples.json")
     } <= paths

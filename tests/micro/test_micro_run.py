@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tests.catalog import ARTIFACT_PATHS
+from tests.catalog import ARTIFACT_PATHS, KERNEL_METRIC_NAMES
 from tests.micro.cases import entry, linear
 from tests.micro.test_check import too_large, unwritten
 from tests.profilers.fake_nsys import FakeNsys
@@ -114,7 +114,7 @@ def test_a_run_of_our_own_kernels(measure: Measure) -> None:
             assert measured.batches(metric, kernel) == [1, 3]
     metrics = {name.partition("/")[0] for name in (*journal.metrics, *journal.series)}
     assert metrics == {"imports_s", "kernel_error", "kernel_first_use_s", *TIMED}
-    assert metrics - {"imports_s"} <= {metric.name for metric in names.KERNEL_METRICS}
+    assert metrics - {"imports_s"} <= KERNEL_METRIC_NAMES
     assert measured.artifacts == EVERY_RUN | VIEWS
     assert measured.artifacts <= ARTIFACT_PATHS
 
@@ -354,7 +354,7 @@ def test_a_card_that_cannot_be_measured_costs_no_kernel(
     measured = measure(good())
     assert str(measured.failure) == "the GPU's ceilings were not measured: RuntimeError: the GPU is busy"
     assert measured.batches("kernel_us", "good") == [1, 3]
-    assert not set(names.GPU_METRICS) & set(measured.journal.metrics)
+    assert not {metric.name for metric in names.GPU_METRICS} & set(measured.journal.metrics)
 
 
 @pytest.mark.parametrize("message", [None, "the ceilings are not kept for later runs: the disk is full"])
