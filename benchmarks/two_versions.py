@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.runs import facts_of
 from ttt_mlflow.errors import BadInput, RunFailed, TTTError
 from ttt_mlflow.measurement.comparison import Comparison, compare
-from ttt_mlflow.names import TAG_VERDICT
+from ttt_mlflow.names import POWER_W_MEAN, SM_CLOCK_MHZ_MEAN, TAG_VERDICT
 from ttt_mlflow.record.journal import Journal, find_journals
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import LocalRun
@@ -40,6 +40,13 @@ class Measured:
     @property
     def verdict(self) -> str:
         return self.journal.tags.get(TAG_VERDICT.name, "no verdict")
+
+    @property
+    def conditions(self) -> str:
+        """The verdict, and the SM clock and power if they were measured: a difference may be theirs, not the code's."""
+        metrics = self.journal.metrics
+        read = [(metrics.get(metric.name), metric.unit) for metric in (SM_CLOCK_MHZ_MEAN, POWER_W_MEAN)]
+        return ", ".join([self.verdict, *(f"{value:,.0f} {unit}" for value, unit in read if value is not None)])
 
 
 def measure(side: str, folder: Path, asked: dict[str, Any], output: Path) -> Measured:
@@ -65,9 +72,9 @@ def compared(runs: Sequence[Measured]) -> Comparison:
 
 
 def line(asked: dict[str, Any], runs: Sequence[Measured]) -> str:
-    """One configuration for people: each run's median and verdict, and the comparison."""
+    """One configuration for people: each run's median and conditions, and the comparison."""
     name = ", ".join(str(asked[key]) for key in ("model_name", "inner_net", "batch"))
-    medians = [f"{run.side} {sorted(run.rates)[len(run.rates) // 2]:,.0f} ({run.verdict})" for run in runs]
+    medians = [f"{run.side} {sorted(run.rates)[len(run.rates) // 2]:,.0f} ({run.conditions})" for run in runs]
     return f"{name}: {compared(runs)}\n    {'; '.join(medians)}"
 
 

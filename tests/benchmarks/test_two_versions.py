@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.two_versions import ORDER, main
+from benchmarks.two_versions import ORDER, Measured, main
 from tests.project import ROOT, copy_project
+from ttt_mlflow.names import POWER_W_MEAN, SM_CLOCK_MHZ_MEAN, TAG_VERDICT
+from ttt_mlflow.record.journal import Journal
 
 QUICK = [
     *("--model", "ttt-tiny", "--inner-nets", "mlp_1_dual", "--batches", "2", "--genlen", "3", "--seconds", "1"),
@@ -26,6 +28,15 @@ def test_a_version_against_itself(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "ttt-tiny, mlp_1_dual, 2: " in text
     assert [part.split()[0] for part in text.splitlines()[-1].strip().split("; ")] == list(ORDER)
     assert "ttt-tiny, mlp_1_dual, 2: " in capsys.readouterr().out
+
+
+def test_the_conditions_that_were_measured(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, {"model_name": "ttt-tiny"})
+    run = Measured("baseline", journal, [])
+    assert run.conditions == "no verdict"
+    journal.update_tags({TAG_VERDICT: "valid"})
+    journal.update_metrics({SM_CLOCK_MHZ_MEAN: 1979.6, POWER_W_MEAN: 600.2})
+    assert run.conditions == "valid, 1,980 MHz, 600 W"
 
 
 def test_a_folder_without_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
