@@ -1,5 +1,8 @@
 """What may be asked of the micro-benchmark, as text and typed. Decode configurations are in test_cli.py."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,15 +80,63 @@ def test_all_faults_at_once() -> None:
 @pytest.mark.parametrize("kind", CONFIGURATIONS.values())
 def test_each_field_says_what_it_takes(kind: type[Configuration]) -> None:
     assert set(kind.takes) <= set(kind.model_fields)
-    assert set(kind.how_measured) <= set(kind.model_fields)
     assert all(field.description for field in kind.model_fields.values())
 
 
 def test_the_id_is_that_of_what_is_measured() -> None:
     config = MicroConfig.parse({"kernels": "a", "batches": "1"})
     same = MicroConfig.parse({"kernels": "a", "batches": "1", "seconds": "9", "profile": "nsys"})
-    assert config.config_id == same.config_id
-    assert config.config_id != MicroConfig.parse({"kernels": "a", "batches": "2"}).config_id
+    assert config.config_id() == same.config_id()
+    assert config.config_id() != MicroConfig.parse({"kernels": "a", "batches": "2"}).config_id()
+
+
+def test_each_field_is_of_what_is_measured_or_of_how() -> None:
+    """A new field belongs into ``how_measured``, or into ``added`` with the value that the program had before it."""
+    for kind in CONFIGURATIONS.values():
+        parts = (*kind.identity, *kind.added, *kind.how_measured, "seed")
+        assert sorted(parts) == sorted(kind.model_fields)
+
+
+USED = {
+    "inner_net": "mlp_1_dual_triton",
+    "dtype": "float16",
+    "use_compile": "true",
+    "cuda_graph": "true",
+    "device": "cuda",
+}
+IDS: list[tuple[Configuration, str | None, str]] = [
+    (RunConfig.parse(USED), None, "1e48476b93c3756a"),
+    (
+        RunConfig.parse({**USED, "batch": "1024", "inner_net": "mlp_2_dual_triton", "seed": "3"}),
+        None,
+        "f4b13db5e29cad95",
+    ),
+    (RunConfig.parse({**USED, "checkpoint": "/a/model.safetensors"}), "0123456789abcdef", "f12b795a9f25fa9e"),
+    (MicroConfig.parse({"kernels": "a", "batches": "1", "device": "cpu"}), None, "c1a54be5a538adce"),
+]
+
+
+@pytest.mark.parametrize(("config", "weights", "expected"), IDS)
+def test_ids_never_change(config: Configuration, weights: str | None, expected: str) -> None:
+    """Runs of different versions of the program are paired by these ids: a change here unpairs every recorded run."""
+    assert config.config_id(weights) == expected
+
+
+def test_neither_seed_nor_path_nor_budget_changes_an_id() -> None:
+    one = RunConfig.parse({"checkpoint": "/a", "seed": "1", "max_seconds": "5", "profile": "nsys"})
+    other = RunConfig.parse({"checkpoint": "/b", "seed": "2"})
+    assert one.config_id("same") == other.config_id("same")
+    assert one.config_id("same") != other.config_id("different")
+
+
+def test_a_later_field_enters_an_id_only_with_another_value_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(RunConfig):
+        kv_heads: int = 8  # today's default; the program worked with 4 before it had the field
+        added: ClassVar[Mapping[str, Any]] = {"kv_heads": 4}
+
+    old = RunConfig.parse({}).config_id()
+    assert Later.parse({"kv_heads": 4}).config_id() == old
+    assert Later.parse({}).config_id() != old
 
 
 def test_run_names() -> None:
@@ -110,4 +161,4 @@ def test_thresholds(kind: type[RunConfig] | type[MicroConfig]) -> None:
 
 def test_how_it_is_judged_is_not_what_is_measured() -> None:
     strict = RunConfig.parse({"thresholds": "drift_pct=0.1", "retry_invalid": "2"})
-    assert strict.config_id == RunConfig.parse({}).config_id
+    assert strict.config_id() == RunConfig.parse({}).config_id()

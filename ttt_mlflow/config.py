@@ -19,6 +19,7 @@ from ttt_mlflow.measurement.thresholds import Thresholds
 
 DEFAULT_LOGDIR = "./ttt_runs"  # the folder of the records
 TRUE_WORDS = ("true", "1", "yes", "on")
+CONFIG_ID_LENGTH = 16  # ids of version 0.1, which follow another rule, have 12 characters
 FALSE_WORDS = ("false", "0", "no", "off")
 
 Count = Annotated[int, Field(ge=1)]
@@ -107,6 +108,10 @@ class Configuration(BaseModel):
 
     entry_point: ClassVar[str]  # of the MLproject file
     how_measured: ClassVar[tuple[str, ...]]  # fields that only set how long and with which tools to measure
+    identity: ClassVar[tuple[str, ...]]  # fields that every config_id covers; this never changes
+    # Fields that came later -> the value that the program worked with before it had the field. A field enters the
+    # config_id only with another value, so that a new field changes no id. The value never follows a new default.
+    added: ClassVar[Mapping[str, Any]] = {}
     takes: ClassVar[Mapping[str, str]]  # field -> its allowed values, in words
 
     def __init__(self, **values: Any) -> None:
@@ -133,11 +138,23 @@ class Configuration(BaseModel):
             return cls.no_such_parameter(name)
         return f"{name}={values.get(name)!s}: not allowed; {name} takes {cls.takes.get(name, 'a text')}"
 
+    def config_id(self, checkpoint_id: str | None = None) -> str:
+        """Hash of what is measured. It does not depend on the host, the measurement's length, profilers or the seed.
+
+        checkpoint_id: hash of the checkpoint's content, which stands for its path.
+        """
+        values = self.model_dump(mode="json")
+        covered = {name: values[name] for name in self.identity}
+        covered |= {name: values[name] for name, before in self.added.items() if values[name] != before}
+        if covered.get("checkpoint") is not None:
+            covered["checkpoint"] = checkpoint_id or covered["checkpoint"]
+        text = json.dumps({"entry_point": self.entry_point, **covered}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:CONFIG_ID_LENGTH]
+
     @property
-    def config_id(self) -> str:
-        """Hash of what is measured. It does not depend on the host, the measurement's length or the profilers."""
-        text = json.dumps(self.model_dump(mode="json", exclude=set(self.how_measured)), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    def kind(self) -> str:
+        """What a run of this configuration is: decode, prefill or micro."""
+        return self.entry_point
 
     @property
     def run_name(self) -> str:
@@ -156,6 +173,10 @@ class RunConfig(Configuration):
     how_measured = (
         *("profile", "nsys_args", "nsys_export", "warmup", "repeats", "precision_pct", "max_seconds"),
         *("thresholds", "retry_invalid"),
+    )
+    identity = (
+        *("model_name", "mode", "batch", "promptlen", "genlen", "inner_net", "dtype", "use_compile", "cuda_graph"),
+        *("device", "checkpoint"),
     )
     takes: ClassVar[Mapping[str, str]] = {
         "mode": "decode or prefill",
@@ -241,6 +262,10 @@ class RunConfig(Configuration):
         return Budget(self.warmup, self.repeats, self.precision_pct, self.max_seconds)
 
     @property
+    def kind(self) -> str:
+        return self.mode
+
+    @property
     def run_name(self) -> str:
         """For example ``ttt-1b mlp_2_dual_triton decode b1024 p1 g2048``."""
         parts = [self.model_name, self.inner_net, self.mode, f"b{self.batch}", f"p{self.promptlen}"]
@@ -254,6 +279,7 @@ class MicroConfig(Configuration):
 
     entry_point = "micro"
     how_measured = ("profile", "nsys_args", "nsys_export", "seconds", "thresholds")
+    identity = ("kernels", "batches", "heads", "head_dim", "dtype", "device")
     takes: ClassVar[Mapping[str, str]] = {
         "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
         "batches": "auto, or whole numbers of at least 1, comma-separated",

@@ -55,6 +55,15 @@ class KernelMetric(Metric):
 
 
 @dataclass(frozen=True)
+class PartMetric(Metric):
+    """A number of one part of a step."""
+
+    def of(self, part: str) -> Metric:
+        """The metric of ``part``, for example ``part_us/inner_net``."""
+        return replace(self, name=f"{self.name}/{part}")
+
+
+@dataclass(frozen=True)
 class SystemMetric(Metric):
     """A time series of one GPU, for MLflow's System metrics tab, which shows names that begin with ``system/``."""
 
@@ -263,6 +272,9 @@ ROOFLINE_PCT = Metric(
     "share of the roofline",
     headline=True,
 )
+BATCH = Metric("batch", "count", "the parameter batch as a number, for sorting, filters and charts", label="batch")
+PROMPTLEN = Metric("promptlen", "count", "the parameter promptlen as a number", label="prompt tokens")
+GENLEN = Metric("genlen", "count", "the parameter genlen as a number (decode mode)", label="decode steps")
 MODEL_PARAMETERS = Metric("model_parameters", "count", "parameters of the model", label="parameters")
 RELATIVE_SPREAD_PCT = Metric(
     "relative_spread_pct",
@@ -335,6 +347,8 @@ HOST_MS_PER_STEP = Metric(
     "lower",
     "kernel launch overhead",
 )
+
+PART_US = PartMetric("part_us", "µs", "time of one part of a profiled step, mean; by part", "lower", "time of the part")
 
 # Metrics of one kernel of a micro-benchmark. Each is a series with the batch as its step, except for the error and the
 # first use.
@@ -440,7 +454,17 @@ TAG_TORCH = Tag("ttt.torch", "PyTorch version")
 TAG_TRITON = Tag("ttt.triton", "Triton version")
 TAG_NSYS = Tag("ttt.nsys", "version of Nsight Systems, if it recorded a pass")
 TAG_GIT_DIRTY = Tag("ttt.git_dirty", "true if the working tree had uncommitted changes")
-TAG_CONFIG_ID = Tag("ttt.config_id", "hash of the configuration: the same configuration has the same id on every host")
+TAG_KIND = Tag("ttt.kind", "what the run is: decode, prefill, micro, sweep or compare")
+TAG_METHOD = Tag("ttt.method", "version of the way of measuring; it rises whenever the timing changes")
+TAG_CONFIG_ID = Tag(
+    "ttt.config_id",
+    "hash of the configuration: the same configuration has the same id on every host. It covers neither the seed nor "
+    "the path of a checkpoint, but the checkpoint's content",
+)
+TAG_CHECKPOINT_ID = Tag("ttt.checkpoint_id", "hash of the checkpoint's weights, whatever its path")
+TAG_COMPARISON = Tag(
+    "ttt.comparison", "answer of a comparison: faster, slower, mixed, no significant difference or cannot tell"
+)
 TAG_JOURNAL_ID = Tag(
     "ttt.journal_id", "id of the local record of the run; a record becomes one run, however often it is published"
 )
@@ -534,6 +558,11 @@ ARTIFACT_MICRO_PAGE = Artifact(
     "micro/kernels.html",
     "the same as an interactive chart, with GB/s and share of the read bandwidth; needs no network",
 )
+ARTIFACT_KERNELS = Artifact(
+    "profiles/kernels.json", "the profiled kernels as an MLflow table: kernel, part, calls, us_per_step, share_pct"
+)
+ARTIFACT_COMPARISON = Artifact("comparison/comparison.json", "a comparison: sides, conditions, pairs and the answer")
+ARTIFACT_COMPARISON_PAGE = Artifact("comparison/comparison.html", "the same as a page; needs no network")
 ARTIFACT_HOST = Artifact("environment/host.json", "facts about the host, its software and the GPU")
 ARTIFACT_PACKAGES = Artifact("environment/packages.txt", "installed packages, name==version")
 
@@ -552,11 +581,12 @@ def _with_ends(metric: Metric) -> tuple[Metric, ...]:
 
 
 KERNEL_METRICS = _defined(KernelMetric)
+PART_METRICS = _defined(PartMetric)
 SYSTEM_METRICS = _defined(SystemMetric)
 METRICS: tuple[Metric, ...] = tuple(
     one
     for metric in _defined(Metric)
-    if metric not in (*KERNEL_METRICS, *SYSTEM_METRICS, *GPU_METRICS)
+    if metric not in (*KERNEL_METRICS, *PART_METRICS, *SYSTEM_METRICS, *GPU_METRICS)
     for one in _with_ends(metric)
 )
 TAGS = _defined(Tag)

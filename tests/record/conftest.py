@@ -48,7 +48,7 @@ def make_journal(tmp_path: Path) -> MakeJournal:
         journal.set_used({**CONFIG.model_dump(mode="json"), "dtype": "float32"})
         journal.update_params(CONFIG.as_params())
         journal.update_metrics(metrics({"decode_tokens_per_s": 1234.5, "decode_step_ms_p50": 1 / 3}))
-        journal.update_tags(tags({"ttt.host": "somewhere", "ttt.config_id": CONFIG.config_id}))
+        journal.update_tags(tags({"ttt.host": "somewhere", "ttt.config_id": CONFIG.config_id()}))
         journal.set_series(series(SERIES))
         journal.set_description("# a run")
         journal.write_artifact(artifact("timing/steps.csv"), "repeat,step,ms\n0,0,1.5\n")

@@ -148,7 +148,7 @@ def test_parameters_tags_and_configuration(measure: Measure) -> None:
     assert journal.params["inner_net"] == "mlp_1_dual"
     assert set(journal.tags) <= {tag.name for tag in names.TAGS}
     assert journal.tags["ttt.status"] == "ok"
-    assert journal.tags["ttt.config_id"] == used.config_id
+    assert journal.tags["ttt.config_id"] == used.config_id()
     assert journal.tags["ttt.journal_id"] == journal.journal_id
     assert journal.tags["ttt.torch"] == torch.__version__
     assert not {"ttt.gpu_name", "ttt.gpu_uuid", "ttt.message"} & set(journal.tags)

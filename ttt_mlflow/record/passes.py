@@ -1,11 +1,8 @@
 """The timed passes of a decode or prefill run, read from its record."""
 
-import json
-from typing import Any
-
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.names import ARTIFACT_PASSES, Artifact
-from ttt_mlflow.record.recorded_run import RecordedRun
+from ttt_mlflow.names import ARTIFACT_PASSES
+from ttt_mlflow.record.recorded_run import RecordedRun, read_object
 
 
 def throughputs(run: RecordedRun) -> list[float]:
@@ -25,17 +22,3 @@ def throughputs(run: RecordedRun) -> list[float]:
     if not rates:
         raise BadInput(f"{run.id}: the run has no complete pass to compare (status {run.status})")
     return rates
-
-
-def read_object(run: RecordedRun, artifact: Artifact) -> dict[str, Any]:
-    """A JSON artifact; empty if the run ended before it wrote the artifact."""
-    path = run.artifact(artifact)
-    if path is None:
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{run.id}: {artifact.path} cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"{run.id}: {artifact.path} is not a file of a run's record")
-    return value

@@ -1,18 +1,25 @@
 """A recorded run, as all readers see it. The record is a folder on this disk or a run on a server."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from ttt_mlflow.names import Artifact
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.names import ARTIFACT_HOST, TAG_KIND, Artifact
 from ttt_mlflow.record.journal import Journal
 
 
 class RecordedRun(Protocol):
     """The interface that tables, comparisons and profile differences read.
 
-    entry_point: ``main`` or ``micro``. status: ok, oom, error, killed or running. settings: the configuration as used,
-    with Python types. params, metrics, tags: as MLflow has them, by name. A series is in metrics with its last value.
+    entry_point: ``main`` or ``micro``. kind: decode, prefill, micro, sweep or compare, also for a run that was recorded
+    before runs had that tag. started_at: when the run began. commit: the git commit that was measured, if known.
+    status: ok, oom, error, killed or running. settings: the configuration as used, with Python types. params, metrics,
+    tags: as MLflow has them, by name. A series is in metrics with its last value.
     """
 
     @property
@@ -21,6 +28,12 @@ class RecordedRun(Protocol):
     def name(self) -> str: ...
     @property
     def entry_point(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def started_at(self) -> datetime: ...
+    @property
+    def commit(self) -> str | None: ...
     @property
     def status(self) -> str: ...
     @property
@@ -34,6 +47,11 @@ class RecordedRun(Protocol):
 
     def artifact(self, artifact: Artifact) -> Path | None:
         """A file with the content of ``artifact``; None if the run does not have it."""
+
+
+def kind_of(tags: Mapping[str, str], entry_point: str, mode: str | None) -> str:
+    """The kind of a run, from its tag or, for a run of version 0.1, from its entry point and mode."""
+    return tags.get(TAG_KIND.name) or (entry_point if entry_point != RunConfig.entry_point else mode or "decode")
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,19 @@ class LocalRun:
     @property
     def entry_point(self) -> str:
         return self.journal.entry_point
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.tags, self.entry_point, self.settings.get("mode"))
+
+    @property
+    def started_at(self) -> datetime:
+        return datetime.fromisoformat(self.journal.status["started_at"])
+
+    @property
+    def commit(self) -> str | None:
+        commit = read_object(self, ARTIFACT_HOST).get("git_commit")
+        return None if commit is None else str(commit)
 
     @property
     def status(self) -> str:
@@ -83,3 +114,17 @@ class LocalRun:
     def artifact(self, artifact: Artifact) -> Path | None:
         path = self.journal.artifacts / artifact.path
         return path if path.is_file() else None
+
+
+def read_object(run: RecordedRun, artifact: Artifact) -> dict[str, Any]:
+    """A JSON artifact; empty if the run ended before it wrote the artifact."""
+    path = run.artifact(artifact)
+    if path is None:
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{run.id}: {artifact.path} cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{run.id}: {artifact.path} is not a file of a run's record")
+    return value

@@ -11,8 +11,8 @@ from ttt_mlflow import names
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement.comparison import RUN_TO_RUN_PCT, Comparison, compare
-from ttt_mlflow.record.passes import read_object, throughputs
-from ttt_mlflow.record.recorded_run import RecordedRun
+from ttt_mlflow.record.passes import throughputs
+from ttt_mlflow.record.recorded_run import RecordedRun, read_object
 
 # facts of environment/host.json about the hardware, the most important first
 HARDWARE = {"gpu_name": "GPU", "gpu_uuid": "GPU UUID", "cpu_model": "CPU", "hostname": "host", "driver": "driver"}

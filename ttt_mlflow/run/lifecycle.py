@@ -13,6 +13,8 @@ import torch
 from ttt_mlflow import names
 from ttt_mlflow.config import Configuration
 from ttt_mlflow.errors import Killed, OutOfMemory, TTTError
+from ttt_mlflow.measurement.method import METHOD
+from ttt_mlflow.models.checkpoint_id import checkpoint_id
 from ttt_mlflow.names import Tags
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.log import run_log
@@ -105,6 +107,7 @@ def _record_plan(record: Journal, plan: Planned, reporter: Reporter) -> None:
     absent = {name for name in OPTIONAL if getattr(used, name, None) is None}
     record.update_params(used.model_dump(exclude=absent))
     _record_environment(record, used, plan.device)
+    _record_identity(record, used, reporter)
     record.update_metrics(reporter.phases)
     log.info("measuring %s with %s", used.run_name, used.as_params())
     for notice in plan.notices:
@@ -115,12 +118,22 @@ def _record_environment(record: Journal, used: Configuration, device: torch.devi
     """Record the host's facts, its packages, and the tags from them and from the configuration."""
     facts = host.host_facts(device)
     tags: Tags = {tag: _text(facts[fact]) for tag, fact in HOST_TAGS.items() if fact in facts}
-    tags[names.TAG_CONFIG_ID] = used.config_id
     tags[names.TAG_JOURNAL_ID] = record.journal_id
     tags[names.TAG_ENTRY_POINT] = used.entry_point
     record.update_tags(tags)
     record.write_artifact(names.ARTIFACT_HOST, json.dumps(facts, indent=1))
     record.write_artifact(names.ARTIFACT_PACKAGES, host.package_list())
+
+
+def _record_identity(record: Journal, used: Configuration, reporter: Reporter) -> None:
+    """Record what the run is, and by what it is compared with others."""
+    tags: Tags = {names.TAG_KIND: used.kind, names.TAG_METHOD: str(METHOD)}
+    weights = None
+    if checkpoint := getattr(used, "checkpoint", None):
+        with reporter.status("reading the checkpoint"):
+            weights = checkpoint_id(checkpoint)
+        tags[names.TAG_CHECKPOINT_ID] = weights
+    record.update_tags(tags | {names.TAG_CONFIG_ID: used.config_id(weights)})
 
 
 def open_sampler(device: torch.device, reporter: Reporter) -> NvmlSampler | None:

@@ -4,6 +4,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from posixpath import dirname
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from ttt_mlflow.config import CONFIGURATIONS, RunConfig
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.names import TAG_ENTRY_POINT, TAG_STATUS, Artifact
+from ttt_mlflow.names import ARTIFACT_HOST, TAG_ENTRY_POINT, TAG_STATUS, Artifact
 from ttt_mlflow.record.journal import JOURNAL_ID, Journal
-from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun
+from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of, read_object
 from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+GIT_COMMIT = "mlflow.source.git.commit"  # MLflow's own tag
 MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -41,6 +43,20 @@ class StoreRun:
     @property
     def entry_point(self) -> str:
         return self.tags.get(TAG_ENTRY_POINT.name, RunConfig.entry_point)
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.tags, self.entry_point, self.params.get("mode"))
+
+    @property
+    def started_at(self) -> datetime:
+        return datetime.fromtimestamp(self._run.info.start_time / 1e3).astimezone()
+
+    @property
+    def commit(self) -> str | None:
+        # a run that `ttt-mlflow run` of version 0.1 made has no git tag, but its host's facts name the commit
+        commit = self.tags.get(GIT_COMMIT) or read_object(self, ARTIFACT_HOST).get("git_commit")
+        return None if commit is None else str(commit)
 
     @property
     def status(self) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+DEFAULT_EXPERIMENT = "ttt-mlflow"  # unless an experiment is given; "Default" is for everybody's runs
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # MLflow waits for minutes by default, but a user waits for the end of a run. Values that the user has set are kept.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}

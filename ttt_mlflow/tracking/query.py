@@ -1,0 +1,102 @@
+"""Reads runs from a tracking store: one by its id, or many by a filter."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.tracking.find_run import StoreRun
+from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, client_for_reading, explain, known_errors, without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MLFLOW_DEFAULT = "Default"  # where `mlflow run .` puts its runs
+PAGE = 1000  # runs a request; the server's limit is 50,000
+
+
+class Store:
+    """A tracking store that is read. Artifacts are downloaded to ``folder`` on demand."""
+
+    def __init__(self, client: "MlflowClient", uri: str, folder: Path) -> None:
+        self._client, self.place, self._folder = client, without_password(uri), folder
+
+    def run(self, run_id: str) -> StoreRun | None:
+        """The run with that id; None if the store has none. A deleted run is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return StoreRun(self._client, run, self._folder) if run.info.lifecycle_stage == "active" else None
+
+    def search(
+        self,
+        condition: str = "",
+        experiment_name: str | None = None,
+        order_by: Sequence[str] = ("attributes.start_time DESC",),
+        limit: int | None = None,
+    ) -> list[StoreRun]:
+        """The runs that fit ``condition`` (MLflow's filter syntax), the newest first.
+
+        Raises BadInput for an unknown experiment and for a condition that MLflow does not understand.
+        """
+        from mlflow.exceptions import MlflowException
+
+        found: list[StoreRun] = []
+        token = None
+        while limit is None or len(found) < limit:
+            page = PAGE if limit is None else min(PAGE, limit - len(found))
+            try:
+                runs = self._client.search_runs(
+                    self.experiments(experiment_name),
+                    condition,
+                    max_results=page,
+                    order_by=list(order_by),
+                    page_token=token,
+                )
+            except MlflowException as error:
+                if error.error_code != "INVALID_PARAMETER_VALUE":
+                    raise
+                raise BadInput(f"filter {condition}: MLflow does not understand it ({explain(error)})") from None
+            found += [StoreRun(self._client, run, self._folder) for run in runs]
+            token = runs.token
+            if not token:
+                break
+        return found
+
+    def experiments(self, name: str | None) -> list[str]:
+        """The ids of the experiment ``name``, or of those in which this program's runs are by default.
+
+        The default is MLFLOW_EXPERIMENT_NAME, else MLFLOW_EXPERIMENT_ID, else ``ttt-mlflow`` and MLflow's own default.
+        Raises BadInput if there is none of that name.
+        """
+        asked = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        if not asked and (experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID")):
+            return [experiment_id]
+        wanted = [asked] if asked else [DEFAULT_EXPERIMENT, MLFLOW_DEFAULT]
+        found = [self._client.get_experiment_by_name(one) for one in wanted]
+        ids = [str(one.experiment_id) for one in found if one is not None]
+        if asked and not ids:
+            known = ", ".join(sorted(one.name for one in self._client.search_experiments(max_results=20)))
+            raise BadInput(f"experiment_name={asked}: {self.place} has no such experiment; it has {known}")
+        return ids
+
+
+@contextmanager
+def open_store(uri: str) -> Iterator[Store]:
+    """The store ``uri``. Downloaded files stay on this disk until the block ends.
+
+    Raises BadInput with the reason in one line if the store does not exist or does not answer, in the block too.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder, client_for_reading(uri) as client:
+            yield Store(client, uri, Path(folder))
+    except known_errors() as error:
+        raise BadInput(f"tracking_uri={without_password(uri)}: cannot be read ({explain(error)})") from None
