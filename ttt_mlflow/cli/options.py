@@ -1,0 +1,53 @@
+"""Options that several commands share.
+
+The options of ``run`` and ``micro`` are the fields of :class:`~ttt_mlflow.config.RunConfig` and ``MicroConfig``. These
+classes receive the values as text, validate them and write the messages.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from ttt_mlflow.config import DEFAULT_LOGDIR, Configuration, MicroConfig, RunConfig, as_text
+
+# the value of an option that is given without one, as with the legacy flags
+BARE: dict[type[Configuration], dict[str, str]] = {
+    RunConfig: {"use_compile": "true", "cuda_graph": "true", "profile": "torch"},
+    MicroConfig: {"profile": "nsys"},
+}
+TRACKING_URI_HELP = "MLflow store or server  [default: $MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db]"
+
+
+def config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """One option for each field of ``kind``, accepted with dashes and with underscores."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, field in reversed(kind.model_fields.items()):
+            bare: dict[str, Any] = {"is_flag": False, "flag_value": BARE[kind][name]} if name in BARE[kind] else {}
+            text = f"{field.description}  [default: {as_text(field.default)}]"
+            command = click.option(*spellings(name), name, metavar=name.upper(), help=text, **bare)(command)
+        return command
+
+    return decorate
+
+
+def record_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for the location of the record."""
+    options = (
+        ("experiment_name", "NAME", "MLflow experiment  [default: $MLFLOW_EXPERIMENT_NAME, else Default]"),
+        ("tracking_uri", "URI", TRACKING_URI_HELP),
+        ("logdir", "LOGDIR", f"folder for the record on disk  [default: {DEFAULT_LOGDIR}]"),
+    )
+    for name, metavar, text in options:
+        command = click.option(*spellings(name), name, metavar=metavar, help=text)(command)
+    return command
+
+
+def spellings(name: str) -> Sequence[str]:
+    """``--inner-net`` and ``--inner_net``. `mlflow run -P` uses the second spelling."""
+    return tuple(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
+
+
+# unknown options are accepted by click and rejected by this package, so that the message names them with their values
+TAKES_ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
