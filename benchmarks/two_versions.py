@@ -1,8 +1,9 @@
 """Is one version of the code as fast as another? `python -m benchmarks.two_versions BASELINE CANDIDATE OUTPUT`.
 
 BASELINE and CANDIDATE are folders that hold a version of the package ttt_mlflow. Each configuration is measured in
-turns, baseline, candidate, candidate, baseline, each run in a process of its own: a drift of the GPU falls on both. The
-program speaks to a version by its command line and by the record that this leaves, so any version can be a side.
+turns, baseline, candidate, candidate, baseline, each run in a process of its own: a drift of the GPU falls on both. Two
+such rounds make four runs a side, which are enough where the run-to-run variance was not measured before. The program
+speaks to a version by its command line and by the record that this leaves, so any version can be a side.
 """
 
 import argparse
@@ -18,14 +19,14 @@ from typing import Any
 
 from benchmarks.runs import facts_of
 from ttt_mlflow.errors import BadInput, RunFailed, TTTError
-from ttt_mlflow.measurement.comparison import Comparison, compare
+from ttt_mlflow.measurement.comparison import answers, compare, known_run_to_run, power_capped
 from ttt_mlflow.names import POWER_W_MEAN, SM_CLOCK_MHZ_MEAN, TAG_VERDICT
 from ttt_mlflow.record.journal import Journal, find_journals
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import LocalRun
 
 ORDER = ("baseline", "candidate", "candidate", "baseline")
-SAME_PCT = 0.5  # versions whose difference is smaller are called as fast as each other
+RESOLUTION_PCT = 1.0  # a wider confidence interval that includes 0 says nothing
 SHOWN_LINES = 15  # of what a run printed that failed
 
 
@@ -65,10 +66,14 @@ def measure(side: str, folder: Path, asked: dict[str, Any], output: Path) -> Mea
     return Measured(side, new[0], throughputs(LocalRun(new[0])))
 
 
-def compared(runs: Sequence[Measured]) -> Comparison:
-    """The candidate's passes against the baseline's, all runs of a side together."""
-    sides = {side: [rate for run in runs if run.side == side for rate in run.rates] for side in set(ORDER)}
-    return compare(sides["baseline"], sides["candidate"], run_to_run_pct=SAME_PCT)
+def compared(runs: Sequence[Measured]) -> str:
+    """The answer, the change of the candidate against the baseline, and what stands in the way if there is no answer."""
+    gpu_name = facts_of(runs[0].journal).get("gpu_name")
+    known = known_run_to_run(gpu_name, any(power_capped(run.journal.metrics) for run in runs))
+    sides = {side: [run.rates for run in runs if run.side == side] for side in set(ORDER)}
+    comparison = compare(sides["baseline"], sides["candidate"], run_to_run=known, resolution_pct=RESOLUTION_PCT)
+    (answer,) = answers([comparison], RESOLUTION_PCT)
+    return f"{answer}: {comparison}" + (f" ({comparison.missing})" if comparison.missing else "")
 
 
 def line(asked: dict[str, Any], runs: Sequence[Measured]) -> str:
@@ -88,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument("--batches", default="128,1024", help="[128,1024]")
     parsed.add_argument("--genlen", type=int, default=128, help="decode steps of a pass [128]")
     parsed.add_argument("--seconds", type=float, default=10.0, help="max_seconds of a run [10]")
+    parsed.add_argument("--rounds", type=int, default=1, help="of four runs for each configuration [1]")
     parsed.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter of a run")
     return parsed
 
@@ -109,7 +115,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for inner_net, batch in product(arguments.inner_nets.split(","), arguments.batches.split(",")):
             asked = {"model_name": arguments.model, "inner_net": inner_net, "batch": batch}
             asked |= {"genlen": arguments.genlen, "max_seconds": arguments.seconds, **others}
-            runs = [measure(side, folders[side], asked, output) for side in ORDER]
+            runs = [measure(side, folders[side], asked, output) for side in ORDER * arguments.rounds]
             if len(lines) == 2:
                 lines.append(", ".join(f"{name} {fact}" for name, fact in facts_of(runs[0].journal).items()))
             lines.append(line(asked, runs))

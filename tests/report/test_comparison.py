@@ -9,10 +9,11 @@ from tests.catalog import artifact
 from tests.runs import measured_in
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.measurement.comparison import RunToRun, answers
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import LocalRun
-from ttt_mlflow.report.comparison import compare_runs
+from ttt_mlflow.report.comparison import RunComparison, compare_runs
 
 H200 = {
     "gpu_name": "NVIDIA H200",
@@ -24,6 +25,7 @@ H200 = {
     "triton": "3.6.0",
     "git_commit": "abc",
 }
+KNOWN = RunToRun(0.18, "a test")
 STEADY = [100.0, 100.1, 99.9, 100.05, 99.95, 100.0]  # ms a pass
 
 
@@ -49,29 +51,33 @@ def make_run(
     return LocalRun(journal)
 
 
+def answer(compared: RunComparison) -> str:
+    return answers([compared.comparison], 1.0)[0]
+
+
 def test_the_same_thing_twice(tmp_path: Path) -> None:
-    compared = compare_runs(make_run(tmp_path), make_run(tmp_path))
-    assert compared.comparison.word == "not significant"
+    compared = compare_runs(make_run(tmp_path), make_run(tmp_path), run_to_run=KNOWN)
+    assert answer(compared) == "no significant difference"
     assert compared.comparison.baseline == pytest.approx(1e3 * 8 * 10 / 100)
     assert compared.differences == []
 
 
 def test_a_slower_one(tmp_path: Path) -> None:
-    compared = compare_runs(make_run(tmp_path), make_run(tmp_path, [1.02 * ms for ms in STEADY]))
-    assert compared.comparison.word == "slower"
+    compared = compare_runs(make_run(tmp_path), make_run(tmp_path, [1.02 * ms for ms in STEADY]), run_to_run=KNOWN)
+    assert answer(compared) == "slower"
     assert compared.comparison.change_pct == pytest.approx(100 * (1 / 1.02 - 1))
 
 
 def test_what_runs_differ_by_can_be_set(tmp_path: Path) -> None:
     pair = make_run(tmp_path), make_run(tmp_path, [1.02 * ms for ms in STEADY])
-    assert compare_runs(*pair, run_to_run_pct=3).comparison.word == "not significant"
+    assert answer(compare_runs(*pair, run_to_run=RunToRun(3, "a test"))) == "cannot tell"
 
 
 def test_only_complete_passes_count(tmp_path: Path) -> None:
     run = make_run(tmp_path, [*STEADY, 12.0], complete=[True] * len(STEADY) + [False], status="killed")
-    compared = compare_runs(make_run(tmp_path), run)
+    compared = compare_runs(make_run(tmp_path), run, run_to_run=KNOWN)
     assert compared.comparison.candidate_passes == len(STEADY)
-    assert compared.comparison.word == "not significant"
+    assert answer(compared) == "no significant difference"
     assert compared.differences == ["the candidate ended early: its status is killed"]
 
 

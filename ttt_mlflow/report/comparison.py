@@ -10,7 +10,7 @@ from typing import Any
 from ttt_mlflow import names
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.measurement.comparison import RUN_TO_RUN_PCT, Comparison, compare
+from ttt_mlflow.measurement.comparison import Comparison, RunToRun, compare
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import RecordedRun, read_object
 
@@ -36,7 +36,7 @@ def compare_runs(
     candidate: RecordedRun,
     *,
     include_invalid: bool = False,
-    run_to_run_pct: float = RUN_TO_RUN_PCT,
+    run_to_run: RunToRun | None = None,
 ) -> RunComparison:
     """Compare two decode runs, or two prefill runs, by their complete passes.
 
@@ -54,7 +54,7 @@ def compare_runs(
             f"the baseline {baseline.id} measured mode={modes['baseline']} and the candidate "
             f"{candidate.id} mode={modes['candidate']}: compare two runs of the same mode"
         )
-    comparison = compare(throughputs(baseline), throughputs(candidate), quantity="rate", run_to_run_pct=run_to_run_pct)
+    comparison = compare([throughputs(baseline)], [throughputs(candidate)], quantity="rate", run_to_run=run_to_run)
     facts = {side: read_object(run, names.ARTIFACT_HOST) for side, run in runs.items()}
     differences = _different_facts(facts, HARDWARE)
     differences += [line for side, run in runs.items() for line in _doubts(side, run)]
