@@ -16,6 +16,8 @@ from ttt_mlflow.names import Metric
 EVERY_METRIC = (*names.METRICS, *names.KERNEL_METRICS, *names.GPU_METRICS, *names.SYSTEM_METRICS)
 RECORDED = {metric.name for metric in (*names.METRICS, *names.GPU_METRICS, *names.KERNEL_METRICS)}
 RECORDED |= {tag.name for tag in names.TAGS} | {artifact.path for artifact in names.ARTIFACTS}
+# beside these parameters, which code names as fields, there are metrics of the same name
+RECORDED -= set(RunConfig.model_fields)
 SOURCES = sorted(path for path in (ROOT / "ttt_mlflow").rglob("*.py") if path.name != "names.py")
 
 

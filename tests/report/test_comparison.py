@@ -1,192 +1,147 @@
-import json
+"""What two sides of recorded runs say: pairs, what is left out, answers."""
+
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import catalog
-from tests.catalog import artifact
-from tests.runs import measured_in
-from ttt_mlflow.config import MicroConfig, RunConfig
+from tests.compared import CPU, H200, passes_around, recorded
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.measurement.comparison import RunToRun, answers
-from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import LocalRun
-from ttt_mlflow.report.comparison import RunComparison, compare_runs
+from ttt_mlflow.report.comparison import Compared, ComparisonOptions, compare_sides
 
-H200 = {
-    "gpu_name": "NVIDIA H200",
-    "gpu_uuid": "1",
-    "cpu_model": "Xeon",
-    "hostname": "lab",
-    "driver": "580",
-    "torch": "2.11.0",
-    "triton": "3.6.0",
-    "git_commit": "abc",
-}
-KNOWN = RunToRun(0.18, "a test")
-STEADY = [100.0, 100.1, 99.9, 100.05, 99.95, 100.0]  # ms a pass
+OPTIONS = ComparisonOptions()
 
 
-def make_run(
-    root: Path,
-    total_ms: list[float] = STEADY,
-    *,
-    complete: list[bool] | None = None,
-    facts: dict[str, Any] = H200,
-    tags: dict[str, str] | None = None,
-    status: str = "ok",
-    **settings: Any,
-) -> LocalRun:
-    """A run's record with these passes, judged valid unless ``tags`` say otherwise."""
-    used = RunConfig.parse({"batch": 8, "genlen": 10, "dtype": "float16", "device": "cuda", **settings})
-    journal = Journal.create(root, used.model_dump(mode="json"))
-    journal.set_used(used.model_dump(mode="json"))
-    journal.update_tags(catalog.tags({"ttt.verdict": "valid"} if tags is None else tags))
-    passes = {"repeat_total_ms": total_ms, "repeat_complete": complete or [True] * len(total_ms)}
-    journal.write_artifact(artifact("timing/passes.json"), json.dumps(passes))
-    journal.write_artifact(artifact("environment/host.json"), json.dumps(facts))
-    journal.set_status(status)
-    return LocalRun(journal)
+def side(root: Path, rate: float, count: int, seed: int, **given: Any) -> list[LocalRun]:
+    """``count`` runs around this throughput. Their medians repeat within 0.1 %."""
+    return [recorded(root, passes_around(rate * (1 + 0.0005 * (i - 1)), seed=seed + i), **given) for i in range(count)]
 
 
-def answer(compared: RunComparison) -> str:
-    return answers([compared.comparison], 1.0)[0]
-
-
-def test_the_same_thing_twice(tmp_path: Path) -> None:
-    compared = compare_runs(make_run(tmp_path), make_run(tmp_path), run_to_run=KNOWN)
-    assert answer(compared) == "no significant difference"
-    assert compared.comparison.baseline == pytest.approx(1e3 * 8 * 10 / 100)
-    assert compared.differences == []
-
-
-def test_a_slower_one(tmp_path: Path) -> None:
-    compared = compare_runs(make_run(tmp_path), make_run(tmp_path, [1.02 * ms for ms in STEADY]), run_to_run=KNOWN)
-    assert answer(compared) == "slower"
-    assert compared.comparison.change_pct == pytest.approx(100 * (1 / 1.02 - 1))
-
-
-def test_what_runs_differ_by_can_be_set(tmp_path: Path) -> None:
-    pair = make_run(tmp_path), make_run(tmp_path, [1.02 * ms for ms in STEADY])
-    assert answer(compare_runs(*pair, run_to_run=RunToRun(3, "a test"))) == "cannot tell"
-
-
-def test_only_complete_passes_count(tmp_path: Path) -> None:
-    run = make_run(tmp_path, [*STEADY, 12.0], complete=[True] * len(STEADY) + [False], status="killed")
-    compared = compare_runs(make_run(tmp_path), run, run_to_run=KNOWN)
-    assert compared.comparison.candidate_passes == len(STEADY)
-    assert answer(compared) == "no significant difference"
-    assert compared.differences == ["the candidate ended early: its status is killed"]
-
-
-def test_a_prompts_tokens_count_in_prefill_mode(tmp_path: Path) -> None:
-    assert throughputs(make_run(tmp_path, [10.0], mode="prefill", promptlen=3)) == [pytest.approx(1e3 * 8 * 3 / 10)]
-
-
-# Verdicts
-
-INVALID = {"ttt.verdict": "invalid", "ttt.reasons": "drift,short_section"}
-
-
-@pytest.mark.parametrize("side", ["baseline", "candidate"])
-def test_an_invalid_run_is_refused_by_name(tmp_path: Path, side: str) -> None:
-    good, bad = make_run(tmp_path), make_run(tmp_path, tags=INVALID)
-    pair = (bad, good) if side == "baseline" else (good, bad)
-    with pytest.raises(BadInput) as refused:
-        compare_runs(*pair)
-    text = str(refused.value)
-    assert text.startswith(f"the {side} {bad.id} (ttt-1b decode b8 p1 g10) is invalid")
-    assert "drift,short_section" in text
-
-
-def test_an_invalid_run_that_is_asked_for_is_said(tmp_path: Path) -> None:
-    compared = compare_runs(make_run(tmp_path), make_run(tmp_path, tags=INVALID), include_invalid=True)
-    assert compared.differences == ["the candidate is invalid: drift,short_section"]
+def compared(root: Path, rates: tuple[float, float], count: int = 1, **given: Any) -> Compared:
+    left, right = (side(root, rate, count, 7 * i, **given) for i, rate in enumerate(rates))
+    return compare_sides(left, right, OPTIONS)
 
 
 @pytest.mark.parametrize(
-    ("tags", "said"),
-    [
-        ({"ttt.verdict": "unjudged"}, "the baseline is unjudged"),
-        ({"ttt.verdict": "unjudged", "ttt.reasons": "no samples"}, "the baseline is unjudged: no samples"),
-        ({}, "the baseline has no verdict in its record"),
-    ],
+    ("candidate", "answer"), [(1000.0, "no significant difference"), (970.0, "slower"), (1030.0, "faster")]
 )
-def test_an_unjudged_run_is_compared_and_said(tmp_path: Path, tags: dict[str, str], said: str) -> None:
-    assert compare_runs(make_run(tmp_path, tags=tags), make_run(tmp_path)).differences == [said]
+def test_one_run_a_side_on_a_gpu_whose_variance_is_known(tmp_path: Path, candidate: float, answer: str) -> None:
+    (pair,) = compared(tmp_path, (1000.0, candidate)).pairs
+    assert pair.answer == answer
+    assert pair.comparison
+    assert pair.comparison.baseline == pytest.approx(999.5, rel=1e-3)
+    assert pair.comparison.run_to_run
+    assert pair.conditions == ()
+    assert pair.slowdown_pct == pytest.approx(100 * (1 - candidate / 1000), abs=0.1)
 
 
-# What else differs
+def test_one_run_a_side_elsewhere_says_how_many_are_needed(tmp_path: Path) -> None:
+    for host in (CPU, {**H200, "gpu_name": "another GPU"}):
+        (pair,) = compared(tmp_path, (1000.0, 900.0), host=host).pairs
+        assert pair.answer == "cannot tell"
+        assert "3 runs" in pair.why
+    (pair,) = compared(tmp_path, (1000.0, 900.0), host=CPU, count=3).pairs
+    assert pair.answer == "slower"
 
 
-def test_other_hardware_is_said_first(tmp_path: Path) -> None:
-    other = {**H200, "gpu_name": "NVIDIA H100", "gpu_uuid": "2", "driver": "590", "torch": "2.12.0"}
-    run = make_run(tmp_path, facts=other, tags={"ttt.verdict": "unjudged"}, batch=16, max_seconds=5)
-    assert compare_runs(make_run(tmp_path), run).differences == [
-        "GPU: NVIDIA H200 and NVIDIA H100",
-        "GPU UUID: 1 and 2",
-        "driver: 580 and 590",
-        "the candidate is unjudged",
-        "batch: 8 and 16",
-        "torch: 2.11.0 and 2.12.0",
-    ]
+def test_runs_at_the_power_cap_do_not_use_the_variance_of_others(tmp_path: Path) -> None:
+    (pair,) = compared(tmp_path, (1000.0, 995.0), values={"clock_event_sw_power_cap_pct": 80.0}).pairs
+    (free,) = compared(tmp_path, (1000.0, 995.0)).pairs
+    assert pair.comparison
+    assert free.comparison
+    assert pair.comparison.run_to_run != free.comparison.run_to_run
 
 
-def test_a_fact_that_one_side_lacks_is_a_difference(tmp_path: Path) -> None:
-    facts = {name: value for name, value in H200.items() if name != "driver"}
-    assert compare_runs(make_run(tmp_path), make_run(tmp_path, facts=facts)).differences == ["driver: 580 and unknown"]
+def test_configurations_are_paired_and_what_has_no_partner_is_listed(tmp_path: Path) -> None:
+    left = [recorded(tmp_path, passes_around(1000 * b), config={"batch": b}) for b in (1, 2, 3)]
+    right = [recorded(tmp_path, passes_around(1000 * b * 0.9, seed=b), config={"batch": b}) for b in (4, 3, 2)]
+    found = compare_sides(left, right, OPTIONS)
+    assert [pair.baseline[0].run.settings["batch"] for pair in found.pairs] == [2, 3]
+    assert found.alone_baseline == (left[0].name,)
+    assert found.alone_candidate == (right[0].name,)
+    assert found.answer == "slower"
+    assert found.geometric_mean_pct == pytest.approx(-10, abs=0.1)
 
 
-# What cannot be compared
+def test_some_faster_and_some_slower_is_mixed(tmp_path: Path) -> None:
+    left = [recorded(tmp_path, passes_around(1000), config={"batch": b}) for b in (1, 2)]
+    right = [recorded(tmp_path, passes_around(1000 + 300 * (2 * b - 3)), config={"batch": b}) for b in (1, 2)]
+    assert compare_sides(left, right, OPTIONS).answer == "mixed"
 
 
-def test_a_run_without_complete_passes(tmp_path: Path) -> None:
-    run = make_run(tmp_path, [], status="oom")
-    with pytest.raises(BadInput, match=rf"{run.id}: the run has no complete pass .*status oom"):
-        compare_runs(make_run(tmp_path), run)
+def test_two_single_runs_are_compared_though_they_differ_and_that_is_named(tmp_path: Path) -> None:
+    one, other = recorded(tmp_path, passes_around(1000)), recorded(tmp_path, passes_around(1100), config={"batch": 256})
+    (pair,) = compare_sides([one], [other], OPTIONS).pairs
+    assert "batch: 128 and 256" in map(str, pair.conditions)
+    assert "→" in pair.title
+    with pytest.raises(BadInput, match="no configuration is on both sides"):
+        compare_sides([one, one], [other, recorded(tmp_path, passes_around(1), config={"batch": 3})], OPTIONS)
 
 
-def test_a_run_that_did_not_come_to_its_passes(tmp_path: Path) -> None:
-    run = make_run(tmp_path, status="error")
-    (run.journal.artifacts / "timing/passes.json").unlink()
-    with pytest.raises(BadInput, match="no complete pass"):
-        compare_runs(make_run(tmp_path), run)
+def test_one_pair_of_repetitions_with_other_options(tmp_path: Path) -> None:
+    left = [recorded(tmp_path, passes_around(1000 + i)) for i in range(3)]
+    right = [recorded(tmp_path, passes_around(1100 + i), config={"use_compile": False}) for i in range(3)]
+    (pair,) = compare_sides(left, right, ComparisonOptions(one_pair=True)).pairs
+    assert pair.answer == "faster"
+    assert [str(condition) for condition in pair.conditions] == ["use_compile: on and off"]
 
 
-def test_two_modes(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"mode=decode and the candidate .* mode=prefill"):
-        compare_runs(make_run(tmp_path), make_run(tmp_path, mode="prefill"))
+def test_invalid_runs_stay_out_unless_they_are_asked_for(tmp_path: Path) -> None:
+    bad = recorded(tmp_path, passes_around(500), tag={"ttt.verdict": "invalid", "ttt.reasons": "drift"})
+    good = recorded(tmp_path, passes_around(1000))
+    (pair,) = compare_sides([good], [bad], OPTIONS).pairs
+    assert (pair.answer, pair.comparison) == ("cannot tell", None)
+    assert pair.why.startswith("the candidate is invalid (drift)")
+    (pair,) = compare_sides([good], [bad], ComparisonOptions(include_invalid=True)).pairs
+    assert pair.answer == "slower"
+    assert "verdict: valid and invalid" in map(str, pair.conditions)
+    (pair,) = compare_sides([good], [bad, good], OPTIONS).pairs
+    assert pair.comparison
+    assert pair.comparison.candidate_runs == 1
+    assert pair.left_out == (f"candidate {bad.id}: is invalid (drift); measure it again, or use --include-invalid",)
 
 
-def test_a_micro_benchmark(tmp_path: Path) -> None:
-    micro = LocalRun(Journal.create(tmp_path, MicroConfig.parse({}).model_dump(mode="json"), MicroConfig.entry_point))
-    with pytest.raises(BadInput, match=r"is a record of micro: compare two runs of main"):
-        compare_runs(make_run(tmp_path), micro)
+@pytest.mark.parametrize("status", ["error", "killed", "oom"])
+def test_what_did_not_end_well_cannot_be_told(tmp_path: Path, status: str) -> None:
+    good, bad = recorded(tmp_path, passes_around(1000)), recorded(tmp_path, [], status=status)
+    (pair,) = compare_sides([good], [bad], OPTIONS).pairs
+    assert pair.answer == "cannot tell"
+    assert pair.counts
+    assert "candidate" in pair.why
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "cannot be read"),
-        ("[]", "not a file of a run's record"),
-        ('{"repeat_total_ms": [1.0], "repeat_complete": []}', "does not hold the passes of a run"),
-        ('{"repeat_total_ms": [0.0], "repeat_complete": [true]}', "does not hold the passes of a run"),
-    ],
-)
-def test_a_damaged_record(tmp_path: Path, text: str, said: str) -> None:
-    run = make_run(tmp_path)
-    run.journal.write_artifact(artifact("timing/passes.json"), text)
-    with pytest.raises(BadInput, match=said):
-        compare_runs(run, make_run(tmp_path))
+def test_what_fits_on_neither_side_counts_for_nothing(tmp_path: Path) -> None:
+    left, right = recorded(tmp_path, [], status="oom"), recorded(tmp_path, [], status="oom")
+    found = compare_sides([left], [right], OPTIONS)
+    assert not found.pairs[0].counts
+    assert found.geometric_mean_pct is None
 
 
-def test_runs_as_they_are_recorded(tmp_path: Path) -> None:
-    """The rates are those that the run's own metric is the median of."""
-    asked = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 3}
-    runs = [LocalRun(measured_in(tmp_path, asked).journal) for _ in range(2)]
-    compared = compare_runs(*runs, include_invalid=True)
-    assert compared.comparison.baseline == pytest.approx(runs[0].metrics["decode_tokens_per_s"])
-    assert compared.comparison.candidate_passes == 3
-    assert not any("GPU" in line or "batch" in line for line in compared.differences)
+def test_strict_makes_a_condition_decide(tmp_path: Path) -> None:
+    left = recorded(tmp_path, passes_around(1000))
+    right = recorded(tmp_path, passes_around(900), host={**H200, "driver": "590"})
+    (pair,) = compare_sides([left], [right], OPTIONS).pairs
+    assert (pair.answer, pair.condition_decided) == ("slower", False)
+    (pair,) = compare_sides([left], [right], ComparisonOptions(strict=True)).pairs
+    assert (pair.answer, pair.condition_decided) == ("cannot tell", True)
+    assert "driver: 580.159.04 and 590" in pair.why
+
+
+def test_numbers_beside_the_headline(tmp_path: Path) -> None:
+    left = recorded(tmp_path, passes_around(1000), values={"peak_memory_allocated_gb": 10.0, "joules_per_token": 2.0})
+    right = recorded(tmp_path, passes_around(1000), values={"peak_memory_allocated_gb": 11.0})
+    beside = {one.metric.name: one for one in compare_sides([left], [right], OPTIONS).pairs[0].beside}
+    assert beside["peak_memory_allocated_gb"].change_pct == pytest.approx(10)
+    assert beside["peak_memory_allocated_gb"].word == "worse"
+    assert (beside["joules_per_token"].candidate, beside["joules_per_token"].change_pct) == (None, None)
+    assert "decode_step_ms_p99" not in beside
+
+
+def test_an_empty_side_and_two_kinds(tmp_path: Path) -> None:
+    decode = recorded(tmp_path, passes_around(1000))
+    prefill = recorded(tmp_path, passes_around(1000), config={"mode": "prefill"})
+    with pytest.raises(BadInput, match="the candidate has no runs to compare"):
+        compare_sides([decode], [], OPTIONS)
+    with pytest.raises(BadInput, match="a run of decode and the candidate of prefill: compare two runs of one kind"):
+        compare_sides([decode], [prefill], OPTIONS)

@@ -28,6 +28,7 @@ from ttt_mlflow import names
 from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed, end_if_asked
+from ttt_mlflow.measurement.method import METHOD
 from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.measurement.verdict import Finding, Verdict
 from ttt_mlflow.models import registry
@@ -150,6 +151,8 @@ def test_parameters_tags_and_configuration(measure: Measure) -> None:
     assert journal.tags["ttt.status"] == "ok"
     assert journal.tags["ttt.config_id"] == used.config_id()
     assert journal.tags["ttt.journal_id"] == journal.journal_id
+    assert journal.tags["ttt.kind"] == "decode"
+    assert journal.tags["ttt.method"] == str(METHOD)
     assert journal.tags["ttt.torch"] == torch.__version__
     assert not {"ttt.gpu_name", "ttt.gpu_uuid", "ttt.message"} & set(journal.tags)
     assert journal.tags["ttt.warmup_stop_reason"] == journal.tags["ttt.stop_reason"] == "count"

@@ -38,7 +38,7 @@ def execute(parse: Callable[[], Configuration], destination: Destination) -> int
             return _measure_and_publish(config, destination, parent, signals)
         except (BadInput, Killed) as error:
             if parent:
-                _tell_mlflow(parent, error)
+                tell_mlflow(parent, error)
             raise
 
 
@@ -103,7 +103,7 @@ def _refuse_other_destination(asked: Destination) -> None:
         )
 
 
-def _tell_mlflow(parent: ParentRun, error: BadInput | Killed) -> None:
+def tell_mlflow(parent: ParentRun, error: BadInput | Killed) -> None:
     """Record in the run that ``mlflow run`` made why nothing was measured."""
     from ttt_mlflow.tracking import keep_killed, publish, store
 

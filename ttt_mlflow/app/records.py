@@ -25,11 +25,9 @@ def profile_difference(run_a: str, run_b: str, out: Path, logdir: Path, tracking
     from ttt_mlflow.tracking.find_run import found_run
     from ttt_mlflow.tracking.store import resolve_tracking_uri
 
-    def profile(run: str) -> report.ProfiledStep:
-        with found_run(run, logdir, resolve_tracking_uri(tracking_uri)) as found:
-            return report.read_profile(found)
-
-    diff = report.profile_diff(profile(run_a), profile(run_b))
+    uri = resolve_tracking_uri(tracking_uri)
+    with found_run(run_a, logdir, uri) as a, found_run(run_b, logdir, uri) as b:
+        diff = report.profile_diff(*report.read_profiles(a, b))
     print_text(report.diff_text(diff))
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ttt_mlflow.app.output import print_error, show_error
-from ttt_mlflow.cli import measuring, reading
+from ttt_mlflow.cli import comparing, measuring, reading
 from ttt_mlflow.errors import Killed, TTTError
 
 
@@ -36,5 +36,5 @@ def main() -> None:
     cli(prog_name="ttt-mlflow")
 
 
-for command in (*measuring.COMMANDS, *reading.COMMANDS):
+for command in (*measuring.COMMANDS, *comparing.COMMANDS, *reading.COMMANDS):
     cli.add_command(command)

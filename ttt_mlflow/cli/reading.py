@@ -43,10 +43,11 @@ def models_command() -> None:
 @click.option(*spellings("logdir"), "logdir", metavar="LOGDIR", help=f"folder of records  [default: {DEFAULT_LOGDIR}]")
 @click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
 def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, tracking_uri: str | None) -> None:
-    """Show which kernels explain the change from RUN_A to RUN_B. Both must have been measured with profile=torch.
+    """Show which kernels explain the change from RUN_A to RUN_B.
 
-    A run is given as the folder of its record, the id of its record in LOGDIR, or the id of its MLflow run. The command
-    writes diff.csv, diff.md and diff.png.
+    Both must have been measured with profile=torch, or both with profile=nsys. A run is given as the folder of its
+    record, the id of its record in LOGDIR, or the id of its MLflow run. The command writes diff.csv, diff.md and
+    diff.png.
     """
     records.profile_difference(run_a, run_b, Path(out), Path(logdir or DEFAULT_LOGDIR), tracking_uri)
 

@@ -7,18 +7,26 @@ Two profiles have no scatter to test against, so a small difference of one kerne
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.names import ARTIFACT_TORCH_KERNELS_CSV, ARTIFACT_TORCH_STEP, Artifact
+from ttt_mlflow.names import (
+    ARTIFACT_NSYS_KERNELS,
+    ARTIFACT_NSYS_RANGES,
+    ARTIFACT_TORCH_KERNELS_CSV,
+    ARTIFACT_TORCH_STEP,
+    Artifact,
+)
 from ttt_mlflow.record.recorded_run import RecordedRun
 from ttt_mlflow.report.profile_tables import slowed_pct
 from ttt_mlflow.report.style import COLORS, GRAY, figure_png
 from ttt_mlflow.report.text import markdown_table, number, run_label, shortened, text_table
+from ttt_mlflow.workload import STEP
 
+STEP_RANGE = re.compile(rf":?{re.escape(STEP)}\d+")  # the named range of one step in the table of Nsight Systems
 IDLE = "nothing running"
 SHOWN = 20  # rows in the tables for people and in the chart; all other rows are combined into one
 COLUMNS = ("kernel", "part", "", "A ms", "B ms", "change ms", "of the change")
@@ -38,6 +46,7 @@ class ProfiledStep:
     kernels: dict[tuple[str, str], float]
     mode: str | None = None  # "decode": a step; "prefill": a prompt
     measured_ms: float | None = None  # without a profiler
+    profiler: str = "torch"  # or "nsys"
 
     @property
     def slowed_pct(self) -> float | None:
@@ -72,11 +81,35 @@ class ProfileDiff:
 
 
 def read_profile(run: RecordedRun) -> ProfiledStep:
-    """The profile that PyTorch's profiler recorded in ``run``. Raises :class:`BadInput` if there is none."""
+    """The profile of ``run``: PyTorch's, else the kernels that Nsight Systems counted. BadInput if there is neither."""
+    if run.artifact(ARTIFACT_TORCH_STEP) is not None:
+        return read_torch_profile(run)
+    if run.artifact(ARTIFACT_NSYS_KERNELS) is not None:
+        return read_nsys_profile(run)
+    raise BadInput(
+        f"{run_label(run)}: no profile to compare (it has neither {ARTIFACT_TORCH_STEP.path} nor "
+        f"{ARTIFACT_NSYS_KERNELS.path}); measure it with `ttt-mlflow run --profile torch`"
+    )
+
+
+def read_profiles(a: RecordedRun, b: RecordedRun) -> tuple[ProfiledStep, ProfiledStep]:
+    """Profiles of one kind of both runs: PyTorch's, else those of Nsight Systems. BadInput if there are none."""
+    for artifact, read in ((ARTIFACT_TORCH_STEP, read_torch_profile), (ARTIFACT_NSYS_KERNELS, read_nsys_profile)):
+        if all(run.artifact(artifact) is not None for run in (a, b)):
+            return read(a), read(b)
+    one, other = read_profile(a), read_profile(b)  # says which run has no profile
+    raise BadInput(
+        f"{one.label} has a profile of {one.profiler}, {other.label} one of {other.profiler}: "
+        "measure both with the same profiler, `ttt-mlflow run --profile torch`"
+    )
+
+
+def read_torch_profile(run: RecordedRun) -> ProfiledStep:
+    """The profile that PyTorch's profiler recorded in ``run``."""
     label = run_label(run)
     try:
-        step = json.loads(_profile_file(run, ARTIFACT_TORCH_STEP).read_text())
-        rows = list(csv.DictReader(io.StringIO(_profile_file(run, ARTIFACT_TORCH_KERNELS_CSV).read_text())))
+        step = json.loads(_text(run, ARTIFACT_TORCH_STEP))
+        rows = list(csv.DictReader(io.StringIO(_text(run, ARTIFACT_TORCH_KERNELS_CSV))))
         kernels = {(row["name"], row["part"]): float(row["ms_per_step"]) for row in rows}
         device, step_ms, idle_ms = step["device"], step["step_ms"], step["idle_ms"]
         return ProfiledStep(label, device, step_ms, idle_ms, kernels, step.get("mode"), step.get("measured_ms"))
@@ -84,14 +117,30 @@ def read_profile(run: RecordedRun) -> ProfiledStep:
         raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error})") from None
 
 
-def _profile_file(run: RecordedRun, artifact: Artifact) -> Path:
+def read_nsys_profile(run: RecordedRun) -> ProfiledStep:
+    """The kernels that Nsight Systems counted in ``run``, per step. It knows neither parts nor idle time.
+
+    So the sum of the kernels stands for the step.
+    """
+    label = run_label(run)
+    try:
+        ranges = csv.DictReader(io.StringIO(_text(run, ARTIFACT_NSYS_RANGES)))
+        steps = sum(int(row["Instances"]) for row in ranges if STEP_RANGE.fullmatch(row["Range"]))
+        kernels: dict[tuple[str, str], float] = {}
+        for row in csv.DictReader(io.StringIO(_text(run, ARTIFACT_NSYS_KERNELS))):
+            key = (row["Name"], "")
+            kernels[key] = kernels.get(key, 0.0) + float(row["Total Time (ns)"]) / 1e6 / steps
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error})") from None
+    step_ms = sum(kernels.values())
+    return ProfiledStep(label, "cuda", step_ms, 0.0, kernels, run.params.get("mode"), profiler="nsys")
+
+
+def _text(run: RecordedRun, artifact: Artifact) -> str:
     path = run.artifact(artifact)
     if path is None:
-        raise BadInput(
-            f"{run_label(run)}: no profile to compare (it has no {artifact.path}); "
-            "measure it with `ttt-mlflow run --profile torch`"
-        )
-    return path
+        raise ValueError(f"{artifact.path} is missing")
+    return path.read_text()
 
 
 def profile_diff(a: ProfiledStep, b: ProfiledStep) -> ProfileDiff:
@@ -100,6 +149,8 @@ def profile_diff(a: ProfiledStep, b: ProfiledStep) -> ProfileDiff:
         raise BadInput(
             f"{a.label} was profiled on {a.device}, {b.label} on {b.device}: compare two profiles of the same device"
         )
+    if a.profiler != b.profiler:
+        raise BadInput(f"{a.label} was profiled with {a.profiler}, {b.label} with {b.profiler}: compare one kind")
     if None not in (a.mode, b.mode) and a.mode != b.mode:
         raise BadInput(
             f"{a.label} was profiled in mode={a.mode}, {b.label} in mode={b.mode}: compare two profiles of one mode"
@@ -144,9 +195,15 @@ def diff_text(diff: ProfileDiff) -> str:
     return "\n".join([f"A: {diff.a.label}", f"B: {diff.b.label}", diff_title(diff), *_measured(diff), table])
 
 
+def diff_rows(diff: ProfileDiff) -> dict[str, list[Any]]:
+    """The table for a page: its columns and rows."""
+    return {"columns": list(COLUMNS), "rows": [list(row) for row in _rows(diff)]}
+
+
 def diff_title(diff: ProfileDiff) -> str:
     """For example ``a profiled step changed from 2 ms to 1.8 ms: -0.2 ms, -10.0 %``."""
-    return f"a profiled step changed from {_became(diff.a.step_ms, diff.b.step_ms, diff.change_ms)}"
+    what = "a profiled step" if diff.a.profiler == "torch" else "the kernels of a profiled step"
+    return f"{what} changed from {_became(diff.a.step_ms, diff.b.step_ms, diff.change_ms)}"
 
 
 def _measured(diff: ProfileDiff) -> list[str]:

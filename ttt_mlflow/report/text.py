@@ -18,8 +18,8 @@ def number(value: float) -> str:
 
 
 def escaped(text: str) -> str:
-    """``text`` for a cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """``text`` for a cell of a Markdown table. Renderers would take ``<`` for the begin of HTML."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 GRAY = "bright_black"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MLFLOW_DEFAULT = "Default"  # where `mlflow run .` puts its runs
+PARENT = "mlflow.parentRunId"  # MLflow's own tag
 PAGE = 1000  # runs a request; the server's limit is 50,000
 
 
@@ -70,6 +71,13 @@ class Store:
             if not token:
                 break
         return found
+
+    def children(self, run_id: str) -> list[StoreRun]:
+        """The child runs of a run, in its experiment."""
+        experiment_id = self._client.get_run(run_id).info.experiment_id
+        condition = f"tags.`{PARENT}` = '{run_id}'"
+        found = self._client.search_runs([experiment_id], condition, max_results=PAGE)
+        return [StoreRun(self._client, run, self._folder) for run in found]
 
     def experiments(self, name: str | None) -> list[str]:
         """The ids of the experiment ``name``, or of those in which this program's runs are by default.

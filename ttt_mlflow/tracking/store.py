@@ -79,7 +79,7 @@ def client_for_a_check(uri: str) -> Iterator["MlflowClient"]:
 @contextmanager
 def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
     """MLflow's client for reading: quiet, with timeouts for an interactive command."""
-    if reason := check_tracking(uri) or _missing_database(uri):
+    if reason := check_tracking(uri) or missing_database(uri):
         raise OSError(reason)
     with settings(QUIET), settings(PATIENCE):
         from mlflow import MlflowClient
@@ -88,7 +88,7 @@ def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
             yield MlflowClient(uri)
 
 
-def _missing_database(uri: str) -> str | None:
+def missing_database(uri: str) -> str | None:
     """The reason for which there is nothing to read: the SQLite file does not exist. MLflow would create it."""
     path = Path(uri.partition(":///")[2].partition("?")[0])
     return f"there is no {path}" if urlsplit(uri).scheme == "sqlite" and not path.exists() else None

@@ -1,0 +1,105 @@
+"""The comparison as text, Markdown, JSON, JUnit and HTML."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.compared import CPU, H200, passes_around, recorded
+from ttt_mlflow.report.comparison import ComparisonOptions, compare_sides
+from ttt_mlflow.report.comparison_export import comparison_json, comparison_junit
+from ttt_mlflow.report.comparison_page import comparison_html
+from ttt_mlflow.report.comparison_text import Report, comparison_markdown, comparison_text
+from ttt_mlflow.report.gate import Gate, decide
+from ttt_mlflow.report.profile_diff import ProfiledStep, profile_diff
+
+GATE = Gate(2.0)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    left = [
+        recorded(tmp_path, passes_around(1000 * b), config={"batch": b}, values={"peak_memory_allocated_gb": b})
+        for b in (1, 2, 3)
+    ]
+    right = [
+        recorded(
+            tmp_path,
+            passes_around(970, seed=1),
+            config={"batch": 1},
+            host={**H200, "driver": "590"},
+            values={"peak_memory_allocated_gb": 1.5},
+        ),
+        recorded(tmp_path, [], config={"batch": 2}, status="oom", host={**H200, "driver": "590"}),
+    ]
+    compared = compare_sides(left, right, ComparisonOptions())
+    step = ProfiledStep("run A", "cuda", 2.0, 0.5, {("gemm", "head"): 1.5})
+    faster = ProfiledStep("run B", "cuda", 1.5, 0.5, {("gemm", "head"): 1.0})
+    profiles = ((compared.pairs[0].title, profile_diff(step, faster)),)
+    return Report(
+        "v1.0",
+        "<script>alert(1)</script> | b",
+        compared,
+        decide(compared, GATE),
+        ("candidate x: still running",),
+        profiles,
+    )
+
+
+def test_text(report: Report) -> None:
+    text = comparison_text(report)
+    assert text.index("driver: 580.159.04 and 590") < text.index("slower"), "conditions come before any number"
+    for expected in (
+        "Baseline:  v1.0",
+        "the candidate did not fit into memory",
+        "peak memory 1 → 1.5 10⁹ bytes (+50.00 %, worse)",
+        "Only in the baseline:",
+        "candidate x: still running",
+        "a profiled step changed from 2 ms to 1.5 ms",
+        "Gate: failed",
+        "±0.",
+    ):
+        assert expected in text
+
+
+def test_markdown(report: Report) -> None:
+    text = comparison_markdown(report)
+    assert text.startswith("**1 slower, 1 cannot tell**")
+    assert "🔴 slower" in text
+    assert "❔ cannot tell" in text
+    assert "<summary>Kernels of" in text
+    assert "\\| b" in text
+    assert "<script>" not in text
+
+
+def test_json(report: Report) -> None:
+    data = json.loads(comparison_json(report))
+    assert (data["answer"], data["exit_code"]) == ("slower", 1)
+    first, second = data["pairs"]
+    assert first["low_pct"] < first["change_pct"] < first["high_pct"] < 0
+    assert first["conditions"] == [{"name": "driver", "baseline": "580.159.04", "candidate": "590"}]
+    assert (second["baseline"], second["change_pct"], second["answer"]) == (None, None, "cannot tell")
+
+
+def test_junit(report: Report) -> None:
+    suite = ElementTree.fromstring(comparison_junit(report, GATE))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "2")
+    assert "the limit is 2 %" in suite.findall("testcase")[0].find("failure").get("message")  # type: ignore[union-attr,operator]
+    without = ElementTree.fromstring(comparison_junit(report, Gate(allow_missing=True)))
+    assert (without.get("tests"), without.get("failures")) == ("2", "0")
+
+
+def test_page_holds_no_html_of_a_record(report: Report) -> None:
+    page = comparison_html(report)
+    assert "<script>alert" not in page
+    assert "\\u003cscript>alert(1)" in page
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_how_many_runs_would_tell(tmp_path: Path) -> None:
+    left, right = (recorded(tmp_path, passes_around(1000), host=CPU) for _ in range(2))
+    compared = compare_sides([left], [right], ComparisonOptions())
+    text = comparison_text(Report("a", "b", compared, decide(compared, Gate())))
+    assert "3 runs a side" in text
+    assert "Gate" not in text

@@ -1,0 +1,64 @@
+"""What differs between two sides besides the code."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.compared import CPU, H200, recorded
+from ttt_mlflow.record.recorded_run import LocalRun
+from ttt_mlflow.report.conditions import Facts, conditions_of
+from ttt_mlflow.report.measured import measured_in
+
+
+def conditions(baseline: list[LocalRun], candidate: list[LocalRun]) -> list[str]:
+    left, right = measured_in(baseline), measured_in(candidate)
+    return [str(one) for one in conditions_of(left, right, Facts())]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"gpu_uuid": "GPU-2"}, "GPU UUID: GPU-1 and GPU-2"),
+        ({"driver": "590"}, "driver: 580.159.04 and 590"),
+        ({"gpu_enforced_power_limit_w": 500.0}, "power limit in W: unknown and 500"),
+        ({"triton": None}, "triton: 3.6.0 and unknown"),
+        ({"gpu_mig": True}, "MIG: unknown and on"),
+        ({"hostname": "another"}, None),
+    ],
+)
+def test_facts_of_the_host(tmp_path: Path, change: dict[str, object], expected: str | None) -> None:
+    found = conditions([recorded(tmp_path, [1.0])], [recorded(tmp_path, [1.0], host={**H200, **change})])
+    assert found == ([expected] if expected else [])
+
+
+def test_on_a_cpu_the_host_counts(tmp_path: Path) -> None:
+    one, other = recorded(tmp_path, [1.0], host=CPU), recorded(tmp_path, [1.0], host={**CPU, "hostname": "there"})
+    assert conditions([one], [other]) == ["host: here and there"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"sm_clock_mhz_mean": 1950.0}, []),
+        ({"sm_clock_mhz_mean": 1900.0}, ["mean SM clock in MHz: 1,980 and 1,900"]),
+        ({"temperature_c_max": 45.0}, []),
+        ({"temperature_c_max": 61.0}, ["temperature in °C: 40 and 61"]),
+        ({}, []),
+    ],
+)
+def test_clocks_and_temperature(tmp_path: Path, values: dict[str, float], expected: list[str]) -> None:
+    base = recorded(tmp_path, [1.0], values={"sm_clock_mhz_mean": 1980.0, "temperature_c_max": 40.0})
+    assert conditions([base], [recorded(tmp_path, [1.0], values=values)]) == expected
+
+
+def test_the_way_of_measuring_and_the_verdict(tmp_path: Path) -> None:
+    base = recorded(tmp_path, [1.0])
+    other = recorded(tmp_path, [1.0], tag={"ttt.method": "2", "ttt.verdict": "unjudged"})
+    expected = ["way of measuring (ttt.method): 1 and 2", "verdict: valid and unjudged"]
+    assert conditions([base], [other]) == expected
+    assert conditions([other], [other]) == ["verdict: unjudged and unjudged"]
+
+
+def test_repetitions_on_several_gpus_are_named(tmp_path: Path) -> None:
+    runs = [recorded(tmp_path, [1.0], host={**H200, "gpu_uuid": f"GPU-{i}"}) for i in (1, 2)]
+    assert conditions(runs, runs) == ["GPU UUID: GPU-1, GPU-2 and GPU-1, GPU-2"]

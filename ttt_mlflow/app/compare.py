@@ -1,0 +1,159 @@
+"""Carries out `compare`: finds both sides, compares them, prints, records, and decides the exit code."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ttt_mlflow import names
+from ttt_mlflow.app.job import Destination, tell_mlflow
+from ttt_mlflow.app.output import print_error, print_text, show_error
+from ttt_mlflow.app.sides import Finder
+from ttt_mlflow.app.signals import ParentRun
+from ttt_mlflow.config import CompareConfig
+from ttt_mlflow.errors import BadInput, Killed, PublishFailed
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.recorded_run import RecordedRun
+from ttt_mlflow.report.comparison import ComparisonOptions, Pair, compare_sides
+from ttt_mlflow.report.comparison_export import comparison_json, comparison_junit
+from ttt_mlflow.report.comparison_page import comparison_html
+from ttt_mlflow.report.comparison_text import Report, comparison_markdown, comparison_text
+from ttt_mlflow.report.gate import Gate, decide
+from ttt_mlflow.report.profile_diff import ProfileDiff, profile_diff, read_profiles
+from ttt_mlflow.tracking import store as stores
+from ttt_mlflow.tracking.query import open_store
+
+
+def execute(parse: Callable[[], CompareConfig], destination: Destination, record: bool = False) -> int:
+    """Compare, print, and return the exit code. ``record``: keep the comparison as a run of its own.
+
+    Under `mlflow run` the comparison is recorded in the run that it made, and the code is 0 once that is done, unless
+    ``fail_above`` was given. Raises BadInput for sides that are not found or cannot be compared.
+    """
+    parent = ParentRun.of_this_process()
+    try:
+        config = parse()
+        report = _report(config, destination)
+    except (BadInput, Killed) as error:
+        if parent:
+            tell_mlflow(parent, error)
+        raise
+    print_text(rendered(report, config.format, gate_of(config)))
+    assert report.decision is not None
+    code = report.decision.exit_code
+    if record or parent:
+        failed = _record(config, report, destination, parent)
+        code = failed or (0 if parent and config.fail_above is None else code)
+    return code
+
+
+def gate_of(config: CompareConfig) -> Gate:
+    return Gate(config.fail_above, bool(config.inconclusive_ok), bool(config.allow_missing))
+
+
+def options_of(config: CompareConfig) -> ComparisonOptions:
+    return ComparisonOptions(config.resolution, bool(config.strict), bool(config.include_invalid))
+
+
+def rendered(report: Report, form: str, gate: Gate) -> str:
+    """The report in one of the formats text, markdown, json, junit and html."""
+    forms: dict[str, Callable[[], str]] = {
+        "text": lambda: comparison_text(report),
+        "markdown": lambda: comparison_markdown(report),
+        "json": lambda: comparison_json(report),
+        "junit": lambda: comparison_junit(report, gate),
+        "html": lambda: comparison_html(report),
+    }
+    return forms[form]()
+
+
+def report_of(sides: Sequence[tuple[str, Sequence[RecordedRun]]], options: ComparisonOptions, gate: Gate) -> Report:
+    """The report on two sides, each a text and its runs, with the change of the kernels where both were profiled."""
+    (baseline, left), (candidate, right) = sides
+    compared = compare_sides(left, right, options)
+    profiles = tuple((pair.title, diff) for pair in compared.pairs if (diff := _profiles(pair)))
+    return Report(baseline, candidate, compared, decide(compared, gate), profiles=profiles)
+
+
+def _report(config: CompareConfig, destination: Destination) -> Report:
+    with _finder(destination) as finder:
+        baseline = finder.side("baseline", config.baseline)
+        candidate = finder.side("candidate", config.candidate)
+        sides = [(baseline.text, baseline.runs), (candidate.text, candidate.runs)]
+        report = report_of(sides, options_of(config), gate_of(config))
+    return Report(
+        report.baseline,
+        report.candidate,
+        report.compared,
+        report.decision,
+        (*baseline.left_out, *candidate.left_out),
+        report.profiles,
+    )
+
+
+@contextlib.contextmanager
+def _finder(destination: Destination) -> Iterator[Finder]:
+    """Where runs are looked for. Without a store that was asked for, the local records are enough."""
+    uri = stores.resolve_tracking_uri(destination.tracking_uri)
+    logdir = Path(destination.logdir)
+    if not destination.tracking_uri and (reason := stores.missing_database(uri)):
+        yield Finder(None, logdir, destination.experiment_name, reason)
+        return
+    with open_store(uri) as store:
+        yield Finder(store, logdir, destination.experiment_name)
+
+
+def _profiles(pair: Pair) -> ProfileDiff | None:
+    """The change by kernel between the newest profiled runs of both sides; None if a side has no such profile."""
+    sides = [
+        max((one.run for one in side), key=lambda run: (_has_profile(run), run.started_at))
+        for side in (pair.baseline, pair.candidate)
+    ]
+    if not all(_has_profile(run) for run in sides):
+        return None
+    try:
+        return profile_diff(*read_profiles(*sides))
+    except BadInput as error:  # two profiles of different kinds; the comparison itself does not need them
+        print_error(f"Note: {pair.title}: the kernels are not compared: {error}")
+        return None
+
+
+def _has_profile(run: RecordedRun) -> bool:
+    return run.params.get("profile", "none") not in ("none", "memory", "")
+
+
+def _record(config: CompareConfig, report: Report, destination: Destination, parent: ParentRun | None) -> int:
+    """Record the comparison as a run, and publish it. Returns the exit code of a failed publication, else 0."""
+    from ttt_mlflow.tracking import publish
+
+    record = Journal.create(Path(destination.logdir), config.model_dump(mode="json"), CompareConfig.entry_point)
+    record_comparison(record, report)
+    uri = stores.resolve_tracking_uri(None if parent else destination.tracking_uri)
+    try:
+        published = publish.publish(
+            record, uri, parent.run_id if parent else None, None if parent else destination.experiment_name
+        )
+    except PublishFailed as error:
+        show_error(error)
+        return error.exit_code
+    print_error(f"Recorded: {record.path}, MLflow run {published.run_id} in {published.tracking_uri}")
+    return 0
+
+
+def record_comparison(record: Journal, report: Report) -> None:
+    """Fill ``record`` with the comparison: its answer as tag, Markdown as description, data and page as artifacts."""
+    config = CompareConfig.parse(record.settings)
+    record.set_used(config.model_dump(mode="json"))
+    record.update_params(config.model_dump(exclude={"format"}))
+    record.update_tags(
+        {
+            names.TAG_KIND: config.kind,
+            names.TAG_ENTRY_POINT: config.entry_point,
+            names.TAG_JOURNAL_ID: record.journal_id,
+            names.TAG_COMPARISON: report.compared.answer,
+            names.TAG_STATUS: "ok",
+        }
+    )
+    record.set_description(comparison_markdown(report))
+    record.write_artifact(names.ARTIFACT_COMPARISON, comparison_json(report))
+    record.write_artifact(names.ARTIFACT_COMPARISON_PAGE, comparison_html(report))
+    record.set_status("ok", exit_code=report.decision.exit_code if report.decision else 0)
