@@ -1,9 +1,12 @@
-"""Checks whether equal runs compare as equal, and whether a slowdown of one percent is found.
+"""Measures how far equal runs differ, and checks whether they compare as equal and a slowdown of 1 % is found.
 
 ``python -m benchmarks.repeatability OUTPUT_FOLDER`` makes runs of one configuration and, between them, runs of the same
 configuration with a wait in the decode step. Each has its own process or, with ``--in-process``, its own model, capture
 and warm-up in this process. It writes OUTPUT_FOLDER/repeatability.json, .txt and .png, again after every slow run; the
 records are in OUTPUT_FOLDER/runs. Exit code 0 if all requirements are met, 1 if not, 2 if it could not be measured.
+
+With ``--base-only`` there are no slow runs. The standard deviation of the medians, and whether the power cap was
+active, is what ttt_mlflow/measurement/comparison.py knows of a kind of GPU.
 """
 
 import argparse
@@ -20,12 +23,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import chi2
 
 from benchmarks.calibrate import Calibration, calibrate
 from benchmarks.runs import Order, facts_of, last_line, record, record_order, register_slowed
 from ttt_mlflow.errors import TTTError
-from ttt_mlflow.measurement.comparison import RUN_TO_RUN_PCT, compare
+from ttt_mlflow.measurement.comparison import POWER_CAPPED_PCT, RunToRun, answers, compare
 from ttt_mlflow.measurement.statistics import median_confidence_interval
+from ttt_mlflow.names import CLOCK_EVENT_PCT
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import LocalRun
@@ -34,24 +39,31 @@ from ttt_mlflow.report.text import text_table
 MEDIANS_WITHIN_PCT = 0.5
 FALSE_ALARMS_MOST = 1 / 20
 FOUND_LEAST = 19 / 20
+RUN_TO_RUN_PCT = 0.18  # standard deviation of the medians for the comparisons, unless told otherwise
+RESOLUTION_PCT = 1.0
 BASE, SLOW = "base", "slow"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its kind, the tokens/s of its complete passes, and its verdict."""
+    """One run: its kind, the tokens/s of its complete passes, and its verdict.
+
+    power_cap_pct: share of the measured section at the software power cap; None where it was not sampled.
+    """
 
     kind: str
     journal_id: str
     tokens_per_s: list[float]
     verdict: str
     reasons: str
+    power_cap_pct: float | None = None
 
     @classmethod
     def of(cls, kind: str, journal: Journal) -> "Run":
         tags = journal.tags
         verdict, reasons = tags.get("ttt.verdict", "not judged"), tags.get("ttt.reasons", "")
-        return cls(kind, journal.journal_id, throughputs(LocalRun(journal)), verdict, reasons)
+        capped = journal.metrics.get(CLOCK_EVENT_PCT["sw_power_cap"].name)
+        return cls(kind, journal.journal_id, throughputs(LocalRun(journal)), verdict, reasons, capped)
 
     @property
     def median(self) -> float:
@@ -78,13 +90,15 @@ class Outcome:
     """The results of the runs. Invalid runs are left out, as in every comparison.
 
     spread_pct: difference between the largest and the smallest base median, in percent.
-    run_to_run_pct: limit of the difference of two base medians in 95 of 100 pairs, from their standard deviation.
+    deviation_pct: standard deviation of the logarithms of the base medians, in percent, with the ends of its 95 %
+    confidence interval. capped: base runs at the software power cap; None if a run was not sampled.
     slowdown_pct: difference between the medians of the base runs and the slow runs.
     """
 
     left_out: list[str]
     spread_pct: float
-    run_to_run_pct: float
+    deviation_pct: tuple[float, float, float]
+    capped: Count | None
     slowdown_pct: float | None
     base_pairs: Count
     neighbors: Count
@@ -124,25 +138,36 @@ def evaluate(runs: Sequence[Run], run_to_run_pct: float) -> Outcome:
         said = "; ".join(left_out) or "none was left out"
         raise TTTError(f"{len(base)} base runs cannot be compared with each other (left out: {said})")
 
-    def word(one: Run, other: Run) -> str:
-        return compare(one.tokens_per_s, other.tokens_per_s, run_to_run_pct=run_to_run_pct).word
+    known = RunToRun(run_to_run_pct, "--run-to-run-pct")
+
+    def answer(one: Run, other: Run) -> str:
+        return answers([compare([one.tokens_per_s], [other.tokens_per_s], run_to_run=known)], RESOLUTION_PCT)[0]
 
     def count(pairs: Sequence[tuple[Run, Run]], *words: str) -> Count:
-        return Count(sum(word(*pair) in words for pair in pairs), len(pairs))
+        return Count(sum(answer(*pair) in words for pair in pairs), len(pairs))
 
-    medians = [run.median for run in base]
+    medians, shares = [run.median for run in base], [run.power_cap_pct for run in base]
     # a slow run compared with the previous base run
     one_each = [(before, run) for before, run in pairwise(judged) if (before.kind, run.kind) == (BASE, SLOW)]
     return Outcome(
         left_out,
         100 * (max(medians) / min(medians) - 1),
-        100 * float(np.expm1(1.96 * 2**0.5 * np.std(np.log(medians), ddof=1))),
+        deviation(medians),
+        None if None in shares else Count(sum(share > POWER_CAPPED_PCT for share in shares if share), len(base)),
         100 * (1 - float(np.median([run.median for run in slow])) / float(np.median(medians))) if slow else None,
         count(list(combinations(base, 2)), "faster", "slower"),
         count(list(pairwise(base)), "faster", "slower"),
         count(one_each, "slower") if one_each else None,
         count(list(product(base, slow)), "slower") if slow else None,
     )
+
+
+def deviation(medians: Sequence[float]) -> tuple[float, float, float]:
+    """The standard deviation of the logarithms in percent, and the ends of its 95 % confidence interval (χ²)."""
+    freedom = len(medians) - 1
+    found = 100 * float(np.std(np.log(medians), ddof=1))
+    low, high = (found * (freedom / float(chi2.ppf(share, freedom))) ** 0.5 for share in (0.975, 0.025))
+    return found, low, high
 
 
 # Making the runs
@@ -160,8 +185,13 @@ def settings(arguments: argparse.Namespace) -> dict[str, str]:
     return asked | dict(pair.split("=", 1) for pair in arguments.set)
 
 
-def prepare(arguments: argparse.Namespace) -> Calibration:
-    """The wait of the slow runs, calibrated in a separate process unless all runs are in this one."""
+def prepare(arguments: argparse.Namespace) -> Calibration | None:
+    """The wait of the slow runs, calibrated in a separate process unless all runs are in this one.
+
+    None: no slow runs are asked for.
+    """
+    if arguments.base_only:
+        return None
     asked = settings(arguments)
     if arguments.in_process:
         return calibrate(asked, arguments.slowdown_pct)
@@ -170,17 +200,28 @@ def prepare(arguments: argparse.Namespace) -> Calibration:
     return Calibration(**json.loads(text))
 
 
-def make_runs(arguments: argparse.Namespace, wait_us: float) -> Iterator[Run]:
-    """Base and slow runs in turn. Raises TTTError for a run that cannot be measured."""
+def make_runs(arguments: argparse.Namespace, waits: Calibration | None) -> Iterator[Run]:
+    """Base and slow runs in turn; without ``waits`` base runs only.
+
+    Raises TTTError for a run that cannot be measured.
+    """
     asked, logdir = settings(arguments), arguments.folder / "runs"
-    slowed = {**asked, "model_name": register_slowed(arguments.model, wait_us)} if arguments.in_process else asked
+    slowed = asked
+    if waits and arguments.in_process:
+        slowed = {**asked, "model_name": register_slowed(arguments.model, waits.wait_us)}
     for _ in range(arguments.runs):
-        for kind in (BASE, SLOW):
+        for kind in kinds(arguments):
             if arguments.in_process:
                 gc.collect()
                 yield Run.of(kind, record(logdir, slowed if kind == SLOW else asked))
             else:
-                yield Run.of(kind, record_order(Order(str(logdir), asked, wait_us if kind == SLOW else None)))
+                wait_us = waits.wait_us if waits and kind == SLOW else None
+                yield Run.of(kind, record_order(Order(str(logdir), asked, wait_us)))
+
+
+def kinds(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The kinds of runs that are made in turn."""
+    return (BASE,) if arguments.base_only else (BASE, SLOW)
 
 
 # Output
@@ -193,17 +234,19 @@ def summary(outcome: Outcome, runs: Sequence[Run], how: dict[str, Any]) -> str:
         low, high = median_confidence_interval(run.tokens_per_s) or (float("nan"), float("nan"))
         interval = f"[{low:,.1f}, {high:,.1f}]"
         verdict = f"{run.verdict} {run.reasons}".strip()
-        rows.append((run.kind, f"{run.median:,.1f}", interval, str(len(run.tokens_per_s)), verdict))
-    columns = ("run", "tokens/s", "95 % confidence interval", "passes", "verdict")
+        capped = "–" if run.power_cap_pct is None else f"{run.power_cap_pct:.0f} %"
+        rows.append((run.kind, f"{run.median:,.1f}", interval, str(len(run.tokens_per_s)), capped, verdict))
+    columns = ("run", "tokens/s", "95 % confidence interval", "passes", "power cap", "verdict")
     slowdown = "" if outcome.slowdown_pct is None else f"slow runs made {outcome.slowdown_pct:.2f} % fewer tokens/s"
     lines = [
         *(f"{name}: {value}" for name, value in how.items()),
         "",
-        text_table(columns, rows, columns[1:4]),
+        text_table(columns, rows, columns[1:5]),
         "",
         *(f"left out, invalid: {line}" for line in outcome.left_out),
         f"neighboring base runs called different: {outcome.neighbors}",
-        f"run_to_run_pct by these base runs: {outcome.run_to_run_pct:.3f} (2.8 standard deviations of the medians)",
+        "standard deviation of the base medians: {:.3f} % [{:.3f}, {:.3f}]".format(*outcome.deviation_pct),
+        f"base runs at the software power cap: {'not sampled' if outcome.capped is None else outcome.capped}",
         slowdown,
         "",
         *(f"{'PASS' if holds else 'MISS'}  {text}" for text, holds in outcome.checks),
@@ -218,6 +261,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     for kind, color in ((BASE, "C0"), (SLOW, "C1")):
         numbers = [number for number, run in enumerate(runs, 1) if run.kind == kind]
         shown = [run for run in runs if run.kind == kind]
+        if not shown:
+            continue
         medians = [run.median for run in shown]
         ends = [median_confidence_interval(run.tokens_per_s) or (run.median, run.median) for run in shown]
         lengths = [[m - low for m, (low, _) in zip(medians, ends, strict=True)]]
@@ -255,7 +300,9 @@ def parser() -> argparse.ArgumentParser:
     # with a precision of half a percent, medians need not agree within half a percent
     parsed.add_argument("--precision-pct", type=float, default=0.2, help="precision_pct of a run [0.2]")
     parsed.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter of a run")
-    parsed.add_argument("--run-to-run-pct", type=float, default=RUN_TO_RUN_PCT, help=f"[{RUN_TO_RUN_PCT}]")
+    help_text = f"standard deviation of runs' medians that the comparisons assume [{RUN_TO_RUN_PCT}]"
+    parsed.add_argument("--run-to-run-pct", type=float, default=RUN_TO_RUN_PCT, help=help_text)
+    parsed.add_argument("--base-only", action="store_true", help="no slow runs: only how far equal runs differ")
     parsed.add_argument("--in-process", action="store_true", help="all runs in one process, each built again")
     return parsed
 
@@ -272,12 +319,15 @@ def main(words: Sequence[str] | None = None) -> int:
     runs: list[Run] = []
     try:
         waits = prepare(arguments)
-        print(f"a step of a slow run waits {waits.wait_us:.2f} µs; measured: {waits.seen_pct:.2f} % longer", flush=True)
-        for run in make_runs(arguments, waits.wait_us):
+        if waits:
+            said = f"a step of a slow run waits {waits.wait_us:.2f} µs; measured: {waits.seen_pct:.2f} % longer"
+            print(said, flush=True)
+        in_turn = len(kinds(arguments))
+        for run in make_runs(arguments, waits):
             runs.append(run)
             said = f"{run.median:,.1f} tokens/s, passes: {len(run.tokens_per_s)}, {run.verdict} {run.reasons}"
-            print(f"{run.kind} run {(len(runs) + 1) // 2} of {arguments.runs}: {said}".rstrip(), flush=True)
-            if run.kind == SLOW and len(runs) < 2 * arguments.runs:
+            print(f"{run.kind} run {-(-len(runs) // in_turn)} of {arguments.runs}: {said}".rstrip(), flush=True)
+            if len(runs) % in_turn == 0 and len(runs) < in_turn * arguments.runs:
                 keep(arguments, waits, runs, began)
         outcome = evaluate(runs, arguments.run_to_run_pct)
     except TTTError as error:
@@ -287,24 +337,31 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0 if outcome.passed else 1
 
 
-def keep(arguments: argparse.Namespace, waits: Calibration, runs: Sequence[Run], began: datetime) -> None:
+def keep(arguments: argparse.Namespace, waits: Calibration | None, runs: Sequence[Run], began: datetime) -> None:
     """Write the results so far, so that an early end keeps them."""
     if sum(run.kind == BASE and run.verdict != "invalid" for run in runs) >= 2:
         outcome = evaluate(runs, arguments.run_to_run_pct)
         write(arguments.folder, outcome, runs, how_made(arguments, waits, runs, began))
 
 
-def how_made(arguments: argparse.Namespace, waits: Calibration, runs: Sequence[Run], began: datetime) -> dict[str, Any]:
+def how_made(
+    arguments: argparse.Namespace, waits: Calibration | None, runs: Sequence[Run], began: datetime
+) -> dict[str, Any]:
     """When, where and how the runs were made."""
     first = Journal.open(arguments.folder / "runs" / runs[0].journal_id)
+    waited = {}
+    if waits:
+        waited = {
+            "wait in a slow run's step": f"{waits.wait_us:.2f} µs of {waits.step_us:.1f} µs, the launch not counted",
+            "slowdown when tried out": f"{waits.seen_pct:.2f} %",
+        }
     return {
         "date": f"{began:%Y-%m-%d %H:%M} UTC, {(datetime.now(UTC) - began).total_seconds():.0f} s in all",
         "command": f"python -m benchmarks.repeatability {' '.join(arguments.words)}",
-        "runs": f"{len(runs)} of {2 * arguments.runs}",
+        "runs": f"{len(runs)} of {len(kinds(arguments)) * arguments.runs}",
         "runs were made": "all in one process" if arguments.in_process else "each in its own process",
         "configuration": first.run_name,
-        "wait in a slow run's step": f"{waits.wait_us:.2f} µs of {waits.step_us:.1f} µs, the launch not counted",
-        "slowdown when tried out": f"{waits.seen_pct:.2f} %",
+        **waited,
         "run_to_run_pct of the comparisons": arguments.run_to_run_pct,
         **facts_of(first),
     }

@@ -67,7 +67,7 @@ def measure(side: str, folder: Path, asked: dict[str, Any], output: Path) -> Mea
 
 
 def compared(runs: Sequence[Measured]) -> str:
-    """The answer, the change of the candidate against the baseline, and what stands in the way if there is no answer."""
+    """The answer, the change of the candidate against the baseline, and what stands in the way of an answer."""
     gpu_name = facts_of(runs[0].journal).get("gpu_name")
     known = known_run_to_run(gpu_name, any(power_capped(run.journal.metrics) for run in runs))
     sides = {side: [run.rates for run in runs if run.side == side] for side in set(ORDER)}

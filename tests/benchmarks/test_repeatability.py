@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ def in_turn(base: list[float], slow: list[float]) -> list[Run]:
 
 
 def test_steady_runs_and_a_slowdown() -> None:
-    outcome = evaluate(in_turn([1000.0, 1001.0, 999.0], [990.0, 991.0, 989.0]), 0.5)
+    outcome = evaluate(in_turn([1000.0, 1001.0, 999.0], [990.0, 991.0, 989.0]), 0.18)
     assert outcome.spread_pct == pytest.approx(100 * 2 / 999)
-    assert outcome.run_to_run_pct == pytest.approx(2.77 * 0.1, rel=0.01)
+    deviation, low, high = outcome.deviation_pct
+    assert deviation == pytest.approx(0.1, rel=0.01)
+    assert (low, high) == pytest.approx((0.0521, 0.628), rel=0.01)  # χ² with 2 degrees of freedom: 7.378 and 0.0506
+    assert outcome.capped is None
     assert outcome.slowdown_pct == pytest.approx(1.0)
     assert (outcome.base_pairs, outcome.neighbors) == (Count(0, 3), Count(0, 2))
     assert (outcome.found_one_each, outcome.found_all) == (Count(3, 3), Count(9, 9))
@@ -33,34 +37,40 @@ def test_steady_runs_and_a_slowdown() -> None:
 
 
 def test_base_runs_that_differ_are_missed() -> None:
-    outcome = evaluate(in_turn([1000.0, 1010.0, 1000.0], [980.0, 980.0, 980.0]), 0.5)
+    outcome = evaluate(in_turn([1000.0, 1010.0, 1000.0], [980.0, 980.0, 980.0]), 0.18)
     assert (outcome.base_pairs, outcome.neighbors) == (Count(2, 3), Count(2, 2))
     assert [holds for _, holds in outcome.checks] == [False, False, True, True]
     assert not outcome.passed
 
 
 def test_a_slowdown_that_is_not_found_is_missed() -> None:
-    outcome = evaluate(in_turn([1000.0] * 4, [998.0] * 4), 0.5)
+    outcome = evaluate(in_turn([1000.0] * 4, [998.0] * 4), 0.18)
     assert outcome.found_all == Count(0, 16)
     assert [holds for _, holds in outcome.checks] == [True, True, False, False]
 
 
 def test_a_slow_run_that_looks_faster_is_not_a_find() -> None:
-    assert evaluate(in_turn([1000.0] * 2, [1020.0] * 2), 0.5).found_all == Count(0, 4)
+    assert evaluate(in_turn([1000.0] * 2, [1020.0] * 2), 0.18).found_all == Count(0, 4)
 
 
 def test_invalid_runs_are_left_out_and_named() -> None:
     bad = made(BASE, 500.0, "invalid", "drift")
     runs = [made(BASE, 1000.0), bad, made(SLOW, 990.0), made(BASE, 1000.5), made(SLOW, 990.0)]
-    outcome = evaluate(runs, 0.5)
+    outcome = evaluate(runs, 0.18)
     assert outcome.left_out == [f"{bad.journal_id} (base): drift"]
     assert outcome.base_pairs == Count(0, 1)
     assert outcome.found_one_each == Count(2, 2)
 
 
+def test_base_runs_at_the_power_cap_are_counted() -> None:
+    runs = [replace(made(BASE, 1000.0), power_cap_pct=share) for share in (0.0, 5.0, 5.1, 100.0)]
+    assert evaluate(runs, 0.18).capped == Count(2, 4)
+    assert evaluate([*runs, made(BASE, 1000.0)], 0.18).capped is None
+
+
 def test_too_few_base_runs() -> None:
     with pytest.raises(TTTError, match=r"1 base runs .*drift"):
-        evaluate([made(BASE, 1.0), made(SLOW, 1.0), made(BASE, 1.0, "invalid", "drift")], 0.5)
+        evaluate([made(BASE, 1.0), made(SLOW, 1.0), made(BASE, 1.0, "invalid", "drift")], 0.18)
 
 
 def test_twenty_runs_as_a_card_makes_them() -> None:
@@ -68,7 +78,7 @@ def test_twenty_runs_as_a_card_makes_them() -> None:
     rng = np.random.default_rng(0)
     base = 1000 * np.exp(1e-3 * rng.standard_normal(20))
     slow = 990 * np.exp(1e-3 * rng.standard_normal(20))
-    outcome = evaluate(in_turn(base.tolist(), slow.tolist()), 0.5)
+    outcome = evaluate(in_turn(base.tolist(), slow.tolist()), 0.18)
     assert outcome.base_pairs.pairs == 190
     assert outcome.found_all is not None
     assert outcome.found_all.pairs == 400
@@ -77,7 +87,7 @@ def test_twenty_runs_as_a_card_makes_them() -> None:
 
 def test_what_is_written(tmp_path: Path) -> None:
     runs = [*in_turn([1000.0, 1010.0], [990.0, 990.0]), made(BASE, 1.0, "invalid", "short_section")]
-    outcome: Outcome = evaluate(runs, 0.5)
+    outcome: Outcome = evaluate(runs, 0.18)
     text = write(tmp_path, outcome, runs, {"runs were made": "here"})
     assert text == (tmp_path / "repeatability.txt").read_text()
     assert "runs were made: here" in text
@@ -109,6 +119,20 @@ def test_runs_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert kept["how"]["configuration"].startswith("ttt-tiny")
     assert kept["outcome"]["slowdown_pct"] > 0
     assert "slow run 2 of 2" in capsys.readouterr().out
+
+
+def test_base_runs_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), *QUICK, "--in-process", "--base-only"]) in (0, 1)
+    kept = json.loads((tmp_path / "repeatability.json").read_text())
+    assert [run["kind"] for run in kept["runs"]] == [BASE, BASE]
+    assert kept["how"]["runs"] == "2 of 2"
+    assert kept["outcome"]["slowdown_pct"] is None
+    said = capsys.readouterr().out
+    assert "base run 2 of 2" in said
+    assert "standard deviation of the base medians: " in said
+    assert "base runs at the software power cap: not sampled" in said
+    assert "slow run" not in said
+    assert "fewer tokens" not in said
 
 
 def test_what_was_measured_before_a_run_failed_is_kept(

@@ -61,8 +61,8 @@ def power_capped(metrics: Mapping[str, float]) -> bool:
 def known_run_to_run(gpu_name: str | None, power_capped: bool) -> RunToRun | None:
     """The run-to-run variance that was measured on GPUs of this kind; None for another GPU and for a CPU.
 
-    power_capped: whether a run of the comparison was at the software power cap (:func:`power_capped`). Runs repeat worse
-    there, and how much worse was not measured yet.
+    power_capped: whether a run of the comparison was at the software power cap, by :func:`power_capped`. Runs repeat
+    worse there, and how much worse was not measured yet.
     """
     if gpu_name is None or power_capped:
         return None
