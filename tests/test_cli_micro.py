@@ -156,7 +156,7 @@ def test_table_record_and_ui_are_shown(invoke: Callable[..., Result], fake: Fake
     experiment = client.get_experiment_by_name("shown")
     assert experiment is not None
     (found,) = client.search_runs([experiment.experiment_id])
-    assert found.info.run_name == "micro mlp_1_dual float16 h32x64 b128,4096"
+    assert found.info.run_name == "mlp_1_dual b128,4096 cpu"
     assert found.data.tags["ttt.entry_point"] == "micro"
     (point,) = client.get_metric_history(found.info.run_id, "kernel_us/good")
     assert (point.step, point.value) == (128, 16.0)

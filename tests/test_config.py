@@ -139,14 +139,6 @@ def test_a_later_field_enters_an_id_only_with_another_value_than_before(monkeypa
     assert Later.parse({}).config_id() != old
 
 
-def test_run_names() -> None:
-    name = MicroConfig.parse({"kernels": "a,b", "batches": "128,1"}).run_name
-    assert name == "micro a,b float16 h32x64 b1,128"
-    many = {"kernels": ",".join("abcd"), "batches": ",".join(map(str, range(1, 99)))}
-    assert MicroConfig.parse(many).run_name == "micro 4 kernels float16 h32x64 b1…98"
-    assert RunConfig.parse({"inner_net": "mlp_1_dual"}).run_name == "ttt-1b mlp_1_dual decode b64 p1 g512"
-
-
 @pytest.mark.parametrize("kind", [RunConfig, MicroConfig])
 def test_thresholds(kind: type[RunConfig] | type[MicroConfig]) -> None:
     assert kind.parse({}).thresholds == kind.parse({"thresholds": "none"}).thresholds == ()

@@ -36,7 +36,7 @@ def test_the_example_model_is_short_and_is_measured(tmp_path: Path) -> None:
     command = ttt_mlflow_run({**QUICK, "model_name": "toy", "logdir": str(tmp_path / "runs")})
     done = run(command, {**environment(new_store(tmp_path)), "PYTHONPATH": str(site)})
     assert done.returncode == 0, done.stderr
-    assert "toy decode b2 p1 g3" in done.stdout
+    assert "toy b2 g3 cpu" in done.stdout
 
 
 def test_the_example_kernel_is_right_and_is_timed(tmp_path: Path) -> None:

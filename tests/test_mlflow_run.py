@@ -83,7 +83,7 @@ def recorded(request: pytest.FixtureRequest) -> Recorded:
 def test_run_is_finished_and_named(recorded: Recorded) -> None:
     net = recorded.run.data.params["inner_net"]
     assert recorded.run.info.status == "FINISHED"
-    assert recorded.run.info.run_name == f"ttt-tiny {net} decode b2 p1 g3"
+    assert recorded.run.info.run_name == f"ttt-tiny {net} b2 g3 cpu"
 
 
 def test_parameters_are_those_really_used(recorded: Recorded) -> None:

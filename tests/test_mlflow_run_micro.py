@@ -49,7 +49,7 @@ def artifacts(client: MlflowClient, run_id: str, folder: str | None = None) -> s
 
 def test_run_is_finished_and_named(recorded: Run) -> None:
     assert recorded.info.status == "FINISHED"
-    assert recorded.info.run_name == "micro mlp_1_dual,mlp_2_dual float16 h2x64 b1,2"
+    assert recorded.info.run_name == "2 kernels b1,2 h2x64 cpu mlp_1_dual,mlp_2_dual"
     assert recorded.data.tags["ttt.entry_point"] == recorded.data.tags["mlflow.project.entryPoint"] == "micro"
     assert {name for name in recorded.data.tags if name.startswith("ttt.")} <= TAG_NAMES
     assert "| kernel | batch |" in recorded.data.tags["mlflow.note.content"]

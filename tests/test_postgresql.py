@@ -69,7 +69,7 @@ def test_a_run_arrives_in_postgresql(database: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         client = MlflowClient(uri)
         (only,) = client.search_runs(["0"], "metrics.decode_tokens_per_s > 0 and tags.`ttt.status` = 'ok'")
-        assert only.info.run_name == "ttt-tiny mlp_1_dual decode b2 p1 g3"
+        assert only.info.run_name == "ttt-tiny mlp_1_dual b2 g3 cpu"
         artifacts = {entry.path for entry in client.list_artifacts(only.info.run_id)}
         assert {"config.json", "timing", "environment"} <= artifacts
         server.press_ctrl_c()

@@ -16,6 +16,7 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement import thresholds
 from ttt_mlflow.measurement.budget import Budget
 from ttt_mlflow.measurement.thresholds import Thresholds
+from ttt_mlflow.run_name import micro_run_name, model_run_name
 
 DEFAULT_LOGDIR = "./ttt_runs"  # the folder of the records
 TRUE_WORDS = ("true", "1", "yes", "on")
@@ -271,11 +272,7 @@ class RunConfig(Configuration):
 
     @property
     def run_name(self) -> str:
-        """For example ``ttt-1b mlp_2_dual_triton decode b1024 p1 g2048``."""
-        parts = [self.model_name, self.inner_net, self.mode, f"b{self.batch}", f"p{self.promptlen}"]
-        if self.mode == "decode":
-            parts.append(f"g{self.genlen}")
-        return " ".join(part for part in parts if part)
+        return model_run_name(self.model_dump(), _defaults(RunConfig))
 
 
 class MicroConfig(Configuration):
@@ -333,14 +330,11 @@ class MicroConfig(Configuration):
 
     @property
     def run_name(self) -> str:
-        """For example ``micro mlp_1_dual_triton,mlp_2_dual_triton float16 h32x64 b128,512``."""
-        kernels, batches = as_text(self.kernels), as_text(self.batches)
-        # MLflow's store limits the length of the name
-        if self.kernels and len(self.kernels) > 3:
-            kernels = f"{len(self.kernels)} kernels"
-        if self.batches and len(self.batches) > 6:
-            batches = f"{self.batches[0]}…{self.batches[-1]}"
-        return f"micro {kernels} {self.dtype} h{self.heads}x{self.head_dim} b{batches}"
+        return micro_run_name(self.model_dump(), _defaults(MicroConfig))
+
+
+def _defaults(kind: type[Configuration]) -> dict[str, Any]:
+    return {name: field.default for name, field in kind.model_fields.items()}
 
 
 def _texts(value: Any) -> Any:

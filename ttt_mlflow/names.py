@@ -5,6 +5,7 @@ its meaning, and code records through the object. ``python -m docs.generate`` wr
 from the configurations, whose fields are the parameters.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -59,8 +60,9 @@ class PartMetric(Metric):
     """A number of one part of a step."""
 
     def of(self, part: str) -> Metric:
-        """The metric of ``part``, for example ``part_us/inner_net``."""
-        return replace(self, name=f"{self.name}/{part}")
+        """The metric of ``part``, for example ``part_us/inner_net_state`` for the part "inner net state"."""
+        safe = re.sub(r"[^a-z0-9]+", "_", part.lower())
+        return replace(self, name=f"{self.name}/{safe}")
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,20 @@ DRIFT_WITHIN_PASS_P_VALUE = Metric(
     "p-value of drift_within_pass_pct: probability of as much drift by chance",
     label="drift within a pass, p-value",
 )
+PASS_TOKENS_PER_S = Metric(
+    "pass_tokens_per_s",
+    "tokens/s",
+    "throughput of each complete timed pass: a series with the number of the pass as its step",
+    "higher",
+    "throughput of a pass",
+)
+DISCARDED_TOKENS_PER_S = Metric(
+    "discarded_tokens_per_s",
+    "tokens/s",
+    "median throughput of each attempt that retry_invalid discarded: a series with the attempt as its step",
+    "higher",
+    "throughput of a discarded attempt",
+)
 ATTEMPTS = Metric(
     "attempts", "count", "measurements made with retry_invalid, of which only the last one counts", label="attempts"
 )
@@ -454,6 +470,11 @@ TAG_TORCH = Tag("ttt.torch", "PyTorch version")
 TAG_TRITON = Tag("ttt.triton", "Triton version")
 TAG_NSYS = Tag("ttt.nsys", "version of Nsight Systems, if it recorded a pass")
 TAG_GIT_DIRTY = Tag("ttt.git_dirty", "true if the working tree had uncommitted changes")
+TAG_GIT_COMMIT = Tag("mlflow.source.git.commit", "MLflow's own tag: the commit that the package runs from")
+TAG_GIT_BRANCH = Tag("mlflow.source.git.branch", "MLflow's own tag: the branch of that checkout, if it is on one")
+TAG_GIT_REPO_URL = Tag(
+    "mlflow.source.git.repoURL", "MLflow's own tag: the address of that checkout's first remote, without credentials"
+)
 TAG_KIND = Tag("ttt.kind", "what the run is: decode, prefill, micro, sweep or compare")
 TAG_METHOD = Tag("ttt.method", "version of the way of measuring; it rises whenever the timing changes")
 TAG_CONFIG_ID = Tag(
@@ -559,7 +580,9 @@ ARTIFACT_MICRO_PAGE = Artifact(
     "the same as an interactive chart, with GB/s and share of the read bandwidth; needs no network",
 )
 ARTIFACT_KERNELS = Artifact(
-    "profiles/kernels.json", "the profiled kernels as an MLflow table: kernel, part, calls, us_per_step, share_pct"
+    "profiles/kernels.json",
+    "the profiled kernels as an MLflow table, from PyTorch's profiler, else Nsight Systems: kernel, part, calls "
+    "per step, us_per_step, share_pct",
 )
 ARTIFACT_COMPARISON = Artifact("comparison/comparison.json", "a comparison: sides, conditions, pairs and the answer")
 ARTIFACT_COMPARISON_PAGE = Artifact("comparison/comparison.html", "the same as a page; needs no network")

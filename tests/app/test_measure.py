@@ -33,7 +33,7 @@ def test_what_a_run_measured(tmp_path: Path) -> None:
     assert result.folder.parent == tmp_path
     assert (result.folder / "artifacts/timing/passes.json").exists()
     assert "imports_s" not in result.metrics, "the age of a process that goes on says nothing"
-    assert "ttt-tiny mlp_1_dual decode b2 p1 g3" in result.summary()
+    assert "ttt-tiny mlp_1_dual b2 g3 cpu" in result.summary()
     assert "| decode | " in result._repr_markdown_()
     result.raise_for_failure()
 

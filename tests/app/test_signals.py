@@ -43,7 +43,7 @@ def assert_killed_with_what_was_measured(found: Run, signal_name: str) -> None:
     assert found.data.tags["ttt.status"] == "killed"
     assert signal_name in found.data.tags["ttt.message"]
     assert found.data.metrics["decode_tokens_per_s"] > 0
-    assert found.info.run_name == "ttt-tiny mlp_1_dual decode b2 p1 g3"
+    assert found.info.run_name == "ttt-tiny mlp_1_dual b2 g3 cpu"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -51,7 +51,7 @@ def test_a_run_of_a_spinning_model_is_slower_by_what_it_waits(tmp_path: Path) ->
     journal = record(
         tmp_path, {"model_name": name, "device": "cpu", "batch": 1, "genlen": 4, "warmup": 0, "repeats": 2}
     )
-    assert journal.run_name == "ttt-tiny+waiting mlp_1_dual decode b1 p1 g4"
+    assert journal.run_name == "ttt-tiny+waiting mlp_1 b1 g4 cpu"
     assert journal.metrics["decode_step_ms_mean"] >= 20
     assert journal.metrics["min_bytes_per_step"] > 0
 

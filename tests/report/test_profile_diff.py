@@ -136,7 +136,7 @@ def test_a_profile_is_read_back(tmp_path: Path) -> None:
     kernels = 'name,part,calls,ms_per_step\n"gemm<a, b>",projections,3,1.25\nscan,unknown,1,0.25\n'
     run = profiled(tmp_path, STEP, kernels)
     times = {("gemm<a, b>", "projections"): 1.25, ("scan", "unknown"): 0.25}
-    expected = ProfiledStep(f"ttt-1b decode b7 p1 g512, {run.id}", "cuda", 2, 0.5, times)
+    expected = ProfiledStep(f"ttt-1b b7, {run.id}", "cuda", 2, 0.5, times)
     assert read_profile(run) == expected
     run.journal.write_artifact(ARTIFACT_TORCH_STEP, json.dumps({**STEP, "mode": "decode", "measured_ms": 1.75}))
     assert read_profile(run) == replace(expected, mode="decode", measured_ms=1.75)
@@ -148,7 +148,7 @@ def test_a_run_without_a_profile(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as refused:
         read_profile(run)
     assert str(refused.value) == (
-        f"ttt-1b decode b7 p1 g512, {run.id}: no profile to compare (it has no profiles/torch/step.json); "
+        f"ttt-1b b7, {run.id}: no profile to compare (it has no profiles/torch/step.json); "
         "measure it with `ttt-mlflow run --profile torch`"
     )
 

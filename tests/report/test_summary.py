@@ -82,7 +82,7 @@ def test_the_terminal_summary_of_a_gpu_run(tmp_path: Path) -> None:
     journal.update_tags(tags({"ttt.stop_reason": "interval", "ttt.warmup_stop_reason": "time_share"}))
     journal.set_status("ok")
     text = summary_text(journal, "http://team:5000/#/experiments/1/runs/2")
-    assert text.splitlines()[0] == "ttt-1b mlp_1_dual_triton decode b1024 p1 g256"
+    assert text.splitlines()[0] == "ttt-1b mlp_1_dual_triton b1024 g256 no compile"
     assert lines(text) == {
         "configuration": "cuda, float16, torch.compile off, CUDA graph on, seed 0",
         "decode": "66,787 tokens/s, 95 % confidence interval [66,500, 67,010], coefficient of variation 0.41 %",
@@ -138,7 +138,7 @@ def test_a_run_that_ended_before_its_configuration_was_settled(tmp_path: Path) -
     journal = Journal.create(tmp_path, config)
     journal.set_status("error", "the disk is full")
     text = summary_text(journal, "here")
-    assert text.splitlines()[0] == "ttt-1b decode b4 p1 g512"
+    assert text.splitlines()[0] == "ttt-1b b4"
     assert lines(text)["configuration"] == "seed 0"
     assert table_row(LocalRun(journal)) == ("ttt-1b", "", "decode", "4", "1", "512", "error", "", "", "", "")
 
@@ -148,7 +148,7 @@ def test_the_markdown_description(tmp_path: Path) -> None:
     journal.update_tags(tags({"ttt.host": "node7", "ttt.gpu_name": "NVIDIA H200", "ttt.torch": "2.13.0"}))
     journal.set_status("error", "one\ntwo | three")
     text = summary_markdown(journal)
-    assert text.startswith("**ttt-1b mlp_1_dual_triton decode b1024 p1 g256**\n\n| | |\n| --- | --- |\n")
+    assert text.startswith("**ttt-1b mlp_1_dual_triton b1024 g256 no compile**\n\n| | |\n| --- | --- |\n")
     assert "| status | error: one two \\| three |" in text
     assert "weights /weights/a\\|b.safetensors |" in text
     assert (

@@ -97,7 +97,7 @@ def test_decode(inner_net: str, measure: Measure) -> None:
     assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"}
     assert measured.artifacts <= ARTIFACT_PATHS
     assert journal.series == {}
-    assert journal.run_name == f"ttt-tiny {inner_net} decode b2 p3 g5"
+    assert journal.run_name == f"ttt-tiny {inner_net} b2 p3 g5 cpu"
     assert journal.run_name in journal.description
     assert json.loads((journal.artifacts / "environment/host.json").read_text())["torch"] == torch.__version__
 
@@ -130,7 +130,7 @@ def test_prefill(measure: Measure) -> None:
     assert metrics["prefill_tokens_per_s"] == pytest.approx(1e3 * 2 * 20 / metrics["prefill_ms"])
     assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"}
     assert measured.steps["step"].tolist() == [0, 0, 0]
-    assert measured.journal.run_name == "ttt-tiny mlp_1_dual prefill b2 p20"
+    assert measured.journal.run_name == "ttt-tiny mlp_1_dual b2 prefill p20 cpu"
 
 
 def test_parameters_tags_and_configuration(measure: Measure) -> None:
@@ -190,7 +190,7 @@ def test_the_sampler_is_asked_for_the_clocks_of_the_warm_up(measure: Measure, mo
 def test_the_log_and_the_terminal_tell_the_story(measure: Measure) -> None:
     measured = measure(TINY)
     for text in (
-        "measuring ttt-tiny mlp_1_dual decode b2 p3 g5 with {'model_name': 'ttt-tiny'",
+        "measuring ttt-tiny mlp_1_dual b2 p3 g5 cpu with {'model_name': 'ttt-tiny'",
         "Note: inner_net: Triton needs a GPU; mlp_1_dual (PyTorch) is used",
         "Note: cuda_graph: off; there are no CUDA graphs on a CPU",
         "building ttt-tiny: ",
@@ -285,7 +285,7 @@ def test_a_model_with_no_more_than_the_protocol(register: Register, measure: Mea
     measured = measure(TOY)
     assert measured.failure is None
     assert set(measured.metrics) == DECODE | EVERY_RUN  # no warm-up, and it does not say how large it is
-    assert measured.journal.run_name == "toy decode b2 p1 g4"
+    assert measured.journal.run_name == "toy b2 g4 cpu"
     assert "inner_net" not in measured.journal.params
 
 
@@ -429,7 +429,7 @@ CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a tota
 def test_out_of_memory_of_the_device(register: Register, measure: Measure) -> None:
     register(raising(torch.OutOfMemoryError, CUDA_MESSAGE, at=step_of_pass(2, 1)))
     measured = measure({**TOY, "batch": 3})
-    message = "out of memory: toy decode b3 p1 g4 does not fit; 2.50 GiB more was requested"
+    message = "out of memory: toy b3 g4 cpu does not fit; 2.50 GiB more was requested"
     assert type(measured.failure) is OutOfMemory
     assert str(measured.failure) == message
     status = measured.journal.status
@@ -446,9 +446,7 @@ def test_out_of_memory_of_the_host(register: Register, measure: Measure) -> None
     register(lambda step, tokens: torch.empty(1 << 60, dtype=torch.uint8))
     measured = measure(TOY)
     assert measured.journal.status["status"] == "oom"
-    assert str(measured.failure) == (
-        "out of memory: toy decode b2 p1 g4 does not fit; 1152921504.61 GB more was requested"
-    )
+    assert str(measured.failure) == ("out of memory: toy b2 g4 cpu does not fit; 1152921504.61 GB more was requested")
 
 
 def test_out_of_memory_while_building(monkeypatch: pytest.MonkeyPatch, measure: Measure) -> None:

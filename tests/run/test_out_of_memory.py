@@ -8,7 +8,7 @@ from ttt_mlflow.run.out_of_memory import find_out_of_memory, out_of_memory_messa
 
 CPU = torch.device("cpu")
 USED = RunConfig.parse({"model_name": "ttt-1b", "inner_net": "mlp_2_dual_triton", "batch": 8192, "genlen": 64})
-SUBJECT = "out of memory: ttt-1b mlp_2_dual_triton decode b8192 p1 g64 does not fit"
+SUBJECT = "out of memory: ttt-1b mlp_2_dual_triton b8192 g64 does not fit"
 
 
 @pytest.mark.parametrize(

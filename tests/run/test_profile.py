@@ -300,7 +300,7 @@ def test_nsys_records_the_same_configuration(measure: Measure, tmp_path: Path) -
     assert measured.artifacts <= ARTIFACT_PATHS
     assert measured.journal.tags["ttt.nsys"] == fake.version
     log = (measured.journal.artifacts / "profiles/nsys/nsys.log").read_text()
-    assert "ran 16 of ttt-tiny mlp_2_dual decode b2 p1 g4" in log
+    assert "ran 16 of ttt-tiny mlp_2_dual b2 g4 cpu" in log
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from typing import Any
 
 from ttt_mlflow.config import CONFIGURATIONS, RunConfig, as_text
 from ttt_mlflow.errors import BadInput, PublishFailed
-from ttt_mlflow.names import Artifact, Metrics, Point, Series, Tags
+from ttt_mlflow.names import Artifact, KernelMetric, Metrics, Point, Series, Tags
+from ttt_mlflow.record.rounding import rounded, shortened
 
 STATUSES = ("running", "ok", "oom", "error", "killed")
 NO_RECORD_OF_THE_END = "the process ended without recording its end"
@@ -116,7 +117,7 @@ class Journal:
 
     @property
     def run_name(self) -> str:
-        """For example ``ttt-1b mlp_2_dual_triton decode b1024 p1 g2048``."""
+        """For example ``ttt-1b mlp_2_dual_triton b1024 g2048``."""
         kind = CONFIGURATIONS.get(self.entry_point)
         if kind is None:
             known = ", ".join(CONFIGURATIONS)
@@ -172,25 +173,31 @@ class Journal:
         self._update("params.json", {name: as_text(value) for name, value in params.items()})
 
     def update_metrics(self, metrics: Metrics) -> None:
-        """Add measured values. A value that is not finite is an error of the caller: ``ValueError``."""
-        values = {metric.name: float(value) for metric, value in metrics.items()}
-        for name, value in values.items():
+        """Add measured values, rounded (:mod:`ttt_mlflow.record.rounding`).
+
+        A value that is not finite is an error of the caller: ``ValueError``.
+        """
+        for metric, value in metrics.items():
             if not math.isfinite(value):
-                raise ValueError(f"{name}={value}: not finite; a metric that was not measured must be left out")
-        self._update("metrics.json", values)
+                raise ValueError(f"{metric.name}={value}: not finite; a metric that was not measured must be left out")
+        self._update("metrics.json", {metric.name: float(value) for metric, value in rounded(metrics).items()})
 
     def update_tags(self, tags: Tags) -> None:
         self._update("tags.json", {tag.name: str(value) for tag, value in tags.items()})
 
     def set_series(self, series: Series) -> None:
-        """Replace the time series: rows of (timestamp in ms, step, value), all finite."""
-        self._write_json(
-            "series.json",
-            {
-                metric.name: [[int(when), int(step), float(value)] for when, step, value in rows]
-                for metric, rows in series.items()
-            },
-        )
+        """Replace the series: rows of (timestamp in ms, step, value), all finite.
+
+        Samples and passes are kept as they are. A kernel's number is a statistic, so it is rounded as a metric is.
+        """
+        stored = {
+            metric.name: [
+                [int(when), int(step), float(shortened(metric, value) if isinstance(metric, KernelMetric) else value)]
+                for when, step, value in rows
+            ]
+            for metric, rows in series.items()
+        }
+        self._write_json("series.json", stored)
 
     def set_description(self, markdown: str) -> None:
         self._write(self.path / "description.md", markdown.encode(errors="backslashreplace"))

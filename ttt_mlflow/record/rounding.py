@@ -1,0 +1,39 @@
+"""Rounds metrics, once, when they are written to a record. Raw passes, steps and samples are not rounded."""
+
+import math
+
+from ttt_mlflow.names import Metric, Metrics, Throughput
+
+DIGITS = 6  # significant digits of a value without a confidence interval
+DIGITS_BEYOND = 2  # decimal places below the first digit of the interval's half-width
+EXACT_UNITS = ("count", "bytes", "FLOP")
+
+
+def rounded(metrics: Metrics) -> Metrics:
+    """``metrics`` with fewer digits. Counts, bytes and operations are exact and stay as they are.
+
+    A throughput that comes with its confidence interval keeps two digits beyond the first one of the interval's
+    half-width, and the interval's ends keep as many: 131,748.02 ± 320.1 becomes 131,748. All others keep six
+    significant digits.
+    """
+    digits = {one: place for metric in metrics for one, place in _places(metrics, metric).items()}
+    return {
+        metric: round(value, digits[metric]) if metric in digits else shortened(metric, value)
+        for metric, value in metrics.items()
+    }
+
+
+def shortened(metric: Metric, value: float) -> float:
+    """``value`` with six significant digits, unless the unit of ``metric`` is exact."""
+    return value if metric.unit in EXACT_UNITS else float(f"{value:.{DIGITS}g}")
+
+
+def _places(metrics: Metrics, metric: Metric) -> dict[Metric, int]:
+    """The decimal places of a throughput and both ends; empty for others, and for an interval without a width."""
+    if not isinstance(metric, Throughput) or not {metric.ci_low, metric.ci_high} <= set(metrics):
+        return {}
+    half_width = (metrics[metric.ci_high] - metrics[metric.ci_low]) / 2
+    if not (half_width > 0 and math.isfinite(half_width)):
+        return {}
+    places = DIGITS_BEYOND - math.floor(math.log10(half_width))
+    return dict.fromkeys((metric, metric.ci_low, metric.ci_high), places)
