@@ -3,7 +3,7 @@
 ``values`` are the fields of a configuration by name, with Python types, and ``defaults`` those of an empty one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SHOWN = 30  # characters of a run's name in MLflow's table
@@ -46,10 +46,13 @@ def micro_run_name(values: Values, defaults: Values) -> str:
 
     Several kernels are counted first, so that the batches come early, and named at the end.
     """
-    kernels, batches = values["kernels"] or (), values["batches"] or ()
+    kernels: Sequence[str] = values["kernels"] or ()
+    batches: Sequence[int] = values["batches"] or ()
     several = ",".join(kernels) if len(kernels) > 1 else None
     parts = [f"{len(kernels)} kernels" if several else kernels[0] if kernels else "kernels"]
-    listed = ",".join(map(str, batches)) if len(batches) <= BATCHES_LISTED else f"{batches[0]}…{batches[-1]}"
+    listed = ",".join(map(str, batches))
+    if len(batches) > BATCHES_LISTED:
+        listed = f"{batches[0]}…{batches[-1]}"
     if listed:
         parts.append(f"b{listed}")
     if values["dtype"] != defaults["dtype"]:

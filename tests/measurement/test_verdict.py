@@ -55,8 +55,14 @@ def test_an_undisturbed_run_is_valid() -> None:
     assert not verdict.retry_can_help
 
 
-def test_a_cpu_run_is_unjudged_whatever_it_measured() -> None:
-    verdict = judge(replace(GOOD, on_gpu=False, gpu=None, relative_half_width_pct=50.0))
+def test_a_cpu_run_names_what_it_found_and_what_it_could_not_look_at() -> None:
+    verdict = judge(replace(GOOD, on_gpu=False, gpu=None, relative_half_width_pct=76.0))
+    assert (verdict.word, verdict.names, list(verdict.missing)) == ("invalid", ["wide_interval"], ["gpu_telemetry"])
+    assert verdict.retry_can_help
+
+
+def test_a_cpu_run_without_a_fault_is_unjudged() -> None:
+    verdict = judge(replace(GOOD, on_gpu=False, gpu=None))
     assert verdict.word == "unjudged"
     assert {tag.name: text for tag, text in verdict.tags().items()} == {
         "ttt.verdict": "unjudged",

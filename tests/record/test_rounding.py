@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.catalog import by_name
 from ttt_mlflow import names
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.names import Metric
+from ttt_mlflow.names import Metric, Metrics
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.rounding import rounded
 
@@ -48,7 +48,12 @@ def test_rounding_moves_a_value_by_less_than_its_interval_can_tell(value: float,
 
 @given(POSITIVE)
 def test_six_digits_without_an_interval(value: float) -> None:
-    for metrics in ({names.POWER_W_MEAN: value}, {RATE: value}, {RATE: value, RATE.ci_low: value, RATE.ci_high: value}):
+    every: list[Metrics] = [
+        {names.POWER_W_MEAN: value},
+        {RATE: value},
+        {RATE: value, RATE.ci_low: value, RATE.ci_high: value},
+    ]
+    for metrics in every:
         found = rounded(metrics)
         assert rounded(found) == found
         for once in found.values():

@@ -157,5 +157,5 @@ def test_a_run_without_a_profile(tmp_path: Path) -> None:
     ("step", "kernels"), [({}, "name,part,ms_per_step\n"), ([], "name\n"), (STEP, "name,calls\na,1\n")]
 )
 def test_a_profile_of_another_version(step: object, kernels: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"b7 p1 g512, .*: its profile cannot be read"):
+    with pytest.raises(BadInput, match=r"ttt-1b b7, .*: its profile cannot be read"):
         read_profile(profiled(tmp_path, step, kernels))

@@ -21,7 +21,9 @@ from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.models.ttt.sizes import config_of
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.run import recording
+from ttt_mlflow.record.rounding import rounded
+from ttt_mlflow.run import gpu_ceilings
+from ttt_mlflow.run.gpu_ceilings import find_ceilings
 from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.recording import record_roofline
 from ttt_mlflow.run.reporter import Reporter
@@ -50,8 +52,9 @@ class Recorder:
         request = ModelRequest(used.model_name, used.inner_net, dtype, torch.device(device), 0, None)
         workload = Workload(mode, used.batch, used.promptlen, used.genlen)
         plan = Plan(USED, used, workload, entry or find_model("ttt-1b"), request, [], None)
-        roofline = record_roofline(self.journal, Reporter(self.said), plan, measured_ms)
-        assert by_name(roofline.metrics) == self.journal.metrics
+        reporter = Reporter(self.said)
+        roofline = record_roofline(self.journal, reporter, plan, measured_ms, find_ceilings(plan, reporter, None))
+        assert by_name(rounded(roofline.metrics)) == self.journal.metrics
         return by_name(roofline.metrics)
 
     @property
@@ -70,7 +73,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    monkeypatch.setattr(recording, "known_ceilings", lambda device: CEILINGS)
+    monkeypatch.setattr(gpu_ceilings, "known_ceilings", lambda device: CEILINGS)
     return Recorder(tmp_path)
 
 
@@ -78,10 +81,10 @@ def test_a_decode_run_on_a_known_card(recorder: Recorder) -> None:
     metrics = recorder.record(measured_ms=1.9)
     expected = floor_ms(decode_stages(config_of("ttt-1b", "linear"), torch.float16, 128), CEILINGS)
     assert set(metrics) == {"min_bytes_per_step", "flops_per_step", "roofline_ms", "roofline_pct"} <= METRIC_NAMES
-    assert metrics["roofline_ms"] == pytest.approx(expected)
-    assert metrics["roofline_pct"] == pytest.approx(100 * expected / 1.9)
+    assert metrics["roofline_ms"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["roofline_pct"] == pytest.approx(100 * expected / 1.9, rel=1e-5)
     assert [row["part"] for row in recorder.parts] == list(PARTS)
-    assert sum(float(row["floor_ms"]) for row in recorder.parts) == pytest.approx(expected)
+    assert sum(float(row["floor_ms"]) for row in recorder.parts) == pytest.approx(expected, rel=1e-5)
     assert sum(float(row["bytes"]) for row in recorder.parts) == pytest.approx(metrics["min_bytes_per_step"])
     assert recorder.picture.read_bytes().startswith(b"\x89PNG")
     assert {"roofline/parts.csv", "roofline/step.png"} <= ARTIFACT_PATHS
@@ -91,7 +94,7 @@ def test_a_decode_run_on_a_known_card(recorder: Recorder) -> None:
 def test_in_prefill_mode_a_step_is_the_prompt(recorder: Recorder) -> None:
     metrics = recorder.record(measured_ms=30.0, mode="prefill")
     expected = floor_ms(prefill_stages(config_of("ttt-1b", "linear"), torch.float16, 128, 20), CEILINGS)
-    assert metrics["roofline_ms"] == pytest.approx(expected)
+    assert metrics["roofline_ms"] == pytest.approx(expected, rel=1e-5)
     assert metrics["roofline_pct"] == pytest.approx(100 * expected / 30.0)
 
 
@@ -100,20 +103,24 @@ def test_nothing_measured_has_a_floor_and_no_share(recorder: Recorder) -> None:
     assert not recorder.picture.exists()
 
 
-def test_a_card_whose_ceilings_are_not_known(
+def test_a_card_whose_ceilings_cannot_be_measured(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unknown(device: torch.device) -> GpuCeilings:
         raise CeilingsUnknown("the ceilings of this card are not known; `ttt-mlflow doctor --measure` measures them")
 
-    monkeypatch.setattr(recording, "known_ceilings", unknown)
+    def fail(device: torch.device) -> GpuCeilings:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(gpu_ceilings, "known_ceilings", unknown)
+    monkeypatch.setattr(gpu_ceilings, "measure_ceilings", fail)
     with caplog.at_level(logging.WARNING):
         metrics = recorder.record(measured_ms=1.9)
     assert set(metrics) == {"min_bytes_per_step", "flops_per_step"}
     assert not recorder.picture.exists()
     assert {row["floor_ms"] for row in recorder.parts} == {""}
     assert "Note: roofline_ms and roofline_pct are not recorded" in recorder.output
-    assert "`ttt-mlflow doctor --measure` measures them" in recorder.output
+    assert "`ttt-mlflow doctor --measure` measures them; measuring them now failed: " in recorder.output
     assert "doctor --measure" in caplog.text
 
 

@@ -80,6 +80,11 @@ def _measure_and_publish(
     place = published.tracking_uri
     print_text(result.summary(f"{record.path}, MLflow run {published.run_id} in {place}"))
     print_text(f"MLflow UI: {published.run_url or _ui_command(place)}")
+    if parent and published.experiment_id == store.MLFLOW_DEFAULT_ID:
+        print_text(
+            "`mlflow run` put this run into MLflow's experiment Default; "
+            f"`mlflow run . --experiment-name {store.DEFAULT_EXPERIMENT}` puts it into {store.DEFAULT_EXPERIMENT}"
+        )
     return exit_code
 
 

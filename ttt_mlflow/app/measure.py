@@ -101,7 +101,7 @@ def publish(result: Result, *, tracking_uri: str | None = None, experiment_name:
     """Publish ``result`` as one MLflow run. Returns the run's id and, for a server, its link.
 
     tracking_uri: an MLflow store or server; None: MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db.
-    experiment_name: None: MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID, else MLflow's default experiment.
+    experiment_name: None: MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID, else the experiment ttt-mlflow.
     Publishing twice adds nothing twice. Raises :class:`ttt_mlflow.errors.PublishFailed`; the record is kept then.
     """
     from ttt_mlflow.tracking import publish as tracking

@@ -18,6 +18,8 @@ BARE: dict[type[Configuration], dict[str, str]] = {
 }
 TRACKING_URI_HELP = "MLflow store or server  [default: $MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db]"
 
+EXPERIMENT_HELP = "MLflow experiment  [default: $MLFLOW_EXPERIMENT_NAME, else $MLFLOW_EXPERIMENT_ID, else ttt-mlflow]"
+
 
 def config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """One option for each field of ``kind``, accepted with dashes and with underscores."""
@@ -35,7 +37,7 @@ def config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], 
 def record_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options for the location of the record."""
     options = (
-        ("experiment_name", "NAME", "MLflow experiment  [default: $MLFLOW_EXPERIMENT_NAME, else Default]"),
+        ("experiment_name", "NAME", EXPERIMENT_HELP),
         ("tracking_uri", "URI", TRACKING_URI_HELP),
         ("logdir", "LOGDIR", f"folder for the record on disk  [default: {DEFAULT_LOGDIR}]"),
     )

@@ -106,13 +106,11 @@ Answer = Finding | Missing | Note
 
 
 def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Verdict:
-    """The verdict on one measurement. A fault outweighs missing data. A run on a CPU is unjudged."""
+    """The verdict on one measurement. A fault outweighs missing data, so a run on a CPU is invalid or unjudged."""
     thresholds = thresholds or Thresholds()
     if not evidence.passes:
         return Verdict("unjudged", missing={"measurement": NOTHING_MEASURED}, thresholds=thresholds)
-    if not evidence.on_gpu:
-        return _unjudged_cpu(thresholds)
-    answers = [*_of_the_measurement(evidence, thresholds), *_of_the_gpu(evidence.gpu, thresholds)]
+    answers = [*_of_the_measurement(evidence, thresholds), *_of_the_device(evidence.on_gpu, evidence.gpu, thresholds)]
     return _verdict(answers, thresholds)
 
 
@@ -121,9 +119,7 @@ def judge_section(
 ) -> Verdict:
     """The verdict on one section of a micro-benchmark: its length, and the state of the GPU."""
     thresholds = thresholds or Thresholds()
-    if not on_gpu:
-        return _unjudged_cpu(thresholds)
-    answers = [*_section_length(section_s, thresholds), *_of_the_gpu(gpu, thresholds)]
+    answers = [*_section_length(section_s, thresholds), *_of_the_device(on_gpu, gpu, thresholds)]
     return _verdict(answers, thresholds)
 
 
@@ -163,11 +159,6 @@ def _verdict(answers: Sequence[Answer], thresholds: Thresholds) -> Verdict:
     return Verdict(word, reasons, missing, notes, thresholds)
 
 
-def _unjudged_cpu(thresholds: Thresholds) -> Verdict:
-    why = "a CPU has no such telemetry, and other programs share it"
-    return Verdict("unjudged", missing={"gpu_telemetry": why}, thresholds=thresholds)
-
-
 def _section_length(section_s: float, limit: Thresholds) -> Iterator[Answer]:
     if section_s < limit.section_s:
         yield Finding("short_section", f"{section_s:.3g} s measured, at least {limit.section_s:g} s are needed")
@@ -192,7 +183,10 @@ def _of_the_measurement(evidence: Evidence, limit: Thresholds) -> Iterator[Answe
         )
 
 
-def _of_the_gpu(gpu: GpuEvidence | None, limit: Thresholds) -> Iterator[Answer]:
+def _of_the_device(on_gpu: bool, gpu: GpuEvidence | None, limit: Thresholds) -> Iterator[Answer]:
+    if not on_gpu:
+        yield Missing("gpu_telemetry", "a CPU has no such telemetry, and other programs share it")
+        return
     if gpu is None:
         yield Missing("gpu_telemetry", "nothing was read from NVML")
         return

@@ -205,9 +205,10 @@ class MicroRun:
         self.reporter.say(cell_text(cell, self.results))
 
     def _judge(self, cell: CellResult, sections: Sequence[Section]) -> None:
-        """The verdict on the timed section of ``cell``. On a CPU there is no verdict."""
+        """The verdict on the timed section of ``cell``."""
         gpu = gpu_evidence(self.sampler, sections) if self.sampler else None
-        section_s = sum(section.seconds for section in sections)
+        # without a sampler, the section is known by its samples alone
+        section_s = sum(section.seconds for section in sections) if self.sampler else cell.timed_s
         verdict = judge_section(self.on_gpu, section_s, gpu, self.thresholds)
         cell.verdict, cell.reasons = verdict.word, verdict.names
         self.verdicts.append(verdict)

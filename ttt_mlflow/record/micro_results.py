@@ -61,6 +61,11 @@ class CellResult(BaseModel):
         return float(median), float(low), float(high)
 
     @property
+    def timed_s(self) -> float:
+        """The seconds of all samples together."""
+        return sum(self.us) * (self.launches or 1) / 1e6
+
+    @property
     def gb_per_s(self) -> float | None:
         """The minimum bytes of a step divided by the median time, in 10^9 bytes per second."""
         return self.floor_bytes / self.quantiles[0] / 1e3 if self.quantiles else None

@@ -11,11 +11,11 @@ from typing import Protocol
 import torch
 
 from ttt_mlflow import names
-from ttt_mlflow.config import Configuration
+from ttt_mlflow.config import Configuration, RunConfig
 from ttt_mlflow.errors import Killed, OutOfMemory, TTTError
 from ttt_mlflow.measurement.method import METHOD
 from ttt_mlflow.models.checkpoint_id import checkpoint_id
-from ttt_mlflow.names import Tags
+from ttt_mlflow.names import Metrics, Tags
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.log import run_log
 from ttt_mlflow.run.out_of_memory import failure_of
@@ -32,6 +32,9 @@ HOST_TAGS = {
     names.TAG_TORCH: "torch",
     names.TAG_TRITON: "triton",
     names.TAG_GIT_DIRTY: "git_dirty",
+    names.TAG_GIT_COMMIT: "git_commit",
+    names.TAG_GIT_BRANCH: "git_branch",
+    names.TAG_GIT_REPO_URL: "git_repo_url",
 }
 # configuration fields that are recorded as parameters only if they have a value
 OPTIONAL = ("inner_net", "nsys_args", "checkpoint")
@@ -108,10 +111,18 @@ def _record_plan(record: Journal, plan: Planned, reporter: Reporter) -> None:
     record.update_params(used.model_dump(exclude=absent))
     _record_environment(record, used, plan.device)
     _record_identity(record, used, reporter)
-    record.update_metrics(reporter.phases)
+    record.update_metrics(_as_numbers(used) | reporter.phases)
     log.info("measuring %s with %s", used.run_name, used.as_params())
     for notice in plan.notices:
         reporter.say(f"Note: {notice}")
+
+
+def _as_numbers(used: Configuration) -> Metrics:
+    """The parameters of a decode or prefill run that are numbers, because MLflow sorts parameters as text."""
+    if not isinstance(used, RunConfig):
+        return {}
+    numbers: Metrics = {names.BATCH: used.batch, names.PROMPTLEN: used.promptlen}
+    return numbers | ({names.GENLEN: used.genlen} if used.mode == "decode" else {})
 
 
 def _record_environment(record: Journal, used: Configuration, device: torch.device) -> None:

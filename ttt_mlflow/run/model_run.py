@@ -22,9 +22,10 @@ from ttt_mlflow.measurement.statistics import with_confidence_interval
 from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.measurement.timing import StepTimer, time_once
 from ttt_mlflow.measurement.verdict import Verdict, judge
-from ttt_mlflow.names import Metrics
+from ttt_mlflow.names import Metrics, Series
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.run.attempt import COMPLETE, after_the_measurement
+from ttt_mlflow.run.gpu_ceilings import FoundCeilings, find_ceilings
 from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.prepare import Prepared, build, make_ready, profiled_steps, whole_periods
 from ttt_mlflow.run.profile import Measured, Profiles
@@ -70,12 +71,15 @@ class ModelRun:
         self.first_token_ms: list[float] = []
         self.discarded: list[dict[str, Any]] = []  # attempts before the last one
         self.discarded_steps: list[pd.DataFrame] = []
+        self.discarded_rates: dict[int, float] = {}  # median tokens/s, by attempt
         self.measured_ms: float | None = None  # the mean step; in prefill mode, the prompt
+        self.ceilings = FoundCeilings()
         self.roofline = Roofline()
         self.problems: list[str] = []  # of the profiling passes
 
     def measure(self, sampler: NvmlSampler | None) -> None:
         self.sampler = sampler
+        self.ceilings = find_ceilings(self.plan, self.reporter, sampler)
         if self.on_gpu:
             torch.cuda.empty_cache()  # cached memory of an earlier run in this process does not belong to this run
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -87,8 +91,11 @@ class ModelRun:
         began = time.perf_counter()
         measurement, record = self.measurement, self.record
         metrics = self._throughput_metrics() | self._memory_metrics()
+        series = self._throughput_series()
         if self.sampler:
-            metrics |= self._record_telemetry(self.sampler)
+            metrics |= self._telemetry_metrics(self.sampler)
+            series |= record_samples(record, self.sampler, self.device, self.used.run_name)
+        record.set_series(series)
         if measurement.repeats and self.used.retry_invalid:
             metrics[names.ATTEMPTS] = len(self.discarded) + 1
         record.update_metrics(metrics)
@@ -99,7 +106,7 @@ class ModelRun:
         record.write_artifact(names.ARTIFACT_PASSES, json.dumps(self._passes_record(), indent=1))
         record_verdict(record, self._judge())
         self.measured_ms = metrics.get(names.PREFILL_MS if self.used.mode == "prefill" else names.DECODE_STEP_MS_MEAN)
-        self.roofline = record_roofline(record, self.reporter, self.plan, self.measured_ms)
+        self.roofline = record_roofline(record, self.reporter, self.plan, self.measured_ms, self.ceilings)
         if measurement.warmup:
             self.reporter.phases[names.WARMUP_S] = measurement.warmup_s
         self.reporter.phases[names.RECORDING_S] = time.perf_counter() - began
@@ -197,6 +204,9 @@ class ModelRun:
         """Keep the attempt in the record, and start a new measurement."""
         attempt = len(self.discarded) + 1
         self.discarded.append({"attempt": attempt, "passes": self._passes_record()} | verdict.record())
+        if complete := self.measurement.complete_passes:
+            ms = float(np.median([one.total_ms for one in complete]))
+            self.discarded_rates[attempt] = 1e3 * self.plan.workload.tokens_per_pass / ms
         steps = self.measurement.steps_frame()
         steps.insert(0, "attempt", attempt)
         self.discarded_steps.append(steps)
@@ -226,6 +236,16 @@ class ModelRun:
             return self.measurement.prefill_metrics(tokens_per_pass)
         return self.measurement.decode_metrics(tokens_per_pass) | self._prompt_metrics()
 
+    def _throughput_series(self) -> Series:
+        """The throughput of each complete pass, and of each discarded attempt its median; steps count from 1."""
+        now_ms, tokens = time.time_ns() // 1_000_000, 1e3 * self.plan.workload.tokens_per_pass
+        passes = enumerate(self.measurement.repeats, start=1)
+        rows = {
+            names.PASS_TOKENS_PER_S: [(now_ms, at, tokens / one.total_ms) for at, one in passes if one.complete],
+            names.DISCARDED_TOKENS_PER_S: [(now_ms, at, rate) for at, rate in self.discarded_rates.items()],
+        }
+        return {metric: points for metric, points in rows.items() if points}
+
     def _prompt_metrics(self) -> Metrics:
         """Metrics of the prompt in a decode run: medians over the measured passes."""
         skip, repeats = self.measurement.warmup_count, self.measurement.repeats
@@ -254,12 +274,11 @@ class ModelRun:
             names.PEAK_MEMORY_RESERVED_GB: torch.cuda.max_memory_reserved(self.device) / 1e9,
         }
 
-    def _record_telemetry(self, sampler: NvmlSampler) -> Metrics:
+    def _telemetry_metrics(self, sampler: NvmlSampler) -> Metrics:
         metrics = samples.summarize(sampler.frame(), sampler.sections)
         if names.ENERGY_J in metrics and self.used.mode == "decode" and not self.measurement.interrupted:
             tokens = self.plan.workload.tokens_per_pass * len(self.measurement.complete_passes)
             metrics[names.JOULES_PER_TOKEN] = metrics[names.ENERGY_J] / tokens
-        self.record.set_series(record_samples(self.record, sampler, self.device, self.used.run_name))
         return metrics
 
     def _passes_record(self) -> dict[str, object]:

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.profilers.process import end_with_the_run, recorded
-from ttt_mlflow.run.plan import make_plan
+from ttt_mlflow.run.plan import Plan, make_plan
 from ttt_mlflow.run.prepare import build, clock_warmup_steps, make_ready, profiled_steps, warm_clocks
 from ttt_mlflow.workload import STEP, named_by, nvtx
 
@@ -21,18 +21,22 @@ def main(text: str) -> None:
     model, prompt = build(plan)
     decoder = make_ready(plan, model, prompt)
     step: Callable[[], object] = decoder.step
-    count = profiled_steps(plan.entry.period)
     if used.mode == "prefill":
-        step, count = (lambda: decoder.prefill(prompt)), 1
+        step = lambda: decoder.prefill(prompt)  # noqa: E731
     else:
         decoder.prefill(prompt)
     warm_clocks(step, clock_warmup_steps(used, device), device)
     on_gpu = device.type == "cuda"
     with recorded(on_gpu), named_by(nvtx) if on_gpu else nullcontext():
-        for index in range(count):
+        for index in range(steps(plan)):
             with nvtx(f"{STEP}{index}") if on_gpu else nullcontext():
                 step()
-    print(f"ran {count} of {used.run_name}")
+    print(f"ran {steps(plan)} of {used.run_name}")
+
+
+def steps(plan: Plan) -> int:
+    """How many steps (in prefill mode, prompts) are recorded."""
+    return 1 if plan.used.mode == "prefill" else profiled_steps(plan.entry.period)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.profilers.attribution import with_parts_of
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions
 from ttt_mlflow.profilers.nsys import profile as profile_with_nsys
+from ttt_mlflow.profilers.nsys_tables import read_kernel_summary
 from ttt_mlflow.profilers.step_profile import PartRoofline, StepProfile, kernel_table, part_table, profile_of, table_csv
 from ttt_mlflow.profilers.trace import Steps, read_steps
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.kernel_table import ProfiledKernel, kernels_json
 from ttt_mlflow.report.memory_report import memory_page, parts_csv, parts_markdown
 from ttt_mlflow.report.profile_pictures import kernels_png, timeline_png
 from ttt_mlflow.report.profile_tables import kernels_markdown
@@ -127,7 +129,12 @@ class Profiles:
         profile = profile_of(steps)
         parts = part_table(steps, self._rooflines())
         kernels = kernel_table(steps, parts)
-        record.update_metrics(_metrics(profile))
+        record.update_metrics(_metrics(profile) | {names.PART_US.of(row.part): 1e3 * row.ms_per_step for row in parts})
+        table_rows = [
+            ProfiledKernel(row.name, row.part, row.calls / steps.count, 1e3 * row.ms_per_step, row.share_pct)
+            for row in kernels
+        ]
+        record.write_artifact(names.ARTIFACT_KERNELS, kernels_json(table_rows))
         record.write_artifact(names.ARTIFACT_TORCH_STEP, json.dumps(self._step_record(profile), indent=1))
         record.write_artifact(names.ARTIFACT_TORCH_KERNELS_CSV, table_csv(kernels))
         record.write_artifact(names.ARTIFACT_TORCH_PARTS, table_csv(parts))
@@ -177,7 +184,23 @@ class Profiles:
         command = [sys.executable, "-m", nsys_child.__name__, alone.model_dump_json()]
         limit_s = NSYS_LIMIT_S + NSYS_LIMIT_FACTOR * self.measured.startup_s
         out_dir = self.record.artifact_path(names.ARTIFACT_NSYS_LOG).parent
-        profile_with_nsys(nsys, command, out_dir, limit_s, options)
+        try:
+            profile_with_nsys(nsys, command, out_dir, limit_s, options)
+        finally:
+            self._write_nsys_kernels()
+
+    def _write_nsys_kernels(self) -> None:
+        """Keep the kernels of nsys as MLflow's table, unless PyTorch's profiler has made it, which knows the parts."""
+        table = self.record.artifact_path(names.ARTIFACT_KERNELS)
+        kernels = self.record.artifact_path(names.ARTIFACT_NSYS_KERNELS)
+        if table.exists() or not kernels.exists():
+            return
+        steps = nsys_child.steps(self.plan)
+        rows = [
+            ProfiledKernel(row.name, None, row.calls / steps, row.total_ns / 1e3 / steps, row.share_pct)
+            for row in read_kernel_summary(kernels.read_text())
+        ]
+        self.record.write_artifact(names.ARTIFACT_KERNELS, kernels_json(rows))
 
 
 def _release(device: torch.device) -> None:

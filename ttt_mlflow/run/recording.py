@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 import torch
 
 from ttt_mlflow import names
-from ttt_mlflow.measurement.ceilings import GpuCeilings
-from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown, known_ceilings
-from ttt_mlflow.measurement.roofline import MEASURED_RATES, PartWork, by_part, floor_ms, total_bytes, total_flops
+from ttt_mlflow.measurement.roofline import PartWork, by_part, floor_ms, total_bytes, total_flops
 from ttt_mlflow.measurement.verdict import Verdict
 from ttt_mlflow.names import Metrics, Series
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.report.clocks_chart import plot_clocks
 from ttt_mlflow.report.roofline_chart import parts_csv, roofline_png
+from ttt_mlflow.run.gpu_ceilings import FoundCeilings
 from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.telemetry import samples
@@ -57,11 +56,13 @@ def record_verdict(record: Journal, verdict: Verdict) -> None:
     log.info("verdict: %s", verdict.text)
 
 
-def record_roofline(record: Journal, reporter: Reporter, plan: Plan, measured_ms: float | None) -> Roofline:
+def record_roofline(
+    record: Journal, reporter: Reporter, plan: Plan, measured_ms: float | None, found: FoundCeilings
+) -> Roofline:
     """Count the work of a step (in prefill mode, the prompt), and compare its roofline time with ``measured_ms``.
 
     ``measured_ms`` is the mean measured time. Writes the parts and, if the ceilings and a measured time are known, the
-    chart.
+    chart. A warning says why ceilings are missing.
     """
     if plan.entry.work is None:
         return Roofline()
@@ -70,7 +71,9 @@ def record_roofline(record: Journal, reporter: Reporter, plan: Plan, measured_ms
         names.MIN_BYTES_PER_STEP: total_bytes(stages),
         names.FLOPS_PER_STEP: total_flops(stages),
     }
-    ceilings = _ceilings(plan, reporter)
+    ceilings = found.ceilings
+    if found.missing:
+        reporter.warn(f"{names.ROOFLINE_MS.name} and {names.ROOFLINE_PCT.name} are not recorded: {found.missing}")
     parts = by_part(stages, ceilings)
     record.write_artifact(names.ARTIFACT_ROOFLINE_PARTS, parts_csv(parts))
     if ceilings:
@@ -81,18 +84,3 @@ def record_roofline(record: Journal, reporter: Reporter, plan: Plan, measured_ms
             record.write_artifact(names.ARTIFACT_ROOFLINE_STEP, picture)
     record.update_metrics(metrics)
     return Roofline(metrics, tuple(parts))
-
-
-def _ceilings(plan: Plan, reporter: Reporter) -> GpuCeilings | None:
-    """The GPU's ceilings, if they apply to the dtype. None on a CPU, and if they are missing, with a warning."""
-    dtype = plan.request.dtype
-    if plan.device.type != "cuda":
-        return None
-    try:
-        if dtype not in MEASURED_RATES:
-            raise CeilingsUnknown(f"the GPU's matrix rate is measured in 16-bit types, but the run uses {dtype}")
-        return known_ceilings(plan.device)
-    except CeilingsUnknown as error:
-        # as text: a log record that is kept would keep the traceback and the model
-        reporter.warn(f"{names.ROOFLINE_MS.name} and {names.ROOFLINE_PCT.name} are not recorded: {error}")
-        return None

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 import torch
@@ -22,8 +23,9 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
     hostname, cpu_model, cpu_cores (that this process may use), cpu_load_1min (processes that ran or waited for a core,
     mean of the last minute), host_memory_gb, host_memory_free_gb (available without swapping), host_swap_used_gb
     (10^9 bytes), kernel, python, torch, triton, mamba_ssm, causal_conv1d, nvidia_ml_py, cuda (for which PyTorch was
-    built), driver, cuda_driver (the newest CUDA that the driver supports), git_commit, git_dirty, gpu_name, gpu_uuid
-    (without NVML's prefix), gpu_memory_gb, gpu_multiprocessors, and those of
+    built), driver, cuda_driver (the newest CUDA that the driver supports), git_commit, git_dirty, git_branch (if the
+    checkout is on one), git_repo_url (of the first remote, without credentials), gpu_name, gpu_uuid (without NVML's
+    prefix), gpu_memory_gb, gpu_multiprocessors, and those of
     :func:`ttt_mlflow.telemetry.gpu_state.gpu_facts`.
     """
     facts: dict[str, object | None] = {
@@ -96,7 +98,7 @@ def _cpu_cores() -> int | None:
 
 
 def _git_facts() -> dict[str, object | None]:
-    """Commit and state of the checkout that this package runs from; nothing for an installed package."""
+    """Commit, branch and state of the checkout that this package runs from; nothing for an installed package."""
     package = Path(__file__).resolve().parents[1]
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return {}
@@ -104,7 +106,18 @@ def _git_facts() -> dict[str, object | None]:
     return {
         "git_commit": _git(package, "rev-parse", "HEAD"),
         "git_dirty": None if changes is None else bool(changes),
+        "git_branch": _git(package, "symbolic-ref", "--quiet", "--short", "HEAD"),
+        "git_repo_url": _remote_url(package),
     }
+
+
+def _remote_url(folder: Path) -> str | None:
+    """The address of the first remote, as MLflow records it: a URL loses user and password."""
+    listed = _git(folder, "config", "--get-regexp", r"^remote\..*\.url$")
+    if not listed:
+        return None
+    parts = urlsplit(url := listed.splitlines()[0].partition(" ")[2])
+    return url if not parts.scheme else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttt_mlflow.config import CONFIGURATIONS, RunConfig
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.names import ARTIFACT_HOST, TAG_ENTRY_POINT, TAG_STATUS, Artifact
+from ttt_mlflow.names import ARTIFACT_HOST, TAG_ENTRY_POINT, TAG_GIT_COMMIT, TAG_STATUS, Artifact
 from ttt_mlflow.record.journal import JOURNAL_ID, Journal
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of, read_object
 from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors, without_password
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-GIT_COMMIT = "mlflow.source.git.commit"  # MLflow's own tag
 MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -55,7 +54,7 @@ class StoreRun:
     @property
     def commit(self) -> str | None:
         # a run that `ttt-mlflow run` of version 0.1 made has no git tag, but its host's facts name the commit
-        commit = self.tags.get(GIT_COMMIT) or read_object(self, ARTIFACT_HOST).get("git_commit")
+        commit = self.tags.get(TAG_GIT_COMMIT.name) or read_object(self, ARTIFACT_HOST).get("git_commit")
         return None if commit is None else str(commit)
 
     @property

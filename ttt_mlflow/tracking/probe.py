@@ -4,9 +4,22 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ttt_mlflow.tracking.store import CHECK_SECONDS, check_tracking, client_for_a_check, explain, known_errors
+from ttt_mlflow.tracking.store import (
+    CHECK_SECONDS,
+    DEFAULT_EXPERIMENT,
+    MLFLOW_DEFAULT_ID,
+    check_tracking,
+    client_for_a_check,
+    experiment_named,
+    explain,
+    known_errors,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 RUN_NAME = "ttt-mlflow doctor"
 
@@ -15,8 +28,9 @@ def check_writing(uri: str, experiment_name: str | None) -> str | None:
     """None if records can be written to ``uri``, else the reason in one line.
 
     For an SQLite file, the check takes and releases the write lock; it does not create the file. For a server or
-    another database, the check makes a run with one small artifact in the experiment (or the default one) and deletes
-    it. The run is then in MLflow's trash.
+    another database, the check makes a run with one small artifact in the experiment and deletes it. The run is then in
+    MLflow's trash. The experiment ``ttt-mlflow`` is created if it is the one and missing. Another one is not; MLflow's
+    default experiment takes the run instead.
     """
     if reason := check_tracking(uri):
         return reason
@@ -29,10 +43,12 @@ def _check_run(uri: str, experiment_name: str | None) -> str | None:
     doing = "open it"
     try:
         with client_for_a_check(uri) as client:
-            doing = "make a run"
             name = experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-            experiment = client.get_experiment_by_name(name) if name else None
-            experiment_id = experiment.experiment_id if experiment else os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
+            experiment_id = None if name else os.environ.get("MLFLOW_EXPERIMENT_ID")
+            if experiment_id is None:
+                doing = f"use the experiment {name or DEFAULT_EXPERIMENT}"
+                experiment_id = _experiment_id(client, name)
+            doing = "make a run"
             run_id = client.create_run(experiment_id, run_name=RUN_NAME).info.run_id
             try:
                 doing = "write a run's artifact"
@@ -42,6 +58,13 @@ def _check_run(uri: str, experiment_name: str | None) -> str | None:
     except known_errors() as error:
         return f"it does not allow a client to {doing} ({explain(error)})"
     return None
+
+
+def _experiment_id(client: "MlflowClient", name: str | None) -> str:
+    experiment = client.get_experiment_by_name(name or DEFAULT_EXPERIMENT)
+    if experiment:
+        return str(experiment.experiment_id)
+    return MLFLOW_DEFAULT_ID if name else experiment_named(client, DEFAULT_EXPERIMENT)
 
 
 def _check_sqlite_lock(path: Path) -> str | None:

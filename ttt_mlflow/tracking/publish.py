@@ -4,9 +4,10 @@ MLflow is imported inside the functions. The import takes seconds, and a run tha
 """
 
 import getpass
+import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,13 +15,18 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ttt_mlflow import names
+from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import PublishFailed
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.run_name import MOST
 from ttt_mlflow.tracking.store import (
+    DEFAULT_EXPERIMENT,
+    MLFLOW_DEFAULT_ID,
     PATIENCE,
     QUIET,
     check_tracking,
     clipped,
+    experiment_named,
     explain,
     known_errors,
     quiet_loggers,
@@ -32,6 +38,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
+KINDS = ("decode", "prefill", "micro")
+GIT_TAGS = tuple(tag.name for tag in (names.TAG_GIT_COMMIT, names.TAG_GIT_BRANCH, names.TAG_GIT_REPO_URL))
+LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"  # MLflow's UI finds tables by this tag
 MLFLOW_STATUS = {"ok": "FINISHED", "oom": "FAILED", "error": "FAILED", "killed": "KILLED"}
 
 # A server that forwards artifacts to an object store answers an upload only after it has forwarded it.
@@ -57,7 +66,7 @@ def publish(
 
     The run is ``run_id`` (MLFLOW_RUN_ID, made by ``mlflow run``, whose parameters are not changed), or the run of an
     earlier, interrupted publication, or a new run in ``experiment_name`` (else MLFLOW_EXPERIMENT_NAME,
-    MLFLOW_EXPERIMENT_ID, MLflow's default experiment). Publishing twice adds nothing twice.
+    MLFLOW_EXPERIMENT_ID, the experiment ``ttt-mlflow``). Publishing twice adds nothing twice.
 
     Raises :class:`PublishFailed`. The journal then still has everything for ``sync``.
     """
@@ -79,39 +88,65 @@ def publish(
 def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "error") -> None:
     """Record in ``run_id``, which ``mlflow run`` made, why nothing was measured, and close the run.
 
-    Raises :class:`PublishFailed`.
+    ``message`` has one line for each fault. The run's name and description say what was refused. Raises
+    :class:`PublishFailed`.
     """
     with settings(QUIET), settings(PATIENCE):
         from mlflow import MlflowClient
         from mlflow.entities import RunTag
         from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
-        message = clipped(message, MAX_TAG_VAL_LENGTH)
-        tags = {names.TAG_STATUS.name: status, names.TAG_MESSAGE.name: message, "mlflow.note.content": message}
+        faults = message.splitlines()
+        name = "stopped before measuring" if status == "killed" else f"refused: {_subjects(faults)}"
+        described = "\n".join([f"**{name}**", "", "Nothing was measured:", "", *(f"- {fault}" for fault in faults)])
+        tags = {
+            names.TAG_STATUS.name: status,
+            names.TAG_MESSAGE.name: clipped(message, MAX_TAG_VAL_LENGTH),
+            "mlflow.note.content": clipped(described, MAX_TAG_VAL_LENGTH),
+        }
         try:
             with quiet_loggers():
                 client = MlflowClient(tracking_uri)
+                tags |= _kind_tags(client.get_run(run_id))
                 client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+                client.update_run(run_id, name=clipped(name, MOST))
                 client.set_terminated(run_id, MLFLOW_STATUS[status])
         except known_errors() as error:
             place = without_password(tracking_uri)
             raise PublishFailed(f"the run {run_id} in {place} could not be marked: {explain(error)}") from error
 
 
+def _subjects(faults: Sequence[str]) -> str:
+    """What each fault is about: ``batch=0, foo=1`` for lines such as ``batch=0: not allowed; …``."""
+    return ", ".join(fault.partition(": ")[0] for fault in faults)
+
+
+def _kind_tags(run: "Run") -> dict[str, str]:
+    """The kind of a run that ``mlflow run`` made, from its entry point and mode; empty if they name none."""
+    entry_point = run.data.tags.get("mlflow.project.entryPoint", "")
+    kind = run.data.params.get("mode") if entry_point == RunConfig.entry_point else entry_point
+    return {names.TAG_KIND.name: kind} if kind in KINDS else {}
+
+
 def note_target(journal: Journal, tracking_uri: str, run_id: str | None, experiment_name: str | None) -> None:
     """Store in the journal where it is to be published.
 
-    Explicit arguments take precedence, then the environment, then what the journal already has.
+    Explicit arguments take precedence, then the environment, then what the journal already has, then the experiment
+    ``ttt-mlflow``. A record of version 0.1 that names no experiment stays without one: it may have been begun in
+    MLflow's default experiment.
     """
     tracking_uri = without_password(tracking_uri)
     earlier = journal.target
     same_store = earlier.get("tracking_uri") == tracking_uri
-    journal.set_target(
-        tracking_uri,
-        run_id or (earlier.get("run_id") if same_store else None),
-        experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or earlier.get("experiment_name"),
-        os.environ.get("MLFLOW_EXPERIMENT_ID") or (earlier.get("experiment_id") if same_store else None),
-    )
+    name = experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    experiment_id = None if name else os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if not name and not experiment_id:
+        name = earlier.get("experiment_name")
+        experiment_id = earlier.get("experiment_id") if same_store else None
+    if not earlier and not name and not experiment_id:
+        name = DEFAULT_EXPERIMENT
+    run_id = run_id or (earlier.get("run_id") if same_store else None)
+    journal.set_target(tracking_uri, run_id, name, experiment_id)
 
 
 def _publish(journal: Journal, tracking_uri: str) -> PublishedRun:
@@ -150,14 +185,17 @@ def _own_run(client: "MlflowClient", journal: Journal) -> "Run | None":
 
 
 def _find_or_create(client: "MlflowClient", journal: Journal) -> "Run":
-    target = journal.target
-    experiment_id = _experiment_id(client, target["experiment_name"]) or target["experiment_id"] or "0"
-
-    def runs_of_journal() -> list["Run"]:
+    def runs_of_journal(experiment_id: str) -> list["Run"]:
         condition = f"tags.`{names.TAG_JOURNAL_ID.name}` = '{journal.journal_id}'"
         return list(client.search_runs([experiment_id], condition, order_by=["start_time ASC"]))
 
-    runs = runs_of_journal()
+    target, experiment_id = journal.target, MLFLOW_DEFAULT_ID
+    if target["experiment_name"] or target["experiment_id"]:
+        name = target["experiment_name"]
+        experiment_id = experiment_named(client, name) if name else str(target["experiment_id"])
+    elif not runs_of_journal(MLFLOW_DEFAULT_ID):  # a record of version 0.1, and not begun there
+        experiment_id = experiment_named(client, DEFAULT_EXPERIMENT)
+    runs = runs_of_journal(experiment_id)
     if not runs:
         created = client.create_run(
             experiment_id,
@@ -171,29 +209,11 @@ def _find_or_create(client: "MlflowClient", journal: Journal) -> "Run":
             },
         )
         # If a response is lost, the client repeats the request, and the server has made two runs.
-        runs = runs_of_journal() or [created]
+        runs = runs_of_journal(experiment_id) or [created]
     run, *ghosts = runs
     for ghost in ghosts:
         client.delete_run(ghost.info.run_id)
     return run
-
-
-def _experiment_id(client: "MlflowClient", name: str | None) -> str | None:
-    """The id of the experiment ``name``. It is created if it does not exist."""
-    from mlflow.exceptions import MlflowException
-
-    if name is None:
-        return None
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        try:
-            return str(client.create_experiment(name))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            experiment = client.get_experiment_by_name(name)  # another run created it first
-            assert experiment is not None
-    return str(experiment.experiment_id)
 
 
 def _log_values(client: "MlflowClient", journal: Journal, run: "Run") -> None:
@@ -206,7 +226,7 @@ def _log_values(client: "MlflowClient", journal: Journal, run: "Run") -> None:
         for name, value in journal.params.items()
         if name not in run.data.params
     ]
-    tags = [RunTag(name, clipped(value, MAX_TAG_VAL_LENGTH)) for name, value in _tags(journal).items()]
+    tags = [RunTag(name, clipped(value, MAX_TAG_VAL_LENGTH)) for name, value in _tags(journal, run).items()]
     metrics = _metrics(journal)
     while metrics or params or tags:
         client.log_batch(run.info.run_id, metrics[:METRICS_PER_CALL], params[:PARAMS_PER_CALL], tags[:TAGS_PER_CALL])
@@ -214,16 +234,30 @@ def _log_values(client: "MlflowClient", journal: Journal, run: "Run") -> None:
 
 
 def _metrics(journal: Journal) -> list["Metric"]:
-    """Metrics, then series. The points have the journal's times; a store keeps equal points once."""
+    """Metrics, then series, those of the headline first: MLflow's pages show what was logged first.
+
+    The points have the journal's times; a store keeps equal points once.
+    """
     from mlflow.entities import Metric
 
     ended_at = _milliseconds(journal.status["ended_at"])
     values = [Metric(name, value, ended_at, 0) for name, value in journal.metrics.items()]
     points = [Metric(name, row[2], row[0], row[1]) for name, rows in journal.series.items() for row in rows]
-    return values + points
+    mode = journal.settings.get("mode")
+    return sorted(values + points, key=lambda metric: _place(metric.key, mode))
 
 
-def _tags(journal: Journal) -> dict[str, str]:
+def _place(name: str, mode: str | None) -> int:
+    """Where the metric ``name`` belongs in the log: the headline of the run's mode, its interval, then all others."""
+    headline = names.PREFILL_TOKENS_PER_S if mode == "prefill" else names.DECODE_TOKENS_PER_S
+    first = [headline.name, headline.ci_low.name, headline.ci_high.name]
+    if name in first:
+        return first.index(name)
+    return len(first) + (not name.startswith(f"{names.KERNEL_US.name}/"))
+
+
+def _tags(journal: Journal, run: "Run") -> dict[str, str]:
+    """The tags to write. ``run``: as it is; the git tags that ``mlflow run`` wrote describe the project that it ran."""
     status = journal.status
     tags = {**journal.tags, names.TAG_JOURNAL_ID.name: journal.journal_id, names.TAG_STATUS.name: status["status"]}
     tags[names.TAG_ENTRY_POINT.name] = journal.entry_point
@@ -231,7 +265,15 @@ def _tags(journal: Journal) -> dict[str, str]:
         tags[names.TAG_MESSAGE.name] = status["message"]
     if journal.description:
         tags["mlflow.note.content"] = journal.description
-    return tags
+    if (journal.artifacts / names.ARTIFACT_KERNELS.path).exists():
+        tags[LOGGED_ARTIFACTS] = _with_table(run.data.tags.get(LOGGED_ARTIFACTS, "[]"), names.ARTIFACT_KERNELS.path)
+    return {name: text for name, text in tags.items() if name not in GIT_TAGS or name not in run.data.tags}
+
+
+def _with_table(listed: str, path: str) -> str:
+    """MLflow's list of a run's logged artifacts with the table ``path``, as its ``log_table`` writes it."""
+    tables, table = json.loads(listed), {"path": path, "type": "table"}
+    return json.dumps(tables if table in tables else [*tables, table])
 
 
 def _log_artifacts(client: "MlflowClient", journal: Journal, run_id: str) -> None:

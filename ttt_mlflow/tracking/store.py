@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_EXPERIMENT = "ttt-mlflow"  # unless an experiment is given; "Default" is for everybody's runs
+MLFLOW_DEFAULT_ID = "0"  # of the experiment "Default", in every store
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # MLflow waits for minutes by default, but a user waits for the end of a run. Values that the user has set are kept.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
@@ -86,6 +87,22 @@ def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
 
         with quiet_loggers():
             yield MlflowClient(uri)
+
+
+def experiment_named(client: "MlflowClient", name: str) -> str:
+    """The id of the experiment ``name``. It is created if it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)  # another run created it first
+            assert experiment is not None
+    return str(experiment.experiment_id)
 
 
 def missing_database(uri: str) -> str | None:
