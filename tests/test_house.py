@@ -49,7 +49,7 @@ TESTED_ELSEWHERE = {
     "record/recorded_run.py": "tracking/test_find_run.py",
     "report/page.py": "report/test_timeline_page.py, report/test_memory_report.py",
     "report/style.py": "the tests of the charts",
-    "report/table.py": "report/test_summary.py, report/test_micro_table.py",
+    "report/columns.py": "report/test_table.py",
     "report/text.py": "report/test_summary.py",
     "run/lifecycle.py": "run/test_model_run.py, micro/test_micro_run.py, app/test_measure.py",
     "run/machine.py": "run/test_plan.py",

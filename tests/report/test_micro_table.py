@@ -8,11 +8,10 @@ import pytest
 
 from tests.catalog import tags
 from tests.record.test_micro_results import make_results
-from ttt_mlflow.config import MicroConfig, RunConfig
+from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.names import ARTIFACT_MICRO_SAMPLES
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.micro_results import MicroResults
-from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report.micro_table import (
     ceilings_text,
     cell_text,
@@ -22,7 +21,6 @@ from ttt_mlflow.report.micro_table import (
     table_markdown,
     table_rows,
 )
-from ttt_mlflow.report.table import table_text
 
 CARD = "the GPU reads 4,000 GB/s, copies 3,900 GB/s (read and written), multiplies fp16 matrices at 700 TFLOP/s"
 
@@ -139,19 +137,3 @@ def test_a_run_that_measured_nothing(tmp_path: Path) -> None:
     journal.set_status("killed", "stopped by SIGTERM", 143)
     assert "status: killed: stopped by SIGTERM" in micro_markdown(journal)
     assert micro_text(journal, "here").splitlines() == [journal.run_name, "  record  here"]
-
-
-# The list of records
-
-
-def test_micro_benchmarks_are_listed_apart(tmp_path: Path) -> None:
-    micro = make_journal(tmp_path, None)
-    run = Journal.create(tmp_path, RunConfig.parse({"batch": 7}).model_dump(mode="json"))
-    blocks = table_text([LocalRun(micro), LocalRun(run)]).split("\n\n")
-    assert len(blocks) == 2
-    assert blocks[0].splitlines()[2].split()[:3] == ["ttt-1b", "decode", "7"]
-    assert blocks[1].splitlines()[2].split() == [
-        *(micro.journal_id, "good,bad", "128,4096", "32", "of", "64", "float16", "running")
-    ]
-    assert table_text([LocalRun(micro)]).splitlines()[0].split()[0] == "micro-benchmark"
-    assert table_text([LocalRun(run)]).split("\n\n")[0] == blocks[0]

@@ -1,4 +1,4 @@
-"""The summaries and the table show what was measured, and nothing that was not."""
+"""The summaries show what was measured, and nothing that was not."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,9 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.measurement.verdict import Finding, Verdict
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.recorded_run import LocalRun
+from ttt_mlflow.record.run_row import local_row
 from ttt_mlflow.report.summary import summary_markdown, summary_text, throughput
-from ttt_mlflow.report.table import COLUMNS, table_row, table_text
+from ttt_mlflow.report.table import table_text
 from ttt_mlflow.report.text import number
 
 CPU = {
@@ -140,7 +141,6 @@ def test_a_run_that_ended_before_its_configuration_was_settled(tmp_path: Path) -
     text = summary_text(journal, "here")
     assert text.splitlines()[0] == "ttt-1b b4"
     assert lines(text)["configuration"] == "seed 0"
-    assert table_row(LocalRun(journal)) == ("ttt-1b", "", "decode", "4", "1", "512", "error", "", "", "", "")
 
 
 def test_the_markdown_description(tmp_path: Path) -> None:
@@ -178,7 +178,8 @@ def test_any_part_of_the_metrics_can_be_missing(
     tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, float]
 ) -> None:
     journal = make_journal(tmp_path_factory.getbasetemp(), metrics)
-    for text in (summary_markdown(journal), summary_text(journal, "here"), table_text([LocalRun(journal)])):
+    table = table_text([local_row(LocalRun(journal))])
+    for text in (summary_markdown(journal), summary_text(journal, "here"), table):
         assert "None" not in text
         assert "nan" not in text
         assert "{" not in text
@@ -206,42 +207,6 @@ def test_number(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_the_table(tmp_path: Path) -> None:
-    ok, oom = make_journal(tmp_path, GPU), make_journal(tmp_path, {}, batch=8192)
-    prefill = make_journal(tmp_path, {"prefill_tokens_per_s": 5e5, "prefill_ms": 2.0}, mode="prefill")
-    ok.set_status("ok")
-    oom.set_status("oom", "too large")
-    prefill.set_status("ok")
-    ok.update_tags(tags({"ttt.verdict": "valid"}))
-    prefill.update_tags(tags({"ttt.verdict": "unjudged", "ttt.missing": "drift"}))
-    ttt = ("ttt-1b", "mlp_1_dual_triton")
-    rows = [table_row(LocalRun(journal)) for journal in (ok, oom, prefill)]
-    assert rows == [
-        (*ttt, "decode", "1024", "1", "256", "ok", "valid", "66,787 [66,500, 67,010]", "15.33", "17.5"),
-        (*ttt, "decode", "8192", "1", "256", "oom", "", "", "", ""),
-        (*ttt, "prefill", "1024", "1", "", "ok", "unjudged", "500,000", "", ""),
-    ]
-
-    text = table_text(map(LocalRun, (ok, oom, prefill))).splitlines()
-    assert len(text) == 2 + len(rows)  # a heading and its rule
-    assert all(column in text[0] for column in COLUMNS)
-    assert all(cell in text[2] for cell in rows[0])
-
-
-def test_an_invalid_run_is_gray_and_says_why(tmp_path: Path) -> None:
-    good, bad = make_journal(tmp_path, GPU), make_journal(tmp_path, GPU)
-    for journal in (good, bad):
-        journal.set_status("ok")
-    good.update_tags(tags({"ttt.verdict": "valid"}))
-    bad.update_tags(tags({"ttt.verdict": "invalid", "ttt.reasons": "drift,other_process"}))
-    gray = "\x1b[90m"
-    assert gray not in table_text([LocalRun(good)])
-    *_, first, second = table_text([LocalRun(good), LocalRun(bad)]).splitlines()
-    assert gray not in first
-    assert second.lstrip().startswith(gray)
-    assert "invalid: drift, other_process" in second
-
-
 def test_the_summary_has_the_verdict_with_its_reasons(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, CPU)
     verdict = Verdict("invalid", (Finding("drift", "+1.2 %"),), {"other_processes": "not listed"}, ("a note",))
@@ -250,13 +215,3 @@ def test_the_summary_has_the_verdict_with_its_reasons(tmp_path: Path) -> None:
     expected = "invalid: drift (+1.2 %); without other_processes (not listed). a note"
     assert lines(summary_text(journal, "here"))["verdict"] == expected
     assert f"| verdict | {expected} |" in summary_markdown(journal)
-
-
-def test_the_table_shows_names_as_they_are(tmp_path: Path) -> None:
-    """Brackets are no markup and a bar is no new column."""
-    journal = make_journal(tmp_path, {}, model_name="[bold]my|model[/bold] :smile:")
-    assert "[bold]my|model[/bold] :smile:" in table_text([LocalRun(journal)])
-
-
-def test_an_empty_table(tmp_path: Path) -> None:
-    assert len(table_text([]).splitlines()) == 2

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
 from ttt_mlflow.config import Configuration
@@ -46,6 +44,8 @@ def _measure_and_publish(
     config: Configuration, destination: Destination, parent: ParentRun | None, signals: SignalHandler
 ) -> int:
     guard_output()
+    from rich.console import Console
+
     from ttt_mlflow.app.measure import Result, carry_out, new_record, plan_of
     from ttt_mlflow.tracking import keep_killed, publish, store
 

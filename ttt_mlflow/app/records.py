@@ -1,19 +1,9 @@
-"""Carries out the commands that read records: table, profile-diff, sync."""
+"""Carries out the commands that read records: profile-diff, sync. The table has a module of its own."""
 
 from pathlib import Path
 
 from ttt_mlflow.app.output import print_error, print_text
 from ttt_mlflow.errors import BadInput, PublishFailed
-
-
-def print_table(logdir: str) -> None:
-    """Print one line for each record in the folder ``logdir``."""
-    from ttt_mlflow.record.journal import find_journals
-    from ttt_mlflow.record.recorded_run import LocalRun
-    from ttt_mlflow.report.table import table_text
-
-    runs = [LocalRun(journal) for journal in find_journals(logdir)]
-    print_text(table_text(runs) if runs else f"No records in {logdir}.")
 
 
 def profile_difference(run_a: str, run_b: str, out: Path, logdir: Path, tracking_uri: str | None) -> None:

@@ -4,6 +4,7 @@ Each module of this folder has the commands of one purpose; :data:`cli` puts the
 imported inside the commands, so that help and messages about bad input appear at once.
 """
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
@@ -11,6 +12,14 @@ import click
 from ttt_mlflow.app.output import print_error, show_error
 from ttt_mlflow.cli import comparing, measuring, reading
 from ttt_mlflow.errors import Killed, TTTError
+
+EXAMPLES = """\b
+Examples:
+  ttt-mlflow doctor
+  ttt-mlflow run --model-name ttt-125m --batch 2 --genlen 16 --device cpu
+  ttt-mlflow table --sort -throughput
+  ttt-mlflow run --help
+"""
 
 
 class _Commands(click.Group):
@@ -27,7 +36,28 @@ class _Commands(click.Group):
             context.exit(killed.exit_code)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def _print_version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked:
+        click.echo(f"ttt-mlflow {_version()}")
+        context.exit()
+
+
+def _version() -> str:
+    try:
+        return version("ttt-mlflow")
+    except PackageNotFoundError:
+        return "of this folder; the package is not installed"
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLES)
+@click.option(
+    *("--version", "asked"),
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Measure how fast a model decodes; each configuration is one MLflow run."""
 

@@ -48,7 +48,7 @@ Exit code: 0 nothing is missing, 1 something is missing for full measurements bu
 @click.option(
     *spellings("no_cg"),
     "no_cg",
-    metavar="NO_CG",
+    metavar="",  # a flag; true and false are accepted too
     is_flag=False,
     flag_value="true",
     help="same as --cuda-graph false",

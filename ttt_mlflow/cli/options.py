@@ -26,9 +26,14 @@ def config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], 
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, field in reversed(kind.model_fields.items()):
-            bare: dict[str, Any] = {"is_flag": False, "flag_value": BARE[kind][name]} if name in BARE[kind] else {}
-            text = f"{field.description}  [default: {as_text(field.default)}]"
-            command = click.option(*spellings(name), name, metavar=name.upper(), help=text, **bare)(command)
+            bare = BARE[kind].get(name)
+            choices = kind.takes.get(name, "")
+            takes = f"takes {choices}; " if choices and choices not in str(field.description) else ""
+            without = f"without a value: {bare}; " if bare else ""
+            text = f"{field.description}  [{takes}{without}default: {as_text(field.default)}]"
+            flag: dict[str, Any] = {"is_flag": False, "flag_value": bare} if bare else {}
+            metavar = f"[{name.upper()}]" if bare else name.upper()
+            command = click.option(*spellings(name), name, metavar=metavar, help=text, **flag)(command)
         return command
 
     return decorate

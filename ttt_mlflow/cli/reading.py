@@ -4,11 +4,25 @@ from pathlib import Path
 
 import click
 
-from ttt_mlflow.app import listings, records
+from ttt_mlflow.app import listings, records, table
 from ttt_mlflow.cli.options import TRACKING_URI_HELP, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR
 
 DEFAULT_DIFF = "./profile_diff"
+
+SYNC_EXAMPLES = """\b
+Examples:
+  ttt-mlflow sync
+  ttt-mlflow sync ./ttt_runs/20261123-101500-1a2b3c4d --tracking-uri http://mlflow.example:5000
+
+\b
+Exit code: 0 all records are in MLflow, 2 bad input, 4 a record could not be sent.
+"""
+
+MODELS_EXAMPLES = """\b
+Examples:
+  ttt-mlflow models
+"""
 
 DIFF_EXAMPLES = """\b
 Examples:
@@ -16,21 +30,43 @@ Examples:
   ttt-mlflow profile-diff 3f0c5d9e8b7a46b1a2c3d4e5f6071829 20261130-101500-5e6f7a8b --out ./last_week
 """
 
+TABLE_EXAMPLES = """\b
+Examples:
+  ttt-mlflow table
+  ttt-mlflow table ./exp/mamba --sort -throughput --limit 10
+  ttt-mlflow table --filter "metrics.batch >= 512 and tags.ttt.verdict = 'valid'"
+  ttt-mlflow table --columns id,batch,throughput,decode_step_ms_p99,ttt.host --format csv
+  ttt-mlflow table --experiment-name nightly --format markdown
+  ttt-mlflow table --tracking-uri http://mlflow.example:5000 --filter "tags.ttt.kind = 'prefill'" --format json
 
-@click.command("sync")
+\b
+Exit code: 0 all runs were read, 1 printed without a record that is damaged and named on standard error,
+2 bad input: an unknown column, a filter that nothing fits, a store that cannot be read.
+"""
+
+COLUMNS_HELP = """\
+what to show: id, date, name, kind, status, throughput, half_width, model, gpu, compile, graph, verdict, and the names
+of parameters, metrics and tags, comma-separated"""
+SORT_HELP = f"columns to sort by, comma-separated; -batch: the largest first  [default: {table.NEWEST_FIRST}]"
+FORMAT_HELP = f"{', '.join(table.FORMATS)}; csv and json have full precision and ISO dates  [default: text]"
+LIMIT_HELP = f"most runs to show, the first in the order of --sort; 0: all  [default: {table.LIMIT}]"
+STORE_HELP = "read the runs of this MLflow store or server, not a folder"
+EXPERIMENT_HELP = "read the runs of this MLflow experiment, not a folder  [default: ttt-mlflow and Default]"
+
+
+@click.command("sync", epilog=SYNC_EXAMPLES)
 @click.argument("path", default=DEFAULT_LOGDIR)
 @click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
 @click.pass_context
 def sync_command(context: click.Context, path: str, tracking_uri: str | None) -> None:
     """Publish the records that MLflow does not have yet.
 
-    PATH is one record or a folder of records (default: ./ttt_runs). Publishing a record twice changes nothing. The exit
-    code is 4 if a record could not be sent.
+    PATH is one record or a folder of records (default: ./ttt_runs). Publishing a record twice changes nothing.
     """
     context.exit(records.sync_records(path, tracking_uri))
 
 
-@click.command("models")
+@click.command("models", epilog=MODELS_EXAMPLES)
 def models_command() -> None:
     """List the models that can be measured, with their inner nets."""
     listings.print_models()
@@ -52,11 +88,36 @@ def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, t
     records.profile_difference(run_a, run_b, Path(out), Path(logdir or DEFAULT_LOGDIR), tracking_uri)
 
 
-@click.command("table")
-@click.argument("logdir", default=DEFAULT_LOGDIR)
-def table_command(logdir: str) -> None:
-    """Print one line for each record in the folder LOGDIR (default: ./ttt_runs)."""
-    records.print_table(logdir)
+@click.command("table", epilog=TABLE_EXAMPLES)
+@click.argument("folder", required=False)
+@click.option("--filter", "condition", metavar="FILTER", help="only the runs that fit, in MLflow's filter syntax")
+@click.option("--columns", metavar="NAMES", help=COLUMNS_HELP)
+@click.option("--sort", default=table.NEWEST_FIRST, metavar="NAMES", help=SORT_HELP)
+@click.option("--limit", default=str(table.LIMIT), metavar="NUMBER", help=LIMIT_HELP)
+@click.option("--format", "form", default="text", metavar="FORMAT", help=FORMAT_HELP)
+@click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=STORE_HELP)
+@click.option(*spellings("experiment_name"), "experiment_name", metavar="NAME", help=EXPERIMENT_HELP)
+@click.pass_context
+def table_command(
+    context: click.Context,
+    folder: str | None,
+    condition: str | None,
+    columns: str | None,
+    sort: str,
+    limit: str,
+    form: str,
+    tracking_uri: str | None,
+    experiment_name: str | None,
+) -> None:
+    """Print one line for each local record, or for each run in an MLflow store.
+
+    The records are those in FOLDER (default: ./ttt_runs), whatever MLFLOW_TRACKING_URI says. A store is read with
+    --tracking-uri or --experiment-name. Runs of other
+    programs are left out, and sweeps and comparisons too, unless the filter names tags.ttt.kind. Micro-benchmarks have
+    a table of their own, unless columns are given. CSV and JSON have names and values for programs.
+    """
+    asked = table.Asked(folder, tracking_uri, experiment_name, condition, columns, sort, limit, form)
+    context.exit(table.print_table(asked))
 
 
 COMMANDS = (sync_command, models_command, profile_diff_command, table_command)

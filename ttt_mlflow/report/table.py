@@ -1,89 +1,102 @@
-"""One line for each run, for the terminal. Invalid runs are gray."""
+"""The table of runs, one line for each: for the terminal (invalid runs are gray), as CSV, JSON and Markdown."""
 
-from collections.abc import Iterable
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
-from ttt_mlflow import names
-from ttt_mlflow.config import MicroConfig, RunConfig, as_text
-from ttt_mlflow.record.recorded_run import RecordedRun
-from ttt_mlflow.report.summary import throughput
-from ttt_mlflow.report.text import number, text_table
+from ttt_mlflow.config import MicroConfig
+from ttt_mlflow.record.run_row import RunRow
+from ttt_mlflow.report.columns import MICRO_COLUMNS, Column, for_machines, for_people, is_invalid
+from ttt_mlflow.report.text import escaped, text_table
 
-COLUMNS = (
-    "model",
-    "inner net",
-    "mode",
-    "batch",
-    "prompt",
-    "generated",
-    "status",
-    "verdict",
-    "tokens/s [95 % confidence interval]",
-    "ms/step",
-    "peak memory GB",
-)
-NUMERIC = COLUMNS[3:6] + COLUMNS[8:]
-MICRO_COLUMNS = ("micro-benchmark", "kernels", "batches", "heads", "dtype", "status", "verdict")
+Columns = Sequence[Column] | None  # None: those of the kinds of runs that there are
+Block = tuple[Sequence[Column], Sequence[RunRow]]
 
 
-def table_text(runs: Iterable[RecordedRun]) -> str:
+def table_text(rows: Sequence[RunRow], asked: Columns = None) -> str:
     """The table for a terminal (gray by ANSI codes). Lines are not wrapped to the terminal's width.
 
-    Micro-benchmarks follow in a table of their own.
+    Unless columns are asked for, micro-benchmarks follow in a table of their own.
     """
-    runs = list(runs)
-    micro = [run for run in runs if run.entry_point == MicroConfig.entry_point]
-    models = [run for run in runs if run.entry_point == RunConfig.entry_point]
-    parts = []
-    if models or not micro:
-        rows = [table_row(run) for run in models]
-        parts.append(text_table(COLUMNS, rows, NUMERIC, [is_invalid(run) for run in models]))
-    if micro:
-        rows = [micro_row(run) for run in micro]
-        parts.append(text_table(MICRO_COLUMNS, rows, gray=[is_invalid(run) for run in micro]))
-    return "\n\n".join(parts)
-
-
-def is_invalid(run: RecordedRun) -> bool:
-    """Whether the run is invalid. Its numbers are shown in gray."""
-    return run.tags.get(names.TAG_VERDICT.name) == "invalid"
-
-
-def verdict_cell(run: RecordedRun) -> str:
-    """For example ``invalid: drift``; empty for a run without a verdict."""
-    verdict, reasons = run.tags.get(names.TAG_VERDICT.name), run.tags.get(names.TAG_REASONS.name, "")
-    return ": ".join(filter(None, [verdict, reasons.replace(",", ", ")]))
-
-
-def table_row(run: RecordedRun) -> tuple[str, ...]:
-    """The cells of one run, in the order of :data:`COLUMNS`. The cell of a value that was not measured is empty."""
-    config, metrics = run.settings, run.metrics
-    decode = config["mode"] == "decode"
-    step = metrics.get(names.DECODE_STEP_MS_P50.name) if decode else None
-    peak = metrics.get(names.PEAK_MEMORY_ALLOCATED_GB.name)
-    return (
-        str(config["model_name"]),
-        str(config.get("inner_net") or ""),
-        str(config["mode"]),
-        str(config["batch"]),
-        str(config["promptlen"]),
-        str(config["genlen"]) if decode else "",
-        run.status,
-        verdict_cell(run),
-        throughput(metrics, str(config["mode"])) or "",
-        "" if step is None else number(step),
-        "" if peak is None else number(peak),
+    return "\n\n".join(
+        text_table(
+            [column.title for column in columns],
+            [[column.text(row) for column in columns] for row in some],
+            [column.title for column in _numeric(columns, some)],
+            [is_invalid(row) for row in some],
+        )
+        for columns, some in _blocks(rows, asked)
     )
 
 
-def micro_row(run: RecordedRun) -> tuple[str, ...]:
-    """The cells of one micro-benchmark, in the order of :data:`MICRO_COLUMNS`. Its results are in its record."""
-    config = run.settings
-    return (
-        run.id,
-        as_text(config["kernels"]),
-        as_text(config["batches"]),
-        f"{config['heads']} of {config['head_dim']}",
-        str(config["dtype"]),
-        run.status,
-        verdict_cell(run),
-    )
+def table_markdown(rows: Sequence[RunRow], asked: Columns = None) -> str:
+    """The same as Markdown."""
+    return "\n\n".join("\n".join(_markdown(columns, some)) for columns, some in _blocks(rows, asked))
+
+
+def table_csv(rows: Sequence[RunRow], asked: Columns = None) -> str:
+    """One line for each run, under the names of the columns. A value that the run does not have is an empty cell."""
+    columns = for_machines(rows) if asked is None else asked
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.name for column in columns])
+    for row in rows:
+        writer.writerow(["" if value is None else _plain(value) for value in (one.value(row) for one in columns)])
+    return text.getvalue().rstrip("\n")
+
+
+def table_json(rows: Sequence[RunRow], asked: Columns = None) -> str:
+    """A list with one object for each run. A value that the run does not have is an absent key."""
+    columns = for_machines(rows) if asked is None else asked
+    objects = []
+    for row in rows:
+        values = {column.name: column.value(row) for column in columns}
+        objects.append({name: _iso(value) for name, value in values.items() if value is not None})
+    return json.dumps(objects, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+FORMATS: dict[str, Callable[[Sequence[RunRow], Columns], str]] = {
+    "text": table_text,
+    "csv": table_csv,
+    "json": table_json,
+    "markdown": table_markdown,
+}
+
+
+def _blocks(rows: Sequence[RunRow], asked: Columns) -> list[Block]:
+    """The tables to show: one with the columns asked for, or one for models and one for micro-benchmarks."""
+    if asked is not None:
+        return [(asked, rows)]
+    micro = [row for row in rows if row.kind == MicroConfig.entry_point]
+    models = [row for row in rows if row.kind != MicroConfig.entry_point]
+    blocks: list[Block] = [(for_people(models), models)] if models or not micro else []
+    return [*blocks, (MICRO_COLUMNS, micro)] if micro else blocks
+
+
+def _numeric(columns: Sequence[Column], rows: Sequence[RunRow]) -> list[Column]:
+    """The columns that have numbers only, at least one. They are right-aligned."""
+
+    def has_numbers(column: Column) -> bool:
+        values = [value for value in map(column.value, rows) if value is not None]
+        return bool(values) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+    return [column for column in columns if has_numbers(column)]
+
+
+def _markdown(columns: Sequence[Column], rows: Sequence[RunRow]) -> list[str]:
+    numeric = _numeric(columns, rows)
+    lines = [[column.title for column in columns]]
+    lines.append(["---:" if column in numeric else "---" for column in columns])
+    lines += [[column.text(row) for column in columns] for row in rows]
+    return [f"| {' | '.join(map(escaped, line))} |" for line in lines]
+
+
+def _iso(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _plain(value: object) -> object:
+    """A cell of a CSV file: truth values as parameters have them."""
+    return str(value).lower() if isinstance(value, bool) else _iso(value)

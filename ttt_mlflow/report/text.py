@@ -1,10 +1,7 @@
 """Numbers and tables as text, for the terminal and for Markdown."""
 
 from collections.abc import Collection, Sequence
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from unicodedata import combining, east_asian_width
 
 from ttt_mlflow.names import TAG_GPU_NAME, TAG_HOST
 from ttt_mlflow.record.recorded_run import RecordedRun
@@ -22,7 +19,7 @@ def escaped(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-GRAY = "bright_black"
+GRAY, END = "\x1b[90m", "\x1b[0m"
 
 
 def text_table(
@@ -32,23 +29,32 @@ def text_table(
     gray: Sequence[bool] | None = None,
 ) -> str:
     """Rows for a terminal. ``numeric``: the columns that are right-aligned. ``gray``: which rows are gray."""
-    table = Table(box=SIMPLE_HEAD, header_style="")
-    for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", no_wrap=True)
-    for row, faint in zip(rows, gray or [False] * len(rows), strict=True):
-        table.add_row(*row, style=GRAY if faint else "")
-    colored = any(gray or ())
-    console = Console(
-        width=1000,
-        color_system="standard" if colored else None,
-        force_terminal=colored,
-        markup=False,
-        emoji=False,
-        highlight=False,
+    lines = [[_printable(cell) for cell in line] for line in (columns, *rows)]
+    widths = [max(map(_width, cells)) for cells in zip(*lines, strict=True)]
+    right = [column in numeric for column in columns]
+    texts = []
+    for line in lines:
+        blanks = [" " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)]
+        cells = [blank + cell if end else cell + blank for cell, blank, end in zip(line, blanks, right, strict=True)]
+        texts.append(f"  {'   '.join(cells)}".rstrip())
+    heading, *body = texts
+    rule = f" {'─' * (sum(widths) + 3 * len(widths) - 1)}"
+    faint = gray or [False] * len(body)
+    return "\n".join(
+        [heading, rule, *(f"{GRAY}{text}{END}" if one else text for text, one in zip(body, faint, strict=True))]
     )
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip())
+
+
+def _printable(text: str) -> str:
+    """``text`` on one line, without codes that a terminal would obey."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
+
+
+def _width(text: str) -> int:
+    """The columns that ``text`` takes on a terminal: two for a wide character, none for a combining one."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 NAME_LENGTH = 100  # of a kernel's name; template instances have names of a thousand characters

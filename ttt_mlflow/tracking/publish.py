@@ -199,7 +199,7 @@ def _find_or_create(client: "MlflowClient", journal: Journal) -> "Run":
     if not runs:
         created = client.create_run(
             experiment_id,
-            start_time=_milliseconds(journal.status["started_at"]),
+            start_time=milliseconds(journal.status["started_at"]),
             run_name=journal.run_name,
             tags={
                 names.TAG_JOURNAL_ID.name: journal.journal_id,
@@ -240,7 +240,7 @@ def _metrics(journal: Journal) -> list["Metric"]:
     """
     from mlflow.entities import Metric
 
-    ended_at = _milliseconds(journal.status["ended_at"])
+    ended_at = milliseconds(journal.status["ended_at"])
     values = [Metric(name, value, ended_at, 0) for name, value in journal.metrics.items()]
     points = [Metric(name, row[2], row[0], row[1]) for name, rows in journal.series.items() for row in rows]
     mode = journal.settings.get("mode")
@@ -256,8 +256,8 @@ def _place(name: str, mode: str | None) -> int:
     return len(first) + (not name.startswith(f"{names.KERNEL_US.name}/"))
 
 
-def _tags(journal: Journal, run: "Run") -> dict[str, str]:
-    """The tags to write. ``run``: as it is; the git tags that ``mlflow run`` wrote describe the project that it ran."""
+def tags_of(journal: Journal) -> dict[str, str]:
+    """The tags of the MLflow run that the record becomes."""
     status = journal.status
     tags = {**journal.tags, names.TAG_JOURNAL_ID.name: journal.journal_id, names.TAG_STATUS.name: status["status"]}
     tags[names.TAG_ENTRY_POINT.name] = journal.entry_point
@@ -265,6 +265,12 @@ def _tags(journal: Journal, run: "Run") -> dict[str, str]:
         tags[names.TAG_MESSAGE.name] = status["message"]
     if journal.description:
         tags["mlflow.note.content"] = journal.description
+    return tags
+
+
+def _tags(journal: Journal, run: "Run") -> dict[str, str]:
+    """The tags to write. ``run``: as it is; the git tags that ``mlflow run`` wrote describe the project that it ran."""
+    tags = tags_of(journal)
     if (journal.artifacts / names.ARTIFACT_KERNELS.path).exists():
         tags[LOGGED_ARTIFACTS] = _with_table(run.data.tags.get(LOGGED_ARTIFACTS, "[]"), names.ARTIFACT_KERNELS.path)
     return {name: text for name, text in tags.items() if name not in GIT_TAGS or name not in run.data.tags}
@@ -287,7 +293,7 @@ def _log_artifacts(client: "MlflowClient", journal: Journal, run_id: str) -> Non
 def _close(client: "MlflowClient", journal: Journal, run_id: str) -> None:
     status = journal.status
     client.update_run(run_id, name=journal.run_name)
-    client.set_terminated(run_id, MLFLOW_STATUS[status["status"]], _milliseconds(status["ended_at"]))
+    client.set_terminated(run_id, MLFLOW_STATUS[status["status"]], milliseconds(status["ended_at"]))
 
 
 def _run_url(tracking_uri: str, experiment_id: str, run_id: str) -> str | None:
@@ -303,7 +309,8 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _milliseconds(iso: str) -> int:
+def milliseconds(iso: str) -> int:
+    """The time in ms since 1970, as MLflow stores it."""
     return round(datetime.fromisoformat(iso).timestamp() * 1000)
 
 

@@ -48,17 +48,27 @@ class Store:
 
         Raises BadInput for an unknown experiment and for a condition that MLflow does not understand.
         """
+        return list(self.each(condition, experiment_name, order_by, limit))
+
+    def each(
+        self,
+        condition: str = "",
+        experiment_name: str | None = None,
+        order_by: Sequence[str] = ("attributes.start_time DESC",),
+        limit: int | None = None,
+        page: int = PAGE,
+    ) -> Iterator[StoreRun]:
+        """The same one by one: a page of ``page`` runs is requested when the runs before it are used up."""
         from mlflow.exceptions import MlflowException
 
-        found: list[StoreRun] = []
-        token = None
-        while limit is None or len(found) < limit:
-            page = PAGE if limit is None else min(PAGE, limit - len(found))
+        experiments = self.experiments(experiment_name)
+        left, token = limit, None
+        while experiments and left != 0:
             try:
                 runs = self._client.search_runs(
-                    self.experiments(experiment_name),
+                    experiments,
                     condition,
-                    max_results=page,
+                    max_results=page if left is None else min(page, left),
                     order_by=list(order_by),
                     page_token=token,
                 )
@@ -66,11 +76,12 @@ class Store:
                 if error.error_code != "INVALID_PARAMETER_VALUE":
                     raise
                 raise BadInput(f"filter {condition}: MLflow does not understand it ({explain(error)})") from None
-            found += [StoreRun(self._client, run, self._folder) for run in runs]
+            for run in runs:
+                yield StoreRun(self._client, run, self._folder)
+            left = None if left is None else left - len(runs)
             token = runs.token
             if not token:
-                break
-        return found
+                return
 
     def children(self, run_id: str) -> list[StoreRun]:
         """The child runs of a run, in its experiment."""
