@@ -71,6 +71,10 @@ MLflow shows these time series in the tab "System metrics", one set for each GPU
 
 {tags}
 
+An experiment that this program prepared has one too:
+
+{experiment_tags}
+
 ## Artifacts
 
 {artifacts}
@@ -89,6 +93,7 @@ def names_page(root: Path) -> str:
             ([f"`system/gpu_<i>_{one.name}`", one.unit, one.meaning] for one in names.SYSTEM_METRICS),
         ),
         tags=_table(("tag", "meaning"), ([f"`{tag.name}`", tag.meaning] for tag in names.TAGS)),
+        experiment_tags=_table(("tag", "meaning"), ([f"`{tag.name}`", tag.meaning] for tag in names.EXPERIMENT_TAGS)),
         artifacts=_table(("artifact", "content"), ([f"`{one.path}`", one.meaning] for one in names.ARTIFACTS)),
     )
 

@@ -83,6 +83,14 @@ class Tag:
 
 
 @dataclass(frozen=True)
+class ExperimentTag:
+    """A text about an experiment."""
+
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A file of a run's record; ``path`` is relative to the run's artifacts."""
 
@@ -489,6 +497,21 @@ TAG_COMPARISON = Tag(
 TAG_JOURNAL_ID = Tag(
     "ttt.journal_id", "id of the local record of the run; a record becomes one run, however often it is published"
 )
+TAG_SERIES = Tag(
+    "ttt.series",
+    "model and inner net, which determine the run's color in the MLflow UI; `not valid` for a run without a valid "
+    "measurement, which is gray",
+)
+TAG_BEST = Tag(
+    "ttt.best", "true for the valid run with the highest throughput of its configuration (ttt.config_id, experiment)"
+)
+
+# Tags of an experiment.
+
+TAG_VIEWS = ExperimentTag(
+    "ttt.views",
+    "version of the saved views that this program wrote, and a hash of each: what a person changed since is kept",
+)
 
 # Artifacts.
 
@@ -613,4 +636,5 @@ METRICS: tuple[Metric, ...] = tuple(
     for one in _with_ends(metric)
 )
 TAGS = _defined(Tag)
+EXPERIMENT_TAGS = _defined(ExperimentTag)
 ARTIFACTS = _defined(Artifact)

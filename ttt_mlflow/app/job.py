@@ -1,7 +1,6 @@
 """Carries out the commands that measure, with signals, a parent `mlflow run`, publishing and the exit code."""
 
 import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
+from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import Configuration
 from ttt_mlflow.errors import BadInput, Killed, PublishFailed
 
@@ -79,7 +79,10 @@ def _measure_and_publish(
         return exit_code or error.exit_code
     place = published.tracking_uri
     print_text(result.summary(f"{record.path}, MLflow run {published.run_id} in {place}"))
-    print_text(f"MLflow UI: {published.run_url or _ui_command(place)}")
+    for note in published.notes:
+        print_error(f"Note: {note}")
+    for line in ui_lines(published, config.kind):
+        print_text(line)
     if parent and published.experiment_id == store.MLFLOW_DEFAULT_ID:
         print_text(
             "`mlflow run` put this run into MLflow's experiment Default; "
@@ -121,13 +124,6 @@ def tell_mlflow(parent: ParentRun, error: BadInput | Killed) -> None:
             publish.reject_run(parent.run_id, uri, str(error))
     except PublishFailed as failed:
         show_error(failed)
-
-
-def _ui_command(place: str) -> str:
-    """The command that opens the UI on the store ``place``. It uses this environment's mlflow, not the shell's."""
-    beside = Path(sys.executable).with_name("mlflow")
-    mlflow = shlex.quote(str(beside)) if beside.exists() else "mlflow"
-    return f"{mlflow} ui --backend-store-uri {shlex.quote(place)}"
 
 
 def process_age_s() -> float:

@@ -41,4 +41,6 @@ def sync_records(path: str, tracking_uri: str | None) -> int:
             print_error(f"Error: {result.journal.journal_id}: {result.message}")
         else:
             print_text(f"{result.journal.journal_id}: {result.outcome}")
+        for note in result.run.notes if result.run else ():
+            print_error(f"Note: {note}")
     return PublishFailed.exit_code if any(result.outcome == "failed" for result in results) else 0

@@ -1,10 +1,10 @@
-"""The commands that read: models, table, profile-diff, sync."""
+"""The commands about runs that exist: models, table, profile-diff, sync, views."""
 
 from pathlib import Path
 
 import click
 
-from ttt_mlflow.app import listings, records, table
+from ttt_mlflow.app import listings, records, table, views
 from ttt_mlflow.cli.options import TRACKING_URI_HELP, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR
 
@@ -43,6 +43,19 @@ Examples:
 Exit code: 0 all runs were read, 1 printed without a record that is damaged and named on standard error,
 2 bad input: an unknown column, a filter that nothing fits, a store that cannot be read.
 """
+
+VIEWS_EXAMPLES = """\b
+Examples:
+  ttt-mlflow views
+  ttt-mlflow views --tracking-uri http://mlflow.example:5000 --experiment-name decode
+  ttt-mlflow views --update-runs
+
+\b
+Exit code: 0 written, 2 no such experiment, or a store that does not answer or refuses.
+"""
+VIEWS_EXPERIMENT_HELP = (
+    "MLflow experiment  [default: $MLFLOW_EXPERIMENT_NAME, else ttt-mlflow and Default, where they have our runs]"
+)
 
 COLUMNS_HELP = """\
 what to show: id, date, name, kind, status, throughput, half_width, model, gpu, compile, graph, verdict, and the names
@@ -120,4 +133,21 @@ def table_command(
     context.exit(table.print_table(asked))
 
 
-COMMANDS = (sync_command, models_command, profile_diff_command, table_command)
+@click.command("views", epilog=VIEWS_EXAMPLES)
+@click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
+@click.option(*spellings("experiment_name"), "experiment_name", metavar="NAME", help=VIEWS_EXPERIMENT_HELP)
+@click.option(
+    *spellings("update_runs"),
+    "update_runs",
+    is_flag=True,
+    help="also add to runs of version 0.1 the tags, numbers and colors that the views use",
+)
+def views_command(tracking_uri: str | None, experiment_name: str | None, update_runs: bool) -> None:
+    """Write the saved views of an experiment in the MLflow UI again, and print their links.
+
+    The first run in an experiment does this by itself. What a person changed, a view or the description, is kept.
+    """
+    views.write_views(tracking_uri, experiment_name, update_runs)
+
+
+COMMANDS = (sync_command, models_command, profile_diff_command, table_command, views_command)

@@ -19,6 +19,8 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import PublishFailed
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.run_name import MOST
+from ttt_mlflow.tracking.best import mark_best
+from ttt_mlflow.tracking.derived import missing_metrics, missing_tags
 from ttt_mlflow.tracking.store import (
     DEFAULT_EXPERIMENT,
     MLFLOW_DEFAULT_ID,
@@ -33,6 +35,7 @@ from ttt_mlflow.tracking.store import (
     settings,
     without_password,
 )
+from ttt_mlflow.tracking.views import prepare_if_new
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,12 +54,18 @@ METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 800, 100, 100
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """Where a journal is in MLflow. ``run_url``: a link, if a server shows the run."""
+    """Where a journal is in MLflow.
+
+    run_url: a link, if a server shows the run. has_views: whether the experiment has our saved views. notes: what was
+    not done for the UI, and what is left to do for it, one line each.
+    """
 
     run_id: str
     experiment_id: str
     tracking_uri: str
     run_url: str | None
+    has_views: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def publish(
@@ -164,7 +173,21 @@ def _publish(journal: Journal, tracking_uri: str) -> PublishedRun:
         _close(client, journal, run_id)
     place = without_password(tracking_uri)
     journal.set_published(place, run_id, experiment_id)
-    return PublishedRun(run_id, experiment_id, place, _run_url(place, experiment_id, run_id))
+    with settings(PATIENCE):
+        has_views, notes = _prepare_ui(client, journal, experiment_id)
+    return PublishedRun(run_id, experiment_id, place, _run_url(place, experiment_id, run_id), has_views, notes)
+
+
+def _prepare_ui(client: "MlflowClient", journal: Journal, experiment_id: str) -> tuple[bool, tuple[str, ...]]:
+    """What MLflow's UI shows besides the run itself. The run is published already, so a failure is only noted."""
+    has_views, notes = prepare_if_new(client, experiment_id)
+    tags = _tags(journal)
+    if tags.get(names.TAG_VERDICT.name) == "valid" and (config_id := tags.get(names.TAG_CONFIG_ID.name)):
+        try:
+            mark_best(client, experiment_id, config_id)
+        except known_errors() as error:
+            notes += (f"the best run of the configuration could not be marked ({explain(error)})",)
+    return has_views, notes
 
 
 def _own_run(client: "MlflowClient", journal: Journal) -> "Run | None":
@@ -241,7 +264,9 @@ def _metrics(journal: Journal) -> list["Metric"]:
     from mlflow.entities import Metric
 
     ended_at = milliseconds(journal.status["ended_at"])
-    values = [Metric(name, value, ended_at, 0) for name, value in journal.metrics.items()]
+    kind = tags_of(journal)[names.TAG_KIND.name]
+    numbers = journal.metrics | missing_metrics(kind, journal.params, journal.metrics)
+    values = [Metric(name, value, ended_at, 0) for name, value in numbers.items()]
     points = [Metric(name, row[2], row[0], row[1]) for name, rows in journal.series.items() for row in rows]
     mode = journal.settings.get("mode")
     return sorted(values + points, key=lambda metric: _place(metric.key, mode))
@@ -265,7 +290,7 @@ def tags_of(journal: Journal) -> dict[str, str]:
         tags[names.TAG_MESSAGE.name] = status["message"]
     if journal.description:
         tags["mlflow.note.content"] = journal.description
-    return tags
+    return tags | missing_tags(journal.params, tags)
 
 
 def _tags(journal: Journal, run: "Run") -> dict[str, str]:
