@@ -1,5 +1,7 @@
 """Turns the words of a command line into a configuration."""
 
+import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -36,6 +38,25 @@ def parse(kind: type[Asked], options: Options, rest: Sequence[str], faults: Sequ
     if faults:
         raise BadInput("\n".join(faults))
     return asked
+
+
+def words(name: str, text: str | None) -> tuple[str, ...]:
+    """The words of ``text``, divided as a shell does. Raises BadInput for an open quotation."""
+    try:
+        return tuple(shlex.split(text or ""))
+    except ValueError as error:
+        raise BadInput(f"{name}={text}: not allowed ({error}); {name} takes options in one quoted text") from None
+
+
+def number(name: str, text: str, what: str, allow_zero: bool = False) -> float:
+    """``text`` as a number above 0; ``2%`` is 2. Raises BadInput. what: what ``name`` takes, for the message."""
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and (value > 0 or (allow_zero and value == 0))):
+        raise BadInput(f"{name}={text}: not allowed; {name} takes {what}")
+    return value
 
 
 def _explain_rest(kind: type[Configuration], words: Sequence[str]) -> list[str]:

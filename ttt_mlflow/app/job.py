@@ -5,12 +5,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import Configuration
 from ttt_mlflow.errors import BadInput, Killed, PublishFailed
+
+if TYPE_CHECKING:
+    from ttt_mlflow.app.measure import Result
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,23 @@ def execute(parse: Callable[[], Configuration], destination: Destination) -> int
 
     Raises BadInput or Killed if nothing has been measured yet.
     """
+    return execute_recorded(parse, destination)[1]
+
+
+def execute_recorded(
+    parse: Callable[[], Configuration], destination: Destination, time_imports: bool = True
+) -> "tuple[Result, int]":
+    """As :func:`execute`; returns the result too, measured completely or not.
+
+    time_imports: record the age of this process as the time of its imports; not if it did something else before.
+    """
     parent = ParentRun.of_this_process()
     with SignalHandler() as signals:
         try:
             config = parse()
             if parent:
                 _refuse_other_destination(destination)
-            return _measure_and_publish(config, destination, parent, signals)
+            return _measure_and_publish(config, destination, parent, signals, time_imports)
         except (BadInput, Killed) as error:
             if parent:
                 tell_mlflow(parent, error)
@@ -41,15 +55,19 @@ def execute(parse: Callable[[], Configuration], destination: Destination) -> int
 
 
 def _measure_and_publish(
-    config: Configuration, destination: Destination, parent: ParentRun | None, signals: SignalHandler
-) -> int:
+    config: Configuration,
+    destination: Destination,
+    parent: ParentRun | None,
+    signals: SignalHandler,
+    time_imports: bool,
+) -> "tuple[Result, int]":
     guard_output()
     from rich.console import Console
 
     from ttt_mlflow.app.measure import Result, carry_out, new_record, plan_of
     from ttt_mlflow.tracking import keep_killed, publish, store
 
-    imports_s = process_age_s()
+    imports_s = process_age_s() if time_imports else None
     plan = plan_of(config)
     uri = store.resolve_tracking_uri(destination.tracking_uri)
     unreachable = store.check_tracking(uri)
@@ -76,7 +94,7 @@ def _measure_and_publish(
     except PublishFailed as error:
         show_error(error)
         print_text(result.summary())
-        return exit_code or error.exit_code
+        return result, exit_code or error.exit_code
     place = published.tracking_uri
     print_text(result.summary(f"{record.path}, MLflow run {published.run_id} in {place}"))
     for note in published.notes:
@@ -88,7 +106,7 @@ def _measure_and_publish(
             "`mlflow run` put this run into MLflow's experiment Default; "
             f"`mlflow run . --experiment-name {store.DEFAULT_EXPERIMENT}` puts it into {store.DEFAULT_EXPERIMENT}"
         )
-    return exit_code
+    return result, exit_code
 
 
 def _warn_unreachable(place: str, reason: str, folder: Path) -> None:

@@ -32,14 +32,18 @@ class ParentRun:
 class SignalHandler:
     """Turns the first SIGINT or SIGTERM into Killed. A later one only prints that the run is ending.
 
-    A Ctrl-C on ``mlflow run`` arrives twice: as SIGINT from the terminal, then as SIGTERM from mlflow.
+    A Ctrl-C on ``mlflow run`` arrives twice: as SIGINT from the terminal, then as SIGTERM from mlflow. hangup: also
+    handle SIGHUP, the end of the terminal, unless it is ignored as under nohup.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hangup: bool = False) -> None:
         self.stopping = False
+        self._signums = [signal.SIGINT, signal.SIGTERM]
+        if hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self._signums.append(signal.SIGHUP)
 
     def __enter__(self) -> "SignalHandler":
-        self._before = {signum: signal.signal(signum, self._hear) for signum in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {signum: signal.signal(signum, self._hear) for signum in self._signums}
         return self
 
     def __exit__(self, *_: object) -> None:

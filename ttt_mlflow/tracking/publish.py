@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 KINDS = ("decode", "prefill", "micro")
 GIT_TAGS = tuple(tag.name for tag in (names.TAG_GIT_COMMIT, names.TAG_GIT_BRANCH, names.TAG_GIT_REPO_URL))
 LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"  # MLflow's UI finds tables by this tag
+PARENT_RUN = "mlflow.parentRunId"  # MLflow's own tag
 MLFLOW_STATUS = {"ok": "FINISHED", "oom": "FAILED", "error": "FAILED", "killed": "KILLED"}
 
 # A server that forwards artifacts to an object store answers an upload only after it has forwarded it.
@@ -249,7 +250,8 @@ def _log_values(client: "MlflowClient", journal: Journal, run: "Run") -> None:
         for name, value in journal.params.items()
         if name not in run.data.params
     ]
-    tags = [RunTag(name, clipped(value, MAX_TAG_VAL_LENGTH)) for name, value in _tags(journal, run).items()]
+    values = _tags(journal, run) | _parent_tag(client, journal, run.info.experiment_id)
+    tags = [RunTag(name, clipped(value, MAX_TAG_VAL_LENGTH)) for name, value in values.items()]
     metrics = _metrics(journal)
     while metrics or params or tags:
         client.log_batch(run.info.run_id, metrics[:METRICS_PER_CALL], params[:PARAMS_PER_CALL], tags[:TAGS_PER_CALL])
@@ -305,6 +307,16 @@ def _with_table(listed: str, path: str) -> str:
     """MLflow's list of a run's logged artifacts with the table ``path``, as its ``log_table`` writes it."""
     tables, table = json.loads(listed), {"path": path, "type": "table"}
     return json.dumps(tables if table in tables else [*tables, table])
+
+
+def _parent_tag(client: "MlflowClient", journal: Journal, experiment_id: str) -> dict[str, str]:
+    """MLflow's tag that puts the run below its parent. Empty without a parent, and before the parent is published."""
+    parent = journal.tags.get(names.TAG_PARENT_JOURNAL_ID.name)
+    if parent is None:
+        return {}
+    condition = f"tags.`{names.TAG_JOURNAL_ID.name}` = '{parent}'"
+    runs = client.search_runs([experiment_id], condition, max_results=1, order_by=["start_time ASC"])
+    return {PARENT_RUN: runs[0].info.run_id} if runs else {}
 
 
 def _log_artifacts(client: "MlflowClient", journal: Journal, run_id: str) -> None:

@@ -1,0 +1,167 @@
+"""The commands that measure and compare at once: ab, rerun."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ttt_mlflow.app.arguments import number, parse_run, words
+from ttt_mlflow.app.job import Destination
+from ttt_mlflow.cli.measuring import run_command
+from ttt_mlflow.cli.options import record_options, spellings
+from ttt_mlflow.config import DEFAULT_LOGDIR, RunConfig
+from ttt_mlflow.errors import BadInput
+
+if TYPE_CHECKING:
+    from ttt_mlflow.app.ab.answer import Question
+
+DEFAULT_AB_MINUTES = "10"
+AB_EXAMPLES = """\b
+Examples:
+  ttt-mlflow ab HEAD~1 . -- --model-name ttt-1b --batch 1024 --genlen 128
+  ttt-mlflow ab v0.1 HEAD --fail-above 2% -- --batch 128 --inner-net mlp_2_dual_triton
+  ttt-mlflow ab main ../other-checkout --max-minutes 20 --resolution 0.5% -- --batch 128
+  ttt-mlflow ab . . --baseline-options "--dtype float16" --candidate-options "--dtype bfloat16" -- --batch 128
+
+\b
+Exit code: 0 compared and, with --fail-above, not slower by more; 1 slower by more; 2 bad input, or a side that does
+not run; 4 compared but not published; 5 cannot tell (with --fail-above); 130 and 143 stopped by Ctrl-C and SIGTERM.
+"""
+
+RERUN_EXAMPLES = """\b
+Examples:
+  ttt-mlflow rerun ./ttt_runs/20261123-101500-1a2b3c4d
+  ttt-mlflow rerun 3f0c5d9e8b7a46b1a2c3d4e5f6071829 --tracking-uri http://mlflow.example:5000 --fail-above 2%
+
+\b
+Exit code: as `ttt-mlflow run`. With --fail-above: 0 not slower by more, 1 slower by more, 2 bad input,
+4 measured but not published, 5 cannot tell, also if the run failed.
+"""
+
+
+def _gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for the question that a comparison answers."""
+    for name, metavar, text in (
+        ("fail_above", "PCT", "exit code 1 if the candidate is slower by more than this percentage"),
+        ("resolution", "PCT", "half-width of the confidence interval that is narrow enough, in percent  [default: 1]"),
+    ):
+        command = click.option(*spellings(name), name, metavar=metavar, help=text)(command)
+    for name, text in (
+        ("inconclusive_ok", "with --fail-above: exit code 0 if the comparison cannot tell"),
+        ("include_invalid", "compare invalid runs like others"),
+    ):
+        command = click.option(*spellings(name), name, is_flag=True, help=text)(command)
+    return command
+
+
+@click.command("ab", epilog=AB_EXAMPLES)
+@click.argument("baseline")
+@click.argument("candidate")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    *spellings("baseline_options"), "baseline_options", metavar="WORDS", help="options of the baseline alone"
+)
+@click.option(*spellings("candidate_options"), "candidate_options", metavar="WORDS", help="those of the candidate")
+@_gate_options
+@click.option(
+    *spellings("max_minutes"),
+    "max_minutes",
+    metavar="MIN",
+    help=f"time for the rounds; two are always made  [default: {DEFAULT_AB_MINUTES}]",
+)
+@click.option("--format", "form", metavar="FORMAT", default="text", help="text, markdown or json  [default: text]")
+@record_options
+@click.pass_context
+def ab_command(
+    context: click.Context,
+    baseline: str,
+    candidate: str,
+    options: tuple[str, ...],
+    baseline_options: str | None,
+    candidate_options: str | None,
+    max_minutes: str | None,
+    form: str,
+    logdir: str | None,
+    tracking_uri: str | None,
+    experiment_name: str | None,
+    **gate: Any,
+) -> None:
+    """Compare two versions of the code on this machine: BASELINE and CANDIDATE, each measured in turns.
+
+    A side is a git ref, `.` for the working tree with its uncommitted changes, or the folder of a checkout. OPTIONS,
+    after `--`, are those of `ttt-mlflow run`. Each side runs from a folder of its own. Both are warmed once. Then short
+    runs alternate until the confidence interval is narrow enough or the time is used up. The comparison becomes one
+    MLflow run, and the measured runs become its children.
+    """
+    from ttt_mlflow.app.ab.command import AskedAb, run_ab
+
+    def asked() -> AskedAb:
+        return AskedAb(
+            baseline,
+            candidate,
+            options,
+            {
+                "baseline": words("baseline_options", baseline_options),
+                "candidate": words("candidate_options", candidate_options),
+            },
+            _question(**gate),
+            number("max_minutes", max_minutes or DEFAULT_AB_MINUTES, "a number of minutes above 0"),
+            Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name),
+            form,
+        )
+
+    context.exit(run_ab(asked, _parse_run_words))
+
+
+@click.command("rerun", epilog=RERUN_EXAMPLES)
+@click.argument("run")
+@_gate_options
+@record_options
+@click.pass_context
+def rerun_command(
+    context: click.Context,
+    run: str,
+    logdir: str | None,
+    tracking_uri: str | None,
+    experiment_name: str | None,
+    **gate: Any,
+) -> None:
+    """Measure the configuration of the recorded run RUN again, and compare it with RUN.
+
+    RUN is the folder of a record, the id of a record in LOGDIR, or the id or the name of an MLflow run. All parameters
+    are those that RUN used, the random seed and the length of the measurement included.
+    """
+    from ttt_mlflow.app.rerun import rerun
+
+    destination = Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    context.exit(rerun(run, destination, _question(**gate)))
+
+
+def _question(
+    resolution: str | None, fail_above: str | None, inconclusive_ok: bool, include_invalid: bool
+) -> "Question":
+    from ttt_mlflow.app.ab.answer import Question
+
+    above = None
+    if fail_above is not None:
+        above = number("fail_above", fail_above, "a percentage of at least 0", allow_zero=True)
+    elif inconclusive_ok:
+        raise BadInput("inconclusive_ok: it has no effect without fail_above; add --fail-above, or omit it")
+    narrow = number("resolution", resolution or "1", "a percentage above 0")
+    return Question(narrow, above, inconclusive_ok, include_invalid)
+
+
+def _parse_run_words(given: Sequence[str]) -> RunConfig:
+    """The configuration that ``ttt-mlflow run`` reads from the words ``given``. Raises BadInput for what it does not take."""
+    try:
+        with run_command.make_context("run", list(given)) as context:
+            options = dict(context.params)
+            for place in ("logdir", "tracking_uri", "experiment_name"):
+                if (value := options.pop(place)) is not None:
+                    raise BadInput(f"{place}={value}: it holds for both sides; give it before `--`")
+            return parse_run(options, options.pop("no_cg"), context.args)
+    except click.UsageError as error:
+        raise BadInput(error.format_message()) from None
+
+
+COMMANDS = (ab_command, rerun_command)
