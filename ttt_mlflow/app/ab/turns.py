@@ -25,8 +25,8 @@ ORDER = (BASELINE, CANDIDATE, CANDIDATE, BASELINE)  # a drift of the GPU that is
 ROUNDS_LEAST = 2  # with one round, a side has two runs, which say little about the variance from run to run
 LOOK_S = 0.2  # between two looks at a process
 PATIENCE_S = 20.0  # for a process that was asked to stop, until it is killed
-# Options of each run that the user did not give. A run is short, because repetitions say more than a long run. It is
-# then often not precise in itself, which the verdict of a run alone would call invalid.
+# Options of each run; those of the user come after them and count. A run is short, because repetitions say more than a
+# long run. It is then often not precise in itself, which the verdict of a run alone would call invalid.
 SHORT_RUN = {"max_seconds": "4", "thresholds": "half_width_pct=100"}
 # Options of the run that only fills caches. The last ones are added where the user asked for a profile.
 WARM_RUN = {"warmup": "0", "repeats": "1"}
@@ -38,7 +38,7 @@ MEASURED = (0, PublishFailed.exit_code)
 
 @dataclass(frozen=True)
 class Limits:
-    """When the rounds end. resolution_pct: half-width of the confidence interval in %. max_s: seconds for all rounds."""
+    """When the rounds end. resolution_pct: half-width of the confidence interval. max_s: seconds for all rounds."""
 
     resolution_pct: float
     max_s: float
@@ -108,9 +108,8 @@ def given_options(words: Sequence[str]) -> set[str]:
 
 
 def words_of_a_run(words: Sequence[str]) -> tuple[str, ...]:
-    """The options of a measured run: those given, and those that make it short."""
-    given = given_options(words)
-    return (*words, *_as_words({name: value for name, value in SHORT_RUN.items() if name not in given}))
+    """The options of a measured run: those that make it short, then those given. Of two values, the last counts."""
+    return (*_as_words(SHORT_RUN), *words)
 
 
 def words_of_a_warm_run(words: Sequence[str]) -> tuple[str, ...]:
