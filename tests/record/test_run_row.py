@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,12 @@ def test_each_file_is_read_once(make_journal: MakeJournal, monkeypatch: pytest.M
     (run,) = find_records(journal.path.parent)
     read: list[str] = []
     once = Journal._read_json
-    monkeypatch.setattr(Journal, "_read_json", lambda *given: (read.append(given[1]), once(*given))[1])
+
+    def noted(self: Journal, name: str, default: dict[str, Any]) -> dict[str, Any]:
+        read.append(name)
+        return once(self, name, default)
+
+    monkeypatch.setattr(Journal, "_read_json", noted)
     row = local_row(run)
     assert sorted(read) == ["config.json", "metrics.json", "params.json", "status.json", "tags.json"]
     assert (row.id, row.kind, row.status) == (journal.journal_id, "decode", "ok")

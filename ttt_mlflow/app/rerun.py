@@ -28,8 +28,9 @@ def rerun(run: str, destination: job.Destination, question: Question) -> int:
     if result.status == STOPPED or (result.failure and question.fail_above_pct is None):
         return exit_code
     with recorded(run, destination) as old:
-        found = answer([old], [LocalRun(result.record)], question)
-    print_text(f"\nCompared with run {run}, the baseline:\n{found.text}")
+        again = LocalRun(result.record)
+        found = answer([old], [again], question, (f"{old.id}, {old.name}", f"{again.id}, measured again"))
+    print_text(f"\n{found.text}")
     # with a gate, a run that failed decides by the comparison, because 1 means slower and nothing else
     return found.exit_code if result.failure else found.exit_code or exit_code
 

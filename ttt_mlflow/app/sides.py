@@ -11,7 +11,6 @@ from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.journal import JOURNAL_ID, Journal, find_journals
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun
-from ttt_mlflow.tracking.find_run import GIT_COMMIT
 from ttt_mlflow.tracking.query import Store
 
 KINDS = ("decode", "prefill", "micro")  # runs that measured something; sweeps and comparisons did not
@@ -164,7 +163,7 @@ class Finder:
             return None
         runs: list[RecordedRun] = []
         if self._store:
-            runs = [*self._store.search(f"tags.`{GIT_COMMIT}` LIKE '{commit}%'", self._experiment)]
+            runs = [*self._store.search(f"tags.`{names.TAG_GIT_COMMIT.name}` LIKE '{commit}%'", self._experiment)]
         if not runs:
             runs = [*(run for run in self._local() if (run.commit or "").startswith(commit))]
         runs = [run for run in runs if is_ours(run) and run.kind in KINDS]

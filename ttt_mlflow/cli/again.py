@@ -58,9 +58,7 @@ def _gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("baseline")
 @click.argument("candidate")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    *spellings("baseline_options"), "baseline_options", metavar="WORDS", help="options of the baseline alone"
-)
+@click.option(*spellings("baseline_options"), "baseline_options", metavar="WORDS", help="options of the baseline alone")
 @click.option(*spellings("candidate_options"), "candidate_options", metavar="WORDS", help="those of the candidate")
 @_gate_options
 @click.option(
@@ -152,7 +150,7 @@ def _question(
 
 
 def _parse_run_words(given: Sequence[str]) -> RunConfig:
-    """The configuration that ``ttt-mlflow run`` reads from the words ``given``. Raises BadInput for what it does not take."""
+    """The configuration that ``ttt-mlflow run`` reads from ``given``. Raises BadInput for what it does not take."""
     try:
         with run_command.make_context("run", list(given)) as context:
             options = dict(context.params)

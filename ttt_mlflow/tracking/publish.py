@@ -182,7 +182,7 @@ def _publish(journal: Journal, tracking_uri: str) -> PublishedRun:
 def _prepare_ui(client: "MlflowClient", journal: Journal, experiment_id: str) -> tuple[bool, tuple[str, ...]]:
     """What MLflow's UI shows besides the run itself. The run is published already, so a failure is only noted."""
     has_views, notes = prepare_if_new(client, experiment_id)
-    tags = _tags(journal)
+    tags = tags_of(journal)
     if tags.get(names.TAG_VERDICT.name) == "valid" and (config_id := tags.get(names.TAG_CONFIG_ID.name)):
         try:
             mark_best(client, experiment_id, config_id)

@@ -23,7 +23,7 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement.comparison import Comparison, compare
 from ttt_mlflow.record.journal import Journal
 
-MEASURED = compare([100.0, 101.0, 102.0], [100.0, 101.0, 102.0])
+MEASURED = compare([[100.0], [101.0], [102.0]], [[100.0], [101.0], [102.0]])
 RECORD = Journal(Path("/nowhere"))
 
 

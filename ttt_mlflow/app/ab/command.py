@@ -161,7 +161,8 @@ class _Ab:
 
     def _answer(self) -> Answer:
         baseline, candidate = ([LocalRun(one) for one in self.rounds.runs[name]] for name in (BASELINE, CANDIDATE))
-        return answer(baseline, candidate, self.asked.question)
+        labels = [f"{source.asked}, {source}" for source in self.sources]
+        return answer(baseline, candidate, self.asked.question, (labels[0], labels[1]))
 
     def _publish(self, parent: Journal) -> bool:
         try:
