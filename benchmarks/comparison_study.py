@@ -142,6 +142,7 @@ def _name(path: Path) -> str:
 def rebuilt(median: float, low: float, high: float, passes: int) -> Run:
     """Passes with this median and this 95 % confidence interval, which is what a text has of a run."""
     shape = np.linspace(-1, 1, passes)
+    shape[(passes - 1) // 2 : passes // 2 + 1] = 0  # the one or two in the middle are the median
     small = 1e-3
     interval = median_confidence_interval(np.exp(small * shape))
     assert interval is not None
