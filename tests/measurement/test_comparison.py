@@ -65,6 +65,20 @@ def test_the_interval_holds_the_change(sides: tuple[list[list[float]], list[list
         assert low <= comparison.change_pct <= high
 
 
+@given(pairs, st.floats(0.01, 10))
+def test_more_runs_are_needed_just_where_the_smallest_change_is_too_large(
+    sides: tuple[list[list[float]], list[list[float]]], resolution_pct: float
+) -> None:
+    comparison = compare(*sides, run_to_run=KNOWN, resolution_pct=resolution_pct)
+    if comparison.smallest_change_pct is None:
+        assert comparison.runs_needed == 3
+    elif comparison.smallest_change_pct <= resolution_pct:
+        assert comparison.runs_needed is None
+    else:
+        assert comparison.runs_needed is None or comparison.runs_needed > min(map(len, sides))
+        assert (comparison.runs_needed is None) == math.isinf(comparison.smallest_change_pct)
+
+
 @given(pairs)
 def test_the_other_way_round_it_is_the_inverse(sides: tuple[list[list[float]], list[list[float]]]) -> None:
     forth, back = compare(*sides, run_to_run=KNOWN), compare(*sides[::-1], run_to_run=KNOWN)

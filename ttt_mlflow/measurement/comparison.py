@@ -136,7 +136,9 @@ def compare(
     else:
         found, used = _by_repetitions(change, base, other)
     smallest = _percent(found.smallest)
-    enough = smallest <= resolution_pct
+    needed = None
+    if smallest > resolution_pct:
+        needed = found.runs_needed(math.log1p(resolution_pct / 100), more_than=min(base.runs, other.runs))
     return Comparison(
         *numbers,
         _percent(change),
@@ -144,7 +146,7 @@ def compare(
         _percent(change + found.above),
         found.p_value,
         used,
-        runs_needed=None if enough else found.runs_needed(math.log1p(resolution_pct / 100)),
+        runs_needed=needed,
         smallest_change_pct=smallest,
     )
 
@@ -241,15 +243,14 @@ class _Found:
     variance: float
     freedom: float
 
-    def runs_needed(self, resolution: float) -> int | None:
-        """Runs a side, at least three, with which a change of ``resolution`` is found in 95 of 100 cases."""
+    def runs_needed(self, resolution: float, more_than: int) -> int | None:
+        """Runs a side with which a change of ``resolution`` is found in 95 of 100 cases; None if it is infinite."""
         least = 2 * self.variance / resolution**2
         if not math.isfinite(least):
             return None
-        needed = math.ceil(least * self._errors(math.inf) ** 2)
-        if needed < REPETITIONS_LEAST and math.isinf(self.freedom):
+        needed = max(math.ceil(least * self._errors(math.inf) ** 2), more_than + 1)
+        if needed < REPETITIONS_LEAST:
             return needed
-        needed = max(needed, REPETITIONS_LEAST)
         # from three runs a side on, their own variance is used: Student's t, whose quantiles depend on their number
         while least * self._errors(2 * needed - 2) ** 2 > needed:
             needed += 1
