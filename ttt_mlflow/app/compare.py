@@ -75,7 +75,7 @@ def report_of(sides: Sequence[tuple[str, Sequence[RecordedRun]]], options: Compa
 
 
 def _report(config: CompareConfig, destination: Destination) -> Report:
-    with _finder(destination) as finder:
+    with open_finder(destination) as finder:
         baseline = finder.side("baseline", config.baseline)
         candidate = finder.side("candidate", config.candidate)
         sides = [(baseline.text, baseline.runs), (candidate.text, candidate.runs)]
@@ -91,7 +91,7 @@ def _report(config: CompareConfig, destination: Destination) -> Report:
 
 
 @contextlib.contextmanager
-def _finder(destination: Destination) -> Iterator[Finder]:
+def open_finder(destination: Destination) -> Iterator[Finder]:
     """Where runs are looked for. Without a store that was asked for, the local records are enough."""
     uri = stores.resolve_tracking_uri(destination.tracking_uri)
     logdir = Path(destination.logdir)

@@ -1,19 +1,16 @@
 """The commands that measure and compare at once: ab, rerun."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import click
 
 from ttt_mlflow.app.arguments import number, parse_run, words
 from ttt_mlflow.app.job import Destination
+from ttt_mlflow.cli.comparing import BUG, compare_options, faults_end_with
 from ttt_mlflow.cli.measuring import run_command
 from ttt_mlflow.cli.options import record_options, spellings
-from ttt_mlflow.config import DEFAULT_LOGDIR, RunConfig
+from ttt_mlflow.config import DEFAULT_LOGDIR, CompareConfig, RunConfig
 from ttt_mlflow.errors import BadInput
-
-if TYPE_CHECKING:
-    from ttt_mlflow.app.ab.answer import Question
 
 DEFAULT_AB_MINUTES = "10"
 AB_EXAMPLES = """\b
@@ -39,35 +36,19 @@ Exit code: as `ttt-mlflow run`. With --fail-above: 0 not slower by more, 1 slowe
 """
 
 
-def _gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options for the question that a comparison answers."""
-    for name, metavar, text in (
-        ("fail_above", "PCT", "exit code 1 if the candidate is slower by more than this percentage"),
-        ("resolution", "PCT", "half-width of the confidence interval that is narrow enough, in percent  [default: 1]"),
-    ):
-        command = click.option(*spellings(name), name, metavar=metavar, help=text)(command)
-    for name, text in (
-        ("inconclusive_ok", "with --fail-above: exit code 0 if the comparison cannot tell"),
-        ("include_invalid", "compare invalid runs like others"),
-    ):
-        command = click.option(*spellings(name), name, is_flag=True, help=text)(command)
-    return command
-
-
 @click.command("ab", epilog=AB_EXAMPLES)
 @click.argument("baseline")
 @click.argument("candidate")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option(*spellings("baseline_options"), "baseline_options", metavar="WORDS", help="options of the baseline alone")
 @click.option(*spellings("candidate_options"), "candidate_options", metavar="WORDS", help="those of the candidate")
-@_gate_options
+@compare_options("allow_missing")
 @click.option(
     *spellings("max_minutes"),
     "max_minutes",
     metavar="MIN",
     help=f"time for the rounds; two are always made  [default: {DEFAULT_AB_MINUTES}]",
 )
-@click.option("--format", "form", metavar="FORMAT", default="text", help="text, markdown or json  [default: text]")
 @record_options
 @click.pass_context
 def ab_command(
@@ -78,11 +59,10 @@ def ab_command(
     baseline_options: str | None,
     candidate_options: str | None,
     max_minutes: str | None,
-    form: str,
     logdir: str | None,
     tracking_uri: str | None,
     experiment_name: str | None,
-    **gate: Any,
+    **gate: str | None,
 ) -> None:
     """Compare two versions of the code on this machine: BASELINE and CANDIDATE, each measured in turns.
 
@@ -95,25 +75,24 @@ def ab_command(
 
     def asked() -> AskedAb:
         return AskedAb(
-            baseline,
-            candidate,
+            _config({"baseline": baseline, "candidate": candidate}, gate),
             options,
             {
                 "baseline": words("baseline_options", baseline_options),
                 "candidate": words("candidate_options", candidate_options),
             },
-            _question(**gate),
             number("max_minutes", max_minutes or DEFAULT_AB_MINUTES, "a number of minutes above 0"),
             Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name),
-            form,
         )
 
-    context.exit(run_ab(asked, _parse_run_words))
+    with faults_end_with(BUG):
+        code = run_ab(asked, _parse_run_words)
+    context.exit(code)
 
 
 @click.command("rerun", epilog=RERUN_EXAMPLES)
 @click.argument("run")
-@_gate_options
+@compare_options("allow_missing", "format")
 @record_options
 @click.pass_context
 def rerun_command(
@@ -122,7 +101,7 @@ def rerun_command(
     logdir: str | None,
     tracking_uri: str | None,
     experiment_name: str | None,
-    **gate: Any,
+    **gate: str | None,
 ) -> None:
     """Measure the configuration of the recorded run RUN again, and compare it with RUN.
 
@@ -132,25 +111,17 @@ def rerun_command(
     from ttt_mlflow.app.rerun import rerun
 
     destination = Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
-    context.exit(rerun(run, destination, _question(**gate)))
+    with faults_end_with(BUG):
+        code = rerun(run, destination, _config({"baseline": run}, gate))
+    context.exit(code)
 
 
-def _question(
-    resolution: str | None, fail_above: str | None, inconclusive_ok: bool, include_invalid: bool
-) -> "Question":
-    from ttt_mlflow.app.ab.answer import Question
-
-    above = None
-    if fail_above is not None:
-        above = number("fail_above", fail_above, "a percentage of at least 0", allow_zero=True)
-    elif inconclusive_ok:
-        raise BadInput("inconclusive_ok: it has no effect without fail_above; add --fail-above, or omit it")
-    narrow = number("resolution", resolution or "1", "a percentage above 0")
-    return Question(narrow, above, inconclusive_ok, include_invalid)
+def _config(sides: dict[str, str], gate: dict[str, str | None]) -> CompareConfig:
+    return CompareConfig.parse({**sides, **{name: value for name, value in gate.items() if value is not None}})
 
 
 def _parse_run_words(given: Sequence[str]) -> RunConfig:
-    """The configuration that ``ttt-mlflow run`` reads from ``given``. Raises BadInput for what it does not take."""
+    """The configuration that ``ttt-mlflow run`` reads from the words ``given``. Raises BadInput as it does."""
     try:
         with run_command.make_context("run", list(given)) as context:
             options = dict(context.params)

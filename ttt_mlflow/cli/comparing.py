@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,22 +43,26 @@ def faults_end_with(code: int) -> Iterator[None]:
         sys.exit(code)
 
 
-def _options(command: Any) -> Any:
-    """One option for each field but the sides; a switch may be given without a value."""
-    for name, field in reversed(CompareConfig.model_fields.items()):
-        if name in ("baseline", "candidate"):
-            continue
-        switch: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if isinstance(field.default, bool) else {}
-        text = f"{field.description}  [default: {'none' if field.default is None else as_text(field.default)}]"
-        command = click.option(*spellings(name), name, metavar=name.upper(), help=text, **switch)(command)
-    return command
+def compare_options(*without: str) -> Callable[[Any], Any]:
+    """One option for each field but the sides and ``without``; a switch may be given without a value."""
+
+    def decorate(command: Any) -> Any:
+        for name, field in reversed(CompareConfig.model_fields.items()):
+            if name in ("baseline", "candidate", *without):
+                continue
+            switch: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if isinstance(field.default, bool) else {}
+            text = f"{field.description}  [default: {'none' if field.default is None else as_text(field.default)}]"
+            command = click.option(*spellings(name), name, metavar=name.upper(), help=text, **switch)(command)
+        return command
+
+    return decorate
 
 
 @click.command("compare", epilog=COMPARE_EXAMPLES)
 @click.argument("sides", nargs=-1, metavar="[BASELINE CANDIDATE]")
 @click.option("--baseline", "baseline", multiple=True, metavar="RUN", help="a run of the baseline; may be repeated")
 @click.option("--candidate", "candidate", multiple=True, metavar="RUN", help="a run of the candidate; may be repeated")
-@_options
+@compare_options()
 @click.option("--record", is_flag=True, help="keep the comparison as an MLflow run, with its page as an artifact")
 @record_options
 @click.pass_context

@@ -2,8 +2,7 @@
 
 A journal is a folder ``<root>/<journal_id>/``::
 
-    config.json       {"entry_point", "asked": {...}, "used": {...}}    the configuration as given, and as used; also
-                      "name", if no configuration gives the run its name
+    config.json       {"entry_point", "asked": {...}, "used": {...}}    the configuration as given, and as used
     status.json       {"status", "message", "started_at", "ended_at", "exit_code", "process"}
     params.json  metrics.json  tags.json                 {name: value}
     series.json       {metric: [[timestamp in ms, step, value], ...]}
@@ -48,20 +47,16 @@ class Journal:
         self.path = path
 
     @classmethod
-    def create(
-        cls, root: Path, asked: Mapping[str, Any], entry_point: str = RunConfig.entry_point, name: str | None = None
-    ) -> "Journal":
+    def create(cls, root: Path, asked: Mapping[str, Any], entry_point: str = RunConfig.entry_point) -> "Journal":
         """Start a journal in ``root`` for the configuration ``asked`` of ``entry_point``, with status ``running``.
 
-        name: of the MLflow run, for an entry point whose configuration gives none.
         Raises :class:`BadInput` if ``root`` is not writable.
         """
         now = datetime.now().astimezone()
         journal = cls(Path(root).absolute() / f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}")
         try:
             journal.artifacts.mkdir(parents=True)
-            named = {} if name is None else {"name": name}
-            journal._write_json("config.json", {"entry_point": entry_point, **named, "asked": dict(asked), "used": {}})
+            journal._write_json("config.json", {"entry_point": entry_point, "asked": dict(asked), "used": {}})
             # written last, because a folder with a status is a journal
             journal._write_json(
                 "status.json",
@@ -123,8 +118,6 @@ class Journal:
     @property
     def run_name(self) -> str:
         """For example ``ttt-1b mlp_2_dual_triton b1024 g2048``."""
-        if (name := self.config.get("name")) is not None:
-            return str(name)
         kind = CONFIGURATIONS.get(self.entry_point)
         if kind is None:
             known = ", ".join(CONFIGURATIONS)

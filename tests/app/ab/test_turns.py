@@ -23,7 +23,7 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement.comparison import Comparison, compare
 from ttt_mlflow.record.journal import Journal
 
-MEASURED = compare([[100.0], [101.0], [102.0]], [[100.0], [101.0], [102.0]])
+MEASURED = compare([[100.0, 101.0, 102.0]] * 4, [[100.0, 101.0, 102.0]] * 4)
 RECORD = Journal(Path("/nowhere"))
 
 
@@ -91,8 +91,8 @@ def test_an_interruption_loses_no_complete_run(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_how_wide_is_narrow() -> None:
-    assert narrow(interval(1.0), 1.0)
-    assert not narrow(interval(1.001), 1.0)
+    assert narrow(interval(0.99), 1.0)
+    assert not narrow(interval(1.02), 1.0)
     assert not narrow(None, 1.0)
     assert not narrow(replace(MEASURED, low_pct=None, high_pct=None), 1.0)
 

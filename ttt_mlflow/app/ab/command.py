@@ -1,11 +1,9 @@
 """Carries out ``ttt-mlflow ab``: checks both sides, measures them in turns, and answers once."""
 
-import os
 import shlex
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +13,7 @@ from statistics import median
 from rich.console import Console
 from rich.status import Status
 
-from ttt_mlflow.app.ab.answer import Answer, Question, answer, interval
-from ttt_mlflow.app.ab.parent import end_parent, mark_children, publish_all, start_parent
+from ttt_mlflow.app.ab.parent import TOO_LITTLE, end_parent, mark_children, publish_all, start_parent
 from ttt_mlflow.app.ab.sides import Side, find_source, own_folders
 from ttt_mlflow.app.ab.turns import (
     BASELINE,
@@ -29,33 +26,36 @@ from ttt_mlflow.app.ab.turns import (
     words_of_a_run,
     words_of_a_warm_run,
 )
+from ttt_mlflow.app.compare import gate_of, rendered, report_of
 from ttt_mlflow.app.job import Destination
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
 from ttt_mlflow.app.signals import SignalHandler
-from ttt_mlflow.errors import BadInput, Killed, PublishFailed, TTTError
-from ttt_mlflow.measurement.comparison import Comparison
+from ttt_mlflow.config import CompareConfig
+from ttt_mlflow.errors import BadInput, Killed, PublishFailed
+from ttt_mlflow.measurement.comparison import Comparison, compare
+from ttt_mlflow.names import TAG_VERDICT
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
-from ttt_mlflow.record.recorded_run import LocalRun
+from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun
+from ttt_mlflow.report.comparison import ComparisonOptions
+from ttt_mlflow.report.comparison_text import Report, change_text
 
-FORMATS = ("text", "markdown", "json")
-BUG = os.EX_SOFTWARE
 LONG_ROUND_S = 60.0  # a longer round is named, with the options that make it shorter
 LOOK_AGAIN_S = 1.0  # between two updates of the live line
 
 
 @dataclass(frozen=True)
 class AskedAb:
-    """``ab`` as it was asked for. options: of both sides; side_options: of one side, by its name."""
+    """``ab`` as it was asked for. options: of both sides; side_options: of one side, by its name.
 
-    baseline: str
-    candidate: str
+    config: both sides, and what the comparison decides.
+    """
+
+    config: CompareConfig
     options: tuple[str, ...]
     side_options: dict[str, tuple[str, ...]]
-    question: Question
     max_minutes: float
     destination: Destination
-    format: str = "text"
 
     @property
     def words(self) -> dict[str, tuple[str, ...]]:
@@ -70,14 +70,7 @@ def run_ab(parse: Callable[[], AskedAb], check: Callable[[Sequence[str]], object
     """
     with SignalHandler(hangup=True) as signals:
         guard_output()
-        try:
-            return _Ab(parse(), check, signals).carry_out()
-        except TTTError:
-            raise
-        except Exception:
-            traceback.print_exc()
-            print_error("Error: this is a bug of ttt-mlflow; please report it with the lines above")
-            return BUG
+        return _Ab(parse(), check, signals).carry_out()
 
 
 class _Ab:
@@ -86,13 +79,12 @@ class _Ab:
     def __init__(self, asked: AskedAb, check: Callable[[Sequence[str]], object], signals: SignalHandler) -> None:
         from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri, without_password
 
-        if asked.format not in FORMATS:
-            raise BadInput(f"format={asked.format}: not allowed; format takes {', '.join(FORMATS)}")
         self.asked, self.signals = asked, signals
         self.words = {name: words_of_a_run(words) for name, words in asked.words.items()}
         for name, words in self.words.items():
             _check_options(name, words, check)
-        self.sources = [find_source(BASELINE, asked.baseline), find_source(CANDIDATE, asked.candidate)]
+        sides = {BASELINE: asked.config.baseline, CANDIDATE: asked.config.candidate}
+        self.sources = [find_source(name, texts[0]) for name, texts in sides.items()]
         self.logdir = Path(asked.destination.logdir).absolute()
         self.uri = resolve_tracking_uri(asked.destination.tracking_uri)
         if reason := check_tracking(self.uri):
@@ -109,7 +101,7 @@ class _Ab:
             self._say(line)
         with own_folders(self.sources, self.words) as sides:
             try:
-                parent = start_parent(self.logdir, sides)
+                parent = start_parent(self.logdir, self.asked.config)
                 self._note_target(parent)
                 self._warm(sides)
                 self._measure({side.name: side for side in sides})
@@ -127,14 +119,15 @@ class _Ab:
                 self.signals.stopping = True  # from here on, a signal does not interrupt cleaning and publishing
         assert parent
         mark_children(parent, sides, self.rounds.runs)
-        found = self._answer() if self.rounds.comparable else None
-        end_parent(parent, self._header(), found, str(killed) if killed else None)
+        report = self._report() if self.rounds.comparable else None
+        end_parent(parent, report, str(killed) if killed else None)
         published = self._publish(parent)
-        self._show(found, parent, killed)
+        self._show(report, parent, killed)
         if killed:
             return killed.exit_code
-        assert found
-        return found.exit_code or (0 if published else PublishFailed.exit_code)
+        assert report
+        assert report.decision
+        return report.decision.exit_code or (0 if published else PublishFailed.exit_code)
 
     def _warm(self, sides: Sequence[Side]) -> None:
         for side in sides:
@@ -145,7 +138,7 @@ class _Ab:
 
     def _measure(self, sides: dict[str, Side]) -> None:
         self.began = time.monotonic()
-        limits = Limits(self.asked.question.resolution_pct, 60 * self.asked.max_minutes)
+        limits = Limits(self.asked.config.resolution, 60 * self.asked.max_minutes)
 
         def measure(name: str) -> Journal:
             with self._status(lambda: self._live(name)) as look:
@@ -154,15 +147,28 @@ class _Ab:
             self._note_target(record)
             return record
 
-        def compare(baseline: Sequence[Journal], candidate: Sequence[Journal]) -> Comparison | None:
-            return interval(baseline, candidate, self.asked.question)
+        measure_in_turns(measure, self._interval, limits, self._tell, self.rounds)
 
-        measure_in_turns(measure, compare, limits, self._tell, self.rounds)
+    def _interval(self, baseline: Sequence[Journal], candidate: Sequence[Journal]) -> Comparison | None:
+        """The comparison so far, of the runs that the answer will rest on; None as long as a side has none."""
+        sides = [[LocalRun(record) for record in side] for side in (baseline, candidate)]
+        values = [[throughputs(run) for run in side if self._counts(run)] for side in sides]
+        return compare(*values, resolution_pct=self.asked.config.resolution) if all(values) else None
 
-    def _answer(self) -> Answer:
-        baseline, candidate = ([LocalRun(one) for one in self.rounds.runs[name]] for name in (BASELINE, CANDIDATE))
-        labels = [f"{source.asked}, {source}" for source in self.sources]
-        return answer(baseline, candidate, self.asked.question, (labels[0], labels[1]))
+    def _counts(self, run: LocalRun) -> bool:
+        return bool(self.asked.config.include_invalid) or run.tags.get(TAG_VERDICT.name) != "invalid"
+
+    def _report(self) -> Report:
+        config = self.asked.config
+        sides = [
+            (f"{source.asked}, {source}; run {shlex.join(self.words[source.name])}", self._runs(source.name))
+            for source in self.sources
+        ]
+        options = ComparisonOptions(config.resolution, bool(config.strict), bool(config.include_invalid), one_pair=True)
+        return report_of(sides, options, gate_of(config))
+
+    def _runs(self, name: str) -> list[RecordedRun]:
+        return [LocalRun(record) for record in self.rounds.runs[name]]
 
     def _publish(self, parent: Journal) -> bool:
         try:
@@ -215,16 +221,16 @@ class _Ab:
         if rounds.ended == "time":
             self._say(
                 f"Note: the time is used up (--max-minutes {self.asked.max_minutes:g}), and the confidence interval is "
-                f"wider than ±{self.asked.question.resolution_pct:g} %"
+                f"wider than ±{self.asked.config.resolution:g} %"
             )
 
-    def _show(self, found: Answer | None, parent: Journal, killed: Killed | None) -> None:
+    def _show(self, report: Report | None, parent: Journal, killed: Killed | None) -> None:
         if killed:
             print_error(f"Stopped by {killed} after {self.rounds.count} runs, of which this is the comparison:")
-        if found is None:
-            print_error("Too little was measured for a comparison: a side has no complete run.")
+        if report is None:
+            print_error(TOO_LITTLE)
         else:
-            print_text({"text": found.text, "markdown": found.markdown, "json": found.json}[self.asked.format])
+            print_text(rendered(report, self.asked.config.format, gate_of(self.asked.config)))
         self._say(f"Record: {parent.path}")
 
     def _sync_command(self) -> str:
@@ -262,9 +268,7 @@ def _check_options(name: str, words: Sequence[str], check: Callable[[Sequence[st
 
 
 def _change(found: Comparison | None) -> str | None:
-    if found is None or found.low_pct is None or found.high_pct is None:
-        return None
-    return f"change {found.change_pct:+.2f} % [{found.low_pct:+.2f}, {found.high_pct:+.2f}]"
+    return None if found is None or found.low_pct is None else f"change {change_text(found)}"
 
 
 def _discard(record: Journal | None) -> None:

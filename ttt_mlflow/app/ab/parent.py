@@ -5,42 +5,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt_mlflow import names
-from ttt_mlflow.app.ab.answer import Answer
 from ttt_mlflow.app.ab.sides import Side
+from ttt_mlflow.app.compare import record_comparison
+from ttt_mlflow.config import CompareConfig
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.report.comparison_text import Report
 
 if TYPE_CHECKING:
     from ttt_mlflow.tracking.publish import PublishedRun
 
-KIND = "compare"
+TOO_LITTLE = "Too little was measured for a comparison: a side has no complete run."
 
 
-def start_parent(logdir: Path, sides: Sequence[Side]) -> Journal:
+def start_parent(logdir: Path, config: CompareConfig) -> Journal:
     """Start the record of the comparison. It is older than its runs, so that ``sync`` publishes it before them.
 
     Raises BadInput if ``logdir`` is not writable.
     """
-    asked = {side.name: side.source.asked for side in sides}
-    asked |= {f"{side.name}_options": " ".join(side.words) for side in sides}
-    baseline, candidate = sides
-    name = f"ab {baseline.source.asked} {candidate.source.asked}"
-    record = Journal.create(logdir, asked, KIND, name)
-    record.update_params(asked)
-    record.update_tags({names.TAG_KIND: KIND, names.TAG_JOURNAL_ID: record.journal_id})
-    return record
+    return Journal.create(logdir, config.model_dump(mode="json"), config.entry_point)
 
 
-def end_parent(record: Journal, header: Sequence[str], answer: Answer | None, stopped: str | None) -> None:
-    """Write the answer to the record and end it. answer: None if too little was measured. stopped: the signal."""
-    if answer:
-        record.update_tags({names.TAG_COMPARISON: answer.word})
-        record.write_artifact(names.ARTIFACT_COMPARISON, answer.json)
-        record.write_artifact(names.ARTIFACT_COMPARISON_PAGE, answer.html)
-    paragraphs = [*header, answer.markdown if answer else "Too little was measured for a comparison."]
+def end_parent(record: Journal, report: Report | None, stopped: str | None) -> None:
+    """Write the comparison to the record and end it. report: None if too little was measured. stopped: the signal."""
+    if report:
+        record_comparison(record, report)
+    else:
+        record.update_tags({names.TAG_KIND: CompareConfig.entry_point, names.TAG_JOURNAL_ID: record.journal_id})
+        record.set_description(TOO_LITTLE)
     if stopped:
-        paragraphs.append(f"Stopped by {stopped}: this is what was measured until then.")
-    record.set_description("\n\n".join(paragraphs))
-    record.set_status("killed" if stopped else "ok", f"stopped by {stopped}" if stopped else None)
+        message = f"stopped by {stopped}"
+        record.set_description(f"{record.description}\n\nStopped by {stopped}: this is what was measured until then.")
+        record.set_status("killed", message)
+        record.update_tags({names.TAG_STATUS: "killed", names.TAG_MESSAGE: message})
 
 
 def mark_children(parent: Journal, sides: Sequence[Side], runs: Mapping[str, Sequence[Journal]]) -> None:

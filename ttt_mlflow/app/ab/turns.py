@@ -1,5 +1,6 @@
 """Measures two sides in turns, each run in a process of its own, until the answer is narrow enough."""
 
+import math
 import os
 import shlex
 import shutil
@@ -96,10 +97,11 @@ def measure_in_turns(measure: Measure, compare: Compare, limits: Limits, tell: T
 
 
 def narrow(interval: Comparison | None, resolution_pct: float) -> bool:
-    """Whether the confidence interval is at most ± ``resolution_pct`` wide."""
-    if interval is None or interval.low_pct is None or interval.high_pct is None:
+    """Whether the confidence interval is at most ± ``resolution_pct`` wide, on the log scale as the answer's rule."""
+    if interval is None or interval.low_pct is None or interval.high_pct is None or interval.low_pct <= -100:
         return False
-    return interval.high_pct - interval.low_pct <= 2 * resolution_pct
+    width = math.log1p(interval.high_pct / 100) - math.log1p(interval.low_pct / 100)
+    return width <= 2 * math.log1p(resolution_pct / 100)
 
 
 def given_options(words: Sequence[str]) -> set[str]:
