@@ -18,7 +18,8 @@ FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 # files without a test file of their own name, and what tests them
 TESTED_ELSEWHERE = {
     "__main__.py": "every test of the command line as a process",
-    "app/arguments.py": "test_cli.py",
+    "app/ab/parent.py": "app/ab/test_command.py",
+    "app/arguments.py": "test_cli.py, app/ab/test_command.py",
     "app/job.py": "test_cli.py, test_mlflow_run.py",
     "app/listings.py": "test_cli.py, test_cli_micro.py",
     "app/records.py": "test_cli.py, run/test_profile.py, tracking/test_sync.py",
@@ -37,6 +38,7 @@ TESTED_ELSEWHERE = {
     "report/comparison_page.py": "report/test_comparison_text.py",
     "report/measured.py": "report/test_comparison.py, report/test_conditions.py",
     "tracking/query.py": "app/test_sides.py",
+    "cli/again.py": "app/ab/test_command.py, app/test_rerun.py",
     "cli/comparing.py": "app/test_compare.py",
     "measurement/budget.py": "measurement/test_loop.py",
     "measurement/ceilings.py": "gpu/test_doctor_gpu.py: it measures a GPU",
