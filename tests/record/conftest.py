@@ -13,7 +13,9 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.record.journal import Journal
 
 ROOT = Path(__file__).parents[2]
-CONFIG = RunConfig.parse({"model_name": "ttt-125m", "inner_net": "mlp_1_dual", "batch": 2, "genlen": 8})
+CONFIG = RunConfig.parse(
+    {"model_name": "ttt-125m", "inner_net": "mlp_1_dual", "batch": 2, "genlen": 8, "device": "cpu"}
+)
 SERIES = {"system/gpu_0_power_usage_watts": [(1_700_000_000_000 + 1000 * i, i, 600.0 + i / 7) for i in range(60)]}
 
 MakeJournal = Callable[..., Journal]

@@ -149,7 +149,7 @@ def test_the_run_name_is_that_of_the_configuration_used(make_journal: MakeJourna
     journal = make_journal()
     assert journal.run_name == CONFIG.run_name
     journal.set_used({**CONFIG.model_dump(mode="json"), "inner_net": "mlp_2_dual", "extra": "fact"})
-    assert journal.run_name == "ttt-125m mlp_2_dual b2 g8"
+    assert journal.run_name == "ttt-125m mlp_2_dual b2 g8 cpu"
 
 
 # Interruptions

@@ -92,8 +92,9 @@ def test_the_description(tmp_path: Path) -> None:
     journal.update_tags(tags({"ttt.host": "somewhere", "ttt.gpu_name": "a card"}))
     journal.set_status("error", "2 of 3 measurements failed", 1)
     text = micro_markdown(journal)
-    assert text.startswith("**micro good,bad float16 h32x64 b128,4096**\n")
-    assert "status: error: 2 of 3 measurements failed" in text
+    assert text.startswith("**error: 2 of 3 measurements failed**\n\n- fastest linear kernel: good batch 128: 16 µs (")
+    assert "\nttt-mlflow micro --kernels good,bad --batches 128,4096\n" in text
+    assert "\n**2 kernels b128,4096 good,bad**\n" in text
     assert table_markdown(results) in text
     assert CARD in text
     assert "good batch 4096: out of memory: it does not fit" in text
@@ -135,5 +136,5 @@ def test_the_terminal(tmp_path: Path) -> None:
 def test_a_run_that_measured_nothing(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, None)
     journal.set_status("killed", "stopped by SIGTERM", 143)
-    assert "status: killed: stopped by SIGTERM" in micro_markdown(journal)
+    assert micro_markdown(journal).startswith("**killed: stopped by SIGTERM**\n\nTo measure this again:\n")
     assert micro_text(journal, "here").splitlines() == [journal.run_name, "  record  here"]

@@ -29,7 +29,7 @@ def test_a_record_by_folder_and_by_id(make_journal: MakeJournal, tmp_path: Path)
         with found_run(run, journal.path.parent, "sqlite:///nowhere.db") as found:
             assert found.artifact(ARTIFACT_STEPS) == journal.artifacts / "timing/steps.csv"
             assert found.artifact(ARTIFACT_TORCH_STEP) is None
-            assert run_label(found) == f"ttt-125m mlp_1_dual b2 g8 float32, {journal.journal_id}, somewhere"
+            assert run_label(found) == f"ttt-125m mlp_1_dual b2 g8 cpu, {journal.journal_id}, somewhere"
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["database", "server"])

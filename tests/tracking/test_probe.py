@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from tests.project import free_port
 from ttt_mlflow.tracking import probe
 from ttt_mlflow.tracking.probe import check_writing
+from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, experiment_named
 
 
 def test_a_server_that_takes_records(server_uri: str) -> None:
@@ -37,11 +38,21 @@ def test_artifacts_that_are_refused(server_uri: str, monkeypatch: pytest.MonkeyP
         raise MlflowException("the bucket is read-only")
 
     client = MlflowClient(server_uri)
-    before = len(client.search_runs(["0"]))
+    experiment_id = experiment_named(client, DEFAULT_EXPERIMENT)
     monkeypatch.setattr(MlflowClient, "log_text", log_text)
     reason = check_writing(server_uri, None)
     assert reason == "it does not allow a client to write a run's artifact (the bucket is read-only)"
-    assert len(client.search_runs(["0"])) == before, "the run is deleted all the same"
+    assert client.search_runs([experiment_id]) == [], "the run is deleted all the same"
+
+
+def test_the_default_experiment_is_made(server_uri: str) -> None:
+    """Without it, the check could not tell whether a run may make it."""
+    client = MlflowClient(server_uri)
+    assert check_writing(server_uri, None) is None
+    made = client.get_experiment_by_name(DEFAULT_EXPERIMENT)
+    assert made is not None
+    deleted = client.search_runs([made.experiment_id], run_view_type=ViewType.DELETED_ONLY)
+    assert probe.RUN_NAME in [run.info.run_name for run in deleted]
 
 
 def test_a_dead_server() -> None:
@@ -66,6 +77,14 @@ def read_only_server() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
+        def do_GET(self) -> None:
+            body = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"}'
+            self.send_response(404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
@@ -84,7 +103,7 @@ def test_a_server_that_permits_reading_only() -> None:
     with read_only_server() as uri:
         reason = check_writing(uri, None)
     assert reason is not None
-    assert reason.startswith("it does not allow a client to make a run (")
+    assert reason.startswith("it does not allow a client to use the experiment ttt-mlflow (")
     assert "not yours" in reason
 
 

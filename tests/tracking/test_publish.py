@@ -1,5 +1,6 @@
 """Publishing to a real SQLite store and a real tracking server, and what the MLflow client reads back."""
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from tests.catalog import series
+from tests.catalog import metrics, series, tags
 from tests.record.conftest import CONFIG, SERIES, MakeJournal, start_python
 from ttt_mlflow.errors import PublishFailed
+from ttt_mlflow.names import ARTIFACT_KERNELS
 from ttt_mlflow.record.journal import NO_RECORD_OF_THE_END, Journal
+from ttt_mlflow.record.kernel_table import ProfiledKernel, kernels_json
 from ttt_mlflow.tracking import publish as publish_module
 from ttt_mlflow.tracking import store
 from ttt_mlflow.tracking.publish import PublishedRun, publish, reject_run
@@ -53,6 +56,7 @@ def check_complete(uri: str, published: PublishedRun, journal: Journal) -> None:
     assert run.data.tags["ttt.status"] == "ok"
     assert run.data.tags["ttt.entry_point"] == "main"
     assert run.data.tags["mlflow.note.content"] == "# a run"
+    assert next(iter(run.data.metrics)) == "decode_tokens_per_s"  # what MLflow's pages show first
     assert "ttt.message" not in run.data.tags
     for name in journal.metrics:
         assert len(client.get_metric_history(published.run_id, name)) == 1
@@ -149,11 +153,32 @@ def test_a_run_made_by_mlflow_run_says_why_nothing_was_measured(
 ) -> None:
     client = MlflowClient(sqlite_uri)
     given = client.create_run(client.create_experiment(experiment))
-    reject_run(given.info.run_id, sqlite_uri, "batch=0: not allowed", status)
+    faults = "foo=1: no such parameter\nbatch=0: not allowed; batch takes a whole number"
+    reject_run(given.info.run_id, sqlite_uri, faults, status)
     run = client.get_run(given.info.run_id)
     assert run.info.status == expected
     assert run.data.tags["ttt.status"] == status
-    assert run.data.tags["ttt.message"] == "batch=0: not allowed"
+    assert run.data.tags["ttt.message"] == faults
+    assert run.info.run_name == ("refused: foo=1, batch=0" if status == "error" else "stopped before measuring")
+    described = run.data.tags["mlflow.note.content"]
+    assert described.startswith(f"**{run.info.run_name}**\n")
+    assert "\n- batch=0: not allowed; batch takes a whole number" in described
+    assert "ttt.kind" not in run.data.tags
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "mode", "kind"),
+    [("main", "prefill", "prefill"), ("main", "decode", "decode"), ("main", "fast", None), ("micro", None, "micro")],
+)
+def test_a_refused_run_is_of_the_kind_that_was_asked_for(
+    sqlite_uri: str, experiment: str, entry_point: str, mode: str | None, kind: str | None
+) -> None:
+    client = MlflowClient(sqlite_uri)
+    given = client.create_run(client.create_experiment(experiment), tags={"mlflow.project.entryPoint": entry_point})
+    if mode:
+        client.log_param(given.info.run_id, "mode", mode)
+    reject_run(given.info.run_id, sqlite_uri, "batch=0: not allowed")
+    assert client.get_run(given.info.run_id).data.tags.get("ttt.kind") == kind
 
 
 def test_a_run_that_cannot_be_marked(silent_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,13 +335,95 @@ def test_the_experiment(
     given: str,
 ) -> None:
     client = MlflowClient(sqlite_uri)
-    expected = "0" if given == "none" else client.create_experiment(experiment)
+    expected = client.create_experiment(experiment) if given != "none" else ""
     if given == "MLFLOW_EXPERIMENT_NAME":
         monkeypatch.setenv(given, experiment)
     if given == "MLFLOW_EXPERIMENT_ID":
         monkeypatch.setenv(given, expected)
     name = experiment if given == "name" else None
-    assert publish(make_journal(), sqlite_uri, experiment_name=name).experiment_id == expected
+    published = publish(make_journal(), sqlite_uri, experiment_name=name)
+    if given == "none":
+        assert client.get_experiment(published.experiment_id).name == store.DEFAULT_EXPERIMENT
+    else:
+        assert published.experiment_id == expected
+
+
+def of_version_0_1(journal: Journal, uri: str) -> Journal:
+    """Version 0.1 noted no experiment when none was given."""
+    journal.set_target(uri)
+    return journal
+
+
+def test_an_older_record_is_completed_where_it_was_begun(sqlite_uri: str, make_journal: MakeJournal) -> None:
+    begun, new = (of_version_0_1(make_journal(), sqlite_uri) for _ in range(2))
+    client = MlflowClient(sqlite_uri)
+    there = client.create_run("0", tags={"ttt.journal_id": begun.journal_id})
+    published = publish(begun, sqlite_uri)
+    assert (published.run_id, published.experiment_id) == (there.info.run_id, "0")
+    assert client.get_experiment(publish(new, sqlite_uri).experiment_id).name == store.DEFAULT_EXPERIMENT
+
+
+def test_the_environment_of_a_later_sync_names_the_experiment(
+    sqlite_uri: str, experiment: str, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make_journal()
+    with pytest.raises(PublishFailed):
+        publish(journal, closed_address())
+    assert journal.target["experiment_name"] == store.DEFAULT_EXPERIMENT
+    expected = MlflowClient(sqlite_uri).create_experiment(experiment)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", expected)
+    assert publish(journal, sqlite_uri).experiment_id == expected
+
+
+@pytest.mark.parametrize(("mode", "first"), [("decode", "decode"), ("prefill", "prefill")])
+def test_the_headline_and_its_interval_are_logged_first(
+    sqlite_uri: str, experiment: str, make_journal: MakeJournal, mode: str, first: str
+) -> None:
+    journal = make_journal()
+    journal.set_used({**journal.settings, "mode": mode})
+    ends = [f"{first}_tokens_per_s{end}" for end in ("", "_ci_low", "_ci_high")]
+    journal.update_metrics(metrics(dict.fromkeys(reversed(ends), 5.0)))
+    published = publish(journal, sqlite_uri, experiment_name=experiment)
+    assert list(MlflowClient(sqlite_uri).get_run(published.run_id).data.metrics)[:3] == ends
+
+
+def test_a_micro_benchmarks_kernels_are_logged_first(
+    sqlite_uri: str, experiment: str, make_journal: MakeJournal
+) -> None:
+    journal = make_journal()
+    (journal.path / "metrics.json").write_text('{"imports_s": 1.0}')
+    journal.set_series(series({"kernel_us_p20/a": [(1, 8, 1.0)], "kernel_us/a": [(1, 8, 2.0)]}))
+    published = publish(journal, sqlite_uri, experiment_name=experiment)
+    assert next(iter(MlflowClient(sqlite_uri).get_run(published.run_id).data.metrics)) == "kernel_us/a"
+
+
+def test_git_tags_of_mlflow_run_stand(sqlite_uri: str, experiment: str, make_journal: MakeJournal) -> None:
+    client, commit = MlflowClient(sqlite_uri), "mlflow.source.git.commit"
+    given = client.create_run(client.create_experiment(experiment), tags={commit: "the project's"})
+    journal = make_journal()
+    journal.update_tags(tags({commit: "the package's", "mlflow.source.git.branch": "main"}))
+    found = client.get_run(publish(journal, sqlite_uri, run_id=given.info.run_id).run_id).data.tags
+    assert (found[commit], found["mlflow.source.git.branch"]) == ("the project's", "main")
+    fresh = make_journal()
+    fresh.update_tags(tags({commit: "the package's"}))
+    published = publish(fresh, sqlite_uri, experiment_name=experiment)
+    assert client.get_run(published.run_id).data.tags[commit] == "the package's"
+
+
+def test_the_table_of_kernels_is_found_as_mlflows_own(
+    sqlite_uri: str, experiment: str, make_journal: MakeJournal
+) -> None:
+    journal, client = make_journal(), MlflowClient(sqlite_uri)
+    journal.write_artifact(ARTIFACT_KERNELS, kernels_json([ProfiledKernel("gemm", None, 2, 1 / 3, 100.0)]))
+    published = publish(journal, sqlite_uri, experiment_name=experiment)
+    table = client.load_table(published.experiment_id, ARTIFACT_KERNELS.path, [published.run_id])
+    assert table.to_dict("records") == [
+        {"kernel": "gemm", "part": "", "calls": 2, "us_per_step": 0.333333, "share_pct": 100}
+    ]
+    client.log_table(published.run_id, {"a": [1]}, "other.json")
+    publish(journal, sqlite_uri)
+    listed = json.loads(client.get_run(published.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert listed == [{"path": path, "type": "table"} for path in (ARTIFACT_KERNELS.path, "other.json")]
 
 
 def test_the_experiment_that_was_meant_is_remembered(
@@ -348,9 +455,9 @@ def test_a_fresh_default_store_is_made_without_a_word(tmp_path: Path) -> None:
     program = start_python(QUIET_PROGRAM)
     assert program.communicate() == ("", "")
     assert program.returncode == 0
-    runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["0"])
-    assert [run.info.status for run in runs] == ["FINISHED"]
-    assert runs[0].info.artifact_uri == f"{tmp_path}/mlruns/0/{runs[0].info.run_id}/artifacts"
+    (run,) = runs_in(f"sqlite:///{tmp_path}/mlflow.db", store.DEFAULT_EXPERIMENT)
+    assert run.info.status == "FINISHED"
+    assert run.info.artifact_uri == f"{tmp_path}/mlruns/{run.info.experiment_id}/{run.info.run_id}/artifacts"
 
 
 # A tracking server

@@ -10,6 +10,7 @@ import pandas as pd
 from ttt_mlflow import names
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.micro_results import CellResult, MicroResults
+from ttt_mlflow.report.description import again_markdown, verdict_markdown
 from ttt_mlflow.report.summary import host_row, status_text, verdict_row
 from ttt_mlflow.report.text import escaped, number, text_table
 
@@ -128,11 +129,14 @@ def table_markdown(results: MicroResults) -> str:
 
 
 def micro_markdown(journal: Journal) -> str:
-    """The MLflow run's description: what was timed, the table, the GPU's ceilings, failures, the host."""
+    """The MLflow run's description: the fastest kernels, how to time them again, the table, notes, the host."""
     results = read_results(journal)
-    parts = [f"**{escaped(journal.run_name)}**", ""]
+    parts = []
     if journal.status["status"] != "ok":
-        parts += [f"status: {escaped(status_text(journal))}", ""]
+        parts += [f"**{escaped(status_text(journal))}**", ""]
+    headline = [*(_fastest(results) if results else []), *verdict_markdown(journal)]
+    parts += [*(f"- {line}" for line in headline), *([""] if headline else []), *again_markdown(journal)]
+    parts += [f"**{escaped(journal.run_name)}**", ""]
     if results and results.cells:
         parts += [table_markdown(results)]
     parts += [f"{line}  " for line in _notes(journal, results)]
@@ -165,6 +169,16 @@ def _notes(journal: Journal, results: MicroResults | None) -> list[str]:
         notes += _warm(results) + _overlapping(results)
     notes += [f"verdict {text}" for _, text in verdict_row(journal)]
     return [*notes, *(text for _, text in host_row(journal))]
+
+
+def _fastest(results: MicroResults) -> list[str]:
+    """The fastest kernel of each inner layer with each batch, in one line each."""
+    best: dict[tuple[str, int], CellResult] = {}
+    for cell in results.cells:
+        key = (results.kernel(cell.kernel).layer_type, cell.batch)
+        if cell.quantiles and (key not in best or cell.quantiles[0] < (best[key].quantiles or cell.quantiles)[0]):
+            best[key] = cell
+    return [f"fastest {layer} kernel: {cell_text(cell, results)}" for (layer, _), cell in best.items()]
 
 
 def _overlapping(results: MicroResults) -> list[str]:

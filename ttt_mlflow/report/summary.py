@@ -10,6 +10,7 @@ from ttt_mlflow import names
 from ttt_mlflow.measurement.verdict import verdict_text
 from ttt_mlflow.names import CLOCK_EVENT_PCT, CLOCK_EVENT_REASONS, VIOLATION_POLICIES, VIOLATION_S, Metric, Throughput
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.report.description import again_markdown, headline_markdown
 from ttt_mlflow.report.text import escaped, number
 
 MetricValues = Mapping[str, float]  # by name, as in a record
@@ -89,7 +90,7 @@ LISTED: dict[str, dict[Metric, str]] = {
 
 
 def summary_markdown(journal: Journal) -> str:
-    """The MLflow run's description: configuration, results, host and status as one Markdown table."""
+    """The MLflow run's description: headline, how to measure it again, then everything as one Markdown table."""
     rows = [
         ("status", status_text(journal)),
         *verdict_row(journal),
@@ -98,7 +99,11 @@ def summary_markdown(journal: Journal) -> str:
         *host_row(journal),
     ]
     table = [f"| {label} | {escaped(text)} |" for label, text in rows]
-    return "\n".join([f"**{escaped(journal.run_name)}**", "", "| | |", "| --- | --- |", *table, ""])
+    title = f"**{escaped(journal.run_name)}**"
+    before = [*headline_markdown(journal), *again_markdown(journal)]
+    if journal.status["status"] != "ok":
+        before = [f"**{escaped(status_text(journal))}**", "", *before]
+    return "\n".join([*before, title, "", "| | |", "| --- | --- |", *table, ""])
 
 
 def summary_text(journal: Journal, record_at: str) -> str:
