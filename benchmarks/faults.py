@@ -169,7 +169,10 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument("--seconds", type=float, default=10.0, help="max_seconds of a run [10]")
     parsed.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter of a run")
     parsed.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: for trying it out; runs on a CPU are unjudged"
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="cpu: for trying it out; runs on a CPU are never valid",
     )
     return parsed
 

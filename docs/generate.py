@@ -43,7 +43,7 @@ a fact without a goal.
 {metrics}
 
 - [roofline.md](roofline.md) derives the four roofline metrics. Two of them need the ceilings of the GPU, which
-  `ttt-mlflow doctor --measure` measures. A model of another package has these metrics if it counts its work.
+  the first run on it measures. A model of another package has these metrics if it counts its work.
 - [measuring.md](measuring.md#telemetry) says when each value is read and what it covers.
 - The clock event reasons are those of NVML (`nvmlClocksEventReason…`). Several can hold at once, so their shares need
   not add up to 100. `sw_power_cap` is the steady state of large batches, not a fault.
@@ -54,6 +54,12 @@ A micro-benchmark records these for each kernel, for example `kernel_us/mlp_1_du
 batch as its step, except for the error and the first use.
 
 {kernel_metrics}
+
+## Part metrics
+
+A profile by PyTorch's profiler records these for each part of a step, for example `part_us/inner_net_state`.
+
+{part_metrics}
 
 ## GPU metrics
 
@@ -87,6 +93,7 @@ def names_page(root: Path) -> str:
         micro_parameters=_parameters(MicroConfig),
         metrics=_metrics(names.METRICS),
         kernel_metrics=_metrics(names.KERNEL_METRICS),
+        part_metrics=_metrics(names.PART_METRICS),
         gpu_metrics=_metrics(names.GPU_METRICS),
         system_metrics=_table(
             ("metric", "unit", "meaning"),

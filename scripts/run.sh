@@ -3,6 +3,8 @@
 #
 #   ./scripts/run.sh                            ttt-1b with a Triton inner net; without a GPU, a small model
 #   ./scripts/run.sh -P batch=32 -P genlen=128  arguments are passed on to `mlflow run`
+#
+# The experiment is ttt-mlflow, unless --experiment-name, MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID names another.
 set -euo pipefail
 # shellcheck source=lib/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"

@@ -102,7 +102,8 @@ for model in "${models[@]}"; do
         [[ " ${passed[*]}" == *" promptlen="* ]] || parameters+=(-P promptlen=1)
         parameters+=(-P "logdir=$logdir" "${passed[@]}")
         if "$dry_run"; then
-            command=(mlflow run . --env-manager=local "${parameters[@]}")
+            choose_experiment
+            command=(mlflow run . --env-manager=local "${experiment[@]}" "${parameters[@]}")
         else
             choose_command "${parameters[@]}"
         fi

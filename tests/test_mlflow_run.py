@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from tests.catalog import ARTIFACT_PATHS, METRIC_NAMES, TAG_NAMES
 from tests.project import QUICK, ROOT, copy_project, environment, free_port, mlflow_run, run, started
 from ttt_mlflow.config import RunConfig
+from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT
 
 
 @dataclass
@@ -37,13 +38,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_sqlite(project: Path) -> Recorded:
-    """Against MLflow's default, the SQLite file in the project's folder; through scripts/run.sh, from elsewhere."""
+    """Into MLflow's default store, the SQLite file in the project's folder; through scripts/run.sh, from elsewhere."""
     parameters = mlflow_run(QUICK)[4:]
     result = run([str(project / "scripts/run.sh"), *parameters], environment(), project.parent)
     assert result.returncode == 0, result.stdout + result.stderr
     uri = f"sqlite:///{project}/mlflow.db"
     client = MlflowClient(uri)
-    (only,) = client.search_runs(["0"])
+    experiment = client.get_experiment_by_name(DEFAULT_EXPERIMENT)
+    assert experiment is not None
+    (only,) = client.search_runs([experiment.experiment_id])
     return Recorded(result.stdout, uri, client, only)
 
 
@@ -98,7 +101,8 @@ def test_metrics_are_recorded(recorded: Recorded) -> None:
     metrics = recorded.run.data.metrics
     assert {"decode_tokens_per_s", "decode_step_ms_p50", "prefill_ms", "setup_s", "model_parameters"} <= set(metrics)
     assert metrics["decode_tokens_per_s"] > 0
-    assert set(metrics) <= METRIC_NAMES
+    assert {name for name in metrics if not name.startswith("part_us/")} <= METRIC_NAMES
+    assert next(iter(metrics)) == "decode_tokens_per_s"
     assert not any(name.startswith(("sm_clock", "power", "peak_memory")) for name in metrics)  # a CPU has none
 
 
@@ -129,9 +133,11 @@ def test_terminal_shows_summary_record_and_ui(recorded: Recorded, project: Path)
     assert "tokens/s" in output
     if recorded.uri.startswith("sqlite"):
         assert f"mlflow ui --backend-store-uri {recorded.uri}" in output
+        assert "experiment Default" not in output, "the script names the experiment"
         assert f"{project}/ttt_runs/{recorded.run.data.tags['ttt.journal_id']}" in output
     else:
         assert f"MLflow UI: {recorded.uri}/#/experiments/0/runs/{run_id}" in output
+        assert output.count("`mlflow run . --experiment-name ttt-mlflow` puts it into ttt-mlflow") == 1
 
 
 def test_rejected_parameters_say_why_in_the_terminal_and_in_mlflow(in_sqlite: Recorded, project: Path) -> None:
@@ -144,6 +150,8 @@ def test_rejected_parameters_say_why_in_the_terminal_and_in_mlflow(in_sqlite: Re
     assert rejected.info.status == "FAILED"
     assert "batch=1.5: not allowed" in rejected.data.tags["ttt.message"]
     assert "foo=1: no such parameter" in rejected.data.tags["ttt.message"]
+    assert rejected.info.run_name == "refused: foo=1, batch=1.5"
+    assert rejected.data.tags["ttt.kind"] == "decode"
     assert len(list(project.glob("ttt_runs/*"))) == 1  # that of the first run
 
 

@@ -12,9 +12,12 @@ from tests.project import ROOT
 from ttt_mlflow import names
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.names import Metric
+from ttt_mlflow.profilers.trace import UNKNOWN
+from ttt_mlflow.workload import PARTS
 
-EVERY_METRIC = (*names.METRICS, *names.KERNEL_METRICS, *names.GPU_METRICS, *names.SYSTEM_METRICS)
+EVERY_METRIC = (*names.METRICS, *names.KERNEL_METRICS, *names.PART_METRICS, *names.GPU_METRICS, *names.SYSTEM_METRICS)
 RECORDED = {metric.name for metric in (*names.METRICS, *names.GPU_METRICS, *names.KERNEL_METRICS)}
+RECORDED -= set(RunConfig.model_fields)  # a parameter that is a number is a metric of the same name
 RECORDED |= {tag.name for tag in names.TAGS} | {artifact.path for artifact in names.ARTIFACTS}
 # beside these parameters, which code names as fields, there are metrics of the same name
 RECORDED -= set(RunConfig.model_fields)
@@ -57,6 +60,13 @@ def test_a_throughput_has_two_ends() -> None:
 
 def test_a_kernels_metric_is_in_a_section_of_mlflows_charts() -> None:
     assert names.KERNEL_US.of("mlp_1_dual").name == "kernel_us/mlp_1_dual"
+
+
+def test_each_part_has_a_metric_of_its_own() -> None:
+    assert names.PART_US.of("inner net state").name == "part_us/inner_net_state"
+    made = [names.PART_US.of(part).name for part in (*PARTS, UNKNOWN)]
+    assert len(set(made)) == len(made)
+    assert all(re.fullmatch(r"part_us/[a-z0-9_]+", name) for name in made)
 
 
 def test_system_metrics() -> None:

@@ -78,11 +78,24 @@ except (OSError, ValueError):
 PYTHON
 }
 
+# choose_experiment [ARGUMENT ...]: put the option for the experiment ttt-mlflow into the array `experiment`, or nothing if
+# the arguments or MLflow's variables name one. Without it, `mlflow run` uses MLflow's own experiment "Default".
+choose_experiment() {
+    local argument
+    experiment=()
+    for argument in "$@"; do
+        [[ $argument != --experiment-name* && $argument != --experiment-id* ]] || return 0
+    done
+    [[ -n ${MLFLOW_EXPERIMENT_NAME:-}${MLFLOW_EXPERIMENT_ID:-} ]] || experiment=(--experiment-name ttt-mlflow)
+}
+
 # choose_command [-P name=value ...]: put the command that measures one configuration into the array `command`. This is
 # `mlflow run`. It cannot start without its tracking server, so if the server does not answer, the command is this
 # package itself, which measures and keeps the record on disk.
 choose_command() {
-    command=(mlflow run . --env-manager=local "$@")
+    local experiment
+    choose_experiment "$@"
+    command=(mlflow run . --env-manager=local "${experiment[@]}" "$@")
     ! tracking_server_answers || return 0
     command=(python -m ttt_mlflow run)
     while [[ $# -gt 0 ]]; do
@@ -90,7 +103,9 @@ choose_command() {
         -P | --param-list) command+=("--$2") && shift 2 ;;
         -P*) command+=("--${1#-P}") && shift ;;
         --param-list=*) command+=("--${1#--param-list=}") && shift ;;
-        *) fail "$MLFLOW_TRACKING_URI does not answer; without it, only -P name=value is supported, not $1" ;;
+        --experiment-name) command+=("$1=$2") && shift 2 ;;
+        --experiment-name=*) command+=("$1") && shift ;;
+        *) fail "$MLFLOW_TRACKING_URI does not answer; without it, only -P name=value and --experiment-name are supported, not $1" ;;
         esac
     done
 }

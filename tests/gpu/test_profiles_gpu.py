@@ -70,6 +70,10 @@ def test_every_kernel_has_its_part(asked: dict[str, Any], tmp_path: Path) -> Non
     assert set(PARTS) <= set(kernels["part"])
     step = json.loads((folder / "step.json").read_text())
     assert kernels["ms_per_step"].sum() == pytest.approx(step["busy_ms"])
+    parts = sum(us for name, us in measured.metrics.items() if name.startswith("part_us/"))
+    assert parts == pytest.approx(1e3 * step["busy_ms"], rel=1e-4)
+    table = json.loads((measured.journal.artifacts / "profiles/kernels.json").read_text())
+    assert len(table["data"]) == len(kernels)
     assert 0 <= measured.metrics["gpu_idle_pct"] < 100
     assert measured.metrics["launch_gap_us_mean"] >= 0
     assert measured.metrics["host_ms_per_step"] > 0

@@ -46,12 +46,14 @@ WORK = {"model_parameters", "min_bytes_per_step", "flops_per_step"}  # of a mode
 EVERY_RUN = {"imports_s", "setup_s", "compile_s", "recording_s"}
 QUALITY = {"relative_half_width_pct", "relative_spread_pct", "warmup_passes", "measured_passes"}
 DECODE = QUALITY | {
+    *("batch", "promptlen", "genlen"),
     *("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high"),
     *("decode_step_ms_p50", "decode_step_ms_p90", "decode_step_ms_p99", "decode_step_ms_mean"),
     *("generation_tokens_per_s", "generation_tokens_per_s_ci_low", "generation_tokens_per_s_ci_high"),
     *("prefill_tokens_per_s", "prefill_ms", "time_to_first_token_ms"),
 }
 PREFILL = QUALITY | {
+    *("batch", "promptlen"),
     *("prefill_tokens_per_s", "prefill_tokens_per_s_ci_low", "prefill_tokens_per_s_ci_high"),
     "prefill_ms",
 }
@@ -59,7 +61,7 @@ NOT_GIVEN = ("nsys_args", "checkpoint")  # and so absent
 PROFILE = {
     *("profiles/torch/trace.json.gz", "profiles/torch/open.html", "profiles/torch/step.json"),
     *("profiles/torch/kernels.csv", "profiles/torch/kernels.md", "profiles/torch/parts.csv"),
-    *("profiles/torch/kernels.png", "profiles/torch/timeline.png"),
+    *("profiles/torch/kernels.png", "profiles/torch/timeline.png", "profiles/kernels.json"),
 }
 ARTIFACTS = {
     *("log.txt", "verdict.json", "timing/steps.csv", "timing/passes.json"),
@@ -96,10 +98,17 @@ def test_decode(inner_net: str, measure: Measure) -> None:
 
     assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"}
     assert measured.artifacts <= ARTIFACT_PATHS
-    assert journal.series == {}
+    assert set(journal.series) == {"pass_tokens_per_s"}
+    assert (metrics["batch"], metrics["promptlen"], metrics["genlen"]) == (2, 3, 5)
     assert journal.run_name == f"ttt-tiny {inner_net} b2 p3 g5 cpu"
     assert journal.run_name in journal.description
     assert json.loads((journal.artifacts / "environment/host.json").read_text())["torch"] == torch.__version__
+
+
+def about(rate: float, of: str, measured: Carried) -> Any:
+    """``rate``, as far as the record's rounding leaves it: two digits beyond the half-width of its interval."""
+    low, high = (measured.metrics[f"{of}_tokens_per_s_ci_{end}"] for end in ("low", "high"))
+    return pytest.approx(rate, abs=(high - low) / 200)
 
 
 def test_the_throughput_is_that_of_the_recorded_steps(measure: Measure) -> None:
@@ -110,16 +119,19 @@ def test_the_throughput_is_that_of_the_recorded_steps(measure: Measure) -> None:
     assert steps["step"].tolist() == [0, 1, 2, 3, 4] * 3
     assert steps["complete"].all()
     decode_ms = steps.groupby("repeat")["ms"].sum()
-    assert measured.metrics["decode_tokens_per_s"] == pytest.approx((1e3 * 2 * 5 / decode_ms).median())
-    assert measured.metrics["decode_step_ms_p50"] == pytest.approx(steps["ms"].median())
+    rates = 1e3 * 2 * 5 / decode_ms
+    assert measured.metrics["decode_tokens_per_s"] == about(rates.median(), "decode", measured)
+    points = measured.journal.series["pass_tokens_per_s"]
+    assert [(step, value) for _, step, value in points] == [(n, pytest.approx(rate)) for n, rate in enumerate(rates, 1)]
+    assert measured.metrics["decode_step_ms_p50"] == pytest.approx(steps["ms"].median(), rel=1e-5)
     passes = measured.passes
     assert (passes["warmup_passes"], passes["repeats"], passes["stop_reason"]) == (1, 3, "count")
     assert len(passes["prefill_ms"]) == len(passes["time_to_first_token_ms"]) == 4
     prefill_ms = pd.Series(passes["prefill_ms"][1:])
-    assert measured.metrics["prefill_ms"] == pytest.approx(prefill_ms.median())
-    assert measured.metrics["prefill_tokens_per_s"] == pytest.approx(1e3 * 2 * 3 / prefill_ms.median())
+    assert measured.metrics["prefill_ms"] == pytest.approx(prefill_ms.median(), rel=1e-5)
+    assert measured.metrics["prefill_tokens_per_s"] == pytest.approx(1e3 * 2 * 3 / prefill_ms.median(), rel=1e-5)
     both = 1e3 * 2 * (1 + 5) / (prefill_ms + decode_ms)
-    assert measured.metrics["generation_tokens_per_s"] == pytest.approx(both.median())
+    assert measured.metrics["generation_tokens_per_s"] == about(both.median(), "generation", measured)
 
 
 def test_prefill(measure: Measure) -> None:
@@ -127,7 +139,7 @@ def test_prefill(measure: Measure) -> None:
     metrics = measured.metrics
     assert measured.failure is None
     assert set(metrics) == PREFILL | EVERY_RUN | WORK | {"warmup_s"}
-    assert metrics["prefill_tokens_per_s"] == pytest.approx(1e3 * 2 * 20 / metrics["prefill_ms"])
+    assert metrics["prefill_tokens_per_s"] == about(1e3 * 2 * 20 / metrics["prefill_ms"], "prefill", measured)
     assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"}
     assert measured.steps["step"].tolist() == [0, 0, 0]
     assert measured.journal.run_name == "ttt-tiny mlp_1_dual b2 prefill p20 cpu"
@@ -169,8 +181,8 @@ def test_a_run_that_is_left_to_itself_says_why_it_ended(measure: Measure) -> Non
     assert metrics["measured_passes"] == len(passes["repeat_total_ms"]) >= 6
     assert metrics["relative_half_width_pct"] < 50
     for name in ("drift", "drift_within_pass"):
-        assert metrics[f"{name}_pct"] == passes["drift"][name]["pct"]
-        assert metrics[f"{name}_p_value"] == passes["drift"][name]["p_value"]
+        assert metrics[f"{name}_pct"] == pytest.approx(passes["drift"][name]["pct"], rel=1e-5)
+        assert metrics[f"{name}_p_value"] == pytest.approx(passes["drift"][name]["p_value"], rel=1e-5)
     assert "| passes | " in journal.description
     assert "| drift | " in journal.description
     assert f"warm-up ended ({passes['warmup_stop_reason']}), passes: " in measured.log
@@ -207,7 +219,15 @@ def test_torch_profile(measure: Measure) -> None:
     assert measured.failure is None
     assert measured.artifacts == ARTIFACTS | {"roofline/parts.csv"} | PROFILE
     assert measured.artifacts <= ARTIFACT_PATHS
-    assert set(measured.metrics) == DECODE | EVERY_RUN | WORK | {"warmup_s", "profile_s"}
+    part_metrics = {name for name in measured.metrics if name.startswith("part_us/")}
+    assert set(measured.metrics) - part_metrics == DECODE | EVERY_RUN | WORK | {"warmup_s", "profile_s"}
+    table = json.loads((measured.journal.artifacts / "profiles/kernels.json").read_text())
+    assert table["columns"] == ["kernel", "part", "calls", "us_per_step", "share_pct"]
+    frame = pd.DataFrame(table["data"], columns=table["columns"])
+    assert frame["share_pct"].sum() == pytest.approx(100, rel=1e-3)
+    assert "part_us/inner_net_state" in part_metrics
+    by_part = {names.PART_US.of(str(part)).name: us for part, us in frame.groupby("part")["us_per_step"].sum().items()}
+    assert {name: measured.metrics[name] for name in part_metrics} == pytest.approx(by_part, rel=1e-3)
     assert len(measured.steps) == 3 * 5, "a profiled step is no measured one"
     kernels = pd.read_csv(measured.journal.artifacts / "profiles/torch/kernels.csv")
     assert any("mm" in name for name in kernels["name"])
@@ -577,16 +597,24 @@ TOO_SHORT = Verdict("invalid", (Finding("short_section", "0.1 s measured"),))
 VALID = Verdict("valid")
 
 
-def test_a_cpu_run_is_unjudged(measure: Measure) -> None:
-    measured = measure({**TINY, "thresholds": "drift_pct=2.5", "retry_invalid": 3})
+def test_a_cpu_run_is_judged_as_far_as_it_can_be(measure: Measure) -> None:
+    limits = ("drift_pct=2.5", "half_width_pct=1e9", "section_s=0")
+    measured = measure({**TINY, "thresholds": ",".join(limits), "retry_invalid": 3})
     assert measured.journal.tags["ttt.verdict"] == "unjudged"
-    assert measured.journal.tags["ttt.missing"] == "gpu_telemetry"
+    assert measured.journal.tags["ttt.missing"] == "drift,gpu_telemetry"
     assert "ttt.reasons" not in measured.journal.tags
     record = json.loads((measured.journal.artifacts / "verdict.json").read_text())
     assert record["verdict"] == "unjudged"
-    assert record["thresholds"] == Thresholds(drift_pct=2.5).as_dict()
-    assert measured.journal.params["thresholds"] == "drift_pct=2.5"
+    assert record["thresholds"] == Thresholds.parse(limits).as_dict()
+    assert measured.journal.params["thresholds"] == "drift_pct=2.5,half_width_pct=1e9,section_s=0"
     assert measured.metrics["attempts"] == 1
+
+
+def test_a_short_cpu_run_says_what_is_wrong_with_it(measure: Measure) -> None:
+    measured = measure({**TINY, "thresholds": "section_s=100"})
+    assert measured.journal.tags["ttt.verdict"] == "invalid"
+    assert "short_section" in measured.journal.tags["ttt.reasons"]
+    assert "gpu_telemetry" in measured.journal.tags["ttt.missing"]
 
 
 def test_an_invalid_measurement_is_made_again_and_its_data_kept(
@@ -606,6 +634,12 @@ def test_an_invalid_measurement_is_made_again_and_its_data_kept(
     assert all(len(attempt["passes"]["repeat_total_ms"]) == 3 for attempt in kept)
     steps = pd.read_csv(measured.journal.artifacts / "timing/discarded-steps.csv")
     assert steps["attempt"].tolist() == [1] * 12 + [2] * 12
+    points = measured.journal.series["discarded_tokens_per_s"]
+    medians = [sorted(attempt["passes"]["repeat_total_ms"])[1] for attempt in kept]
+    assert [(step, value) for _, step, value in points] == [
+        (attempt, pytest.approx(1e3 * 2 * 4 / ms)) for attempt, ms in enumerate(medians, 1)
+    ]
+    assert len(measured.journal.series["pass_tokens_per_s"]) == 3
     assert measured.artifacts <= ARTIFACT_PATHS
     assert "Attempt 2 is measured again. invalid: other_process (python (pid 7) used 40 % of the SMs)" in measured.log
 
@@ -711,7 +745,11 @@ def test_telemetry_lands_in_the_journal(register: Register, measure: Measure, mo
     assert (measured.journal.artifacts / "telemetry/clocks.png").read_bytes().startswith(b"\x89PNG")
     expected = {metric.of(0).name for metric in names.SYSTEM_METRICS}
     # GPM has no reading before 110 ms, and the run may be over by then
-    assert expected - {names.SYSTEM_DRAM_BANDWIDTH.of(0).name} <= set(measured.journal.series) <= expected
+    assert (
+        expected - {names.SYSTEM_DRAM_BANDWIDTH.of(0).name}
+        <= set(measured.journal.series) - {"pass_tokens_per_s"}
+        <= expected
+    )
     assert metrics["violation_power_s"] == metrics["ecc_uncorrected_errors"] == 0
     assert nvml.open_count == 0, "NVML was let go of"
 

@@ -293,12 +293,17 @@ def test_nsys_records_the_same_configuration(measure: Measure, tmp_path: Path) -
     fake = FakeNsys(tmp_path)
     measured = measure({**TINY, "inner_net": "mlp_2_dual"}, nsys=fake.find())
     assert measured.failure is None, measured.log
-    assert {name for name in measured.artifacts if name.startswith("profiles/")} == {
+    assert {name for name in measured.artifacts if name.startswith("profiles/")} == {"profiles/kernels.json"} | {
         f"profiles/nsys/{name}"
         for name in ("report.nsys-rep", "cuda_gpu_kern_sum.csv", "cuda_api_sum.csv", "nvtx_sum.csv", "nsys.log")
     }
     assert measured.artifacts <= ARTIFACT_PATHS
     assert measured.journal.tags["ttt.nsys"] == fake.version
+    table = json.loads((measured.journal.artifacts / "profiles/kernels.json").read_text())
+    assert table == {  # of 16 steps
+        "columns": ["kernel", "part", "calls", "us_per_step", "share_pct"],
+        "data": [["linear_decode(float *, int)", "", 0.125, 0.1875, 75.0], ["fill", "", 0.0625, 0.0625, 25.0]],
+    }
     log = (measured.journal.artifacts / "profiles/nsys/nsys.log").read_text()
     assert "ran 16 of ttt-tiny mlp_2_dual b2 g4 cpu" in log
 

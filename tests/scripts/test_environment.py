@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import ROOT
+from tests.project import ROOT, environment, free_port
 
 # Stands for .venv/bin/python: notes what pip is asked for, and installs nothing.
 STAND_IN = f"""#!/usr/bin/env bash
@@ -100,3 +100,32 @@ def test_current_environment_is_taken_as_it_is(project: Path) -> None:
     result = prepare(project, TTT_MLFLOW_ENV="current", PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert result.stdout.strip() == str(Path(sys.executable).with_name("python"))
     assert installations(project) == []
+
+
+def chosen(*arguments: str, **settings: str) -> list[str]:
+    """The command that measures one configuration."""
+    script = 'set -euo pipefail; source "$1/scripts/lib/environment.sh"; choose_command "${@:2}"; echo "${command[*]}"'
+    command = ["bash", "-c", script, "bash", str(ROOT), *arguments]
+    done = subprocess.run(command, env=environment() | settings, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "given", [[], ["--experiment-name", "mine"], ["--experiment-name=mine"], ["--experiment-id", "3"]], ids=" ".join
+)
+def test_a_run_goes_to_the_projects_experiment_unless_told_otherwise(given: list[str]) -> None:
+    start = ["mlflow", "run", ".", "--env-manager=local"]
+    default = [] if given else ["--experiment-name", "ttt-mlflow"]
+    assert chosen("-P", "batch=2", *given) == [*start, *default, "-P", "batch=2", *given]
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"])
+def test_mlflows_variables_name_the_experiment(variable: str) -> None:
+    assert "--experiment-name" not in chosen(**{variable: "3"})
+
+
+def test_without_its_server_the_experiment_is_passed_on() -> None:
+    away = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
+    own = ["python", "-m", "ttt_mlflow", "run"]
+    assert chosen("-P", "batch=2", **away) == [*own, "--batch=2"], "it uses ttt-mlflow by itself"
+    assert chosen("--experiment-name", "mine", **away) == [*own, "--experiment-name=mine"]

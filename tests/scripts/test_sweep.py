@@ -46,7 +46,10 @@ def test_two_models_and_two_batches_of_which_some_cannot_run(store: str, tmp_pat
         f"Failed: ttt-tiny:mlp_1_dual_triton batch {batch}: refused before anything was measured"
         for batch in (1, TOO_LARGE)
     ]
-    found = MlflowClient(store).search_runs(["0"], order_by=["start_time ASC"])
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("ttt-mlflow")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])
     assert [one.data.tags["ttt.status"] for one in found] == ["ok", "oom", "error", "error"]
 
 
@@ -85,8 +88,8 @@ def test_dry_run_prints_the_seeds_three_loops() -> None:
     lines = result.stdout.splitlines()
     assert len(lines) == 3 * 7
     assert lines[0] == (
-        "+ mlflow run . --env-manager=local -P model_name=state-spaces/mamba-1.4b -P mode=decode -P batch=128 "
-        "-P genlen=2048 -P promptlen=1 -P logdir=/nowhere -P dtype=bfloat16"
+        "+ mlflow run . --env-manager=local --experiment-name ttt-mlflow -P model_name=state-spaces/mamba-1.4b "
+        "-P mode=decode -P batch=128 -P genlen=2048 -P promptlen=1 -P logdir=/nowhere -P dtype=bfloat16"
     )
     assert "inner_net" not in lines[6]
     assert "-P model_name=ttt-1b -P mode=decode -P batch=128 -P genlen=2048 -P inner_net=mlp_1_dual_triton" in lines[7]

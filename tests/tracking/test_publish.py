@@ -411,8 +411,9 @@ def test_git_tags_of_mlflow_run_stand(sqlite_uri: str, experiment: str, make_jou
 
 
 def test_the_table_of_kernels_is_found_as_mlflows_own(
-    sqlite_uri: str, experiment: str, make_journal: MakeJournal
+    sqlite_uri: str, experiment: str, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_uri)  # MLflow looks there for the tables
     journal, client = make_journal(), MlflowClient(sqlite_uri)
     journal.write_artifact(ARTIFACT_KERNELS, kernels_json([ProfiledKernel("gemm", None, 2, 1 / 3, 100.0)]))
     published = publish(journal, sqlite_uri, experiment_name=experiment)
