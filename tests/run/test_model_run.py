@@ -44,9 +44,10 @@ TOY = {**TINY, "model_name": "toy", "promptlen": 1, "genlen": 4, "warmup": 0}
 WARM_UP_STEPS = 3  # of the decoder, while it is made ready
 WORK = {"model_parameters", "min_bytes_per_step", "flops_per_step"}  # of a model that says what it is made of
 EVERY_RUN = {"imports_s", "setup_s", "compile_s", "recording_s"}
+NUMBERS = {"batch", "promptlen", "genlen"}  # of the parameters
 QUALITY = {"relative_half_width_pct", "relative_spread_pct", "warmup_passes", "measured_passes"}
 DECODE = QUALITY | {
-    *("batch", "promptlen", "genlen"),
+    *NUMBERS,
     *("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high"),
     *("decode_step_ms_p50", "decode_step_ms_p90", "decode_step_ms_p99", "decode_step_ms_mean"),
     *("generation_tokens_per_s", "generation_tokens_per_s_ci_low", "generation_tokens_per_s_ci_high"),
@@ -388,7 +389,7 @@ def test_an_interruption_keeps_the_finished_steps(signum: signal.Signals, regist
     assert steps["repeat"].tolist() == [0] * 4 + [1] * 4 + [2] * 2
     assert steps["complete"].tolist() == [True] * 8 + [False] * 2
     rates = 1e3 * 2 * 4 / steps[steps["complete"]].groupby("repeat")["ms"].sum()
-    assert measured.metrics["decode_tokens_per_s"] == pytest.approx(rates.median())
+    assert measured.metrics["decode_tokens_per_s"] == about(rates.median(), "decode", measured)
     assert measured.passes["interrupted"] is True
     assert measured.artifacts == ARTIFACTS
     assert "killed" in measured.journal.description
@@ -420,7 +421,7 @@ def test_an_interruption_before_anything_is_timed(register: Register, measure: M
     register(raising(Killed, signal.SIGTERM, at=2))
     measured = measure(TOY)
     assert measured.journal.status["status"] == "killed"
-    assert set(measured.metrics) == {"imports_s", "setup_s", "recording_s"}
+    assert set(measured.metrics) - NUMBERS == {"imports_s", "setup_s", "recording_s"}
     assert measured.artifacts == ARTIFACTS - {"timing/steps.csv"}
 
 
@@ -428,7 +429,7 @@ def test_an_interrupted_warm_up_is_no_measurement(register: Register, measure: M
     register(raising(Killed, signal.SIGTERM, at=step_of_pass(2, 3)))
     measured = measure({**TOY, "warmup": 2})
     assert measured.journal.status["status"] == "killed"
-    assert set(measured.metrics) == EVERY_RUN | {"warmup_s"}
+    assert set(measured.metrics) - NUMBERS == EVERY_RUN | {"warmup_s"}
     assert measured.passes["warmup_passes"] == 1
     assert measured.artifacts == ARTIFACTS - {"timing/steps.csv"}
 
@@ -477,7 +478,7 @@ def test_out_of_memory_while_building(monkeypatch: pytest.MonkeyPatch, measure: 
     register_model(ModelEntry("toy", build, "too large"))
     measured = measure(TOY)
     assert measured.journal.status["status"] == "oom"
-    assert set(measured.metrics) == {"imports_s", "recording_s"}
+    assert set(measured.metrics) - NUMBERS == {"imports_s", "recording_s"}
 
 
 def test_an_error(register: Register, measure: Measure) -> None:

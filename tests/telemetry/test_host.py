@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mlflow.utils.git_utils import get_git_commit, get_git_repo_url
 
 from tests.telemetry.fake_nvml import DRIVER_NOT_LOADED, GPU_UUID, FakeNvml
 from ttt_mlflow.telemetry import host
@@ -86,6 +87,34 @@ def test_commit_and_dirt(checkout: Path) -> None:
     assert facts["git_dirty"] is False
     (checkout / "package" / "__init__.py").write_text("changed = True\n")
     assert host_facts()["git_dirty"] is True
+
+
+@pytest.mark.parametrize(
+    ("address", "recorded"),
+    [
+        ("https://user:token@team.example:8443/decode.git", "https://team.example:8443/decode.git"),
+        ("https://team.example/decode.git", "https://team.example/decode.git"),
+        ("git@team.example:group/decode.git", "git@team.example:group/decode.git"),
+        ("/srv/git/decode.git", "/srv/git/decode.git"),
+    ],
+)
+def test_branch_and_remote_are_those_that_mlflow_records(checkout: Path, address: str, recorded: str) -> None:
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message", "first")
+    git(checkout, "checkout", "-q", "-b", "faster")
+    git(checkout, "remote", "add", "first", address)
+    git(checkout, "remote", "add", "a-second", "/elsewhere")
+    facts = host_facts()
+    assert (facts["git_branch"], facts["git_repo_url"]) == ("faster", recorded)
+    assert get_git_repo_url(str(checkout)) == recorded
+    assert get_git_commit(str(checkout)) == facts["git_commit"]
+    git(checkout, "checkout", "-q", "--detach")
+    assert "git_branch" not in host_facts()
+
+
+def test_a_checkout_without_a_remote(checkout: Path) -> None:
+    git(checkout, "add", ".")
+    assert "git_repo_url" not in host_facts()
 
 
 def test_a_package_that_git_does_not_track_has_no_commit(checkout: Path) -> None:
