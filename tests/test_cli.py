@@ -2,14 +2,18 @@
 
 import ctypes
 import json
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from click import shell_completion
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,10 +21,10 @@ from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from tests.catalog import metrics
-from tests.project import free_port, new_store
-from ttt_mlflow.app import measure
+from tests.project import ROOT, free_port, new_store
+from ttt_mlflow.app import arguments, measure
 from ttt_mlflow.cli import cli
-from ttt_mlflow.config import RunConfig
+from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
 from ttt_mlflow.errors import OutOfMemory, RunFailed, TTTError
 from ttt_mlflow.names import IMPORTS_S
 from ttt_mlflow.record.journal import Journal
@@ -375,6 +379,82 @@ def test_table_shows_the_folders_records(invoke: Callable[..., Result], fake: Fa
     fake.failure = OutOfMemory("too big")
     assert invoke("run", *TINY, "--batch", "8").exit_code == 3
     rows = [line.split() for line in invoke("table").stdout.splitlines() if "ttt-tiny" in line]
-    assert [row[3] for row in rows] == ["7", "8"]
-    assert "123" in rows[0]
-    assert "oom" in rows[1]
+    assert [row[-1] for row in rows] == ["oom", "ok"]  # the newest first
+    assert "8" in rows[0]
+    assert {"7", "123"} <= set(rows[1])
+
+
+def test_table_takes_a_sort_that_begins_with_a_dash(invoke: Callable[..., Result], fake: FakeRunner) -> None:
+    for batch in ("7", "9", "8"):
+        assert invoke("run", *TINY, "--batch", batch).exit_code == 0
+    result = invoke("table", "--sort", "-batch", "--columns", "batch", "--format", "csv")
+    assert (result.exit_code, result.stdout) == (0, "batch\n9\n8\n7\n")
+    cut = invoke("table", "--sort=batch", "--columns=batch", "--format=csv", "--limit=1")
+    assert (cut.exit_code, cut.stdout) == (0, "batch\n7\n")
+    assert cut.stderr == "Shown: the first 1 by batch; 2 of 3 runs are left out. --limit 0 shows all.\n"
+
+
+# Help
+
+
+def examples() -> list[tuple[str, list[str]]]:
+    """Each example in the help of a command: the command and the words after ``ttt-mlflow``."""
+    found = []
+    for name, command in cli.commands.items():
+        lines = (command.epilog or "").splitlines()
+        found += [(name, shlex.split(line)[1:]) for line in lines if line.strip().startswith("ttt-mlflow ")]
+    return found
+
+
+@pytest.mark.parametrize("name", cli.commands)
+def test_every_command_has_examples(name: str, invoke: Callable[..., Result]) -> None:
+    text = invoke(name, "--help").output
+    assert "Examples:" in text
+    assert any(example == name for example, _ in examples())
+
+
+@pytest.mark.parametrize(("name", "words"), examples())
+def test_every_example_parses(name: str, words: list[str]) -> None:
+    """It is of its command, and the command takes all of its words."""
+    assert words[0] == name
+    command = cli.commands[name]
+    with command.make_context(name, words[1:]) as context:
+        assert context.args == []
+        kind = {"run": RunConfig, "micro": MicroConfig}.get(name)
+        if kind:
+            options = {key: value for key, value in context.params.items() if key in kind.model_fields}
+            arguments.parse(kind, options, [])
+
+
+@pytest.mark.parametrize("kind", [RunConfig, MicroConfig])
+def test_the_help_of_an_option_lists_what_it_takes(kind: type[Configuration], invoke: Callable[..., Result]) -> None:
+    command = "run" if kind is RunConfig else "micro"
+    text = " ".join(invoke(command, "--help").output.split())
+    for name, takes in kind.takes.items():
+        # click breaks a line after a hyphen too
+        assert takes.replace("-", "") in text.replace("- ", "").replace("-", ""), name
+
+
+def test_a_flag_has_no_meaningless_value(invoke: Callable[..., Result]) -> None:
+    text = invoke("run", "--help").output
+    assert re.search(r"--no-cg, --no_cg +same as --cuda-graph false", text)
+    assert "NO_CG" not in text
+    assert "[USE_COMPILE]" in text, "optional"
+    assert "without a value: true" in " ".join(text.split())
+
+
+def test_the_version(invoke: Callable[..., Result]) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"ttt-mlflow {declared}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(shell: str) -> None:
+    """click makes the script, and the program answers it."""
+    found = shell_completion.get_completion_class(shell)
+    assert found is not None
+    completion = found(cli, {}, "ttt-mlflow", "_TTT_MLFLOW_COMPLETE")
+    assert "_TTT_MLFLOW_COMPLETE" in completion.source_template % completion.source_vars()
+    assert {"run", "table"} <= {item.value for item in completion.get_completions([], "")}
+    assert "--tracking-uri" in {item.value for item in completion.get_completions(["table"], "--tr")}

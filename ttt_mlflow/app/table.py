@@ -73,7 +73,9 @@ def print_table(asked: Asked) -> int:
     columns = None if asked.columns is None else [column(name) for name in _words("columns", asked.columns)]
     keys = [SortKey(column(name.lstrip("-")), name.startswith("-")) for name in _words("sort", asked.sort)]
     if asked.form not in FORMATS:
-        raise BadInput(f"format={asked.form}: not allowed; format takes {', '.join(FORMATS)}")
+        raise BadInput(
+            f"format={asked.form}: not allowed; format takes {', '.join([*FORMATS][:-1])} or {[*FORMATS][-1]}"
+        )
     limit = _limit(asked.limit)
     if asked.from_store and asked.logdir is not None:
         raise BadInput(
@@ -143,7 +145,8 @@ def _from_folder(
     folder = asked.logdir or DEFAULT_LOGDIR
     found = Found(folder)
     # a name that the catalog does not have may be that of a time series
-    with_series = condition is not None or any(one.name not in CATALOG for one in needed)
+    asked_for = [*(one.name for one in needed), *(condition.metrics if condition else [])]
+    with_series = any(name not in CATALOG for name in asked_for)
     runs = find_records(folder)
     for run in runs:
         try:

@@ -38,6 +38,11 @@ class RunFilter:
         return any(_subject(clause) == KIND for clause in self._clauses)
 
     @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics that the filter compares."""
+        return [key for kind, key in map(_subject, self._clauses) if kind == "metric"]
+
+    @property
     def for_server(self) -> str:
         """The clauses that a server can decide: what it has not stored for older runs is decided here."""
         if not self._decided_here:
@@ -88,6 +93,7 @@ def _mlflow_run(row: RunRow) -> "Run":
 
     local = row.run.journal if isinstance(row.run, LocalRun) else None
     published = local.published if local else {}
+    name = row.run.name
     ended_at = local.status.get("ended_at") if local else None
     info = RunInfo(
         run_id=published.get("run_id", row.id),
@@ -98,9 +104,9 @@ def _mlflow_run(row: RunRow) -> "Run":
         end_time=milliseconds(ended_at) if ended_at else None,
         lifecycle_stage="active",
         artifact_uri=os.fspath(local.artifacts) if local else None,
-        run_name=row.run.name,
+        run_name=name,
     )
-    tags = {**row.tags, **tags_of(local), "mlflow.runName": row.run.name} if local else row.tags
+    tags = {**row.tags, **tags_of(local), "mlflow.runName": name} if local else row.tags
     data = RunData(
         metrics=[Metric(name, value, 0, 0) for name, value in row.metrics.items()],
         params=[Param(name, value) for name, value in row.params.items()],
