@@ -135,7 +135,9 @@ done
 set +m
 "$dry_run" && exit
 
-[[ ! -d $logdir ]] || python -m ttt_mlflow table "$logdir"
+if [[ -d $logdir ]]; then
+    python -m ttt_mlflow table "$logdir" --sort date --limit 0 || failed+=("the table of all runs is not complete")
+fi
 if [[ -n $ended_by ]]; then
     echo "Stopped by SIG$ended_by before all configurations were measured." >&2
     exit $((128 + $(kill -l "$ended_by")))

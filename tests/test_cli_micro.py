@@ -194,4 +194,5 @@ def test_sync_and_table_know_micro_benchmarks(
     assert found.data.metrics["kernel_error/good"] == 3e-4
     table = CliRunner().invoke(cli, ["table"])
     assert table.exit_code == 0
-    assert f"{journal.name}   mlp_1_dual" in table.stdout
+    (row,) = (line.split() for line in table.stdout.splitlines() if journal.name in line)
+    assert (row[0], row[3], row[-1]) == (journal.name, "mlp_1_dual", "ok")

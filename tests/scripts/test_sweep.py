@@ -35,11 +35,12 @@ def test_two_models_and_two_batches_of_which_some_cannot_run(store: str, tmp_pat
     assert result.returncode == 1
     assert statuses(logdir) == ["ok", "oom"]
 
-    table = [line for line in result.stdout.splitlines() if line.strip().startswith("ttt-tiny")]
-    ok, oom = (line.split() for line in table[-2:])
-    assert ok[:6] == ["ttt-tiny", "mlp_1_dual", "decode", "1", "1", "3"]
-    assert "ok" in ok
-    assert "oom" in oom
+    ids = sorted(folder.name for folder in logdir.iterdir())
+    ok, oom = (line.split() for line in result.stdout.splitlines() if line.split()[:1] in ([ids[0]], [ids[1]]))
+    assert (ok[0], ok[-1]) == (ids[0], "ok")
+    assert (oom[0], oom[-1]) == (ids[1], "oom")
+    assert ok[3:6] == ["ttt-tiny", "mlp_1_dual", "1"]
+    assert oom[3:6] == ["ttt-tiny", "mlp_1_dual", str(TOO_LARGE)]
 
     failed = [line for line in result.stderr.splitlines() if line.startswith("Failed: ")]
     assert failed == [
