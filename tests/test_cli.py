@@ -420,8 +420,8 @@ def test_every_example_parses(name: str, words: list[str]) -> None:
     command = cli.commands[name]
     with command.make_context(name, words[1:]) as context:
         assert context.args == []
-        kind = {"run": RunConfig, "micro": MicroConfig}.get(name)
-        if kind:
+        kinds: dict[str, type[Configuration]] = {"run": RunConfig, "micro": MicroConfig}
+        if kind := kinds.get(name):
             options = {key: value for key, value in context.params.items() if key in kind.model_fields}
             arguments.parse(kind, options, [])
 

@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = new_store(root)
     for batch, rate in RATES.items():
         publish(make_record(root / "runs", RunConfig(batch=batch), rate), store, None, "mine")
-    publish(make_record(root / "runs", MicroConfig(kernels="a", batches="1"), None), store, None, "mine")
+    publish(make_record(root / "runs", MicroConfig(kernels=("a",), batches=(1,)), None), store, None, "mine")
     publish(make_record(root / "runs", RunConfig(batch=16384), None, "oom", "sweep"), store, None, "mine")
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("mine")

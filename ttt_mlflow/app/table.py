@@ -91,7 +91,7 @@ def print_table(asked: Asked) -> int:
     if condition and not found.rows:
         there = "no run" if found.looked_at is None else f"none of the {found.looked_at:,} records"
         raise BadInput(
-            f"filter={condition.text}: {there} in {found.place} fits; `ttt-mlflow table --columns` shows the values"
+            f"filter={condition.text}: {there} in {found.place} fits; without the filter the table shows what there is"
         )
     refuse_unknown(columns or [], "columns", found.rows)
     refuse_unknown([key.column for key in keys], "sort", found.rows)

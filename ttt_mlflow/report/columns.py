@@ -47,8 +47,8 @@ SHORT = {
 TITLES = {
     "model_name": "model",
     "inner_net": "inner net",
-    "promptlen": "prompt",
-    "genlen": "generated",
+    names.PROMPTLEN.name: "prompt",
+    names.GENLEN.name: "generated",
     "use_compile": "compile",
     "cuda_graph": "graph",
     "head_dim": "head dim",
@@ -83,7 +83,7 @@ class Column:
         name = self.meant
         if name in OWN:
             return OWN[name](row)
-        if name == "genlen" and row.kind == "prefill":
+        if name == names.GENLEN.name and row.kind == "prefill":
             return None  # a parameter of every run, but a prefill generates nothing
         where, _, rest = name.partition(".")
         kinds = [where] if name.startswith(PREFIXES) else ["params", "metrics", "tags"]
@@ -120,11 +120,13 @@ def columns(asked: Iterable[str]) -> list[Column]:
     return [column(name) for name in asked]
 
 
+# parameters that are metrics too
+LENGTHS = (names.BATCH.name, names.PROMPTLEN.name, names.GENLEN.name)
 # Of decode and prefill runs. Those in the middle are left out where all runs have the same.
 MODEL_COLUMNS = columns(
     [
-        *("id", "date", "kind", "model_name", "inner_net", "batch", "promptlen", "genlen", "dtype", "use_compile"),
-        *("cuda_graph", names.TAG_GPU_NAME.name, "tokens_per_s", names.RELATIVE_HALF_WIDTH_PCT.name),
+        *("id", "date", "kind", "model_name", "inner_net", *LENGTHS, "dtype", "use_compile", "cuda_graph"),
+        *(names.TAG_GPU_NAME.name, "tokens_per_s", names.RELATIVE_HALF_WIDTH_PCT.name),
         *(names.TAG_VERDICT.name, "status"),
     ]
 )
@@ -141,9 +143,7 @@ def for_people(rows: Sequence[RunRow]) -> list[Column]:
     The kind is shown unless all are decode runs.
     """
     hidden = {
-        name
-        for name in ("promptlen", "genlen")
-        if len({column(name).value(row) for row in rows if row.kind in THROUGHPUT}) < 2
+        name for name in LENGTHS[1:] if len({column(name).value(row) for row in rows if row.kind in THROUGHPUT}) < 2
     }
     if all(row.kind == "decode" for row in rows):
         hidden.add("kind")
