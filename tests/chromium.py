@@ -31,9 +31,6 @@ class Chromium:
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._call("Page.enable")
         self.resize(width, height)
-        # a mouse: a page without one shows the tools that appear under it
-        features = [{"name": "hover", "value": "hover"}, {"name": "pointer", "value": "fine"}]
-        self._call("Emulation.setEmulatedMedia", features=features)
 
     def resize(self, width: int, height: int) -> None:
         """The size of the window in pixels."""

@@ -1,10 +1,14 @@
 """Adds to runs that are in a store already what their parameters and their end determine; see :mod:`.derived`."""
 
+import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt_mlflow import names
+from ttt_mlflow.config import as_text
 from ttt_mlflow.record.recorded_run import kind_of
 from ttt_mlflow.tracking.best import mark_best_of
 from ttt_mlflow.tracking.derived import missing_metrics, missing_tags
@@ -53,11 +57,26 @@ def _own_runs(client: "MlflowClient", experiment_id: str, progress: Progress) ->
         progress(f"{len(found)} runs read")
 
 
+def _params_as_used(client: "MlflowClient", run: "Run") -> dict[str, str]:
+    """The parameters of a run. `mlflow run` logged them as given: what was chosen for ``auto`` is in an artifact."""
+    params = dict(run.data.params)
+    colored = names.TAG_SERIES.name in run.data.tags
+    if colored or params.get("inner_net") != as_text(None):
+        return params
+    if not any(file.path == names.ARTIFACT_CONFIG.path for file in client.list_artifacts(run.info.run_id)):
+        return params
+    with tempfile.TemporaryDirectory() as folder:
+        file = client.download_artifacts(run.info.run_id, names.ARTIFACT_CONFIG.path, folder)
+        used = json.loads(Path(file).read_text())["used"]
+    params.pop("inner_net")
+    return params | ({"inner_net": used["inner_net"]} if used.get("inner_net") else {})
+
+
 def _complete(client: "MlflowClient", run: "Run") -> bool:
     """Add what is missing to one run. Returns whether something was."""
     from mlflow.entities import Metric, RunTag
 
-    params, tags = run.data.params, run.data.tags
+    params, tags = _params_as_used(client, run), run.data.tags
     kind = kind_of(tags, tags[names.TAG_ENTRY_POINT.name], params.get("mode"))
     metrics = missing_metrics(kind, params, run.data.metrics)
     added = missing_tags(params, tags)

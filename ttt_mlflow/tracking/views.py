@@ -111,15 +111,25 @@ def prepare_experiment(client: "MlflowClient", experiment: "Experiment") -> Prep
         if current and _hash(current) == _hash(value):
             hashes[key] = _hash(value)
         elif not current or _hash(current) == earlier.get(key):
-            client.set_experiment_tag(experiment_id, key, value)
+            _set_tag(client, experiment_id, key, value)
             hashes[key] = _hash(value)
             done.written.append(name)
         else:
             done.kept.append(name)
     marker = json.dumps({"version": VERSION, "written": hashes}, sort_keys=True)
     if experiment.tags.get(names.TAG_VIEWS.name) != marker:
-        client.set_experiment_tag(experiment_id, names.TAG_VIEWS.name, marker)
+        _set_tag(client, experiment_id, names.TAG_VIEWS.name, marker)
     return done
+
+
+def _set_tag(client: "MlflowClient", experiment_id: str, key: str, value: str) -> None:
+    """Set a tag. If another run sets the same one at this moment, MLflow refuses one of the two, whose work is done."""
+    try:
+        client.set_experiment_tag(experiment_id, key, value)
+    except known_errors():
+        current = client.get_experiment(experiment_id).tags.get(key)
+        if current is None or _hash(current) != _hash(value):
+            raise
 
 
 def _is_shared(client: "MlflowClient", experiment_id: str) -> bool:
