@@ -12,7 +12,7 @@ from tests.catalog import artifact, metrics
 from tests.project import ROOT
 from tests.test_names import literals
 from ttt_mlflow.app.arguments import parse
-from ttt_mlflow.cli import micro_command, run_command
+from ttt_mlflow.cli.measuring import micro_command, run_command
 from ttt_mlflow.config import CONFIGURATIONS, Configuration, MicroConfig, RunConfig
 from ttt_mlflow.measurement.verdict import FAULTY_EVENTS, Finding, Verdict
 from ttt_mlflow.record.journal import Journal

@@ -54,7 +54,7 @@ class Prepared:
 
     def link(self, view: View, mode: str) -> str:
         assert mode in view.modes
-        return view_link(self.uri, self.id, view, mode)  # type: ignore[arg-type]
+        return view_link(self.uri, self.id, view, mode)
 
 
 @pytest.fixture(scope="module")
