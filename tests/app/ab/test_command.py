@@ -3,17 +3,20 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from tests.app.ab.conftest import NOWHERE, Project
 from tests.project import ROOT, environment, started
+from ttt_mlflow.cli import cli
 from ttt_mlflow.record.journal import find_journals
+from ttt_mlflow.record.recorded_run import LocalRun
 
 Ab = Callable[..., Result]
 SHORT = ["--max-seconds=4", "--thresholds=half_width_pct=100"]
@@ -270,3 +273,21 @@ def test_a_signal(project: Project, tmp_path: Path, signum: signal.Signals, befo
 
 def test_json_is_the_only_thing_on_standard_output(ab: Ab) -> None:
     assert json.loads(ab("slow", "fast", "--format", "json").stdout)["answer"] == "faster"
+
+
+@pytest.mark.long
+def test_the_real_program_against_itself(tmp_path: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HEAD of this repository, twice, on the CPU. No speed: what was measured, and how it is recorded."""
+    monkeypatch.chdir(ROOT)
+    options = ["--model-name=ttt-profile", "--batch=1", "--genlen=2", "--device=cpu", "--warmup=0", "--repeats=2"]
+    places = ["--logdir", str(tmp_path / "runs"), "--tracking-uri", sqlite_uri, "--experiment-name", "itself"]
+    before = len(subprocess.check_output(["git", "worktree", "list"]).splitlines())
+    result = CliRunner().invoke(cli, ["ab", "HEAD", "HEAD", "--max-minutes=0.01", *places, "--", *options])
+    assert result.exit_code == 0, result.output
+    assert len(subprocess.check_output(["git", "worktree", "list"]).splitlines()) == before
+    parent, *runs = find_journals(tmp_path / "runs")
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    assert {LocalRun(run).commit for run in runs} == {head}
+    assert [run.tags["ttt.side"] for run in runs] == ["baseline", "candidate", "candidate", "baseline"] * 2
+    assert {run.tags["ttt.parent_journal_id"] for run in runs} == {parent.journal_id}
+    assert "ttt-profile" in result.stdout
