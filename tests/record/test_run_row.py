@@ -58,7 +58,11 @@ def test_a_run_that_ended_early_has_the_parameters_as_given(make_journal: MakeJo
         ("status.json", "[]"),
         ("status.json", "{}"),
         ("status.json", '{"started_at": 3, "status": "ok"}'),
-        ("status.json", '{"started_at": "2026-11-28T12:00:00+00:00", "status": "fine"}'),
+        ("status.json", '{"started_at": "2026-11-28T12:00:00+00:00", "ended_at": "soon", "status": "ok"}'),
+        ("status.json", '{"started_at": "2026-11-28T12:00:00+00:00", "ended_at": null, "status": "fine"}'),
+        ("params.json", '{"batch": 64}'),
+        ("tags.json", '{"ttt.kind": 3}'),
+        ("series.json", '{"system/gpu_0_power_usage_watts": [1]}'),
         ("metrics.json", "not json"),
         ("metrics.json", '{"batch": "many"}'),
         ("params.json", "\xff"),
@@ -70,7 +74,7 @@ def test_a_damaged_file_is_named(file: str, content: str, make_journal: MakeJour
     (journal.path / file).write_text(content, encoding="latin-1")
     (run,) = find_records(journal.path.parent)
     with pytest.raises(BadInput) as refused:
-        local_row(run)
+        local_row(run, with_series=True)
     assert str(journal.path) in str(refused.value)
     assert file in str(refused.value)
 

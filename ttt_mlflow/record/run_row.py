@@ -87,16 +87,26 @@ def local_row(run: LocalRun, with_series: bool = False) -> RunRow:
     status = journal.status
     try:
         started_at = datetime.fromisoformat(status["started_at"])
+        if status["ended_at"] is not None:
+            datetime.fromisoformat(status["ended_at"])
     except (KeyError, TypeError, ValueError):
-        raise BadInput(f"{journal.path}: its status.json has no time at which the run began") from None
+        raise BadInput(f"{journal.path}: its status.json does not say when the run began and ended") from None
     if status.get("status") not in STATUSES:
         raise BadInput(f"{journal.path}: its status.json has no known status")
     params = journal.params or {name: as_text(value) for name, value in journal.settings.items()}
-    metrics = run.metrics if with_series else journal.metrics
+    metrics, tags = journal.metrics, journal.tags
     if not all(isinstance(value, int | float) for value in metrics.values()):
         raise BadInput(f"{journal.path}: its metrics.json has a value that is not a number")
-    tags = journal.tags
+    for file, texts in (("params.json", params), ("tags.json", tags)):
+        if not all(isinstance(value, str) for value in texts.values()):
+            raise BadInput(f"{journal.path}: its {file} has a value that is not a text")
+    if with_series:
+        try:
+            metrics = run.metrics
+        except (TypeError, ValueError):
+            raise BadInput(f"{journal.path}: its series.json has a series that is none") from None
     kind = tags.get(TAG_KIND.name) or kind_of(tags, run.entry_point, params.get("mode"))
+    started_at = started_at if started_at.tzinfo else started_at.astimezone()
     return _completed(run, kind, started_at, str(status["status"]), (params, metrics, tags))
 
 
