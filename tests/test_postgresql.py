@@ -68,7 +68,10 @@ def test_a_run_arrives_in_postgresql(database: str, tmp_path: Path) -> None:
         done = run(ttt_mlflow_run({**QUICK, "logdir": str(tmp_path / "runs")}), environment(uri))
         assert done.returncode == 0, done.stderr
         client = MlflowClient(uri)
-        (only,) = client.search_runs(["0"], "metrics.decode_tokens_per_s > 0 and tags.`ttt.status` = 'ok'")
+        experiment = client.get_experiment_by_name("ttt-mlflow")
+        assert experiment is not None
+        condition = "metrics.decode_tokens_per_s > 0 and tags.`ttt.status` = 'ok'"
+        (only,) = client.search_runs([experiment.experiment_id], condition)
         assert only.info.run_name == "ttt-tiny mlp_1_dual b2 g3 cpu"
         artifacts = {entry.path for entry in client.list_artifacts(only.info.run_id)}
         assert {"config.json", "timing", "environment"} <= artifacts

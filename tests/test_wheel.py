@@ -32,7 +32,8 @@ print(json.dumps({each.metadata["Name"]: each.version for each in distributions(
 RUNS = """
 import json
 from mlflow import MlflowClient
-runs = MlflowClient().search_runs(["0"])
+client = MlflowClient()
+runs = client.search_runs([client.get_experiment_by_name("ttt-mlflow").experiment_id])
 print(json.dumps([{"status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics} for run in runs]))
 """
 

@@ -34,7 +34,9 @@ def only_run_of(logdir: Path, store: str) -> Run:
     """The MLflow run of the only journal under ``logdir``; the journal itself must say killed."""
     (journal,) = logdir.iterdir()
     assert json.loads((journal / "status.json").read_text())["status"] == "killed"
-    (found,) = MlflowClient(store).search_runs(["0"], f"tags.`ttt.journal_id` = '{journal.name}'")
+    client = MlflowClient(store)
+    experiments = [one.experiment_id for one in client.search_experiments()]  # `mlflow run` uses MLflow's own
+    (found,) = client.search_runs(experiments, f"tags.`ttt.journal_id` = '{journal.name}'")
     return found
 
 
