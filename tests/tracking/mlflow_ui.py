@@ -15,8 +15,9 @@ DRAWN = """JSON.stringify([...document.querySelectorAll('.js-plotly-plot')].map(
 })))"""
 COLUMNS = """JSON.stringify([...document.querySelectorAll('.ag-header-cell')].map(cell =>
     [cell.getAttribute('col-id'), cell.getBoundingClientRect().left, cell.getBoundingClientRect().right]))"""
-ROWS = """JSON.stringify([...document.querySelectorAll('.ag-pinned-left-cols-container .ag-row')].map(row =>
-    [Number(row.getAttribute('row-index')), row.querySelector('a')?.href.split('/').pop() ?? row.innerText]))"""
+ROWS = """JSON.stringify([...document.querySelectorAll('.ag-pinned-left-cols-container .ag-row')].map(row => [
+    Number(row.getAttribute('row-index')),
+    row.querySelector('a[href*="/runs/"]')?.href.split('/').pop() ?? row.innerText]))"""
 
 
 def open_charts(page: Chromium, link: str, cards: int) -> list[dict[str, Any]]:

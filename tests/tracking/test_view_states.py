@@ -15,10 +15,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.chromium import Chromium, chromium
+from tests.record.conftest import MakeJournal
 from tests.report.browser import BROWSER
 from tests.tracking.many_runs import BATCHES, MODELS, fill
 from tests.tracking.mlflow_ui import KNOWN_VISITOR, open_charts, open_table
 from ttt_mlflow import names
+from ttt_mlflow.tracking.publish import publish
 from ttt_mlflow.tracking.run_color import GRAY
 from ttt_mlflow.tracking.view_states import (
     BEST,
@@ -28,6 +30,7 @@ from ttt_mlflow.tracking.view_states import (
     NOT_VALID,
     PREFILL,
     VIEWS,
+    Mode,
     View,
     description,
     view_link,
@@ -52,7 +55,7 @@ class Prepared:
     def newest(self, kind: str) -> list[Run]:
         return [run for run in self.runs if run.data.tags.get("ttt.kind") == kind][:100]
 
-    def link(self, view: View, mode: str) -> str:
+    def link(self, view: View, mode: Mode) -> str:
         assert mode in view.modes
         return view_link(self.uri, self.id, view, mode)
 
@@ -103,6 +106,7 @@ def table_of(page: Chromium, link: str, picture: Path) -> tuple[list[str], list[
     return columns, rows
 
 
+@pytest.mark.long
 def test_there_are_200_runs_of_every_kind(many: Prepared) -> None:
     kinds = [run.data.tags.get("ttt.kind", "of somebody else") for run in many.runs]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
@@ -159,7 +163,7 @@ def test_best_has_one_run_of_each_configuration(many: Prepared, page: Chromium, 
     _, rows = table_of(page, many.link(BEST, "TABLE"), tmp_path / "best-table.png")
     groups = [row for row in rows if row not in ids(list(best.values()))]
     assert len(groups) == len(MODELS)
-    assert all(group.strip().startswith("Group: ") for group in groups)
+    assert all("Group: " in group for group in groups)
     assert sorted(set(rows) - set(groups)) == sorted(ids(list(best.values())))
 
 
@@ -202,7 +206,7 @@ def test_kernels_stand_side_by_side(many: Prepared, page: Chromium, tmp_path: Pa
     profiled = [run for run in many.runs if run.data.params.get("profile") == "torch"]
     assert len(profiled) == 4
     page.open(many.link(KERNELS, "ARTIFACT"))
-    page.wait_for("document.body.innerText.includes('sampling_kernel')")
+    page.wait_for("document.body?.innerText.includes('sampling_kernel')")
     page.picture(tmp_path / "kernels.png")
     text = page.text()
     assert re.search(r"Compare:\s*us_per_step", text)
@@ -232,12 +236,27 @@ def test_the_compare_page_of_four_runs_begins_with_the_headline(many: Prepared, 
 
 @needs_browser
 @pytest.mark.long
+def test_a_runs_page_begins_with_its_description_and_the_headline(
+    server_uri: str, make_journal: MakeJournal, page: Chromium, tmp_path: Path
+) -> None:
+    published = publish(make_journal(), server_uri, experiment_name="one run")
+    assert published.run_url
+    page.open(published.run_url)
+    page.wait_for("document.body?.innerText.includes('decode_tokens_per_s')")
+    page.picture(tmp_path / "run.png")
+    text = page.text()
+    order = [text.index(part) for part in ("a run", "decode_tokens_per_s", "decode_step_ms_p50", "batch")]
+    assert order == sorted(order)
+
+
+@needs_browser
+@pytest.mark.long
 def test_the_first_line_of_the_description_opens_the_views(server_uri: str, page: Chromium, tmp_path: Path) -> None:
     client = MlflowClient(server_uri)
     experiment_id = client.create_experiment("described")
     prepare_experiment(client, client.get_experiment(experiment_id))
     page.open(f"{server_uri}/#/experiments/{experiment_id}/runs?workflowType=machine_learning")
-    page.wait_for(f"document.body.innerText.includes('{KERNELS.name}')")
+    page.wait_for(f"document.body?.innerText.includes('{KERNELS.name}')")
     page.picture(tmp_path / "description.png")
     targets = "JSON.stringify(Object.fromEntries([...document.querySelectorAll('a')].map(a => [a.innerText, a.href])))"
     links = json.loads(page.ask(targets))

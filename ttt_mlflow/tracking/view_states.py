@@ -19,7 +19,7 @@ SECTION = "ttt-section"
 FOLDED = {"ttt-model-metrics": "Model metrics", "ttt-parts": names.PART_US.name, "ttt-system-metrics": "System metrics"}
 START_TIME = "attributes.start_time"
 Mode = Literal["TABLE", "CHART", "ARTIFACT"]
-Card = dict[str, Any]
+Chart = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class View:
     shows: str
     condition: str
     columns: Mapping[str, int]
-    charts: Sequence[Card]
+    charts: Sequence[Chart]
     order_by: str = START_TIME
     group_by: Tag | None = None
     modes: tuple[Mode, ...] = ("CHART", "TABLE")
 
     def state(self) -> dict[str, Any]:
         """The view as MLflow stores it."""
-        cards = [{**card, "uuid": f"{self.id}-{number}"} for number, card in enumerate(self.charts)]
+        charts = [{**chart, "uuid": f"{self.id}-{number}"} for number, chart in enumerate(self.charts)]
         return {
             "selectedColumns": list(self.columns),
             "columnOrder": list(self.columns),
@@ -62,7 +62,7 @@ class View:
             "runsHiddenMode": "SHOW_ALL",  # MLflow's default draws ten runs only
             "hideEmptyCharts": True,
             "isAccordionReordered": True,  # keeps our section first
-            "compareRunCharts": cards,
+            "compareRunCharts": charts,
             "compareRunSections": [
                 _section(SECTION, "Benchmark", shown=True),
                 *(_section(uid, name, shown=False) for uid, name in FOLDED.items()),
@@ -81,18 +81,18 @@ def _section(uid: str, name: str, shown: bool) -> dict[str, Any]:
     return {**common, "columns": 2, "cardHeight": 320} if shown else common
 
 
-def _card(kind: str, **fields: Any) -> Card:
+def _chart(kind: str, **fields: Any) -> Chart:
     common = {"metricSectionId": SECTION, "deleted": False, "isGenerated": False, "runsCountToCompare": CHARTED_RUNS}
     return {"type": kind, **common, **fields}
 
 
-def _scatter(x: str, y: Metric) -> Card:
-    """``y`` over the parameter ``x``: MLflow draws a parameter as a number where it is one, and every run has it."""
-    return _card("SCATTER", xaxis={"key": x, "type": "PARAM"}, yaxis={"key": y.name, "type": "METRIC"})
+def _scatter(x: Metric, y: Metric) -> Chart:
+    """``y`` over the parameter of which ``x`` is the number: MLflow draws it as a number, and every run has it."""
+    return _chart("SCATTER", xaxis={"key": x.name, "type": "PARAM"}, yaxis={"key": y.name, "type": "METRIC"})
 
 
-def _bars(metric: Metric) -> Card:
-    return _card("BAR", metricKey=metric.name, selectedMetricKeys=[metric.name])
+def _bars(metric: Metric) -> Chart:
+    return _chart("BAR", metricKey=metric.name, selectedMetricKeys=[metric.name])
 
 
 def _param(name: str) -> str:
@@ -116,9 +116,9 @@ def _all_of(*conditions: str) -> str:
 
 
 # the widths fit a window of 1600 pixels
-MODEL = {_param("model_name"): 120, _param("inner_net"): 150}
+MODEL = {_param("model_name"): 120, _param("inner_net"): 145}
 SIZE = {_metric(names.BATCH): 65, _param("dtype"): 75}
-TRUST = {_metric(names.RELATIVE_HALF_WIDTH_PCT): 165, _tag(names.TAG_VERDICT): 85, _metric(names.ROOFLINE_PCT): 100}
+TRUST = {_metric(names.RELATIVE_HALF_WIDTH_PCT): 170, _tag(names.TAG_VERDICT): 85, _metric(names.ROOFLINE_PCT): 100}
 PROFILED = f"tags.`mlflow.loggedArtifacts` LIKE '%{names.ARTIFACT_KERNELS.path}%'"  # MLflow's own tag, of its tables
 
 VIEWS = (
@@ -128,7 +128,7 @@ VIEWS = (
         "the newest decode runs",
         _is(names.TAG_KIND, "decode"),
         {**MODEL, **SIZE, _metric(names.DECODE_TOKENS_PER_S): 170, **TRUST},
-        (_scatter("batch", names.DECODE_TOKENS_PER_S), _scatter("batch", names.DECODE_STEP_MS_P50)),
+        (_scatter(names.BATCH, names.DECODE_TOKENS_PER_S), _scatter(names.BATCH, names.DECODE_STEP_MS_P50)),
     ),
     View(
         "ttt-best",
@@ -137,8 +137,8 @@ VIEWS = (
         _all_of(_is(names.TAG_KIND, "decode"), _is(names.TAG_BEST, "true")),
         {**MODEL, **SIZE, _metric(names.DECODE_TOKENS_PER_S): 170, **TRUST, _tag(names.TAG_GPU_NAME): 170},
         (
-            _scatter("batch", names.DECODE_TOKENS_PER_S),
-            _scatter("batch", names.ROOFLINE_PCT),
+            _scatter(names.BATCH, names.DECODE_TOKENS_PER_S),
+            _scatter(names.BATCH, names.ROOFLINE_PCT),
             _bars(names.DECODE_TOKENS_PER_S),
             _bars(names.ROOFLINE_PCT),
         ),
@@ -161,10 +161,10 @@ VIEWS = (
             _tag(names.TAG_VERDICT): 110,
         },
         (
-            _scatter("batch", names.PEAK_MEMORY_ALLOCATED_GB),
-            _scatter("batch", names.JOULES_PER_TOKEN),
-            _scatter("batch", names.POWER_W_MEAN),
-            _scatter("batch", names.SM_CLOCK_MHZ_MEAN),
+            _scatter(names.BATCH, names.PEAK_MEMORY_ALLOCATED_GB),
+            _scatter(names.BATCH, names.JOULES_PER_TOKEN),
+            _scatter(names.BATCH, names.POWER_W_MEAN),
+            _scatter(names.BATCH, names.SM_CLOCK_MHZ_MEAN),
         ),
     ),
     View(
@@ -178,14 +178,14 @@ VIEWS = (
             _tag(names.TAG_STATUS): 80,
             _tag(names.TAG_VERDICT): 90,
             _tag(names.TAG_REASONS): 160,
-            _tag(names.TAG_MESSAGE): 300,
+            _tag(names.TAG_MESSAGE): 230,
             _tag(names.TAG_MISSING): 160,
         },
         (
-            _scatter("batch", names.RELATIVE_HALF_WIDTH_PCT),
-            _scatter("batch", names.DRIFT_PCT),
-            _scatter("batch", names.SM_CLOCK_MHZ_MEAN),
-            _scatter("batch", names.TEMPERATURE_C_MAX),
+            _scatter(names.BATCH, names.RELATIVE_HALF_WIDTH_PCT),
+            _scatter(names.BATCH, names.DRIFT_PCT),
+            _scatter(names.BATCH, names.SM_CLOCK_MHZ_MEAN),
+            _scatter(names.BATCH, names.TEMPERATURE_C_MAX),
         ),
         modes=("TABLE", "CHART"),
     ),
@@ -203,10 +203,10 @@ VIEWS = (
             **TRUST,
         },
         (
-            _scatter("promptlen", names.PREFILL_TOKENS_PER_S),
-            _scatter("promptlen", names.TIME_TO_FIRST_TOKEN_MS),
-            _scatter("batch", names.PREFILL_TOKENS_PER_S),
-            _scatter("batch", names.TIME_TO_FIRST_TOKEN_MS),
+            _scatter(names.PROMPTLEN, names.PREFILL_TOKENS_PER_S),
+            _scatter(names.PROMPTLEN, names.TIME_TO_FIRST_TOKEN_MS),
+            _scatter(names.BATCH, names.PREFILL_TOKENS_PER_S),
+            _scatter(names.BATCH, names.TIME_TO_FIRST_TOKEN_MS),
         ),
     ),
     View(
