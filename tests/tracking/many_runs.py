@@ -31,12 +31,12 @@ def fill(client: MlflowClient, experiment_id: str, server: MlflowClient) -> None
     client: of the server's database, which is faster; the server itself only gets the artifacts.
     """
     hours = iter(range(1000))
-    for number, config in enumerate(islice(cycle(_configs("decode")), DECODE_RUNS)):
-        _run(client, experiment_id, next(hours), config, number)
-    for number, config in enumerate(islice(cycle(_configs("prefill")), PREFILL_RUNS)):
-        _run(client, experiment_id, next(hours), config, 100 + number)
-    for number, config in enumerate(islice(_configs("decode", profile="torch", genlen=32), 3, 32, 8)):
-        _profiled(server, _run(client, experiment_id, next(hours), config, number), number)
+    for number, config in enumerate(islice(cycle(configs("decode")), DECODE_RUNS)):
+        log_run(client, experiment_id, next(hours), config, number)
+    for number, config in enumerate(islice(cycle(configs("prefill")), PREFILL_RUNS)):
+        log_run(client, experiment_id, next(hours), config, 100 + number)
+    for number, config in enumerate(islice(configs("decode", profile="torch", genlen=32), 3, 32, 8)):
+        _profiled(server, log_run(client, experiment_id, next(hours), config, number), number)
     for number in range(6):
         tags = {names.TAG_ENTRY_POINT.name: "micro", names.TAG_KIND.name: "micro", names.TAG_STATUS.name: "ok"}
         metrics = {names.KERNEL_US.of("mlp_1_dual_triton").name: 40.0 + number}
@@ -51,13 +51,13 @@ def fill(client: MlflowClient, experiment_id: str, server: MlflowClient) -> None
     mark_best_of(client, client.search_runs([experiment_id]))
 
 
-def _configs(mode: str, **more: Any) -> Iterator[RunConfig]:
+def configs(mode: str, **more: Any) -> Iterator[RunConfig]:
     for (model, net, _), batch in product(MODELS, BATCHES):
         given = {"model_name": model, "inner_net": net, "batch": batch, "mode": mode, "dtype": "float16", **more}
         yield RunConfig.parse(given | ({"promptlen": 256 * (1 + batch % 5)} if mode == "prefill" else {}))
 
 
-def _run(client: MlflowClient, experiment_id: str, hour: int, config: RunConfig, number: int) -> str:
+def log_run(client: MlflowClient, experiment_id: str, hour: int, config: RunConfig, number: int) -> str:
     speed = next(speed for model, net, speed in MODELS if (model, net) == (config.model_name, config.inner_net))
     speed *= (1 + 0.004 * (number * 37 % 11 - 5) / 5) * (1.2 if config.mode == "prefill" else 1)
     valid = number % 13 != 5

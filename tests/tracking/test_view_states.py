@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from tests.chromium import Chromium, chromium
 from tests.record.conftest import MakeJournal
 from tests.report.browser import BROWSER
-from tests.tracking.many_runs import BATCHES, MODELS, fill
+from tests.tracking.many_runs import BATCHES, MODELS, configs, fill, log_run
 from tests.tracking.mlflow_ui import KNOWN_VISITOR, open_charts, open_table
 from ttt_mlflow import names
 from ttt_mlflow.tracking.publish import publish
@@ -251,12 +251,19 @@ def test_a_runs_page_begins_with_its_description_and_the_headline(
 
 @needs_browser
 @pytest.mark.long
-def test_the_first_line_of_the_description_opens_the_views(server_uri: str, page: Chromium, tmp_path: Path) -> None:
+def test_the_first_line_of_the_description_opens_the_views(
+    server_uri: str, page: Chromium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     client = MlflowClient(server_uri)
     experiment_id = client.create_experiment("described")
+    for number, config in enumerate(configs("decode")):
+        if number % 8 == 0:  # one of each model
+            log_run(client, experiment_id, number, config, number)
     prepare_experiment(client, client.get_experiment(experiment_id))
     page.open(f"{server_uri}/#/experiments/{experiment_id}/runs?workflowType=machine_learning")
     page.wait_for(f"document.body?.innerText.includes('{KERNELS.name}')")
+    page.wait_for("document.querySelectorAll('.ag-row').length > 1")
     page.picture(tmp_path / "description.png")
     targets = "JSON.stringify(Object.fromEntries([...document.querySelectorAll('a')].map(a => [a.innerText, a.href])))"
     links = json.loads(page.ask(targets))

@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 # kind of a run -> the throughput by which it is the best
 THROUGHPUT = {"decode": names.DECODE_TOKENS_PER_S, "prefill": names.PREFILL_TOKENS_PER_S}
 YES = "true"
+FASTEST = 10  # runs that one publication looks at
 
 
-def mark_best(client: "MlflowClient", experiment_id: str, config_id: str) -> None:
-    """Mark the best run of one configuration, and no other. One request to read, and one for each run that changes."""
+def mark_best(client: "MlflowClient", experiment_id: str, config_id: str, kind: str) -> None:
+    """Mark the best run of one configuration, and no other. One request to read, and one for each run that changes.
+
+    It reads the fastest runs only: the one that had the mark until now is among them.
+    """
+    if kind not in THROUGHPUT:
+        return
     condition = f"tags.`{names.TAG_CONFIG_ID.name}` = '{config_id}' AND tags.`{names.TAG_VERDICT.name}` = 'valid'"
-    mark_best_of(client, client.search_runs([experiment_id], condition))
+    order = [f"metrics.`{THROUGHPUT[kind].name}` DESC"]
+    mark_best_of(client, client.search_runs([experiment_id], condition, max_results=FASTEST, order_by=order))
 
 
 def mark_best_of(client: "MlflowClient", runs: Iterable["Run"]) -> int:

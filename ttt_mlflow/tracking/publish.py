@@ -57,8 +57,8 @@ METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 800, 100, 100
 class PublishedRun:
     """Where a journal is in MLflow.
 
-    run_url: a link, if a server shows the run. has_views: whether the experiment has our saved views. notes: what was
-    not done for the UI, and what is left to do for it, one line each.
+    run_url: a link, if a server shows the run. has_views: whether the experiment has our saved views. notes: what to
+    tell about the UI, one line each: a warning that something was not done, or what is left to do.
     """
 
     run_id: str
@@ -185,9 +185,9 @@ def _prepare_ui(client: "MlflowClient", journal: Journal, experiment_id: str) ->
     tags = tags_of(journal)
     if tags.get(names.TAG_VERDICT.name) == "valid" and (config_id := tags.get(names.TAG_CONFIG_ID.name)):
         try:
-            mark_best(client, experiment_id, config_id)
+            mark_best(client, experiment_id, config_id, tags[names.TAG_KIND.name])
         except known_errors() as error:
-            notes += (f"the best run of the configuration could not be marked ({explain(error)})",)
+            notes += (f"Warning: the best run of the configuration could not be marked ({explain(error)})",)
     return has_views, notes
 
 
