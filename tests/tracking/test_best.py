@@ -34,13 +34,13 @@ def experiment(sqlite_uri: str, request: pytest.FixtureRequest) -> Experiment:
 
 def test_a_faster_run_takes_the_mark(experiment: Experiment) -> None:
     first = experiment.run("a", 100.0)
-    mark_best(experiment.client, experiment.id, "a")
+    mark_best(experiment.client, experiment.id, "a", "decode")
     assert experiment.best == {first}
     experiment.run("a", 90.0)
-    mark_best(experiment.client, experiment.id, "a")
+    mark_best(experiment.client, experiment.id, "a", "decode")
     assert experiment.best == {first}
     faster = experiment.run("a", 101.0)
-    mark_best(experiment.client, experiment.id, "a")
+    mark_best(experiment.client, experiment.id, "a", "decode")
     assert experiment.best == {faster}
 
 
@@ -49,7 +49,7 @@ def test_what_is_not_valid_is_never_the_best(experiment: Experiment) -> None:
     experiment.run("a", 100.0, ttt_verdict="invalid")
     experiment.run("a", 100.0, ttt_status="killed")
     experiment.run("a", 100.0, ttt_kind="micro")
-    mark_best(experiment.client, experiment.id, "a")
+    mark_best(experiment.client, experiment.id, "a", "decode")
     assert experiment.best == {slow}
 
 

@@ -98,7 +98,7 @@ def _measure_and_publish(
     place = published.tracking_uri
     print_text(result.summary(f"{record.path}, MLflow run {published.run_id} in {place}"))
     for note in published.notes:
-        print_error(f"Note: {note}")
+        print_error(note)
     for line in ui_lines(published, config.kind):
         print_text(line)
     if parent and published.experiment_id == store.MLFLOW_DEFAULT_ID:

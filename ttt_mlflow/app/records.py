@@ -42,5 +42,5 @@ def sync_records(path: str, tracking_uri: str | None) -> int:
         else:
             print_text(f"{result.journal.journal_id}: {result.outcome}")
         for note in result.run.notes if result.run else ():
-            print_error(f"Note: {note}")
+            print_error(note)
     return PublishFailed.exit_code if any(result.outcome == "failed" for result in results) else 0

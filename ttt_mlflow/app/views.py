@@ -70,7 +70,7 @@ def _print_views(place: str, done: "Prepared") -> None:
     if done.shared:
         print_text(f"{done.experiment_name}: no description, because other runs are in the experiment too")
     if done.has_older_runs:
-        print_text(f"Note: {older_runs_note(done.experiment_name)}")
+        print_text(older_runs_note(done.experiment_name))
     if not _is_server(place):
         print_text(f"MLflow UI: {ui_command(place)}")
     for view in VIEWS:

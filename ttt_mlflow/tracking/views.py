@@ -61,7 +61,7 @@ def prepare_if_new(client: "MlflowClient", experiment_id: str) -> tuple[bool, tu
         done = prepare_experiment(client, experiment)
     except known_errors() as error:
         return False, (
-            f"the saved views of experiment {experiment_id} could not be written ({explain(error)}); "
+            f"Warning: the saved views of experiment {experiment_id} could not be written ({explain(error)}); "
             "`ttt-mlflow views` writes them later",
         )
     return True, (older_runs_note(done.experiment_name),) if done.has_older_runs else ()
@@ -70,9 +70,7 @@ def prepare_if_new(client: "MlflowClient", experiment_id: str) -> tuple[bool, tu
 def older_runs_note(experiment_name: str) -> str:
     """How to get runs of version 0.1 into the views."""
     command = f"ttt-mlflow views --update-runs --experiment-name {shlex.quote(experiment_name)}"
-    return (
-        f"the views do not show older runs in {experiment_name}, which have no tag {names.TAG_KIND.name}: `{command}`"
-    )
+    return f"Note: the views do not show older runs in {experiment_name}, which have no tag {names.TAG_KIND.name}: `{command}`"
 
 
 def chosen_experiments(client: "MlflowClient", uri: str, name: str | None) -> list["Experiment"]:
