@@ -70,7 +70,10 @@ def prepare_if_new(client: "MlflowClient", experiment_id: str) -> tuple[bool, tu
 def older_runs_note(experiment_name: str) -> str:
     """How to get runs of version 0.1 into the views."""
     command = f"ttt-mlflow views --update-runs --experiment-name {shlex.quote(experiment_name)}"
-    return f"Note: the views do not show older runs in {experiment_name}, which have no tag {names.TAG_KIND.name}: `{command}`"
+    return (
+        f"Note: the views do not show older runs in {experiment_name}, which have no tag {names.TAG_KIND.name}; "
+        f"this adds it: `{command}`"
+    )
 
 
 def chosen_experiments(client: "MlflowClient", uri: str, name: str | None) -> list["Experiment"]:
