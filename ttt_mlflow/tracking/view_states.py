@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ttt_mlflow import names
 from ttt_mlflow.names import Metric, Tag
+from ttt_mlflow.tracking import run_color
 from ttt_mlflow.workload import PARTS
 
 VERSION = 1  # of the views below; it rises whenever one of them changes
@@ -171,7 +172,7 @@ VIEWS = (
         "ttt-not-valid",
         "Not valid, and why",
         "the newest runs without a valid measurement, with the reasons",
-        _is(names.TAG_SERIES, "not valid"),
+        _is(names.TAG_SERIES, run_color.NOT_VALID),
         {
             **MODEL,
             _metric(names.BATCH): 65,
