@@ -279,15 +279,15 @@ def test_json_is_the_only_thing_on_standard_output(ab: Ab) -> None:
 def test_the_real_program_against_itself(tmp_path: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """HEAD of this repository, twice, on the CPU. No speed: what was measured, and how it is recorded."""
     monkeypatch.chdir(ROOT)
-    options = ["--model-name=ttt-profile", "--batch=1", "--genlen=2", "--device=cpu", "--warmup=0", "--repeats=2"]
+    options = ["--model-name=ttt-tiny", "--batch=1", "--genlen=2", "--device=cpu", "--warmup=0", "--repeats=2"]
     places = ["--logdir", str(tmp_path / "runs"), "--tracking-uri", sqlite_uri, "--experiment-name", "itself"]
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     before = len(subprocess.check_output(["git", "worktree", "list"]).splitlines())
     result = CliRunner().invoke(cli, ["ab", "HEAD", "HEAD", "--max-minutes=0.01", *places, "--", *options])
     assert result.exit_code == 0, result.output
     assert len(subprocess.check_output(["git", "worktree", "list"]).splitlines()) == before
     parent, *runs = find_journals(tmp_path / "runs")
-    head = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     assert {LocalRun(run).commit for run in runs} == {head}
     assert [run.tags["ttt.side"] for run in runs] == ["baseline", "candidate", "candidate", "baseline"] * 2
     assert {run.tags["ttt.parent_journal_id"] for run in runs} == {parent.journal_id}
-    assert "ttt-profile" in result.stdout
+    assert "ttt-tiny" in result.stdout
