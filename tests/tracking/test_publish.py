@@ -290,7 +290,7 @@ def test_a_publication_under_way_is_left_alone(sqlite_uri: str, experiment: str,
 def test_few_calls(
     sqlite_uri: str, experiment: str, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1702 points, all parameters and 6 tags go in three calls, and all of them arrive."""
+    """1705 points, all parameters and 10 tags go in three calls, and all of them arrive."""
     original, calls = MlflowClient.log_batch, []
     journal = make_journal()
     rows = [(1_700_000_000_000 + i, i, i / 3) for i in range(1700)]
@@ -302,7 +302,7 @@ def test_few_calls(
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
     published = publish(journal, sqlite_uri, experiment_name=experiment)
-    assert calls == [(800, len(journal.params), 6), (800, 0, 0), (102, 0, 0)]
+    assert calls == [(800, len(journal.params), 10), (800, 0, 0), (105, 0, 0)]
     history = MlflowClient(sqlite_uri).get_metric_history(published.run_id, "system/gpu_0_sm_clock_megahertz")
     assert sorted((point.timestamp, point.step, point.value) for point in history) == rows
 

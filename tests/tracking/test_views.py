@@ -231,6 +231,14 @@ def test_a_valid_run_is_marked_as_the_best(place: Place, make_journal: MakeJourn
     assert (tags["ttt.best"], tags["ttt.series"]) == ("true", "ttt-125m mlp_1_dual")
 
 
+def test_a_color_that_a_person_chose_stays(place: Place, make_journal: MakeJournal) -> None:
+    journal = make_journal()
+    run_id = publish(journal, place.uri, experiment_name=place.name).run_id
+    place.client.set_tag(run_id, "mlflow.runColor", "#ff0000")
+    assert publish(journal, place.uri, experiment_name=place.name).run_id == run_id
+    assert place.client.get_run(run_id).data.tags["mlflow.runColor"] == "#ff0000"
+
+
 # The experiment
 
 

@@ -21,6 +21,7 @@ from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.run_name import MOST
 from ttt_mlflow.tracking.best import mark_best
 from ttt_mlflow.tracking.derived import missing_metrics, missing_tags
+from ttt_mlflow.tracking.run_color import RUN_COLOR
 from ttt_mlflow.tracking.store import (
     DEFAULT_EXPERIMENT,
     MLFLOW_DEFAULT_ID,
@@ -251,7 +252,11 @@ def _log_values(client: "MlflowClient", journal: Journal, run: "Run") -> None:
         if name not in run.data.params
     ]
     values = _tags(journal, run) | _parent_tag(client, journal, run.info.experiment_id)
-    tags = [RunTag(name, clipped(value, MAX_TAG_VAL_LENGTH)) for name, value in values.items()]
+    tags = [
+        RunTag(name, clipped(value, MAX_TAG_VAL_LENGTH))
+        for name, value in values.items()
+        if name != RUN_COLOR or name not in run.data.tags  # a person may have chosen another color since
+    ]
     metrics = _metrics(journal)
     while metrics or params or tags:
         client.log_batch(run.info.run_id, metrics[:METRICS_PER_CALL], params[:PARAMS_PER_CALL], tags[:TAGS_PER_CALL])
