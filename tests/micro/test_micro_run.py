@@ -144,7 +144,7 @@ def test_parameters_tags_and_configuration(measure: Measure) -> None:
     assert (journal.params["kernels"], journal.params["batches"]) == ("mlp_1_dual", "1,3")
     assert (journal.params["dtype"], journal.params["seed"], journal.params["profile"]) == ("float16", "7", "none")
     assert journal.entry_point == journal.tags["ttt.entry_point"] == "micro"
-    assert journal.run_name == "mlp_1_dual b1,3 h2x16 cpu"
+    assert journal.run_name == "mlp_1_dual b1,3 h2x16 cpu seed 7"
     assert set(journal.tags) <= {tag.name for tag in names.TAGS}
     assert journal.tags["ttt.status"] == "ok"
     assert "ttt.gpu_name" not in journal.tags
