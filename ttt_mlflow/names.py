@@ -609,8 +609,8 @@ ARTIFACT_MICRO_PAGE = Artifact(
 )
 ARTIFACT_KERNELS = Artifact(
     "profiles/kernels.json",
-    "the profiled kernels as an MLflow table, from PyTorch's profiler, else Nsight Systems: kernel, part, calls "
-    "per step, us_per_step, share_pct",
+    "the profiled kernels as an MLflow table, from PyTorch's profiler, else Nsight Systems: kernel, us_per_step, "
+    "share_pct, calls per step, part",
 )
 ARTIFACT_COMPARISON = Artifact("comparison/comparison.json", "a comparison: sides, conditions, pairs and the answer")
 ARTIFACT_COMPARISON_PAGE = Artifact("comparison/comparison.html", "the same as a page; needs no network")

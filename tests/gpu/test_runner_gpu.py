@@ -48,7 +48,7 @@ def test_a_run_records_what_the_gpu_did(tmp_path: Path) -> None:
     assert (params["device"], params["dtype"], params["inner_net"]) == ("cuda", "float16", "mlp_1_dual_triton")
     assert (params["use_compile"], params["cuda_graph"]) == ("true", "true")
 
-    assert set(metrics) <= METRIC_NAMES
+    assert {name for name in metrics if not name.startswith("part_us/")} <= METRIC_NAMES
     assert set(metrics) >= TELEMETRY
     assert metrics["sm_clock_mhz_min"] <= metrics["sm_clock_mhz_mean"] <= metrics["sm_clock_mhz_max"]
     assert metrics["power_w_mean"] > 0

@@ -223,7 +223,7 @@ def test_torch_profile(measure: Measure) -> None:
     part_metrics = {name for name in measured.metrics if name.startswith("part_us/")}
     assert set(measured.metrics) - part_metrics == DECODE | EVERY_RUN | WORK | {"warmup_s", "profile_s"}
     table = json.loads((measured.journal.artifacts / "profiles/kernels.json").read_text())
-    assert table["columns"] == ["kernel", "part", "calls", "us_per_step", "share_pct"]
+    assert table["columns"] == ["kernel", "us_per_step", "share_pct", "calls", "part"]
     frame = pd.DataFrame(table["data"], columns=table["columns"])
     assert frame["share_pct"].sum() == pytest.approx(100, rel=1e-3)
     assert "part_us/inner_net_state" in part_metrics

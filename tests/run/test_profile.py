@@ -304,8 +304,8 @@ def test_nsys_records_the_same_configuration(measure: Measure, tmp_path: Path) -
     assert measured.journal.tags["ttt.nsys"] == fake.version
     table = json.loads((measured.journal.artifacts / "profiles/kernels.json").read_text())
     assert table == {  # of 16 steps
-        "columns": ["kernel", "part", "calls", "us_per_step", "share_pct"],
-        "data": [["linear_decode(float *, int)", "", 0.125, 0.1875, 75.0], ["fill", "", 0.0625, 0.0625, 25.0]],
+        "columns": ["kernel", "us_per_step", "share_pct", "calls", "part"],
+        "data": [["linear_decode(float *, int)", 0.1875, 75.0, 0.125, ""], ["fill", 0.0625, 25.0, 0.0625, ""]],
     }
     log = (measured.journal.artifacts / "profiles/nsys/nsys.log").read_text()
     assert "ran 16 of ttt-tiny mlp_2_dual b2 g4 cpu" in log

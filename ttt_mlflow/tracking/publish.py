@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from ttt_mlflow import names
 from ttt_mlflow.config import RunConfig
+from ttt_mlflow.config.run_name import MOST
 from ttt_mlflow.errors import PublishFailed
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.run_name import MOST
 from ttt_mlflow.tracking.best import mark_best
 from ttt_mlflow.tracking.derived import missing_metrics, missing_tags
 from ttt_mlflow.tracking.run_color import RUN_COLOR

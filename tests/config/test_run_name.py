@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
+from ttt_mlflow.config.run_name import MOST, SHOWN
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.sizes import SIZES
-from ttt_mlflow.run_name import MOST, SHOWN
 
 GPU = {"inner_net": "mlp_1_dual_triton", "dtype": "float16", "use_compile": True, "cuda_graph": True, "device": "cuda"}
 CPU = {"inner_net": "mlp_1_dual", "dtype": "float32", "use_compile": False, "cuda_graph": False, "device": "cpu"}

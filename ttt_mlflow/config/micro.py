@@ -1,0 +1,82 @@
+"""The configuration of a micro-benchmark."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ttt_mlflow.config.base import Configuration, defaults_of
+from ttt_mlflow.config.run_name import micro_run_name
+from ttt_mlflow.config.values import (
+    NSYS_ARGS,
+    NSYS_EXPORT,
+    THRESHOLDS,
+    THRESHOLDS_TAKES,
+    Auto,
+    Count,
+    NsysArgs,
+    NsysExport,
+    Settings,
+    Word,
+    as_list,
+    as_nsys,
+    rising,
+)
+
+
+class MicroConfig(Configuration):
+    """One micro-benchmark, as it was given. It times every kernel with every batch."""
+
+    entry_point = "micro"
+    how_measured = ("profile", "nsys_args", "nsys_export", "seconds", "thresholds")
+    identity = ("kernels", "batches", "heads", "head_dim", "dtype", "device")
+    takes: ClassVar[Mapping[str, str]] = {
+        "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
+        "batches": "auto, or whole numbers of at least 1, comma-separated",
+        "heads": "a whole number of at least 1",
+        "head_dim": "a whole number of at least 1",
+        "dtype": "float16, bfloat16 or float32",
+        "device": "auto, cpu or cuda",
+        "seconds": "a number of seconds above 0",
+        "thresholds": THRESHOLDS_TAKES,
+        "seed": "a whole number of at least 0",
+        "profile": "none or nsys",
+        "nsys_export": "none or sqlite",
+    }
+
+    kernels: Annotated[tuple[Word, ...] | None, BeforeValidator(as_list)] = Field(
+        default=None,
+        description="kernels to time, comma-separated; auto: the Triton kernels on a GPU, the PyTorch kernels on a CPU",
+    )
+    batches: Annotated[tuple[Count, ...] | None, BeforeValidator(as_list), AfterValidator(rising)] = Field(
+        default=None,
+        description="batches for each kernel, comma-separated; auto: 128,512,1024 on a GPU, 1,4 on a CPU",
+    )
+    heads: Count = Field(default=32, description="heads of the layer")
+    head_dim: Count = Field(default=64, description="dimension of a head")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        default="float16", description="float16, bfloat16 or float32"
+    )
+    device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(
+        default=None, description="cuda or cpu; auto: cuda on a machine with a GPU"
+    )
+    seconds: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds for timing each kernel with each batch; the warm-up before it takes a quarter of that",
+    )
+    thresholds: Settings = Field(
+        default=(),
+        description=THRESHOLDS,
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="random seed of the inputs")
+    profile: Annotated[tuple[Literal["nsys"], ...], BeforeValidator(as_nsys)] = Field(
+        default=(), description="nsys: a pass under Nsight Systems after the measurement; or none"
+    )
+    nsys_args: NsysArgs = Field(default=None, description=NSYS_ARGS)
+    nsys_export: NsysExport = Field(default="none", description=NSYS_EXPORT)
+
+    @property
+    def run_name(self) -> str:
+        return micro_run_name(self.model_dump(), defaults_of(MicroConfig))

@@ -1,0 +1,127 @@
+"""The configuration of a decode or prefill run."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ttt_mlflow.config.base import Configuration, defaults_of
+from ttt_mlflow.config.run_name import model_run_name
+from ttt_mlflow.config.values import (
+    NSYS_ARGS,
+    NSYS_EXPORT,
+    THRESHOLDS,
+    THRESHOLDS_TAKES,
+    Auto,
+    Count,
+    NsysArgs,
+    NsysExport,
+    Settings,
+    Switch,
+    as_profilers,
+)
+from ttt_mlflow.measurement.budget import Budget
+
+
+class RunConfig(Configuration):
+    """One decode configuration, as it was given."""
+
+    entry_point = "main"
+    how_measured = (
+        *("profile", "nsys_args", "nsys_export", "warmup", "repeats", "precision_pct", "max_seconds"),
+        *("thresholds", "retry_invalid"),
+    )
+    identity = (
+        *("model_name", "mode", "batch", "promptlen", "genlen", "inner_net", "dtype", "use_compile", "cuda_graph"),
+        *("device", "checkpoint"),
+    )
+    takes: ClassVar[Mapping[str, str]] = {
+        "mode": "decode or prefill",
+        "batch": "a whole number of at least 1",
+        "promptlen": "a whole number of at least 1",
+        "genlen": "a whole number of at least 1",
+        "inner_net": "auto, or an inner net of the model",
+        "dtype": "auto, float16, bfloat16 or float32",
+        "use_compile": "auto, true or false",
+        "cuda_graph": "auto, true or false",
+        "profile": "none, or any of torch, nsys, memory, comma-separated",
+        "nsys_export": "none or sqlite",
+        "device": "auto, cpu or cuda",
+        "warmup": "auto, or a whole number of at least 0",
+        "repeats": "auto, or a whole number of at least 1",
+        "precision_pct": "a percentage above 0",
+        "max_seconds": "a number of seconds above 0",
+        "thresholds": THRESHOLDS_TAKES,
+        "retry_invalid": "a whole number of at least 0",
+        "seed": "a whole number of at least 0",
+    }
+
+    model_name: str = Field(default="ttt-1b", description="model to measure; `ttt-mlflow models` lists them")
+    mode: Literal["decode", "prefill"] = Field(default="decode", description="what is timed: decode or prefill")
+    batch: Count = Field(default=64, description="sequences decoded together")
+    promptlen: Count = Field(default=1, description="tokens of the prompt")
+    genlen: Count = Field(default=512, description="decode steps; each yields one token per sequence (decode mode)")
+    inner_net: Annotated[str | None, Auto] = Field(
+        default=None, description="TTT inner net; auto: mlp_1_dual_triton on a GPU, mlp_1_dual on a CPU"
+    )
+    dtype: Annotated[Literal["float16", "bfloat16", "float32"] | None, Auto] = Field(
+        default=None,
+        description="float16, bfloat16 or float32; auto: float16 on a GPU, float32 on a CPU",
+    )
+    use_compile: Switch = Field(default=None, description="torch.compile the decode step; auto: on with a GPU")
+    cuda_graph: Switch = Field(default=None, description="replay the decode step as a CUDA graph; auto: on with a GPU")
+    profile: Annotated[tuple[Literal["torch", "nsys", "memory"], ...], BeforeValidator(as_profilers)] = Field(
+        default=(),
+        description="profilers to run after the measurement: torch, nsys, memory, comma-separated; or none",
+    )
+    nsys_args: NsysArgs = Field(default=None, description=NSYS_ARGS)
+    nsys_export: NsysExport = Field(default="none", description=NSYS_EXPORT)
+    device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(
+        default=None, description="cuda or cpu; auto: cuda on a machine with a GPU"
+    )
+    warmup: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = Field(
+        default=None,
+        description="untimed passes before the measurement, of up to 128 steps; auto: until times and clocks settle",
+    )
+    repeats: Annotated[Count | None, Auto] = Field(
+        default=None, description="timed passes; auto: until precision_pct or max_seconds is reached"
+    )
+    precision_pct: float = Field(
+        default=0.5,
+        gt=0,
+        allow_inf_nan=False,
+        description="half-width of the confidence interval, in percent of the median, at which the measurement stops",
+    )
+    max_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds for warm-up and timed passes; at least two passes are timed",
+    )
+    thresholds: Settings = Field(
+        default=(),
+        description=THRESHOLDS,
+    )
+    retry_invalid: int = Field(
+        default=0,
+        ge=0,
+        description="number of further measurements if the verdict is invalid, each when the GPU is idle and cool",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="random seed of the weights and the prompt")
+    checkpoint: Annotated[str | None, Auto] = Field(
+        default=None,
+        description="safetensors file or folder with the published weight names; auto: random weights",
+    )
+
+    @property
+    def budget(self) -> Budget:
+        """The length of the measurement."""
+        return Budget(self.warmup, self.repeats, self.precision_pct, self.max_seconds)
+
+    @property
+    def kind(self) -> str:
+        return self.mode
+
+    @property
+    def run_name(self) -> str:
+        return model_run_name(self.model_dump(), defaults_of(RunConfig))
