@@ -13,7 +13,7 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement.comparison import KNOWN_RUN_TO_RUN
 from ttt_mlflow.measurement.statistics import median_confidence_interval
 
-H200 = KNOWN_RUN_TO_RUN["NVIDIA H200"]
+H200 = KNOWN_RUN_TO_RUN["NVIDIA H200", False]
 
 
 @pytest.mark.parametrize("passes", [6, 7, 12])

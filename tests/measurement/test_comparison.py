@@ -354,10 +354,12 @@ def test_runs_that_contradict_what_is_known() -> None:
 
 def test_what_is_known() -> None:
     known = known_run_to_run("NVIDIA H200", power_capped=False)
-    assert known == KNOWN_RUN_TO_RUN["NVIDIA H200"]
+    assert known == KNOWN_RUN_TO_RUN["NVIDIA H200", False]
     assert known is not None
     assert "NVIDIA H200" in known.source
-    assert known_run_to_run("NVIDIA H200", power_capped=True) is None
+    capped = known_run_to_run("NVIDIA H200", power_capped=True)
+    assert capped
+    assert capped.pct > known.pct, "runs at the power cap repeat worse"
     assert known_run_to_run("NVIDIA H200 MIG 1g.18gb", power_capped=False) is None
     assert known_run_to_run("NVIDIA A100-SXM4-80GB", power_capped=False) is None
     assert known_run_to_run(None, power_capped=False) is None
@@ -433,7 +435,7 @@ def test_many_pairs_are_called_different_no_more_often_than_one() -> None:
 def test_one_run_a_side_finds_one_percent() -> None:
     rng = np.random.default_rng(0)
     sides = ((made(rng, 1, 0.1), made(rng, 1, 0.1, 0.99)) for _ in range(200))
-    words = [answer(compare(*pair, run_to_run=KNOWN_RUN_TO_RUN["NVIDIA H200"])) for pair in sides]
+    words = [answer(compare(*pair, run_to_run=KNOWN_RUN_TO_RUN["NVIDIA H200", False])) for pair in sides]
     assert words.count("slower") >= 190
 
 

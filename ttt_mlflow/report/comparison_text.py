@@ -1,6 +1,6 @@
 """A comparison for people: text for the terminal, and Markdown that fits the comment of a pull request."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ttt_mlflow.measurement.comparison import Comparison
@@ -10,7 +10,6 @@ from ttt_mlflow.report.profile_diff import ProfileDiff, diff_markdown, diff_text
 from ttt_mlflow.report.text import escaped, markdown_table, number, text_table
 
 COLUMNS = ("configuration", "answer", "change [95 % confidence interval]", "baseline", "candidate", "runs")
-NUMERIC = COLUMNS[2:]
 MARKS = {"faster": "🟢 ", "slower": "🔴 ", "no significant difference": "", CANNOT_TELL: "❔ "}
 
 
@@ -36,7 +35,8 @@ def comparison_text(report: Report) -> str:
     blocks = ["\n".join([f"Baseline:  {report.baseline}", f"Candidate: {report.candidate}"])]
     if lines := _condition_lines(compared):
         blocks.append("\n".join(["Not the same on both sides:", *(f"  {line}" for line in lines)]))
-    blocks.append(text_table(COLUMNS, [_row(pair) for pair in compared.pairs], NUMERIC))
+    columns, rows = _table(compared)
+    blocks.append(text_table(columns, rows, columns[2:]))
     blocks += [_block(title, lines) for title, lines in _sections(report)]
     blocks += [f"{title}\n{diff_text(diff)}" for title, diff in report.profiles]
     blocks.append(_conclusion(report))
@@ -46,12 +46,12 @@ def comparison_text(report: Report) -> str:
 def comparison_markdown(report: Report) -> str:
     """The comparison for the comment of a pull request, and for the description of an MLflow run."""
     compared = report.compared
-    rows = [_row(pair, MARKS[pair.answer]) for pair in compared.pairs]
+    columns, rows = _table(compared, MARKS)
     lines = [f"**{headline(compared)}**", "", f"Baseline: {escaped(report.baseline)}", ""]
     lines += [f"Candidate: {escaped(report.candidate)}", ""]
     if conditions := _condition_lines(compared):
         lines += ["Not the same on both sides:", "", *(f"- {escaped(line)}" for line in conditions), ""]
-    lines += [*markdown_table(COLUMNS, rows, texts=2), ""]
+    lines += [*markdown_table(columns, rows, texts=2), ""]
     for title, found in _sections(report):
         if found:
             lines += [f"{title}:", "", *(f"- {escaped(line)}" for line in found), ""]
@@ -101,19 +101,28 @@ def power_text(pair: Pair, resolution_pct: float) -> str:
         return ""
     parts = []
     if comparison.smallest_change_pct is not None:
-        parts.append(f"the smallest change that it finds is {comparison.smallest_change_pct:.2g} %")
+        parts.append(f"the smallest change that it finds is {number(float(f'{comparison.smallest_change_pct:.2g}'))} %")
     if comparison.runs_needed:
         parts.append(f"{comparison.runs_needed} runs a side would find {resolution_pct:g} %")
     return ", ".join(parts)
 
 
-def _row(pair: Pair, mark: str = "") -> tuple[str, ...]:
+def _table(compared: Compared, marks: Mapping[str, str] | None = None) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Columns and rows. The unit is in the heading if all pairs have the same."""
+    units = {pair.unit for pair in compared.pairs}
+    shared = f", {units.pop()}" if len(units) == 1 else ""
+    columns = [f"{column}{shared}" if column in ("baseline", "candidate") else column for column in COLUMNS]
+    return columns, [_row(pair, (marks or {}).get(pair.answer, ""), not shared) for pair in compared.pairs]
+
+
+def _row(pair: Pair, mark: str, with_unit: bool) -> tuple[str, ...]:
     answer, runs = mark + pair.answer, f"{len(pair.baseline)} : {len(pair.candidate)}"
     if pair.comparison is None:
         return pair.title, answer, "", "", "", runs
     values = (pair.comparison.baseline, pair.comparison.candidate)
     sides = [_with_interval(value, interval) for value, interval in zip(values, pair.intervals, strict=True)]
-    return pair.title, answer, change_text(pair.comparison), *(f"{side} {pair.unit}" for side in sides), runs
+    unit = f" {pair.unit}" if with_unit else ""
+    return pair.title, answer, change_text(pair.comparison), *(f"{side}{unit}" for side in sides), runs
 
 
 def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
@@ -164,7 +173,7 @@ def _conclusion(report: Report) -> str:
     compared = report.compared
     lines = [f"Answer: {headline(compared)}"]
     if (mean := compared.geometric_mean_pct) is not None:
-        lines[0] += f"; geometric mean {mean:+.2f} %"
+        lines[0] += f"; geometric mean {mean:+.2f} % in speed"
     if report.decision and report.decision.text:
         lines.append(report.decision.text)
     return "\n".join(lines)

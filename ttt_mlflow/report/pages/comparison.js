@@ -88,16 +88,19 @@ if (shown.length) {
   }
 }
 
+const units = [...new Set(pairs.map((pair) => pair.unit))];
+const sharedUnit = units.length === 1 ? `, ${units[0]}` : "";
+
 function withInterval(pair, side) {
   const value = pair[side], ends = pair[`${side}_interval`];
   if (value === null) return "";
   const width = ends ? ` ±${((50 * (ends[1] - ends[0])) / value).toPrecision(2)} %` : "";
-  return `${fourDigits(value)}${width} ${pair.unit}`;
+  return `${fourDigits(value)}${width}${sharedUnit ? "" : " " + pair.unit}`;
 }
 
 table(
   document.getElementById("pairs"),
-  [["configuration", false], ["answer", false], ["change [95 % confidence interval]", true], ["baseline", true], ["candidate", true], ["runs", true]],
+  [["configuration", false], ["answer", false], ["change [95 % confidence interval]", true], [`baseline${sharedUnit}`, true], [`candidate${sharedUnit}`, true], ["runs", true]],
   pairs.map((pair) => [
     pair.title,
     pair.answer,
