@@ -8,8 +8,9 @@ from typing import Any
 
 from tests.catalog import metrics, tags
 from ttt_mlflow import names
-from ttt_mlflow.config import RunConfig
+from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.micro_results import CellResult, MicroResults
 from ttt_mlflow.record.recorded_run import LocalRun
 
 H200 = {"gpu_name": "NVIDIA H200", "gpu_uuid": "GPU-1", "driver": "580.159.04", "torch": "2.11.0", "triton": "3.6.0"}
@@ -64,4 +65,29 @@ def recorded(
         )
     )
     journal.set_status(status, None if status == "ok" else "of a test", exit_code=0)
+    return LocalRun(journal)
+
+
+def recorded_micro(
+    root: Path, us: Mapping[tuple[str, int], Sequence[float]], host: Mapping[str, Any] = H200
+) -> LocalRun:
+    """A micro-benchmark with these samples in µs, by kernel and batch."""
+    kernels, batches = dict.fromkeys(kernel for kernel, _ in us), dict.fromkeys(batch for _, batch in us)
+    used = MicroConfig.parse({"kernels": tuple(kernels), "batches": tuple(batches), "device": "cuda"})
+    journal = Journal.create(root, used.model_dump(mode="json"), used.entry_point)
+    journal.set_used(used.model_dump(mode="json"))
+    journal.update_params(used.model_dump(exclude={"nsys_args"}))
+    results = MicroResults(
+        config=used.as_params(),
+        device_name=str(host.get("gpu_name", "cpu")),
+        cells=[
+            CellResult(kernel=kernel, batch=batch, floor_bytes=1e6, us=list(samples), verdict="valid")
+            for (kernel, batch), samples in us.items()
+        ],
+    )
+    journal.write_artifact(names.ARTIFACT_MICRO_SAMPLES, results.model_dump_json())
+    journal.write_artifact(names.ARTIFACT_HOST, json.dumps(dict(host)))
+    kinds = {"ttt.kind": "micro", "ttt.entry_point": "micro", "ttt.config_id": used.config_id(), "ttt.verdict": "valid"}
+    journal.update_tags(tags({**kinds, "ttt.method": "1", "ttt.status": "ok"}))
+    journal.set_status("ok", exit_code=0)
     return LocalRun(journal)

@@ -1,6 +1,8 @@
 """The command `compare`: what it prints, its exit codes, and the run that it leaves."""
 
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from tests.compared import H200, passes_around, recorded
-from tests.project import free_port, new_store
+from tests.project import ROOT, environment, free_port, new_store
 from ttt_mlflow.cli import cli
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.tracking.publish import publish
@@ -168,3 +170,20 @@ def test_under_mlflow_run_the_answer_is_recorded_in_its_run(tmp_path: Path, monk
     code, run = inside("--baseline", "nothing of the kind", "--candidate", ids[1])
     assert (code, run.info.status) == (2, "FAILED")
     assert "nothing of the kind" in run.data.tags["ttt.message"]
+
+
+@pytest.mark.long
+def test_the_recipe_for_continuous_integration(tmp_path: Path) -> None:
+    """The two commands of the page, with a model that a CPU measures at once."""
+    page = (ROOT / "docs/comparing.md").read_text()
+    (recipe,) = (block for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "junit" in block)
+    quick = "--model-name ttt-tiny --batch 2 --genlen 8 --device cpu --repeats 3"
+    quick += " --thresholds section_s=0,half_width_pct=1000"  # such a short run would be invalid
+    recipe = recipe.replace("--batch 128 --genlen 128", quick).replace("ttt-mlflow ", "python -m ttt_mlflow ")
+    script = f"{recipe.splitlines()[0]}\n{recipe}"  # the baseline is measured first
+    variables = {**environment(new_store(tmp_path)), "BASELINE": "latest~1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 5, done.stdout + done.stderr  # one run a side on a CPU: cannot tell
+    report = (tmp_path / "performance.xml").read_text()
+    assert 'tests="1" failures="0" skipped="1"' in report
+    assert "3 runs a side" in report

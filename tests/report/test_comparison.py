@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.compared import CPU, H200, passes_around, recorded
+from tests.compared import CPU, H200, passes_around, recorded, recorded_micro
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report.comparison import Compared, ComparisonOptions, compare_sides
@@ -145,3 +145,17 @@ def test_an_empty_side_and_two_kinds(tmp_path: Path) -> None:
         compare_sides([decode], [], OPTIONS)
     with pytest.raises(BadInput, match="a run of decode and the candidate of prefill: compare two runs of one kind"):
         compare_sides([decode], [prefill], OPTIONS)
+
+
+def test_two_micro_runs_are_compared_kernel_by_kernel_and_batch_by_batch(tmp_path: Path) -> None:
+    left = recorded_micro(
+        tmp_path, {("a", 128): passes_around(12), ("a", 512): passes_around(50), ("b", 128): [3.0, 3.0]}
+    )
+    right = recorded_micro(tmp_path, {("a", 128): passes_around(11.4), ("a", 512): passes_around(52, seed=2)})
+    found = compare_sides([left], [right], OPTIONS)
+    assert [(pair.title, pair.answer) for pair in found.pairs] == [("a b128", "faster"), ("a b512", "slower")]
+    assert [pair.unit for pair in found.pairs] == ["µs", "µs"]
+    assert found.pairs[1].slowdown_pct == pytest.approx(4, abs=0.1)
+    assert found.pairs[1].speed_pct == pytest.approx(-3.85, abs=0.1)
+    assert found.alone_baseline == ("b b128",)
+    assert "micro" not in {str(condition) for pair in found.pairs for condition in pair.conditions}
