@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.names import ARTIFACT_TORCH_KERNELS_CSV, ARTIFACT_TORCH_STEP
+from ttt_mlflow.names import (
+    ARTIFACT_NSYS_KERNELS,
+    ARTIFACT_NSYS_RANGES,
+    ARTIFACT_TORCH_KERNELS_CSV,
+    ARTIFACT_TORCH_STEP,
+)
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report import profile_diff as module
@@ -25,6 +30,7 @@ from ttt_mlflow.report.profile_diff import (
     diff_text,
     profile_diff,
     read_profile,
+    read_profiles,
 )
 
 A = ProfiledStep(
@@ -148,8 +154,8 @@ def test_a_run_without_a_profile(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as refused:
         read_profile(run)
     assert str(refused.value) == (
-        f"ttt-1b b7, {run.id}: no profile to compare (it has no profiles/torch/step.json); "
-        "measure it with `ttt-mlflow run --profile torch`"
+        f"ttt-1b b7, {run.id}: no profile to compare (it has neither profiles/torch/step.json nor "
+        "profiles/nsys/cuda_gpu_kern_sum.csv); measure it with `ttt-mlflow run --profile torch`"
     )
 
 
@@ -159,3 +165,44 @@ def test_a_run_without_a_profile(tmp_path: Path) -> None:
 def test_a_profile_of_another_version(step: object, kernels: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"ttt-1b b7, .*: its profile cannot be read"):
         read_profile(profiled(tmp_path, step, kernels))
+
+
+NSYS_KERNELS = (
+    'Time (%),Total Time (ns),Instances,Avg (ns),Name\n75.0,3000000,4,750000.0,"scan<a, b>"\n25.0,1000000,2,5e5,fill\n'
+)
+NSYS_RANGES = "Time (%),Total Time (ns),Instances,Range\n50.0,5,1,:step 0\n50.0,5,1,:step 1\n1.0,1,48,:layer\n"
+
+
+def profiled_by_nsys(root: Path, kernels: str = NSYS_KERNELS, ranges: str = NSYS_RANGES) -> LocalRun:
+    journal = Journal.create(root, RunConfig.parse({"batch": 7}).model_dump(mode="json"))
+    journal.update_params({"mode": "decode"})
+    journal.write_artifact(ARTIFACT_NSYS_KERNELS, kernels)
+    journal.write_artifact(ARTIFACT_NSYS_RANGES, ranges)
+    return LocalRun(journal)
+
+
+def test_a_profile_of_nsys_is_read_per_step(tmp_path: Path) -> None:
+    step = read_profile(profiled_by_nsys(tmp_path))
+    assert step.kernels == {("scan<a, b>", ""): 1.5, ("fill", ""): 0.5}
+    assert (step.step_ms, step.idle_ms, step.mode, step.profiler) == (2.0, 0.0, "decode", "nsys")
+    diff = profile_diff(step, read_profile(profiled_by_nsys(tmp_path, NSYS_KERNELS.replace("3000000", "2000000"))))
+    assert "the kernels of a profiled step changed from 2 ms to 1.5 ms" in diff_text(diff)
+
+
+def test_two_profiles_of_one_kind_are_taken(tmp_path: Path) -> None:
+    torch, nsys = profiled(tmp_path, STEP, "name,part,calls,ms_per_step\n"), profiled_by_nsys(tmp_path)
+    both = profiled_by_nsys(tmp_path)
+    both.journal.write_artifact(ARTIFACT_TORCH_STEP, json.dumps(STEP))
+    both.journal.write_artifact(ARTIFACT_TORCH_KERNELS_CSV, "name,part,calls,ms_per_step\n")
+    assert [one.profiler for one in read_profiles(both, torch)] == ["torch", "torch"]
+    assert [one.profiler for one in read_profiles(both, nsys)] == ["nsys", "nsys"]
+    with pytest.raises(BadInput, match=r"has a profile of torch, .* one of nsys: measure both with the same profiler"):
+        read_profiles(torch, nsys)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "ranges"), [("nothing\n", NSYS_RANGES), (NSYS_KERNELS, "Instances,Range\n1,:layer\n"), ("", "")]
+)
+def test_tables_of_nsys_that_cannot_be_read(tmp_path: Path, kernels: str, ranges: str) -> None:
+    with pytest.raises(BadInput, match="its profile cannot be read"):
+        read_profile(profiled_by_nsys(tmp_path, kernels, ranges))

@@ -1,7 +1,7 @@
 """One run as a row of a table: its values, each file of a record read at most once, and nothing parsed further."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -10,11 +10,12 @@ from typing import Any
 
 from ttt_mlflow.config import as_text
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.names import BATCH, GENLEN, PROMPTLEN, TAG_ENTRY_POINT, TAG_KIND, TAG_METHOD, TAG_STATUS
+from ttt_mlflow.measurement.method import FIRST_METHOD
+from ttt_mlflow.names import TAG_ENTRY_POINT, TAG_KIND, TAG_METHOD, TAG_STATUS
+from ttt_mlflow.record.derived import sizes
 from ttt_mlflow.record.journal import JOURNAL_ID, STATUSES, Journal
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of
 
-FIRST_METHOD = "1"  # of measuring: runs without the tag are older than the tag
 KINDS = ("decode", "prefill", "micro")  # what a table shows unless other kinds are asked for
 
 
@@ -127,14 +128,6 @@ def _completed(
 ) -> RunRow:
     """The row, with the metrics and tags that version 0.1 did not record although its parameters determine them."""
     params, metrics, tags = values
-    metrics = {**dict(_sizes(kind, params)), **metrics}
-    tags = {TAG_KIND.name: kind, TAG_METHOD.name: FIRST_METHOD, **tags}
+    metrics = {**sizes(kind, params), **metrics}
+    tags = {TAG_KIND.name: kind, TAG_METHOD.name: str(FIRST_METHOD), **tags}
     return RunRow(run, kind, started_at, status, params, metrics, tags)
-
-
-def _sizes(kind: str, params: Mapping[str, str]) -> Iterator[tuple[str, float]]:
-    sizes = {"decode": (BATCH, PROMPTLEN, GENLEN), "prefill": (BATCH, PROMPTLEN)}.get(kind, ())
-    for metric in sizes:
-        text = params.get(metric.name, "")
-        if text.isascii() and text.isdecimal():
-            yield metric.name, float(text)

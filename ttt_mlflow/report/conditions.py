@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from ttt_mlflow import names
+from ttt_mlflow.measurement.method import FIRST_METHOD
 from ttt_mlflow.names import Metric
 from ttt_mlflow.record.identity import identity_of
 from ttt_mlflow.record.recorded_run import RecordedRun, read_object
@@ -35,7 +36,6 @@ CPU_FACTS = {"hostname": "host"}
 CLOCK_PCT = 2.0  # difference of the mean SM clocks that is named; a run that draws more power has a lower clock
 TEMPERATURE_C = 10.0  # difference of the highest temperatures that is named
 UNKNOWN = "unknown"
-FIRST_METHOD = "1"  # of runs that were recorded before they named their method
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _values(side: Sequence[RecordedRun], value: Any) -> set[str]:
 
 
 def _method(run: RecordedRun) -> str:
-    return run.tags.get(names.TAG_METHOD.name, FIRST_METHOD)
+    return run.tags.get(names.TAG_METHOD.name, str(FIRST_METHOD))
 
 
 def _median(side: Sequence[RecordedRun], metric: Metric) -> float | None:

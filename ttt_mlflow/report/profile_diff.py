@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from ttt_mlflow.errors import BadInput
+from ttt_mlflow.errors import BadInput, RunFailed
 from ttt_mlflow.names import (
     ARTIFACT_NSYS_KERNELS,
     ARTIFACT_NSYS_RANGES,
@@ -20,6 +20,7 @@ from ttt_mlflow.names import (
     ARTIFACT_TORCH_STEP,
     Artifact,
 )
+from ttt_mlflow.profilers.nsys_tables import read_kernel_summary
 from ttt_mlflow.record.recorded_run import RecordedRun
 from ttt_mlflow.report.profile_tables import slowed_pct
 from ttt_mlflow.report.style import COLORS, GRAY, figure_png
@@ -127,10 +128,12 @@ def read_nsys_profile(run: RecordedRun) -> ProfiledStep:
         ranges = csv.DictReader(io.StringIO(_text(run, ARTIFACT_NSYS_RANGES)))
         steps = sum(int(row["Instances"]) for row in ranges if STEP_RANGE.fullmatch(row["Range"]))
         kernels: dict[tuple[str, str], float] = {}
-        for row in csv.DictReader(io.StringIO(_text(run, ARTIFACT_NSYS_KERNELS))):
-            key = (row["Name"], "")
-            kernels[key] = kernels.get(key, 0.0) + float(row["Total Time (ns)"]) / 1e6 / steps
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        for kernel in read_kernel_summary(_text(run, ARTIFACT_NSYS_KERNELS)):
+            key = (kernel.name, "")
+            kernels[key] = kernels.get(key, 0.0) + kernel.total_ns / 1e6 / steps
+        if not kernels:
+            raise ValueError("no kernels")
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, RunFailed) as error:
         raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error})") from None
     step_ms = sum(kernels.values())
     return ProfiledStep(label, "cuda", step_ms, 0.0, kernels, run.params.get("mode"), profiler="nsys")

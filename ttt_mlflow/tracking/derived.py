@@ -8,23 +8,15 @@ from collections.abc import Mapping
 
 from ttt_mlflow import names
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.names import Metric
+from ttt_mlflow.measurement.method import FIRST_METHOD
+from ttt_mlflow.record.derived import sizes
 from ttt_mlflow.record.recorded_run import kind_of
 from ttt_mlflow.tracking.run_color import RUN_COLOR, color_of, series_of
-
-FIRST_METHOD = "1"  # of all runs that were recorded before runs had the tag
-# parameter -> its value as a number
-NUMBERS: dict[str, Metric] = {metric.name: metric for metric in (names.BATCH, names.PROMPTLEN, names.GENLEN)}
 
 
 def missing_metrics(kind: str, params: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, float]:
     """The parameters of a decode or prefill run that sort and filter as numbers, without those in ``metrics``."""
-    wanted = [name for name in NUMBERS if name in params and NUMBERS[name].name not in metrics]
-    if kind not in ("decode", "prefill"):
-        return {}
-    if kind == "prefill":  # it decodes nothing
-        wanted = [name for name in wanted if NUMBERS[name] is not names.GENLEN]
-    return {NUMBERS[name].name: float(params[name]) for name in wanted if params[name].isdecimal()}
+    return {name: value for name, value in sizes(kind, params).items() if name not in metrics}
 
 
 def missing_tags(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
@@ -35,7 +27,7 @@ def missing_tags(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str
     entry_point = tags.get(names.TAG_ENTRY_POINT.name, RunConfig.entry_point)
     wanted = {
         names.TAG_KIND.name: kind_of(tags, entry_point, params.get("mode")),
-        names.TAG_METHOD.name: FIRST_METHOD,
+        names.TAG_METHOD.name: str(FIRST_METHOD),
     }
     if series := series_of(params, tags):
         wanted |= {names.TAG_SERIES.name: series, RUN_COLOR: color_of(series)}
