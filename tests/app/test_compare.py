@@ -136,17 +136,19 @@ def test_it_is_kept_as_a_run(tmp_path: Path) -> None:
     left, right = two(3.0)
     first = publish(left.journal, uri).run_id
     publish(right.journal, uri)
-    done = compare(first, "latest", "--record", "--tracking-uri", uri, "--experiment-name", "Default")
+    done = compare(first, "latest", "--record", "--tracking-uri", uri)
     assert done.exit_code == 0, done.output
     client = MlflowClient(uri)
-    (run,) = client.search_runs(["0"], "tags.`ttt.kind` = 'compare'")
+    experiment = client.get_experiment_by_name("ttt-mlflow")
+    assert experiment
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`ttt.kind` = 'compare'")
     assert run.data.tags["ttt.comparison"] == "slower"
     assert run.data.tags["mlflow.note.content"].startswith("**slower")
     assert run.info.status == "FINISHED"
     assert run.data.params["candidate"] == "latest"
     names = {item.path for item in client.list_artifacts(run.info.run_id, "comparison")}
     assert names == {"comparison/comparison.html", "comparison/comparison.json"}
-    again = compare(first, "latest", "--tracking-uri", uri, "--experiment-name", "Default")
+    again = compare(first, "latest", "--tracking-uri", uri)
     assert right.name in again.output, "latest is never a comparison itself"
 
 

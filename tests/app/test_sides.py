@@ -38,7 +38,10 @@ Published = Callable[..., tuple[LocalRun, str]]
 
 
 @pytest.fixture
-def published(uri: str, tmp_path: Path) -> Published:
+def published(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
+    # in MLflow's own experiment, where these tests make other runs too
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+
     def make(rate: float = 1000.0, tag: dict[str, str] | None = None, **given: object) -> tuple[LocalRun, str]:
         run = recorded(tmp_path / "runs", passes_around(rate), **given)  # type: ignore[arg-type]
         run_id = publish(run.journal, uri).run_id

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ttt_mlflow import names
@@ -75,19 +76,23 @@ def report_of(sides: Sequence[tuple[str, Sequence[RecordedRun]]], options: Compa
 
 
 def _report(config: CompareConfig, destination: Destination) -> Report:
-    with open_finder(destination) as finder:
+    with open_finder(destination) as finder, working("finding the baseline's runs") as tell:
         baseline = finder.side("baseline", config.baseline)
+        tell("finding the candidate's runs")
         candidate = finder.side("candidate", config.candidate)
+        tell(f"reading {len(baseline.runs)} and {len(candidate.runs)} runs")
         sides = [(baseline.text, baseline.runs), (candidate.text, candidate.runs)]
         report = report_of(sides, options_of(config), gate_of(config))
-    return Report(
-        report.baseline,
-        report.candidate,
-        report.compared,
-        report.decision,
-        (*baseline.left_out, *candidate.left_out),
-        report.profiles,
-    )
+    return replace(report, left_out=(*baseline.left_out, *candidate.left_out))
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Show what goes on, on a terminal's standard error, until the block ends. What it yields changes the text."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(text) as status:
+        yield status.update
 
 
 @contextlib.contextmanager

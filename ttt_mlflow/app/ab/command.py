@@ -217,7 +217,9 @@ class _Ab:
         change = _change(rounds.interval) or "no confidence interval yet"
         self._say(f"round {len(rounds.seconds)}, {rounds.seconds[-1]:.0f} s: {shown} tokens/s; {change}")
         if len(rounds.seconds) == 1 and rounds.seconds[0] > LONG_ROUND_S:
-            self._say(f"Note: a round takes over {LONG_ROUND_S:.0f} s; a smaller --genlen or --max-seconds shortens it")
+            self._say(
+                f"Note: a round takes over {LONG_ROUND_S:.0f} s; --use-compile false or a smaller --genlen shortens it"
+            )
         if rounds.ended == "time":
             self._say(
                 f"Note: the time is used up (--max-minutes {self.asked.max_minutes:g}), and the confidence interval is "
