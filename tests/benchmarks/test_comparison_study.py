@@ -13,7 +13,7 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement.comparison import KNOWN_RUN_TO_RUN
 from ttt_mlflow.measurement.statistics import median_confidence_interval
 
-H200 = KNOWN_RUN_TO_RUN["NVIDIA H200", False]
+H200, CAPPED = KNOWN_RUN_TO_RUN["NVIDIA H200", False], KNOWN_RUN_TO_RUN["NVIDIA H200", True]
 
 
 @pytest.mark.parametrize("passes", [6, 7, 12])
@@ -26,7 +26,7 @@ def test_passes_are_rebuilt_from_what_a_text_has(passes: int) -> None:
 
 def test_the_recorded_texts() -> None:
     capped, steady = (recorded(path) for path in OLDER_TEXTS)
-    assert (len(capped.runs), capped.known) == (11, None)  # one of the twelve is invalid
+    assert (len(capped.runs), capped.known) == (11, CAPPED)  # one of the twelve is invalid
     assert (len(steady.runs), steady.known) == (20, H200)
     assert float(np.median(steady.runs[0])) == pytest.approx(67_566.9)
 
@@ -42,7 +42,7 @@ TEXT = """gpu_name: NVIDIA H200
 """
 
 
-@pytest.mark.parametrize(("capped", "known"), [(0, H200), (1, None)])
+@pytest.mark.parametrize(("capped", "known"), [(0, H200), (1, CAPPED)])
 def test_a_text_of_today(tmp_path: Path, capped: int, known: object) -> None:
     path = tmp_path / "repeatability.txt"
     path.write_text(f"{TEXT}base runs at the software power cap: {capped} of 2 (0.0 %)\n")
@@ -58,7 +58,7 @@ def test_a_text_that_does_not_say_whether_the_power_cap_was_active(tmp_path: Pat
         recorded(path)
 
 
-@pytest.mark.parametrize(("share", "known"), [(None, H200), (2.0, H200), (90.0, None)])
+@pytest.mark.parametrize(("share", "known"), [(None, H200), (2.0, H200), (90.0, CAPPED)])
 def test_a_json_file(tmp_path: Path, share: float | None, known: object) -> None:
     runs = [
         {"kind": kind, "verdict": verdict, "tokens_per_s": [1.0, 2.0], "power_cap_pct": share}
@@ -73,6 +73,7 @@ def test_a_json_file(tmp_path: Path, share: float | None, known: object) -> None
 
 def test_a_folder_of_records(tmp_path: Path) -> None:
     asked = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 3}
+    asked["thresholds"] = "section_s=0,half_width_pct=1e9,drift_pct=1e9"  # such short runs are not valid
     for _ in range(2):
         measured_in(tmp_path, asked)
     source = recorded(tmp_path)
@@ -133,6 +134,7 @@ def test_the_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_the_runs_on_this_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run a side says nothing, on any machine."""
     asked = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 3}
+    asked["thresholds"] = "section_s=0,half_width_pct=1e9,drift_pct=1e9"  # such short runs are not valid
     monkeypatch.setattr(comparison_study, "record_order", lambda order: measured_in(tmp_path, asked).journal)
     one_each, _, three_each = comparison_study.on_this_cpu(tmp_path)
     assert (one_each.hits, one_each.cases, one_each.holds) == (0, 15, True)

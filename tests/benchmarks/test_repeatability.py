@@ -108,6 +108,8 @@ def test_what_cannot_be_asked(tmp_path: Path, words: list[str], capsys: pytest.C
 
 QUICK = ["--runs", "2", "--model", "ttt-tiny", "--batch", "1", "--genlen", "4", "--slowdown-pct", "900"]
 QUICK += ["--set", "warmup=1", "--set", "repeats=3", "--set", "device=cpu"]
+# such short runs are not valid
+QUICK += ["--set", "thresholds=section_s=0,half_width_pct=1e9,drift_pct=1e9"]
 
 
 def test_runs_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ KERNELS = [
 
 def test_it_is_what_log_table_writes() -> None:
     text = kernels_json(KERNELS)
-    rows = [["gemm<a, b>", "projections", 3.0, 12.3457, 66.6667], ["fill", "", 1.0, 2.0, 33.3333]]
+    rows = [["gemm<a, b>", 12.3457, 66.6667, 3.0, "projections"], ["fill", 2.0, 33.3333, 1.0, ""]]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     assert json.loads(text) == json.loads(frame.to_json(orient="split", index=False))
     pd.testing.assert_frame_equal(pd.read_json(io.StringIO(text), orient="split"), frame, check_dtype=False)

@@ -147,7 +147,7 @@ def test_columns_asked_for_are_named_as_asked(rows: list[RunRow]) -> None:
     asked = columns(["batch", "gpu", "decode_step_ms_p99", "tags.ttt.verdict", "metrics.batch", "name"])
     assert table_csv(rows[:1], asked).splitlines() == [
         "batch,gpu,decode_step_ms_p99,tags.ttt.verdict,metrics.batch,name",
-        "1024,a GPU,15.123456789,valid,1024.0,ttt-1b mlp_1_dual_triton decode b1024 p1 g256",
+        "1024,a GPU,15.1235,valid,1024.0,ttt-1b mlp_1_dual_triton b1024 g256 no graph",
     ]
     assert table_text(rows[:1], asked).splitlines()[0].split()[1] == "GPU"
 

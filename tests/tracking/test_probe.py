@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from tests.project import free_port
 from ttt_mlflow.tracking import probe
-from ttt_mlflow.tracking.probe import check_writing
+from ttt_mlflow.tracking.probe import RUN_NAME, check_writing
 from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, experiment_named
 
 
@@ -42,7 +42,8 @@ def test_artifacts_that_are_refused(server_uri: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(MlflowClient, "log_text", log_text)
     reason = check_writing(server_uri, None)
     assert reason == "it does not allow a client to write a run's artifact (the bucket is read-only)"
-    assert client.search_runs([experiment_id]) == [], "the run is deleted all the same"
+    left = client.search_runs([experiment_id], f"attributes.run_name = '{RUN_NAME}'")
+    assert left == [], "the run is deleted all the same"
 
 
 def test_the_default_experiment_is_made(server_uri: str) -> None:

@@ -219,9 +219,10 @@ def _pair(baseline: list[Measured], candidate: list[Measured], options: Comparis
         sides.append(usable)
     used = [sides[0] or baseline, sides[1] or candidate]
     conditions = conditions_of(used[0], used[1], facts)
-    title, other = baseline[-1].title, candidate[-1].title
-    if title != other:
-        title = f"{title} → {other}"
+    title = candidate[-1].title
+    # the name of an older run may follow another rule, though it measured the same
+    if baseline[-1].key != candidate[-1].key and title != baseline[-1].title:
+        title = f"{baseline[-1].title} → {title}"
     beside = tuple(_beside(metric, used[0], used[1]) for metric in BESIDE)
     beside = tuple(one for one in beside if one.baseline is not None or one.candidate is not None)
     if problems:

@@ -96,7 +96,7 @@ def experiment_named(client: "MlflowClient", name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name))
+            return str(client.create_experiment(name, _artifacts_beside(client.tracking_uri, name)))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -105,10 +105,26 @@ def experiment_named(client: "MlflowClient", name: str) -> str:
     return str(experiment.experiment_id)
 
 
+def _artifacts_beside(uri: str, name: str) -> str | None:
+    """Where the artifacts of a new experiment go: beside an SQLite file, as those of MLflow's own experiment do.
+
+    MLflow would take the current folder, and the next run may start in another one. None: as MLflow does, for a server
+    and for a file in the current folder.
+    """
+    path = _sqlite_file(uri)
+    if path is None or path.parent == Path.cwd():
+        return None
+    return f"{path.parent}/mlruns/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.partition(":///")[2].partition("?")[0]).absolute() if urlsplit(uri).scheme == "sqlite" else None
+
+
 def missing_database(uri: str) -> str | None:
     """The reason for which there is nothing to read: the SQLite file does not exist. MLflow would create it."""
-    path = Path(uri.partition(":///")[2].partition("?")[0])
-    return f"there is no {path}" if urlsplit(uri).scheme == "sqlite" and not path.exists() else None
+    path = _sqlite_file(uri)
+    return f"there is no {path}" if path and not path.exists() else None
 
 
 def _check_server(uri: str) -> str | None:

@@ -245,6 +245,8 @@ def test_a_signal(project: Project, tmp_path: Path, signum: signal.Signals, befo
     project.commit("hanging", hangs_after=hangs_after)
     command = [sys.executable, "-m", "ttt_mlflow", "ab", "slow", "hanging", "--tracking-uri", NOWHERE]
     env = {**environment(), "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "TMPDIR": str(tmp_path / "temporary")}
+    # a child inherits what is ignored, and under nohup the tests ignore SIGHUP; ab then ignores it too, as it should
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with started(command, env, project.folder) as process:
         process.wait_for(lambda: project.versions.count("hanging") > hangs_after)
         process.process.send_signal(signum)
