@@ -83,6 +83,7 @@ def test_artifacts_come_back(client: MlflowClient, recorded: Run, tmp_path: Path
     assert len(json.loads(Path(samples).read_text())["cells"]) == 4
 
 
+@pytest.mark.long
 def test_rejected_parameters_say_why_in_mlflow(client: MlflowClient, project: Path) -> None:
     result = run(mlflow_run_micro({"batches": "a", "batch": "1"}, project), environment(), project)
     assert result.returncode != 0
@@ -93,6 +94,7 @@ def test_rejected_parameters_say_why_in_mlflow(client: MlflowClient, project: Pa
     assert "batches=a: not allowed" in rejected.data.tags["ttt.message"]
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     logdir = tmp_path / "runs"
