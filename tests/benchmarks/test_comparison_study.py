@@ -143,5 +143,5 @@ def test_the_runs_on_this_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_source_without_a_known_variance_has_no_single_runs() -> None:
     runs = [np.array([1.0, 1.1, 1.2 + place]) for place in range(7)]
-    results = comparison_study.same_recorded(np.random.default_rng(0), Recorded("here", runs, None), 1)
+    results = comparison_study.same_recorded(np.random.default_rng(0), Recorded("here", runs, None, capped=False), 1)
     assert [result.text for result in results] == ["here: 3 and 3 runs"]
