@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ttt_mlflow import names
-from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
+from ttt_mlflow.config import CompareConfig, Configuration, MicroConfig, RunConfig
 from ttt_mlflow.measurement.thresholds import MEANINGS, Thresholds
 from ttt_mlflow.names import Metric
 
@@ -34,6 +34,12 @@ These are the parameters of `mlflow run .` and `ttt-mlflow run`.
 These are the parameters of `mlflow run . -e micro` and `ttt-mlflow micro`.
 
 {micro_parameters}
+
+## Comparison parameters
+
+These are the parameters of `mlflow run . -e compare` and `ttt-mlflow compare`. Both sides are needed.
+
+{compare_parameters}
 
 ## Metrics
 
@@ -91,6 +97,7 @@ def names_page(root: Path) -> str:
     return NAMES.format(
         parameters=_parameters(RunConfig),
         micro_parameters=_parameters(MicroConfig),
+        compare_parameters=_parameters(CompareConfig),
         metrics=_metrics(names.METRICS),
         kernel_metrics=_metrics(names.KERNEL_METRICS),
         part_metrics=_metrics(names.PART_METRICS),
