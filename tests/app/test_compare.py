@@ -160,7 +160,7 @@ def test_under_mlflow_run_the_answer_is_recorded_in_its_run(tmp_path: Path, monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
 
     def inside(*words: str) -> tuple[int, Any]:
-        made = client.create_run("0").info.run_id
+        made = client.create_run("0", tags={"mlflow.project.entryPoint": "compare"}).info.run_id
         monkeypatch.setenv("MLFLOW_RUN_ID", made)
         code = compare(*words).exit_code
         return code, client.get_run(made)
@@ -169,9 +169,15 @@ def test_under_mlflow_run_the_answer_is_recorded_in_its_run(tmp_path: Path, monk
     assert (code, run.data.tags["ttt.comparison"]) == (0, "slower")
     code, run = inside("--baseline", ids[0], "--candidate", ids[1], "--fail_above", "2%")
     assert (code, run.info.status) == (1, "FINISHED")
+    # `mlflow run` names MLFLOW_EXPERIMENT_ID=0 where nobody chose one; the runs are in ttt-mlflow
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    code, run = inside("--baseline", "latest~1", "--candidate", "latest")
+    assert (code, run.data.tags["ttt.comparison"]) == (0, "slower")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
     code, run = inside("--baseline", "nothing of the kind", "--candidate", ids[1])
     assert (code, run.info.status) == (2, "FAILED")
     assert "nothing of the kind" in run.data.tags["ttt.message"]
+    assert run.data.tags["ttt.kind"] == "compare"
 
 
 @pytest.mark.long

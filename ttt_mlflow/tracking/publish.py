@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-KINDS = ("decode", "prefill", "micro")
+KINDS = ("decode", "prefill", "micro", "compare")
 GIT_TAGS = tuple(tag.name for tag in (names.TAG_GIT_COMMIT, names.TAG_GIT_BRANCH, names.TAG_GIT_REPO_URL))
 LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"  # MLflow's UI finds tables by this tag
 PARENT_RUN = "mlflow.parentRunId"  # MLflow's own tag

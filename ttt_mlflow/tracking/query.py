@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.tracking.find_run import StoreRun
-from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, client_for_reading, explain, known_errors, without_password
+from ttt_mlflow.tracking.store import (
+    DEFAULT_EXPERIMENT,
+    MLFLOW_DEFAULT_ID,
+    client_for_reading,
+    explain,
+    known_errors,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -97,7 +104,10 @@ class Store:
         Raises BadInput if there is none of that name.
         """
         asked = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-        if not asked and (experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID")):
+        experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
+        # `mlflow run` sets the variable for its process, also where nobody chose an experiment
+        unasked = experiment_id == MLFLOW_DEFAULT_ID and "MLFLOW_RUN_ID" in os.environ
+        if not asked and experiment_id and not unasked:
             return [experiment_id]
         wanted = [asked] if asked else [DEFAULT_EXPERIMENT, MLFLOW_DEFAULT]
         found = [self._client.get_experiment_by_name(one) for one in wanted]
