@@ -439,7 +439,7 @@ def test_a_flag_has_no_meaningless_value(invoke: Callable[..., Result]) -> None:
     text = invoke("run", "--help").output
     assert re.search(r"--no-cg, --no_cg +same as --cuda-graph false", text)
     assert "NO_CG" not in text
-    assert "[USE_COMPILE]" in text, "optional"
+    assert "--use-compile, --use_compile [true|false]" in text, "optional"
     assert "without a value: true" in " ".join(text.split())
 
 

@@ -65,6 +65,9 @@ def test_the_gate(slower: float, words: tuple[str, ...], code: int) -> None:
 def test_strict() -> None:
     left, right = two(3.0, host={**H200, "driver": "590"})
     assert compare(left.id, right.id, "--strict").exit_code == 5
+    assert compare("--strict", left.id, right.id).exit_code == 5, "a switch takes no side for its value"
+    assert compare("--strict", "false", left.id, right.id).exit_code == 0
+    assert compare("--strict=true", left.id, right.id).exit_code == 5
     assert compare(left.id, right.id).exit_code == 0
 
 

@@ -18,6 +18,7 @@ Examples:
   ttt-mlflow doctor
   ttt-mlflow run --model-name ttt-125m --batch 2 --genlen 16 --device cpu
   ttt-mlflow table --sort -throughput
+  ttt-mlflow compare latest~1 latest
   ttt-mlflow run --help
 """
 

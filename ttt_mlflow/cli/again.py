@@ -8,7 +8,7 @@ from ttt_mlflow.app.arguments import number, parse_run, words
 from ttt_mlflow.app.job import Destination
 from ttt_mlflow.cli.comparing import BUG, compare_options, faults_end_with
 from ttt_mlflow.cli.measuring import run_command
-from ttt_mlflow.cli.options import record_options, spellings
+from ttt_mlflow.cli.options import SwitchCommand, record_options, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR, CompareConfig, RunConfig
 from ttt_mlflow.errors import BadInput
 
@@ -36,7 +36,7 @@ Exit code: as `ttt-mlflow run`. With --fail-above: 0 not slower by more, 1 slowe
 """
 
 
-@click.command("ab", epilog=AB_EXAMPLES)
+@click.command("ab", cls=SwitchCommand, epilog=AB_EXAMPLES)
 @click.argument("baseline")
 @click.argument("candidate")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
@@ -90,7 +90,7 @@ def ab_command(
     context.exit(code)
 
 
-@click.command("rerun", epilog=RERUN_EXAMPLES)
+@click.command("rerun", cls=SwitchCommand, epilog=RERUN_EXAMPLES)
 @click.argument("run")
 @compare_options("allow_missing", "format")
 @record_options

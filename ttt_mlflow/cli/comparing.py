@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ttt_mlflow.app.job import Destination
-from ttt_mlflow.cli.options import record_options, spellings
+from ttt_mlflow.cli.options import SWITCH, SwitchCommand, record_options, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR, CompareConfig, as_text
 from ttt_mlflow.errors import BadInput, Killed, TTTError
 
@@ -52,13 +52,14 @@ def compare_options(*without: str) -> Callable[[Any], Any]:
                 continue
             switch: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if isinstance(field.default, bool) else {}
             text = f"{field.description}  [default: {'none' if field.default is None else as_text(field.default)}]"
-            command = click.option(*spellings(name), name, metavar=name.upper(), help=text, **switch)(command)
+            metavar = SWITCH if switch else name.upper()
+            command = click.option(*spellings(name), name, metavar=metavar, help=text, **switch)(command)
         return command
 
     return decorate
 
 
-@click.command("compare", epilog=COMPARE_EXAMPLES)
+@click.command("compare", cls=SwitchCommand, epilog=COMPARE_EXAMPLES)
 @click.argument("sides", nargs=-1, metavar="[BASELINE CANDIDATE]")
 @click.option("--baseline", "baseline", multiple=True, metavar="RUN", help="a run of the baseline; may be repeated")
 @click.option("--candidate", "candidate", multiple=True, metavar="RUN", help="a run of the candidate; may be repeated")

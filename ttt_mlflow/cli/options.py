@@ -4,12 +4,12 @@ The options of ``run`` and ``micro`` are the fields of :class:`~ttt_mlflow.confi
 classes receive the values as text, validate them and write the messages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
 
-from ttt_mlflow.config import DEFAULT_LOGDIR, Configuration, MicroConfig, RunConfig, as_text
+from ttt_mlflow.config import DEFAULT_LOGDIR, FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
 
 # the value of an option that is given without one, as with the legacy flags
 BARE: dict[type[Configuration], dict[str, str]] = {
@@ -19,6 +19,32 @@ BARE: dict[type[Configuration], dict[str, str]] = {
 TRACKING_URI_HELP = "MLflow store or server  [default: $MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db]"
 
 EXPERIMENT_HELP = "MLflow experiment  [default: $MLFLOW_EXPERIMENT_NAME, else $MLFLOW_EXPERIMENT_ID, else ttt-mlflow]"
+
+SWITCH = "[true|false]"  # what a switch takes in the help; without a value it is true
+
+
+class SwitchCommand(click.Command):
+    """A command whose switches can stand before its arguments: in ``--strict A B``, A is no value of ``--strict``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_values(args, switches_of(self)))
+
+
+def switches_of(command: click.Command) -> set[str]:
+    """The spellings of the options that may be given with true or false, or without a value."""
+    options = (param for param in command.params if isinstance(param, click.Option) and param.metavar == SWITCH)
+    return {spelling for option in options for spelling in option.opts}
+
+
+def with_values(words: Sequence[str], switches: Collection[str]) -> list[str]:
+    """``words`` with the value of each switch that has none. Nothing after ``--`` is changed."""
+    end = words.index("--") if "--" in words else len(words)
+    done: list[str] = []
+    for place, word in enumerate(words):
+        follows = words[place + 1] if place + 1 < end else ""
+        bare = place < end and word in switches and follows.lower() not in TRUE_WORDS + FALSE_WORDS
+        done.append(f"{word}=true" if bare else word)
+    return done
 
 
 def config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -32,7 +58,7 @@ def config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], 
             without = f"without a value: {bare}; " if bare else ""
             text = f"{field.description}  [{takes}{without}default: {as_text(field.default)}]"
             flag: dict[str, Any] = {"is_flag": False, "flag_value": bare} if bare else {}
-            metavar = f"[{name.upper()}]" if bare else name.upper()
+            metavar = SWITCH if bare == "true" else f"[{name.upper()}]" if bare else name.upper()
             command = click.option(*spellings(name), name, metavar=metavar, help=text, **flag)(command)
         return command
 
