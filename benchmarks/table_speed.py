@@ -25,6 +25,7 @@ from ttt_mlflow.names import SYSTEM_METRICS, TAG_GPU_NAME, TAG_HOST, TAG_KIND, T
 from ttt_mlflow.record.journal import Journal
 
 SAMPLES = 600  # of each time series: a minute at ten samples a second
+ROOT = Path(__file__).resolve().parents[1]
 TIMES = 5
 COMMANDS: dict[str, Sequence[str]] = {
     "ttt-mlflow --help": ("--help",),
@@ -58,7 +59,13 @@ def seconds_of(arguments: Sequence[str], folder: Path) -> tuple[float, float]:
     """Wall time and CPU time of one process. Raises CalledProcessError if the command fails."""
     start, used = time.perf_counter(), _cpu_seconds_of_children()
     command = [sys.executable, "-m", "ttt_mlflow", *arguments]
-    subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+    }  # a relative path would not reach this checkout from ``folder``
+    subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+    )
     return time.perf_counter() - start, _cpu_seconds_of_children() - used
 
 
