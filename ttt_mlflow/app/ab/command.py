@@ -110,7 +110,7 @@ class _Ab:
                     _discard(parent)
                     raise
                 killed = stopped
-            except BaseException:
+            except BaseException:  # raised again: only the record of a comparison that was not made is removed
                 _discard(parent)
                 if self.rounds.count:
                     self._say(f"The runs that were measured before are kept in {self.logdir}; nothing was published.")
