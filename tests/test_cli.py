@@ -24,6 +24,7 @@ from tests.catalog import metrics
 from tests.project import ROOT, free_port, new_store
 from ttt_mlflow.app import arguments, measure
 from ttt_mlflow.cli import cli
+from ttt_mlflow.cli.options import switches_of, with_values
 from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
 from ttt_mlflow.errors import OutOfMemory, RunFailed, TTTError
 from ttt_mlflow.names import IMPORTS_S
@@ -458,3 +459,23 @@ def test_shell_completion(shell: str) -> None:
     assert "_TTT_MLFLOW_COMPLETE" in completion.source_template % completion.source_vars()
     assert {"run", "table"} <= {item.value for item in completion.get_completions([], "")}
     assert "--tracking-uri" in {item.value for item in completion.get_completions(["table"], "--tr")}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--strict A B", "--strict=true A B"),
+        ("A B --strict", "A B --strict=true"),
+        ("--strict FALSE A", "--strict FALSE A"),
+        ("--strict=no A", "--strict=no A"),
+        ("--strict -- --strict A", "--strict=true -- --strict A"),
+        ("--strict --record A", "--strict=true --record A"),
+    ],
+)
+def test_a_switch_takes_no_argument_for_its_value(words: str, expected: str) -> None:
+    assert with_values(words.split(), {"--strict"}) == expected.split()
+
+
+@pytest.mark.parametrize("command", ["compare", "ab", "rerun"])
+def test_the_commands_with_arguments_know_their_switches(command: str) -> None:
+    assert {"--strict", "--include-invalid", "--include_invalid"} <= switches_of(cli.commands[command])
