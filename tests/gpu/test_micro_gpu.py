@@ -76,7 +76,7 @@ def test_a_step_that_cannot_be_captured_is_named_and_the_others_are_timed(tmp_pa
     last = entry("last", lambda: linear_decode)
     run = measured(tmp_path, entry("reads_back", lambda: linear(reads_back)), last)
     assert type(run.failure) is RunFailed
-    assert "reads_back batch 1: cannot be captured in a CUDA graph" in str(run.failure)
+    assert "reads_back batch 1: the step cannot be captured in a CUDA graph" in str(run.failure)
     assert "; last" not in str(run.failure)
     assert run.batches("kernel_us", "reads_back") == []
     assert run.batches("kernel_us", "last") == [1, 256]

@@ -98,7 +98,7 @@ def test_out_of_memory_is_a_result_and_leaves_the_gpu_usable(tmp_path: Path, all
     assert type(measured.failure) is OutOfMemory
     status = measured.journal.status
     assert (status["status"], status["exit_code"]) == ("oom", 3)
-    subject = "out of memory: ttt-profile mlp_1_triton b2000000 g64 does not fit; "
+    subject = "out of memory: ttt-profile mlp_1_triton b2000000 g64 no compile does not fit; "
     assert status["message"].startswith(subject)
     assert "more was requested; the device has " in status["message"]
     assert measured.journal.tags["ttt.status"] == "oom"
