@@ -37,6 +37,12 @@ class PublishFailed(TTTError):
     exit_code = 4
 
 
+class DamagedRecord(TTTError):
+    """A record on disk is not what was written. It is set aside, and nothing of it is published."""
+
+    exit_code = 4
+
+
 class Killed(BaseException):
     """A signal requested the end of the run. It is not an ``Exception``, so no handler for failures catches it."""
 

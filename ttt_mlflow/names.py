@@ -502,6 +502,11 @@ TAG_PARENT_JOURNAL_ID = Tag(
 TAG_JOURNAL_ID = Tag(
     "ttt.journal_id", "id of the local record of the run; a record becomes one run, however often it is published"
 )
+TAG_ALIVE_UNTIL = Tag(
+    "ttt.alive_until",
+    "time (ISO 8601, UTC) until which the run may take; `ttt-mlflow janitor` ends one that is RUNNING an hour later",
+)
+TAG_PROCESS = Tag("ttt.process", "process that measures: host, boot, pid namespace, pid and start time, as JSON")
 TAG_SERIES = Tag(
     "ttt.series",
     "model and inner net, which determine the run's color in the MLflow UI; `not valid` for a run without a valid "

@@ -17,10 +17,11 @@ from ttt_mlflow.errors import PublishFailed
 from ttt_mlflow.names import ARTIFACT_KERNELS
 from ttt_mlflow.record.journal import NO_RECORD_OF_THE_END, Journal
 from ttt_mlflow.record.kernel_table import ProfiledKernel, kernels_json
+from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking import publish as publish_module
 from ttt_mlflow.tracking import store
 from ttt_mlflow.tracking.publish import PublishedRun, publish, reject_run
-from ttt_mlflow.tracking.store import check_tracking, clipped, resolve_tracking_uri, without_password
+from ttt_mlflow.tracking.store import check_tracking, clipped, resolve_tracking_uri
 
 
 @pytest.fixture
@@ -567,8 +568,8 @@ def test_passwords_are_not_written_down(make_journal: MakeJournal) -> None:
         publish(journal, uri)
     assert "secret" not in str(raised.value)
     assert all(b"secret" not in path.read_bytes() for path in journal.path.rglob("*") if path.is_file())
-    assert without_password("postgresql+psycopg2://me:p%40ss:w@db:5432/x") == "postgresql+psycopg2://me@db:5432/x"
-    assert without_password("sqlite:////home/a:b@c/mlflow.db") == "sqlite:////home/a:b@c/mlflow.db"
+    assert without_secrets("postgresql+psycopg2://me:p%40ss:w@db:5432/x") == "postgresql+psycopg2://me@db:5432/x"
+    assert without_secrets("sqlite:////home/a:b@c/mlflow.db") == "sqlite:////home/a:b@c/mlflow.db"
 
 
 def test_a_path_that_is_no_database(tmp_path: Path, make_journal: MakeJournal) -> None:

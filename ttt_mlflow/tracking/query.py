@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.find_run import StoreRun
 from ttt_mlflow.tracking.store import (
     DEFAULT_EXPERIMENT,
@@ -15,7 +16,6 @@ from ttt_mlflow.tracking.store import (
     client_for_reading,
     explain,
     known_errors,
-    without_password,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Store:
     """A tracking store that is read. Artifacts are downloaded to ``folder`` on demand."""
 
     def __init__(self, client: "MlflowClient", uri: str, folder: Path) -> None:
-        self._client, self.place, self._folder = client, without_password(uri), folder
+        self._client, self.place, self._folder = client, without_secrets(uri), folder
 
     def run(self, run_id: str) -> StoreRun | None:
         """The run with that id; None if the store has none. A deleted run is none."""
@@ -128,4 +128,4 @@ def open_store(uri: str) -> Iterator[Store]:
         with tempfile.TemporaryDirectory() as folder, client_for_reading(uri) as client:
             yield Store(client, uri, Path(folder))
     except known_errors() as error:
-        raise BadInput(f"tracking_uri={without_password(uri)}: cannot be read ({explain(error)})") from None
+        raise BadInput(f"tracking_uri={without_secrets(uri)}: cannot be read ({explain(error)})") from None

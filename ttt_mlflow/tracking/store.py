@@ -42,11 +42,6 @@ def resolve_tracking_uri(explicit: str | None) -> str:
     return f"sqlite:///{Path(relative[1]).absolute()}" if relative else uri
 
 
-def without_password(uri: str) -> str:
-    """``uri`` without its password, for printing and recording."""
-    return re.sub(r"^([^:/]+://[^:/@]*):[^@/]*@", r"\1@", uri)
-
-
 def check_tracking(uri: str) -> str | None:
     """Check within seconds whether ``uri`` accepts records. Returns None, or the reason in one line."""
     scheme = urlsplit(uri).scheme.partition("+")[0]

@@ -7,8 +7,9 @@ from typing import Literal
 
 from ttt_mlflow.errors import BadInput, PublishFailed
 from ttt_mlflow.record.journal import Journal, find_journals
+from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.publish import PublishedRun, publish
-from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri, without_password
+from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ def _sync_one(journal: Journal, asked_uri: str | None, unreachable: dict[str, st
         meant = None if os.environ.get("MLFLOW_TRACKING_URI") else journal.target.get("tracking_uri")
         uri = resolve_tracking_uri(asked_uri or meant)
         published = journal.published
-        if published and (asked_uri is None or published["tracking_uri"] == without_password(uri)):
+        if published and (asked_uri is None or published["tracking_uri"] == without_secrets(uri)):
             return SyncResult(journal, "already published")
         if journal.status["status"] == "running" and not journal.abandoned:
             return SyncResult(journal, "still running")
         if uri not in unreachable:
             unreachable[uri] = check_tracking(uri)
         if unreachable[uri]:
-            return SyncResult(journal, "failed", message=f"{without_password(uri)}: {unreachable[uri]}")
+            return SyncResult(journal, "failed", message=f"{without_secrets(uri)}: {unreachable[uri]}")
         return SyncResult(journal, "published", publish(journal, uri))
     except (PublishFailed, BadInput) as error:
         return SyncResult(journal, "failed", message=str(error))

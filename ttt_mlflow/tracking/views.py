@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ttt_mlflow import names
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.query import MLFLOW_DEFAULT, Store
-from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, explain, known_errors, without_password
+from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, explain, known_errors
 from ttt_mlflow.tracking.view_states import VERSION, VIEWS, View, description
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def chosen_experiments(client: "MlflowClient", uri: str, name: str | None) -> li
         ids = [one for one in ids if client.search_runs([one], own, max_results=1)]
     if not ids:
         raise BadInput(
-            f"{without_password(uri)}: no run of ttt-mlflow in the experiments {DEFAULT_EXPERIMENT} and "
+            f"{without_secrets(uri)}: no run of ttt-mlflow in the experiments {DEFAULT_EXPERIMENT} and "
             f"{MLFLOW_DEFAULT}; name the experiment with --experiment-name"
         )
     return [client.get_experiment(one) for one in ids]

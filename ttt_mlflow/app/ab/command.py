@@ -37,6 +37,7 @@ from ttt_mlflow.names import TAG_VERDICT
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun
+from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.comparison import ComparisonOptions
 from ttt_mlflow.report.comparison_text import Report, change_text
 
@@ -77,7 +78,7 @@ class _Ab:
     """One comparison, and what its steps share."""
 
     def __init__(self, asked: AskedAb, check: Callable[[Sequence[str]], object], signals: SignalHandler) -> None:
-        from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri, without_password
+        from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri
 
         self.asked, self.signals = asked, signals
         self.words = {name: words_of_a_run(words) for name, words in asked.words.items()}
@@ -88,7 +89,7 @@ class _Ab:
         self.logdir = Path(asked.destination.logdir).absolute()
         self.uri = resolve_tracking_uri(asked.destination.tracking_uri)
         if reason := check_tracking(self.uri):
-            print_error(f"Warning: tracking_uri={without_password(self.uri)}: cannot be reached ({reason})")
+            print_error(f"Warning: tracking_uri={without_secrets(self.uri)}: cannot be reached ({reason})")
             print_error(f"Warning: the runs are kept in {self.logdir}; `{self._sync_command()}` publishes them later")
         self.rounds = Rounds()
         self.console = Console(stderr=True)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from ttt_mlflow.app.doctor.finding import Asked, Wrong
+from ttt_mlflow.redaction import without_secrets
 
 FREE_GB = 1.0  # enough for profiler reports and samples of many runs
 WRITTEN_BYTES = 1 << 20
@@ -39,9 +40,8 @@ def _write_fault(folder: Path) -> str | None:
 
 def check_tracking(asked: Asked) -> str:
     from ttt_mlflow.tracking.probe import check_writing
-    from ttt_mlflow.tracking.store import without_password
 
-    place = without_password(asked.tracking_uri)
+    place = without_secrets(asked.tracking_uri)
     if reason := check_writing(asked.tracking_uri, asked.experiment_name):
         remedy = "runs stay on disk until `ttt-mlflow sync`; set MLFLOW_TRACKING_URI to a store that can be reached"
         raise Wrong(f"{place}: {reason}", remedy, "failed")
