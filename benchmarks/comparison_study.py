@@ -30,7 +30,7 @@ from ttt_mlflow.measurement.comparison import (
 )
 from ttt_mlflow.measurement.statistics import median_confidence_interval
 from ttt_mlflow.names import TAG_VERDICT
-from ttt_mlflow.record.journal import find_journals
+from ttt_mlflow.record.finding import find_journals
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report.text import text_table
@@ -127,7 +127,7 @@ def _from_json(path: Path, text: str) -> Recorded:
 
 
 def _from_records(path: Path) -> Recorded:
-    journals = [journal for journal in find_journals(path) if journal.tags.get(TAG_VERDICT.name) != "invalid"]
+    journals = [journal for journal in find_journals(path).journals if journal.tags.get(TAG_VERDICT.name) != "invalid"]
     names = {journal.run_name for journal in journals}
     if len(names) != 1:
         raise BadInput(f"{path}: holds {len(names)} configurations of runs that are not invalid; one is needed")

@@ -15,7 +15,7 @@ from ttt_mlflow import names
 from ttt_mlflow.errors import BadInput, OutOfMemory, PublishFailed, RunFailed
 from ttt_mlflow.models import registry
 from ttt_mlflow.models.entry import DecodeModel, ModelEntry, ModelRequest
-from ttt_mlflow.record.journal import find_journals
+from ttt_mlflow.record.finding import find_journals
 
 TINY = ttt_mlflow.RunConfig(model_name="ttt-tiny", device="cpu", batch=2, genlen=3, warmup=1, repeats=3)
 MICRO = ttt_mlflow.MicroConfig(device="cpu", kernels=("mlp_1_dual",), heads=2, head_dim=16, batches=(1,), seconds=0.001)
@@ -112,7 +112,7 @@ def test_an_interrupted_notebook_cell_is_recorded_as_killed(tmp_path: Path, monk
     """Without our signal handler SIGINT is a KeyboardInterrupt: it goes on to the caller."""
     with pytest.raises(KeyboardInterrupt):
         ttt_mlflow.measure(failing(KeyboardInterrupt(), monkeypatch), logdir=tmp_path)
-    (record,) = find_journals(tmp_path)
+    (record,) = find_journals(tmp_path).journals
     assert (record.status["status"], record.status["message"]) == ("killed", "stopped by SIGINT")
     assert record.status["exit_code"] == 130
 

@@ -13,7 +13,8 @@ from ttt_mlflow.app import measure
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import CompareConfig
 from ttt_mlflow.errors import RunFailed
-from ttt_mlflow.record.journal import Journal, find_journals
+from ttt_mlflow.record.finding import find_journals
+from ttt_mlflow.record.journal import Journal
 
 __all__ = ["_own_folder_and_environment", "sqlite_uri"]
 
@@ -35,7 +36,7 @@ def rerun(sqlite_uri: str, request: pytest.FixtureRequest) -> Rerun:
 
 
 def newest() -> Journal:
-    return find_journals("ttt_runs")[-1]
+    return find_journals("ttt_runs").journals[-1]
 
 
 def test_a_local_record(rerun: Rerun) -> None:
@@ -78,12 +79,12 @@ def test_a_micro_run(rerun: Rerun) -> None:
 
 def test_what_is_not_possible_here(rerun: Rerun, tmp_path: Path) -> None:
     recorded = compared.recorded(tmp_path / "elsewhere", [1e3, 1e3])
-    before = find_journals("ttt_runs")
+    before = find_journals("ttt_runs").journals
     result = rerun(str(recorded.journal.path))
     assert result.exit_code == 2
     assert "cuda" in result.stderr
     assert "Traceback" not in result.output
-    assert len(find_journals("ttt_runs")) == len(before), "nothing was recorded"
+    assert len(find_journals("ttt_runs").journals) == len(before), "nothing was recorded"
 
 
 def test_an_unknown_run_and_a_comparison(rerun: Rerun) -> None:

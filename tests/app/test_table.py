@@ -219,11 +219,11 @@ def test_a_damaged_record_does_not_stop_the_table(
 ) -> None:
     good, bad = (make_record(tmp_path / "runs", RunConfig(batch=batch), 1.0) for batch in (3, 5))
     (bad.path / "metrics.json").write_text('{"decode_tokens_per_s": ')
-    assert print_table(Asked(str(tmp_path / "runs"), form="csv", columns="id,batch", condition=condition)) == 1
+    assert print_table(Asked(str(tmp_path / "runs"), form="csv", columns="id,batch", condition=condition)) == 4
     said = capsys.readouterr()
     assert list(csv.reader(io.StringIO(said.out))) == [["id", "batch"], [good.journal_id, "3"]]
     (line,) = said.err.splitlines()
-    assert line.startswith(f"Error: {bad.path}/metrics.json: cannot be read (")
+    assert line.startswith(f"Error: {bad.path}/metrics.json: not what was written; ")
 
 
 def test_a_time_series_can_be_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.slower_side import main
 from tests.project import QUICK, environment
 from ttt_mlflow.app.ab.sides import find_source
-from ttt_mlflow.record.journal import find_journals
+from ttt_mlflow.record.finding import find_journals
 
 
 def test_the_steps_of_the_copy_wait(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_the_steps_of_the_copy_wait(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ttt_mlflow", "run", *options]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 4, done.stderr
-    (journal,) = find_journals(tmp_path / "runs")
+    (journal,) = find_journals(tmp_path / "runs").journals
     assert journal.metrics["decode_step_ms_mean"] >= 20
     assert journal.settings["model_name"] == "ttt-tiny", "the name stays, so that the sides are one configuration"
 

@@ -10,7 +10,7 @@ from ttt_mlflow.record.run_row import find_records, local_row
 def test_records_with_and_without_the_tag_of_the_kind(tmp_path: Path) -> None:
     for number in (0, 1):
         make_record(tmp_path, number)
-    runs = find_records(tmp_path)
+    runs = find_records(tmp_path)[0]
     assert sorted(TAG_KIND.name in run.tags for run in runs) == [False, True]
     for run in runs:
         row = local_row(run)

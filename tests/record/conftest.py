@@ -1,5 +1,6 @@
 """Records as runs leave them behind."""
 
+import json
 import os
 import subprocess
 import sys
@@ -39,6 +40,15 @@ def _own_folder_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in list(os.environ):
         if name.startswith("MLFLOW_") and name != "MLFLOW_DISABLE_TELEMETRY":
             monkeypatch.delenv(name)
+
+
+def without_checksums(journal: Journal) -> Journal:
+    """The record as version 0.1 would have left it."""
+    (journal.path / "checksums.jsonl").unlink()
+    status = json.loads((journal.path / "status.json").read_text())
+    del status["checksums"]
+    (journal.path / "status.json").write_text(json.dumps(status))
+    return journal
 
 
 @pytest.fixture

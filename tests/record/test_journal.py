@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import catalog
-from tests.record.conftest import CONFIG, MakeJournal, start_python
-from ttt_mlflow.errors import BadInput, PublishFailed
+from tests.record.conftest import CONFIG, MakeJournal, start_python, without_checksums
+from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed
 from ttt_mlflow.record import journal as journal_module
-from ttt_mlflow.record.journal import NO_RECORD_OF_THE_END, STATUSES, Journal, find_journals
+from ttt_mlflow.record.finding import find_journals
+from ttt_mlflow.record.journal import NO_RECORD_OF_THE_END, STATUSES, Journal
 from ttt_mlflow.record.rounding import rounded
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -252,7 +253,7 @@ def test_a_later_process_with_the_same_number_is_another_one(make_journal: MakeJ
 def test_a_process_that_cannot_be_seen_is_gone_after_a_day_of_silence(
     make_journal: MakeJournal, unseen: dict[str, str]
 ) -> None:
-    journal = make_journal("running")
+    journal = without_checksums(make_journal("running"))  # which has no times but those of its files
     pretend(journal, **unseen)
     assert not journal.abandoned
     two_days_ago = time.time() - 2 * 86400
@@ -280,8 +281,8 @@ def test_journals_are_found_oldest_first(tmp_path: Path, make_journal: MakeJourn
     made = [make_journal(root=tmp_path / "D").path for _ in range(5)]
     (tmp_path / "D" / "20260101-000000-00000000").mkdir()  # killed before its first word
     (tmp_path / "D" / "notes").mkdir()
-    assert [journal.path for journal in find_journals(tmp_path / "D")] == made
-    assert [journal.path for journal in find_journals(made[2])] == [made[2]]
+    assert [journal.path for journal in find_journals(tmp_path / "D").journals] == made
+    assert [journal.path for journal in find_journals(made[2]).journals] == [made[2]]
 
 
 def test_no_folder_to_look_in(tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ def test_what_is_no_journal_is_not_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"status": "fine"}', '{"status": 1}'])
 def test_a_damaged_status_is_said_in_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "status.json").write_text(content)
-    with pytest.raises(BadInput) as raised:
+    with pytest.raises(DamagedRecord) as raised:
         Journal.open(tmp_path)
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)

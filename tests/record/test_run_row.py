@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.record.conftest import SERIES, MakeJournal
-from ttt_mlflow.errors import BadInput
+from tests.record.conftest import SERIES, MakeJournal, without_checksums
+from ttt_mlflow.errors import BadInput, DamagedRecord
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.record.run_row import find_records, local_row
@@ -15,13 +15,13 @@ from ttt_mlflow.record.run_row import find_records, local_row
 
 def test_each_file_is_read_once(make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = make_journal()
-    (run,) = find_records(journal.path.parent)
+    (run,) = find_records(journal.path.parent)[0]
     read: list[str] = []
     once = Journal._read_json
 
-    def noted(self: Journal, name: str, default: dict[str, Any]) -> dict[str, Any]:
+    def noted(self: Journal, name: str) -> dict[str, Any]:
         read.append(name)
-        return once(self, name, default)
+        return once(self, name)
 
     monkeypatch.setattr(Journal, "_read_json", noted)
     row = local_row(run)
@@ -69,11 +69,12 @@ def test_a_run_that_ended_early_has_the_parameters_as_given(make_journal: MakeJo
         ("tags.json", ""),
     ],
 )
-def test_a_damaged_file_is_named(file: str, content: str, make_journal: MakeJournal) -> None:
-    journal = make_journal()
+@pytest.mark.parametrize("older", [False, True])
+def test_a_damaged_file_is_named(older: bool, file: str, content: str, make_journal: MakeJournal) -> None:
+    journal = without_checksums(make_journal()) if older else make_journal()
     (journal.path / file).write_text(content, encoding="latin-1")
-    (run,) = find_records(journal.path.parent)
-    with pytest.raises(BadInput) as refused:
+    (run,) = find_records(journal.path.parent)[0]
+    with pytest.raises(DamagedRecord) as refused:
         local_row(run, with_series=True)
     assert str(journal.path) in str(refused.value)
     assert file in str(refused.value)
@@ -84,8 +85,8 @@ def test_what_is_a_record(make_journal: MakeJournal, tmp_path: Path) -> None:
     folder = older.path.parent
     (folder / "20261128-120000-0123abcd").mkdir()  # its process ended before it wrote a status
     (folder / "notes").mkdir()
-    assert {run.id for run in find_records(folder)} == {older.journal_id, newer.journal_id}
-    assert [run.id for run in find_records(newer.path)] == [newer.journal_id]
+    assert {run.id for run in find_records(folder)[0]} == {older.journal_id, newer.journal_id}
+    assert [run.id for run in find_records(newer.path)[0]] == [newer.journal_id]
     with pytest.raises(BadInput, match="no such folder"):
         find_records(tmp_path / "nowhere")
 

@@ -69,7 +69,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_records_and_runs_fit_alike(text: str, published: tuple[Path, str]) -> None:
     folder, uri = published
     condition = RunFilter(text)
-    here = {row.id for row in map(local_row, find_records(folder)) if condition.fits(row)}
+    here = {row.id for row in map(local_row, find_records(folder)[0]) if condition.fits(row)}
     with open_store(uri) as store:
         rows = [store_row(run) for run in store.search(condition.for_server)]
         there = {row.tags["ttt.journal_id"] for row in rows if row and condition.fits_from_server(row)}
@@ -78,7 +78,7 @@ def test_records_and_runs_fit_alike(text: str, published: tuple[Path, str]) -> N
 
 def test_filters_that_fit_some_runs_and_not_others(published: tuple[Path, str]) -> None:
     """So that agreement is not agreement on nothing."""
-    rows = [local_row(run) for run in find_records(published[0])]
+    rows = [local_row(run) for run in find_records(published[0])[0]]
     for text, count in [("metrics.batch >= 8", 2), ("tags.ttt.kind = 'prefill'", 1), ("tags.note LIKE 'it%'", 1)]:
         assert sum(RunFilter(text).fits(row) for row in rows) == count, text
 

@@ -11,7 +11,8 @@ from ttt_mlflow.app.output import print_error, print_text, show_error
 from ttt_mlflow.app.sides import Finder
 from ttt_mlflow.app.signals import ParentRun
 from ttt_mlflow.config import CompareConfig
-from ttt_mlflow.errors import BadInput, Killed, PublishFailed
+from ttt_mlflow.errors import BadInput, DamagedRecord, Killed, PublishFailed
+from ttt_mlflow.record.finding import Damaged
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.recorded_run import RecordedRun
 from ttt_mlflow.report.comparison import ComparisonOptions, Pair, compare_sides
@@ -33,18 +34,20 @@ def execute(parse: Callable[[], CompareConfig], destination: Destination, record
     parent = ParentRun.of_this_process()
     try:
         config = parse()
-        report = _report(config, destination)
-    except (BadInput, Killed) as error:
+        report, damaged = _report(config, destination)
+    except (BadInput, DamagedRecord, Killed) as error:
         if parent:
             tell_mlflow(parent, error)
         raise
+    for one in damaged:
+        print_error(f"Error: {one}; the comparison goes on without it")
     print_text(rendered(report, config.format, gate_of(config)))
     assert report.decision is not None
     code = report.decision.exit_code
     if record or parent:
         failed = _record(config, report, destination, parent)
         code = failed or (0 if parent and config.fail_above is None else code)
-    return code
+    return code or (DamagedRecord.exit_code if damaged else 0)
 
 
 def gate_of(config: CompareConfig) -> Gate:
@@ -75,7 +78,8 @@ def report_of(sides: Sequence[tuple[str, Sequence[RecordedRun]]], options: Compa
     return Report(baseline, candidate, compared, decide(compared, gate), profiles=profiles)
 
 
-def _report(config: CompareConfig, destination: Destination) -> Report:
+def _report(config: CompareConfig, destination: Destination) -> tuple[Report, list[Damaged]]:
+    """The report, and the records that were set aside."""
     with open_finder(destination) as finder, working("finding the baseline's runs") as tell:
         baseline = finder.side("baseline", config.baseline)
         tell("finding the candidate's runs")
@@ -83,7 +87,7 @@ def _report(config: CompareConfig, destination: Destination) -> Report:
         tell(f"reading {len(baseline.runs)} and {len(candidate.runs)} runs")
         sides = [(baseline.text, baseline.runs), (candidate.text, candidate.runs)]
         report = report_of(sides, options_of(config), gate_of(config))
-    return replace(report, left_out=(*baseline.left_out, *candidate.left_out))
+    return replace(report, left_out=(*baseline.left_out, *candidate.left_out)), finder.damaged
 
 
 @contextlib.contextmanager

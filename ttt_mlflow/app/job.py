@@ -11,7 +11,7 @@ from ttt_mlflow.app.output import guard_output, print_error, print_text, show_er
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import Configuration
-from ttt_mlflow.errors import BadInput, Killed, PublishFailed
+from ttt_mlflow.errors import BadInput, DamagedRecord, Killed, PublishFailed
 from ttt_mlflow.redaction import without_secrets
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _refuse_other_destination(asked: Destination) -> None:
         )
 
 
-def tell_mlflow(parent: ParentRun, error: BadInput | Killed) -> None:
+def tell_mlflow(parent: ParentRun, error: BadInput | DamagedRecord | Killed) -> None:
     """Record in the run that ``mlflow run`` made why nothing was measured."""
     from ttt_mlflow.tracking import keep_killed, publish, store
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from ttt_mlflow import names
 from ttt_mlflow.config import MicroConfig, RunConfig
-from ttt_mlflow.errors import BadInput
-from ttt_mlflow.record.journal import JOURNAL_ID, Journal, find_journals
+from ttt_mlflow.errors import BadInput, DamagedRecord
+from ttt_mlflow.record.checked import CheckedJournal
+from ttt_mlflow.record.finding import Damaged
+from ttt_mlflow.record.journal_reader import JOURNAL_ID, is_record
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun
+from ttt_mlflow.record.run_row import find_records
 from ttt_mlflow.tracking.query import Store
 
 KINDS = ("decode", "prefill", "micro")  # runs that measured something; sweeps and comparisons did not
@@ -44,21 +47,25 @@ class _Found:
 
 
 class Finder:
-    """Finds runs in ``store`` (None: there is no store; ``no_store`` says why) and in the folder ``logdir``."""
+    """Finds runs in ``store`` (None: there is no store; ``no_store`` says why) and in the folder ``logdir``.
+
+    damaged: the records that were set aside while looking.
+    """
 
     def __init__(
         self, store: Store | None, logdir: Path, experiment_name: str | None = None, no_store: str = ""
     ) -> None:
         self._store, self._logdir, self._experiment, self._no_store = store, logdir, experiment_name, no_store
+        self.damaged: list[Damaged] = []
 
     def side(self, name: str, texts: Sequence[str]) -> Side:
         """The runs that ``texts`` mean together. ``name``: baseline or candidate.
 
         Raises BadInput for a text that means no run, for one that fits several where only one is meant, and if none of
-        the runs measured anything.
+        the runs measured anything; DamagedRecord if the only run is a damaged record.
         """
         found = [self._find(name, text.strip()) for text in texts]
-        runs = list({run.id: run for one in found for run in one.runs}.values())
+        runs = self._undamaged(list({run.id: run for one in found for run in one.runs}.values()))
         usable = [run for run in runs if is_ours(run) and run.kind in KINDS and run.status != "running"]
         left_out = [f"{name} {run.id}: {_why_left_out(run)}" for run in runs if run not in usable]
         if not usable:
@@ -144,13 +151,13 @@ class Finder:
 
     def _record(self, name: str, text: str) -> _Found | None:
         """The folder of a record, or the beginning of the id of one in ``logdir``."""
-        if (Path(text).expanduser() / "status.json").is_file():
-            run = LocalRun(Journal.open(Path(text).expanduser()))
+        if is_record(Path(text).expanduser()):
+            run = LocalRun(CheckedJournal.open(Path(text).expanduser()))
             return _Found([run], _described(run))
         if not JOURNAL_BEGINNING.fullmatch(text) or not self._logdir.is_dir():
             return None
         folders = [path for path in self._logdir.glob(f"{text}*") if JOURNAL_ID.fullmatch(path.name)]
-        runs = [LocalRun(Journal.open(path)) for path in sorted(folders) if (path / "status.json").is_file()]
+        runs = [LocalRun(CheckedJournal.open(path)) for path in sorted(folders) if is_record(path)]
         if len(runs) > 1:
             lines = "; ".join(_described(run) for run in runs[:MOST_SHOWN])
             raise BadInput(f"{name}={text}: the beginning of several records' ids; give the whole id of one: {lines}")
@@ -186,7 +193,38 @@ class Finder:
         return _Found(runs, f"runs with {text}")
 
     def _local(self) -> list[LocalRun]:
-        return [LocalRun(journal) for journal in find_journals(self._logdir)] if self._logdir.is_dir() else []
+        """The records in the folder of records that can be read."""
+        if not self._logdir.is_dir():
+            return []
+        runs, damaged = find_records(self._logdir)
+        self._set_aside(damaged)
+        return [run for run in runs if self._is_readable(run)]
+
+    def _is_readable(self, run: LocalRun) -> bool:
+        try:
+            _ = run.status, run.kind, run.started_at, run.commit, run.name
+        except DamagedRecord as error:
+            self._set_aside([Damaged(run.journal.path, str(error))])
+            return False
+        return True
+
+    def _undamaged(self, runs: Sequence[RecordedRun]) -> list[RecordedRun]:
+        """``runs`` without the records that are not what was written, which are set aside."""
+        whole = []
+        for run in runs:
+            try:
+                if isinstance(run, LocalRun):
+                    run.journal.check()
+                whole.append(run)
+            except DamagedRecord as error:
+                if len(runs) == 1:
+                    raise
+                self._set_aside([Damaged(Path(run.id), str(error))])
+        return whole
+
+    def _set_aside(self, damaged: Iterable[Damaged]) -> None:
+        known = {one.path.name for one in self.damaged}
+        self.damaged += [one for one in damaged if one.path.name not in known]
 
 
 def is_ours(run: RecordedRun) -> bool:

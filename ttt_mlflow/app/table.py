@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ttt_mlflow.app.output import print_error, print_text
 from ttt_mlflow.config import DEFAULT_LOGDIR
-from ttt_mlflow.errors import BadInput
+from ttt_mlflow.errors import BadInput, DamagedRecord
 from ttt_mlflow.names import BATCH, GENLEN, PROMPTLEN
 from ttt_mlflow.record.run_row import KINDS, RunRow, find_records, local_row, store_row
 from ttt_mlflow.report.columns import CATALOG, METRICS, Column, column, refuse_unknown
@@ -16,7 +16,6 @@ from ttt_mlflow.report.table import FORMATS
 if TYPE_CHECKING:
     from ttt_mlflow.tracking.filters import RunFilter
 
-NOT_READ = 1  # exit code: the table lacks a record that could not be read
 LIMIT = 200
 NEWEST_FIRST = "-date"
 DATE_ORDER = ("attributes.start_time DESC",)
@@ -65,7 +64,7 @@ class SortKey:
 
 
 def print_table(asked: Asked) -> int:
-    """Print the table and return the exit code: 1 if a record could not be read, which is named on standard error.
+    """Print the table and return the exit code: 4 if a record is damaged, which is named on standard error.
 
     Raises BadInput for unknown columns, for a filter that MLflow does not understand or that fits nothing, and for a
     store that cannot be read.
@@ -109,7 +108,7 @@ def print_table(asked: Asked) -> int:
         )
         of = "there are more" if found.more else f"{total - len(shown):,} of {total:,} runs are left out"
         print_error(f"Shown: {what}; {of}. --limit 0 shows all.")
-    return NOT_READ if found.unread else 0
+    return DamagedRecord.exit_code if found.unread else 0
 
 
 def _limit(text: str) -> int | None:
@@ -147,17 +146,19 @@ def _from_folder(
     # a name that the catalog does not have may be that of a time series
     asked_for = [*(one.name for one in needed), *(condition.metrics if condition else [])]
     with_series = any(name not in CATALOG for name in asked_for)
-    runs = find_records(folder)
+    runs, damaged = find_records(folder)
+    found.unread += map(str, damaged)
     for run in runs:
         try:
             row = local_row(run, with_series)
             fits = _wanted(row, condition) and (condition is None or condition.fits(row))
-        except BadInput as error:
+            _ = fits and row.run.name  # which the table shows, and which may be damaged too
+        except DamagedRecord as error:
             found.unread.append(str(error))
             continue
         if fits:
             found.rows.append(row)
-    found.looked_at = len(runs)
+    found.looked_at = len(runs) + len(damaged)
     return found
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from ttt_mlflow.errors import DamagedRecord
 from ttt_mlflow.names import GPU_READ_GB_PER_S
 
 Status = Literal["ok", "oom", "error"]
@@ -109,4 +110,12 @@ class MicroResults(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "MicroResults":
-        return cls.model_validate_json(path.read_text())
+        """Raises DamagedRecord if the file holds anything else."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, fault["loc"][:4]))
+            raise DamagedRecord(f"{path}: not the results of kernels ({place}: {fault['msg']})") from None
+        except OSError as error:
+            raise DamagedRecord(f"{path}: cannot be read ({error.strerror})") from None

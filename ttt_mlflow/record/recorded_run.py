@@ -1,6 +1,5 @@
 """A recorded run, as all readers see it. The record is a folder on this disk or a run on a server."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,9 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.errors import BadInput
+from ttt_mlflow.errors import DamagedRecord
 from ttt_mlflow.names import ARTIFACT_HOST, TAG_KIND, Artifact
+from ttt_mlflow.record.finding import when
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.json_files import parse_json
 
 
 class RecordedRun(Protocol):
@@ -56,7 +57,7 @@ def kind_of(tags: Mapping[str, str], entry_point: str, mode: str | None) -> str:
 
 @dataclass(frozen=True)
 class LocalRun:
-    """A record in a folder on this disk; see :class:`RecordedRun`."""
+    """A record in a folder on this disk; see :class:`RecordedRun`. Each property raises DamagedRecord if it is one."""
 
     journal: Journal
 
@@ -78,7 +79,7 @@ class LocalRun:
 
     @property
     def started_at(self) -> datetime:
-        return datetime.fromisoformat(self.journal.status["started_at"])
+        return when(self.journal.status["started_at"])
 
     @property
     def commit(self) -> str | None:
@@ -112,19 +113,20 @@ class LocalRun:
         return self.journal.tags
 
     def artifact(self, artifact: Artifact) -> Path | None:
-        path = self.journal.artifacts / artifact.path
-        return path if path.is_file() else None
+        return self.journal.artifact_file(artifact.path)
 
 
 def read_object(run: RecordedRun, artifact: Artifact) -> dict[str, Any]:
-    """A JSON artifact; empty if the run ended before it wrote the artifact."""
+    """A JSON artifact; empty if the run ended before it wrote it. Raises DamagedRecord if it holds anything else."""
     path = run.artifact(artifact)
     if path is None:
         return {}
+    return parse_json(read_artifact(run, artifact, path), f"{run.id}: {artifact.path}")
+
+
+def read_artifact(run: RecordedRun, artifact: Artifact, path: Path) -> bytes:
+    """The content of ``path``, which :meth:`RecordedRun.artifact` returned."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{run.id}: {artifact.path} cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"{run.id}: {artifact.path} is not a file of a run's record")
-    return value
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedRecord(f"{run.id}: {artifact.path}: cannot be read ({error.strerror})") from None

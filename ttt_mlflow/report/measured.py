@@ -63,10 +63,7 @@ def _kernels(run: RecordedRun) -> list[Measured]:
     path = run.artifact(names.ARTIFACT_MICRO_SAMPLES)
     if path is None:
         raise BadInput(f"{run.id}: the run has no {names.ARTIFACT_MICRO_SAMPLES.path} to compare (status {run.status})")
-    try:
-        results = MicroResults.read(path)
-    except ValueError as error:
-        raise BadInput(f"{run.id}: {names.ARTIFACT_MICRO_SAMPLES.path} cannot be read ({error})") from None
+    results = MicroResults.read(path)
     settings = run.settings
     shape = {name: settings.get(name) for name in ("heads", "head_dim", "dtype", "device")}
     return [

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ttt_mlflow.config import CONFIGURATIONS, RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.names import ARTIFACT_HOST, TAG_ENTRY_POINT, TAG_GIT_COMMIT, TAG_STATUS, Artifact
-from ttt_mlflow.record.journal import JOURNAL_ID, Journal
+from ttt_mlflow.record.checked import CheckedJournal
+from ttt_mlflow.record.journal_reader import JOURNAL_ID
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of, read_object
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors
@@ -95,12 +96,13 @@ class StoreRun:
 def found_run(run: str, logdir: Path, tracking_uri: str) -> Iterator[RecordedRun]:
     """The run that ``run`` identifies. Downloaded files stay on this disk until the block ends.
 
-    Raises :class:`BadInput` with the accepted forms, or with the reason for which the store did not return the run.
+    Raises :class:`BadInput` with the accepted forms, or with the reason for which the store did not return the run, and
+    :class:`DamagedRecord` for a record that is not what was written.
     """
     if JOURNAL_ID.fullmatch(run) and (logdir / run).is_dir():
-        yield LocalRun(Journal.open(logdir / run))
+        yield LocalRun(CheckedJournal.open(logdir / run))
     elif Path(run).is_dir():
-        yield LocalRun(Journal.open(run))
+        yield LocalRun(CheckedJournal.open(run))
     elif MLFLOW_RUN_ID.fullmatch(run):
         try:
             with tempfile.TemporaryDirectory() as folder, client_for_reading(tracking_uri) as client:

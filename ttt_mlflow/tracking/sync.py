@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ttt_mlflow.errors import BadInput, PublishFailed
-from ttt_mlflow.record.journal import Journal, find_journals
+from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed
+from ttt_mlflow.record.finding import find_journals
+from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.publish import PublishedRun, publish
 from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri
@@ -31,7 +32,9 @@ def sync(path: Path | str, tracking_uri: str | None = None) -> list[SyncResult]:
     Raises :class:`BadInput` if ``path`` is not a folder.
     """
     unreachable: dict[str, str | None] = {}  # each store is checked once, not once for each journal
-    return [_sync_one(journal, tracking_uri, unreachable) for journal in find_journals(path)]
+    found = find_journals(path)
+    aside = [SyncResult(Journal(one.path), "failed", message=str(one)) for one in found.damaged]
+    return [_sync_one(journal, tracking_uri, unreachable) for journal in found.journals] + aside
 
 
 def _sync_one(journal: Journal, asked_uri: str | None, unreachable: dict[str, str | None]) -> SyncResult:
@@ -47,6 +50,7 @@ def _sync_one(journal: Journal, asked_uri: str | None, unreachable: dict[str, st
             unreachable[uri] = check_tracking(uri)
         if unreachable[uri]:
             return SyncResult(journal, "failed", message=f"{without_secrets(uri)}: {unreachable[uri]}")
+        journal.check()
         return SyncResult(journal, "published", publish(journal, uri))
-    except (PublishFailed, BadInput) as error:
+    except (PublishFailed, BadInput, DamagedRecord) as error:
         return SyncResult(journal, "failed", message=str(error))

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from tests.app.ab.conftest import NOWHERE, Project
 from tests.project import ROOT, environment, started
 from ttt_mlflow.cli import cli
-from ttt_mlflow.record.journal import find_journals
+from ttt_mlflow.record.finding import find_journals
 from ttt_mlflow.record.recorded_run import LocalRun
 
 Ab = Callable[..., Result]
@@ -34,7 +34,7 @@ def test_both_are_warmed_then_measured_in_turns(ab: Ab, project: Project) -> Non
     assert "faster" in result.stdout
     assert "+3.00 %" in result.stdout
     assert "round 2" in result.stderr
-    kept = find_journals("ttt_runs")
+    kept = find_journals("ttt_runs").journals
     assert len(kept) == 9, "the comparison and its eight runs; the warm runs are dropped"
 
 
@@ -180,7 +180,7 @@ def test_a_side_that_fails_later(ab: Ab, project: Project, tmp_path: Path) -> No
     assert result.exit_code == 2
     assert "ended with code 1: RuntimeError: it broke" in result.stderr
     assert "The runs that were measured before are kept in" in result.stderr
-    kept = find_journals("ttt_runs")
+    kept = find_journals("ttt_runs").journals
     assert [journal.entry_point for journal in kept] == ["main", "main"]
     assert not (tmp_path / "none.db").exists()
 
@@ -255,7 +255,7 @@ def test_a_signal(project: Project, tmp_path: Path, signum: signal.Signals, befo
     assert len(project.work_trees()) == 1
     assert not list((tmp_path / "temporary").iterdir())
     assert not os.path.exists(f"/proc/{project.calls()[-1]['pid']}"), "the process that hung is gone"
-    records = find_journals("ttt_runs")
+    records = find_journals("ttt_runs").journals
     if before == 0:
         assert f"Stopped by {signum.name} before anything was measured." in process.output
         assert records == []
@@ -288,7 +288,7 @@ def test_the_real_program_against_itself(tmp_path: Path, sqlite_uri: str, monkey
     result = CliRunner().invoke(cli, ["ab", "HEAD", "HEAD", "--max-minutes=0.01", *places, "--", *options])
     assert result.exit_code == 0, result.output
     assert len(subprocess.check_output(["git", "worktree", "list"]).splitlines()) == before
-    parent, *runs = find_journals(tmp_path / "runs")
+    parent, *runs = find_journals(tmp_path / "runs").journals
     assert {LocalRun(run).commit for run in runs} == {head}
     assert [run.tags["ttt.side"] for run in runs] == ["baseline", "candidate", "candidate", "baseline"] * 2
     assert {run.tags["ttt.parent_journal_id"] for run in runs} == {parent.journal_id}

@@ -35,8 +35,8 @@ def end_parent(record: Journal, report: Report | None, stopped: str | None) -> N
     if stopped:
         message = f"stopped by {stopped}"
         record.set_description(f"{record.description}\n\nStopped by {stopped}: this is what was measured until then.")
-        record.set_status("killed", message)
         record.update_tags({names.TAG_STATUS: "killed", names.TAG_MESSAGE: message})
+        record.set_status("killed", message)
 
 
 def mark_children(parent: Journal, sides: Sequence[Side], runs: Mapping[str, Sequence[Journal]]) -> None:

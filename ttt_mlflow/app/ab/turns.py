@@ -17,7 +17,8 @@ from pathlib import Path
 from ttt_mlflow.app.ab.sides import Side
 from ttt_mlflow.errors import BadInput, PublishFailed, end_if_asked
 from ttt_mlflow.measurement.comparison import Comparison
-from ttt_mlflow.record.journal import Journal, find_journals
+from ttt_mlflow.record.finding import Found, find_journals
+from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import LocalRun
 
@@ -134,8 +135,9 @@ def run_once(side: Side, words: Sequence[str], logdir: Path | None, look: Callab
         work = Path(folder)
         command = [sys.executable, "-m", "ttt_mlflow", "run", *words, f"--logdir={work / 'records'}"]
         code = _run_process(command, {**side.environment(), "MLFLOW_TRACKING_URI": NO_STORE}, work / "output", look)
-        journals = find_journals(work / "records") if (work / "records").is_dir() else []
-        fault = _fault(code, journals, work / "output")
+        found = find_journals(work / "records") if (work / "records").is_dir() else Found()
+        journals = found.journals
+        fault = _fault(code, found, work / "output")
         if fault:
             shown = shlex.join(["python", *command[1:-1]])
             raise BadInput(f"{side.name}={side.source.asked}: `{shown}` {fault}")
@@ -145,8 +147,11 @@ def run_once(side: Side, words: Sequence[str], logdir: Path | None, look: Callab
         return Journal.open(shutil.move(journals[0].path, logdir / journals[0].journal_id))
 
 
-def _fault(code: int, journals: Sequence[Journal], output: Path) -> str | None:
+def _fault(code: int, found: Found, output: Path) -> str | None:
     """Why the process did not measure, in one line; None if it did."""
+    if found.damaged:
+        return f"left a damaged record: {found.damaged[0]}"
+    journals = found.journals
     message = journals[0].status.get("message") if len(journals) == 1 else None
     lines = output.read_text(errors="replace").strip().splitlines()
     last = message or (lines[-1].strip() if lines else "no output")

@@ -1,0 +1,147 @@
+"""The checksums of a record's files: ``checksums.jsonl``, one line for each time that a file was complete.
+
+A line is written before the file takes its place. So a process that is killed at any moment leaves files that have one
+of their last two lines, and perhaps the beginning of a line at the end, which is ignored.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from ttt_mlflow.errors import DamagedRecord
+from ttt_mlflow.record.files import open_inside, read_inside
+
+CHECKSUMS = "checksums.jsonl"
+# Whatever publishes a record writes these, perhaps much later and on another host: they say nothing of the run's end.
+OF_PUBLISHING = ("target.json", "uploaded.json", "published.json")
+IN_FLIGHT = 4  # files that the threads of one process may be writing at the same moment, with room to spare
+WHOLE_LINE = re.compile(rb'"at": "[^"\\]*"\}$')  # no beginning of a line ends like this
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line. path: relative to the record. sha256: None for a file that was announced and never came to be."""
+
+    path: str
+    sha256: str | None
+    size: int
+    at: str
+
+    @property
+    def when(self) -> datetime:
+        return datetime.fromisoformat(self.at)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def of_data(data: bytes) -> tuple[str, int]:
+    """The checksum and the size of ``data``."""
+    return hashlib.sha256(data).hexdigest(), len(data)
+
+
+def of_file(folder: Path, name: str) -> tuple[str, int]:
+    """Those of a file of the record ``folder``. Raises DamagedRecord for a link, and for what cannot be read."""
+    try:
+        with open(open_inside(folder, name), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedRecord(f"{folder}/{name}: cannot be read ({error.strerror})") from None
+
+
+def append(folder: Path, entries: Iterable[Entry], create: bool = False) -> None:
+    """Write lines at the end, and have them on the disk. Nothing if the record has no checksums and is to get none."""
+    lines = "".join(f"{json.dumps(vars(entry))}\n" for entry in entries).encode()
+    try:
+        file = open_inside(folder, CHECKSUMS, os.O_RDWR | os.O_APPEND | (os.O_CREAT | os.O_EXCL if create else 0))
+    except FileNotFoundError:
+        return  # a record of an earlier version
+    try:
+        size = os.fstat(file).st_size
+        if size and os.pread(file, 1, size - 1) != b"\n":
+            lines = b"\n" + lines  # after the beginning of a line, which a process that was killed has left
+        while lines:
+            lines = lines[os.write(file, lines) :]
+        os.fdatasync(file)
+    finally:
+        os.close(file)
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """The lines as they were read. faults: of the file itself. There are none of a record of an earlier version."""
+
+    entries: tuple[Entry, ...] = ()
+    faults: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Checksums":
+        """Raises DamagedRecord if the file cannot be read."""
+        try:
+            lines = read_inside(folder, CHECKSUMS).split(b"\n")
+        except FileNotFoundError:
+            return cls()
+        entries, faults = [], []
+        for number, line in enumerate(lines, 1):
+            try:
+                entries.append(_entry(line))
+            except (ValueError, TypeError, RecursionError):
+                if WHOLE_LINE.search(line):
+                    faults.append(f"{CHECKSUMS}: line {number} is not what was written")
+        return cls(tuple(entries), tuple(faults))
+
+    @property
+    def last(self) -> dict[str, Entry]:
+        """The last line of each file."""
+        return {entry.path: entry for entry in self.entries}
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When the run wrote last; None for a record of an earlier version."""
+        return next((one.when for one in reversed(self.entries) if one.path not in OF_PUBLISHING), None)
+
+    @cached_property
+    def by_path(self) -> Mapping[str, list[Entry]]:
+        """All lines of each file."""
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.path, []).append(entry)
+        return found
+
+    def allows(self, path: str, found: tuple[str, int] | None) -> bool:
+        """Whether what was found is what was written, or what was there before a write that was killed.
+
+        found: checksum and size of a file; None: there is none. A file without a line is not judged.
+        """
+        last_two = self.by_path.get(path, [])[-2:]
+        if found is None:
+            return not last_two or any(entry.sha256 is None for entry in last_two) or self.in_flight(path)
+        return not last_two or any((entry.sha256, entry.size) == found for entry in last_two)
+
+    def in_flight(self, path: str) -> bool:
+        """Whether the process may have been killed before the file came to be for the first time."""
+        recent = {entry.path for entry in self.entries[-IN_FLIGHT:]}
+        return path in recent and len(self.by_path[path]) == 1
+
+
+def _entry(line: bytes) -> Entry:
+    """The entry of one line. Raises ValueError or TypeError for anything else, also for the beginning of a line."""
+    entry = Entry(**json.loads(line))
+    sha256, path, size = entry.sha256, entry.path, entry.size
+    if not (isinstance(path, str) and isinstance(size, int) and isinstance(entry.at, str)):
+        raise TypeError
+    if not (sha256 is None or (isinstance(sha256, str) and SHA256.fullmatch(sha256))):
+        raise TypeError
+    if entry.when.tzinfo is None or not 1970 < entry.when.year < 9999:
+        raise ValueError
+    return entry
