@@ -3,12 +3,14 @@
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 from ttt_mlflow.config import FALSE_WORDS, TRUE_WORDS, Configuration, RunConfig
 from ttt_mlflow.errors import BadInput
 
 Asked = TypeVar("Asked", bound=Configuration)
+AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 Options = Mapping[str, str | None]  # by parameter name; None: not given
 
 
@@ -57,6 +59,14 @@ def number(name: str, text: str, what: str, allow_zero: bool = False) -> float:
     if not (math.isfinite(value) and (value > 0 or (allow_zero and value == 0))):
         raise BadInput(f"{name}={text}: not allowed; {name} takes {what}")
     return value
+
+
+def age(name: str, text: str) -> timedelta:
+    """``30m``, ``24h`` or ``7d`` as a time. Raises BadInput for anything else."""
+    value, unit = text[:-1], text[-1:]
+    if not (value.isascii() and value.isdecimal() and unit in AGES) or len(value) > 6:
+        raise BadInput(f"{name}={text}: not allowed; {name} takes a number and s, m, h or d, for example 24h or 7d")
+    return timedelta(**{AGES[unit]: int(value)})
 
 
 def _explain_rest(kind: type[Configuration], words: Sequence[str]) -> list[str]:

@@ -9,10 +9,12 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ttt_mlflow.errors import DamagedRecord
 from ttt_mlflow.record.files import open_inside, read_inside
@@ -22,6 +24,8 @@ CHECKSUMS = "checksums.jsonl"
 OF_PUBLISHING = ("target.json", "uploaded.json", "published.json")
 IN_FLIGHT = 4  # files that the threads of one process may be writing at the same moment, with room to spare
 WHOLE_LINE = re.compile(rb'"at": "[^"\\]*"\}$')  # no beginning of a line ends like this
+AT = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d(\.\d+)?\+00:00")
+UNREADABLE = (ValueError, TypeError, RecursionError)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -91,11 +95,15 @@ class Checksums:
             lines = read_inside(folder, CHECKSUMS).split(b"\n")
         except FileNotFoundError:
             return cls()
+        try:
+            return cls(tuple(map(_entry, json.loads(b"[" + b",".join(lines[:-1]) + b"]"))))
+        except UNREADABLE:
+            pass  # which line it is
         entries, faults = [], []
         for number, line in enumerate(lines, 1):
             try:
-                entries.append(_entry(line))
-            except (ValueError, TypeError, RecursionError):
+                entries.append(_entry(json.loads(line)))
+            except UNREADABLE:
                 if WHOLE_LINE.search(line):
                     faults.append(f"{CHECKSUMS}: line {number} is not what was written")
         return cls(tuple(entries), tuple(faults))
@@ -108,7 +116,11 @@ class Checksums:
     @property
     def ended_at(self) -> datetime | None:
         """When the run wrote last; None for a record of an earlier version."""
-        return next((one.when for one in reversed(self.entries) if one.path not in OF_PUBLISHING), None)
+        for entry in reversed(self.entries):
+            with suppress(ValueError):  # such as the 30th of February, which no run wrote
+                if entry.path not in OF_PUBLISHING:
+                    return entry.when
+        return None
 
     @cached_property
     def by_path(self) -> Mapping[str, list[Entry]]:
@@ -134,14 +146,11 @@ class Checksums:
         return path in recent and len(self.by_path[path]) == 1
 
 
-def _entry(line: bytes) -> Entry:
-    """The entry of one line. Raises ValueError or TypeError for anything else, also for the beginning of a line."""
-    entry = Entry(**json.loads(line))
-    sha256, path, size = entry.sha256, entry.path, entry.size
-    if not (isinstance(path, str) and isinstance(size, int) and isinstance(entry.at, str)):
+def _entry(line: Any) -> Entry:
+    """The entry of one line. Raises TypeError for anything else."""
+    entry = Entry(**line)
+    if not (isinstance(entry.path, str) and isinstance(entry.size, int) and AT.fullmatch(entry.at)):
         raise TypeError
-    if not (sha256 is None or (isinstance(sha256, str) and SHA256.fullmatch(sha256))):
+    if entry.sha256 is not None and not SHA256.fullmatch(entry.sha256):
         raise TypeError
-    if entry.when.tzinfo is None or not 1970 < entry.when.year < 9999:
-        raise ValueError
     return entry

@@ -6,7 +6,8 @@ The record's folder itself may be reached through a link: that is the choice of 
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from ttt_mlflow.errors import DamagedRecord
@@ -14,6 +15,7 @@ from ttt_mlflow.errors import DamagedRecord
 DEEPEST = 32  # folders within folders
 LARGEST = 256 << 20  # bytes of a file that is read as a whole; a record's own files have a few MB
 WITHOUT_LINKS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # nonblocking: opening a pipe would wait for a writer
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 WRONG_KIND = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.EEXIST)
 
 
@@ -23,17 +25,14 @@ def open_inside(folder: Path, name: str, flags: int = os.O_RDONLY) -> int:
     Raises DamagedRecord for a link or a folder in its place, also in that of a folder above it; FileNotFoundError if
     there is none, and OSError for what has nothing to do with the record, such as a full disk.
     """
-    *above, last = inside(folder, name).parts
+    *above, last = inside(folder, name)
+    flags |= WITHOUT_LINKS
     try:
-        within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for one in above:
-                inner = os.open(one, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
-                os.close(within)
-                within = inner
-            descriptor = os.open(last, flags | WITHOUT_LINKS, 0o666, dir_fd=within)
-        finally:
-            os.close(within)
+        if above:
+            with _opened(folder, above) as within:
+                descriptor = os.open(last, flags, 0o666, dir_fd=within)
+        else:
+            descriptor = os.open(os.path.join(folder, last), flags, 0o666)
     except OSError as error:
         if error.errno in WRONG_KIND and (found := obstacle(folder, name)):
             raise DamagedRecord(f"{folder}/{name}: {found}") from None
@@ -42,6 +41,20 @@ def open_inside(folder: Path, name: str, flags: int = os.O_RDONLY) -> int:
         os.close(descriptor)
         raise DamagedRecord(f"{folder}/{name}: {obstacle(folder, name) or 'no regular file'}")
     return descriptor
+
+
+@contextmanager
+def _opened(folder: Path, above: Sequence[str]) -> Iterator[int]:
+    """A descriptor of the folder ``above`` in ``folder``, reached without links."""
+    within = os.open(folder, FOLDER)
+    try:
+        for one in above:
+            inner = os.open(one, FOLDER | os.O_NOFOLLOW, dir_fd=within)
+            os.close(within)
+            within = inner
+        yield within
+    finally:
+        os.close(within)
 
 
 def read_inside(folder: Path, name: str) -> bytes:
@@ -58,12 +71,12 @@ def read_inside(folder: Path, name: str) -> bytes:
         raise DamagedRecord(f"{folder}/{name}: cannot be read ({error.strerror})") from None
 
 
-def inside(folder: Path, name: str) -> PurePosixPath:
-    """``name`` as a path in ``folder``. Raises DamagedRecord for one that leads out of it, or is none."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+def inside(folder: Path, name: str) -> list[str]:
+    """The parts of ``name``, a path in ``folder``. Raises DamagedRecord for one that leads out of it, or is none."""
+    parts = name.split("/")
+    if "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise DamagedRecord(f"{folder}: names the file {name!r}, which is not inside the record")
-    return path
+    return parts
 
 
 def obstacle(folder: Path, name: str) -> str | None:
@@ -84,6 +97,17 @@ def obstacle(folder: Path, name: str) -> str | None:
         if place == len(parts) and not stat.S_ISREG(mode):
             return "a folder in the place of a file" if stat.S_ISDIR(mode) else "no regular file"
     return None
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of all files in the folder, links and what cannot be read left out."""
+    size = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                status = os.lstat(os.path.join(above, name))
+                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return size
 
 
 def walk(folder: Path, name: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

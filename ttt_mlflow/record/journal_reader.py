@@ -151,9 +151,12 @@ class JournalReader:
             raise DamagedRecord(f"{self.path}/{path}: cannot be read ({error.strerror})") from None
         return self.path / path
 
-    def faults(self) -> list[str]:
-        """How the record on disk differs from what was written, one line each; empty if it is whole."""
-        return faults_of(self.path)
+    def faults(self, thorough: bool = True) -> list[str]:
+        """How the record on disk differs from what was written, one line each; empty if it is whole.
+
+        thorough: artifacts are read, and not only compared by their size.
+        """
+        return faults_of(self.path, thorough)
 
     def check(self) -> None:
         """Raise :class:`DamagedRecord` if the record is not whole."""

@@ -96,6 +96,7 @@ SHAPES: Mapping[str, TypeAdapter[Any]] = {
     "published.json": TypeAdapter(_Published),
     "uploaded.json": TypeAdapter(_Uploaded),
 }
+NUMERIC = [SHAPES["metrics.json"], SHAPES["series.json"]]  # whose shape refuses what is not finite
 
 
 def read_json(folder: Path, name: str, read: Callable[[Path, str], bytes] = read_inside) -> dict[str, Any]:
@@ -114,12 +115,13 @@ def parse_json(data: bytes, what: str, shape: TypeAdapter[Any] | None = None) ->
     """The JSON object in ``data``. Raises DamagedRecord, which names ``what``, if it holds anything else."""
     try:
         text = data.decode()
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
-        if SURROGATE.search(text):
+        value = json.loads(text, parse_constant=_refuse, parse_float=None if shape in NUMERIC else _finite)
+        if "\\u" in text and SURROGATE.search(text):
             value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
         if not isinstance(value, dict):
             raise ValueError("it holds no object")
-        _refuse_depth(value, DEEPEST)
+        if text.count("[") + text.count("{") > DEEPEST:
+            _refuse_depth(value, DEEPEST)
         if shape is not None:
             shape.validate_python(value)
     except ValidationError as error:

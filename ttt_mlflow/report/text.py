@@ -29,7 +29,7 @@ def text_table(
     gray: Sequence[bool] | None = None,
 ) -> str:
     """Rows for a terminal. ``numeric``: the columns that are right-aligned. ``gray``: which rows are gray."""
-    lines = [[_printable(cell) for cell in line] for line in (columns, *rows)]
+    lines = [[printable(cell) for cell in line] for line in (columns, *rows)]
     widths = [max(map(_width, cells)) for cells in zip(*lines, strict=True)]
     right = [column in numeric for column in columns]
     texts = []
@@ -45,7 +45,7 @@ def text_table(
     )
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """``text`` on one line, without codes that a terminal would obey."""
     return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
 
