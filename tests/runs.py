@@ -17,21 +17,20 @@ from ttt_mlflow.errors import Killed, TTTError
 from ttt_mlflow.micro.plan import MicroPlan
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.run import lifecycle
 from ttt_mlflow.run.plan import Plan, make_plan
 
 
 def a_signal_at_the_first_end(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """SIGINT comes when a run's end has just been recorded for the first time; returns each status recorded."""
-    record_the_load, ends = lifecycle._record_load_at_the_end, []
+    set_status, ends = Journal.set_status, []
 
-    def interrupted_once(journal: Journal) -> None:
-        record_the_load(journal)
-        ends.append(journal.status["status"])
+    def interrupted_once(self: Journal, status: str, message: str | None = None, exit_code: int | None = None) -> None:
+        set_status(self, status, message, exit_code)
+        ends.append(status)
         if len(ends) == 1:
             raise Killed(signal.SIGINT)
 
-    monkeypatch.setattr(lifecycle, "_record_load_at_the_end", interrupted_once)
+    monkeypatch.setattr(Journal, "set_status", interrupted_once)
     return ends
 
 

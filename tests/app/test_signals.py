@@ -22,7 +22,7 @@ from tests.project import (
     ttt_mlflow_run,
     wait_until,
 )
-from ttt_mlflow.run.attempt import ROOM
+from ttt_mlflow.record.room import FOLDER
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_signal_during_the_profile(store: str, tmp_path: Path) -> None:
     """The measurement before it is complete, and the record says so."""
     asked = {**ENDLESS, "repeats": "2", "profile": "torch", "logdir": str(tmp_path)}
     with started(ttt_mlflow_run(asked), environment(store)) as process:
-        process.wait_for(lambda: any(tmp_path.glob(f"*/{ROOM}")))
+        process.wait_for(lambda: profiling(tmp_path))
         process.process.send_signal(signal.SIGINT)
         assert process.wait() == 128 + signal.SIGINT
         assert "Traceback" not in process.output
@@ -72,7 +72,11 @@ def test_signal_during_the_profile(store: str, tmp_path: Path) -> None:
     assert found.data.tags["ttt.message"] == message
     assert found.data.metrics["decode_tokens_per_s"] > 0
     assert found.data.tags["ttt.stop_reason"] == "count"
-    assert not any(tmp_path.glob(f"*/{ROOM}"))
+    assert not any(tmp_path.glob(f"*/{FOLDER}"))
+
+
+def profiling(logdir: Path) -> bool:
+    return any("profile=torch begins" in log.read_text() for log in logdir.glob("*/artifacts/log.txt"))
 
 
 def test_signal_before_anything_is_measured(store: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ttt_mlflow import names
 from ttt_mlflow.measurement.budget import Budget
 from ttt_mlflow.measurement.loop import Measurement, Observer, Pass, measure_passes
 from ttt_mlflow.measurement.timing import StepTimer, StepTimes, time_once
-from ttt_mlflow.report.clocks_chart import plot_clocks
+from ttt_mlflow.report.clocks_chart import clocks_png
 from ttt_mlflow.run.model_run import RunObserver
 from ttt_mlflow.telemetry.host import device_uuid, host_facts
 from ttt_mlflow.telemetry.sampler import NvmlSampler
@@ -101,7 +101,7 @@ def test_sections_of_real_work(matrix: torch.Tensor, tmp_path: Path) -> None:
     # under load the clock is up: an idle card stands at a fifth of its highest, a power-capped one above two thirds
     assert metrics["sm_clock_mhz_mean"] > highest_sm_clock_mhz(sampler.uuid) / 2
     assert names.SYSTEM_SM_CLOCK.of(0) in series(frame, 0)
-    plot_clocks(frame, sampler.sections, tmp_path / "clocks.png")
+    assert clocks_png(frame, sampler.sections).startswith(b"\x89PNG")
     print(f"refused: {sampler.refused}; read_ms p50 {frame['read_ms'].median():.3f}; {metrics}")
 
 

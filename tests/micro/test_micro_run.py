@@ -37,8 +37,9 @@ from ttt_mlflow.micro.registry import KernelEntry, Step
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.micro_results import MicroResults
+from ttt_mlflow.record.room import FOLDER
 from ttt_mlflow.run import lifecycle
-from ttt_mlflow.run.attempt import COMPLETE, ROOM
+from ttt_mlflow.run.attempt import COMPLETE
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 
 QUICK = {"device": "cpu", "heads": 2, "head_dim": 16, "batches": "1,3", "seconds": 0.001}
@@ -490,7 +491,7 @@ def test_a_disk_that_nsys_fills_has_room_for_the_end_of_the_record(
 
     def full(path: Path, text: str) -> int:
         if path.name == "cuda_gpu_kern_sum.csv":
-            assert (path.parents[3] / ROOM).exists()
+            assert (path.parents[3] / FOLDER).exists()
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(path, text)
 
@@ -499,7 +500,7 @@ def test_a_disk_that_nsys_fills_has_room_for_the_end_of_the_record(
     room = f"free some space in {measured.journal.path.parent} and profile again"
     message = f"profile=nsys: cannot be written (No space left on device); {room}; {COMPLETE}"
     assert (measured.status["status"], measured.status["message"]) == ("error", message)
-    assert not (measured.journal.path / ROOM).exists()
+    assert not (measured.journal.path / FOLDER).exists()
     assert measured.batches("kernel_us", "mlp_1_dual") == [1, 3]
     assert message in measured.journal.description
 

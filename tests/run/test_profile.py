@@ -31,8 +31,9 @@ from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.models.entry import Decoder
 from ttt_mlflow.names import Artifact
 from ttt_mlflow.profilers import memory, torch_profiler
+from ttt_mlflow.record import journal
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.run import attempt, profile
+from ttt_mlflow.run import profile
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prepare import Prepared
 from ttt_mlflow.workload import PARTS
@@ -214,10 +215,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Writing the artifact ``name`` fails as on a full disk."""
     write = Journal.write_artifact
 
-    def write_artifact(self: Journal, one: Artifact, data: bytes | str) -> Path:
+    def write_artifact(self: Journal, one: Artifact, data: bytes | str, reserved: bool = False) -> Path:
         if one.path == name:
             raise OSError(errno.ENOSPC, "No space left on device", one.path)
-        return write(self, one, data)
+        return write(self, one, data, reserved)
 
     monkeypatch.setattr(Journal, "write_artifact", write_artifact)
 
@@ -240,24 +241,23 @@ def test_a_full_disk_costs_the_profile_alone(measure: Measure, monkeypatch: pyte
 def test_a_disk_that_the_profile_fills_has_room_for_the_end_of_the_record(
     measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the trace on it is full, up to what was kept free."""
-    write, filled = Journal._write, []
+    """From the trace on it is full, up to what is reserved."""
+    write, filled = journal.write_whole, []
 
-    def full(self: Journal, path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, folder: Path, before: Callable[[], None]) -> None:
         if path.name == "trace.json.gz":
             filled.append(path)
-        if filled and (self.path / attempt.ROOM).exists():
+        if filled:
             raise OSError(errno.ENOSPC, "No space left on device", path)
-        write(self, path, data)
+        write(path, data, folder, before)
 
-    monkeypatch.setattr(Journal, "_write", full)
+    monkeypatch.setattr(journal, "write_whole", full)
     measured = measure({**TINY, "profile": "torch"})
     assert "No space left on device" in measured.journal.status["message"]
     assert measured.journal.status["status"] == "error"
-    assert not (measured.journal.path / attempt.ROOM).exists()
     assert {path.name for path in measured.journal.path.iterdir()} <= {
         *("config.json", "status.json", "params.json", "metrics.json", "tags.json", "series.json"),
-        *("description.md", "artifacts"),
+        *("description.md", "artifacts", "checksums.jsonl"),
     }
 
 

@@ -1,5 +1,5 @@
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.catalog import METRIC_NAMES, by_name
 from ttt_mlflow import names
-from ttt_mlflow.telemetry.samples import GPM_LATE_MS, Section, inside, series, summarize, write_samples_csv
+from ttt_mlflow.telemetry.samples import GPM_LATE_MS, Section, inside, samples_csv, series, summarize
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -232,7 +232,6 @@ def test_series_skip_what_was_not_sampled() -> None:
     assert timestamps == [at(second) // 1_000_000 for second in (0, 0.5, 3, 3.5)]
 
 
-def test_csv_holds_every_row(tmp_path: Path) -> None:
+def test_csv_holds_every_row() -> None:
     samples = frame()
-    write_samples_csv(samples, tmp_path / "samples.csv")
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "samples.csv"), samples)
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(samples_csv(samples))), samples)

@@ -22,6 +22,7 @@ from ttt_mlflow.run.lifecycle import conduct
 from ttt_mlflow.run.model_run import ModelRun
 from ttt_mlflow.run.plan import Plan, make_plan
 from ttt_mlflow.run.reporter import Reporter
+from ttt_mlflow.run.reserve import reserve
 
 if TYPE_CHECKING:
     from ttt_mlflow.tracking.publish import PublishedRun
@@ -119,8 +120,13 @@ def plan_of(config: Configuration) -> Plan | MicroPlan:
 
 
 def new_record(plan: Plan | MicroPlan, logdir: Path | str) -> Journal:
-    """A new record for ``plan`` in ``logdir``. Raises BadInput if ``logdir`` is not writable."""
-    return Journal.create(Path(logdir), plan.asked.model_dump(mode="json"), plan.asked.entry_point)
+    """A new record for ``plan`` in ``logdir``, with room for its numbers.
+
+    Raises BadInput if ``logdir`` is not writable, or has not enough room.
+    """
+    record = Journal.create(Path(logdir), plan.asked.model_dump(mode="json"), plan.asked.entry_point)
+    reserve(record, plan.room)
+    return record
 
 
 def carry_out(

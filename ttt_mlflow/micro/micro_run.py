@@ -23,17 +23,18 @@ from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.measurement.verdict import Verdict, combined, judge_section
 from ttt_mlflow.micro import check, nsys_child
 from ttt_mlflow.micro.inputs import RandomSource, StepShape, make_inputs, make_positions
-from ttt_mlflow.micro.plan import MicroPlan
+from ttt_mlflow.micro.plan import SAMPLES, SAMPLES_BYTES, MicroPlan
 from ttt_mlflow.micro.registry import KernelEntry, Step
 from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
 from ttt_mlflow.names import KernelMetric, Metrics, Series
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, profile
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.micro_results import CellResult, KernelResult, MicroResults, Status
+from ttt_mlflow.record.room import UNWRITABLE
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
 from ttt_mlflow.report.micro_table import ceilings_text, cell_text, table_csv, table_markdown
 from ttt_mlflow.run.attempt import COMPLETE, after_the_measurement, attempt, attempt_pass
-from ttt_mlflow.run.recording import record_samples, record_verdict
+from ttt_mlflow.run.recording import record_optional, record_samples, record_system_series, record_verdict
 from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.sampler import NvmlSampler
@@ -55,6 +56,7 @@ class MicroRun:
         self.used, self.device = plan.used, plan.device
         self.on_gpu = self.device.type == "cuda"
         self.problems: list[str] = []  # problems that do not belong to a kernel
+        self.told = False  # that the disk is full
         self.steps: dict[str, Step] = {}  # of the kernels with correct results
         self.sampler: NvmlSampler | None = None
         self.thresholds = Thresholds.parse(self.used.thresholds)
@@ -79,19 +81,22 @@ class MicroRun:
             show(1.0, f"kernels and batches: {len(cells)}")
 
     def record_measured(self) -> None:
-        """Write the tables and charts of the results, and the samples."""
-        self._record_progress()
-        record_verdict(self.record, combined(self.verdicts, self.thresholds))
-        if self.results.cells:
-            self.record.write_artifact(names.ARTIFACT_MICRO_CSV, table_csv(self.results))
-            self.record.write_artifact(names.ARTIFACT_MICRO_TABLE, table_markdown(self.results))
-        if timed_kernels(self.results):
-            self.record.write_artifact(names.ARTIFACT_MICRO_CHART, kernels_png(self.results))
-            self.record.write_artifact(names.ARTIFACT_MICRO_PAGE, chart_html(self.results))
+        """Record the numbers first, in reserved space; then what a full disk may cost: tables, charts, samples."""
+        record, results, reporter = self.record, self.results, self.reporter
+        record.write_artifact(names.ARTIFACT_MICRO_SAMPLES, results.model_dump_json(indent=1), reserved=True)
+        self._record_numbers()
+        record_verdict(record, combined(self.verdicts, self.thresholds))
         if self.sampler:
-            system = record_samples(self.record, self.sampler, self.device, self.used.run_name)
-            self.record.set_series(series(self.results) | system)
-            self.record.update_metrics(samples.summarize(self.sampler.frame(), self.sampler.sections))
+            record.update_metrics(samples.summarize(self.sampler.frame(), self.sampler.sections))
+        if results.cells:
+            record_optional(record, reporter, names.ARTIFACT_MICRO_CSV, lambda: table_csv(results))
+            record_optional(record, reporter, names.ARTIFACT_MICRO_TABLE, lambda: table_markdown(results))
+        if timed_kernels(results):
+            record_optional(record, reporter, names.ARTIFACT_MICRO_CHART, lambda: kernels_png(results))
+            record_optional(record, reporter, names.ARTIFACT_MICRO_PAGE, lambda: chart_html(results))
+        if self.sampler:
+            system = record_samples(record, reporter, self.sampler, self.device, self.used.run_name)
+            record_system_series(record, reporter, series(results), system)
 
     def profile(self) -> None:
         """Run a mini-batch of everything that was timed under nsys, in a separate process."""
@@ -281,9 +286,24 @@ class MicroRun:
     # Recording
 
     def _record_progress(self) -> None:
-        """Record the raw results, metrics and series that exist so far."""
+        """Record the results so far, in case that this process is killed. Reserve room for those at the end."""
+        content = self.results.model_dump_json(indent=1)
+        try:
+            self.record.room.reserve(SAMPLES, 2 * len(content) + SAMPLES_BYTES)
+            self.record.write_artifact(names.ARTIFACT_MICRO_SAMPLES, content)
+            self._record_numbers()
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            if not self.told:
+                self.told = True
+                self.reporter.warn(
+                    f"the results so far cannot be recorded in {self.record.path.parent} ({error.strerror}); "
+                    "they are recorded at the end, as far as room is reserved; free some space there"
+                )
+
+    def _record_numbers(self) -> None:
         results = self.results
-        self.record.write_artifact(names.ARTIFACT_MICRO_SAMPLES, results.model_dump_json(indent=1))
         metrics: Metrics = {metric: results.ceilings[metric.name] for metric in names.GPU_METRICS if results.ceilings}
         for kernel in results.kernels:
             if kernel.error is not None:

@@ -10,6 +10,10 @@ from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, fin
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.run.machine import choose_device
 from ttt_mlflow.run.plan import check_nsys_options, choose_nsys
+from ttt_mlflow.run.reserve import LARGE, own_files
+
+CELL_BYTES = 1 << 10  # of one measurement in the description, the series and the list of what failed
+SAMPLES, SAMPLES_BYTES = "samples", 256 << 10  # micro/samples.json after the first kernels
 
 DEFAULT_BATCHES = {"cuda": (128, 512, 1024), "cpu": (1, 4)}
 
@@ -30,6 +34,12 @@ class MicroPlan:
         dtype = getattr(torch, self.used.dtype)
         assert isinstance(dtype, torch.dtype)
         return dtype
+
+    @property
+    def room(self) -> dict[str, int]:
+        """The disk space that the run reserves before it checks a kernel; see :mod:`ttt_mlflow.run.reserve`."""
+        cells = len(self.entries) * len(self.batches)
+        return own_files(LARGE + cells * CELL_BYTES) | {SAMPLES: SAMPLES_BYTES}
 
     @property
     def batches(self) -> tuple[int, ...]:

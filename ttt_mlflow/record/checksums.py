@@ -4,6 +4,7 @@ A line is written before the file takes its place. So a process that is killed a
 of their last two lines, and perhaps the beginning of a line at the end, which is ignored.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +27,8 @@ IN_FLIGHT = 4  # files that the threads of one process may be writing at the sam
 WHOLE_LINE = re.compile(rb'"at": "[^"\\]*"\}$')  # no beginning of a line ends like this
 AT = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d(\.\d+)?\+00:00")
 UNREADABLE = (ValueError, TypeError, RecursionError)
+# Empty lines at the end while a run goes on: a disk that is full takes the lines in their place.
+RESERVED = b"\n" * (64 << 10)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -67,18 +70,50 @@ def append(folder: Path, entries: Iterable[Entry], create: bool = False) -> None
     """Write lines at the end, and have them on the disk. Nothing if the record has no checksums and is to get none."""
     lines = "".join(f"{json.dumps(vars(entry))}\n" for entry in entries).encode()
     try:
-        file = open_inside(folder, CHECKSUMS, os.O_RDWR | os.O_APPEND | (os.O_CREAT | os.O_EXCL if create else 0))
+        file = open_inside(folder, CHECKSUMS, os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0))
     except FileNotFoundError:
         return  # a record of an earlier version
     try:
-        size = os.fstat(file).st_size
-        if size and os.pread(file, 1, size - 1) != b"\n":
+        fcntl.flock(file, fcntl.LOCK_EX)  # threads, and the process that publishes, write lines too
+        place = _end(file)
+        if create:
+            lines += RESERVED
+        elif place and os.pread(file, 1, place) != b"\n":
             lines = b"\n" + lines  # after the beginning of a line, which a process that was killed has left
+        elif place:
+            place += 1
         while lines:
-            lines = lines[os.write(file, lines) :]
+            written = os.pwrite(file, lines, place)
+            place, lines = place + written, lines[written:]
         os.fdatasync(file)
     finally:
         os.close(file)
+
+
+def give_back(folder: Path) -> None:
+    """Give back the reserved space that is left, after the end of a run."""
+    try:
+        file = open_inside(folder, CHECKSUMS, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = _end(file)
+        if os.pread(file, 1, end) == b"\n":  # else a process that was killed has left the beginning of a line
+            os.truncate(file, end + 1)
+    finally:
+        os.close(file)
+
+
+def _end(file: int) -> int:
+    """Where the line feed after the last line is; where the next line begins, if there is none."""
+    place = os.fstat(file).st_size
+    while place:
+        start = max(place - len(RESERVED), 0)
+        if used := os.pread(file, place - start, start).rstrip(b"\n"):
+            return start + len(used)
+        place = start
+    return 0
 
 
 @dataclass(frozen=True)
@@ -92,11 +127,11 @@ class Checksums:
     def read(cls, folder: Path) -> "Checksums":
         """Raises DamagedRecord if the file cannot be read."""
         try:
-            lines = read_inside(folder, CHECKSUMS).split(b"\n")
+            lines = read_inside(folder, CHECKSUMS).rstrip(b"\n").split(b"\n")
         except FileNotFoundError:
             return cls()
         try:
-            return cls(tuple(map(_entry, json.loads(b"[" + b",".join(lines[:-1]) + b"]"))))
+            return cls(tuple(map(_entry, json.loads(b"[" + b",".join(lines) + b"]"))))
         except UNREADABLE:
             pass  # which line it is
         entries, faults = [], []

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ from ttt_mlflow.record.journal_reader import JournalReader
 from ttt_mlflow.record.json_files import STATUSES
 from ttt_mlflow.record.process import has_ended, this_process
 from ttt_mlflow.record.register import Register
+from ttt_mlflow.record.room import NO_SPACE, Room, write_whole
 from ttt_mlflow.record.rounding import rounded, shortened
 from ttt_mlflow.record.verify import ARTIFACTS, DESCRIPTION
 
@@ -82,10 +84,15 @@ class Journal(JournalReader):
                 },
             )
         except OSError as error:
-            raise BadInput(
-                f"logdir={root}: not writable ({error.strerror}); choose a folder that you may write to"
-            ) from None
+            shutil.rmtree(journal.path, ignore_errors=True)  # nothing is recorded
+            todo = "free some space there" if error.errno in NO_SPACE else "choose a folder that you may write to"
+            raise BadInput(f"logdir={root}: not writable ({error.strerror}); {todo}") from None
         return journal
+
+    @property
+    def room(self) -> Room:
+        """The space that is reserved for the record's own files and for ``reserved`` artifacts."""
+        return Room(self.path)
 
     # Writing
 
@@ -125,8 +132,8 @@ class Journal(JournalReader):
     def update_tags(self, tags: Tags) -> None:
         self._update("tags.json", {tag.name: str(value) for tag, value in tags.items()})
 
-    def set_series(self, series: Series) -> None:
-        """Replace the series: rows of (timestamp in ms, step, value), all finite.
+    def set_series(self, series: Series, reserved: bool = True) -> None:
+        """Replace the series: rows of (timestamp in ms, step, value), all finite. ``reserved``: see `write_artifact`.
 
         Samples and passes are kept as they are. A kernel's number is a statistic, so it is rounded as a metric is.
         """
@@ -137,7 +144,7 @@ class Journal(JournalReader):
             ]
             for metric, rows in series.items()
         }
-        self._write_json("series.json", stored)
+        self._write_json("series.json", stored, reserved)
 
     def set_description(self, markdown: str) -> None:
         self._write(self.path / DESCRIPTION, markdown.encode(errors="backslashreplace"))
@@ -176,10 +183,10 @@ class Journal(JournalReader):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def write_artifact(self, artifact: Artifact, data: bytes | str) -> Path:
-        """Write ``artifact`` as a whole. Text is UTF-8."""
+    def write_artifact(self, artifact: Artifact, data: bytes | str, reserved: bool = False) -> Path:
+        """Write ``artifact`` as a whole. Text is UTF-8. ``reserved``: on a full disk, in the space that is reserved."""
         path = self.artifact_path(artifact)
-        self._write(path, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
+        self._write(path, data.encode(errors="backslashreplace") if isinstance(data, str) else data, reserved)
         return path
 
     def complete(self, path: Path) -> None:
@@ -213,9 +220,13 @@ class Journal(JournalReader):
         """
         if self.abandoned:
             ended_at = Checksums.read(self.path).ended_at or self._last_write()
-            self._register.seal(ARTIFACTS, ended_at.isoformat(), killed=True)
-            local = ended_at.astimezone().isoformat()
-            self._set_status("killed", NO_RECORD_OF_THE_END, None, local, ended_at.isoformat())
+            at = ended_at.isoformat()
+            self.room.release()
+            self._register.seal(ARTIFACTS, at, killed=True)
+            first = f"**killed: {NO_RECORD_OF_THE_END}**\n\n"
+            if (text := self.description) and not text.startswith(first):
+                self._write(self.path / DESCRIPTION, f"{first}{text}".encode(), at=at)
+            self._set_status("killed", NO_RECORD_OF_THE_END, None, ended_at.astimezone().isoformat(), at)
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
@@ -245,33 +256,40 @@ class Journal(JournalReader):
         old = self.status
         new = {"status": status, "message": message, "exit_code": exit_code}
         # Metrics use the end time, and publishing twice must give the same points. So the end time never changes.
-        self._write_json("status.json", {**old, **new, "ended_at": old["ended_at"] or ended_at}, at)
+        self._write_json("status.json", {**old, **new, "ended_at": old["ended_at"] or ended_at}, at=at)
+        if status != "running":
+            self._register.end()
 
     def _update(self, name: str, values: Mapping[str, Any]) -> None:
         self._write_json(name, {**self._read_json(name), **values})
 
-    def _write_json(self, name: str, value: Any, at: str | None = None) -> None:
-        self._write(self.path / name, json.dumps(value, indent=1, allow_nan=False).encode(), at)
+    def _write_json(self, name: str, value: Any, reserved: bool = True, at: str | None = None) -> None:
+        self._write(self.path / name, json.dumps(value, indent=1, allow_nan=False).encode(), reserved, at)
 
-    def _write(self, path: Path, data: bytes, at: str | None = None) -> None:
-        """Replace the content of ``path`` with ``data`` atomically, after its checksum was entered."""
+    def _write(self, path: Path, data: bytes, reserved: bool = True, at: str | None = None) -> None:
+        """Replace the content of ``path`` with ``data`` atomically. Its checksum is entered right before.
+
+        reserved: see :meth:`write_artifact`.
+        """
         self._refuse_obstacle(path)
         name = path.relative_to(self.path).as_posix()
-        # on the same file system, but not in artifacts/, because everything there is uploaded
-        unfinished = self.path / f".{uuid.uuid4().hex}.tmp"
-        try:
-            with unfinished.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        announced = False
+
+        def announce() -> None:
+            nonlocal announced
             self._register.announce(name, data, at)
+            announced = True
+
+        try:
             try:
-                os.replace(unfinished, path)
-            except BaseException:
+                # not in artifacts/, because everything there is uploaded
+                write_whole(path, data, self.path, announce)
+            except OSError as error:
+                if not reserved or error.errno not in NO_SPACE or not self.room.write(path, data, announce):
+                    raise
+        except BaseException:
+            if announced:
                 self._register.doubt(name)
-                raise
-        except BaseException:  # raised again after the temporary file is removed
-            unfinished.unlink(missing_ok=True)
             raise
 
     def _refuse_obstacle(self, path: Path) -> None:

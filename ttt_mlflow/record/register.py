@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ttt_mlflow.errors import DamagedRecord
-from ttt_mlflow.record.checksums import CHECKSUMS, Checksums, Entry, append, now, of_data, of_file
+from ttt_mlflow.record.checksums import CHECKSUMS, Checksums, Entry, append, give_back, now, of_data, of_file
 from ttt_mlflow.record.files import walk
 
 
@@ -60,6 +60,10 @@ class Register:
             gone = [path for path in written if checksums.in_flight(path) and not os.path.lexists(self._folder / path)]
             entries += [Entry(path, None, 0, at) for path in gone]
         append(self._folder, entries)
+
+    def end(self) -> None:
+        """The run has ended: give back the space that is reserved for its lines."""
+        give_back(self._folder)
 
     @property
     def _exists(self) -> bool:

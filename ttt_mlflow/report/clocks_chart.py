@@ -1,16 +1,15 @@
 """The plot of a run's clocks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from ttt_mlflow.report.style import GRAY
+from ttt_mlflow.report.style import GRAY, figure_png
 from ttt_mlflow.telemetry.samples import Section, power_column
 
 
-def plot_clocks(samples: pd.DataFrame, sections: Sequence[Section], path: Path, title: str = "") -> None:
-    """Write a PNG of clocks, power and temperature over time, with the measured sections shaded."""
+def clocks_png(samples: pd.DataFrame, sections: Sequence[Section], title: str = "") -> bytes:
+    """A PNG of clocks, power and temperature over time, with the measured sections shaded."""
     # imported late because matplotlib is slow to import; a Figure needs no display and no global state
     from matplotlib.figure import Figure
 
@@ -52,4 +51,4 @@ def plot_clocks(samples: pd.DataFrame, sections: Sequence[Section], path: Path, 
     if sections:
         axes[0].set_title("shaded: measured", loc="right", fontsize=9, color="#9a7413")
     figure.align_ylabels(axes)
-    figure.savefig(path, dpi=150, format="png")
+    return figure_png(figure)

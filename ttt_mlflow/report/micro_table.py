@@ -11,7 +11,7 @@ from ttt_mlflow import names
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.micro_results import CellResult, MicroResults
 from ttt_mlflow.report.description import again_markdown, verdict_markdown
-from ttt_mlflow.report.summary import host_row, status_text, verdict_row
+from ttt_mlflow.report.summary import Status, host_row, status_text, verdict_row
 from ttt_mlflow.report.text import escaped, number, text_table
 
 CEILINGS = {
@@ -128,12 +128,15 @@ def table_markdown(results: MicroResults) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def micro_markdown(journal: Journal) -> str:
-    """The MLflow run's description: the fastest kernels, how to time them again, the table, notes, the host."""
-    results = read_results(journal)
+def micro_markdown(journal: Journal, status: Status | None = None) -> str:
+    """The MLflow run's description: the fastest kernels, how to time them again, the table, notes, the host.
+
+    ``status``: what the status is about to be, if it is not in the record yet.
+    """
+    results, status = read_results(journal), status or journal.status
     parts = []
-    if journal.status["status"] != "ok":
-        parts += [f"**{escaped(status_text(journal))}**", ""]
+    if status["status"] != "ok":
+        parts += [f"**{escaped(status_text(status))}**", ""]
     headline = [*(_fastest(results) if results else []), *verdict_markdown(journal)]
     parts += [*(f"- {line}" for line in headline), *([""] if headline else []), *again_markdown(journal)]
     parts += [f"**{escaped(journal.run_name)}**", ""]

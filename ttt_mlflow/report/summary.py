@@ -5,6 +5,7 @@ Both only show what is in the journal. A value that was not measured has no line
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from ttt_mlflow import names
 from ttt_mlflow.measurement.verdict import verdict_text
@@ -14,6 +15,7 @@ from ttt_mlflow.report.description import again_markdown, headline_markdown
 from ttt_mlflow.report.text import escaped, number
 
 MetricValues = Mapping[str, float]  # by name, as in a record
+Status = Mapping[str, Any]  # status, message: as in a record's status.json
 
 THROUGHPUTS: dict[str, Throughput] = {
     "decode": names.DECODE_TOKENS_PER_S,
@@ -89,10 +91,15 @@ LISTED: dict[str, dict[Metric, str]] = {
 }
 
 
-def summary_markdown(journal: Journal) -> str:
-    """The MLflow run's description: headline, how to measure it again, then everything as one Markdown table."""
+def summary_markdown(journal: Journal, status: Status | None = None) -> str:
+    """The MLflow run's description: headline, how to measure it again, then everything as one Markdown table.
+
+    ``status``: what the status is about to be, if it is not in the record yet.
+    """
+    status = status or journal.status
+    failed = [("status", status_text(status))] if status["status"] != "ok" else []
     rows = [
-        ("status", status_text(journal)),
+        *failed,
         *verdict_row(journal),
         *_configuration(journal),
         *_results(journal),
@@ -101,8 +108,8 @@ def summary_markdown(journal: Journal) -> str:
     table = [f"| {label} | {escaped(text)} |" for label, text in rows]
     title = f"**{escaped(journal.run_name)}**"
     before = [*headline_markdown(journal), *again_markdown(journal)]
-    if journal.status["status"] != "ok":
-        before = [f"**{escaped(status_text(journal))}**", "", *before]
+    if failed:
+        before = [f"**{escaped(status_text(status))}**", "", *before]
     return "\n".join([*before, title, "", "| | |", "| --- | --- |", *table, ""])
 
 
@@ -110,7 +117,7 @@ def summary_text(journal: Journal, record_at: str) -> str:
     """The short summary for the terminal. ``record_at``: the location of the record."""
     rows = [*verdict_row(journal), *_configuration(journal), *_results(journal)]
     if journal.status["status"] != "ok":
-        rows.insert(0, ("status", status_text(journal)))
+        rows.insert(0, ("status", status_text(journal.status)))
     rows.append(("record", record_at))
     width = max(len(label) for label, _ in rows)
     return "\n".join([journal.run_name, *(f"  {label:<{width}}  {text}" for label, text in rows)])
@@ -124,8 +131,7 @@ def throughput(metrics: MetricValues, mode: str) -> str | None:
     return " ".join([number(metrics[metric.name]), *_interval(metrics, metric)])
 
 
-def status_text(journal: Journal) -> str:
-    status = journal.status
+def status_text(status: Status) -> str:
     return f"{status['status']}: {status['message']}" if status["message"] else str(status["status"])
 
 

@@ -1,8 +1,6 @@
 """Runs steps that may fail, such as a profiling pass or a kernel. A failure does not affect the others."""
 
-import errno
 import logging
-import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +9,10 @@ import torch
 
 from ttt_mlflow.errors import Killed, RunFailed, TTTError, end_if_asked
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.room import NO_SPACE
 from ttt_mlflow.run.out_of_memory import failure_of
 
 COMPLETE = "the measurement before it is complete"
-ROOM, ROOM_BYTES = ".room", 256 << 10  # ten times what a record without its artifacts needs
 log = logging.getLogger(__name__)
 
 
@@ -33,18 +31,19 @@ def attempt(action: Callable[[], None], what: str, device: torch.device) -> TTTE
 def attempt_pass(kind: str, record: Journal, device: torch.device, action: Callable[[], None]) -> str | None:
     """Run the profiling pass ``kind``. Returns why it failed, in one line with its name, or None."""
 
-    def write_with_room() -> None:
+    def write() -> None:
         try:
-            with after_the_measurement(f"during profile={kind}"), _room_kept(record):
+            with after_the_measurement(f"during profile={kind}"):
+                log.info("profile=%s begins", kind)
                 action()
                 end_if_asked()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_SPACE:
                 raise
             room = f"free some space in {record.path.parent} and profile again"
             raise RunFailed(f"cannot be written ({error.strerror}); {room}") from error
 
-    failure = attempt(write_with_room, "the profiling pass", device)
+    failure = attempt(write, "the profiling pass", device)
     if failure is None:
         return None
     prefix = f"profile={kind}: "
@@ -59,14 +58,3 @@ def after_the_measurement(during: str) -> Iterator[None]:
     except Killed as killed:
         killed.during = killed.during or f"{during}, after a complete measurement"
         raise
-
-
-@contextmanager
-def _room_kept(record: Journal) -> Iterator[None]:
-    """Reserve disk space while a pass writes, and release it afterwards, so that the end of the record fits."""
-    room = record.path / ROOM
-    try:
-        room.write_bytes(os.urandom(ROOM_BYTES))  # not zeros, which a file system may compress
-        yield
-    finally:
-        room.unlink(missing_ok=True)

@@ -29,8 +29,16 @@ from ttt_mlflow.run.gpu_ceilings import FoundCeilings, find_ceilings
 from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.prepare import Prepared, build, make_ready, profiled_steps, whole_periods
 from ttt_mlflow.run.profile import Measured, Profiles
-from ttt_mlflow.run.recording import Roofline, record_roofline, record_samples, record_verdict
+from ttt_mlflow.run.recording import (
+    Roofline,
+    record_optional,
+    record_roofline,
+    record_samples,
+    record_system_series,
+    record_verdict,
+)
 from ttt_mlflow.run.reporter import Reporter, Show
+from ttt_mlflow.run.reserve import RoomForPasses
 from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.quiet import wait_until_quiet
 from ttt_mlflow.telemetry.sampler import NvmlSampler
@@ -88,25 +96,29 @@ class ModelRun:
             self._measure_until_valid(self.prepared, show)
 
     def record_measured(self) -> None:
+        """Record the numbers first, in reserved space; then what a full disk may cost: steps, samples, pictures."""
         began = time.perf_counter()
         measurement, record = self.measurement, self.record
         metrics = self._throughput_metrics() | self._memory_metrics()
-        series = self._throughput_series()
         if self.sampler:
             metrics |= self._telemetry_metrics(self.sampler)
-            series |= record_samples(record, self.sampler, self.device, self.used.run_name)
-        record.set_series(series)
         if measurement.repeats and self.used.retry_invalid:
             metrics[names.ATTEMPTS] = len(self.discarded) + 1
         record.update_metrics(metrics)
         record.update_tags(measurement.stop_tags())
+        record_verdict(record, self._judge())
+        record.write_artifact(names.ARTIFACT_PASSES, json.dumps(self._passes_record(), indent=1), reserved=True)
+        series = self._throughput_series()
+        record.set_series(series)
         steps = measurement.steps_frame()
         if not steps.empty:
-            record.write_artifact(names.ARTIFACT_STEPS, steps.to_csv(index=False))
-        record.write_artifact(names.ARTIFACT_PASSES, json.dumps(self._passes_record(), indent=1))
-        record_verdict(record, self._judge())
+            table = steps.to_csv(index=False)
+            record_optional(record, self.reporter, names.ARTIFACT_STEPS, lambda: table, reserved=True)
         self.measured_ms = metrics.get(names.PREFILL_MS if self.used.mode == "prefill" else names.DECODE_STEP_MS_MEAN)
         self.roofline = record_roofline(record, self.reporter, self.plan, self.measured_ms, self.ceilings)
+        if self.sampler:
+            system = record_samples(record, self.reporter, self.sampler, self.device, self.used.run_name)
+            record_system_series(record, self.reporter, series, system)
         if measurement.warmup:
             self.reporter.phases[names.WARMUP_S] = measurement.warmup_s
         self.reporter.phases[names.RECORDING_S] = time.perf_counter() - began
@@ -146,9 +158,15 @@ class ModelRun:
 
     def _measure_until_valid(self, prepared: Prepared, show: Show) -> None:
         """Measure. Repeat while the verdict is invalid, attempts are left, and another attempt can help."""
+        room = RoomForPasses(self.record, self.reporter, self.used)
+
+        def between_passes(fraction: float, text: str) -> None:
+            room.keep_ahead(self.measurement.warmup_count, len(self.measurement.repeats))
+            show(fraction, text)
+
         while True:
             one = self._prefill_pass(prepared) if self.used.mode == "prefill" else self._decode_pass(prepared)
-            measure_passes(one, self.used.budget, RunObserver(self.sampler, show), self.measurement)
+            measure_passes(one, self.used.budget, RunObserver(self.sampler, between_passes), self.measurement)
             verdict = self._judge()
             if verdict.word != "invalid" or len(self.discarded) == self.used.retry_invalid:
                 return
@@ -210,9 +228,9 @@ class ModelRun:
         steps = self.measurement.steps_frame()
         steps.insert(0, "attempt", attempt)
         self.discarded_steps.append(steps)
-        self.record.write_artifact(names.ARTIFACT_DISCARDED, json.dumps(self.discarded, indent=1))
-        table = pd.concat(self.discarded_steps)
-        self.record.write_artifact(names.ARTIFACT_DISCARDED_STEPS, table.to_csv(index=False))
+        attempts, table = json.dumps(self.discarded, indent=1), pd.concat(self.discarded_steps).to_csv(index=False)
+        record_optional(self.record, self.reporter, names.ARTIFACT_DISCARDED, lambda: attempts)
+        record_optional(self.record, self.reporter, names.ARTIFACT_DISCARDED_STEPS, lambda: table)
         self.measurement, self.prefill_ms, self.first_token_ms = self._new_measurement(), [], []
         if self.sampler:
             self.sampler.forget_sections()

@@ -14,6 +14,7 @@ from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, find_nsys, importer_fault
 from ttt_mlflow.run.machine import choose_device, interpreting, missing_cxx_compiler
+from ttt_mlflow.run.reserve import sizes_at_start
 from ttt_mlflow.workload import Workload
 
 DEFAULT_INNER_NET = "mlp_1_dual_triton"
@@ -35,6 +36,11 @@ class Plan:
     @property
     def device(self) -> torch.device:
         return self.request.device
+
+    @property
+    def room(self) -> dict[str, int]:
+        """The disk space that the run reserves before it builds the model; see :mod:`ttt_mlflow.run.reserve`."""
+        return sizes_at_start(self.used)
 
 
 def make_plan(asked: RunConfig) -> Plan:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,9 +10,10 @@ import torch
 from ttt_mlflow import names
 from ttt_mlflow.measurement.roofline import PartWork, by_part, floor_ms, total_bytes, total_flops
 from ttt_mlflow.measurement.verdict import Verdict
-from ttt_mlflow.names import Metrics, Series
+from ttt_mlflow.names import Artifact, Metrics, Series
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.report.clocks_chart import plot_clocks
+from ttt_mlflow.record.room import UNWRITABLE
+from ttt_mlflow.report.clocks_chart import clocks_png
 from ttt_mlflow.report.roofline_chart import parts_csv, roofline_png
 from ttt_mlflow.run.gpu_ceilings import FoundCeilings
 from ttt_mlflow.run.plan import Plan
@@ -31,27 +33,57 @@ class Roofline:
     parts: tuple[PartWork, ...] = ()
 
 
-def record_samples(record: Journal, sampler: NvmlSampler, device: torch.device, title: str) -> Series:
+def record_optional(
+    record: Journal, reporter: Reporter, artifact: Artifact, make: Callable[[], bytes | str], reserved: bool = False
+) -> None:
+    """Write ``artifact`` with the content that ``make`` returns. If the disk does not take it, say so and go on.
+
+    The numbers of a run do not depend on it. ``reserved``: see :meth:`Journal.write_artifact`.
+    """
+    data = make()
+    try:
+        record.write_artifact(artifact, data, reserved)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        reporter.leave_out(artifact, f"{error.strerror} in {record.path.parent}")
+
+
+def record_samples(
+    record: Journal, reporter: Reporter, sampler: NvmlSampler, device: torch.device, title: str
+) -> Series:
     """Write the samples and their plot, the cost of the queries, and the other processes on the GPU.
 
     Returns the time series for MLflow's System metrics.
     """
     for query, reason in sampler.refused.items():
         log.warning("NVML does not answer %s: %s", query, reason)
-    record.write_artifact(names.ARTIFACT_QUERIES, sampler.queries().to_csv(index=False))
+    record_optional(record, reporter, names.ARTIFACT_QUERIES, lambda: sampler.queries().to_csv(index=False))
     if others := sampler.other_processes():
-        record.write_artifact(names.ARTIFACT_PROCESSES, processes_csv(others))
+        record_optional(record, reporter, names.ARTIFACT_PROCESSES, lambda: processes_csv(others))
     frame = sampler.frame()
     if frame.empty:
         return {}
-    samples.write_samples_csv(frame, record.artifact_path(names.ARTIFACT_SAMPLES))
-    plot_clocks(frame, sampler.sections, record.artifact_path(names.ARTIFACT_CLOCKS), title)
+    record_optional(record, reporter, names.ARTIFACT_SAMPLES, lambda: samples.samples_csv(frame))
+    record_optional(record, reporter, names.ARTIFACT_CLOCKS, lambda: clocks_png(frame, sampler.sections, title))
     return samples.series(frame, device.index or 0)
+
+
+def record_system_series(record: Journal, reporter: Reporter, measured: Series, system: Series) -> None:
+    """Add the time series of the samples to the measured ones. If the disk does not take them, say so and go on."""
+    if not system:
+        return
+    try:
+        record.set_series(measured | system, reserved=False)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        reporter.warn(f"the time series of the GPU are left out: {error.strerror} in {record.path.parent}")
 
 
 def record_verdict(record: Journal, verdict: Verdict) -> None:
     """Record the verdict as tags, and with all its findings as an artifact."""
-    record.write_artifact(names.ARTIFACT_VERDICT, json.dumps(verdict.record(), indent=1))
+    record.write_artifact(names.ARTIFACT_VERDICT, json.dumps(verdict.record(), indent=1), reserved=True)
     record.update_tags(verdict.tags())
     log.info("verdict: %s", verdict.text)
 
@@ -75,12 +107,13 @@ def record_roofline(
     if found.missing:
         reporter.warn(f"{names.ROOFLINE_MS.name} and {names.ROOFLINE_PCT.name} are not recorded: {found.missing}")
     parts = by_part(stages, ceilings)
-    record.write_artifact(names.ARTIFACT_ROOFLINE_PARTS, parts_csv(parts))
     if ceilings:
         metrics[names.ROOFLINE_MS] = floor_ms(stages, ceilings)
         if measured_ms:
             metrics[names.ROOFLINE_PCT] = 100 * metrics[names.ROOFLINE_MS] / measured_ms
-            picture = roofline_png(parts, measured_ms, plan.used.run_name)
-            record.write_artifact(names.ARTIFACT_ROOFLINE_STEP, picture)
     record.update_metrics(metrics)
+    record_optional(record, reporter, names.ARTIFACT_ROOFLINE_PARTS, lambda: parts_csv(parts))
+    if ceilings and measured_ms:
+        name = plan.used.run_name
+        record_optional(record, reporter, names.ARTIFACT_ROOFLINE_STEP, lambda: roofline_png(parts, measured_ms, name))
     return Roofline(metrics, tuple(parts))

@@ -9,18 +9,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ttt_mlflow.errors import end_if_asked
-from ttt_mlflow.names import Metric, Metrics
+from ttt_mlflow.names import Artifact, Metric, Metrics
 
 Show = Callable[[float, str], None]  # the completed fraction, and the next action
 log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Prints to ``console`` and to the run's log. phases: the seconds of each completed phase."""
+    """Prints to ``console`` and to the run's log.
+
+    phases: the seconds of each completed phase. left_out: the artifacts that the disk did not take, in order.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.phases: Metrics = {}
+        self.left_out: list[Artifact] = []
 
     def say(self, text: str) -> None:
         log.info("%s", text)
@@ -29,6 +33,12 @@ class Reporter:
     def warn(self, text: str) -> None:
         log.warning("%s", text)
         self.console.print(f"Note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def leave_out(self, artifact: Artifact, why: str) -> None:
+        """Say that ``artifact`` is not recorded, or not completely."""
+        if artifact not in self.left_out:
+            self.left_out.append(artifact)
+            self.warn(f"{artifact.path} is left out: {why}")
 
     def status(self, text: str) -> AbstractContextManager[object]:
         """Show ``text`` until the block ends."""

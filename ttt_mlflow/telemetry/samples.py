@@ -6,7 +6,6 @@ Everything is derived from the sections and from the rows of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
@@ -125,9 +124,9 @@ def inside(samples: pd.DataFrame, sections: Sequence[Section], before_ms: pd.Ser
     return within
 
 
-def write_samples_csv(samples: pd.DataFrame, path: Path) -> None:
-    """Write the raw samples, one row each, with the columns of :meth:`NvmlSampler.frame`."""
-    samples.to_csv(path, index=False)
+def samples_csv(samples: pd.DataFrame) -> str:
+    """The raw samples, one row each, with the columns of :meth:`NvmlSampler.frame`."""
+    return str(samples.to_csv(index=False))
 
 
 def power_column(samples: pd.DataFrame) -> str | None:
