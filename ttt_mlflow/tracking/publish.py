@@ -22,6 +22,7 @@ from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.best import mark_best
 from ttt_mlflow.tracking.derived import missing_metrics, missing_tags
+from ttt_mlflow.tracking.new_store import make_ready
 from ttt_mlflow.tracking.run_color import RUN_COLOR
 from ttt_mlflow.tracking.store import (
     DEFAULT_EXPERIMENT,
@@ -91,6 +92,7 @@ def publish(
             if reason:
                 raise _failed(journal, reason)
             with journal.publishing(), _mlflow_errors(journal), quiet_loggers():
+                make_ready(tracking_uri)
                 return _publish(journal, tracking_uri)
         except OSError as error:  # of the journal; errors of MLflow are handled inside
             raise _failed(journal, str(error)) from error

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ttt_mlflow.tracking.new_store import make_ready, sqlite_file
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -81,6 +83,7 @@ def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
         from mlflow import MlflowClient
 
         with quiet_loggers():
+            make_ready(uri)  # a store of an older version is upgraded by whoever opens it
             yield MlflowClient(uri)
 
 
@@ -106,19 +109,15 @@ def _artifacts_beside(uri: str, name: str) -> str | None:
     MLflow would take the current folder, and the next run may start in another one. None: as MLflow does, for a server
     and for a file in the current folder.
     """
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     if path is None or path.parent == Path.cwd():
         return None
     return f"{path.parent}/mlruns/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"
 
 
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.partition(":///")[2].partition("?")[0]).absolute() if urlsplit(uri).scheme == "sqlite" else None
-
-
 def missing_database(uri: str) -> str | None:
     """The reason for which there is nothing to read: the SQLite file does not exist. MLflow would create it."""
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     return f"there is no {path}" if path and not path.exists() else None
 
 
