@@ -23,6 +23,7 @@ TESTED_ELSEWHERE = {
     "app/job.py": "test_cli.py, test_mlflow_run.py",
     "app/listings.py": "test_cli.py, test_cli_micro.py",
     "app/records.py": "test_cli.py, run/test_profile.py, tracking/test_sync.py",
+    "cli/cleaning.py": "app/test_janitor.py",
     "cli/measuring.py": "test_cli.py, test_cli_micro.py, app/test_doctor.py",
     "cli/options.py": "test_cli.py",
     "cli/reading.py": "test_cli.py, run/test_profile.py",

@@ -3,11 +3,13 @@
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 from ttt_mlflow.errors import TTTError
 
+PROGRESS_S = 2.0
 ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -55,3 +57,16 @@ def print_text(text: str) -> None:
 
 def print_error(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def progress_lines() -> Callable[[str], None]:
+    """A function that prints what it is told, at most every two seconds, to stderr."""
+    last = time.monotonic()
+
+    def tell(done: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS_S:
+            last = time.monotonic()
+            print_error(done)
+
+    return tell

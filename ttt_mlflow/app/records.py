@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ttt_mlflow.app.janitor import clean_after_sync
 from ttt_mlflow.app.output import print_error, print_text
 from ttt_mlflow.errors import BadInput, PublishFailed
 
@@ -43,4 +44,5 @@ def sync_records(path: str, tracking_uri: str | None) -> int:
             print_text(f"{result.journal.journal_id}: {result.outcome}")
         for note in result.run.notes if result.run else ():
             print_error(note)
-    return PublishFailed.exit_code if any(result.outcome == "failed" for result in results) else 0
+    failed = any(result.outcome == "failed" for result in results)
+    return clean_after_sync(results, tracking_uri) or (PublishFailed.exit_code if failed else 0)

@@ -2,13 +2,11 @@
 
 import shlex
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ttt_mlflow.app.output import print_error, print_text
+from ttt_mlflow.app.output import print_text, progress_lines
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.redaction import without_secrets
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from ttt_mlflow.tracking.views import Prepared
 
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
-PROGRESS_S = 2.0
 
 
 def write_views(tracking_uri: str | None, experiment_name: str | None, update_runs: bool) -> None:
@@ -37,7 +34,7 @@ def write_views(tracking_uri: str | None, experiment_name: str | None, update_ru
             doing = "written"
             for experiment in experiments:
                 if update_runs:
-                    updated = old_runs.update_runs(client, experiment.experiment_id, _progress())
+                    updated = old_runs.update_runs(client, experiment.experiment_id, progress_lines())
                     print_text(
                         f"{experiment.name}: {updated.runs} runs, {updated.changed} updated; "
                         f"the mark of the best changed in {updated.marked}"
@@ -45,19 +42,6 @@ def write_views(tracking_uri: str | None, experiment_name: str | None, update_ru
                 _print_views(without_secrets(uri), views.prepare_experiment(client, experiment))
     except known_errors() as error:
         raise BadInput(f"tracking_uri={without_secrets(uri)}: cannot be {doing} ({explain(error)})") from None
-
-
-def _progress() -> Callable[[str], None]:
-    """A function that prints what it is told, at most every two seconds, to stderr."""
-    last = time.monotonic()
-
-    def tell(done: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PROGRESS_S:
-            last = time.monotonic()
-            print_error(done)
-
-    return tell
 
 
 def _print_views(place: str, done: "Prepared") -> None:

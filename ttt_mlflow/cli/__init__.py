@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ttt_mlflow.app.output import print_error, show_error
-from ttt_mlflow.cli import again, comparing, keeping, measuring, reading
+from ttt_mlflow.cli import again, cleaning, comparing, keeping, measuring, reading
 from ttt_mlflow.errors import Killed, TTTError
 
 EXAMPLES = """\b
@@ -67,5 +67,6 @@ def main() -> None:
     cli(prog_name="ttt-mlflow")
 
 
-for command in (*measuring.COMMANDS, *comparing.COMMANDS, *again.COMMANDS, *reading.COMMANDS, *keeping.COMMANDS):
-    cli.add_command(command)
+for commands in (measuring, comparing, again, reading, keeping, cleaning):
+    for command in commands.COMMANDS:
+        cli.add_command(command)

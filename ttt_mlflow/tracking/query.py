@@ -30,19 +30,19 @@ class Store:
     """A tracking store that is read. Artifacts are downloaded to ``folder`` on demand."""
 
     def __init__(self, client: "MlflowClient", uri: str, folder: Path) -> None:
-        self._client, self.place, self._folder = client, without_secrets(uri), folder
+        self.client, self.place, self._folder = client, without_secrets(uri), folder
 
     def run(self, run_id: str) -> StoreRun | None:
         """The run with that id; None if the store has none. A deleted run is none."""
         from mlflow.exceptions import MlflowException
 
         try:
-            run = self._client.get_run(run_id)
+            run = self.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return StoreRun(self._client, run, self._folder) if run.info.lifecycle_stage == "active" else None
+        return StoreRun(self.client, run, self._folder) if run.info.lifecycle_stage == "active" else None
 
     def search(
         self,
@@ -72,7 +72,7 @@ class Store:
         left, token = limit, None
         while experiments and left != 0:
             try:
-                runs = self._client.search_runs(
+                runs = self.client.search_runs(
                     experiments,
                     condition,
                     max_results=page if left is None else min(page, left),
@@ -84,7 +84,7 @@ class Store:
                     raise
                 raise BadInput(f"filter {condition}: MLflow does not understand it ({explain(error)})") from None
             for run in runs:
-                yield StoreRun(self._client, run, self._folder)
+                yield StoreRun(self.client, run, self._folder)
             left = None if left is None else left - len(runs)
             token = runs.token
             if not token:
@@ -92,10 +92,10 @@ class Store:
 
     def children(self, run_id: str) -> list[StoreRun]:
         """The child runs of a run, in its experiment."""
-        experiment_id = self._client.get_run(run_id).info.experiment_id
+        experiment_id = self.client.get_run(run_id).info.experiment_id
         condition = f"tags.`{PARENT}` = '{run_id}'"
-        found = self._client.search_runs([experiment_id], condition, max_results=PAGE)
-        return [StoreRun(self._client, run, self._folder) for run in found]
+        found = self.client.search_runs([experiment_id], condition, max_results=PAGE)
+        return [StoreRun(self.client, run, self._folder) for run in found]
 
     def experiments(self, name: str | None) -> list[str]:
         """The ids of the experiment ``name``, or of those in which this program's runs are by default.
@@ -110,10 +110,10 @@ class Store:
         if not asked and experiment_id and not unasked:
             return [experiment_id]
         wanted = [asked] if asked else [DEFAULT_EXPERIMENT, MLFLOW_DEFAULT]
-        found = [self._client.get_experiment_by_name(one) for one in wanted]
+        found = [self.client.get_experiment_by_name(one) for one in wanted]
         ids = [str(one.experiment_id) for one in found if one is not None]
         if asked and not ids:
-            known = ", ".join(sorted(one.name for one in self._client.search_experiments(max_results=20)))
+            known = ", ".join(sorted(one.name for one in self.client.search_experiments(max_results=20)))
             raise BadInput(f"experiment_name={asked}: {self.place} has no such experiment; it has {known}")
         return ids
 
