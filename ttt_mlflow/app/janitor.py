@@ -57,7 +57,7 @@ def clean(asked: Asked) -> int:
     uri, progress = resolve_tracking_uri(asked.tracking_uri), progress_lines()
     counts: Counter[str] = Counter()
     with open_store(uri) as store:
-        progress("connected")
+        progress(f"reading the runs of {store.place}")
         experiments = experiments_of(store, asked.experiment_name, asked.everywhere)
         for run, reason in find_stuck(store, experiments, here, progress):
             record = _record_of(run, Path(asked.logdir))

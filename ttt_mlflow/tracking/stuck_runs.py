@@ -221,7 +221,7 @@ def _each(store: "Store", experiments: Sequence[str], condition: str, progress: 
             page = store.client.search_runs(ids, condition, max_results=PAGE, page_token=token)
             yield from map(facts_of, page)
             looked_at += len(page)
-            progress(f"{looked_at} runs that the store shows as running looked at")
+            progress(f"{looked_at} running runs read")
             token = page.token
             if not token:
                 break
