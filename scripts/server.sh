@@ -7,22 +7,24 @@ usage() {
 Usage: ./scripts/server.sh [OPTIONS] [OPTIONS OF mlflow server]
 
   --database URI   store of the runs: any URI that MLflow accepts, such as postgresql://user@host/mlflow
-                   [default: sqlite:///<project>/mlflow-server/mlflow.db]
+                   [default: MLFLOW_BACKEND_STORE_URI, else sqlite:///<project>/mlflow-server/mlflow.db]
   --artifacts URI  store of the artifacts: a folder, s3://bucket/path, ...; clients send artifacts through
-                   the server [default: <project>/mlflow-server/artifacts]
+                   the server [default: MLFLOW_ARTIFACTS_DESTINATION, else <project>/mlflow-server/artifacts]
   --host HOST      address to listen on; 0.0.0.0 allows other machines to connect [default: 127.0.0.1]
   --port PORT      [default: 5000]
   --help           show this text
 
-Prints the line that a client needs once the server is up. Ctrl-C stops it.
+Prints the line that a client needs once the server is up. Ctrl-C stops it. A password belongs into the variables, not
+into the options: every user of this machine sees the options of a process.
 TEXT
 }
 
 # shellcheck source=lib/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 
-database=
-artifacts=
+given=("$@")
+database=${MLFLOW_BACKEND_STORE_URI:-}
+artifacts=${MLFLOW_ARTIFACTS_DESTINATION:-}
 host=127.0.0.1
 port=5000
 others=()
@@ -42,6 +44,14 @@ while [[ $# -gt 0 ]]; do
     *) others+=("$1") && shift ;;
     esac
 done
+# `ps` shows the options of a process, but not its environment. So this script starts again without the URIs, and
+# MLflow's server gets them as variables too.
+export MLFLOW_BACKEND_STORE_URI=$database MLFLOW_ARTIFACTS_DESTINATION=$artifacts
+[[ -n $database ]] || unset MLFLOW_BACKEND_STORE_URI
+[[ -n $artifacts ]] || unset MLFLOW_ARTIFACTS_DESTINATION
+if [[ " ${given[*]}" == *" --database"* || " ${given[*]}" == *" --backend-store-uri"* || " ${given[*]}" == *" --artifacts"* ]]; then
+    exec "${BASH_SOURCE[0]}" --host "$host" --port "$port" "${others[@]}"
+fi
 [[ $port =~ ^[0-9]+$ && $port -ge 1 && $port -le 65535 ]] || fail "--port $port: a port is a number from 1 to 65535"
 
 case $database in
@@ -63,6 +73,7 @@ PYTHON
 [[ -n $database && -n $artifacts ]] || mkdir -p "$project/mlflow-server"
 database=${database:-sqlite:///$project/mlflow-server/mlflow.db}
 artifacts=${artifacts:-$project/mlflow-server/artifacts}
+export MLFLOW_BACKEND_STORE_URI=$database MLFLOW_ARTIFACTS_DESTINATION=$artifacts
 
 # The names under which clients know this server. MLflow refuses requests for unknown host names, and requests that the
 # UI sends from a page of an unknown name. It allows loopback and private addresses by default.
@@ -97,8 +108,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-
 
 # a job with its own process group, so that a signal reaches only this script, which stops the whole group once
 set -m
-mlflow server --host "$host" --port "$port" --backend-store-uri "$database" \
-    --artifacts-destination "$artifacts" --serve-artifacts "${others[@]}" &
+mlflow server --host "$host" --port "$port" --serve-artifacts "${others[@]}" > >(project_python redact.py) 2>&1 &
 server=$!
 stopping=false
 stop() {
@@ -122,7 +132,7 @@ while True:
     except (urllib.error.URLError, OSError):
         time.sleep(0.2)
 PYTHON
-    echo "The tracking server is up: runs in $database, artifacts in $artifacts"
+    echo "The tracking server is up: runs in $database, artifacts in $artifacts" | project_python redact.py
     if [[ $host == 127.0.0.1 || $host == localhost || $host == ::1 ]]; then
         echo "Only this machine can reach it; --host 0.0.0.0 allows other machines. A client needs:"
     else

@@ -64,18 +64,17 @@ print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:]))
     echo "$hash" >"$stamp"
 }
 
-# Whether the tracking server of MLFLOW_TRACKING_URI, if it is a server, answers within a few seconds.
-tracking_server_answers() {
-    [[ ${MLFLOW_TRACKING_URI:-} == http* ]] || return 0
-    python - "$MLFLOW_TRACKING_URI" <<'PYTHON'
-import sys, urllib.error, urllib.request
-try:
-    urllib.request.urlopen(sys.argv[1].rstrip("/") + "/health", timeout=5)
-except urllib.error.HTTPError:
-    pass  # an answer
-except (OSError, ValueError):
-    sys.exit(1)
-PYTHON
+# Run a program of scripts/lib with this project's package.
+project_python() {
+    PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH} python "$project/scripts/lib/$1"
+}
+
+# Whether MLflow's client can work with the store of MLFLOW_TRACKING_URI: the same certificates, credentials and proxies,
+# within a few seconds. Nothing is asked of a folder, with which `mlflow run` works.
+tracking_store_answers() {
+    case ${MLFLOW_TRACKING_URI:-} in
+    "" | http* | sqlite* | postgresql* | mysql* | mssql*) project_python check_store.py 2>/dev/null ;;
+    esac
 }
 
 # choose_experiment [ARGUMENT ...]: put the option for the experiment ttt-mlflow into the array `experiment`, or nothing if
@@ -90,13 +89,13 @@ choose_experiment() {
 }
 
 # choose_command [-P name=value ...]: put the command that measures one configuration into the array `command`. This is
-# `mlflow run`. It cannot start without its tracking server, so if the server does not answer, the command is this
+# `mlflow run`. It cannot start without its tracking store, so if the store does not answer, the command is this
 # package itself, which measures and keeps the record on disk.
 choose_command() {
     local experiment
     choose_experiment "$@"
     command=(mlflow run . --env-manager=local "${experiment[@]}" "$@")
-    ! tracking_server_answers || return 0
+    ! tracking_store_answers || return 0
     command=(python -m ttt_mlflow run)
     while [[ $# -gt 0 ]]; do
         case $1 in
@@ -105,7 +104,7 @@ choose_command() {
         --param-list=*) command+=("--${1#--param-list=}") && shift ;;
         --experiment-name) command+=("$1=$2") && shift 2 ;;
         --experiment-name=*) command+=("$1") && shift ;;
-        *) fail "$MLFLOW_TRACKING_URI does not answer; without it, only -P name=value and --experiment-name are supported, not $1" ;;
+        *) fail "the store of MLFLOW_TRACKING_URI does not answer; without it, only -P name=value and --experiment-name are supported, not $1" ;;
         esac
     done
 }

@@ -184,7 +184,7 @@ def test_parameters_have_types(text: str, value: object) -> None:
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     """Brackets are no markup, a bar is no new column, and a terminal obeys no name."""
     row = run_row(tmp_path, {}, model_name="[bold]my|model[/bold] :smile:\x1b[31m\n!")
-    assert "[bold]my|model[/bold] :smile: [31m !" in table_text([row])
+    assert "[bold]my|model[/bold] :smile:\\x1b[31m\\n!" in table_text([row])
     assert len(table_text([row]).splitlines()) == 3
     assert "my\\|model" in table_markdown([row])
 

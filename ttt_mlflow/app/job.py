@@ -120,7 +120,7 @@ def _refuse_other_destination(asked: Destination) -> None:
     """Refuse a destination inside `mlflow run`: its run is in a store and an experiment already."""
     if asked.tracking_uri:
         raise BadInput(
-            f"tracking_uri={asked.tracking_uri}: `mlflow run` has already chosen the store; "
+            f"tracking_uri={without_secrets(asked.tracking_uri)}: `mlflow run` has already chosen the store; "
             "set MLFLOW_TRACKING_URI before `mlflow run` instead"
         )
     if asked.experiment_name:

@@ -4,13 +4,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 from ttt_mlflow.errors import TTTError
+from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.report.text import END, GRAY, printable
 
 PROGRESS_S = 2.0
-ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class BrokenPipeGuard:
@@ -39,6 +42,30 @@ class BrokenPipeGuard:
             return None
 
 
+class SecretsGuard:
+    """A text stream that hides secrets. It hears what libraries and tracebacks print too."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return int(self._stream.write(without_secrets(text)))
+
+
+def guard_secrets() -> None:
+    """Hide secrets in all that this process prints, a traceback included."""
+    sys.stdout, sys.stderr = SecretsGuard(sys.stdout), SecretsGuard(sys.stderr)
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # as one text: Python prints a message line by line, and a password may go over two lines
+        sys.stderr.write("".join(traceback.format_exception(kind, error, trace)))
+
+    sys.excepthook = show
+
+
 def guard_output() -> None:
     """Keep a closed terminal or pipe from ending a measurement."""
     sys.stdout, sys.stderr = BrokenPipeGuard(sys.stdout), BrokenPipeGuard(sys.stderr)
@@ -51,12 +78,19 @@ def show_error(error: TTTError) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print to standard output, without colors unless it is a terminal."""
-    print(text if sys.stdout.isatty() else ANSI_CODES.sub("", text))
+    """Print to standard output, in gray and black only on a terminal.
+
+    ``text`` may hold what others wrote, for example the name of a run. So it shows no secrets, and no control
+    characters but the ends of lines.
+    """
+    text = without_secrets(text)
+    parts = [(code, printable(part, "\n\t")) for code, part in _by_color(text)]
+    print("".join(f"{code}{part}" if sys.stdout.isatty() else part for code, part in parts))
 
 
 def print_error(text: str) -> None:
-    print(text, file=sys.stderr)
+    """Print to standard error, as :func:`print_text` does."""
+    print(printable(without_secrets(text), "\n\t"), file=sys.stderr)
 
 
 def progress_lines() -> Callable[[str], None]:
@@ -70,3 +104,14 @@ def progress_lines() -> Callable[[str], None]:
             print_error(done)
 
     return tell
+
+
+def _by_color(text: str) -> Iterator[tuple[str, str]]:
+    """The parts of ``text``, each with the code of this program before it, which makes it gray or ends that."""
+    code = ""
+    for part in re.split(f"({re.escape(GRAY)}|{re.escape(END)})", text):
+        if part in (GRAY, END):
+            code = part
+        else:
+            yield code, part
+            code = ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ttt_mlflow.app.output import print_error, show_error
+from ttt_mlflow.app.output import guard_secrets, print_error, show_error
 from ttt_mlflow.cli import again, cleaning, comparing, keeping, measuring, reading
 from ttt_mlflow.errors import Killed, TTTError
 
@@ -64,6 +64,7 @@ def cli() -> None:
 
 
 def main() -> None:
+    guard_secrets()
     cli(prog_name="ttt-mlflow")
 
 

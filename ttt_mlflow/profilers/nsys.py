@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ttt_mlflow.errors import BadInput, RunFailed
 from ttt_mlflow.profilers.process import RUN_PID, output, started
+from ttt_mlflow.redaction import environment_without_secrets, without_secrets
 
 REPORT = "report.nsys-rep"
 RECORDING = "report.qdstrm"  # the raw recording, before nsys's importer makes a report of it
@@ -189,9 +190,10 @@ def _numbers(path: str) -> list[int]:
 def _run(command: Sequence[str], folder: Path, limit_s: float) -> int | None:
     """Run in ``folder`` with output to the log. Returns the exit code, or None after a timeout."""
     with (folder / LOG).open("a") as log:
-        log.write(f"$ {shlex.join(command)}\n")
+        log.write(f"$ {without_secrets(shlex.join(command))}\n")
         log.flush()
-        environment = {**os.environ, "PYTHONPATH": _python_path(), RUN_PID: str(os.getpid())}
+        # a report holds the environment of the process that it shows
+        environment = {**environment_without_secrets(), "PYTHONPATH": _python_path(), RUN_PID: str(os.getpid())}
         with started(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment) as process:
             try:
                 return int(process.wait(limit_s))
@@ -244,7 +246,8 @@ def _table(nsys: Nsys, out_dir: Path, name: str) -> str | None:
     command = [str(nsys.path), "stats", "-r", name, "--format", "csv", *read]
     done = output(command, STATS_S, cwd=out_dir)
     with (out_dir / LOG).open("a") as log:
-        log.write(f"$ {shlex.join(command)}\n{done.stdout}{done.stderr}(exit code {done.returncode})\n")
+        said = f"{done.stdout}{done.stderr}(exit code {done.returncode})"
+        log.write(without_secrets(f"$ {shlex.join(command)}\n{said}\n"))
     lines = done.stdout.splitlines()
     starts = [index for index, line in enumerate(lines) if line.startswith(TABLE_START)]
     if done.returncode or not starts:

@@ -42,6 +42,7 @@ from ttt_mlflow.record.register import Register
 from ttt_mlflow.record.room import NO_SPACE, Room, write_whole
 from ttt_mlflow.record.rounding import rounded, shortened
 from ttt_mlflow.record.verify import ARTIFACTS, DESCRIPTION
+from ttt_mlflow.redaction import redacted, without_secrets
 
 NO_RECORD_OF_THE_END = "the process ended without recording its end"
 # How long a journal must be unchanged before a process that is not visible from here counts as ended.
@@ -147,7 +148,7 @@ class Journal(JournalReader):
         self._write_json("series.json", stored, reserved)
 
     def set_description(self, markdown: str) -> None:
-        self._write(self.path / DESCRIPTION, markdown.encode(errors="backslashreplace"))
+        self._write(self.path / DESCRIPTION, without_secrets(markdown).encode(errors="backslashreplace"))
 
     def set_target(
         self,
@@ -184,9 +185,14 @@ class Journal(JournalReader):
         return path
 
     def write_artifact(self, artifact: Artifact, data: bytes | str, reserved: bool = False) -> Path:
-        """Write ``artifact`` as a whole. Text is UTF-8. ``reserved``: on a full disk, in the space that is reserved."""
+        """Write ``artifact`` as a whole. Text is UTF-8, and without secrets.
+
+        reserved: on a full disk, in the space that is reserved.
+        """
         path = self.artifact_path(artifact)
-        self._write(path, data.encode(errors="backslashreplace") if isinstance(data, str) else data, reserved)
+        self._write(
+            path, without_secrets(data).encode(errors="backslashreplace") if isinstance(data, str) else data, reserved
+        )
         return path
 
     def complete(self, path: Path) -> None:
@@ -264,7 +270,9 @@ class Journal(JournalReader):
         self._write_json(name, {**self._read_json(name), **values})
 
     def _write_json(self, name: str, value: Any, reserved: bool = True, at: str | None = None) -> None:
-        self._write(self.path / name, json.dumps(value, indent=1, allow_nan=False).encode(), reserved, at)
+        # whatever came into the record, from a message of a driver to an option: no secret leaves the process with it
+        text = json.dumps(redacted(value), indent=1, allow_nan=False)
+        self._write(self.path / name, text.encode(), reserved, at)
 
     def _write(self, path: Path, data: bytes, reserved: bool = True, at: str | None = None) -> None:
         """Replace the content of ``path`` with ``data`` atomically. Its checksum is entered right before.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ttt_mlflow.names import ARTIFACT_LOG
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.redaction import without_secrets
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -29,7 +30,7 @@ class RunLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record)
+            text = without_secrets(self.format(record))
         except Exception:  # a message that does not fit its arguments, which logging reports in its own way
             self.handleError(record)
             return

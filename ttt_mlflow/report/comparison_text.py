@@ -47,7 +47,7 @@ def comparison_markdown(report: Report) -> str:
     """The comparison for the comment of a pull request, and for the description of an MLflow run."""
     compared = report.compared
     columns, rows = _table(compared, MARKS)
-    lines = [f"**{headline(compared)}**", "", f"Baseline: {escaped(report.baseline)}", ""]
+    lines = [f"**{escaped(headline(compared))}**", "", f"Baseline: {escaped(report.baseline)}", ""]
     lines += [f"Candidate: {escaped(report.candidate)}", ""]
     if conditions := _condition_lines(compared):
         lines += ["Not the same on both sides:", "", *(f"- {escaped(line)}" for line in conditions), ""]
@@ -64,7 +64,7 @@ def comparison_markdown(report: Report) -> str:
             "</details>",
             "",
         ]
-    return "\n".join([*lines, _conclusion(report), ""])
+    return "\n".join([*lines, *map(escaped, _conclusion(report).split("\n")), ""])
 
 
 def headline(compared: Compared) -> str:

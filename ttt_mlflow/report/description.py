@@ -9,7 +9,7 @@ from ttt_mlflow.config import CONFIGURATIONS, RunConfig
 from ttt_mlflow.names import Throughput
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.recorded_run import LocalRun, read_object
-from ttt_mlflow.report.text import escaped, number
+from ttt_mlflow.report.text import escaped, number, printable
 
 # name of a reason -> what it says about the run
 REASONS = {
@@ -68,8 +68,8 @@ def again_markdown(journal: Journal) -> list[str]:
     defaults, asked = kind.parse({}).as_params(), kind.parse(journal.config["asked"]).as_params()
     given = {name: text for name, text in asked.items() if text != defaults[name]}
     entry, command = ("", "run") if kind is RunConfig else (f" -e {kind.entry_point}", kind.entry_point)
-    project = "".join(f" -P {shlex.quote(f'{name}={text}')}" for name, text in given.items())
-    options = "".join(f" --{name.replace('_', '-')} {shlex.quote(text)}" for name, text in given.items())
+    project = "".join(f" -P {shlex.quote(printable(f'{name}={text}'))}" for name, text in given.items())
+    options = "".join(f" --{name.replace('_', '-')} {shlex.quote(printable(text))}" for name, text in given.items())
     facts = read_object(LocalRun(journal), names.ARTIFACT_HOST)
     at = f" at commit {facts['git_commit']}" if facts.get("git_commit") else ""
     at += " with uncommitted changes" if at and facts.get("git_dirty") else ""

@@ -137,12 +137,12 @@ def micro_markdown(journal: Journal, status: Status | None = None) -> str:
     parts = []
     if status["status"] != "ok":
         parts += [f"**{escaped(status_text(status))}**", ""]
-    headline = [*(_fastest(results) if results else []), *verdict_markdown(journal)]
+    headline = [*map(escaped, _fastest(results) if results else []), *verdict_markdown(journal)]
     parts += [*(f"- {line}" for line in headline), *([""] if headline else []), *again_markdown(journal)]
     parts += [f"**{escaped(journal.run_name)}**", ""]
     if results and results.cells:
         parts += [table_markdown(results)]
-    parts += [f"{line}  " for line in _notes(journal, results)]
+    parts += [f"{escaped(line)}  " for line in _notes(journal, results)]
     return "\n".join([*parts, ""])
 
 

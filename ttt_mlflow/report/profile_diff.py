@@ -24,7 +24,7 @@ from ttt_mlflow.profilers.nsys_tables import read_kernel_summary
 from ttt_mlflow.record.recorded_run import RecordedRun
 from ttt_mlflow.report.profile_tables import slowed_pct
 from ttt_mlflow.report.style import COLORS, GRAY, figure_png
-from ttt_mlflow.report.text import markdown_table, number, run_label, shortened, text_table
+from ttt_mlflow.report.text import escaped, markdown_table, number, run_label, shortened, spreadsheet_cell, text_table
 from ttt_mlflow.workload import STEP
 
 STEP_RANGE = re.compile(rf":?{re.escape(STEP)}\d+")  # the named range of one step in the table of Nsight Systems
@@ -182,12 +182,14 @@ def diff_csv(diff: ProfileDiff) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Change)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(change) for change in diff.changes)
+    rows = [asdict(change) for change in diff.changes]
+    writer.writerows({name: spreadsheet_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
 def diff_markdown(diff: ProfileDiff) -> str:
-    paragraphs = [f"**{diff_title(diff)}**", *_measured(diff), f"A: {diff.a.label}", f"B: {diff.b.label}"]
+    labels = [f"A: {escaped(diff.a.label)}", f"B: {escaped(diff.b.label)}"]
+    paragraphs = [f"**{diff_title(diff)}**", *map(escaped, _measured(diff)), *labels]
     lines = [line for paragraph in paragraphs for line in (paragraph, "")]
     return "\n".join([*lines, *markdown_table(COLUMNS, _rows(diff), texts=3), ""])
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ttt_mlflow.profilers.step_profile import KernelRow, PartRow, StepProfile
 from ttt_mlflow.profilers.trace import UNKNOWN
-from ttt_mlflow.report.text import markdown_table, number, shortened
+from ttt_mlflow.report.text import escaped, markdown_table, number, shortened
 
 KERNELS_SHOWN = 30
 SLOWED = 1.05  # a profiled step counts as slowed if it takes this many times as long as the measured step
@@ -30,7 +30,7 @@ def kernels_markdown(
             f"step add up to {100 * profile.busy_ms / measured_ms:.1f} % of that.{_slowed(profile, measured_ms)}",
             "",
         ]
-    lines += [line for note in notes for line in (note, "")]
+    lines += [line for note in notes for line in (escaped(note), "")]
     lines += markdown_table(
         ("part", "calls", "ms per step", "share", "minimum bytes", "roofline ms", "share of the roofline"),
         [

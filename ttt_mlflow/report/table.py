@@ -9,7 +9,7 @@ from datetime import datetime
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.report.columns import MICRO_COLUMNS, Column, for_machines, for_people, is_invalid
-from ttt_mlflow.report.text import escaped, text_table
+from ttt_mlflow.report.text import escaped, spreadsheet_cell, text_table
 
 Columns = Sequence[Column] | None  # None: those of the kinds of runs that there are
 Block = tuple[Sequence[Column], Sequence[RunRow]]
@@ -41,7 +41,7 @@ def table_csv(rows: Sequence[RunRow], asked: Columns = None) -> str:
     columns = for_machines(rows) if asked is None else asked
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.name for column in columns])
+    writer.writerow([spreadsheet_cell(column.name) for column in columns])
     for row in rows:
         writer.writerow(["" if value is None else _plain(value) for value in (one.value(row) for one in columns)])
     return text.getvalue().rstrip("\n")
@@ -99,4 +99,4 @@ def _iso(value: object) -> object:
 
 def _plain(value: object) -> object:
     """A cell of a CSV file: truth values as parameters have them."""
-    return str(value).lower() if isinstance(value, bool) else _iso(value)
+    return str(value).lower() if isinstance(value, bool) else spreadsheet_cell(_iso(value))

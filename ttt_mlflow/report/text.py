@@ -1,7 +1,8 @@
 """Numbers and tables as text, for the terminal and for Markdown."""
 
+import re
 from collections.abc import Collection, Sequence
-from unicodedata import combining, east_asian_width
+from unicodedata import category, combining, east_asian_width
 
 from ttt_mlflow.names import TAG_GPU_NAME, TAG_HOST
 from ttt_mlflow.record.recorded_run import RecordedRun
@@ -14,9 +15,17 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+# what a renderer would take for HTML, an entity, a link or an image, code, a column's end, or a fence of code
+MARKDOWN = re.compile(r"\\(?=\W)|&(?=#|\w+;)|<|\||`|(?<=\])\(|^~~~")
+
+
 def escaped(text: str) -> str:
-    """``text`` for a cell of a Markdown table. Renderers would take ``<`` for the begin of HTML."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """``text`` as text in one line or cell of Markdown, whoever wrote it."""
+    return MARKDOWN.sub(_as_text, printable(" ".join(text.split())))
+
+
+def _as_text(match: re.Match[str]) -> str:
+    return {"<": "&lt;", "&": "&amp;"}.get(match[0], f"\\{match[0]}")
 
 
 GRAY, END = "\x1b[90m", "\x1b[0m"
@@ -45,9 +54,15 @@ def text_table(
     )
 
 
-def printable(text: str) -> str:
-    """``text`` on one line, without codes that a terminal would obey."""
-    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
+def printable(text: str, keep: str = "") -> str:
+    """``text`` without what a terminal would obey: control characters are shown as in Python's source, but ``keep``."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep else _shown(char) for char in text)
+
+
+def _shown(char: str) -> str:
+    return " " if category(char) == "Zs" else char.encode("unicode_escape").decode()
 
 
 def _width(text: str) -> int:
@@ -55,6 +70,11 @@ def _width(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def spreadsheet_cell(value: object) -> object:
+    """``value`` for a cell of a CSV file. A spreadsheet would calculate a text that begins like a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 NAME_LENGTH = 100  # of a kernel's name; template instances have names of a thousand characters

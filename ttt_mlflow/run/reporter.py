@@ -7,9 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from ttt_mlflow.errors import end_if_asked
 from ttt_mlflow.names import Artifact, Metric, Metrics
+from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.report.text import printable
 
 Show = Callable[[float, str], None]  # the completed fraction, and the next action
 log = logging.getLogger(__name__)
@@ -28,11 +31,11 @@ class Reporter:
 
     def say(self, text: str) -> None:
         log.info("%s", text)
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._print(text)
 
     def warn(self, text: str) -> None:
         log.warning("%s", text)
-        self.console.print(f"Note: {text}", markup=False, highlight=False, soft_wrap=True)
+        self._print(f"Note: {text}")
 
     def leave_out(self, artifact: Artifact, why: str) -> None:
         """Say that ``artifact`` is not recorded, or not completely."""
@@ -42,7 +45,7 @@ class Reporter:
 
     def status(self, text: str) -> AbstractContextManager[object]:
         """Show ``text`` until the block ends."""
-        return self.console.status(text)
+        return self.console.status(Text(_shown(text)))
 
     @contextmanager
     def phase(self, metric: Metric, text: str) -> Iterator[None]:
@@ -51,13 +54,14 @@ class Reporter:
         with self.status(text):
             yield
         self.phases[metric] = time.perf_counter() - began
-        self.console.print(f"{text}: {self.phases[metric]:.1f} s", highlight=False)
+        self._print(f"{text}: {self.phases[metric]:.1f} s")
         log.info("%s: %.3f s", text, self.phases[metric])
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Show]:
         """A progress bar that is redrawn only on request, so that nothing is drawn while a pass is timed."""
-        columns = (TextColumn(label), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        title, description = (TextColumn(text, markup=False) for text in (_literal(label), "{task.description}"))
+        columns = (title, BarColumn(), description, TimeElapsedColumn())
         with Progress(*columns, console=self.console, auto_refresh=False, redirect_stdout=False) as bar:
             task = bar.add_task("", total=1.0)
 
@@ -67,3 +71,15 @@ class Reporter:
                 bar.update(task, completed=fraction, description=text, refresh=True)
 
             yield show
+
+    def _print(self, text: str) -> None:
+        self.console.print(_shown(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown(text: str) -> str:
+    return printable(without_secrets(text), "\n")
+
+
+def _literal(text: str) -> str:
+    """``text`` for a column of rich, which fills in what is in braces."""
+    return _shown(text).replace("{", "{{").replace("}", "}}")

@@ -6,11 +6,11 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 import torch
 
+from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.telemetry.gpu_state import gpu_facts
 from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, cuda_driver_version, driver_version
 
@@ -112,12 +112,11 @@ def _git_facts() -> dict[str, object | None]:
 
 
 def _remote_url(folder: Path) -> str | None:
-    """The address of the first remote, as MLflow records it: a URL loses user and password."""
+    """The address of the first remote, without credentials."""
     listed = _git(folder, "config", "--get-regexp", r"^remote\..*\.url$")
     if not listed:
         return None
-    parts = urlsplit(url := listed.splitlines()[0].partition(" ")[2])
-    return url if not parts.scheme else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return without_secrets(listed.splitlines()[0].partition(" ")[2])
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

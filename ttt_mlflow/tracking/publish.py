@@ -95,7 +95,7 @@ def publish(
                 make_ready(tracking_uri)
                 return _publish(journal, tracking_uri)
         except OSError as error:  # of the journal; errors of MLflow are handled inside
-            raise _failed(journal, str(error)) from error
+            raise _failed(journal, without_secrets(str(error))) from None
 
 
 def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "error") -> None:
@@ -109,6 +109,7 @@ def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "erro
         from mlflow.entities import RunTag
         from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
+        message = without_secrets(message)
         faults = message.splitlines()
         name = "stopped before measuring" if status == "killed" else f"refused: {_subjects(faults)}"
         described = "\n".join([f"**{name}**", "", "Nothing was measured:", "", *(f"- {fault}" for fault in faults)])
@@ -126,7 +127,7 @@ def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "erro
                 client.set_terminated(run_id, MLFLOW_STATUS[status])
         except known_errors() as error:
             place = without_secrets(tracking_uri)
-            raise PublishFailed(f"the run {run_id} in {place} could not be marked: {explain(error)}") from error
+            raise PublishFailed(f"the run {run_id} in {place} could not be marked: {explain(error)}") from None
 
 
 def _subjects(faults: Sequence[str]) -> str:
@@ -370,7 +371,8 @@ def _mlflow_errors(journal: Journal) -> Iterator[None]:
     try:
         yield
     except known_errors() as error:
-        raise _failed(journal, explain(error)) from error
+        # not from the error: a traceback would show it, and with it the whole URI
+        raise _failed(journal, explain(error)) from None
 
 
 def _failed(journal: Journal, reason: str) -> PublishFailed:

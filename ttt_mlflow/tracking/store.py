@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.redaction import remember_secrets, without_secrets
 from ttt_mlflow.tracking.new_store import make_ready, sqlite_file
 
 if TYPE_CHECKING:
@@ -37,11 +39,39 @@ CUT = " … (cut)"
 def resolve_tracking_uri(explicit: str | None) -> str:
     """``explicit``, else MLFLOW_TRACKING_URI, else MLflow's default, the SQLite file in the current folder.
 
-    A relative SQLite path becomes absolute, so that the URI means the same in every folder.
+    A relative SQLite path becomes absolute, so that the URI means the same in every folder. Raises BadInput for a text
+    that cannot be a URI. From here on, no message shows the credentials that are in it.
     """
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    remember_secrets(uri)
+    if fault := uri_fault(uri):
+        raise BadInput(f"tracking_uri={without_secrets(uri)}: {fault}")
     relative = re.fullmatch(r"sqlite:///([^/:].*)", uri)
     return f"sqlite:///{Path(relative[1]).absolute()}" if relative else uri
+
+
+def uri_fault(uri: str) -> str | None:
+    """Why ``uri`` cannot be one, in words of its own: those of a parser quote half a password."""
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    encode = "; in a user name or password, write @ : / ? # [ ] as %40 %3A %2F %3F %23 %5B %5D"
+    try:
+        if scheme in DATABASE_PORTS:
+            from sqlalchemy import make_url
+            from sqlalchemy.exc import ArgumentError
+
+            try:
+                host = make_url(uri).host or ""
+            except ArgumentError:
+                return f"not the URI of a database; give {scheme}://user@host:port/database"
+            return f"there is no host of this name{encode}" if "@" in host else None
+        if scheme in ("http", "https"):
+            parts = urlsplit(uri)
+            if re.search(r"\s", uri.strip()) or not parts.hostname:
+                return f"no host; give http://host:port{encode}"
+            _ = parts.port  # reading it checks it
+    except ValueError:
+        return f"the host or the port is not one; give a number for the port, and an IPv6 address in brackets{encode}"
+    return None
 
 
 def check_tracking(uri: str) -> str | None:
@@ -148,8 +178,12 @@ def _check_sqlite(path: Path) -> str | None:
 
 
 def _check_database(uri: str, default_port: int) -> str | None:
-    parts = urlsplit(uri)
-    host, port = parts.hostname or "localhost", parts.port or default_port
+    from sqlalchemy import make_url
+
+    place = make_url(uri)
+    if not place.host and place.query:
+        return None  # the driver finds the host in its own parameters
+    host, port = place.host or "localhost", place.port or default_port
     try:
         socket.create_connection((host, port), timeout=CHECK_SECONDS).close()
     except OSError as error:
@@ -202,5 +236,5 @@ def explain(error: BaseException) -> str:
     deepest = error
     while below := deepest.__cause__ or deepest.__context__:
         deepest = below
-    said = str(deepest if isinstance(deepest, OSError) else error).strip()
+    said = without_secrets(str(deepest if isinstance(deepest, OSError) else error)).strip()
     return clipped(said.splitlines()[0] if said else type(error).__name__, 300)

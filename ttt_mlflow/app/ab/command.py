@@ -40,6 +40,7 @@ from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.comparison import ComparisonOptions
 from ttt_mlflow.report.comparison_text import Report, change_text
+from ttt_mlflow.report.text import printable
 
 LONG_ROUND_S = 60.0  # a longer round is named, with the options that make it shorter
 LOOK_AGAIN_S = 1.0  # between two updates of the live line
@@ -241,7 +242,7 @@ class _Ab:
 
     def _say(self, text: str) -> None:
         """Print to standard error, so that standard output has the answer alone."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(without_secrets(text), "\n"), markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def _status(self, text: str | Callable[[], str]) -> Iterator[Callable[[], None]]:
