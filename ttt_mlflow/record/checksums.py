@@ -176,8 +176,11 @@ class Checksums:
         return not last_two or any((entry.sha256, entry.size) == found for entry in last_two)
 
     def in_flight(self, path: str) -> bool:
-        """Whether the process may have been killed before the file came to be for the first time."""
-        recent = {entry.path for entry in self.entries[-IN_FLIGHT:]}
+        """Whether a process may have been killed before the file came to be for the first time.
+
+        One that publishes may have been killed long ago, and what it would have written is not of the run.
+        """
+        recent = {*OF_PUBLISHING, *(entry.path for entry in self.entries[-IN_FLIGHT:])}
         return path in recent and len(self.by_path[path]) == 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ttt_mlflow.errors import DamagedRecord
-from ttt_mlflow.record.checksums import CHECKSUMS, Checksums, Entry, of_file
+from ttt_mlflow.record.checksums import CHECKSUMS, OF_PUBLISHING, Checksums, Entry, of_file
 from ttt_mlflow.record.files import obstacle, open_inside, read_inside, walk
 from ttt_mlflow.record.json_files import SHAPES, read_json
 
@@ -116,7 +116,8 @@ def _differences(folder: Path, running: bool, thorough: bool) -> Iterator[str]:
         try:
             found = of_file(folder, path) if thorough or path in OWN else _by_size(folder, path, entries)
         except FileNotFoundError:
-            if not checksums.allows(path, None) or (not running and entries[-1].sha256 is not None):
+            is_sealed = not running and entries[-1].sha256 is not None and path not in OF_PUBLISHING
+            if is_sealed or not checksums.allows(path, None):
                 yield f"{path}: missing"
             continue
         except DamagedRecord as error:
