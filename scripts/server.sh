@@ -116,6 +116,7 @@ stop() {
     kill -TERM -- "-$server" 2>/dev/null || true
 }
 trap stop INT TERM HUP
+trap 'kill -TERM -- "-$server" 2>/dev/null || true' EXIT # whatever ends this script
 
 if python - "http://$probe:$port/health" "$server" <<'PYTHON'; then
 import os, sys, time, urllib.error, urllib.request
