@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ttt_mlflow import names
-from ttt_mlflow.app.job import Destination, tell_mlflow
 from ttt_mlflow.app.output import print_error, print_text, show_error
+from ttt_mlflow.app.publishing import Destination, Publishing
 from ttt_mlflow.app.sides import Finder
 from ttt_mlflow.app.signals import ParentRun
 from ttt_mlflow.config import CompareConfig
@@ -22,6 +22,7 @@ from ttt_mlflow.report.comparison_text import Report, comparison_markdown, compa
 from ttt_mlflow.report.gate import Gate, decide
 from ttt_mlflow.report.profile_diff import ProfileDiff, profile_diff, read_profiles
 from ttt_mlflow.tracking import store as stores
+from ttt_mlflow.tracking.begin import PUBLISHING_S
 from ttt_mlflow.tracking.query import open_store
 
 
@@ -32,22 +33,22 @@ def execute(parse: Callable[[], CompareConfig], destination: Destination, record
     ``fail_above`` was given. Raises BadInput for sides that are not found or cannot be compared.
     """
     parent = ParentRun.of_this_process()
-    try:
-        config = parse()
-        report, damaged = _report(config, destination)
-    except (BadInput, DamagedRecord, Killed) as error:
-        if parent:
-            tell_mlflow(parent, error)
-        raise
-    for one in damaged:
-        print_error(f"Error: {one}; the comparison goes on without it")
-    print_text(rendered(report, config.format, gate_of(config)))
-    assert report.decision is not None
-    code = report.decision.exit_code
-    if record or parent:
-        failed = _record(config, report, destination, parent)
-        code = failed or (0 if parent and config.fail_above is None else code)
-    return code or (DamagedRecord.exit_code if damaged else 0)
+    with Publishing(destination, parent, refuses=False) as publishing:
+        try:
+            config = parse()
+            report, damaged = _report(config, destination)
+        except (BadInput, DamagedRecord, Killed) as error:
+            publishing.reject(error)
+            raise
+        for one in damaged:
+            print_error(f"Error: {one}; the comparison goes on without it")
+        print_text(rendered(report, config.format, gate_of(config)))
+        assert report.decision is not None
+        code = report.decision.exit_code
+        if record or publishing.confirm_parent():
+            failed = _record(config, report, destination.logdir, publishing)
+            code = failed or (0 if publishing.taken_over and config.fail_above is None else code)
+        return code or (DamagedRecord.exit_code if damaged else 0)
 
 
 def gate_of(config: CompareConfig) -> Gate:
@@ -130,20 +131,17 @@ def _has_profile(run: RecordedRun) -> bool:
     return run.params.get("profile", "none") not in ("none", "memory", "")
 
 
-def _record(config: CompareConfig, report: Report, destination: Destination, parent: ParentRun | None) -> int:
+def _record(config: CompareConfig, report: Report, logdir: str, publishing: Publishing) -> int:
     """Record the comparison as a run, and publish it. Returns the exit code of a failed publication, else 0."""
-    from ttt_mlflow.tracking import publish
-
-    record = Journal.create(Path(destination.logdir), config.model_dump(mode="json"), CompareConfig.entry_point)
+    record = Journal.create(Path(logdir), config.model_dump(mode="json"), CompareConfig.entry_point)
     record_comparison(record, report)
-    uri = stores.resolve_tracking_uri(None if parent else destination.tracking_uri)
     try:
-        published = publish.publish(
-            record, uri, parent.run_id if parent else None, None if parent else destination.experiment_name
-        )
-    except PublishFailed as error:
+        publishing.start()
+        publishing.begin(record, PUBLISHING_S)
+        published = publishing.publish(record)
+    except (BadInput, PublishFailed) as error:  # bad input: the server refuses, but the comparison is made
         show_error(error)
-        return error.exit_code
+        return PublishFailed.exit_code
     print_error(f"Recorded: {record.path}, MLflow run {published.run_id} in {published.tracking_uri}")
     return 0
 

@@ -1,30 +1,30 @@
 """Carries out the commands that measure, with signals, a parent `mlflow run`, publishing and the exit code."""
 
-import shlex
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttt_mlflow import names
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
+from ttt_mlflow.app.publishing import Destination, Publishing
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
 from ttt_mlflow.app.views import ui_lines
-from ttt_mlflow.config import Configuration
-from ttt_mlflow.errors import BadInput, DamagedRecord, Killed, PublishFailed
-from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
+from ttt_mlflow.errors import BadInput, Killed, PublishFailed
 
 if TYPE_CHECKING:
     from ttt_mlflow.app.measure import Result
+    from ttt_mlflow.micro.plan import MicroPlan
+    from ttt_mlflow.record.journal import Journal
+    from ttt_mlflow.run.plan import Plan
 
-
-@dataclass(frozen=True)
-class Destination:
-    """The requested destination of a record."""
-
-    logdir: str
-    tracking_uri: str | None
-    experiment_name: str | None
+# What a run may take besides the measurement, generously: `ttt-mlflow janitor` may end what takes longer. Weights from
+# a slow disk and a compilation take minutes, and a measurement waits for an idle GPU before it is repeated.
+BUILD_S, PROFILE_S, SLACK = 2 * 3600.0, 1800.0, 2.0
+COUNTED_S = 24 * 3600.0  # of a count of passes that was given, whose length is not known
 
 
 def execute(parse: Callable[[], Configuration], destination: Destination) -> int:
@@ -43,55 +43,46 @@ def execute_recorded(
     time_imports: record the age of this process as the time of its imports; not if it did something else before.
     """
     parent = ParentRun.of_this_process()
-    with SignalHandler() as signals:
+    with SignalHandler(hangup=True) as signals, Publishing(destination, parent) as publishing:
         try:
             config = parse()
-            if parent:
-                _refuse_other_destination(destination)
-            return _measure_and_publish(config, destination, parent, signals, time_imports)
+            publishing.start()
+            guard_output()
+            return _measure_and_publish(config, destination.logdir, publishing, signals, time_imports)
         except (BadInput, Killed) as error:
-            if parent:
-                tell_mlflow(parent, error)
+            signals.stopping = True  # from here on, a signal does not interrupt the telling
+            publishing.reject(error)
             raise
 
 
 def _measure_and_publish(
-    config: Configuration,
-    destination: Destination,
-    parent: ParentRun | None,
-    signals: SignalHandler,
-    time_imports: bool,
+    config: Configuration, logdir: str, publishing: Publishing, signals: SignalHandler, time_imports: bool
 ) -> "tuple[Result, int]":
-    guard_output()
     from rich.console import Console
 
-    from ttt_mlflow.app.measure import Result, carry_out, new_record, plan_of
-    from ttt_mlflow.tracking import keep_killed, publish, store
+    from ttt_mlflow.app.measure import Result, carry_out, plan_of
+    from ttt_mlflow.tracking import store
 
     imports_s = process_age_s() if time_imports else None
     plan = plan_of(config)
-    uri = store.resolve_tracking_uri(destination.tracking_uri)
-    unreachable = store.check_tracking(uri)
-    record = new_record(plan, destination.logdir)
-    publish.note_target(record, uri, parent.run_id if parent else None, destination.experiment_name)
-    if unreachable:
-        _warn_unreachable(without_secrets(uri), unreachable, record.path)
-
-    result, exit_code = Result(record), 0
-    try:
-        result = carry_out(plan, record, Console(), imports_s)
-        if result.failure:
-            show_error(result.failure)
-            exit_code = result.failure.exit_code
-    except Killed as killed:
-        print_error(f"Stopped by {killed}; what was measured is recorded.")
-        exit_code = killed.exit_code
-        if parent:
-            keep_killed.start(parent.run_id, parent.pid)
+    with _new_record(plan, logdir) as record:
+        result, exit_code = Result(record), 0
+        try:
+            _begin(record, config, publishing)
+            measured = (lambda: publishing.publish_so_far(record)) if plan.used.profile else None
+            result = carry_out(plan, record, Console(), imports_s, measured)
+            if result.failure:
+                show_error(result.failure)
+                exit_code = result.failure.exit_code
+        except Killed as killed:
+            _record_killed(record, killed)
+            print_error(f"Stopped by {killed}; what was measured is recorded.")
+            exit_code = killed.exit_code
+            publishing.keep_killed()
     signals.stopping = True  # from here on, a signal does not interrupt publishing
 
     try:
-        published = publish.publish(record, uri, parent.run_id if parent else None, destination.experiment_name)
+        published = publishing.publish(record)
     except PublishFailed as error:
         show_error(error)
         print_text(result.summary())
@@ -102,7 +93,7 @@ def _measure_and_publish(
         print_error(note)
     for line in ui_lines(published, config.kind):
         print_text(line)
-    if parent and published.experiment_id == store.MLFLOW_DEFAULT_ID:
+    if publishing.taken_over and published.experiment_id == store.MLFLOW_DEFAULT_ID:
         print_text(
             "`mlflow run` put this run into MLflow's experiment Default; "
             f"`mlflow run . --experiment-name {store.DEFAULT_EXPERIMENT}` puts it into {store.DEFAULT_EXPERIMENT}"
@@ -110,39 +101,50 @@ def _measure_and_publish(
     return result, exit_code
 
 
-def _warn_unreachable(place: str, reason: str, folder: Path) -> None:
-    later = f"`ttt-mlflow sync {shlex.quote(str(folder))}` publishes it later"
-    print_error(f"Warning: tracking_uri={place}: cannot be reached ({reason})")
-    print_error(f"Warning: the measurement is kept in {folder}; {later}")
+@contextmanager
+def _new_record(plan: "Plan | MicroPlan", logdir: str) -> "Iterator[Journal]":
+    """A new record for ``plan``. Bad input in the block leaves nothing of it."""
+    from ttt_mlflow.app.measure import new_record
 
-
-def _refuse_other_destination(asked: Destination) -> None:
-    """Refuse a destination inside `mlflow run`: its run is in a store and an experiment already."""
-    if asked.tracking_uri:
-        raise BadInput(
-            f"tracking_uri={without_secrets(asked.tracking_uri)}: `mlflow run` has already chosen the store; "
-            "set MLFLOW_TRACKING_URI before `mlflow run` instead"
-        )
-    if asked.experiment_name:
-        raise BadInput(
-            f"experiment_name={asked.experiment_name}: `mlflow run` has already chosen the experiment; "
-            "use `mlflow run --experiment-name` instead"
-        )
-
-
-def tell_mlflow(parent: ParentRun, error: BadInput | DamagedRecord | Killed) -> None:
-    """Record in the run that ``mlflow run`` made why nothing was measured."""
-    from ttt_mlflow.tracking import keep_killed, publish, store
-
-    uri = store.resolve_tracking_uri(None)
+    was_there = Path(logdir).exists()
+    record = new_record(plan, logdir)
+    record.set_used(plan.used.model_dump(mode="json"))  # the run's name has what was chosen for this machine
+    record.update_tags({names.TAG_KIND: plan.used.kind})
     try:
-        if isinstance(error, Killed):
-            publish.reject_run(parent.run_id, uri, f"stopped by {error} before anything was measured", status="killed")
-            keep_killed.start(parent.run_id, parent.pid)
-        else:
-            publish.reject_run(parent.run_id, uri, str(error))
-    except PublishFailed as failed:
-        show_error(failed)
+        yield record
+    except BadInput:
+        shutil.rmtree(record.path)
+        if not was_there and not any(record.path.parent.iterdir()):
+            record.path.parent.rmdir()
+        raise
+
+
+def _begin(record: "Journal", config: Configuration, publishing: Publishing) -> None:
+    from rich.console import Console
+
+    with Console(stderr=True).status("beginning the MLflow run"):
+        publishing.begin(record, may_take_s(config))
+
+
+def _record_killed(record: "Journal", killed: Killed) -> None:
+    """Record the end of a run that was stopped before the measurement recorded its own."""
+    if record.status["status"] == "running":
+        message = f"stopped by {killed} before anything was measured"
+        record.update_tags({names.TAG_STATUS: "killed", names.TAG_MESSAGE: message})
+        record.set_status("killed", message, killed.exit_code)
+
+
+def may_take_s(config: Configuration) -> float:
+    """Seconds that a run may take, from its beginning to its publication."""
+    measured = BUILD_S
+    if isinstance(config, RunConfig):
+        measured += SLACK * config.max_seconds * (1 + config.retry_invalid) + PROFILE_S * config.retry_invalid
+        if config.warmup is not None or config.repeats is not None:
+            measured += COUNTED_S
+        measured += PROFILE_S * len(config.profile)
+    elif isinstance(config, MicroConfig):
+        measured += COUNTED_S + SLACK * config.seconds + PROFILE_S * len(config.profile)
+    return measured
 
 
 def process_age_s() -> float:

@@ -1,7 +1,7 @@
 """The Python interface: measure one configuration, and publish the result."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,15 +130,22 @@ def new_record(plan: Plan | MicroPlan, logdir: Path | str) -> Journal:
 
 
 def carry_out(
-    plan: Plan | MicroPlan, record: Journal, console: Console | None = None, imports_s: float | None = None
+    plan: Plan | MicroPlan,
+    record: Journal,
+    console: Console | None = None,
+    imports_s: float | None = None,
+    measured: Callable[[], None] | None = None,
 ) -> Result:
-    """Carry out ``plan`` and fill ``record``. Killed and KeyboardInterrupt are raised after they are recorded."""
+    """Carry out ``plan`` and fill ``record``. Killed and KeyboardInterrupt are raised after they are recorded.
+
+    measured: called when the numbers are recorded, before the profiling passes.
+    """
     reporter = Reporter(console or Console(quiet=True))
     if imports_s is not None:
         reporter.phases[names.IMPORTS_S] = imports_s
     if isinstance(plan, MicroPlan):
-        failure = conduct(MicroRun(plan, record, reporter), record, reporter, micro_markdown)
+        failure = conduct(MicroRun(plan, record, reporter), record, reporter, micro_markdown, measured)
     else:
-        failure = conduct(ModelRun(plan, record, reporter), record, reporter, summary_markdown)
+        failure = conduct(ModelRun(plan, record, reporter), record, reporter, summary_markdown, measured)
     gc.collect()  # PyTorch's profiler leaves a reference cycle that holds the model; a later run needs the memory
     return Result(record, failure)

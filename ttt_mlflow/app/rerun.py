@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ttt_mlflow.app import job
 from ttt_mlflow.app.compare import gate_of, open_finder, options_of, report_of
 from ttt_mlflow.app.output import print_error, print_text
+from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.config import CONFIGURATIONS, CompareConfig, Configuration
 from ttt_mlflow.errors import BadInput, DamagedRecord
@@ -16,7 +17,7 @@ from ttt_mlflow.report.comparison_text import comparison_text
 STOPPED = "killed"
 
 
-def rerun(run: str, destination: job.Destination, config: CompareConfig) -> int:
+def rerun(run: str, destination: Destination, config: CompareConfig) -> int:
     """Measure the configuration of ``run`` again, record and publish it, print the comparison, return the exit code.
 
     Raises BadInput for an unknown run and for a configuration that is not possible here, before anything is measured.
@@ -52,7 +53,7 @@ def configuration_of(run: RecordedRun) -> Configuration:
 
 
 @contextlib.contextmanager
-def recorded(run: str, destination: job.Destination, aside: list[Damaged]) -> Iterator[RecordedRun]:
+def recorded(run: str, destination: Destination, aside: list[Damaged]) -> Iterator[RecordedRun]:
     """The run that ``run`` names, as a side of ``compare`` would. Downloaded files stay until the block ends.
 
     aside: gets the damaged records that were set aside while looking; they are named on standard error. Raises BadInput

@@ -8,25 +8,37 @@ from dataclasses import dataclass
 from types import FrameType
 
 from ttt_mlflow.errors import Killed, request_stop
+from ttt_mlflow.tracking.takeover import Candidate
 
 
 @dataclass(frozen=True)
 class ParentRun:
-    """The ``mlflow run`` that started this process: the id of the run that it made, and its process id."""
+    """The run that MLFLOW_RUN_ID names. candidate: what tells whether `mlflow run` made it for this process.
 
-    run_id: str
+    pid: the process that started this one, `mlflow run` if it is so.
+    """
+
+    candidate: Candidate
     pid: int
 
     @classmethod
     def of_this_process(cls) -> "ParentRun | None":
         run_id = os.environ.get("MLFLOW_RUN_ID")
-        if not run_id:
-            return None
+        return cls(Candidate.of_words(run_id, sys.argv[1:]), os.getppid()) if run_id else None
+
+    def follow(self) -> None:
+        """From now on, end by SIGTERM when `mlflow run` dies, which does not forward the signal that ended it."""
         if sys.platform == "linux":
-            # `mlflow run` does not forward SIGTERM; let Linux send SIGTERM to this process when `mlflow run` dies
             pr_set_pdeathsig = 1  # linux/prctl.h
             ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        return cls(run_id, os.getppid())
+            if os.getppid() != self.pid:  # it died before
+                signal.raise_signal(signal.SIGTERM)
+
+    def keep_killed(self) -> None:
+        """Start the process that keeps the run KILLED."""
+        from ttt_mlflow.tracking import keep_killed
+
+        keep_killed.start(self.candidate.run_id, self.pid)
 
 
 class SignalHandler:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from ttt_mlflow.app.arguments import number, parse_run, words
-from ttt_mlflow.app.job import Destination
+from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.cli.comparing import BUG, compare_options, faults_end_with
 from ttt_mlflow.cli.measuring import run_command
 from ttt_mlflow.cli.options import SwitchCommand, record_options, spellings
@@ -128,6 +128,9 @@ def _parse_run_words(given: Sequence[str]) -> RunConfig:
             for place in ("logdir", "tracking_uri", "experiment_name"):
                 if (value := options.pop(place)) is not None:
                     raise BadInput(f"{place}={value}: it holds for both sides; give it before `--`")
+            for limit in ("publish_patience", "publish_seconds"):
+                if (value := options.pop(limit)) is not None:
+                    raise BadInput(f"{limit}={value}: `ab` publishes after all runs; leave it out")
             return parse_run(options, options.pop("no_cg"), context.args)
     except click.UsageError as error:
         raise BadInput(error.format_message()) from None

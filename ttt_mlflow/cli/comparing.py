@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ttt_mlflow.app.job import Destination
+from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.cli.options import SWITCH, SwitchCommand, record_options, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR, CompareConfig, as_text
 from ttt_mlflow.errors import BadInput, Killed, TTTError

@@ -3,7 +3,8 @@
 import click
 
 from ttt_mlflow.app import arguments, job, listings
-from ttt_mlflow.cli.options import TAKES_ANYTHING, config_options, record_options, spellings
+from ttt_mlflow.app.publishing import Destination
+from ttt_mlflow.cli.options import TAKES_ANYTHING, config_options, publish_options, record_options, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR, MicroConfig, RunConfig
 
 RUN_EXAMPLES = """\b
@@ -53,6 +54,7 @@ Exit code: 0 nothing is missing, 1 something is missing for full measurements bu
     flag_value="true",
     help="same as --cuda-graph false",
 )
+@publish_options
 @record_options
 @click.pass_context
 def run_command(
@@ -61,16 +63,20 @@ def run_command(
     logdir: str | None,
     tracking_uri: str | None,
     experiment_name: str | None,
+    publish_patience: str | None,
+    publish_seconds: str | None,
     **options: str | None,
 ) -> None:
     """Measure one decode configuration and record it as one MLflow run."""
-    destination = job.Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    place = (logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    destination = Destination(*place, publish_patience, publish_seconds)
     context.exit(job.execute(lambda: arguments.parse_run(options, no_cg, context.args), destination))
 
 
 @click.command("micro", epilog=MICRO_EXAMPLES, context_settings=TAKES_ANYTHING)
 @config_options(MicroConfig)
 @click.option("--list", "listing", is_flag=True, help="list the kernels that can be timed, and exit")
+@publish_options
 @record_options
 @click.pass_context
 def micro_command(
@@ -79,13 +85,16 @@ def micro_command(
     logdir: str | None,
     tracking_uri: str | None,
     experiment_name: str | None,
+    publish_patience: str | None,
+    publish_seconds: str | None,
     **options: str | None,
 ) -> None:
     """Time decode kernels alone, each with every batch, and record them as one MLflow run."""
     if listing:
         listings.print_kernels()
         return
-    destination = job.Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    place = (logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    destination = Destination(*place, publish_patience, publish_seconds)
     context.exit(job.execute(lambda: arguments.parse(MicroConfig, options, context.args), destination))
 
 
@@ -105,7 +114,7 @@ def doctor_command(
     """Check within ten seconds whether this machine can measure, and what is missing."""
     from ttt_mlflow.app.doctor.command import run_doctor
 
-    destination = job.Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    destination = Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
     context.exit(run_doctor(destination, as_json=as_json, measure=measure))
 
 

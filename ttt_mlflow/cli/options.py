@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ttt_mlflow.config import DEFAULT_LOGDIR, FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
+from ttt_mlflow.tracking.publisher import MOST_S, PATIENCE_S
 
 # the value of an option that is given without one, as with the legacy flags
 BARE: dict[type[Configuration], dict[str, str]] = {
@@ -74,6 +75,18 @@ def record_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     for name, metavar, text in options:
         command = click.option(*spellings(name), name, metavar=metavar, help=text)(command)
+    return command
+
+
+def publish_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for the time that publishing may take."""
+    options = (
+        ("publish_seconds", MOST_S, "time at the end for an upload that moves; the rest waits for `ttt-mlflow sync`"),
+        ("publish_patience", PATIENCE_S, "time in all without an answer and without a byte that moves"),
+    )
+    for name, default, text in options:
+        help_text = f"{text}  [default: {default:g}]"
+        command = click.option(*spellings(name), name, metavar="SECONDS", help=help_text)(command)
     return command
 
 

@@ -74,17 +74,19 @@ class Run(Protocol):
         """What failed although the run continued to its end."""
 
 
-def conduct(run: Run, record: Journal, reporter: Reporter, describe: Describe) -> TTTError | None:
+def conduct(
+    run: Run, record: Journal, reporter: Reporter, describe: Describe, measured: Callable[[], None] | None = None
+) -> TTTError | None:
     """Carry out ``run`` and set the status of ``record``, however the run ends. Returns why it failed, or None.
 
-    ``describe`` makes the description of the MLflow run. Killed and KeyboardInterrupt are raised after they are
-    recorded.
+    ``describe`` makes the description of the MLflow run. ``measured`` is called when the measurement is complete and
+    recorded, before the profiling passes. Killed and KeyboardInterrupt are raised after they are recorded.
     """
     end = _End(record, reporter, describe)
     try:
         with end.killed_is_recorded():
             with end.log_is_recorded():
-                failure = _carry_through(run, record, reporter)
+                failure = _carry_through(run, record, reporter, measured)
             status = "ok" if failure is None else "oom" if isinstance(failure, OutOfMemory) else "error"
             message, exit_code = (str(failure), failure.exit_code) if failure else (None, 0)
             not_recorded = end.set(status, message, exit_code)
@@ -94,7 +96,9 @@ def conduct(run: Run, record: Journal, reporter: Reporter, describe: Describe) -
     return failure or not_recorded
 
 
-def _carry_through(run: Run, record: Journal, reporter: Reporter) -> TTTError | None:
+def _carry_through(
+    run: Run, record: Journal, reporter: Reporter, measured: Callable[[], None] | None
+) -> TTTError | None:
     """Everything but the end of the record. Returns why the run failed, or None."""
     try:
         _record_plan(record, run.plan, reporter)
@@ -104,6 +108,8 @@ def _carry_through(run: Run, record: Journal, reporter: Reporter) -> TTTError | 
                 run.measure(sampler)
         finally:
             run.record_measured()
+        if measured:
+            measured()
         run.profile()
         return run.failure()
     except (Killed, KeyboardInterrupt):

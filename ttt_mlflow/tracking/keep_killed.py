@@ -10,17 +10,19 @@ import subprocess
 import sys
 import time
 
-from ttt_mlflow.tracking.store import QUIET
+import psutil
 
-WAIT_S = 60.0
+from ttt_mlflow.tracking.store import PATIENCE, QUIET
+
+WAIT_S = 60.0  # from the end of the process that measured
 POLL_S = 0.5
 
 
 def start(run_id: str, mlflow_pid: int) -> None:
     """Start the process that keeps ``run_id`` killed. The ``mlflow run`` with the pid ``mlflow_pid`` made that run."""
     subprocess.Popen(
-        [sys.executable, "-m", __name__, run_id, str(mlflow_pid)],
-        env={**QUIET, **os.environ},
+        [sys.executable, "-P", "-m", __name__, run_id, str(mlflow_pid), str(os.getpid())],
+        env={**QUIET, **PATIENCE, **os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -28,14 +30,20 @@ def start(run_id: str, mlflow_pid: int) -> None:
     )
 
 
-def keep_killed(run_id: str, mlflow_pid: int) -> None:
-    """Mark the run KILLED once it is marked FAILED. Give up when ``mlflow run`` has ended or after one minute."""
-    from mlflow import MlflowClient
+def keep_killed(run_id: str, mlflow_pid: int, own_pid: int) -> None:
+    """Mark the run KILLED once it is marked FAILED. Give up when ``mlflow run`` has ended or after one minute.
+
+    own_pid: the process that measured. It may publish for minutes, and ``mlflow run`` waits for it.
+    """
+    own, mlflow = _process(own_pid), _process(mlflow_pid)
+    while _is_running(own):
+        time.sleep(POLL_S)
+    from mlflow import MlflowClient  # now, because until then another process of the run has work to do
 
     client = MlflowClient()  # uses MLFLOW_TRACKING_URI, which `mlflow run` has set
     deadline = time.monotonic() + WAIT_S
     while True:
-        last = not _is_running(mlflow_pid) or time.monotonic() > deadline
+        last = not _is_running(mlflow) or time.monotonic() > deadline
         info = client.get_run(run_id).info
         if info.status == "FAILED":
             client.set_terminated(run_id, "KILLED", info.end_time)
@@ -45,13 +53,19 @@ def keep_killed(run_id: str, mlflow_pid: int) -> None:
         time.sleep(POLL_S)
 
 
-def _is_running(pid: int) -> bool:
+def _process(pid: int) -> psutil.Process | None:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _is_running(process: psutil.Process | None) -> bool:
+    try:
+        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 if __name__ == "__main__":
-    keep_killed(sys.argv[1], int(sys.argv[2]))
+    keep_killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,5 +1,6 @@
 """Tracking stores: their URIs, MLflow's client, and whether they can be reached."""
 
+import getpass
 import logging
 import os
 import re
@@ -34,6 +35,11 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 CUT = " … (cut)"
+DATABRICKS = "databricks"  # the workspace that the environment or a profile names; with a profile it is a URI
+
+
+class UnusableExperiment(Exception):
+    """The experiment cannot take runs. The message is one line and says what to do."""
 
 
 def resolve_tracking_uri(explicit: str | None) -> str:
@@ -76,9 +82,16 @@ def uri_fault(uri: str) -> str | None:
 
 def check_tracking(uri: str) -> str | None:
     """Check within seconds whether ``uri`` accepts records. Returns None, or the reason in one line."""
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme in ("http", "https"):
+    if urlsplit(uri).scheme in ("http", "https"):
         return _check_server(uri)
+    return check_place(uri)
+
+
+def check_place(uri: str) -> str | None:
+    """The same without a request to a server, and without MLflow."""
+    if uri == DATABRICKS:
+        return None
+    scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme == "sqlite":
         return _check_sqlite(Path(uri.partition(":///")[2].partition("?")[0]))
     if scheme in DATABASE_PORTS:
@@ -118,10 +131,15 @@ def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
 
 
 def experiment_named(client: "MlflowClient", name: str) -> str:
-    """The id of the experiment ``name``. It is created if it does not exist."""
+    """The id of the experiment ``name``. It is created if it does not exist.
+
+    Raises :class:`UnusableExperiment` for one that was deleted: no other can get its name while it is in the trash.
+    """
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        raise UnusableExperiment(deleted_text(f"experiment_name={name}", str(experiment.experiment_id)))
     if experiment is None:
         try:
             return str(client.create_experiment(name, _artifacts_beside(client.tracking_uri, name)))
@@ -131,6 +149,19 @@ def experiment_named(client: "MlflowClient", name: str) -> str:
             experiment = client.get_experiment_by_name(name)  # another run created it first
             assert experiment is not None
     return str(experiment.experiment_id)
+
+
+def deleted_text(asked: str, experiment_id: str) -> str:
+    """Why the experiment ``asked`` cannot take runs, and what to do."""
+    return (
+        f"{asked}: this experiment was deleted; restore it with "
+        f"`mlflow experiments restore --experiment-id {experiment_id}`, or name another with --experiment-name"
+    )
+
+
+def unknown_text(asked: str) -> str:
+    """The same for an id that no experiment has."""
+    return f"{asked}: there is no such experiment; set MLFLOW_EXPERIMENT_ID to another, or give --experiment-name"
 
 
 def _artifacts_beside(uri: str, name: str) -> str | None:
@@ -224,11 +255,19 @@ def quiet_loggers() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def user_name() -> str:
+    """Who makes a run, for MLflow's tag."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the user id has no name, for example in a container
+        return str(os.getuid())
+
+
 def known_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, SQLAlchemyError, OSError, ImportError, JSONDecodeError)
+    return (MlflowException, SQLAlchemyError, OSError, ImportError, JSONDecodeError, UnusableExperiment)
 
 
 def explain(error: BaseException) -> str:

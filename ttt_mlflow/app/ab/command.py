@@ -27,8 +27,8 @@ from ttt_mlflow.app.ab.turns import (
     words_of_a_warm_run,
 )
 from ttt_mlflow.app.compare import gate_of, rendered, report_of
-from ttt_mlflow.app.job import Destination
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
+from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.config import CompareConfig
 from ttt_mlflow.errors import BadInput, Killed, PublishFailed

@@ -6,9 +6,9 @@ from pathlib import Path
 from ttt_mlflow.app.doctor import diagnosis
 from ttt_mlflow.app.doctor.finding import Asked
 from ttt_mlflow.app.doctor.gpu import measure_gpus
-from ttt_mlflow.app.job import Destination, process_age_s
+from ttt_mlflow.app.job import process_age_s
 from ttt_mlflow.app.output import print_text
-from ttt_mlflow.tracking.store import resolve_tracking_uri
+from ttt_mlflow.app.publishing import Destination
 
 
 def run_doctor(destination: Destination, *, as_json: bool, measure: bool) -> int:
@@ -16,7 +16,7 @@ def run_doctor(destination: Destination, *, as_json: bool, measure: bool) -> int
     seconds = max(diagnosis.LEAST_SECONDS, diagnosis.SECONDS - process_age_s())  # --measure is not part of this limit
     # with as_json, the JSON has the ceilings, and progress goes to standard error
     measured = measure_gpus(lambda text: print(text, file=sys.stderr if as_json else sys.stdout)) if measure else None
-    uri = resolve_tracking_uri(destination.tracking_uri)
-    findings = diagnosis.diagnose(Asked(Path(destination.logdir), uri, destination.experiment_name), seconds)
+    asked = Asked(Path(destination.logdir), destination.tracking_uri, destination.experiment_name)
+    findings = diagnosis.diagnose(asked, seconds)
     print_text(diagnosis.findings_json(findings, measured) if as_json else diagnosis.findings_text(findings))
     return diagnosis.exit_code(findings)

@@ -27,7 +27,7 @@ class Asked:
     """The destination of a run's record."""
 
     logdir: Path
-    tracking_uri: str
+    tracking_uri: str | None
     experiment_name: str | None
 
 

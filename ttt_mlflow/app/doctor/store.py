@@ -40,9 +40,11 @@ def _write_fault(folder: Path) -> str | None:
 
 def check_tracking(asked: Asked) -> str:
     from ttt_mlflow.tracking.probe import check_writing
+    from ttt_mlflow.tracking.store import resolve_tracking_uri
 
-    place = without_secrets(asked.tracking_uri)
-    if reason := check_writing(asked.tracking_uri, asked.experiment_name):
+    uri = resolve_tracking_uri(asked.tracking_uri)
+    place = without_secrets(uri)
+    if reason := check_writing(uri, asked.experiment_name):
         remedy = "runs stay on disk until `ttt-mlflow sync`; set MLFLOW_TRACKING_URI to a store that can be reached"
         raise Wrong(f"{place}: {reason}", remedy, "failed")
     return f"{place} accepts records"
