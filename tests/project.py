@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -17,6 +18,8 @@ from functools import cache
 from pathlib import Path
 
 from mlflow import MlflowClient
+
+from ttt_mlflow.tracking.takeover import params_of
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 180
@@ -62,6 +65,15 @@ def mlflow_run(parameters: dict[str, str], project: Path = ROOT) -> list[str]:
 
 def ttt_mlflow_run(parameters: dict[str, str]) -> list[str]:
     return [sys.executable, "-m", "ttt_mlflow", "run", *(f"--{name}={value}" for name, value in parameters.items())]
+
+
+def made_by_mlflow_run(client: MlflowClient, entry_point: str, words: list[str], experiment_id: str = "0") -> str:
+    """The id of a run as `mlflow run` makes it for the command line ``words`` of ``entry_point``."""
+    tags = {"mlflow.source.type": "PROJECT", "mlflow.source.name": str(ROOT), "mlflow.project.entryPoint": entry_point}
+    run_id = str(client.create_run(experiment_id, tags=tags).info.run_id)
+    for name, value in (params_of(words) or {}).items():
+        client.log_param(run_id, name, shlex.quote(value))
+    return run_id
 
 
 def run(command: list[str], env: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ From then on whoever looks sees it RUNNING. Its tag ``ttt.alive_until`` says unt
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-# A request that makes a run is sent once: if its answer is lost, a second one would make a second run.
+# A request that makes a run is sent once: if its answer is lost, a second one would make a second run. What is sent
+# before it is not repeated either, so that a server that answers 503 holds nobody up.
 SENT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 REFUSALS = (401, 403)
 PUBLISHING_S = 3600.0  # how long a run that is only published may take
@@ -70,10 +71,7 @@ def begin(
     publish.note_target(journal, tracking_uri, None, experiment_name)
     if reason := check_place(tracking_uri):
         raise PublishFailed(reason)
-    with settings(QUIET), settings(PATIENCE), quiet_loggers(), _refusals(_where(journal, tracking_uri)):
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri)
+    with _client(tracking_uri, _where(journal, tracking_uri), SENT_ONCE) as client:
         tags = _tags(journal, alive_s)
         run, reason = _taken_over(client, candidate, journal, tags) if candidate else (None, None)
         if run is not None:
@@ -87,12 +85,10 @@ def begin(
 
 def take_over(journal: Journal, tracking_uri: str, candidate: Candidate) -> bool:
     """Take over the run of ``candidate`` for ``journal``, if it is for this process. Raises :class:`PublishFailed`."""
+    publish.note_target(journal, tracking_uri, None, None)
     try:
-        with settings(QUIET), settings(PATIENCE), quiet_loggers(), _refusals(_where(journal, tracking_uri)):
-            from mlflow import MlflowClient
-
-            tags = _tags(journal, PUBLISHING_S)
-            return _taken_over(MlflowClient(tracking_uri), candidate, journal, tags)[0] is not None
+        with _client(tracking_uri, _where(journal, tracking_uri)) as client:
+            return _taken_over(client, candidate, journal, _tags(journal, PUBLISHING_S))[0] is not None
     except BadInput as error:  # it is measured by now
         raise PublishFailed(str(error)) from None
 
@@ -109,11 +105,8 @@ def is_for_this_process(tracking_uri: str, candidate: Candidate) -> str | None:
     """
     if not candidate.possible:
         return "`mlflow run` did not start this command"
-    place = f"tracking_uri={without_secrets(tracking_uri)}"
-    with settings(QUIET), settings(PATIENCE), quiet_loggers(), _refusals(place):
-        from mlflow import MlflowClient
-
-        return _found(MlflowClient(tracking_uri), candidate, None)[1]
+    with _client(tracking_uri, f"tracking_uri={without_secrets(tracking_uri)}") as client:
+        return _found(client, candidate, None)[1]
 
 
 def _taken_over(
@@ -152,13 +145,12 @@ def _made(client: "MlflowClient", journal: Journal, tags: dict[str, str]) -> "Ru
     found = experiment_named(client, name) if name else str(experiment_id)
     source = {"mlflow.user": user_name(), "mlflow.source.name": "ttt-mlflow", "mlflow.source.type": "LOCAL"}
     try:
-        with settings(SENT_ONCE, override=True):
-            return client.create_run(
-                found,
-                start_time=publish.milliseconds(journal.status["started_at"]),
-                run_name=clipped(journal.run_name, MOST),
-                tags=tags | source,
-            )
+        return client.create_run(
+            found,
+            start_time=publish.milliseconds(journal.status["started_at"]),
+            run_name=clipped(journal.run_name, MOST),
+            tags=tags | source,
+        )
     except MlflowException as error:
         # by name, it was there a moment ago
         asked = f"experiment_name={name}" if name else f"experiment_id={experiment_id}"
@@ -205,6 +197,15 @@ class _Answers(logging.Handler):
         # urllib3: '%s://%s:%s "%s %s %s" %s %s', of which the last but one is the status
         if isinstance(record.args, tuple) and len(record.args) == 8 and isinstance(record.args[6], int):
             self.last = record.args[6]
+
+
+@contextmanager
+def _client(uri: str, where: str, sent: Mapping[str, str] | None = None) -> "Iterator[MlflowClient]":
+    """MLflow's client, whose errors become ours. sent: how requests are sent, if not with patience."""
+    with settings(QUIET), settings(sent or {}, override=True), settings(PATIENCE), quiet_loggers(), _refusals(where):
+        from mlflow import MlflowClient
+
+        yield MlflowClient(uri)
 
 
 @contextmanager

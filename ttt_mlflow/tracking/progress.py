@@ -38,7 +38,8 @@ class Moved:
         moved = computed_s - self._computed_s > COMPUTED_S
         now = dict(_positions())
         for key, position in now.items():
-            more = position - self._seen.get(key, 0)
+            # of a new connection, the peer has acknowledged the request to connect, which counts as a byte
+            more = position - self._seen.get(key, 1 if key[2] == "acked" else 0)
             if more > 0:
                 moved = True
                 self.sent += more if key[2] == "acked" else 0
