@@ -18,11 +18,13 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from safetensors.torch import save_file
 
 from tests.catalog import metrics
-from tests.project import ROOT, free_port, new_store
-from ttt_mlflow.app import arguments, measure
+from tests.inline import InlinePublisher
+from tests.project import ROOT, free_port, made_by_mlflow_run, new_store
+from ttt_mlflow.app import arguments, measure, publishing
 from ttt_mlflow.cli import cli
 from ttt_mlflow.cli.options import switches_of, with_values
 from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
@@ -44,7 +46,7 @@ class FakeRunner:
     measured: list[RunConfig] = field(default_factory=list)
     failure: TTTError | None = None
 
-    def conduct(self, run: ModelRun, journal: Journal, reporter: Reporter, describe: object) -> TTTError | None:
+    def conduct(self, run: ModelRun, journal: Journal, reporter: Reporter, *_: object) -> TTTError | None:
         assert reporter.phases[IMPORTS_S] > 0
         self.measured.append(run.used)
         journal.set_used(run.used.model_dump(mode="json"))
@@ -72,6 +74,7 @@ def invoke(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Calla
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setattr(publishing, "Publisher", InlinePublisher)
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(cli, arguments)
 
@@ -286,7 +289,7 @@ def test_unreachable_server_costs_no_measurement(
     (journal,) = (tmp_path / "ttt_runs").iterdir()
     assert f"Warning: tracking_uri={uri}: cannot be reached" in result.stderr
     assert (
-        f"Warning: the measurement is kept in {journal}; `ttt-mlflow sync {journal}` publishes it later"
+        f"Warning: the measurement is kept in {journal}; `ttt-mlflow sync {journal} --tracking-uri {uri}` publishes it later"
         in result.stderr
     )
     assert "Traceback" not in result.stderr
@@ -322,10 +325,20 @@ def test_sync_of_no_folder(invoke: Callable[..., Result]) -> None:
 
 
 @pytest.fixture
-def mlflow_runs_run(store: str, monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., Result]) -> Iterator[str]:
-    run_id = MlflowClient(store).create_run("0").info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    yield str(run_id)
+def by_mlflow_run(
+    store: str, monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., Result]
+) -> Iterator[Callable[..., tuple[Result, Run]]]:
+    """Invokes a command as `mlflow run` does; returns the run that it made too."""
+
+    def invoke_it(*arguments: str) -> tuple[Result, Run]:
+        client = MlflowClient(store)
+        run_id = made_by_mlflow_run(client, "main", list(arguments[1:]))
+        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+        monkeypatch.setattr(sys, "argv", ["ttt-mlflow", *arguments])
+        result = invoke(*arguments)
+        return result, client.get_run(run_id)
+
+    yield invoke_it
     ctypes.CDLL(None).prctl(1, 0)  # these tests need not end with the process that started them
 
 
@@ -342,25 +355,18 @@ def mlflow_runs_run(store: str, monkeypatch: pytest.MonkeyPatch, invoke: Callabl
     ],
 )
 def test_bad_input_is_told_to_mlflows_run(
-    arguments: list[str],
-    message: str,
-    invoke: Callable[..., Result],
-    fake: FakeRunner,
-    mlflow_runs_run: str,
-    store: str,
+    arguments: list[str], message: str, fake: FakeRunner, by_mlflow_run: Callable[..., tuple[Result, Run]]
 ) -> None:
-    assert refused(invoke("run", *arguments), fake).startswith(f"Error: {message}")
-    found = MlflowClient(store).get_run(mlflow_runs_run)
+    result, found = by_mlflow_run("run", *arguments)
+    assert refused(result, fake).startswith(f"Error: {message}")
     assert found.info.status == "FAILED"
     assert found.data.tags["ttt.status"] == "error"
     assert found.data.tags["ttt.message"].startswith(message)
 
 
-def test_record_goes_to_mlflows_run(
-    invoke: Callable[..., Result], fake: FakeRunner, mlflow_runs_run: str, store: str
-) -> None:
-    assert invoke("run", *TINY).exit_code == 0
-    found = MlflowClient(store).get_run(mlflow_runs_run)
+def test_record_goes_to_mlflows_run(fake: FakeRunner, by_mlflow_run: Callable[..., tuple[Result, Run]]) -> None:
+    result, found = by_mlflow_run("run", *TINY)
+    assert result.exit_code == 0
     assert found.info.status == "FINISHED"
     assert found.data.metrics["decode_tokens_per_s"] == 123.0
 

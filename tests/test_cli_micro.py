@@ -12,9 +12,10 @@ from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from tests.catalog import metrics
+from tests.inline import InlinePublisher
 from tests.project import free_port, new_store
 from tests.record.test_micro_results import make_results
-from ttt_mlflow.app import measure
+from ttt_mlflow.app import measure, publishing
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import OutOfMemory, RunFailed, TTTError
@@ -35,7 +36,7 @@ class FakeRunner:
     measured: list[MicroConfig] = field(default_factory=list)
     failure: TTTError | None = None
 
-    def conduct(self, run: MicroRun, journal: Journal, reporter: Reporter, describe: object) -> TTTError | None:
+    def conduct(self, run: MicroRun, journal: Journal, reporter: Reporter, *_: object) -> TTTError | None:
         assert reporter.phases[IMPORTS_S] > 0
         self.measured.append(run.used)
         results = make_results()
@@ -66,6 +67,7 @@ def invoke(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Calla
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "TRITON_INTERPRET", "TTT_NSYS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setattr(publishing, "Publisher", InlinePublisher)
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(cli, ["micro", *arguments])
 

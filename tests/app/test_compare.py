@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from tests.compared import H200, passes_around, recorded
-from tests.project import ROOT, environment, free_port, new_store
+from tests.inline import InlinePublisher
+from tests.project import ROOT, environment, free_port, made_by_mlflow_run, new_store
+from ttt_mlflow.app import publishing
 from ttt_mlflow.cli import cli
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.tracking.publish import publish
@@ -22,6 +25,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(publishing, "Publisher", InlinePublisher)
 
 
 def compare(*words: object) -> Result:
@@ -163,8 +167,9 @@ def test_under_mlflow_run_the_answer_is_recorded_in_its_run(tmp_path: Path, monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
 
     def inside(*words: str) -> tuple[int, Any]:
-        made = client.create_run("0", tags={"mlflow.project.entryPoint": "compare"}).info.run_id
+        made = made_by_mlflow_run(client, "compare", list(words))
         monkeypatch.setenv("MLFLOW_RUN_ID", made)
+        monkeypatch.setattr(sys, "argv", ["ttt-mlflow", "compare", *words])
         code = compare(*words).exit_code
         return code, client.get_run(made)
 

@@ -8,8 +8,9 @@ from click.testing import CliRunner, Result
 
 import ttt_mlflow
 from tests import compared
+from tests.inline import InlinePublisher
 from tests.tracking.conftest import _own_folder_and_environment, sqlite_uri
-from ttt_mlflow.app import measure
+from ttt_mlflow.app import measure, publishing
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import CompareConfig
 from ttt_mlflow.errors import RunFailed
@@ -28,8 +29,9 @@ Rerun = Callable[..., Result]
 
 
 @pytest.fixture
-def rerun(sqlite_uri: str, request: pytest.FixtureRequest) -> Rerun:
+def rerun(sqlite_uri: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rerun:
     """The command in this process; its runs go to an experiment of the test."""
+    monkeypatch.setattr(publishing, "Publisher", InlinePublisher)
     places = ["--tracking-uri", sqlite_uri, "--experiment-name", request.node.name]
     ttt_mlflow.publish(ttt_mlflow.measure(MICRO), tracking_uri=sqlite_uri, experiment_name=request.node.name)
     return lambda *arguments: CliRunner().invoke(cli, ["rerun", *places, *arguments])

@@ -13,7 +13,7 @@ from tests.project import ROOT
 from ttt_mlflow.tracking.takeover import ENTRY_POINTS, Candidate, params_of, why_not
 
 PROJECT = _project_spec.load_project(str(ROOT))
-VALUES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=20)
+VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 NAMES = st.from_regex(r"[a-z][a-z0-9_.-]{0,10}", fullmatch=True)
 
 
