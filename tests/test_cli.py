@@ -288,10 +288,8 @@ def test_unreachable_server_costs_no_measurement(
     assert result.exit_code == 4, result.output
     (journal,) = (tmp_path / "ttt_runs").iterdir()
     assert f"Warning: tracking_uri={uri}: cannot be reached" in result.stderr
-    assert (
-        f"Warning: the measurement is kept in {journal}; `ttt-mlflow sync {journal} --tracking-uri {uri}` publishes it later"
-        in result.stderr
-    )
+    later = f"`ttt-mlflow sync {journal} --tracking-uri {uri}` publishes it later"
+    assert f"Warning: the measurement is kept in {journal}; {later}" in result.stderr
     assert "Traceback" not in result.stderr
     assert "123 tokens/s" in result.stdout
 
