@@ -64,6 +64,7 @@ TESTED_ELSEWHERE = {
     "run/nsys_child.py": "profilers/test_nsys.py",
     "run/reporter.py": "run/test_model_run.py",
     "telemetry/readings.py": "telemetry/test_sampler.py",
+    "tracking/background.py": "tracking/test_publisher.py, app/test_publishing.py",
     "tracking/keep_killed.py": "app/test_signals.py",
     "tracking/store.py": "tracking/test_publish.py, tracking/test_probe.py",
 }

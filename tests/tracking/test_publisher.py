@@ -17,11 +17,16 @@ from tests.project import ROOT, wait_until
 from tests.proxies import SILENCE, Answer, proxy
 from tests.record.conftest import MakeJournal
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.publisher import Limits, NoAnswer, NoProgress, Progress, Publisher, _result
 from ttt_mlflow.tracking.takeover import Candidate
 
 SHORT = Limits(patience_s=1.0, most_s=60.0)
 LONG = Limits(patience_s=120.0, most_s=300.0)
+
+
+def asked_for(journal: Journal) -> dict[str, Any]:
+    return {"record": str(journal.path), "experiment_name": "x", "candidate": None, "alive_s": 1}
 
 
 @pytest.fixture
@@ -58,12 +63,7 @@ def test_its_command_line_and_environment_hold_no_address(publisher: Publisher) 
 
 
 def test_errors_come_back_as_they_were(publisher: Publisher, make_journal: MakeJournal) -> None:
-    asked: dict[str, Any] = {
-        "record": str(make_journal().path),
-        "experiment_name": "x",
-        "candidate": None,
-        "alive_s": 1,
-    }
+    asked = asked_for(make_journal())
     with proxy(lambda method, path: Answer(403)) as refusing, pytest.raises(BadInput, match="refused with 403"):
         publisher.ask("begin", LONG, uri=refusing.uri, **asked)
     with pytest.raises(NoAnswer, match="unexpected error: KeyError"):
@@ -76,12 +76,7 @@ def test_errors_come_back_as_they_were(publisher: Publisher, make_journal: MakeJ
 
 def test_a_server_that_never_answers(publisher: Publisher, make_journal: MakeJournal) -> None:
     shown: list[Progress] = []
-    asked: dict[str, Any] = {
-        "record": str(make_journal().path),
-        "experiment_name": "x",
-        "candidate": None,
-        "alive_s": 1,
-    }
+    asked = asked_for(make_journal())
     silence = "for 1 s no byte moved and no answer came"
     with proxy(lambda method, path: SILENCE) as silent, pytest.raises(NoProgress, match=silence):
         publisher.ask("begin", SHORT, shown.append, uri=silent.uri, **asked)
@@ -131,6 +126,7 @@ def test_it_ends_with_the_run(tmp_path: Path, server_uri: str) -> None:
     """Also if the run is killed at once, in the middle of a request that is never answered."""
     program = """
 import sys
+from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.publisher import Limits, Publisher
 publisher = Publisher(Limits())
 print(publisher.pid, flush=True)

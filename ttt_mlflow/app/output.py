@@ -1,5 +1,6 @@
 """Terminal output of the commands."""
 
+import errno
 import os
 import re
 import sys
@@ -34,7 +35,9 @@ class BrokenPipeGuard:
     def _unless_closed(self, action: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return action(*arguments)
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal went away
+                raise
             # also discards buffered text and the later output of libraries
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
