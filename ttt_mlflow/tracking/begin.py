@@ -17,6 +17,7 @@ from ttt_mlflow.errors import BadInput, PublishFailed
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking import publish
+from ttt_mlflow.tracking.new_store import make_ready
 from ttt_mlflow.tracking.store import (
     PATIENCE,
     QUIET,
@@ -205,6 +206,7 @@ def _client(uri: str, where: str, sent: Mapping[str, str] | None = None) -> "Ite
     with settings(QUIET), settings(sent or {}, override=True), settings(PATIENCE), quiet_loggers(), _refusals(where):
         from mlflow import MlflowClient
 
+        make_ready(uri)
         yield MlflowClient(uri)
 
 
