@@ -37,6 +37,12 @@ class PublishFailed(TTTError):
     exit_code = 4
 
 
+class BeingPublished(PublishFailed):
+    """Another process is publishing the record at this moment. Nothing is wrong."""
+
+    exit_code = 0
+
+
 class DamagedRecord(TTTError):
     """A record on disk is not what was written. It is set aside, and nothing of it is published."""
 

@@ -503,6 +503,10 @@ TAG_PARENT_JOURNAL_ID = Tag(
 TAG_JOURNAL_ID = Tag(
     "ttt.journal_id", "id of the local record of the run; a record becomes one run, however often it is published"
 )
+TAG_RECORDED_UNTIL = Tag(
+    "ttt.recorded_until",
+    "time (ISO 8601, UTC) of the last entry of the published record; an older copy of the record changes nothing",
+)
 TAG_ALIVE_UNTIL = Tag(
     "ttt.alive_until",
     "time (ISO 8601, UTC) until which the run may take; `ttt-mlflow janitor` ends one that is RUNNING an hour later",

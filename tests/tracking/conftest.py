@@ -51,6 +51,21 @@ def server_uri(server_folder: Path) -> Iterator[str]:
         server.wait()
 
 
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> str:
+    """An experiment of the test's own."""
+    return str(request.node.name)
+
+
+@pytest.fixture
+def silent_address() -> Iterator[str]:
+    """A port that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
 def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:

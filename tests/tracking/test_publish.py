@@ -1,8 +1,9 @@
 """Publishing to a real SQLite store and a real tracking server, and what the MLflow client reads back."""
 
 import json
+import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,17 @@ from mlflow.exceptions import MlflowException
 
 from tests.catalog import metrics, series, tags
 from tests.record.conftest import CONFIG, SERIES, MakeJournal, start_python
-from ttt_mlflow.errors import PublishFailed
+from ttt_mlflow.errors import BeingPublished, PublishFailed
 from ttt_mlflow.names import ARTIFACT_KERNELS
 from ttt_mlflow.record.journal import NO_RECORD_OF_THE_END, Journal
 from ttt_mlflow.record.kernel_table import ProfiledKernel, kernels_json
 from ttt_mlflow.redaction import without_secrets
-from ttt_mlflow.tracking import publish as publish_module
-from ttt_mlflow.tracking import store
-from ttt_mlflow.tracking.publish import PublishedRun, publish, reject_run
+from ttt_mlflow.tracking import run_values, store
+from ttt_mlflow.tracking.artifact_stores import FolderStore, HttpStore
+from ttt_mlflow.tracking.publish import PublishedRun, publish
 from ttt_mlflow.tracking.store import check_tracking, clipped, resolve_tracking_uri
 
-
-@pytest.fixture
-def experiment(request: pytest.FixtureRequest) -> str:
-    """An experiment of the test's own."""
-    return str(request.node.name)
+PROJECT = {"mlflow.source.type": "PROJECT", "mlflow.project.entryPoint": "main"}  # as `mlflow run` marks its runs
 
 
 def runs_in(uri: str, experiment: str) -> list[Run]:
@@ -41,6 +38,15 @@ def artifacts_of(client: MlflowClient, run_id: str, folder: str | None = None) -
     entries = client.list_artifacts(run_id, folder)
     files = {entry.path for entry in entries if not entry.is_dir}
     return files.union(*(artifacts_of(client, run_id, entry.path) for entry in entries if entry.is_dir))
+
+
+def forget(journal: Journal, *names: str) -> None:
+    """The record as if these files had never been written."""
+    checksums = journal.path / "checksums.jsonl"
+    lines = checksums.read_text().splitlines()
+    checksums.write_text("".join(f"{line}\n" for line in lines if not any(f'"{name}"' in line for name in names)))
+    for name in names:
+        (journal.path / name).unlink()
 
 
 def check_complete(uri: str, published: PublishedRun, journal: Journal) -> None:
@@ -91,8 +97,7 @@ def test_publishing_again_adds_nothing(sqlite_uri: str, experiment: str, make_jo
     journal = make_journal()
     first = publish(journal, sqlite_uri, experiment_name=experiment)
     assert publish(journal, sqlite_uri, experiment_name=experiment) == first
-    (journal.path / "published.json").unlink()
-    (journal.path / "target.json").unlink()
+    forget(journal, "published.json", "target.json")
     assert publish(journal, sqlite_uri, experiment_name=experiment) == first
     check_complete(sqlite_uri, first, journal)
     assert len(runs_in(sqlite_uri, experiment)) == 1
@@ -135,7 +140,7 @@ def test_a_run_that_is_going_on_is_not_published(sqlite_uri: str, make_journal: 
 def test_a_run_made_by_mlflow_run_is_filled_in(sqlite_uri: str, experiment: str, make_journal: MakeJournal) -> None:
     """`mlflow run` has made the run, and logged the parameters as it quoted them for the shell."""
     client = MlflowClient(sqlite_uri)
-    given = client.create_run(client.create_experiment(experiment), tags={"mlflow.source.type": "PROJECT"})
+    given = client.create_run(client.create_experiment(experiment), tags=PROJECT)
     client.log_batch(given.info.run_id, params=[Param("batch", "2"), Param("checkpoint", "''")])
     journal = make_journal()
     published = publish(journal, sqlite_uri, run_id=given.info.run_id)
@@ -146,47 +151,6 @@ def test_a_run_made_by_mlflow_run_is_filled_in(sqlite_uri: str, experiment: str,
     assert run.data.params == {**CONFIG.as_params(), "checkpoint": "''"}
     assert run.data.tags["mlflow.source.type"] == "PROJECT"
     assert (run.info.status, run.info.run_name) == ("FINISHED", CONFIG.run_name)
-
-
-@pytest.mark.parametrize(("status", "expected"), [("error", "FAILED"), ("killed", "KILLED")])
-def test_a_run_made_by_mlflow_run_says_why_nothing_was_measured(
-    sqlite_uri: str, experiment: str, status: str, expected: str
-) -> None:
-    client = MlflowClient(sqlite_uri)
-    given = client.create_run(client.create_experiment(experiment))
-    faults = "foo=1: no such parameter\nbatch=0: not allowed; batch takes a whole number"
-    reject_run(given.info.run_id, sqlite_uri, faults, status)
-    run = client.get_run(given.info.run_id)
-    assert run.info.status == expected
-    assert run.data.tags["ttt.status"] == status
-    assert run.data.tags["ttt.message"] == faults
-    assert run.info.run_name == ("refused: foo=1, batch=0" if status == "error" else "stopped before measuring")
-    described = run.data.tags["mlflow.note.content"]
-    assert described.startswith(f"**{run.info.run_name}**\n")
-    assert "\n- batch=0: not allowed; batch takes a whole number" in described
-    assert "ttt.kind" not in run.data.tags
-
-
-@pytest.mark.parametrize(
-    ("entry_point", "mode", "kind"),
-    [("main", "prefill", "prefill"), ("main", "decode", "decode"), ("main", "fast", None), ("micro", None, "micro")],
-)
-def test_a_refused_run_is_of_the_kind_that_was_asked_for(
-    sqlite_uri: str, experiment: str, entry_point: str, mode: str | None, kind: str | None
-) -> None:
-    client = MlflowClient(sqlite_uri)
-    given = client.create_run(client.create_experiment(experiment), tags={"mlflow.project.entryPoint": entry_point})
-    if mode:
-        client.log_param(given.info.run_id, "mode", mode)
-    reject_run(given.info.run_id, sqlite_uri, "batch=0: not allowed")
-    assert client.get_run(given.info.run_id).data.tags.get("ttt.kind") == kind
-
-
-def test_a_run_that_cannot_be_marked(silent_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(store.PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setitem(store.PATIENCE, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(PublishFailed, match=f"{silent_address} could not be marked: timed out"):
-        reject_run("0" * 32, f"http://user:secret@{silent_address}", "batch=0: not allowed")
 
 
 def test_two_journals_are_two_runs_also_with_one_run_id(
@@ -214,9 +178,9 @@ def test_a_run_id_that_is_gone_does_not_cost_the_record(
     assert len(runs_in(sqlite_uri, experiment)) == 1
 
 
-def fail_once(method: str, call: int, before: bool) -> Callable[..., Any]:
-    """The client's ``method`` losing its ``call``-th request (``before``) or the answer to it."""
-    original, calls = getattr(MlflowClient, method), iter(range(100))
+def fail_once(owner: type, method: str, call: int, before: bool) -> Callable[..., Any]:
+    """The owner's ``method`` losing its ``call``-th request (``before``) or the answer to it."""
+    original, calls = getattr(owner, method), iter(range(100))
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         fails = next(calls) == call
@@ -232,15 +196,15 @@ def fail_once(method: str, call: int, before: bool) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("before", [True, False], ids=["request", "answer"])
 @pytest.mark.parametrize(
-    ("method", "call"),
+    ("owner", "method", "call"),
     [
-        ("create_run", 0),
-        ("log_batch", 0),
-        ("log_batch", 2),
-        ("log_artifact", 0),
-        ("log_artifacts", 0),
-        ("update_run", 0),
-        ("set_terminated", 0),
+        (MlflowClient, "create_run", 0),
+        (MlflowClient, "log_batch", 0),
+        (MlflowClient, "log_batch", 2),
+        (FolderStore, "listed", 0),
+        (FolderStore, "put", 1),
+        (FolderStore, "sha256", 1),
+        (MlflowClient, "set_terminated", 0),
     ],
 )
 def test_an_interrupted_publication_is_completed(
@@ -248,14 +212,15 @@ def test_an_interrupted_publication_is_completed(
     experiment: str,
     make_journal: MakeJournal,
     monkeypatch: pytest.MonkeyPatch,
+    owner: type,
     method: str,
     call: int,
     before: bool,
 ) -> None:
     journal = make_journal()
-    monkeypatch.setattr(publish_module, "METRICS_PER_CALL", 25)
+    monkeypatch.setattr(run_values, "ENTRIES_PER_CALL", 30)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MlflowClient, method, fail_once(method, call, before))
+        patch.setattr(owner, method, fail_once(owner, method, call, before))
         with pytest.raises(PublishFailed) as raised:
             publish(journal, sqlite_uri, experiment_name=experiment)
         assert "was lost" in str(raised.value)
@@ -284,17 +249,18 @@ def test_a_request_that_the_client_repeated_leaves_no_ghost(
 
 def test_a_publication_under_way_is_left_alone(sqlite_uri: str, experiment: str, make_journal: MakeJournal) -> None:
     journal = make_journal()
-    with journal.publishing(), pytest.raises(PublishFailed, match="another process is publishing"):
+    with journal.publishing(), pytest.raises(BeingPublished, match="another process is publishing") as raised:
         publish(journal, sqlite_uri, experiment_name=experiment)
+    assert raised.value.exit_code == 0
 
 
 def test_few_calls(
     sqlite_uri: str, experiment: str, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1705 points, all parameters and 10 tags go in three calls, and all of them arrive."""
+    """1405 points, all parameters and 10 tags go in two calls: every second sample of the GPU, and the last one."""
     original, calls = MlflowClient.log_batch, []
     journal = make_journal()
-    rows = [(1_700_000_000_000 + i, i, i / 3) for i in range(1700)]
+    rows = [(1_700_000_000_000 + i, i, i / 3) for i in range(2799)]
     journal.set_series(series({"system/gpu_0_sm_clock_megahertz": rows}))
 
     def counted(client: MlflowClient, run_id: str, metrics: Any, params: Any, tags: Any) -> Any:
@@ -303,9 +269,10 @@ def test_few_calls(
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
     published = publish(journal, sqlite_uri, experiment_name=experiment)
-    assert calls == [(800, len(journal.params), 10), (800, 0, 0), (105, 0, 0)]
+    params = len(journal.params)
+    assert calls == [(1000 - params, params, 0), (1405 - (1000 - params), 0, 10)]
     history = MlflowClient(sqlite_uri).get_metric_history(published.run_id, "system/gpu_0_sm_clock_megahertz")
-    assert sorted((point.timestamp, point.step, point.value) for point in history) == rows
+    assert sorted((point.timestamp, point.step, point.value) for point in history) == rows[::2]
 
 
 def test_what_is_too_long_or_unprintable_for_a_tag_is_cut(
@@ -392,7 +359,7 @@ def test_a_micro_benchmarks_kernels_are_logged_first(
     sqlite_uri: str, experiment: str, make_journal: MakeJournal
 ) -> None:
     journal = make_journal()
-    (journal.path / "metrics.json").write_text('{"imports_s": 1.0}')
+    journal._write_json("metrics.json", {"imports_s": 1.0})
     journal.set_series(series({"kernel_us_p20/a": [(1, 8, 1.0)], "kernel_us/a": [(1, 8, 2.0)]}))
     published = publish(journal, sqlite_uri, experiment_name=experiment)
     assert next(iter(MlflowClient(sqlite_uri).get_run(published.run_id).data.metrics)) == "kernel_us/a"
@@ -400,7 +367,7 @@ def test_a_micro_benchmarks_kernels_are_logged_first(
 
 def test_git_tags_of_mlflow_run_stand(sqlite_uri: str, experiment: str, make_journal: MakeJournal) -> None:
     client, commit = MlflowClient(sqlite_uri), "mlflow.source.git.commit"
-    given = client.create_run(client.create_experiment(experiment), tags={commit: "the project's"})
+    given = client.create_run(client.create_experiment(experiment), tags={**PROJECT, commit: "the project's"})
     journal = make_journal()
     journal.update_tags(tags({commit: "the package's", "mlflow.source.git.branch": "main"}))
     found = client.get_run(publish(journal, sqlite_uri, run_id=given.info.run_id).run_id).data.tags
@@ -480,7 +447,7 @@ def test_a_server_takes_the_run_and_its_artifacts(
 def test_a_publication_to_a_server_is_completed(server_uri: str, experiment: str, make_journal: MakeJournal) -> None:
     journal = make_journal()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MlflowClient, "log_artifacts", fail_once("log_artifacts", 0, before=False))
+        patch.setattr(HttpStore, "put", fail_once(HttpStore, "put", 0, before=False))
         with pytest.raises(PublishFailed):
             publish(journal, server_uri, experiment_name=experiment)
     published = publish(journal, server_uri, experiment_name=experiment)
@@ -495,15 +462,6 @@ def closed_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
-
-
-@pytest.fixture
-def silent_address() -> Iterator[str]:
-    """A port that takes connections and never answers."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(16)
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def check_failure(journal: Journal, uri: str, *expected: str) -> None:
@@ -613,10 +571,10 @@ def test_the_tracking_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_users_own_settings_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
     with store.settings(store.PATIENCE):
-        assert publish_module.os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"
-        assert publish_module.os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
-    assert publish_module.os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"
-    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in publish_module.os.environ
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
 @pytest.mark.parametrize("length", [0, 19, 20, 21, 1000])

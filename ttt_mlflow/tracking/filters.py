@@ -8,7 +8,7 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.names import BATCH, GENLEN, PROMPTLEN, TAG_KIND, TAG_METHOD
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.record.run_row import RunRow
-from ttt_mlflow.tracking.publish import MLFLOW_STATUS, milliseconds, tags_of
+from ttt_mlflow.tracking.run_values import MLFLOW_STATUS, milliseconds, tags_of
 from ttt_mlflow.tracking.store import explain
 
 if TYPE_CHECKING:
