@@ -1,5 +1,7 @@
 """``sync``: what is not in MLflow yet is published, once, as what it is."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from mlflow import MlflowClient
 
 from tests.record.conftest import MakeJournal
 from tests.tracking.test_publish import closed_address
+from ttt_mlflow.app.records import sync_records
 from ttt_mlflow.errors import BadInput, PublishFailed
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.publish import publish
@@ -59,21 +62,120 @@ def test_an_unreachable_server_is_asked_once(
     monkeypatch.setattr(sync_module, "check_tracking", unreachable)
     make_journal(), make_journal()
     results = sync(root, "http://user:secret@team:5000")
-    assert [result.message for result in results] == ["http://user@team:5000: no route to host"] * 2
+    for result in results:
+        assert result.message is not None
+        assert "no route to host" in result.message
+        assert "secret" not in result.message
     assert asked == ["http://user:secret@team:5000"]
 
 
-def test_a_journal_goes_where_it_was_meant_to_go(
-    root: Path, server_uri: str, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+def whole_command(journal: Journal, uri: str) -> str:
+    return f"ttt-mlflow sync {journal.path} --tracking-uri {uri}"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://elsewhere.example:5000",
+        "https://elsewhere.example",
+        "postgresql://db.example/mlflow",
+        "databricks://profile",
+        "plugin://somewhere",
+    ],
+)
+def test_a_record_does_not_choose_a_server(
+    root: Path, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
-    """The server was away at the run's end, and the shell of the later sync names none."""
-    client = MlflowClient(server_uri)
-    given = client.create_run(client.create_experiment(str(root)))
+    """Nothing is even asked there: the question would carry the user's token."""
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "the user's token")
+    monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail("something was asked"))
     journal = make_journal()
-    journal.set_target(server_uri, given.info.run_id)
+    journal.set_target(uri)
+    (result,) = sync(root)
+    assert result.outcome == "no destination"
+    assert result.remains
+    assert whole_command(journal, uri) in str(result.message)
+    assert not Path("mlflow.db").exists()
+
+
+@pytest.mark.parametrize("target", [None, "file:///dev/null/ttt-mlflow-ab", "/some/folder"])
+def test_a_record_that_names_no_store(root: Path, make_journal: MakeJournal, target: str | None) -> None:
+    journal = make_journal()
+    if target:
+        journal.set_target(target)
+    (result,) = sync(root)
+    assert result.outcome == "no destination"
+    assert whole_command(journal, "URI") in str(result.message)
+    assert not Path("mlflow.db").exists()
+
+
+def test_a_record_goes_to_the_file_that_it_names(root: Path, tmp_path: Path, make_journal: MakeJournal) -> None:
+    """If that exists and is MLflow's: another program's database is not changed."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    journal = make_journal()
+    journal.set_target(uri)
+    (result,) = sync(root)
+    assert (result.outcome, (tmp_path / "mlflow.db").exists()) == ("no destination", False)
+    assert "which is not there" in str(result.message)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as cookies:
+        cookies.execute("CREATE TABLE cookies (name)")
+    assert outcomes(root, None) == ["no destination"]
+    (tmp_path / "mlflow.db").unlink()
+    MlflowClient(uri).search_experiments()  # makes it
     (result,) = sync(root)
     assert result.run is not None
+    assert result.run.tracking_uri == uri
+
+
+@pytest.mark.parametrize("place", ["http://elsewhere.example/artifacts", "/etc/ttt-mlflow-test"])
+def test_a_file_that_only_the_record_names_keeps_its_artifacts_beside_it(
+    root: Path, tmp_path: Path, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It came with the record: nobody but whoever wrote the record chose where its artifacts go."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    experiment_id = MlflowClient(uri).create_experiment("theirs", place)
+    journal = make_journal()
+    journal.set_target(uri, None, None, experiment_id)
+    monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail("something was asked"))
+    (result,) = sync(root)
+    assert result.outcome == "failed"
+    assert "nobody but the record names this store" in str(result.message)
+    assert not Path("/etc/ttt-mlflow-test").exists()
+
+
+def test_the_run_that_was_begun_is_completed(root: Path, server_uri: str, make_journal: MakeJournal) -> None:
+    """The server was away at the run's end."""
+    client = MlflowClient(server_uri)
+    tags = {"mlflow.source.type": "PROJECT", "mlflow.project.entryPoint": "main"}
+    given = client.create_run(client.create_experiment(str(root)), tags=tags)
+    journal = make_journal()
+    journal.set_target(server_uri, given.info.run_id)
+    (result,) = sync(root, server_uri)
+    assert result.run is not None
     assert (result.run.run_id, result.run.tracking_uri) == (given.info.run_id, server_uri)
+
+
+def test_a_record_that_is_being_published_is_no_failure(
+    root: Path, sqlite_uri: str, make_journal: MakeJournal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = make_journal()
+    with journal.publishing():
+        (result,) = sync(root, sqlite_uri)
+        assert (result.outcome, result.remains) == ("being published", False)
+        assert sync_records(str(root), sqlite_uri) == 0
+    assert f"{journal.journal_id}: being published" in capsys.readouterr().out
+
+
+def test_what_was_published_is_verified_on_request(root: Path, sqlite_uri: str, make_journal: MakeJournal) -> None:
+    journal = make_journal()
+    run_id = publish(journal, sqlite_uri).run_id
+    kept = Path(MlflowClient(sqlite_uri).get_run(run_id).info.artifact_uri, "timing/steps.csv")
+    kept.write_text("")
+    assert outcomes(root, sqlite_uri) == ["already published"]
+    assert kept.read_text() == ""
+    (result,) = sync(root, sqlite_uri, verify=True)
+    assert result.outcome == "published"
+    assert kept.read_text() == (journal.artifacts / "timing/steps.csv").read_text()
 
 
 def test_the_environment_names_the_store(
@@ -100,13 +202,35 @@ def test_a_published_journal_goes_to_another_store_only_when_asked(
     assert outcomes(root, server_uri) == ["published"]
 
 
-def test_a_damaged_journal_does_not_stop_the_others(root: Path, sqlite_uri: str, make_journal: MakeJournal) -> None:
-    damaged, _ = make_journal(), make_journal()
-    (damaged.path / "metrics.json").write_text("{")
-    first, second = sync(root, sqlite_uri)
-    assert (first.outcome, second.outcome) == ("failed", "published")
-    assert first.message is not None
-    assert "metrics.json: cannot be read" in first.message
+def test_damaged_journals_do_not_stop_the_others(
+    root: Path, sqlite_uri: str, make_journal: MakeJournal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is named, set aside and counted, and the run that was begun for it ends."""
+    client = MlflowClient(sqlite_uri)
+    unreadable, changed, _ = make_journal(), make_journal(), make_journal()
+    run_id = client.create_run("0", tags={"ttt.journal_id": unreadable.journal_id}).info.run_id
+    unreadable.set_target(sqlite_uri, run_id)
+    (unreadable.path / "status.json").write_text("{")
+    (changed.path / "metrics.json").write_text("{")
+    assert sync_records(str(root), sqlite_uri) == 4
+    said = capsys.readouterr()
+    for journal in (unreadable, changed):
+        assert f"Error: {journal.journal_id}: damaged and set aside: " in said.err
+    assert "Not in MLflow: 2 of 3 records (2 damaged)" in said.err
+    assert said.out.count(": published") == 1
+    assert client.get_run(run_id).info.status == "FAILED"
+    assert sorted(outcomes(root, sqlite_uri)) == ["already published", "damaged", "damaged"]
+
+
+def test_a_link_to_a_record_ends_no_run(root: Path, tmp_path: Path, sqlite_uri: str, make_journal: MakeJournal) -> None:
+    client = MlflowClient(sqlite_uri)
+    elsewhere = make_journal("running", root=tmp_path / "elsewhere")
+    run_id = client.create_run("0", tags={"ttt.journal_id": elsewhere.journal_id}).info.run_id
+    elsewhere.set_target(sqlite_uri, run_id)
+    root.mkdir(exist_ok=True)
+    (root / elsewhere.journal_id).symlink_to(elsewhere.path)
+    assert all(result.outcome == "damaged" for result in sync(root, sqlite_uri))
+    assert client.get_run(run_id).info.status == "RUNNING"
 
 
 def test_an_empty_folder_and_none(tmp_path: Path) -> None:

@@ -1,10 +1,17 @@
 """Carries out the commands that read records: profile-diff, sync. The table has a module of its own."""
 
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from ttt_mlflow.app.janitor import clean_after_sync
 from ttt_mlflow.app.output import print_error, print_text
 from ttt_mlflow.errors import BadInput, PublishFailed
+
+if TYPE_CHECKING:
+    from ttt_mlflow.tracking.sync import SyncResult
 
 
 def profile_difference(run_a: str, run_b: str, out: Path, logdir: Path, tracking_uri: str | None) -> None:
@@ -30,19 +37,33 @@ def profile_difference(run_a: str, run_b: str, out: Path, logdir: Path, tracking
     print_text(f"Written: {out}/diff.csv, diff.md, diff.png")
 
 
-def sync_records(path: str, tracking_uri: str | None) -> int:
-    """Publish the unpublished records of ``path``, which is one record or a folder of them. Returns the exit code."""
-    from ttt_mlflow.tracking.sync import sync
+def sync_records(path: str, tracking_uri: str | None, verify: bool = False) -> int:
+    """Publish the unpublished records of ``path``, which is one record or a folder of them. Returns the exit code.
 
-    results = sync(path, tracking_uri)
+    verify: read back what is in MLflow, also what was published before.
+    """
+    from ttt_mlflow.tracking.sync import SyncResult, sync
+
+    with Console(stderr=True).status("reading the records") as status:
+
+        def tell(result: SyncResult, number: int, count: int) -> None:
+            if result.remains:
+                print_error(f"Error: {result.journal.journal_id}: {_remains(result)}")
+            else:
+                print_text(f"{result.journal.journal_id}: {result.outcome}")
+            for note in result.run.notes if result.run else ():
+                print_error(note)
+            status.update(f"{number} of {count} records")
+
+        results = sync(path, tracking_uri, verify, tell)
     if not results:
         print_text(f"No records in {path}.")
-    for result in results:
-        if result.outcome == "failed":
-            print_error(f"Error: {result.journal.journal_id}: {result.message}")
-        else:
-            print_text(f"{result.journal.journal_id}: {result.outcome}")
-        for note in result.run.notes if result.run else ():
-            print_error(note)
-    failed = any(result.outcome == "failed" for result in results)
-    return clean_after_sync(results, tracking_uri) or (PublishFailed.exit_code if failed else 0)
+    remaining = Counter(result.outcome for result in results if result.remains)
+    if remaining and len(results) > 1:
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(remaining.items()))
+        print_error(f"Not in MLflow: {remaining.total()} of {len(results)} records ({counts})")
+    return clean_after_sync(results, tracking_uri) or (PublishFailed.exit_code if remaining else 0)
+
+
+def _remains(result: "SyncResult") -> str:
+    return f"damaged and set aside: {result.message}" if result.outcome == "damaged" else str(result.message)

@@ -14,10 +14,15 @@ SYNC_EXAMPLES = """\b
 Examples:
   ttt-mlflow sync
   ttt-mlflow sync ./ttt_runs/20261123-101500-1a2b3c4d --tracking-uri http://mlflow.example:5000
+  ttt-mlflow sync --verify
 
 \b
-Exit code: 0 all records are in MLflow, 2 bad input, 4 a record could not be sent.
+Exit code: 0 all records are in MLflow, 2 bad input, 4 a record remains: not sent, damaged, or without a store.
 """
+SYNC_URI_HELP = (
+    "MLflow store or server  [default: $MLFLOW_TRACKING_URI, else the SQLite file that the record names, if it exists]"
+)
+VERIFY_HELP = "read back everything that is in MLflow, also large files and what was published before"
 
 MODELS_EXAMPLES = """\b
 Examples:
@@ -69,14 +74,16 @@ EXPERIMENT_HELP = "read the runs of this MLflow experiment, not a folder  [defau
 
 @click.command("sync", epilog=SYNC_EXAMPLES)
 @click.argument("path", default=DEFAULT_LOGDIR)
-@click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
+@click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=SYNC_URI_HELP)
+@click.option("--verify", is_flag=True, help=VERIFY_HELP)
 @click.pass_context
-def sync_command(context: click.Context, path: str, tracking_uri: str | None) -> None:
+def sync_command(context: click.Context, path: str, tracking_uri: str | None, verify: bool) -> None:
     """Publish the records that MLflow does not have yet.
 
-    PATH is one record or a folder of records (default: ./ttt_runs). Publishing a record twice changes nothing.
+    PATH is one record or a folder of records (default: ./ttt_runs). Publishing a record twice changes nothing. A record
+    that names a server stays where it is until you name the server.
     """
-    context.exit(records.sync_records(path, tracking_uri))
+    context.exit(records.sync_records(path, tracking_uri, verify))
 
 
 @click.command("models", epilog=MODELS_EXAMPLES)

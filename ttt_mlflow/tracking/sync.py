@@ -1,56 +1,176 @@
-"""Publishes the journals that are not in MLflow yet, after a server was unreachable or a process was killed."""
+"""Publishes the journals that are not in MLflow yet, after a server was unreachable or a process was killed.
+
+A record may come from elsewhere. So it does not choose where the user's credentials go: a server is taken from the
+command line or the environment alone.
+"""
 
 import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, urlsplit
 
-from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed
-from ttt_mlflow.record.finding import find_journals
+from ttt_mlflow.errors import BadInput, BeingPublished, DamagedRecord, PublishFailed
+from ttt_mlflow.record.finding import Damaged, find_journals
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
-from ttt_mlflow.tracking.publish import PublishedRun, publish
-from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri
+from ttt_mlflow.tracking.later import sync_command
+from ttt_mlflow.tracking.own_run import known_run
+from ttt_mlflow.tracking.publish import How, PublishedRun, publish
+from ttt_mlflow.tracking.refused import end_damaged
+from ttt_mlflow.tracking.store import (
+    PATIENCE,
+    QUIET,
+    check_tracking,
+    explain,
+    known_errors,
+    quiet_loggers,
+    resolve_tracking_uri,
+    settings,
+)
+
+Outcome = Literal[
+    "published", "already published", "still running", "being published", "no destination", "damaged", "failed"
+]
+REMAINS = ("no destination", "damaged", "failed")  # what is not in MLflow, and that nobody is bringing there
+TABLES = {"experiments", "runs", "metrics", "params", "tags"}  # of MLflow's database
 
 
 @dataclass(frozen=True)
 class SyncResult:
-    """The outcome of ``sync`` for one journal. ``message``: why it failed."""
+    """The outcome of ``sync`` for one journal. ``message``: why it remains, in one line."""
 
     journal: Journal
-    outcome: Literal["published", "already published", "still running", "failed"]
+    outcome: Outcome
     run: PublishedRun | None = None
     message: str | None = None
 
+    @property
+    def remains(self) -> bool:
+        return self.outcome in REMAINS
 
-def sync(path: Path | str, tracking_uri: str | None = None) -> list[SyncResult]:
+
+Tell = Callable[[SyncResult, int, int], None]  # a result, how many there are by now, and how many there will be
+
+
+def sync(
+    path: Path | str,
+    tracking_uri: str | None = None,
+    verify: bool = False,
+    tell: Tell = lambda result, number, count: None,
+) -> list[SyncResult]:
     """Publish the journal at ``path``, or the journals in it, the oldest first. Abandoned ones are published as killed.
 
-    The destination is ``tracking_uri``, else MLFLOW_TRACKING_URI, else the target of the journal, else MLflow's
-    default. A journal that was published is published again only to an explicit, different ``tracking_uri``.
+    The destination is ``tracking_uri``, else MLFLOW_TRACKING_URI, else the SQLite file that the journal names, if it
+    exists. A journal that was published is published again only to an explicit, different store. verify: read back
+    what is in MLflow, also what was published before, and send again what differs.
 
     Raises :class:`BadInput` if ``path`` is not a folder.
     """
-    unreachable: dict[str, str | None] = {}  # each store is checked once, not once for each journal
     found = find_journals(path)
-    aside = [SyncResult(Journal(one.path), "failed", message=str(one)) for one in found.damaged]
-    return [_sync_one(journal, tracking_uri, unreachable) for journal in found.journals] + aside
+    named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    one_by_one = _Sync(resolve_tracking_uri(named) if named else None, tracking_uri is not None, verify)
+    results: list[SyncResult] = []
+    ones: list[Journal | Damaged] = [*found.journals, *found.damaged]
+    for one in ones:
+        results.append(one_by_one.publish(one) if isinstance(one, Journal) else one_by_one.set_aside(one))
+        tell(results[-1], len(results), len(ones))
+    return results
 
 
-def _sync_one(journal: Journal, asked_uri: str | None, unreachable: dict[str, str | None]) -> SyncResult:
-    try:
-        meant = None if os.environ.get("MLFLOW_TRACKING_URI") else journal.target.get("tracking_uri")
-        uri = resolve_tracking_uri(asked_uri or meant)
+class _Sync:
+    """What one ``sync`` knows. uri: the store that a person named. is_explicit: on the command line."""
+
+    def __init__(self, uri: str | None, is_explicit: bool, verify: bool) -> None:
+        self.uri, self.is_explicit, self.verify = uri, is_explicit, verify
+        self.unreachable: dict[str, str | None] = {}  # each store is checked once, not once for each journal
+
+    def publish(self, journal: Journal) -> SyncResult:
+        try:
+            if not self.verify and journal.published and self._is_there(journal):
+                return SyncResult(journal, "already published")
+            if journal.status["status"] == "running" and not journal.abandoned:
+                return SyncResult(journal, "still running")
+            uri = self.uri or own_store(journal)
+            if uri is None:
+                journal.check()
+                return SyncResult(journal, "no destination", message=_no_destination(journal))
+            if reason := self._unreachable(uri):
+                journal.check()
+                return SyncResult(journal, "failed", message=f"{without_secrets(uri)}: {reason}")
+            try:
+                run = publish(journal, uri, how=How(verify=self.verify, is_named=self.uri is not None))
+            except PublishFailed:
+                self.unreachable.pop(uri)  # it may be gone since
+                raise
+            return SyncResult(journal, "published", run)
+        except BeingPublished as error:
+            return SyncResult(journal, "being published", message=str(error))
+        except DamagedRecord as error:
+            return SyncResult(journal, "damaged", message=str(error))
+        except (PublishFailed, BadInput, OSError) as error:
+            return SyncResult(journal, "failed", message=str(error))
+
+    def set_aside(self, damaged: Damaged) -> SyncResult:
+        """A record of which not even the status can be read."""
+        journal = Journal(damaged.path)
+        if self.uri and not journal.path.is_symlink() and not self._unreachable(self.uri):
+            end_damaged(journal, self.uri, None, DamagedRecord(str(damaged)))
+        return SyncResult(journal, "damaged", message=str(damaged))
+
+    def _unreachable(self, uri: str) -> str | None:
+        if uri not in self.unreachable:
+            self.unreachable[uri] = check_tracking(uri)
+        return self.unreachable[uri]
+
+    def _is_there(self, journal: Journal) -> bool:
+        """Whether a published journal need not be published again. Only an explicit store can be another one.
+
+        The same server may have another name now. It is asked for the run.
+        """
         published = journal.published
-        if published and (asked_uri is None or published["tracking_uri"] == without_secrets(uri)):
-            return SyncResult(journal, "already published")
-        if journal.status["status"] == "running" and not journal.abandoned:
-            return SyncResult(journal, "still running")
-        if uri not in unreachable:
-            unreachable[uri] = check_tracking(uri)
-        if unreachable[uri]:
-            return SyncResult(journal, "failed", message=f"{without_secrets(uri)}: {unreachable[uri]}")
-        journal.check()
-        return SyncResult(journal, "published", publish(journal, uri))
-    except (PublishFailed, BadInput, DamagedRecord) as error:
-        return SyncResult(journal, "failed", message=str(error))
+        if not self.is_explicit or self.uri is None or published["tracking_uri"] == without_secrets(self.uri):
+            return True
+        if self._unreachable(self.uri):
+            return False
+        with settings(QUIET), settings(PATIENCE):
+            from mlflow import MlflowClient
+
+            try:
+                with quiet_loggers():
+                    run = known_run(MlflowClient(self.uri), journal, published["run_id"])
+            except known_errors() as error:
+                raise PublishFailed(f"{without_secrets(self.uri)}: {explain(error)}") from error
+        return run is not None and run.info.status != "RUNNING"
+
+
+def own_store(journal: Journal) -> str | None:
+    """The SQLite file that the journal names, if it exists and is MLflow's. A person need not name that one again."""
+    uri = journal.target.get("tracking_uri") or ""
+    path = Path(uri.removeprefix("sqlite:///"))
+    is_plain = uri.startswith("sqlite:///") and path.is_absolute() and not set(uri) & set("?%")
+    return uri if is_plain and _is_mlflows(path) else None
+
+
+def _is_mlflows(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
+            found = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    except sqlite3.Error:
+        return False
+    return {name for (name,) in found} >= TABLES
+
+
+def _no_destination(journal: Journal) -> str:
+    uri = journal.target.get("tracking_uri") or ""
+    scheme = urlsplit(uri).scheme
+    if scheme in ("", "file"):  # a folder, which is no store
+        return f"it names no store; publish it with: {sync_command(journal.path, 'URI')}"
+    missing = scheme.partition("+")[0] == "sqlite"
+    why = "which is not there" if missing else "and a record alone does not choose where credentials go"
+    return f"it names {without_secrets(uri)}, {why}; publish it with: {sync_command(journal.path, uri)}"
