@@ -67,7 +67,7 @@ def silent_address() -> Iterator[str]:
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline and server.poll() is None:
         try:
             # not the port alone, which is open before the server can answer
