@@ -24,8 +24,8 @@ Examples:
   ttt-mlflow compare --baseline latest~3 --baseline latest~2 --candidate latest~1 --candidate latest
 
 \b
-Exit code: 0 the comparison was made, 2 bad input or a store that does not answer, 4 not recorded, 70 a fault of this
-program. With --fail-above: 0 nothing is slower by more, 1 something is, 5 cannot tell. With --strict alone: 5 where a
+Exit code: 0 the comparison was made, 2 bad input or a store that does not answer, 4 not recorded, or a damaged record
+was set aside, 70 a fault of this program. With --fail-above: 0 nothing is slower by more, 1 something is, 5 cannot tell. With --strict alone: 5 where a
 condition decided.
 """
 

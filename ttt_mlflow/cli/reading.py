@@ -45,8 +45,8 @@ Examples:
   ttt-mlflow table --tracking-uri http://mlflow.example:5000 --filter "tags.ttt.kind = 'prefill'" --format json
 
 \b
-Exit code: 0 all runs were read, 1 printed without a record that is damaged and named on standard error,
-2 bad input: an unknown column, a filter that nothing fits, a store that cannot be read.
+Exit code: 0 all runs were read, 2 bad input: an unknown column, a filter that nothing fits, a store that cannot be
+read, 4 printed without a record that is damaged and named on standard error.
 """
 
 VIEWS_EXAMPLES = """\b
