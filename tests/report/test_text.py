@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 
 from tests.project import ROOT, environment
 from ttt_mlflow.app import output
-from ttt_mlflow.report.text import END, GRAY, escaped, markdown_table, printable, spreadsheet_cell, text_table
+from ttt_mlflow.report.page import page
+from ttt_mlflow.report.text import (
+    END,
+    GRAY,
+    escaped,
+    json_text,
+    markdown_table,
+    printable,
+    spreadsheet_cell,
+    text_table,
+)
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -94,6 +105,25 @@ def test_what_a_run_says_is_no_markup() -> None:
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1"])
 def test_a_spreadsheet_calculates_nothing(text: str) -> None:
     assert spreadsheet_cell(text) == f"'{text}"
+
+
+@given(value=st.dictionaries(st.text(max_size=5), st.text(max_size=30), max_size=3))
+def test_json_for_a_terminal_and_for_programs(value: dict[str, str]) -> None:
+    shown = json_text(value)
+    assert shown.replace("\n", "").isprintable()
+    assert json.loads(shown) == value
+    assert printable(shown, "\n") == shown, "printing it changes nothing"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_page(text: str) -> None:
+    written = page(text, "comparison", {"name": text})
+    head = written.partition("<body>")[0]
+    assert "<script" not in head
+    assert "<img" not in head
+    data = written.partition('id="data">')[2].partition("</script>")[0]
+    assert json.loads(data) == {"name": text}
+    assert printable(written, "\n") == written, "printing it changes nothing"
 
 
 def test_numbers_and_other_texts_stay_in_a_spreadsheet() -> None:

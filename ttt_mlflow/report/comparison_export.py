@@ -1,6 +1,5 @@
 """A comparison for programs: JSON, and JUnit's XML for continuous integration."""
 
-import json
 import math
 from typing import Any
 from xml.etree import ElementTree
@@ -8,6 +7,7 @@ from xml.etree import ElementTree
 from ttt_mlflow.report.comparison import CANNOT_TELL, Pair
 from ttt_mlflow.report.comparison_text import Report, change_text, headline, power_text
 from ttt_mlflow.report.gate import Gate, too_slow
+from ttt_mlflow.report.text import json_text
 
 
 def comparison_data(report: Report) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def comparison_data(report: Report) -> dict[str, Any]:
 
 
 def comparison_json(report: Report) -> str:
-    return json.dumps(comparison_data(report), indent=1, ensure_ascii=False, allow_nan=False)
+    return json_text(comparison_data(report))
 
 
 def comparison_junit(report: Report, gate: Gate) -> str:

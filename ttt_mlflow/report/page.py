@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from string import Template
 
+from ttt_mlflow.report.text import printable
+
 SCRIPTS = Path(__file__).with_name("pages")
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -30,7 +32,7 @@ $script
 def page(title: str, name: str, data: object) -> str:
     """A page of ``pages/<name>.html``, its script ``.js``, the shared style, and ``data`` in the element ``data``."""
     return PAGE.substitute(
-        title=html.escape(title),
+        title=html.escape(printable(title)),
         style=(SCRIPTS / "style.css").read_text(),
         body=(SCRIPTS / f"{name}.html").read_text(),
         # escaped, so that no text in the data can close the script element

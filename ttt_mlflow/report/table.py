@@ -2,14 +2,13 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.report.columns import MICRO_COLUMNS, Column, for_machines, for_people, is_invalid
-from ttt_mlflow.report.text import escaped, spreadsheet_cell, text_table
+from ttt_mlflow.report.text import escaped, json_text, spreadsheet_cell, text_table
 
 Columns = Sequence[Column] | None  # None: those of the kinds of runs that there are
 Block = tuple[Sequence[Column], Sequence[RunRow]]
@@ -54,7 +53,7 @@ def table_json(rows: Sequence[RunRow], asked: Columns = None) -> str:
     for row in rows:
         values = {column.name: column.value(row) for column in columns}
         objects.append({name: _iso(value) for name, value in values.items() if value is not None})
-    return json.dumps(objects, indent=1, ensure_ascii=False, allow_nan=False)
+    return json_text(objects)
 
 
 FORMATS: dict[str, Callable[[Sequence[RunRow], Columns], str]] = {

@@ -1,5 +1,6 @@
 """Numbers and tables as text, for the terminal and for Markdown."""
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from unicodedata import category, combining, east_asian_width
@@ -70,6 +71,12 @@ def _width(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def json_text(value: object) -> str:
+    """``value`` as JSON for people and programs: a character that a terminal would obey is an escape of JSON."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def spreadsheet_cell(value: object) -> object:

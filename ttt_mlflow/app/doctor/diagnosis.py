@@ -5,7 +5,6 @@ not delay the others. Nothing is measured unless :func:`measure_gpus` is called.
 """
 
 import importlib
-import json
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from ttt_mlflow.app.doctor import gpu, software, store
 from ttt_mlflow.app.doctor.finding import SEVERITY, Asked, Finding, State, Wrong
 from ttt_mlflow.errors import TTTError
+from ttt_mlflow.report.text import json_text
 
 SECONDS = 9.0  # from the start of the process to the last answer
 LEAST_SECONDS = 4.0  # for the checks, even if the start took long
@@ -71,7 +71,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
 def findings_json(findings: Sequence[Finding], measured: dict[str, dict[str, float]] | None = None) -> str:
     """exit_code, checks (name, state, found, remedy) and, where they were measured, the ceilings by GPU UUID."""
     record: dict[str, Any] = {"exit_code": exit_code(findings), "checks": [asdict(finding) for finding in findings]}
-    return json.dumps(record if measured is None else {**record, "ceilings": measured}, indent=1, ensure_ascii=False)
+    return json_text(record if measured is None else {**record, "ceilings": measured})
 
 
 # Time limits
