@@ -139,6 +139,8 @@ class Publishing:
             ) from None
         if candidate and done["taken_over"]:
             self._begun = True
+            if record.status["status"] == "killed":
+                self.keep_killed()
         return publish.PublishedRun(**{**done["published"], "notes": tuple(done["published"]["notes"])})
 
     def reject(self, error: BadInput | DamagedRecord | Killed) -> None:
@@ -156,7 +158,7 @@ class Publishing:
         }
         try:
             left_as_it_is = self._process().ask("reject", self._limits, **asked)
-        except PublishFailed as failed:
+        except (BadInput, PublishFailed) as failed:  # bad input: the server refuses
             print_error(f"Error: the run {self._parent.candidate.run_id} could not be told: {failed}")
             return
         if killed and not left_as_it_is:
@@ -253,7 +255,7 @@ def progress_text(progress: Progress) -> str:
     parts = []
     if progress.sent:
         parts.append(f"{progress.sent / 1e6:,.1f} MB sent")
-        parts.append(f"{progress.sent / 1e6 / progress.seconds:,.1f} MB/s")
+        parts.append(f"{progress.sent / 1e6 / max(progress.seconds, 0.1):,.1f} MB/s")
     if progress.left:
         parts.append(f"{progress.left / 1e6:,.1f} MB left")
     if progress.silent_s > SILENCE_SHOWN_S:

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from ttt_mlflow.errors import TTTError, one_line
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking import begin, publish
 from ttt_mlflow.tracking.progress import Moved, bytes_left
 from ttt_mlflow.tracking.store import QUIET
@@ -67,7 +68,7 @@ class Worker:
             return {"failed": type(error).__name__, "message": str(error)}
         except Exception as error:  # a fault of ours: the run says so and keeps its record
             traceback.print_exc()
-            return {"failed": "", "message": f"unexpected error: {one_line(error)}"}
+            return {"failed": "", "message": f"unexpected error: {without_secrets(one_line(error))}"}
 
     def _tell_moved(self, moved: Moved) -> None:
         """Nothing is told while nobody reads it: the pipe would fill up."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ttt_mlflow import errors
 from ttt_mlflow.errors import PublishFailed, TTTError
+from ttt_mlflow.redaction import without_secrets
 
 PATIENCE_S, MOST_S = 15.0, 300.0
 LOOK_S = 0.5  # between two updates of what is shown
@@ -144,7 +145,7 @@ class Publisher:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").split("\n")
         said = next((line for line in reversed(lines) if line.strip()), "")
-        return said[:300] or f"exit code {self._process.returncode}"
+        return without_secrets(said)[:300] or f"exit code {self._process.returncode}"
 
     def close(self) -> None:
         """End the process. It loses nothing: the record has all."""
