@@ -25,8 +25,8 @@ Examples:
 
 \b
 Exit code: 0 the comparison was made, 2 bad input or a store that does not answer, 4 not recorded, or a damaged record
-was set aside, 70 a fault of this program. With --fail-above: 0 nothing is slower by more, 1 something is, 5 cannot tell. With --strict alone: 5 where a
-condition decided.
+was set aside, 70 a fault of this program. With --fail-above: 0 nothing is slower by more, 1 something is, 5 cannot
+tell. With --strict alone: 5 where a condition decided.
 """
 
 
