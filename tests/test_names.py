@@ -94,7 +94,7 @@ ALLOWED: dict[str, set[str]] = {
     "ttt_mlflow/run/model_run.py": {"prefill_ms", "time_to_first_token_ms"},
     "ttt_mlflow/measurement/loop.py": {"warmup_passes", "warmup_s"},
     # a file of the record that is also uploaded as an artifact
-    "ttt_mlflow/record/journal.py": {"config.json"},
+    "ttt_mlflow/record/json_files.py": {"config.json"},
     # the name of one of NVML's counters
     "ttt_mlflow/telemetry/counters.py": {"ecc_uncorrected_errors"},
 }

@@ -36,7 +36,7 @@ from ttt_mlflow.names import Artifact, KernelMetric, Metrics, Series, Tags
 from ttt_mlflow.record.checksums import Checksums
 from ttt_mlflow.record.files import obstacle, open_inside, walk
 from ttt_mlflow.record.journal_reader import JournalReader
-from ttt_mlflow.record.json_files import STATUSES
+from ttt_mlflow.record.json_files import CONFIG, STATUSES
 from ttt_mlflow.record.process import has_ended, this_process
 from ttt_mlflow.record.register import Register
 from ttt_mlflow.record.room import NO_SPACE, Room, write_whole
@@ -70,7 +70,7 @@ class Journal(JournalReader):
         try:
             journal.artifacts.mkdir(parents=True)
             journal._register.create()
-            journal._write_json("config.json", {"entry_point": entry_point, "asked": dict(asked), "used": {}})
+            journal._write_json(CONFIG, {"entry_point": entry_point, "asked": dict(asked), "used": {}})
             # written last, because a folder with a status is a journal
             journal._write_json(
                 "status.json",
@@ -99,7 +99,7 @@ class Journal(JournalReader):
 
     def set_used(self, used: Mapping[str, Any]) -> None:
         """Store the configuration as used, without any ``auto``."""
-        self._write_json("config.json", {**self.config, "used": dict(used)})
+        self._write_json(CONFIG, {**self.config, "used": dict(used)})
 
     def set_status(self, status: str, message: str | None = None, exit_code: int | None = None) -> None:
         """Record what happened. The first status other than ``running`` sets the end time.

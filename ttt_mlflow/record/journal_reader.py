@@ -14,7 +14,7 @@ from ttt_mlflow.errors import BadInput, DamagedRecord
 from ttt_mlflow.names import Point
 from ttt_mlflow.record.checksums import Checksums, Entry
 from ttt_mlflow.record.files import obstacle, open_inside, read_inside, walk
-from ttt_mlflow.record.json_files import read_json
+from ttt_mlflow.record.json_files import CONFIG, read_json
 from ttt_mlflow.record.verify import ARTIFACTS, faults_of, read_description
 
 JOURNAL_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
@@ -56,7 +56,7 @@ class JournalReader:
     @property
     def config(self) -> dict[str, Any]:
         """``entry_point``, ``asked`` and ``used``. ``used`` is empty until the run has chosen all values."""
-        return {"entry_point": RunConfig.entry_point, "asked": {}, "used": {}} | self._read_json("config.json")
+        return {"entry_point": RunConfig.entry_point, "asked": {}, "used": {}} | self._read_json(CONFIG)
 
     @property
     def entry_point(self) -> str:
@@ -85,7 +85,7 @@ class JournalReader:
             return kind.parse(settings)
         except BadInput as error:
             fault = " ".join(str(error).split())[:300]
-            raise DamagedRecord(f"{self.path}/config.json: this version cannot read it ({fault})") from None
+            raise DamagedRecord(f"{self.path}/{CONFIG}: this version cannot read it ({fault})") from None
 
     @property
     def params(self) -> dict[str, str]:

@@ -84,9 +84,10 @@ class _Uploaded(_File):
     files: dict[str, str]
 
 
+CONFIG = "config.json"
 # what is checked is handed on as it was read, not as pydantic would convert it
 SHAPES: Mapping[str, TypeAdapter[Any]] = {
-    "config.json": TypeAdapter(_Config),
+    CONFIG: TypeAdapter(_Config),
     "status.json": TypeAdapter(_Status),
     "params.json": TypeAdapter(dict[Text, Text]),
     "metrics.json": TypeAdapter(dict[Text, Number]),

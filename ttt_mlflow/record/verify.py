@@ -8,12 +8,12 @@ from pathlib import Path
 from ttt_mlflow.errors import DamagedRecord
 from ttt_mlflow.record.checksums import CHECKSUMS, OF_PUBLISHING, Checksums, Entry, of_file
 from ttt_mlflow.record.files import obstacle, open_inside, read_inside, walk
-from ttt_mlflow.record.json_files import SHAPES, read_json
+from ttt_mlflow.record.json_files import CONFIG, SHAPES, read_json
 
 ARTIFACTS = "artifacts"
 DESCRIPTION = "description.md"
 OWN = (*SHAPES, DESCRIPTION)
-NEEDED = ("config.json", "status.json")
+NEEDED = (CONFIG, "status.json")
 ATTEMPTS = 3  # a run that goes on may write between the reading of a file and that of its line
 
 

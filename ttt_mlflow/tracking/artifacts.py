@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ttt_mlflow import names
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.json_files import CONFIG
 from ttt_mlflow.tracking.artifact_stores import ArtifactStore, sha256_of
 
 Item = TypeVar("Item")
@@ -49,7 +50,7 @@ def files_of(journal: Journal) -> list[RunFile]:
 
     Raises DamagedRecord for what is no file of a record, such as a link.
     """
-    sources = {names.ARTIFACT_CONFIG.path: journal.path / "config.json"}
+    sources = {names.ARTIFACT_CONFIG.path: journal.path / CONFIG}
     if journal.description:
         sources[names.ARTIFACT_SUMMARY.path] = journal.path / "description.md"
     sources |= {path: journal.artifacts / path for path in journal.artifact_files()}
