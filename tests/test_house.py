@@ -55,7 +55,6 @@ TESTED_ELSEWHERE = {
     "models/ttt/sizes.py": "models/test_registry.py, models/ttt/test_checkpoint.py",
     "models/ttt/state.py": "models/ttt/test_model.py",
     "record/derived.py": "record/test_run_row.py, tracking/test_derived.py",
-    "record/log.py": "run/test_model_run.py",
     "record/recorded_run.py": "tracking/test_find_run.py",
     "report/page.py": "report/test_timeline_page.py, report/test_memory_report.py",
     "report/style.py": "the tests of the charts",

@@ -500,7 +500,6 @@ def test_a_disk_that_nsys_fills_has_room_for_the_end_of_the_record(
     room = f"free some space in {measured.journal.path.parent} and profile again"
     message = f"profile=nsys: cannot be written (No space left on device); {room}; {COMPLETE}"
     assert (measured.status["status"], measured.status["message"]) == ("error", message)
-    assert not (measured.journal.path / FOLDER).exists()
     assert measured.batches("kernel_us", "mlp_1_dual") == [1, 3]
     assert message in measured.journal.description
 

@@ -33,6 +33,7 @@ from ttt_mlflow.names import Artifact
 from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.record import journal
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.room import FOLDER
 from ttt_mlflow.run import profile
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prepare import Prepared
@@ -257,7 +258,7 @@ def test_a_disk_that_the_profile_fills_has_room_for_the_end_of_the_record(
     assert measured.journal.status["status"] == "error"
     assert {path.name for path in measured.journal.path.iterdir()} <= {
         *("config.json", "status.json", "params.json", "metrics.json", "tags.json", "series.json"),
-        *("description.md", "artifacts", "checksums.jsonl"),
+        *("description.md", "artifacts", "checksums.jsonl", FOLDER),
     }
 
 

@@ -29,6 +29,7 @@ AT = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d(\.\d+)?\+00:00")
 UNREADABLE = (ValueError, TypeError, RecursionError)
 # Empty lines at the end while a run goes on: a disk that is full takes the lines in their place.
 RESERVED = b"\n" * (64 << 10)
+LINES_TO_PUBLISH = 8 << 10  # bytes of them that are kept after the end of the run, until the record is published
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -90,8 +91,8 @@ def append(folder: Path, entries: Iterable[Entry], create: bool = False) -> None
         os.close(file)
 
 
-def give_back(folder: Path) -> None:
-    """Give back the reserved space that is left, after the end of a run."""
+def give_back(folder: Path, keep: int = 0) -> None:
+    """Give back the reserved space that is left, but for ``keep`` bytes, after the end of a run."""
     try:
         file = open_inside(folder, CHECKSUMS, os.O_RDWR)
     except FileNotFoundError:
@@ -100,7 +101,7 @@ def give_back(folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = _end(file)
         if os.pread(file, 1, end) == b"\n":  # else a process that was killed has left the beginning of a line
-            os.truncate(file, end + 1)
+            os.truncate(file, min(end + 1 + keep, os.fstat(file).st_size))
     finally:
         os.close(file)
 

@@ -33,13 +33,13 @@ from typing import Any
 from ttt_mlflow.config import RunConfig, as_text
 from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed
 from ttt_mlflow.names import Artifact, KernelMetric, Metrics, Series, Tags
-from ttt_mlflow.record.checksums import Checksums
+from ttt_mlflow.record.checksums import LINES_TO_PUBLISH, Checksums
 from ttt_mlflow.record.files import obstacle, open_inside, walk
 from ttt_mlflow.record.journal_reader import JournalReader
 from ttt_mlflow.record.json_files import CONFIG, STATUSES
 from ttt_mlflow.record.process import has_ended, this_process
 from ttt_mlflow.record.register import Register
-from ttt_mlflow.record.room import NO_SPACE, Room, write_whole
+from ttt_mlflow.record.room import NO_SPACE, TO_PUBLISH, Room, write_whole
 from ttt_mlflow.record.rounding import rounded, shortened
 from ttt_mlflow.record.verify import ARTIFACTS, DESCRIPTION
 from ttt_mlflow.redaction import redacted, without_secrets
@@ -170,6 +170,8 @@ class Journal(JournalReader):
         """Mark the journal as published completely."""
         place = {"tracking_uri": tracking_uri, "run_id": run_id, "experiment_id": experiment_id}
         self._write_json("published.json", {**place, "at": datetime.now().astimezone().isoformat()})
+        self._register.end()
+        self.room.release()
 
     def set_uploaded(self, run_id: str, files: Mapping[str, str]) -> None:
         """Store which artifacts the run ``run_id`` has, with their checksums."""
@@ -227,7 +229,7 @@ class Journal(JournalReader):
         if self.abandoned:
             ended_at = Checksums.read(self.path).ended_at or self._last_write()
             at = ended_at.isoformat()
-            self.room.release()
+            self.room.release(keep=TO_PUBLISH)
             self._register.seal(ARTIFACTS, at, killed=True)
             first = f"**killed: {NO_RECORD_OF_THE_END}**\n\n"
             if (text := self.description) and not text.startswith(first):
@@ -264,7 +266,7 @@ class Journal(JournalReader):
         # Metrics use the end time, and publishing twice must give the same points. So the end time never changes.
         self._write_json("status.json", {**old, **new, "ended_at": old["ended_at"] or ended_at}, at=at)
         if status != "running":
-            self._register.end()
+            self._register.end(keep=LINES_TO_PUBLISH)
 
     def _update(self, name: str, values: Mapping[str, Any]) -> None:
         self._write_json(name, {**self._read_json(name), **values})

@@ -61,9 +61,9 @@ class Register:
             entries += [Entry(path, None, 0, at) for path in gone]
         append(self._folder, entries)
 
-    def end(self) -> None:
-        """The run has ended: give back the space that is reserved for its lines."""
-        give_back(self._folder)
+    def end(self, keep: int = 0) -> None:
+        """The run has ended: give back the space that is reserved for its lines, but for ``keep`` bytes."""
+        give_back(self._folder, keep)
 
     @property
     def _exists(self) -> bool:

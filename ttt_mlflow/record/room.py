@@ -7,12 +7,14 @@ one of them in place and renames it. The space is therefore never free in betwee
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 FOLDER = ".room"
 CHUNK = 1 << 18
+TO_PUBLISH = 8  # files for what is noted while a record is published, perhaps to a server that has room
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # what a file system answers that cannot take a file, however often it is asked
 UNWRITABLE = (*NO_SPACE, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
@@ -56,12 +58,20 @@ class Room:
             write_whole(path, data, self.folder.parent, before)
         return True
 
-    def release(self) -> None:
-        """Give the space back."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def release(self, keep: int = 0) -> None:
+        """Give the space back, but for the ``keep`` smallest files."""
+        if keep:
+            for _, file in sorted(self._files())[keep:]:
+                file.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[tuple[int, Path]]:
-        return [(file.stat().st_size, file) for file in self.folder.iterdir()] if self.folder.is_dir() else []
+        """The reserved files and their sizes. What leads out of the record is none of them."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return []
+        found = [(file.lstat(), file) for file in self.folder.iterdir()]
+        return [(facts.st_size, file) for facts, file in found if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1]
 
 
 def write_whole(path: Path, data: bytes, folder: Path, before: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ from ttt_mlflow.models.checkpoint_id import checkpoint_id
 from ttt_mlflow.names import Metrics, Tags
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.log import run_log
-from ttt_mlflow.record.room import NO_SPACE, UNWRITABLE
+from ttt_mlflow.record.room import NO_SPACE, TO_PUBLISH, UNWRITABLE
 from ttt_mlflow.run.out_of_memory import failure_of
 from ttt_mlflow.run.recording import record_optional
 from ttt_mlflow.run.reporter import Reporter
@@ -91,7 +91,7 @@ def conduct(
             message, exit_code = (str(failure), failure.exit_code) if failure else (None, 0)
             not_recorded = end.set(status, message, exit_code)
     finally:
-        record.room.release()
+        record.room.release(keep=TO_PUBLISH)
     # returned instead of raised here: the context of an exception would keep the model's memory
     return failure or not_recorded
 

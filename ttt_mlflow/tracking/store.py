@@ -241,13 +241,16 @@ def settings(values: Mapping[str, str], override: bool = False) -> Iterator[None
 
 @contextmanager
 def quiet_loggers() -> Iterator[None]:
-    """Keep messages about table creation, migrations and retries off the terminal."""
+    """Keep messages about table creation, migrations and retries off the terminal.
+
+    Tracebacks too, such as MLflow's of a database on a full disk: the caller tells of the exception in one line.
+    """
     import mlflow  # noqa: F401  (its import sets the levels)
 
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
