@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,18 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.project import ENDLESS, QUICK, environment, measuring, new_store, run, started, ttt_mlflow_run, wait_until
+from tests.project import (
+    ENDLESS,
+    QUICK,
+    ROOT,
+    environment,
+    measuring,
+    new_store,
+    run,
+    started,
+    ttt_mlflow_run,
+    wait_until,
+)
 from tests.proxies import SILENCE, Answer, proxy
 from tests.tracking.conftest import server_folder, server_uri
 from ttt_mlflow.app.publishing import Destination, progress_text
@@ -142,14 +155,23 @@ def test_a_signal_after_the_run_was_made(server_uri: str, logdir: Path) -> None:
 
 
 def test_a_terminal_that_goes_away(store: str, logdir: Path) -> None:
-    """SIGHUP, and every later output fails."""
-    leader, terminal = os.openpty()
-    with started(["setsid", "--ctty", "--wait", *command(logdir, ENDLESS)], environment(store)) as process:
-        os.close(terminal)
-        process.wait_for(lambda: measuring(logdir))
-        os.kill(read(only_record(logdir), "status.json")["process"]["pid"], signal.SIGHUP)
-        assert process.wait() == 129
-    os.close(leader)
+    """The kernel sends SIGHUP, and every later output fails."""
+    pid, leader = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        asked = command(logdir, ENDLESS)
+        os.execve(asked[0], asked, environment(store))
+    process = psutil.Process(pid)
+    try:
+        while not measuring(logdir):
+            if select.select([leader], [], [], 0.1)[0]:
+                os.read(leader, 65536)  # fails if the process has ended
+        os.close(leader)
+        wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        process.kill()
+        _, code = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(code) == 128 + signal.SIGHUP
     record = only_record(logdir)
     assert read(record, "status.json")["status"] == "killed"
     (found,) = runs_of(store, record)
