@@ -88,9 +88,10 @@ def test_an_upload_that_stops_moving(
     publisher: Publisher, server_uri: str, make_journal: MakeJournal, request: pytest.FixtureRequest
 ) -> None:
     """The proxy takes 100 kB of a large artifact and then nothing."""
-    journal = make_journal()
+    journal = make_journal("running")
     large = journal.artifacts / "timing/large.bin"
     large.write_bytes(os.urandom(32_000_000))  # more than the buffers of a connection
+    journal.set_status("ok", exit_code=0)
     place = {"record": str(journal.path), "experiment_name": request.node.name}
     shown: list[Progress] = []
 
