@@ -13,7 +13,7 @@ from ttt_mlflow.app.publishing import Destination, Publishing
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
-from ttt_mlflow.errors import BadInput, Killed, PublishFailed
+from ttt_mlflow.errors import BadInput, DamagedRecord, Killed, PublishFailed
 
 if TYPE_CHECKING:
     from ttt_mlflow.app.measure import Result
@@ -83,7 +83,7 @@ def _measure_and_publish(
 
     try:
         published = publishing.publish(record)
-    except PublishFailed as error:
+    except (PublishFailed, DamagedRecord) as error:
         show_error(error)
         print_text(result.summary())
         return result, exit_code or error.exit_code
