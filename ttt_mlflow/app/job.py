@@ -13,7 +13,7 @@ from ttt_mlflow.app.publishing import Destination, Publishing
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
-from ttt_mlflow.errors import BadInput, DamagedRecord, Killed, PublishFailed
+from ttt_mlflow.errors import BadInput, BeingPublished, DamagedRecord, Killed, PublishFailed
 
 if TYPE_CHECKING:
     from ttt_mlflow.app.measure import Result
@@ -84,7 +84,10 @@ def _measure_and_publish(
     try:
         published = publishing.publish(record)
     except (PublishFailed, DamagedRecord) as error:
-        show_error(error)
+        if isinstance(error, BeingPublished):
+            print_text(str(error))  # another process does it, which is no failure
+        else:
+            show_error(error)
         print_text(result.summary())
         return result, exit_code or error.exit_code
     place = published.tracking_uri

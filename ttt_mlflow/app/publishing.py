@@ -1,6 +1,5 @@
 """Publishes what a command records: begins its MLflow run before anything is built, and completes it at the end."""
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from ttt_mlflow.app.signals import ParentRun
 from ttt_mlflow.errors import BadInput, DamagedRecord, Killed, PublishFailed
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.tracking.later import sync_command
 from ttt_mlflow.tracking.publisher import MOST_S, PATIENCE_S, Limits, NoAnswer, NoProgress, Progress, Publisher
 
 if TYPE_CHECKING:
@@ -237,8 +237,7 @@ class Publishing:
         return self._publisher
 
     def _later(self, record: Journal) -> str:
-        place = shlex.quote(without_secrets(self.uri))
-        return f"ttt-mlflow sync {shlex.quote(str(record.path))} --tracking-uri {place}"
+        return sync_command(record.path, self.uri)
 
 
 @contextmanager
