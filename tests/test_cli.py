@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click import shell_completion
@@ -422,8 +423,10 @@ def test_every_command_has_examples(name: str, invoke: Callable[..., Result]) ->
 def test_every_example_parses(name: str, words: list[str]) -> None:
     """It is of its command, and the command takes all of its words."""
     assert words[0] == name
-    command = cli.commands[name]
-    with command.make_context(name, words[1:]) as context:
+    command, words = cli.commands[name], words[1:]
+    if isinstance(command, click.Group):  # such as `record list`
+        command, words = command.commands[words[0]], words[1:]
+    with command.make_context(name, words) as context:
         assert context.args == []
         kinds: dict[str, type[Configuration]] = {"run": RunConfig, "micro": MicroConfig}
         if kind := kinds.get(name):

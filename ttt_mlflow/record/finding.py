@@ -48,9 +48,9 @@ def record_folders(root: Path | str) -> tuple[list[Path], list[Damaged]]:
 
     Raises BadInput if ``root`` is no folder.
     """
-    root = Path(root).absolute()
-    if not root.is_dir():
+    if not Path(root).is_dir():
         raise BadInput(f"{root}: no such folder")
+    root = Path(root).absolute()
     if is_record(root):
         return [root], []
     try:
