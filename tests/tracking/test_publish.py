@@ -285,11 +285,11 @@ def test_what_is_too_long_or_unprintable_for_a_tag_is_cut(
     published = publish(journal, sqlite_uri, experiment_name=experiment)
     client = MlflowClient(sqlite_uri)
     run = client.get_run(published.run_id)
-    assert run.data.tags["ttt.message"].startswith("CUDA error\\0\\udcff xxx")
+    assert run.data.tags["ttt.message"].startswith("CUDA error\\0? xxx")
     assert run.data.tags["ttt.message"].endswith("… (cut)")
     assert len(run.data.tags["mlflow.note.content"]) == 8000
     assert len(run.data.params["checkpoint"]) == 6000
-    assert journal.status["message"] == message
+    assert journal.status["message"] == message.replace("\udcff", "?")  # half a character, which no file can hold
     summary = client.download_artifacts(published.run_id, "summary.md")
     assert Path(summary).read_text() == "d" * 9000
 
