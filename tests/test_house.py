@@ -58,7 +58,6 @@ TESTED_ELSEWHERE = {
     "record/checked.py": "record/test_journal.py, app/test_damaged_records.py",
     "record/finding.py": "app/test_damaged_records.py, record/test_journal.py",
     "record/journal_reader.py": "record/test_journal.py, app/test_damaged_records.py",
-    "record/json_files.py": "record/test_journal.py, app/test_damaged_records.py",
     "record/register.py": "record/test_checksums.py",
     "record/verify.py": "record/test_checksums.py, app/test_damaged_records.py",
     "record/derived.py": "record/test_run_row.py, tracking/test_derived.py",

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_each_file_has_a_line_before_it_is_there(make_journal: MakeJournal, monk
 
     def noted(source: Path, target: Path) -> None:
         sha256, size = checksums_module.of_data(source.read_bytes())
-        last = json.loads(lines(journal)[-1])
+        last = json.loads([line for line in lines(journal) if line][-1])
         replaced.append((last["path"], (last["sha256"], last["size"]) == (sha256, size)))
         replace(source, target)
 
@@ -155,14 +156,14 @@ class Countdown:
     """Lets a process get as far as a moment."""
 
     def __init__(self, moment: Moment) -> None:
-        (self.left, self.part), self._write, self._replace = moment, os.write, os.replace
+        (self.left, self.part), self._write, self._replace = moment, os.pwrite, os.replace
 
-    def write(self, file: int, data: bytes) -> int:
+    def write(self, file: int, data: bytes, place: int) -> int:
         if self._is_over() and self.part and self.left == -1:
-            self._write(file, data[: int(self.part * len(data))])
+            self._write(file, data[: int(self.part * len(data))], place)
         if self.left < 0:
             raise Killed
-        return self._write(file, data)
+        return self._write(file, data, place)
 
     def replace(self, source: Path, target: Path) -> None:
         if self._is_over():
@@ -178,7 +179,7 @@ def run_until(moment: Moment, what: Callable[[], object]) -> bool:
     """Do ``what`` until that moment. Returns whether it came to its end."""
     countdown = Countdown(moment)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "write", countdown.write)
+        patch.setattr(os, "pwrite", countdown.write)
         patch.setattr(os, "replace", countdown.replace)
         try:
             what()
@@ -229,6 +230,18 @@ def test_a_kill_at_any_byte_leaves_a_whole_record(kill: Moment, kills: list[Mome
         status = CheckedJournal(path).status
         assert status["status"] in ("ok", "killed")
         assert status["status"] == "ok" or status["message"] == NO_RECORD_OF_THE_END
+
+
+def test_a_kill_between_line_and_file_and_again_while_the_record_is_closed(tmp_path: Path) -> None:
+    """The status then has lines of an end that never came to be, one from each process that was killed."""
+    last = next(step for step in range(STEPS) if run_until((step, 0.0), lambda: a_run(tmp_path / "whole"))) - 1
+    for closing in range(6):
+        root = tmp_path / str(closing)
+        assert not run_until((last, 0.0), partial(a_run, root))
+        (path,) = root.iterdir()
+        for _ in range(3):
+            run_until((closing, 0.0), partial(close_as_if_ended, path))
+            assert Journal(path).faults() == []
 
 
 def test_the_steps_are_enough_for_a_whole_run(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Configuration(BaseModel):
     def _explain(cls, name: str, fault: Any, values: Mapping[str, Any]) -> str:
         if fault["type"] == "extra_forbidden":
             return cls.no_such_parameter(name)
-        return f"{name}={values.get(name)!s}: not allowed; {name} takes {cls.takes.get(name, 'a text')}"
+        return f"{name}={_on_one_line(values.get(name))}: not allowed; {name} takes {cls.takes.get(name, 'a text')}"
 
     def config_id(self, checkpoint_id: str | None = None) -> str:
         """Hash of what is measured. It does not depend on the host, the measurement's length, profilers or the seed.
@@ -75,6 +75,11 @@ class Configuration(BaseModel):
     def as_params(self) -> dict[str, str]:
         """The configuration as MLflow parameters. Each field has the text that the command line accepts for it."""
         return {name: as_text(value) for name, value in self.model_dump().items()}
+
+
+def _on_one_line(value: Any) -> str:
+    """``value`` for a message: no line feeds, and no codes that a terminal would obey."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
 
 
 def defaults_of(kind: type[Configuration]) -> dict[str, Any]:
