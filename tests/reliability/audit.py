@@ -52,8 +52,8 @@ class Stored:
 
 def recorded(folder: Path) -> Recorded:
     status = _json(folder / "status.json")
-    ended_at = _milliseconds(status["ended_at"])
-    points = Counter((key, ended_at, 0, float(value)) for key, value in _json(folder / "metrics.json").items())
+    started_at, ended_at = _milliseconds(status["started_at"]), _milliseconds(status["ended_at"])
+    points = Counter((key, started_at, 0, float(value)) for key, value in _json(folder / "metrics.json").items())
     for key, rows in _json(folder / "series.json").items():
         points.update((key, int(when), int(step), float(value)) for when, step, value in rows)
     tags = {str(name): str(text) for name, text in _json(folder / "tags.json").items()}
@@ -65,7 +65,6 @@ def recorded(folder: Path) -> Recorded:
         tags["mlflow.note.content"] = description.decode()
         files["summary.md"] = description
     params = _json(folder / "params.json")
-    started_at = _milliseconds(status["started_at"])
     return Recorded(folder.name, status["status"], started_at, ended_at, params, points, tags, files)
 
 
@@ -141,7 +140,7 @@ def _unequal(record: Recorded, run: Stored) -> list[str]:
         "parameters": (run.params, record.params),
     }
     found += [f"{name}: {has}, recorded {says}" for name, (has, says) in facts.items() if has != says]
-    derived = {(key, record.ended_at, 0, float(record.params[key])) for key in SIZES if key in record.params}
+    derived = {(key, record.started_at, 0, float(record.params[key])) for key in SIZES if key in record.params}
     surplus = [point for point in (run.points - record.points).elements() if point not in derived]
     missing = list((record.points - run.points).elements())
     found += [f"{len(surplus)} points too many: {surplus[:3]}"] if surplus else []

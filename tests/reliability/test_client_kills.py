@@ -9,10 +9,12 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import pytest
 
 from tests.project import QUICK, environment, ttt_mlflow_run
@@ -22,6 +24,8 @@ from tests.reliability.server import TrackingServer
 
 ASKED = {**QUICK, "genlen": "6", "repeats": "4"}
 NOT_YET = 4  # the exit code of `ttt-mlflow sync` while something remains
+MOST_ROUNDS = 20
+PUBLISHER = "ttt_mlflow.tracking.background"  # the process that talks to MLflow for a run
 Stage = Literal["before the record", "building", "measuring", "recording", "publishing", "after publishing"]
 STAGES: tuple[Stage, ...] = (
     "before the record",
@@ -35,10 +39,14 @@ STAGES: tuple[Stage, ...] = (
 
 @dataclass
 class Killed:
-    """What the trial did. stages: where the killed runs were; folders: their records as the kill left them."""
+    """What the trial did. stages: where the killed runs were; folders: their records as the kill left them.
+
+    syncs: killed ``ttt-mlflow sync``. publishers: killed processes that a run had started to talk to MLflow.
+    """
 
     stages: Counter[Stage] = field(default_factory=Counter)
     syncs: int = 0
+    publishers: int = 0
     folders: dict[Path, Path] = field(default_factory=dict)
 
 
@@ -103,6 +111,18 @@ class Trial:
         self._note(known)
         return True
 
+    def kill_a_publisher(self, after_s: float) -> None:
+        """Kill the process that talks to MLflow for a run, if there is one then; the run goes on to its end."""
+        process = self.run()
+        process.join(after_s)
+        with suppress(psutil.NoSuchProcess):  # the run has ended before
+            for child in psutil.Process(process.pid).children():
+                if PUBLISHER in child.cmdline():
+                    child.kill()
+                    self.killed.publishers += 1
+        process.join()
+        assert process.exitcode in (0, NOT_YET), self.said.read_text()[-3000:]
+
     def kill_a_sync(self, after_s: float) -> bool:
         process = self.sync(self.records)
         process.join(after_s)
@@ -112,6 +132,20 @@ class Trial:
         process.join()
         self.killed.syncs += process.exitcode == -signal.SIGKILL
         return True
+
+    def sync_the_rest(self) -> None:
+        """Records and copies, in turns, as a nightly job would, until nothing remains."""
+        folders = [self.records, self.copies]
+        self._rng.shuffle(folders)
+        for _ in range(MOST_ROUNDS):
+            for folder in folders:
+                process = self.sync(folder)
+                process.join()
+                assert process.exitcode in (0, NOT_YET), self.said.read_text()[-3000:]
+            if all((record / "published.json").exists() for folder in folders for record in records_in(folder)):
+                return
+            time.sleep(1)
+        raise AssertionError(f"something remains:\n{self.said.read_text()[-3000:]}")
 
     def _note(self, known: set[Path]) -> None:
         """Where the killed run was, and a copy of its record as it is now."""
@@ -129,6 +163,11 @@ class Trial:
             shutil.copytree(record, self.copies / record.name, copy_function=shutil.copyfile)
 
 
+def records_in(folder: Path) -> list[Path]:
+    """One without a status is none: its process ended before it wrote one."""
+    return [path for path in folder.iterdir() if (path / "status.json").exists()]
+
+
 def stage_of(record: Path | None) -> Stage:
     if record is None or not (record / "status.json").exists():
         return "before the record"
@@ -143,6 +182,10 @@ def stage_of(record: Path | None) -> Stage:
     return "measuring" if "warm-up pass 1" in said else "building"
 
 
+def in_words(stages: Counter[Stage]) -> str:
+    return ", ".join(f"{stages[stage]} {stage}" for stage in STAGES)
+
+
 def read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_bytes())) if path.exists() else {}
 
@@ -153,12 +196,10 @@ def lost(before: Path, after: Path) -> list[str]:
     for name in ("params.json", "metrics.json", "tags.json", "series.json"):
         has: Mapping[str, Any] = read(after / name)
         found += [f"{name}: {key}" for key, value in read(before / name).items() if has.get(key) != value]
-    files = [path.relative_to(before) for path in (before / "artifacts").rglob("*") if path.is_file()]
-    found += [
-        str(path)
-        for path in files
-        if not (after / path).exists() or (after / path).read_bytes() != (before / path).read_bytes()
-    ]
+    for path in (before / "artifacts").rglob("*"):
+        now = after / path.relative_to(before)
+        if path.is_file() and not (now.is_file() and now.read_bytes() == path.read_bytes()):
+            found.append(str(path.relative_to(before)))
     status = read(before / "status.json")
     if status["status"] != "running" and read(after / "status.json") != status:
         found.append(f"status.json: {status}")
@@ -166,15 +207,16 @@ def lost(before: Path, after: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("runs", "syncs", "whole", "copies"),
+    ("runs", "syncs", "publishers", "whole", "copies"),
     [
-        pytest.param(6, 2, 0, 1, id="short"),
-        pytest.param(100, 30, 10, 10, id="long", marks=pytest.mark.long),
+        pytest.param(4, 1, 1, 0, 1, id="short"),
+        pytest.param(100, 20, 10, 5, 10, id="long", marks=pytest.mark.long),
     ],
 )
 def test_what_a_killed_client_recorded_arrives_once(
     runs: int,
     syncs: int,
+    publishers: int,
     whole: int,
     copies: int,
     server: TrackingServer,
@@ -195,27 +237,25 @@ def test_what_a_killed_client_recorded_arrives_once(
             part = rng.randrange(runs)  # this one ended before
         if number % 10 == 9:
             life_s = statistics.median([life_s, trial.lifetime_s(trial.run, 1)])
-    print(f"{runs} runs of {life_s:.2f} s killed: " + ", ".join(f"{killed.stages[stage]} {stage}" for stage in STAGES))
-    stages = Counter(killed.stages)
+    print(f"{runs} runs of {life_s:.2f} s killed: {in_words(killed.stages)}")
+    forked = Counter(killed.stages)
     for _ in range(whole):
         trial.kill_a_whole_process(rng.uniform(0, 15))
-    print(
-        f"{whole} whole processes: "
-        + ", ".join(f"{count} {stage}" for stage, count in (killed.stages - stages).items())
-    )
+    print(f"{whole} whole processes: {in_words(killed.stages - forked)}")
 
+    for _ in range(publishers):
+        trial.kill_a_publisher(life_s * rng.random())
     trial.copy_some(copies)
     while killed.syncs < syncs and trial.kill_a_sync(rng.uniform(0, 2)):
         pass
-    print(f"{killed.syncs} sync killed; {len(killed.folders)} records")
+    print(f"{killed.publishers} publishers, {killed.syncs} sync killed; {len(killed.folders)} records of killed runs")
 
-    for folder in rng.sample([trial.records, trial.copies], 2):
-        process = trial.sync(folder)
-        process.join()
-        assert process.exitcode == 0, trial.said.read_text()[-3000:]
+    trial.sync_the_rest()
+    process = trial.janitor()
+    process.join()
+    assert process.exitcode == 0, trial.said.read_text()[-3000:]
     assert "Traceback" not in trial.said.read_text()
 
-    records = [path for path in trial.records.iterdir() if (path / "status.json").exists()]
     assert [line for record, before in killed.folders.items() for line in lost(before, record)] == []
-    assert differences(store, experiment, records) == []
+    assert differences(store, experiment, [*records_in(trial.records), *records_in(trial.copies)]) == []
     assert killed.stages.total() >= runs
