@@ -122,7 +122,7 @@ def differences(store: Store, experiment: str, folders: Iterable[Path]) -> list[
         known |= {run["run_uuid"] for run in runs}
         if len(runs) != 1:
             found.append(f"{record.journal_id}: {len(runs)} active runs")
-        found += [f"{record.journal_id}: {line}" for run in runs for line in _unequal(record, store.stored(run))]
+        found += [f"{record.journal_id}: {line}" for run in runs for line in unequal(record, store.stored(run))]
     for run in store.active_runs(experiment):
         if run["status"] == "RUNNING":
             found.append(f"run {run['run_uuid']} ({run['name']}) is RUNNING")
@@ -131,7 +131,7 @@ def differences(store: Store, experiment: str, folders: Iterable[Path]) -> list[
     return found
 
 
-def _unequal(record: Recorded, run: Stored) -> list[str]:
+def unequal(record: Recorded, run: Stored) -> list[str]:
     found = []
     facts = {
         "status": (run.status, MLFLOW_STATUS[record.status]),
