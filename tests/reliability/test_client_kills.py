@@ -8,9 +8,10 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,12 @@ ASKED = {**QUICK, "genlen": "6", "repeats": "4"}
 NOT_YET = 4  # the exit code of `ttt-mlflow sync` while something remains
 MOST_ROUNDS = 20
 PUBLISHER = "ttt_mlflow.tracking.background"  # the process that talks to MLflow for a run
-Stage = Literal["before the record", "building", "measuring", "recording", "publishing", "after publishing"]
+Stage = Literal[
+    "before the record", "beginning", "building", "measuring", "recording", "publishing", "after publishing"
+]
 STAGES: tuple[Stage, ...] = (
     "before the record",
+    "beginning",
     "building",
     "measuring",
     "recording",
@@ -50,6 +54,14 @@ class Killed:
     folders: dict[Path, Path] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Life:
+    """Seconds that a run takes. rest_s: from the first line of its log to its end."""
+
+    whole_s: float
+    rest_s: float
+
+
 class Trial:
     """Runs and syncs in ``folder`` against ``uri``."""
 
@@ -61,40 +73,49 @@ class Trial:
         self._env = {**environment(uri), "MLFLOW_EXPERIMENT_NAME": experiment}
         self._uri, self.killed = uri, Killed()
 
-    def run(self) -> Any:
+    def run(self) -> ForkServerProcess:
         arguments = ["run", *(f"--{name}={value}" for name, value in ASKED.items()), f"--logdir={self.records}"]
         return start(arguments, self._folder, self._env, self.said)
 
-    def sync(self, records: Path) -> Any:
+    def sync(self, records: Path) -> ForkServerProcess:
         return start(["sync", str(records), "--tracking-uri", self._uri], self._folder, self._env, self.said)
 
-    def janitor(self) -> Any:
+    def janitor(self) -> ForkServerProcess:
         return start(["janitor", "--tracking-uri", self._uri], self._folder, self._env, self.said)
 
-    def lifetime_s(self, make: Callable[[], Any], count: int) -> float:
-        """How long such a process takes if nobody kills it."""
-        took = []
+    def life(self, count: int) -> Life:
+        """How long runs take if nobody kills them."""
+        lives = []
         for _ in range(count):
-            began = time.monotonic()
-            process = make()
+            began, known = time.monotonic(), set(self.records.iterdir())
+            process = self.run()
+            self._wait_for_a_log(process, known)
+            logged = time.monotonic()
             process.join()
             assert process.exitcode == 0, self.said.read_text()[-3000:]
-            took.append(time.monotonic() - began)
-        return statistics.median(took)
+            lives.append((time.monotonic() - began, time.monotonic() - logged))
+        return Life(*(statistics.median(times) for times in zip(*lives, strict=True)))
 
-    def kill_a_run(self, after_s: float) -> bool:
-        """Whether the run still lived then."""
+    def kill_a_run(self, after_s: float, since_log: bool) -> bool:
+        """Kill it ``after_s`` after its start, or after the first line of its log. Whether it still lived then."""
         known = set(self.records.iterdir())
         process = self.run()
+        if since_log:
+            self._wait_for_a_log(process, known)
         process.join(after_s)
-        if process.exitcode is not None:
-            return False
         process.kill()
         process.join()
-        if process.exitcode != -signal.SIGKILL:  # it ended by itself just before
+        if process.exitcode != -signal.SIGKILL:  # it has ended by itself
+            assert process.exitcode == 0, self.said.read_text()[-3000:]
             return False
         self._note(known)
         return True
+
+    def _wait_for_a_log(self, process: ForkServerProcess, known: set[Path]) -> None:
+        while process.exitcode is None:
+            if any((path / "artifacts/log.txt").exists() for path in self.records.iterdir() if path not in known):
+                return
+            time.sleep(0.002)
 
     def kill_a_whole_process(self, after_s: float) -> bool:
         """As :meth:`kill_a_run`, for a process that begins with Python itself."""
@@ -176,7 +197,9 @@ def stage_of(record: Path | None) -> Stage:
     if read(record / "status.json")["status"] != "running":
         return "publishing"
     log = record / "artifacts/log.txt"
-    said = log.read_text() if log.exists() else ""
+    if not log.exists():
+        return "beginning"
+    said = log.read_text()
     if "timed passes ended" in said:
         return "recording"
     return "measuring" if "warm-up pass 1" in said else "building"
@@ -209,7 +232,7 @@ def lost(before: Path, after: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("runs", "syncs", "publishers", "whole", "copies"),
     [
-        pytest.param(4, 1, 1, 0, 1, id="short"),
+        pytest.param(3, 1, 1, 0, 1, id="short"),
         pytest.param(100, 20, 10, 5, 10, id="long", marks=pytest.mark.long),
     ],
 )
@@ -227,24 +250,25 @@ def test_what_a_killed_client_recorded_arrives_once(
 ) -> None:
     trial = Trial(tmp_path, server.uri, experiment, rng)
     killed = trial.killed
-    trial.lifetime_s(trial.run, 1)  # it makes the experiment and its views
-    life_s = trial.lifetime_s(trial.run, 1 if runs < 10 else 5)
+    life = trial.life(1)  # it makes the experiment and its views
+    life = trial.life(5) if runs > 10 else life
 
-    # the instants are spread over the whole life: one in each of equal parts of it
-    parts = rng.sample(range(runs), runs)
-    for number, part in enumerate(parts):
-        while not trial.kill_a_run(life_s * (part + rng.random()) / runs):
-            part = rng.randrange(runs)  # this one ended before
-        if number % 10 == 9:
-            life_s = statistics.median([life_s, trial.lifetime_s(trial.run, 1)])
-    print(f"{runs} runs of {life_s:.2f} s killed: {in_words(killed.stages)}")
+    # One instant in each of equal parts of a run's life. Half of them are after the first line of its log, because
+    # most of the time before that passes with an import.
+    for part in rng.sample(range(runs), runs):
+        since_log, part = divmod(part, (runs + 1) // 2)
+        span_s = life.rest_s if since_log else life.whole_s
+        while not trial.kill_a_run(span_s * (part + rng.random()) / ((runs + 1) // 2), bool(since_log)):
+            part = rng.randrange((runs + 1) // 2)  # this run ended before
+    lasts = f"{life.whole_s:.1f} s, of these {life.rest_s:.1f} s with a log"
+    print(f"{runs} runs of {lasts}, killed: {in_words(killed.stages)}")
     forked = Counter(killed.stages)
     for _ in range(whole):
         trial.kill_a_whole_process(rng.uniform(0, 15))
     print(f"{whole} whole processes: {in_words(killed.stages - forked)}")
 
     for _ in range(publishers):
-        trial.kill_a_publisher(life_s * rng.random())
+        trial.kill_a_publisher(life.whole_s * rng.random())
     trial.copy_some(copies)
     while killed.syncs < syncs and trial.kill_a_sync(rng.uniform(0, 2)):
         pass

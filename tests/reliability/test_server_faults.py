@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -17,16 +18,34 @@ from tests.reliability.trouble import Amount, Trouble
 from ttt_mlflow.record.journal import Journal
 
 NOT_YET = 4  # the exit code of `ttt-mlflow sync` while something remains
-PATIENCE_S = 2400
-PAUSE_S = 2.0  # before a worker begins again: the server may be on its way back
+PATIENCE_S = 3600
 
 
-def sync_all(uri: str, experiment: str, workers: list[Path], waits: Mapping[str, str]) -> int:
+@dataclass(frozen=True)
+class Size:
+    """How much is published, and what goes wrong meanwhile. waits: settings of MLflow's client."""
+
+    records: int
+    folders: int
+    server_kills: int
+    database_stops: int
+    delays: int
+    delay_s: float
+    pause_s: float
+    waits: Mapping[str, str] = field(default_factory=dict)
+
+
+# MLflow's client pauses longer and longer before it asks again
+SHORT = Size(4, 2, 1, 1, 1, delay_s=1, pause_s=1, waits={"MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"})
+LONG = Size(100, 4, 20, 4, 6, delay_s=30, pause_s=5)
+
+
+def sync_all(uri: str, experiment: str, workers: list[Path], size: Size) -> int:
     """``ttt-mlflow sync`` on each folder of ``workers``, all at once and again and again, until nothing remains.
 
-    Returns how often it was started.
+    A worker pauses before it begins again, because the server may be on its way back. Returns how often one began.
     """
-    env = {**environment(), "MLFLOW_EXPERIMENT_NAME": experiment, **waits}
+    env = {**environment(), "MLFLOW_EXPERIMENT_NAME": experiment, **size.waits}
     deadline, starts = time.monotonic() + PATIENCE_S, 0
     waiting = dict.fromkeys(range(len(workers)), 0.0)  # number of a worker -> when it begins again
     running: dict[int, ForkServerProcess] = {}
@@ -42,7 +61,7 @@ def sync_all(uri: str, experiment: str, workers: list[Path], waits: Mapping[str,
                 assert process.exitcode in (0, NOT_YET), f"exit code {process.exitcode}:\n{output[-3000:]}"
                 assert "Traceback" not in output, output[-3000:]
                 if process.exitcode == NOT_YET:
-                    waiting[number] = time.monotonic() + PAUSE_S
+                    waiting[number] = time.monotonic() + size.pause_s
             assert time.monotonic() < deadline, "not published in time"
             time.sleep(0.05)
     finally:
@@ -57,19 +76,10 @@ def said(folder: Path, number: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("count", "folders", "kills", "stops", "delays", "delay_s"),
-    [
-        pytest.param(4, 2, 1, 1, 1, 1.0, id="short"),
-        pytest.param(100, 4, 20, 4, 6, 30.0, id="long", marks=pytest.mark.long),
-    ],
+    "size", [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.long)]
 )
 def test_each_run_arrives_once_and_whole(
-    count: int,
-    folders: int,
-    kills: int,
-    stops: int,
-    delays: int,
-    delay_s: float,
+    size: Size,
     originals: list[Journal],
     server: TrackingServer,
     database: PostgreSQL,
@@ -78,19 +88,19 @@ def test_each_run_arrives_once_and_whole(
     rng: random.Random,
     tmp_path: Path,
 ) -> None:
-    roots = [tmp_path / f"records{number}" for number in range(folders)]
-    records = [path for root in roots for path in multiplied(originals, root, count // folders, rng)]
+    roots = [tmp_path / f"records{number}" for number in range(size.folders)]
+    records = [path for root in roots for path in multiplied(originals, root, size.records // size.folders, rng)]
     # each file is sent at least once: all of the trouble comes while something is still to be sent
     least = sum(1 for record in records for path in (record / "artifacts").rglob("*") if path.is_file())
-    # MLflow pauses longer and longer before it asks again
-    waits = {"MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"} if count < 10 else {}
+    amount = Amount(size.server_kills, size.database_stops, size.delays, size.delay_s, least)
     began = time.monotonic()
-    with Trouble(Amount(kills, stops, delays, delay_s, least), rng, server, database) as trouble:
+    with Trouble(amount, rng, server, database) as trouble:
         # two folders have two processes each, which meet at the same records
-        starts = sync_all(trouble.proxy.uri, experiment, [*roots, *roots[:2]], waits)
+        starts = sync_all(trouble.proxy.uri, experiment, [*roots, *roots[:2]], size)
     took = time.monotonic() - began
     if trouble.failure:
         raise trouble.failure
-    print(f"{count} runs, {least} artifacts and more, {took:.0f} s, sync started {starts} times; {trouble}")
-    assert (trouble.kills, trouble.stops, trouble.proxy.faults["delayed"]) == (kills, stops, delays)
+    print(f"{size.records} runs, {least} artifacts and more, {took:.0f} s, sync started {starts} times; {trouble}")
+    happened = (trouble.kills, trouble.stops, trouble.proxy.faults["delayed"])
+    assert happened == (size.server_kills, size.database_stops, size.delays)
     assert differences(store, experiment, records) == []
