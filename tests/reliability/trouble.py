@@ -84,7 +84,7 @@ class Trouble:
         self.server.kill()
         self.kills += 1
         time.sleep(self._rng.uniform(0, 1))
-        self.server.start()
+        self.server.start_again()
 
     def _stop_postgresql(self) -> None:
         self.database.stop(self._rng.choice(["immediate", "fast"]))
