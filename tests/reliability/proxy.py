@@ -52,7 +52,7 @@ class FaultyProxy:
     def __init__(self, upstream_port: int, choose: Choose = lambda request: None) -> None:
         self.port, self.choose = free_port(), choose
         self.requests: list[tuple[str, str]] = []  # method and path, in the order of arrival
-        self.answered = 0  # how often the server said something
+        self.uploads: set[str] = set()  # the paths that were put, and for which the server said so
         self.faults: Counter[Kind] = Counter()
         self._upstream_port = upstream_port
         self._loop = asyncio.new_event_loop()
@@ -144,7 +144,8 @@ class FaultyProxy:
             pass
         finally:
             writer.transport.abort()
-        self.answered += bool(answer)
+        if request.method == "PUT" and answer.startswith(b"HTTP/1.1 2"):
+            self.uploads.add(request.path)
         return bytes(answer)
 
 

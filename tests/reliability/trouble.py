@@ -14,13 +14,13 @@ SHARES: dict[Kind, int] = {"cut": 12, "lost": 12, "unsent": 8, "refused": 8, "lo
 
 @dataclass(frozen=True)
 class Amount:
-    """How much trouble. over_answers: it is spread over the first so many answers of the server."""
+    """How much trouble. over_uploads: it is spread over the first so many files that the server takes."""
 
     server_kills: int
     database_stops: int
     delays: int
     delay_s: float
-    over_answers: int
+    over_uploads: int
 
 
 class Trouble:
@@ -31,8 +31,8 @@ class Trouble:
         self.kills = self.stops = 0
         self.failure: BaseException | None = None
         events = ["kill"] * amount.server_kills + ["stop"] * amount.database_stops
-        self._events = sorted((rng.uniform(0, amount.over_answers), event) for event in events)
-        delayed = sorted(rng.sample(range(amount.over_answers), amount.delays))
+        self._events = sorted((rng.uniform(0, amount.over_uploads), event) for event in events)
+        delayed = sorted(rng.sample(range(amount.over_uploads), amount.delays))
         self._delayed, self._rng, self._connections = delayed, rng, random.Random(rng.random())
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._make, daemon=True)
@@ -56,7 +56,7 @@ class Trouble:
         )
 
     def _fault(self, request: Request) -> Fault | None:
-        if self._delayed and self.proxy.answered >= self._delayed[0]:
+        if self._delayed and len(self.proxy.uploads) >= self._delayed[0]:
             self._delayed.pop(0)
             return Fault("delayed", seconds=self.amount.delay_s)
         drawn = self._connections.uniform(0, 1000)
@@ -69,7 +69,7 @@ class Trouble:
     def _make(self) -> None:
         try:
             for after, event in self._events:
-                while self.proxy.answered < after:
+                while len(self.proxy.uploads) < after:
                     if self._over.wait(0.005):
                         return
                 time.sleep(self._rng.uniform(0, 0.05))  # not at the same place of each request
