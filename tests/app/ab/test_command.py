@@ -226,9 +226,9 @@ def test_a_store_that_was_away_gets_the_same_by_sync(ab: Ab, sqlite_uri: str) ->
     from ttt_mlflow.tracking.sync import sync
 
     result = ab("slow", "fast", "--experiment-name", "later")
-    assert result.exit_code == 4
+    assert result.exit_code == 4, result.output
     assert f"Warning: tracking_uri={NOWHERE}: cannot be reached (" in result.stderr
-    assert f"`ttt-mlflow sync {Path.cwd()}/ttt_runs` publishes them" in result.stderr
+    assert f"`ttt-mlflow sync {Path.cwd()}/ttt_runs --tracking-uri {NOWHERE}` publishes them" in result.stderr
     assert [done.outcome for done in sync("ttt_runs", sqlite_uri)] == ["published"] * 9
     client = MlflowClient(sqlite_uri)
     experiment = client.get_experiment_by_name("later")

@@ -238,7 +238,9 @@ class _Ab:
         self._say(f"Record: {parent.path}")
 
     def _sync_command(self) -> str:
-        return f"ttt-mlflow sync {shlex.quote(str(self.logdir))}"
+        from ttt_mlflow.tracking.later import sync_command
+
+        return sync_command(self.logdir, self.uri)
 
     def _say(self, text: str) -> None:
         """Print to standard error, so that standard output has the answer alone."""
