@@ -128,5 +128,5 @@ def _serve(arguments: list[str]) -> None:
         os.environ.update(extra_env)
         uvicorn.main.main(command[command.index("uvicorn") + 1 :])
 
-    mlflow.server._exec_cmd = carried_out
+    setattr(mlflow.server, "_exec_cmd", carried_out)  # noqa: B010 (mypy holds the signature)
     cli(arguments)
