@@ -4,8 +4,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from ttt_mlflow.app.janitor import clean_after_sync
 from ttt_mlflow.app.output import print_error, print_text
 from ttt_mlflow.errors import BadInput, PublishFailed
@@ -42,6 +40,8 @@ def sync_records(path: str, tracking_uri: str | None, verify: bool = False) -> i
 
     verify: read back what is in MLflow, also what was published before.
     """
+    from rich.console import Console
+
     from ttt_mlflow.tracking.sync import SyncResult, sync
 
     with Console(stderr=True).status("reading the records") as status:

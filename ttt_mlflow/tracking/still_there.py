@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ttt_mlflow import names
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.tracking.run_values import record_id
 from ttt_mlflow.tracking.store import client_for_reading, clipped, explain, known_errors, resolve_tracking_uri
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def lacks(client: "MlflowClient", journal: Journal, run_id: str) -> str | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return f"has no run {run_id}"
         raise
-    if run.data.tags.get(names.TAG_JOURNAL_ID.name) != journal.journal_id:
+    if run.data.tags.get(names.TAG_JOURNAL_ID.name) != record_id(journal):
         return f"has a run {run_id} of something else"
     if run.info.lifecycle_stage != "active" or run.info.status == "RUNNING":
         return f"has the run {run_id} as {'running' if run.info.lifecycle_stage == 'active' else 'deleted'}"
