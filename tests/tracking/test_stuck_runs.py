@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run
+from mlflow.exceptions import INTERNAL_ERROR, MlflowException
 
 from tests.record.conftest import MakeJournal
 from ttt_mlflow.record.process import Host, this_process
+from ttt_mlflow.tracking import publish as publishing
 from ttt_mlflow.tracking import stuck_runs
-from ttt_mlflow.tracking.publish import publish
+from ttt_mlflow.tracking.publish import How, milliseconds, publish
 from ttt_mlflow.tracking.query import open_store
 from ttt_mlflow.tracking.stuck_runs import DECLARED, Here, RunFacts, end_run, find_stuck, in_words, why_stuck
 
@@ -342,6 +344,80 @@ def test_a_run_that_is_published_at_that_moment_keeps_its_tags(place: Place, mon
     run = place.client.get_run(run_id)
     assert (run.info.status, run.data.tags["ttt.status"]) == ("FINISHED", "ok")
     assert "ttt.message" not in run.data.tags
+
+
+@pytest.mark.parametrize("call", ["set_terminated", "log_batch"])
+def test_a_record_that_is_published_at_that_moment_wins(
+    call: str, place: Place, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our request is under way while the whole record is published, and arrives after it."""
+    journal, here = make_journal("ok"), Here.and_now()
+    process = json.dumps({**this_process(), "start_ticks": 1})
+    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": process})
+    with open_store(place.uri) as store:
+        ours = getattr(store.client, call)
+
+        def late(*args: Any, **kwargs: Any) -> None:
+            publish(journal, place.uri, run_id, place.name)
+            ours(*args, **kwargs)
+
+        monkeypatch.setattr(store.client, call, late)
+        outcome = end_run(store, run_id, here)
+    assert outcome.outcome == "left"
+    if "sync --verify" in outcome.why:  # the tags came too late for anyone to see
+        publish(journal, place.uri, how=How(verify=True))
+    run = place.client.get_run(run_id)
+    assert (run.info.status, run.data.tags["ttt.status"]) == ("FINISHED", "ok")
+    assert run.info.end_time == milliseconds(journal.status["ended_at"])
+    assert "ttt.message" not in run.data.tags
+
+
+@pytest.mark.parametrize("call", ["set_terminated", "log_batch"])
+def test_a_run_that_others_end_while_it_is_published(
+    call: str, place: Place, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They read it when its process was gone and nobody had begun to publish its record."""
+    journal = make_journal("ok")
+    gone = {**this_process(), "start_ticks": 1}
+    monkeypatch.setattr(publishing, "has_ended", lambda process: True)
+    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": json.dumps(gone)})
+    ours, ended = getattr(MlflowClient, call), []
+
+    def with_others(client: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        ours(client, *args, **kwargs)
+        if not ended:
+            ended.append(run_id)
+            place.client.set_terminated(run_id, "KILLED")
+            place.client.set_tag(run_id, "ttt.status", "killed")
+            place.client.set_tag(run_id, "ttt.message", "nobody works on this run any more")
+
+    monkeypatch.setattr(MlflowClient, call, with_others)
+    publish(journal, place.uri, run_id, place.name)
+    run = place.client.get_run(run_id)
+    assert ended
+    assert (run.info.status, run.data.tags["ttt.status"]) == ("FINISHED", "ok")
+    assert run.info.end_time == milliseconds(journal.status["ended_at"])
+    assert "ttt.message" not in run.data.tags
+
+
+def test_a_request_whose_answer_is_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sent again only after the run was read again."""
+    run_id, here = place.gone(), Here.and_now()
+    monkeypatch.setattr(stuck_runs.time, "sleep", lambda seconds: None)
+    with open_store(place.uri) as store:
+        ours, lost = store.client.set_terminated, []
+
+        def once_lost(run_id: str, status: str) -> None:
+            ours(run_id, status)
+            if not lost:
+                lost.append(status)
+                raise MlflowException("the connection was closed", INTERNAL_ERROR)
+
+        monkeypatch.setattr(store.client, "set_terminated", once_lost)
+        assert end_run(store, run_id, here).outcome == "ended"
+    assert lost == ["KILLED"]
+    run = place.client.get_run(run_id)
+    assert (run.info.status, run.data.tags["ttt.status"]) == ("KILLED", "killed")
 
 
 def test_a_record_is_published_into_a_run_that_was_ended(

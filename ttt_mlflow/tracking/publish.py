@@ -36,6 +36,7 @@ from ttt_mlflow.tracking.run_values import (
 from ttt_mlflow.tracking.store import (
     PATIENCE,
     QUIET,
+    SENT_ONCE,
     check_tracking,
     explain,
     known_errors,
@@ -61,7 +62,7 @@ __all__ = [
 
 # A server that forwards artifacts to an object store answers an upload only after it has forwarded it.
 UPLOAD_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-SENT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+TIMES_CONFIRMED = 3  # how often the end of a run is written again, if another process writes there too
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,7 @@ def _publish(publication: Publication, known: "Run | None", values: RunValues, f
             _write_values(client, journal, run, values)
         publication.send_artifacts(run, files)
         with settings(PATIENCE):
-            status = journal.status
-            client.set_terminated(run_id, MLFLOW_STATUS[status["status"]], milliseconds(status["ended_at"]))
+            _end(client, journal, run_id, values)
     place = without_secrets(tracking_uri)
     journal.set_published(place, run_id, experiment_id)
     with settings(PATIENCE):
@@ -209,11 +209,36 @@ def _publish(publication: Publication, known: "Run | None", values: RunValues, f
 def _write_values(client: "MlflowClient", journal: Journal, run: "Run", values: RunValues) -> None:
     lacking = missing(client, run, values)
     more = parent_tag(client, journal, run.info.experiment_id)
-    if run.info.status == "RUNNING" and has_ended(journal.status["process"]) is not False:
-        more |= lives_on()  # that the process which measured is gone would be a reason to end the run
+    if run.info.status == "RUNNING" and _seems_abandoned(journal):
+        more |= lives_on()
     send_values(client, run.info.run_id, replace(lacking, tags=lacking.tags | more))
+    _delete_message(client, run, values)
+
+
+def _seems_abandoned(journal: Journal) -> bool:
+    """Whether others may end the run as nobody's: the process that measured is not there any more."""
+    return has_ended(journal.status["process"]) is not False
+
+
+def _delete_message(client: "MlflowClient", run: "Run", values: RunValues) -> None:
+    """Delete the message of whoever ended the run before it was published."""
     if names.TAG_MESSAGE.name in run.data.tags and names.TAG_MESSAGE.name not in values.tags:
-        client.delete_tag(run.info.run_id, names.TAG_MESSAGE.name)  # of whoever ended the run before it was published
+        client.delete_tag(run.info.run_id, names.TAG_MESSAGE.name)
+
+
+def _end(client: "MlflowClient", journal: Journal, run_id: str, values: RunValues) -> None:
+    """End the run. What another process wrote meanwhile, because it took the run for nobody's, is replaced."""
+    status = journal.status
+    wanted = MLFLOW_STATUS[status["status"]], milliseconds(status["ended_at"])
+    client.set_terminated(run_id, *wanted)
+    for _ in range(TIMES_CONFIRMED if _seems_abandoned(journal) else 0):
+        run = client.get_run(run_id)
+        lacking = missing(client, run, replace(values, points=[]))
+        if (run.info.status, run.info.end_time) == wanted and not lacking.tags:
+            return
+        send_values(client, run_id, lacking)
+        _delete_message(client, run, values)
+        client.set_terminated(run_id, *wanted)
 
 
 def _prepare_ui(client: "MlflowClient", experiment_id: str, values: RunValues) -> tuple[bool, tuple[str, ...]]:

@@ -24,6 +24,7 @@ MLFLOW_DEFAULT_ID = "0"  # of the experiment "Default", in every store
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # MLflow waits for minutes by default, but a user waits for the end of a run. Values that the user has set are kept.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+SENT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 CHECK_SECONDS = 4
 CHECK_PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(CHECK_SECONDS),

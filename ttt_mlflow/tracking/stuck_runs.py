@@ -10,8 +10,9 @@ Three kinds of runs are ours and stuck; all others are left as they are:
 What was measured is not touched. The record of an ended run can still be published into it.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -24,7 +25,8 @@ from ttt_mlflow.record.journal import JOURNAL_ID
 from ttt_mlflow.record.process import Host
 from ttt_mlflow.record.recorded_run import kind_of
 from ttt_mlflow.redaction import without_secrets
-from ttt_mlflow.tracking.store import check_tracking, clipped, explain
+from ttt_mlflow.tracking.run_values import MLFLOW_STATUS, milliseconds
+from ttt_mlflow.tracking.store import SENT_ONCE, check_tracking, clipped, explain, settings
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -50,6 +52,9 @@ ENDED_KINDS = ("decode", "prefill", "micro", "compare")
 NO_NAMES = ("localhost", "localhost.localdomain", "(none)", "")
 PAGE = 1000  # runs a request
 EXPERIMENTS = 500  # experiments a request
+ATTEMPTS = 3
+NOT_ANSWERED = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for a lost answer and a failing server
+BY_A_PUBLISHER = (names.TAG_PROCESS.name, names.TAG_ALIVE_UNTIL.name, names.TAG_RECORDED_UNTIL.name)
 Progress = Callable[[str], None]
 
 
@@ -162,9 +167,9 @@ def _never_begun(run: RunFacts, here: Here) -> str | None:
     return f"`mlflow run` made it {in_words(here.now - run.started_at)} ago, and no measurement began in it"
 
 
-def in_words(time: timedelta) -> str:
+def in_words(length: timedelta) -> str:
     """A length of time in its largest unit: ``45 s``, ``12 min``, ``26 h``, ``9 days``."""
-    seconds = max(0, int(time.total_seconds()))
+    seconds = max(0, int(length.total_seconds()))
     if seconds < 120:
         return f"{seconds} s"
     if seconds < 2 * 3600:
@@ -230,32 +235,66 @@ def _each(store: "Store", experiments: Sequence[str], condition: str, progress: 
 def end_run(store: "Store", run_id: str, here: Here) -> Outcome:
     """End the run as killed, unless it has changed since it was found.
 
-    It is read again right before, because it may have ended by itself. A store has no request that changes a run only
-    if it is still running; so the status is the next request, and what follows is written only if the status stayed.
+    A store has no request that changes a run only if it is still running. So the run is read before and after what is
+    written, and a request that was not answered is not repeated before the run was read again: it may have been
+    published meanwhile. A record that is published at the same time corrects what is written here.
     Raises what the store raises, unless it refuses this run only.
     """
-    from mlflow.entities import RunTag
     from mlflow.exceptions import MlflowException
 
-    try:
-        found = store.client.get_run(run_id)
-        if found.info.lifecycle_stage != "active":
-            return Outcome("left", "it was deleted")
-        run = facts_of(found)
-        reason = why_stuck(run, here)
-        if reason is None:
-            return Outcome("left", "it lives" if run.status == RUNNING else f"it has ended by itself ({run.status})")
-        store.client.set_terminated(run_id, KILLED.upper())
-        if store.client.get_run(run_id).info.status != KILLED.upper():
-            return Outcome("left", "it was published just now")
-        store.client.log_batch(run_id, tags=[RunTag(*tag) for tag in _marks(run, reason).items()])
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return Outcome("left", "it was deleted")
-        if error.error_code == "PERMISSION_DENIED" or check_tracking(store.client.tracking_uri) is None:
-            return Outcome("refused", without_secrets(explain(error)))
-        raise
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with settings(SENT_ONCE, override=True):
+                return _end(store, run_id, here, is_again=attempt > 1)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return Outcome("left", "it was deleted")
+            if error.error_code in NOT_ANSWERED and attempt < ATTEMPTS:
+                time.sleep(attempt)
+            elif error.error_code == "PERMISSION_DENIED" or check_tracking(store.client.tracking_uri) is None:
+                return Outcome("refused", without_secrets(explain(error)))
+            else:
+                raise
+    raise AssertionError  # the last attempt returns or raises
+
+
+def _end(store: "Store", run_id: str, here: Here, is_again: bool) -> Outcome:
+    """One attempt. is_again: the run may already be killed by an earlier attempt that was not answered."""
+    from mlflow.entities import RunTag
+
+    found = store.client.get_run(run_id)
+    if found.info.lifecycle_stage != "active":
+        return Outcome("left", "it was deleted")
+    run = facts_of(found)
+    if is_again and run.status == KILLED.upper() and names.TAG_STATUS.name not in run.tags:
+        run = replace(run, status=RUNNING)
+    reason = why_stuck(run, here)
+    if reason is None:
+        return Outcome("left", "it lives" if run.status == RUNNING else f"it has ended by itself ({run.status})")
+    store.client.set_terminated(run_id, KILLED.upper())
+    after = store.client.get_run(run_id)
+    if _is_published(found, after):
+        if after.info.status == KILLED.upper():
+            _give_back(store, after)
+        return Outcome("left", "it was published just now")
+    store.client.log_batch(run_id, tags=[RunTag(*tag) for tag in _marks(run, reason).items()])
+    if _is_published(after, store.client.get_run(run_id)):
+        return Outcome("left", "it was published just now; `ttt-mlflow sync --verify` corrects what was written here")
     return Outcome("ended", reason)
+
+
+def _is_published(before: "Run", after: "Run") -> bool:
+    """Whether a process has begun to publish the run between the two times at which it was read."""
+    changed = any(before.data.tags.get(name) != after.data.tags.get(name) for name in BY_A_PUBLISHER)
+    return changed or after.info.status != KILLED.upper()
+
+
+def _give_back(store: "Store", run: "Run") -> None:
+    """Give the run the end that its record says, if that has arrived."""
+    tags = run.data.tags
+    status, until = tags.get(names.TAG_STATUS.name, ""), tags.get(names.TAG_RECORDED_UNTIL.name)
+    if status in MLFLOW_STATUS and until:
+        store.client.set_terminated(run.info.run_id, MLFLOW_STATUS[status], milliseconds(until))
 
 
 def _marks(run: RunFacts, reason: str) -> dict[str, str]:
