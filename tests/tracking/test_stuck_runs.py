@@ -381,7 +381,8 @@ def test_a_run_that_others_end_while_it_is_published(
     gone = {**this_process(), "start_ticks": 1}
     monkeypatch.setattr(publishing, "has_ended", lambda process: True)
     run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": json.dumps(gone)})
-    ours, ended = getattr(MlflowClient, call), []
+    ours = getattr(MlflowClient, call)
+    ended: list[str] = []
 
     def with_others(client: MlflowClient, *args: Any, **kwargs: Any) -> None:
         ours(client, *args, **kwargs)
@@ -405,7 +406,8 @@ def test_a_request_whose_answer_is_lost(place: Place, monkeypatch: pytest.Monkey
     run_id, here = place.gone(), Here.and_now()
     monkeypatch.setattr(stuck_runs.time, "sleep", lambda seconds: None)
     with open_store(place.uri) as store:
-        ours, lost = store.client.set_terminated, []
+        ours = store.client.set_terminated
+        lost: list[str] = []
 
         def once_lost(run_id: str, status: str) -> None:
             ours(run_id, status)
