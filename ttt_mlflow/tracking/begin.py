@@ -21,6 +21,7 @@ from ttt_mlflow.tracking.new_store import make_ready
 from ttt_mlflow.tracking.store import (
     PATIENCE,
     QUIET,
+    SENT_ONCE,
     UnusableExperiment,
     check_place,
     clipped,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-# A request that makes a run is sent once: if its answer is lost, a second one would make a second run. What is sent
-# before it is not repeated either, so that a server that answers 503 holds nobody up.
-SENT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 REFUSALS = (401, 403)
 PUBLISHING_S = 3600.0  # how long a run that is only published may take
 
@@ -72,6 +70,8 @@ def begin(
     publish.note_target(journal, tracking_uri, None, experiment_name)
     if reason := check_place(tracking_uri):
         raise PublishFailed(reason)
+    # A request that makes a run is sent once: if its answer is lost, a second one would make a second run. What is sent
+    # before it is not repeated either, so that a server that answers 503 holds nobody up.
     with _client(tracking_uri, _where(journal, tracking_uri), SENT_ONCE) as client:
         tags = _tags(journal, alive_s)
         run, reason = _taken_over(client, candidate, journal, tags) if candidate else (None, None)
