@@ -8,7 +8,7 @@ from ttt_mlflow.app.arguments import number, parse_run, words
 from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.cli.comparing import BUG, compare_options, faults_end_with
 from ttt_mlflow.cli.measuring import run_command
-from ttt_mlflow.cli.options import SwitchCommand, record_options, spellings
+from ttt_mlflow.cli.options import SwitchCommand, publish_options, record_options, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR, CompareConfig, RunConfig
 from ttt_mlflow.errors import BadInput
 
@@ -50,6 +50,7 @@ Exit code: as `ttt-mlflow run`. With --fail-above: 0 not slower by more, 1 slowe
     help=f"time for the rounds; two are always made  [default: {DEFAULT_AB_MINUTES}]",
 )
 @record_options
+@publish_options
 @click.pass_context
 def ab_command(
     context: click.Context,
@@ -62,6 +63,8 @@ def ab_command(
     logdir: str | None,
     tracking_uri: str | None,
     experiment_name: str | None,
+    publish_patience: str | None,
+    publish_seconds: str | None,
     **gate: str | None,
 ) -> None:
     """Compare two versions of the code on this machine: BASELINE and CANDIDATE, each measured in turns.
@@ -82,7 +85,7 @@ def ab_command(
                 "candidate": words("candidate_options", candidate_options),
             },
             number("max_minutes", max_minutes or DEFAULT_AB_MINUTES, "a number of minutes above 0"),
-            Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name),
+            Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name, publish_patience, publish_seconds),
         )
 
     with faults_end_with(BUG):
@@ -94,6 +97,7 @@ def ab_command(
 @click.argument("run")
 @compare_options("allow_missing", "format")
 @record_options
+@publish_options
 @click.pass_context
 def rerun_command(
     context: click.Context,
@@ -101,6 +105,8 @@ def rerun_command(
     logdir: str | None,
     tracking_uri: str | None,
     experiment_name: str | None,
+    publish_patience: str | None,
+    publish_seconds: str | None,
     **gate: str | None,
 ) -> None:
     """Measure the configuration of the recorded run RUN again, and compare it with RUN.
@@ -110,7 +116,9 @@ def rerun_command(
     """
     from ttt_mlflow.app.rerun import rerun
 
-    destination = Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
+    destination = Destination(
+        logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name, publish_patience, publish_seconds
+    )
     with faults_end_with(BUG):
         code = rerun(run, destination, _config({"baseline": run}, gate))
     context.exit(code)
@@ -125,12 +133,9 @@ def _parse_run_words(given: Sequence[str]) -> RunConfig:
     try:
         with run_command.make_context("run", list(given)) as context:
             options = dict(context.params)
-            for place in ("logdir", "tracking_uri", "experiment_name"):
-                if (value := options.pop(place)) is not None:
-                    raise BadInput(f"{place}={value}: it holds for both sides; give it before `--`")
-            for limit in ("publish_patience", "publish_seconds"):
-                if (value := options.pop(limit)) is not None:
-                    raise BadInput(f"{limit}={value}: `ab` publishes after all runs; leave it out")
+            for common in ("logdir", "tracking_uri", "experiment_name", "publish_patience", "publish_seconds"):
+                if (value := options.pop(common)) is not None:
+                    raise BadInput(f"{common}={value}: it holds for both sides; give it before `--`")
             return parse_run(options, options.pop("no_cg"), context.args)
     except click.UsageError as error:
         raise BadInput(error.format_message()) from None

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from tests.app.ab.conftest import NOWHERE, Project
 from tests.project import ROOT, environment, started
+from tests.proxies import SILENCE, proxy
 from ttt_mlflow.cli import cli
 from ttt_mlflow.record.finding import find_journals
 from ttt_mlflow.record.recorded_run import LocalRun
@@ -129,6 +130,11 @@ def test_what_cannot_be_told_may_pass(ab: Ab, project: Project) -> None:
         (("slow", "fast", "--candidate-options", "--foo 1"), "candidate: foo=1: no such parameter"),
         (("slow", "fast", "--candidate-options", "'"), "candidate_options=': not allowed (No closing quotation)"),
         (("slow", "fast", "--", "--logdir", "x"), "logdir=x: it holds for both sides; give it before `--`"),
+        (
+            ("slow", "fast", "--", "--publish-seconds", "9"),
+            "publish_seconds=9: it holds for both sides; give it before `--`",
+        ),
+        (("slow", "fast", "--publish-patience", "0"), "publish_patience=0: "),
         (("slow", "fast", "--resolution", "0"), "resolution=0: not allowed; resolution takes a percentage above 0"),
         (("slow", "fast", "--fail-above", "-1"), "fail_above=-1: not allowed"),
         (("slow", "fast", "--max-minutes", "soon"), "max_minutes=soon: not allowed"),
@@ -220,6 +226,15 @@ def test_one_parent_run_with_its_children(ab: Ab, project: Project, sqlite_uri: 
     }
     assert sides == {("baseline", "slow", 1000.0), ("candidate", "fast", 1030.0)}
     assert f"MLflow run {parent.info.run_id} in {sqlite_uri}, with 8 child runs" in result.stderr
+
+
+def test_a_server_that_never_answers_holds_the_comparison_up_no_longer_than_asked(ab: Ab) -> None:
+    with proxy(lambda method, path: SILENCE) as silent:
+        result = ab("slow", "fast", "--tracking-uri", silent.uri, "--publish-patience", "0.5")
+    assert result.exit_code == 4, result.output
+    assert "for 0.5 s no byte moved and no answer came" in result.stderr
+    assert f"`ttt-mlflow sync {Path.cwd()}/ttt_runs --tracking-uri {silent.uri}` publishes them" in result.stderr
+    assert "faster" in result.stdout
 
 
 def test_a_store_that_was_away_gets_the_same_by_sync(ab: Ab, sqlite_uri: str) -> None:

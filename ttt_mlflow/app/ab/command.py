@@ -28,7 +28,7 @@ from ttt_mlflow.app.ab.turns import (
 )
 from ttt_mlflow.app.compare import gate_of, rendered, report_of
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
-from ttt_mlflow.app.publishing import Destination
+from ttt_mlflow.app.publishing import Destination, Publishing
 from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.config import CompareConfig
 from ttt_mlflow.errors import BadInput, Killed, PublishFailed
@@ -82,6 +82,7 @@ class _Ab:
         from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri
 
         self.asked, self.signals = asked, signals
+        asked.destination.limits()  # refused now, and not after all runs
         self.words = {name: words_of_a_run(words) for name, words in asked.words.items()}
         for name, words in self.words.items():
             _check_options(name, words, check)
@@ -174,9 +175,10 @@ class _Ab:
 
     def _publish(self, parent: Journal) -> bool:
         try:
-            with self._status("publishing"):
-                place = publish_all(parent, self.rounds.runs, self.uri, self.asked.destination.experiment_name)
-        except PublishFailed as error:
+            with Publishing(self.asked.destination, parent=None) as publishing:
+                publishing.start()
+                place = publish_all(parent, self.rounds.runs, publishing)
+        except (BadInput, PublishFailed) as error:  # bad input: the server refuses, but the comparison is made
             show_error(error)
             self._say(f"The comparison and its runs are kept; `{self._sync_command()}` publishes them.")
             return False

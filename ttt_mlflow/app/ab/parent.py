@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ttt_mlflow import names
 from ttt_mlflow.app.ab.sides import Side
 from ttt_mlflow.app.compare import record_comparison
+from ttt_mlflow.app.publishing import Publishing
 from ttt_mlflow.config import CompareConfig
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.report.comparison_text import Report
@@ -52,17 +53,13 @@ def mark_children(parent: Journal, sides: Sequence[Side], runs: Mapping[str, Seq
             )
 
 
-def publish_all(
-    parent: Journal, runs: Mapping[str, Sequence[Journal]], tracking_uri: str, experiment_name: str | None
-) -> "PublishedRun":
+def publish_all(parent: Journal, runs: Mapping[str, Sequence[Journal]], publishing: Publishing) -> "PublishedRun":
     """Publish the comparison and its runs, the parent first. Returns where the parent is.
 
     Raises PublishFailed; ``sync`` of the folder of the records then publishes the rest.
     """
-    from ttt_mlflow.tracking.publish import publish
-
     children = [run for side in runs.values() for run in side]
-    published = publish(parent, tracking_uri, experiment_name=experiment_name)
+    published = publishing.publish(parent)
     for record in sorted(children, key=lambda run: str(run.status["started_at"])):
-        publish(record, tracking_uri, experiment_name=experiment_name)
+        publishing.publish(record)
     return published
