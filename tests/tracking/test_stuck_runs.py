@@ -401,6 +401,68 @@ def test_a_run_that_others_end_while_it_is_published(
     assert "ttt.message" not in run.data.tags
 
 
+def test_an_answer_that_was_long_under_way_is_asked_for_again(
+    place: Place, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the answer was under way, the whole record was published."""
+    journal, here = make_journal("ok"), Here.and_now()
+    gone = json.dumps({**this_process(), "start_ticks": 1})
+    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": gone})
+    monkeypatch.setattr(stuck_runs, "QUICK_S", 0.0)  # every answer counts as slow
+    with open_store(place.uri) as store:
+        ours = store.client.get_run
+        read: list[Run] = []
+
+        def slow(run_id: str) -> Run:
+            read.append(ours(run_id))
+            if len(read) == 1:
+                publish(journal, place.uri, run_id, place.name)
+            return read[-1]
+
+        monkeypatch.setattr(store.client, "get_run", slow)
+        assert end_run(store, run_id, here).why == "it has ended by itself (FINISHED)"
+    assert [run.info.status for run in read] == ["RUNNING", "FINISHED", "FINISHED"]
+
+
+@pytest.mark.parametrize("lost", ["set_terminated", "get_run"])
+def test_a_run_is_given_back_although_an_answer_is_lost(
+    lost: str, place: Place, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is published just before our request arrives, and then we hear nothing of it."""
+    journal, here = make_journal("ok"), Here.and_now()
+    gone = json.dumps({**this_process(), "start_ticks": 1})
+    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": gone})
+    monkeypatch.setattr(stuck_runs.time, "sleep", lambda seconds: None)
+    with open_store(place.uri) as store:
+        end, read, failed = store.client.set_terminated, store.client.get_run, [False]
+
+        def late(run_id: str, *ended: Any) -> None:
+            if ended == ("KILLED",):
+                publish(journal, place.uri, run_id, place.name)
+            end(run_id, *ended)
+            if lost == "set_terminated":
+                lose()
+
+        def reads(run_id: str) -> Run:
+            run = read(run_id)
+            if lost == "get_run" and "ttt.recorded_until" in run.data.tags:
+                lose()
+            return run
+
+        def lose() -> None:
+            if not failed[0]:
+                failed[0] = True
+                raise MlflowException("the connection was closed", INTERNAL_ERROR)
+
+        monkeypatch.setattr(store.client, "set_terminated", late)
+        monkeypatch.setattr(store.client, "get_run", reads)
+        assert end_run(store, run_id, here).outcome == "left"
+    assert failed == [True]
+    run = place.client.get_run(run_id)
+    assert (run.info.status, run.data.tags["ttt.status"]) == ("FINISHED", "ok")
+    assert run.info.end_time == milliseconds(journal.status["ended_at"])
+
+
 def test_a_request_whose_answer_is_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is sent again only after the run was read again."""
     run_id, here = place.gone(), Here.and_now()

@@ -12,7 +12,7 @@ What was measured is not touched. The record of an ended run can still be publis
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -54,6 +54,7 @@ PAGE = 1000  # runs a request
 EXPERIMENTS = 500  # experiments a request
 ATTEMPTS = 3
 NOT_ANSWERED = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for a lost answer and a failing server
+QUICK_S = 0.5
 BY_A_PUBLISHER = (names.TAG_PROCESS.name, names.TAG_ALIVE_UNTIL.name, names.TAG_RECORDED_UNTIL.name)
 Progress = Callable[[str], None]
 
@@ -242,10 +243,11 @@ def end_run(store: "Store", run_id: str, here: Here) -> Outcome:
     """
     from mlflow.exceptions import MlflowException
 
+    ending = _Ending(store, run_id, here)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with settings(SENT_ONCE, override=True):
-                return _end(store, run_id, here, is_again=attempt > 1)
+                return ending.attempt()
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return Outcome("left", "it was deleted")
@@ -258,43 +260,73 @@ def end_run(store: "Store", run_id: str, here: Here) -> Outcome:
     raise AssertionError  # the last attempt returns or raises
 
 
-def _end(store: "Store", run_id: str, here: Here, is_again: bool) -> Outcome:
-    """One attempt. is_again: the run may already be killed by an earlier attempt that was not answered."""
-    from mlflow.entities import RunTag
+class _Ending:
+    """The end of one run. An attempt goes on where the one before it was not answered."""
 
-    found = store.client.get_run(run_id)
-    if found.info.lifecycle_stage != "active":
-        return Outcome("left", "it was deleted")
-    run = facts_of(found)
-    if is_again and run.status == KILLED.upper() and names.TAG_STATUS.name not in run.tags:
-        run = replace(run, status=RUNNING)
-    reason = why_stuck(run, here)
-    if reason is None:
-        return Outcome("left", "it lives" if run.status == RUNNING else f"it has ended by itself ({run.status})")
-    store.client.set_terminated(run_id, KILLED.upper())
-    after = store.client.get_run(run_id)
-    if _is_published(found, after):
-        if after.info.status == KILLED.upper():
-            _give_back(store, after)
-        return Outcome("left", "it was published just now")
-    store.client.log_batch(run_id, tags=[RunTag(*tag) for tag in _marks(run, reason).items()])
-    if _is_published(after, store.client.get_run(run_id)):
-        return Outcome("left", "it was published just now; `ttt-mlflow sync --verify` corrects what was written here")
-    return Outcome("ended", reason)
+    def __init__(self, store: "Store", run_id: str, here: Here) -> None:
+        self._client, self._run_id, self._here = store.client, run_id, here
+        self._before: Run | None = None  # as it was before we wrote
+        self._reason = ""
+
+    def attempt(self) -> Outcome:
+        run = self._read_just_now()
+        if run.info.lifecycle_stage != "active":
+            return Outcome("left", "it was deleted")
+        if self._before is None or run.info.status == RUNNING:
+            facts = facts_of(run)
+            reason = why_stuck(facts, self._here)
+            if reason is None:
+                why = "it lives" if facts.status == RUNNING else f"it has ended by itself ({facts.status})"
+                return Outcome("left", why)
+            self._before, self._reason = run, reason
+            self._client.set_terminated(self._run_id, KILLED.upper())
+            run = self._client.get_run(self._run_id)
+        return self._mark(self._before, run)
+
+    def _mark(self, before: "Run", run: "Run") -> Outcome:
+        from mlflow.entities import RunTag
+
+        if _is_published(before, run):
+            if run.info.status == KILLED.upper():
+                self._give_back(run)
+            return Outcome("left", "it was published just now")
+        marks = _marks(facts_of(before), self._reason)
+        self._client.log_batch(self._run_id, tags=[RunTag(*tag) for tag in marks.items()])
+        if _is_published(run, self._client.get_run(self._run_id)):
+            return Outcome(
+                "left", "it was published just now; `ttt-mlflow sync --verify` corrects what was written here"
+            )
+        return Outcome("ended", self._reason)
+
+    def _read_just_now(self) -> "Run":
+        """The run as it is now. An answer that was long under way tells what was, and is asked for again.
+
+        On a server whose answers are all slow, two that agree suffice: a publication takes more than one request.
+        """
+        last: Run | None = None
+        while True:
+            asked_at = time.monotonic()
+            run = self._client.get_run(self._run_id)
+            if time.monotonic() - asked_at < QUICK_S or (last is not None and _state(last) == _state(run)):
+                return run
+            last = run
+
+    def _give_back(self, run: "Run") -> None:
+        """Give the run the end that its record says, if that has arrived."""
+        tags = run.data.tags
+        status, until = tags.get(names.TAG_STATUS.name, ""), tags.get(names.TAG_RECORDED_UNTIL.name)
+        if status in MLFLOW_STATUS and until:
+            self._client.set_terminated(run.info.run_id, MLFLOW_STATUS[status], milliseconds(until))
 
 
 def _is_published(before: "Run", after: "Run") -> bool:
     """Whether a process has begun to publish the run between the two times at which it was read."""
-    changed = any(before.data.tags.get(name) != after.data.tags.get(name) for name in BY_A_PUBLISHER)
-    return changed or after.info.status != KILLED.upper()
+    return after.info.status != KILLED.upper() or _state(before)[1:] != _state(after)[1:]
 
 
-def _give_back(store: "Store", run: "Run") -> None:
-    """Give the run the end that its record says, if that has arrived."""
-    tags = run.data.tags
-    status, until = tags.get(names.TAG_STATUS.name, ""), tags.get(names.TAG_RECORDED_UNTIL.name)
-    if status in MLFLOW_STATUS and until:
-        store.client.set_terminated(run.info.run_id, MLFLOW_STATUS[status], milliseconds(until))
+def _state(run: "Run") -> tuple[str | None, ...]:
+    """The status, and what a publication changes before it changes the status."""
+    return run.info.status, *(run.data.tags.get(name) for name in BY_A_PUBLISHER)
 
 
 def _marks(run: RunFacts, reason: str) -> dict[str, str]:
