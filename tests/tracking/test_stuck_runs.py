@@ -363,9 +363,7 @@ def test_a_record_that_is_published_at_that_moment_wins(
 
         monkeypatch.setattr(store.client, call, late)
         outcome = end_run(store, run_id, here)
-    assert outcome.outcome == "left"
-    if "sync --verify" in outcome.why:  # the tags came too late for anyone to see
-        publish(journal, place.uri, how=How(verify=True))
+    assert (outcome.outcome, outcome.why) == ("left", "it was published just now")
     run = place.client.get_run(run_id)
     assert (run.info.status, run.data.tags["ttt.status"]) == ("FINISHED", "ok")
     assert run.info.end_time == milliseconds(journal.status["ended_at"])
@@ -422,6 +420,40 @@ def test_an_answer_that_was_long_under_way_is_asked_for_again(
         monkeypatch.setattr(store.client, "get_run", slow)
         assert end_run(store, run_id, here).why == "it has ended by itself (FINISHED)"
     assert [run.info.status for run in read] == ["RUNNING", "FINISHED", "FINISHED"]
+
+
+@pytest.mark.parametrize("was_interrupted", [False, True])
+def test_marks_of_a_failed_run_that_is_published_at_that_moment(
+    was_interrupted: bool, place: Place, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it failed does not say how. Only if its values had arrived earlier are they known here."""
+    journal, here = make_journal("oom", "too large"), Here.and_now()
+    gone = json.dumps({**this_process(), "start_ticks": 1})
+    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": gone})
+    if was_interrupted:
+        publish(journal, place.uri, run_id, place.name)
+        place.client.update_run(run_id, "RUNNING")
+        place.client.set_tag(run_id, "ttt.process", gone)
+    with open_store(place.uri) as store:
+        ours = store.client.log_batch
+
+        def late(*args: Any, **kwargs: Any) -> None:
+            if kwargs["tags"][0].value == "killed":
+                publish(journal, place.uri, run_id, place.name)
+            ours(*args, **kwargs)
+
+        monkeypatch.setattr(store.client, "log_batch", late)
+        outcome = end_run(store, run_id, here)
+    assert outcome.outcome == "left"
+    assert ("sync --verify" in outcome.why) is not was_interrupted
+    if not was_interrupted:
+        publish(journal, place.uri, how=How(verify=True))
+    run = place.client.get_run(run_id)
+    assert (run.info.status, run.data.tags["ttt.status"], run.data.tags["ttt.message"]) == (
+        "FAILED",
+        "oom",
+        "too large",
+    )
 
 
 @pytest.mark.parametrize("lost", ["set_terminated", "get_run"])

@@ -209,7 +209,7 @@ def _publish(publication: Publication, known: "Run | None", values: RunValues, f
 def _write_values(client: "MlflowClient", journal: Journal, run: "Run", values: RunValues) -> None:
     lacking = missing(client, run, values)
     more = parent_tag(client, journal, run.info.experiment_id)
-    if run.info.status == "RUNNING" and _seems_abandoned(journal):
+    if run.info.status != MLFLOW_STATUS[journal.status["status"]] and _seems_abandoned(journal):
         more |= lives_on()
     send_values(client, run.info.run_id, replace(lacking, tags=lacking.tags | more))
     _delete_message(client, run, values)

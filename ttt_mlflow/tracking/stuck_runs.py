@@ -280,7 +280,7 @@ class _Ending:
                 return Outcome("left", why)
             self._before, self._reason = run, reason
             self._client.set_terminated(self._run_id, KILLED.upper())
-            run = self._client.get_run(self._run_id)
+            run = self._read_just_now()
         return self._mark(self._before, run)
 
     def _mark(self, before: "Run", run: "Run") -> Outcome:
@@ -292,11 +292,26 @@ class _Ending:
             return Outcome("left", "it was published just now")
         marks = _marks(facts_of(before), self._reason)
         self._client.log_batch(self._run_id, tags=[RunTag(*tag) for tag in marks.items()])
-        if _is_published(run, self._client.get_run(self._run_id)):
-            return Outcome(
-                "left", "it was published just now; `ttt-mlflow sync --verify` corrects what was written here"
-            )
+        after = self._client.get_run(self._run_id)
+        if _is_published(run, after):
+            return Outcome("left", f"it was published just now{self._take_back(marks, run, after)}")
         return Outcome("ended", self._reason)
+
+    def _take_back(self, marks: Mapping[str, str], before: "Run", after: "Run") -> str:
+        """Undo our marks in a run that was published at the same time. Returns what is left to do, to be told."""
+        from mlflow.entities import RunTag
+
+        earlier = {name: text for name, text in before.data.tags.items() if name in marks}
+        if names.TAG_RECORDED_UNTIL.name not in before.data.tags:  # else it had what its record says, from earlier
+            if after.info.status != MLFLOW_STATUS["ok"]:
+                return "; `ttt-mlflow sync --verify` of its record corrects what was written here"
+            earlier[names.TAG_STATUS.name] = "ok"
+        for name in marks.keys() - earlier.keys():
+            if after.data.tags.get(name) == marks[name]:
+                self._client.delete_tag(self._run_id, name)
+        ours = [RunTag(name, text) for name, text in earlier.items() if after.data.tags.get(name) == marks[name]]
+        self._client.log_batch(self._run_id, tags=ours)
+        return ""
 
     def _read_just_now(self) -> "Run":
         """The run as it is now. An answer that was long under way tells what was, and is asked for again.
