@@ -2,12 +2,14 @@
 
 import json
 import shlex
+from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.project import ROOT
 from ttt_mlflow import redaction
 from ttt_mlflow.redaction import environment_without_secrets, redacted, remember_secrets, secrets_of, without_secrets
 
@@ -230,3 +232,8 @@ def test_folders_and_switches_of_the_environment_are_no_secrets(monkeypatch: pyt
 def test_json() -> None:
     value = {"a": [f"https://{SECRET}@h/x", 1.5, None], "b": {"c": True}}
     assert redacted(value) == {"a": ["https://h/x", 1.5, None], "b": {"c": True}}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ttt_mlflow/report/pages").iterdir()), ids=lambda path: path.name)
+def test_the_programs_of_our_pages_are_left_alone(path: Path) -> None:
+    assert without_secrets(path.read_text()) == path.read_text()

@@ -17,6 +17,8 @@ from psycopg.rows import dict_row
 
 Point = tuple[str, int, int, float]  # key, time in ms, step, value
 MLFLOW_STATUS = {"ok": "FINISHED", "oom": "FAILED", "error": "FAILED", "killed": "KILLED"}
+# What a killed server was writing stays in its folder under such a name. MLflow neither lists nor serves it.
+UNFINISHED = ".artifact.uploading."
 # metrics that repeat a parameter: a run that was killed between both gets them from its parameters
 SIZES = ("batch", "promptlen", "genlen")
 
@@ -101,7 +103,7 @@ class Store:
             Counter(_point(row) for row in self._rows(all_points.format("metrics"), run_id)),
             {row["key"]: _point(row) for row in self._rows(all_points.format("latest_metrics"), run_id)},
             {row["key"]: row["value"] for row in self._rows("select * from tags where run_uuid = %s", run_id)},
-            _files(folder),
+            {path: content for path, content in _files(folder).items() if not Path(path).name.startswith(UNFINISHED)},
         )
 
     def _rows(self, query: str, *values: object) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def two_kernels() -> MicroResults:
 
 def figure(results: MicroResults) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Data and layout that the page hands to plotly."""
-    call = re.search(r'Plotly\.newPlot\(\s*"[^"]+",\s*', page := chart_html(results))
+    call = re.search(r'Plotly\.newPlot\(\s*"[^"]+",\s*', page := chart_html(results).decode())
     assert call is not None
     data, end = json.JSONDecoder().raw_decode(page, call.end())
     layout, _ = json.JSONDecoder().raw_decode(page, page.index("{", end))
@@ -96,17 +96,23 @@ def test_what_was_not_timed_is_not_drawn() -> None:
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
-    page = chart_html(two_kernels())
+    page = chart_html(two_kernels()).decode()
     assert not re.search(r"<script[^>]*\ssrc=", page)
     assert not re.search(r"<link[^>]*\shref=", page)
     assert "MathJax.js" not in page
     assert len(page) < 10_000_000
 
 
+def test_the_library_in_the_page_is_whole() -> None:
+    from plotly.offline import get_plotlyjs
+
+    assert f"<script>{get_plotlyjs()}</script>" in chart_html(two_kernels()).decode()
+
+
 @pytest.mark.skipif(not BROWSER, reason="no chromium or Chrome is installed")
 def test_a_browser_without_a_network_draws_it(tmp_path: Path) -> None:
     page = tmp_path / "kernels.html"
-    page.write_text(chart_html(two_kernels()))
+    page.write_bytes(chart_html(two_kernels()))
     drawn = re.sub(r"<script.*?</script>", "", rendered(page), flags=re.DOTALL)
     assert len(re.findall(r'<g class="trace scatter', drawn)) == 4
     for text in ("fast", "slow", "roofline of TTT-Linear", "roofline of TTT-MLP", *BUTTONS):

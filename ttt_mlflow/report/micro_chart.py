@@ -8,6 +8,7 @@ from typing import Any
 from ttt_mlflow.kernels.inner_layers import INNER_LAYERS
 from ttt_mlflow.names import GPU_READ_GB_PER_S
 from ttt_mlflow.record.micro_results import CellResult, MicroResults
+from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.style import COLORS, GRAY
 
 LOOKS: dict[Any, Any] = {
@@ -86,12 +87,14 @@ class Quantity:
     limit_name: str | None = None
 
 
-def chart_html(results: MicroResults) -> str:
+def chart_html(results: MicroResults) -> bytes:
     """A page with one chart: a line for each kernel over the batch, with bars from the 20th to the 80th percentile.
 
     Dashed lines show the limit of the GPU's read bandwidth. Buttons choose time, GB/s, or percent of that bandwidth.
+    The page has no secrets and needs nothing from elsewhere.
     """
     import plotly.graph_objects as go
+    from plotly.offline import get_plotlyjs
 
     quantities = _quantities(results)
     traces = [_traces(results, quantity) for quantity in quantities.values()]
@@ -119,7 +122,9 @@ def chart_html(results: MicroResults) -> str:
             {"type": "buttons", "direction": "right", "x": 1, "xanchor": "right", "y": 1.14, "buttons": buttons}
         ],
     )
-    return str(figure.to_html(include_plotlyjs=True, config={"displaylogo": False, "responsive": True}))
+    page = without_secrets(figure.to_html(include_plotlyjs=False, config={"displaylogo": False, "responsive": True}))
+    # The library is not searched for secrets: that takes seconds, and what looks like one there is a part of a program.
+    return page.replace("<head>", f"<head><script>{get_plotlyjs()}</script>", 1).encode()
 
 
 def _quantities(results: MicroResults) -> dict[str, Quantity]:
