@@ -340,6 +340,19 @@ def test_sync_leaves_the_run_of_a_record_that_it_will_send_later(place: Place, m
     assert [place.client.get_run(run_id).info.status for run_id in runs] == ["RUNNING", "KILLED"]
 
 
+@pytest.mark.parametrize("interrupted", [{"ttt.recorded_until": "2026-11-29T08:00:00+00:00"}, {}])
+def test_sync_leaves_the_run_that_another_sync_will_complete(
+    interrupted: dict[str, str], place: Place, make_journal: MakeJournal, tmp_path: Path
+) -> None:
+    """That one was killed, before or after it had sent the values. The janitor alone ends such a run."""
+    gone = json.dumps({**this_process(), "start_ticks": 1, "publishes": not interrupted})
+    run_id = place.run({"ttt.journal_id": "20261128-101500-1a2b3c4d", "ttt.process": gone, **interrupted})
+    assert clean_after_sync([result(make_journal(), "published", place)], place.uri) == 0
+    assert place.client.get_run(run_id).info.status == "RUNNING"
+    assert clean(of(place, tmp_path)) == 0
+    assert place.client.get_run(run_id).info.status == "KILLED"
+
+
 def test_sync_says_if_the_store_was_not_looked_at(
     make_journal: MakeJournal, capsys: pytest.CaptureFixture[str]
 ) -> None:

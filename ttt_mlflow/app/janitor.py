@@ -80,8 +80,9 @@ def clean(asked: Asked) -> int:
 def clean_after_sync(results: Sequence["SyncResult"], tracking_uri: str | None) -> int:
     """The same for the stores to which ``sync`` has just published; silent where there is nothing to end.
 
-    The runs of records that a later sync will publish are left to it. The run of a damaged record is not: nothing will
-    be published into it. A store that cannot be read is told and does not count: the records are what sync is for.
+    The runs of records that a later sync will publish are left to it, also those that another sync has begun to
+    publish, from whatever folder: it may be at work again in a moment. The run of a damaged record is not: nothing
+    will be published into it. A store that cannot be read is told and does not count: the records are what sync is for.
     """
     from ttt_mlflow.tracking.store import resolve_tracking_uri
 
@@ -106,13 +107,13 @@ def clean_after_sync(results: Sequence["SyncResult"], tracking_uri: str | None) 
 def _clean_quietly(uri: str, also: Collection[str], waiting: Collection[str]) -> int:
     """End the stuck runs of the usual experiments and of those in ``also``. Returns how many the store refused."""
     from ttt_mlflow.tracking.query import open_store
-    from ttt_mlflow.tracking.stuck_runs import Here, end_run, find_stuck
+    from ttt_mlflow.tracking.stuck_runs import Here, end_run, find_stuck, waits_for_sync
 
     here, progress, refused = Here.and_now(), progress_lines(), 0
     with open_store(uri) as store:
         experiments = sorted({*_usual_experiments(store), *also})
         for run, _ in find_stuck(store, experiments, here, progress):
-            if run.journal_id not in waiting:
+            if run.journal_id not in waiting and not waits_for_sync(run):
                 done = end_run(store, run.run_id, here)
                 refused += done.outcome == "refused"
                 _print_run(run, here, done.outcome, done.why)

@@ -105,9 +105,10 @@ def found_or_made(client: "MlflowClient", journal: Journal) -> "Run":
 
 
 def lives_on() -> dict[str, str]:
-    """The tags that tell others that this process is writing the run."""
+    """The tags that tell others that this process is publishing the run."""
     until = datetime.now(UTC) + PUBLISHING_FOR
-    return {names.TAG_ALIVE_UNTIL.name: until.isoformat(), names.TAG_PROCESS.name: json.dumps(this_process())}
+    process = {**this_process(), "publishes": True}
+    return {names.TAG_ALIVE_UNTIL.name: until.isoformat(), names.TAG_PROCESS.name: json.dumps(process)}
 
 
 def holds_newer(run: "Run", until: str) -> bool:

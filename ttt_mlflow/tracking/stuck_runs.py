@@ -109,6 +109,7 @@ class _Process(BaseModel):
     pid_namespace: str = Field(min_length=1)
     pid: int = Field(gt=0)
     start_ticks: int = Field(ge=0)
+    publishes: bool = False  # a record of another process
 
 
 def why_stuck(run: RunFacts, here: Here) -> str | None:
@@ -122,6 +123,12 @@ def why_stuck(run: RunFacts, here: Here) -> str | None:
             return f"its process {process.pid} on {process.host} is gone"
         return None if ended is False else _overdue(run, here)
     return _never_begun(run, here)
+
+
+def waits_for_sync(run: RunFacts) -> bool:
+    """Whether a publication of the run's record began and was not completed, so that the next one will end the run."""
+    process = _process_of(run)
+    return names.TAG_RECORDED_UNTIL.name in run.tags or (process is not None and process.publishes)
 
 
 def _process_of(run: RunFacts) -> _Process | None:
