@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -61,16 +61,19 @@ class TrackingServer:
     """``mlflow server`` as a process group of its own, that takes the artifacts through.
 
     It is started with its own command. After a kill it is forked from a process that has imported MLflow, with the same
-    arguments: it answers after one second instead of ten, and many kills become affordable.
+    arguments: it answers after one second instead of ten, and many kills become affordable. more, env: further
+    arguments and variables, such as those for accounts.
     """
 
-    def __init__(self, folder: Path, database: str) -> None:
+    def __init__(
+        self, folder: Path, database: str, more: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> None:
         self.port, self.artifacts = free_port(), folder / "artifacts"
         self._folder, self._log = folder, folder / "server.log"
         self._arguments = ["server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         self._arguments += ["--backend-store-uri", database, "--serve-artifacts"]
-        self._arguments += ["--artifacts-destination", str(self.artifacts)]
-        self._env = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self._arguments += ["--artifacts-destination", str(self.artifacts), *more]
+        self._env = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(env or {})}
         self._pid: int | None = None
         self._ended: Callable[[], object] = lambda: None
 
