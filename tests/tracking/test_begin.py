@@ -152,7 +152,7 @@ def test_a_refusal(answer: Answer, make_journal: MakeJournal) -> None:
     with proxy(lambda method, path: answer) as refusing, pytest.raises(BadInput) as refused:
         begin(make_journal(), refusing.uri, None, "mine")
     (line,) = str(refused.value).splitlines()
-    assert line.startswith(f"tracking_uri={refusing.uri}, experiment_name=mine: refused with {answer.status} (")
+    assert line.startswith(f"tracking_uri={refusing.uri}, experiment_name=mine: refused with {answer.status}: ")
     assert "MLFLOW_TRACKING_TOKEN" in line
     assert len(refusing.requests) == 1
 

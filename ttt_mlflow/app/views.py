@@ -41,7 +41,7 @@ def write_views(tracking_uri: str | None, experiment_name: str | None, update_ru
                     )
                 _print_views(without_secrets(uri), views.prepare_experiment(client, experiment))
     except known_errors() as error:
-        raise BadInput(f"tracking_uri={without_secrets(uri)}: cannot be {doing} ({explain(error)})") from None
+        raise BadInput(f"tracking_uri={without_secrets(uri)}: cannot be {doing} ({explain(error, uri)})") from None
 
 
 def _print_views(place: str, done: "Prepared") -> None:

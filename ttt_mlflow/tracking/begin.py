@@ -18,6 +18,7 @@ from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking import publish
 from ttt_mlflow.tracking.new_store import make_ready
+from ttt_mlflow.tracking.refusal import why_refused
 from ttt_mlflow.tracking.store import (
     PATIENCE,
     QUIET,
@@ -30,6 +31,7 @@ from ttt_mlflow.tracking.store import (
     explain,
     known_errors,
     quiet_loggers,
+    refuse_unusable,
     settings,
     unknown_text,
     user_name,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-REFUSALS = (401, 403)
 PUBLISHING_S = 3600.0  # how long a run that is only published may take
 
 
@@ -159,6 +160,8 @@ def _made(client: "MlflowClient", journal: Journal, tags: dict[str, str]) -> "Ru
             raise UnusableExperiment(deleted_text(asked, found)) from error
         if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not name:
             raise UnusableExperiment(unknown_text(asked)) from error
+        if not name and why_refused(error):  # a server that permits nothing in it does not tell that it is not there
+            refuse_unusable(client, found)
         raise
 
 
@@ -203,7 +206,13 @@ class _Answers(logging.Handler):
 @contextmanager
 def _client(uri: str, where: str, sent: Mapping[str, str] | None = None) -> "Iterator[MlflowClient]":
     """MLflow's client, whose errors become ours. sent: how requests are sent, if not with patience."""
-    with settings(QUIET), settings(sent or {}, override=True), settings(PATIENCE), quiet_loggers(), _refusals(where):
+    with (
+        settings(QUIET),
+        settings(sent or {}, override=True),
+        settings(PATIENCE),
+        quiet_loggers(),
+        _refusals(uri, where),
+    ):
         from mlflow import MlflowClient
 
         make_ready(uri)
@@ -211,7 +220,7 @@ def _client(uri: str, where: str, sent: Mapping[str, str] | None = None) -> "Ite
 
 
 @contextmanager
-def _refusals(where: str) -> Iterator[None]:
+def _refusals(uri: str, where: str) -> Iterator[None]:
     """Turn what a store raises into BadInput, if it is an answer that will not change, else into PublishFailed."""
     answers, logger = _Answers(), logging.getLogger("urllib3.connectionpool")
     level, spreads = logger.level, logger.propagate
@@ -223,12 +232,8 @@ def _refusals(where: str) -> Iterator[None]:
     except UnusableExperiment as error:
         raise BadInput(str(error)) from error
     except known_errors() as error:
-        if answers.last in REFUSALS:
-            raise BadInput(
-                f"{where}: refused with {answers.last} ({explain(error)}); "
-                "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, of a user who "
-                "may make runs there"
-            ) from error
+        if refused := why_refused(error, uri, answers.last):
+            raise BadInput(f"{where}: {refused}") from error
         raise PublishFailed(explain(error)) from error
     finally:
         logger.removeHandler(answers)

@@ -109,7 +109,7 @@ def found_run(run: str, logdir: Path, tracking_uri: str) -> Iterator[RecordedRun
                 yield StoreRun(client, client.get_run(run), Path(folder))
         except known_errors() as error:
             place = without_secrets(tracking_uri)
-            raise BadInput(f"{run}: not available from {place} ({explain(error)})") from None
+            raise BadInput(f"{run}: not available from {place} ({explain(error, tracking_uri)})") from None
     else:
         raise BadInput(
             f"{run}: no such run; give the folder of a record, the id of one in {logdir}, or the id of an MLflow run"

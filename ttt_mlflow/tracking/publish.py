@@ -291,15 +291,15 @@ def _in_one_line(journal: Journal, tracking_uri: str) -> Iterator[None]:
         raise
     except known_errors() as error:
         # not from the error: a traceback would show it, and with it the whole URI
-        raise _failed(journal, tracking_uri, _reason(error)) from None
+        raise _failed(journal, tracking_uri, _reason(error, tracking_uri)) from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, tracking_uri: str) -> str:
     if isinstance(error, WebPage):
         return str(error)
     if "not in a valid JSON format" in str(error):
         return "it answered with something else than MLflow's JSON, as a proxy's login page does"
-    return explain(error)
+    return explain(error, tracking_uri)
 
 
 def _failed(journal: Journal, tracking_uri: str, reason: str) -> PublishFailed:

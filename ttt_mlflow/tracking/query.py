@@ -128,4 +128,4 @@ def open_store(uri: str) -> Iterator[Store]:
         with tempfile.TemporaryDirectory() as folder, client_for_reading(uri) as client:
             yield Store(client, uri, Path(folder))
     except known_errors() as error:
-        raise BadInput(f"tracking_uri={without_secrets(uri)}: cannot be read ({explain(error)})") from None
+        raise BadInput(f"tracking_uri={without_secrets(uri)}: cannot be read ({explain(error, uri)})") from None

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.redaction import remember_secrets, without_secrets
 from ttt_mlflow.tracking.new_store import make_ready, sqlite_file
+from ttt_mlflow.tracking.refusal import why_refused
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -152,6 +153,21 @@ def experiment_named(client: "MlflowClient", name: str) -> str:
     return str(experiment.experiment_id)
 
 
+def refuse_unusable(client: "MlflowClient", experiment_id: str) -> None:
+    """Raise :class:`UnusableExperiment` if no experiment has this id, or a deleted one."""
+    from mlflow.exceptions import MlflowException
+
+    asked = f"experiment_id={experiment_id}"
+    try:
+        experiment = client.get_experiment(experiment_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise UnusableExperiment(unknown_text(asked)) from error
+        raise
+    if experiment.lifecycle_stage == "deleted":
+        raise UnusableExperiment(deleted_text(asked, experiment_id))
+
+
 def deleted_text(asked: str, experiment_id: str) -> str:
     """Why the experiment ``asked`` cannot take runs, and what to do."""
     return (
@@ -191,6 +207,8 @@ def _check_server(uri: str) -> str | None:
         try:
             client.search_experiments(max_results=1)
         except (MlflowException, JSONDecodeError) as error:
+            if refused := why_refused(error, uri):
+                return refused
             return f"it does not answer as an MLflow server ({explain(error)})"
     return None
 
@@ -274,8 +292,13 @@ def known_errors() -> tuple[type[Exception], ...]:
     return (MlflowException, SQLAlchemyError, OSError, ImportError, JSONDecodeError, UnusableExperiment)
 
 
-def explain(error: BaseException) -> str:
-    """The cause in short: the system's own message, without the wrappers of MLflow and urllib3."""
+def explain(error: BaseException, uri: str | None = None) -> str:
+    """The cause in short: the system's own message, without the wrappers of MLflow and urllib3.
+
+    A refusal says who was refused; with ``uri`` it also knows what stands in the address.
+    """
+    if refused := why_refused(error, uri):
+        return refused
     deepest = error
     while below := deepest.__cause__ or deepest.__context__:
         deepest = below

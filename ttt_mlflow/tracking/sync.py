@@ -20,6 +20,7 @@ from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.later import sync_command
 from ttt_mlflow.tracking.own_run import known_run
 from ttt_mlflow.tracking.publish import How, PublishedRun, publish
+from ttt_mlflow.tracking.refusal import Refusal
 from ttt_mlflow.tracking.refused import end_damaged
 from ttt_mlflow.tracking.store import (
     PATIENCE,
@@ -53,6 +54,10 @@ class SyncResult:
         return self.outcome in REMAINS
 
 
+class Refused(BadInput):
+    """The server does not know who asks."""
+
+
 Tell = Callable[[SyncResult, int, int], None]  # a result, how many there are by now, and how many there will be
 
 
@@ -68,7 +73,7 @@ def sync(
     exists. A journal that was published is published again only to an explicit, different store. verify: read back
     what is in MLflow, also what was published before, and send again what differs.
 
-    Raises :class:`BadInput` if ``path`` is not a folder.
+    Raises :class:`BadInput` if ``path`` is not a folder, and if the server does not know who asks.
     """
     found = find_journals(path)
     named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
@@ -99,6 +104,8 @@ class _Sync:
                 journal.check()
                 return SyncResult(journal, "no destination", message=_no_destination(journal))
             if reason := self._unreachable(uri):
+                if isinstance(reason, Refusal):  # all other records would be refused too
+                    raise Refused(f"tracking_uri={without_secrets(uri)}: {reason}")
                 journal.check()
                 return SyncResult(journal, "failed", message=f"{without_secrets(uri)}: {reason}")
             try:
@@ -107,6 +114,8 @@ class _Sync:
                 self.unreachable.pop(uri)  # it may be gone since
                 raise
             return SyncResult(journal, "published", run)
+        except Refused:
+            raise
         except BeingPublished as error:
             return SyncResult(journal, "being published", message=str(error))
         except DamagedRecord as error:

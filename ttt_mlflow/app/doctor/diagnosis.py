@@ -33,6 +33,7 @@ def diagnose(asked: Asked, seconds: float) -> list[Finding]:
         return [
             Finding("pytorch", "failed", f"PyTorch does not load: {type(error).__name__}: {error}", "reinstall PyTorch")
         ]
+    server = store.asks_server(asked)
     gpus = _begin(gpu.find_gpus)
     others = _begin(lambda: gpu.check_others(gpus.result()))
     checks: dict[str, Callable[[], str]] = {
@@ -48,10 +49,23 @@ def diagnose(asked: Asked, seconds: float) -> list[Finding]:
         "nsys": lambda: software.check_nsys(CHILD_SHARE * seconds),
         "logdir": lambda: store.check_folder(asked.logdir, "the record of a run"),
         "temp": lambda: store.check_folder(Path(tempfile.gettempdir()), "compilers and profilers"),
-        "tracking": lambda: store.check_tracking(asked),
+        **({} if server else {"tracking": lambda: store.check_tracking(asked)}),
     }
-    started = {name: _begin(check) for name, check in checks.items()}
+    started = {name: _begin(check) for name, check in checks.items()} | (_begin_server(asked) if server else {})
     return [_finding(name, future, deadline, seconds) for name, future in started.items()]
+
+
+def _begin_server(asked: Asked) -> "dict[str, Future[Any]]":
+    """The checks of a server, one after the other: MLflow's client takes its settings from the environment."""
+    server = _begin(lambda: store.check_server(asked, "server"))
+    tls = _begin(lambda: store.check_server(asked, "tls", server))
+    account = _begin(lambda: store.check_server(asked, "account", tls))
+
+    def write() -> str:
+        store.after(account)
+        return store.check_tracking(asked)
+
+    return {"server": server, "tls": tls, "account": account, "tracking": _begin(write)}
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -115,7 +129,7 @@ def _finding(name: str, future: "Future[Any]", deadline: float, seconds: float) 
 
 def _worst_of(name: str) -> State:
     """``failed`` where nothing could be recorded, else ``limited``."""
-    return "failed" if name in ("logdir", "temp", "tracking") else "limited"
+    return "failed" if name in ("logdir", "temp", "tracking", "server", "account") else "limited"
 
 
 # The GPU
