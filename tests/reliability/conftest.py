@@ -11,6 +11,7 @@ import pytest
 from tests.reliability.audit import Store
 from tests.reliability.records import measured
 from tests.reliability.server import PostgreSQL, TrackingServer
+from tests.team_server import TeamServer, team_server
 from tests.test_postgresql import postgresql_programs
 from ttt_mlflow.record.journal import Journal
 
@@ -38,6 +39,13 @@ def server(database: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> It
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture
+def team(database: PostgreSQL, tmp_path: Path) -> Iterator[TeamServer]:
+    """The same with accounts."""
+    with team_server(tmp_path, database.uri) as team:
+        yield team
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from tests.project import environment
 from tests.reliability.audit import Store, differences
 from tests.reliability.clients import start
 from tests.reliability.records import multiplied
-from tests.reliability.server import PostgreSQL, TrackingServer
+from tests.reliability.server import PostgreSQL
 from tests.reliability.trouble import Amount, Trouble
+from tests.team_server import TeamServer
 from ttt_mlflow.record.journal import Journal
 
 NOT_YET = 4  # the exit code of `ttt-mlflow sync` while something remains
@@ -23,7 +24,7 @@ PATIENCE_S = 3600
 
 @dataclass(frozen=True)
 class Size:
-    """How much is published, and what goes wrong meanwhile. waits: settings of MLflow's client."""
+    """How much is published, and what goes wrong meanwhile. settings: of MLflow's client."""
 
     records: int
     folders: int
@@ -32,11 +33,11 @@ class Size:
     delays: int
     delay_s: float
     pause_s: float
-    waits: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 # MLflow's client pauses longer and longer before it asks again
-SHORT = Size(4, 2, 1, 1, 1, delay_s=1, pause_s=1, waits={"MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"})
+SHORT = Size(4, 2, 1, 1, 1, delay_s=1, pause_s=1, settings={"MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"})
 LONG = Size(100, 4, 20, 4, 6, delay_s=30, pause_s=5)
 
 
@@ -45,7 +46,7 @@ def sync_all(uri: str, experiment: str, workers: list[Path], size: Size) -> int:
 
     A worker pauses before it begins again, because the server may be on its way back. Returns how often one began.
     """
-    env = {**environment(), "MLFLOW_EXPERIMENT_NAME": experiment, **size.waits}
+    env = {**environment(), "MLFLOW_EXPERIMENT_NAME": experiment, **size.settings}
     deadline, starts = time.monotonic() + PATIENCE_S, 0
     waiting = dict.fromkeys(range(len(workers)), 0.0)  # number of a worker -> when it begins again
     running: dict[int, ForkServerProcess] = {}
@@ -76,18 +77,31 @@ def said(folder: Path, number: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    "size", [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.long)]
+    ("size", "accounts"),
+    [
+        pytest.param(SHORT, False, id="short"),
+        pytest.param(SHORT, True, id="short-accounts", marks=pytest.mark.long),
+        pytest.param(LONG, False, id="long", marks=pytest.mark.long),
+        pytest.param(LONG, True, id="long-accounts", marks=pytest.mark.long),
+    ],
 )
 def test_each_run_arrives_once_and_whole(
     size: Size,
+    accounts: bool,
     originals: list[Journal],
-    server: TrackingServer,
     database: PostgreSQL,
-    store: Store,
     experiment: str,
+    request: pytest.FixtureRequest,
     rng: random.Random,
     tmp_path: Path,
 ) -> None:
+    if accounts:
+        team: TeamServer = request.getfixturevalue("team")
+        person = team.person("erin", "Xq7rutabaga9012", "EDIT", experiment)
+        server, size = team.server, replace(size, settings={**size.settings, **person.credentials})
+    else:
+        server = request.getfixturevalue("server")
+    store = Store(database.uri, server.artifacts)
     roots = [tmp_path / f"records{number}" for number in range(size.folders)]
     records = [path for root in roots for path in multiplied(originals, root, size.records // size.folders, rng)]
     # each file is sent at least once: all of the trouble comes while something is still to be sent
