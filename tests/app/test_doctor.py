@@ -484,9 +484,11 @@ def test_a_dead_server_cannot_record(no_gpu: None, here: list[str]) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     result = command(*here[:2], "--tracking-uri", uri)
     assert result.exit_code == 2
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("failed")]
+    line, *others = [line for line in result.stdout.splitlines() if line.startswith("failed")]
     assert f"{uri}: it does not answer as an MLflow server" in line
     assert "ttt-mlflow sync" in line
+    assert [other.split()[1] for other in others] == ["tls", "account", "tracking"]
+    assert all(other.endswith("not asked, because the line above failed") for other in others)
 
 
 def test_measuring_without_a_gpu_is_refused(no_gpu: None, here: list[str]) -> None:

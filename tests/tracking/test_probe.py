@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
 from tests.project import free_port
 from ttt_mlflow.tracking import probe
@@ -25,7 +26,7 @@ def test_a_server_that_takes_records(server_uri: str) -> None:
     assert client.search_runs([experiment_id]) == []
     (deleted,) = client.search_runs([experiment_id], run_view_type=ViewType.DELETED_ONLY)
     assert deleted.info.run_name == probe.RUN_NAME
-    assert [file.path for file in client.list_artifacts(deleted.info.run_id)] == ["doctor.txt"]
+    assert client.list_artifacts(deleted.info.run_id) == []
 
 
 def test_an_experiment_that_is_not_there_is_not_made(server_uri: str) -> None:
@@ -34,12 +35,12 @@ def test_an_experiment_that_is_not_there_is_not_made(server_uri: str) -> None:
 
 
 def test_artifacts_that_are_refused(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def log_text(*_: object) -> None:
+    def log_artifact(*_: object) -> None:
         raise MlflowException("the bucket is read-only")
 
     client = MlflowClient(server_uri)
     experiment_id = experiment_named(client, DEFAULT_EXPERIMENT)
-    monkeypatch.setattr(MlflowClient, "log_text", log_text)
+    monkeypatch.setattr(HttpArtifactRepository, "log_artifact", log_artifact)
     reason = check_writing(server_uri, None)
     assert reason == "it does not allow a client to write a run's artifact (the bucket is read-only)"
     left = client.search_runs([experiment_id], f"attributes.run_name = '{RUN_NAME}'")
@@ -105,7 +106,16 @@ def test_a_server_that_permits_reading_only() -> None:
         reason = check_writing(uri, None)
     assert reason is not None
     assert reason.startswith("it does not allow a client to use the experiment ttt-mlflow (")
-    assert "not yours" in reason
+    assert "refused with 403: no user and no token were sent; set MLFLOW_TRACKING_TOKEN" in reason
+
+
+def test_an_artifact_that_comes_back_changed(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(_: object, remote: str, local: str) -> None:
+        Path(local).write_text("a login page")
+
+    monkeypatch.setattr(HttpArtifactRepository, "_download_file", download)
+    reason = check_writing(server_uri, None)
+    assert reason == "it does not allow a client to read a run's artifact (what comes back is not what was sent)"
 
 
 def test_an_sqlite_file_is_left_as_it_is(tmp_path: Path) -> None:
