@@ -163,4 +163,4 @@ if __name__ == "__main__":
     except Refused as refused:
         sys.exit(f"Error: {refused}")
     except OSError as failed:
-        sys.exit(f"Error: {failed.filename or sys.argv[1]}: {failed.strerror or failed}; the server's folder is --folder")
+        sys.exit(f"Error: {failed.filename or sys.argv[1]}: {failed.strerror or failed}; --folder names another folder")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from passwords import LEAST, Refused, asked, checked, from_file, given, on_a_terminal
+from passwords import LEAST, Refused, asked, checked, given, on_a_terminal
 from trial_run import NotAllowed, try_reading, try_writing
 
 from ttt_mlflow.errors import BadInput
@@ -94,6 +94,14 @@ class Server:
     def has(self, person: str) -> bool:
         return self.answer(f"{USERS}/get", username=person)[0] == 200
 
+    def change_password(self, person: str, password: str) -> None:
+        content = {"username": person, "password": password}
+        if person == self.name:  # MLflow asks for the old one where somebody changes their own
+            content["current_password"] = self.password
+        self.done(f"the new password of {person}", f"{USERS}/update-password", "PATCH", **content)
+        if person == self.name:
+            self.password = os.environ["MLFLOW_TRACKING_PASSWORD"] = password  # signed_in() puts back what was there
+
     def grant(self, person: str, experiment: str, experiment_id: str, permission: str) -> None:
         content = {"username": person, "resource_type": "experiment", "resource_id": experiment_id}
         what = f"{permission} of {person} in {experiment}"
@@ -122,8 +130,7 @@ def add(arguments: argparse.Namespace) -> list[str]:
         if not there:
             server.done(f"adding {person}", f"{USERS}/create", "POST", username=person, password=theirs)
         elif arguments.new_password:
-            content = {"username": person, "password": theirs}
-            server.done(f"the new password of {person}", f"{USERS}/update-password", "PATCH", **content)
+            server.change_password(person, theirs)
         if made:  # at once: should something fail from here on, the account has this password
             show_once(person, theirs)
         from mlflow import MlflowClient
@@ -165,7 +172,9 @@ def place(given_uri: str | None) -> tuple[str, str, str | None]:
     uri = resolve_tracking_uri(given_uri)
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
-        raise Refused(f"{without_secrets(uri)}: no server; give --tracking-uri or set MLFLOW_TRACKING_URI to http(s)://…")
+        raise Refused(
+            f"{without_secrets(uri)}: no server; give --tracking-uri or set MLFLOW_TRACKING_URI to http(s)://…"
+        )
     name, password = read_mlflow_creds()
     if parts.password:  # MLflow's client would send these with every request, the person's too
         name, password = unquote(parts.username or ""), unquote(parts.password)

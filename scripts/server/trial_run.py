@@ -66,7 +66,7 @@ def _remove(client: MlflowClient, run: Run) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     if client.list_artifacts(run.info.run_id):
-        get_artifact_repository(run.info.artifact_uri).delete_artifacts(ARTIFACT)
+        get_artifact_repository(run.info.artifact_uri, tracking_uri=client.tracking_uri).delete_artifacts(ARTIFACT)
     client.delete_run(run.info.run_id)
 
 

@@ -1,4 +1,4 @@
-"""scripts/server/add_person.sh: what stands in its way is one line. tests/scripts/test_server.py has the real server."""
+"""scripts/server/add_person.sh: what stands in its way is one line. test_server.py has the real server."""
 
 import json
 import threading

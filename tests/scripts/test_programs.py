@@ -7,7 +7,7 @@ import pytest
 
 from tests.project import ROOT
 
-ALL = {"g++": "", "chromium": "", "initdb": ""}
+ALL = {"g++": "", "chromium": "", "initdb": "", "nginx": ""}
 ROOTS = {"id": "echo 0", "apt-get": 'echo "$@" >>"$LOG"'}
 SKIPPED = "are skipped (on Debian and Ubuntu: apt-get install"
 

@@ -14,7 +14,9 @@ ANALYZE = shutil.which("systemd-analyze")
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd is not installed")
-@pytest.mark.parametrize("fault", [None, ("TimeoutStopSec=60", "TimeoutStopSec=soon")], ids=["as it is", "with a fault"])
+@pytest.mark.parametrize(
+    "fault", [None, ("TimeoutStopSec=60", "TimeoutStopSec=soon")], ids=["as it is", "with a fault"]
+)
 def test_systemd_takes_the_unit(fault: tuple[str, str] | None, tmp_path: Path) -> None:
     text = UNIT.read_text().replace("/opt/ttt_mlflow/", f"{ROOT}/").replace("=ttt-mlflow\n", "=root\n", 2)
     unit = tmp_path / UNIT.name
