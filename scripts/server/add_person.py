@@ -119,6 +119,8 @@ def refusal(what: str, status: int, said: dict[str, Any]) -> Refused:
 
 def add(arguments: argparse.Namespace) -> list[str]:
     """What to tell at the end."""
+    if not os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", "set"):
+        del os.environ["MLFLOW_TRACKING_SERVER_CERT_PATH"]  # MLflow takes an empty one as: check no certificate
     uri, name, password = place(arguments.tracking_uri)
     password = password or admins_password(arguments.admin_password_file, name)
     server = Server(uri, name, password)
