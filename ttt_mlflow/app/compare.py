@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ttt_mlflow import names
-from ttt_mlflow.app.output import print_error, print_text, show_error
+from ttt_mlflow.app.output import print_error, print_text, show_error, working
 from ttt_mlflow.app.publishing import Destination, Publishing
 from ttt_mlflow.app.sides import Finder
 from ttt_mlflow.app.signals import ParentRun
@@ -89,15 +89,6 @@ def _report(config: CompareConfig, destination: Destination) -> tuple[Report, li
         sides = [(baseline.text, baseline.runs), (candidate.text, candidate.runs)]
         report = report_of(sides, options_of(config), gate_of(config))
     return replace(report, left_out=(*baseline.left_out, *candidate.left_out)), finder.damaged
-
-
-@contextlib.contextmanager
-def working(text: str) -> Iterator[Callable[[str], None]]:
-    """Show what goes on, on a terminal's standard error, until the block ends. What it yields changes the text."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(text) as status:
-        yield status.update
 
 
 @contextlib.contextmanager

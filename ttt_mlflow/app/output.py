@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -107,6 +108,15 @@ def progress_lines() -> Callable[[str], None]:
             print_error(done)
 
     return tell
+
+
+@contextmanager
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Show what goes on, on a terminal's standard error, until the block ends. What it yields changes the text."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(text) as status:
+        yield status.update
 
 
 def _by_color(text: str) -> Iterator[tuple[str, str]]:

@@ -1,16 +1,15 @@
 """Carries out the command table: finds runs on this disk or in a store, filters, sorts and limits them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from ttt_mlflow.app.output import print_error, print_text
+from ttt_mlflow.app.output import print_error, print_text, working
+from ttt_mlflow.app.store_rows import SortKey, is_wanted, read_rows
 from ttt_mlflow.config import DEFAULT_LOGDIR
 from ttt_mlflow.errors import BadInput, DamagedRecord
-from ttt_mlflow.names import BATCH, GENLEN, PROMPTLEN
-from ttt_mlflow.record.run_row import KINDS, RunRow, find_records, local_row, store_row
-from ttt_mlflow.report.columns import CATALOG, METRICS, Column, column, refuse_unknown
+from ttt_mlflow.record.run_row import RunRow, find_records, local_row
+from ttt_mlflow.report.columns import CATALOG, Column, column, refuse_unknown
 from ttt_mlflow.report.table import FORMATS
 
 if TYPE_CHECKING:
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
 
 LIMIT = 200
 NEWEST_FIRST = "-date"
-DATE_ORDER = ("attributes.start_time DESC",)
-# metrics by which a server cannot sort: it does not have them of older runs
-NOT_STORED = {metric.name for metric in (BATCH, PROMPTLEN, GENLEN)}
 
 
 @dataclass(frozen=True)
@@ -53,14 +49,6 @@ class Found:
     looked_at: int | None = None
     more: bool = False
     unread: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class SortKey:
-    """One column to sort by. Runs without a value come last in both directions."""
-
-    column: Column
-    descending: bool
 
 
 def print_table(asked: Asked) -> int:
@@ -133,11 +121,6 @@ def _parsed(condition: str | None) -> "RunFilter | None":
     return RunFilter(condition)
 
 
-def _wanted(row: RunRow, condition: "RunFilter | None") -> bool:
-    """Whether the kind of run belongs into the table: sweeps and comparisons only if the filter asks for a kind."""
-    return row.kind in KINDS or bool(condition and condition.names_kind)
-
-
 def _from_folder(
     asked: Asked, condition: "RunFilter | None", needed: Sequence[Column], keys: Sequence[SortKey]
 ) -> Found:
@@ -151,7 +134,7 @@ def _from_folder(
     for run in runs:
         try:
             row = local_row(run, with_series)
-            fits = _wanted(row, condition) and (condition is None or condition.fits(row))
+            fits = is_wanted(row, condition) and (condition is None or condition.fits(row))
             _ = fits and row.run.name  # which the table shows, and which may be damaged too
         except DamagedRecord as error:
             found.unread.append(str(error))
@@ -165,43 +148,17 @@ def _from_folder(
 def _from_store(
     asked: Asked, condition: "RunFilter | None", needed: Sequence[Column], keys: Sequence[SortKey]
 ) -> Found:
-    from ttt_mlflow.tracking.query import PAGE, open_store
+    from ttt_mlflow.tracking.query import open_store
     from ttt_mlflow.tracking.store import resolve_tracking_uri
 
-    order = _server_order(keys)
-    with open_store(resolve_tracking_uri(asked.tracking_uri)) as store:
+    with open_store(resolve_tracking_uri(asked.tracking_uri)) as store, working("reading runs") as say:
         found = Found(f"{store.place}, experiment {asked.experiment_name}" if asked.experiment_name else store.place)
-        server = condition.for_server if condition else ""
-        limit = _limit(asked.limit)
-        page = PAGE if limit is None else min(limit + 1, PAGE)
-        runs = store.each(server, asked.experiment_name, order or DATE_ORDER, page=page)
 
-        def fitting() -> Iterator[RunRow]:
-            for run in runs:
-                row = store_row(run)
-                if row and _wanted(row, condition) and (condition is None or condition.fits_from_server(row)):
-                    yield row
+        def tell(read: int) -> None:
+            say(f"reading runs: {read:,}")
 
-        # what the server cannot sort is all read, sorted here, and cut then
-        rows = fitting()
-        found.rows = list(islice(rows, limit if order else None))
-        found.more = next(rows, None) is not None
+        found.rows, found.more = read_rows(store, asked.experiment_name, condition, keys, _limit(asked.limit), tell)
     return found
-
-
-def _server_order(keys: Sequence[SortKey]) -> list[str] | None:
-    """The order as MLflow's ``order_by``; None if a server cannot sort so: parameters would be sorted as text."""
-    order = []
-    for key in keys:
-        name = key.column.meant.removeprefix("metrics.")
-        if name == "date":
-            term = "attributes.start_time"
-        elif name in METRICS and name not in NOT_STORED:
-            term = f"metrics.`{name}`"
-        else:
-            return None
-        order.append(f"{term} {'DESC' if key.descending else 'ASC'}")
-    return order
 
 
 def _sorted(rows: Sequence[RunRow], key: SortKey) -> list[RunRow]:

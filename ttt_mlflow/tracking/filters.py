@@ -63,6 +63,8 @@ class RunFilter:
         return self._all_fit(self._decided_here, row)
 
     def _all_fit(self, clauses: Sequence[dict[str, Any]], row: RunRow) -> bool:
+        if not clauses:
+            return True
         from mlflow.utils.search_utils import SearchUtils
 
         run = _mlflow_run(row)

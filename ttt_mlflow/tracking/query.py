@@ -31,6 +31,7 @@ class Store:
 
     def __init__(self, client: "MlflowClient", uri: str, folder: Path) -> None:
         self.client, self.place, self._folder = client, without_secrets(uri), folder
+        self._experiments: dict[str | None, list[str]] = {}  # asked for once, not for each search
 
     def run(self, run_id: str) -> StoreRun | None:
         """The run with that id; None if the store has none. A deleted run is none."""
@@ -103,6 +104,11 @@ class Store:
         The default is MLFLOW_EXPERIMENT_NAME, else MLFLOW_EXPERIMENT_ID, else ``ttt-mlflow`` and MLflow's own default.
         Raises BadInput if there is none of that name.
         """
+        if name not in self._experiments:
+            self._experiments[name] = self._found_experiments(name)
+        return self._experiments[name]
+
+    def _found_experiments(self, name: str | None) -> list[str]:
         asked = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
         # `mlflow run` sets the variable for its process, also where nobody chose an experiment
