@@ -23,7 +23,7 @@ from ttt_mlflow.report.gate import Gate, decide
 from ttt_mlflow.report.profile_diff import ProfileDiff, profile_diff, read_profiles
 from ttt_mlflow.tracking import store as stores
 from ttt_mlflow.tracking.begin import PUBLISHING_S
-from ttt_mlflow.tracking.query import open_store
+from ttt_mlflow.tracking.query import fetch, open_store
 
 
 def execute(parse: Callable[[], CompareConfig], destination: Destination, record: bool = False) -> int:
@@ -85,7 +85,8 @@ def _report(config: CompareConfig, destination: Destination) -> tuple[Report, li
         baseline = finder.side("baseline", config.baseline)
         tell("finding the candidate's runs")
         candidate = finder.side("candidate", config.candidate)
-        tell(f"reading {len(baseline.runs)} and {len(candidate.runs)} runs")
+        runs = [run for run in (*baseline.runs, *candidate.runs) if run.kind in ("decode", "prefill")]
+        fetch(runs, names.ARTIFACT_PASSES, lambda read: tell(f"reading {read} of {len(runs)} runs"))
         sides = [(baseline.text, baseline.runs), (candidate.text, candidate.runs)]
         report = report_of(sides, options_of(config), gate_of(config))
     return replace(report, left_out=(*baseline.left_out, *candidate.left_out)), finder.damaged

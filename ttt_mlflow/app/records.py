@@ -51,7 +51,7 @@ def sync_records(path: str, tracking_uri: str | None, verify: bool = False) -> i
                 print_error(f"Error: {result.journal.journal_id}: {_remains(result)}")
             else:
                 print_text(f"{result.journal.journal_id}: {result.outcome}")
-            for note in result.run.notes if result.run else ():
+            for note in (*(result.run.notes if result.run else ()), *result.notes):
                 print_error(note)
             status.update(f"{number} of {count} records")
 

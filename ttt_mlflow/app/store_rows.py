@@ -59,11 +59,15 @@ class SortKey:
 
 @dataclass(frozen=True)
 class Question:
-    """One search of a store. order: None if the server cannot sort so. decided: whether it decides the whole filter."""
+    """One search of a store. order: None if the server cannot sort so. decided: whether it decides the whole filter.
+
+    comes_last: its runs lack what is sorted by, so that they come after all that have it.
+    """
 
     condition: str
     order: tuple[str, ...] | None
     decided: bool = True
+    comes_last: bool = False
 
 
 def questions(condition: "RunFilter | None", keys: Sequence[SortKey]) -> list[Question]:
@@ -82,7 +86,8 @@ def questions(condition: "RunFilter | None", keys: Sequence[SortKey]) -> list[Qu
         asked.append(Question(" AND ".join([f"{KIND} = '{kind}'", *stored]), _order(terms)))
     without = [f"{KIND} != '{kind}'" for kind in THROUGHPUT]
     terms = [key.term() for key in keys if not key.is_throughput]
-    return [*asked, Question(" AND ".join([*without, *stored]), _order(terms))]
+    comes_last = keys[0].is_throughput
+    return [*asked, Question(" AND ".join([*without, *stored]), _order(terms), comes_last=comes_last)]
 
 
 def read_rows(
@@ -115,6 +120,9 @@ def read_rows(
                 yield row
 
     for question in questions(condition, keys):
+        if question.comes_last and limit is not None and sum(_has(row, keys[0]) for row in found.values()) >= limit:
+            more = True
+            continue
         rows = fitting(question)
         # what the server cannot sort is all read
         found |= {row.id: row for row in islice(rows, limit if question.order else None)}
@@ -125,6 +133,10 @@ def read_rows(
 def is_wanted(row: RunRow, condition: "RunFilter | None") -> bool:
     """Whether the kind of run belongs into the table: sweeps and comparisons only if the filter asks for a kind."""
     return row.kind in KINDS or bool(condition and condition.names_kind)
+
+
+def _has(row: RunRow, key: SortKey) -> bool:
+    return key.column.value(row) is not None
 
 
 def _order(terms: Sequence[str | None]) -> tuple[str, ...] | None:

@@ -17,6 +17,7 @@ from ttt_mlflow.record.checked import CheckedJournal
 from ttt_mlflow.record.journal_reader import JOURNAL_ID
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of, read_object
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.tracking.artifact_stores import store_of
 from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class StoreRun:
     def __init__(self, client: "MlflowClient", run: "Run", folder: Path) -> None:
         self._client, self._run, self._folder = client, run, folder
         self._listed: dict[str, set[str]] = {}
+        self._fetched: dict[str, Path | None] = {}
 
     @property
     def id(self) -> str:
@@ -83,13 +85,20 @@ class StoreRun:
         return dict(self._run.data.tags)
 
     def artifact(self, artifact: Artifact) -> Path | None:
-        folder = dirname(artifact.path)
+        if artifact.path not in self._fetched:
+            self._fetched[artifact.path] = self._fetch(artifact.path)
+        return self._fetched[artifact.path]
+
+    def _fetch(self, path: str) -> Path | None:
+        """Two requests; MLflow's client makes five of them, and reads the whole run in one."""
+        store, folder = store_of(self._run, self._client.tracking_uri), dirname(path)
         if folder not in self._listed:
-            items = self._client.list_artifacts(self.id, folder or None)
-            self._listed[folder] = {item.path for item in items}
-        if artifact.path not in self._listed[folder]:
+            self._listed[folder] = set(store.listed(folder))
+        if path not in self._listed[folder]:
             return None
-        return Path(self._client.download_artifacts(self.id, artifact.path, str(self._folder)))
+        own = self._folder / self.id
+        own.mkdir(parents=True, exist_ok=True)
+        return store.fetched(path, own)
 
 
 @contextmanager

@@ -60,9 +60,22 @@ def known_run(client: "MlflowClient", journal: Journal, run_id: str | None) -> "
         if error.error_code in NO_SUCH_RUN:
             return None
         raise
+    return run if is_own(journal, run) else None
+
+
+def is_own(journal: Journal, run: "Run") -> bool:
+    """Whether the run was not deleted, and is the record's or may become so."""
     holder = run.data.tags.get(names.TAG_JOURNAL_ID.name)
-    is_own = holder == record_id(journal) or (holder is None and _is_made_for_us(run))
-    return run if run.info.lifecycle_stage == "active" and is_own else None
+    own = holder == record_id(journal) or (holder is None and _is_made_for_us(run))
+    return run.info.lifecycle_stage == "active" and own
+
+
+def runs_with_ids(client: "MlflowClient", ids: Sequence[str], experiment_ids: Sequence[str]) -> dict[str, "Run"]:
+    """Those of the runs that are in these experiments, by id: one search for all."""
+    found = client.search_runs(
+        list(experiment_ids), f"attributes.run_id IN ({', '.join(map(repr, ids))})", max_results=len(ids)
+    )
+    return {run.info.run_id: run for run in found}
 
 
 def _is_made_for_us(run: "Run") -> bool:

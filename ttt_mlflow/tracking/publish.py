@@ -4,7 +4,7 @@ First the values go, then the artifacts, which are read back, and last of all th
 complete. MLflow is imported inside the functions: that takes seconds, and a run that fails early does not need it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,11 +70,14 @@ class How:
     """How to publish.
 
     verify: read back all artifacts, also large ones and those that were verified before. is_named: whether a person
-    named the store, and not the record: then artifacts may go wherever the store says.
+    named the store, and not the record: then artifacts may go wherever the store says. is_reached: whether the caller
+    has just checked that the store answers. prepares_ui: whether to prepare the UI too; many records share that.
     """
 
     verify: bool = False
     is_named: bool = True
+    is_reached: bool = False
+    prepares_ui: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def publish(
         except DamagedRecord as damage:
             end_damaged(journal, tracking_uri, run_id, damage)
             raise
-        client, known = _reach(journal, tracking_uri)
+        client, known = _reach(journal, tracking_uri, how)
         with _alone(journal), quiet_loggers():
             return _publish(Publication(client, journal, tracking_uri, how), known, values, files)
 
@@ -133,7 +136,7 @@ def publish_so_far(journal: Journal, tracking_uri: str, how: How = How()) -> Non
     with settings(QUIET), _in_one_line(journal, tracking_uri):
         if not journal.target.get("run_id"):
             return
-        client, run = _reach(journal, tracking_uri)
+        client, run = _reach(journal, tracking_uri, how)
         if run is not None:
             with _alone(journal), quiet_loggers():
                 publication = Publication(client, journal, tracking_uri, how)
@@ -142,14 +145,15 @@ def publish_so_far(journal: Journal, tracking_uri: str, how: How = How()) -> Non
                 publication.send_artifacts(run, files_so_far(journal))
 
 
-def _reach(journal: Journal, tracking_uri: str) -> "tuple[MlflowClient, Run | None]":
+def _reach(journal: Journal, tracking_uri: str, how: How) -> "tuple[MlflowClient, Run | None]":
     """A client, and the record's run if the record knows it.
 
     The first request tells within seconds if a server is there. Raises PublishFailed.
     """
     run_id = journal.target.get("run_id")
     is_server = urlsplit(tracking_uri).scheme in ("http", "https")
-    if (reason := None if run_id and is_server else check_tracking(tracking_uri)) is not None:
+    answers = how.is_reached or (run_id and is_server)
+    if (reason := None if answers else check_tracking(tracking_uri)) is not None:
         raise _failed(journal, tracking_uri, reason)
     from mlflow import MlflowClient
 
@@ -201,8 +205,11 @@ def _publish(publication: Publication, known: "Run | None", values: RunValues, f
             _end(client, journal, run_id, values)
     place = without_secrets(tracking_uri)
     journal.set_published(place, run_id, experiment_id)
-    with settings(PATIENCE):
-        has_views, notes = _prepare_ui(client, experiment_id, values)
+    has_views, notes = True, tuple[str, ...]()
+    if publication.how.prepares_ui:
+        with settings(PATIENCE):
+            has_views, notes = prepare_if_new(client, experiment_id)
+            notes += mark_if_best(client, experiment_id, values.tags)
     return PublishedRun(run_id, experiment_id, place, _run_url(place, experiment_id, run_id), has_views, notes)
 
 
@@ -241,16 +248,14 @@ def _end(client: "MlflowClient", journal: Journal, run_id: str, values: RunValue
         client.set_terminated(run_id, *wanted)
 
 
-def _prepare_ui(client: "MlflowClient", experiment_id: str, values: RunValues) -> tuple[bool, tuple[str, ...]]:
-    """What MLflow's UI shows besides the run itself. The run is published already, so a failure is only noted."""
-    has_views, notes = prepare_if_new(client, experiment_id)
-    tags = values.tags
+def mark_if_best(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> tuple[str, ...]:
+    """Mark the best run of the configuration of a run with these tags. It is published, so a failure is only told."""
     if tags.get(names.TAG_VERDICT.name) == "valid" and (config_id := tags.get(names.TAG_CONFIG_ID.name)):
         try:
             mark_best(client, experiment_id, config_id, tags[names.TAG_KIND.name])
         except known_errors() as error:
-            notes += (f"Warning: the best run of the configuration could not be marked ({explain(error)})",)
-    return has_views, notes
+            return (f"Warning: the best run of the configuration could not be marked ({explain(error)})",)
+    return ()
 
 
 def _refuse_far_artifacts(journal: Journal, tracking_uri: str, run: "Run") -> None:

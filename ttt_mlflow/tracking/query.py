@@ -2,13 +2,17 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.names import Artifact
+from ttt_mlflow.record.recorded_run import RecordedRun
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.tracking.artifacts import in_parallel
 from ttt_mlflow.tracking.find_run import StoreRun
 from ttt_mlflow.tracking.store import (
     DEFAULT_EXPERIMENT,
@@ -122,6 +126,17 @@ class Store:
             known = ", ".join(sorted(one.name for one in self.client.search_experiments(max_results=20)))
             raise BadInput(f"experiment_name={asked}: {self.place} has no such experiment; it has {known}")
         return ids
+
+
+def fetch(runs: Sequence[RecordedRun], artifact: Artifact, tell: Callable[[int], None]) -> None:
+    """Download an artifact of those runs that are in a store, several at once. tell: is told how many are there."""
+    there = count(1)
+
+    def one(run: StoreRun) -> None:
+        run.artifact(artifact)
+        tell(next(there))
+
+    in_parallel(one, [run for run in runs if isinstance(run, StoreRun)])
 
 
 @contextmanager

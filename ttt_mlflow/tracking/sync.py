@@ -5,23 +5,26 @@ command line or the environment alone.
 """
 
 import os
+import re
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, urlsplit
 
+from ttt_mlflow import names
 from ttt_mlflow.errors import BadInput, BeingPublished, DamagedRecord, PublishFailed
 from ttt_mlflow.record.finding import Damaged, find_journals
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.later import sync_command
-from ttt_mlflow.tracking.own_run import known_run
-from ttt_mlflow.tracking.publish import How, PublishedRun, publish
+from ttt_mlflow.tracking.own_run import is_own, known_run, runs_with_ids
+from ttt_mlflow.tracking.publish import How, PublishedRun, mark_if_best, publish
 from ttt_mlflow.tracking.refusal import Refusal
 from ttt_mlflow.tracking.refused import end_damaged
+from ttt_mlflow.tracking.run_values import tags_of
 from ttt_mlflow.tracking.store import (
     PATIENCE,
     QUIET,
@@ -32,22 +35,32 @@ from ttt_mlflow.tracking.store import (
     resolve_tracking_uri,
     settings,
 )
+from ttt_mlflow.tracking.views import prepare_if_new
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 Outcome = Literal[
     "published", "already published", "still running", "being published", "no destination", "damaged", "failed"
 ]
 REMAINS = ("no destination", "damaged", "failed")  # what is not in MLflow, and that nobody is bringing there
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+IDS_PER_SEARCH = 250  # a server reads the runs whole, which takes a while
 TABLES = {"experiments", "runs", "metrics", "params", "tags"}  # of MLflow's database
 
 
 @dataclass(frozen=True)
 class SyncResult:
-    """The outcome of ``sync`` for one journal. ``message``: why it remains, in one line."""
+    """The outcome of ``sync`` for one journal. ``message``: why it remains, in one line.
+
+    notes: what else to tell, of all journals, with the last of them.
+    """
 
     journal: Journal
     outcome: Outcome
     run: PublishedRun | None = None
     message: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def remains(self) -> bool:
@@ -78,10 +91,14 @@ def sync(
     found = find_journals(path)
     named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     one_by_one = _Sync(resolve_tracking_uri(named) if named else None, tracking_uri is not None, verify)
+    if not verify:
+        one_by_one.look_up(found.journals)
     results: list[SyncResult] = []
     ones: list[Journal | Damaged] = [*found.journals, *found.damaged]
     for one in ones:
         results.append(one_by_one.publish(one) if isinstance(one, Journal) else one_by_one.set_aside(one))
+        if len(results) == len(ones):
+            results[-1] = one_by_one.marked(results[-1])
         tell(results[-1], len(results), len(ones))
     return results
 
@@ -92,6 +109,27 @@ class _Sync:
     def __init__(self, uri: str | None, is_explicit: bool, verify: bool) -> None:
         self.uri, self.is_explicit, self.verify = uri, is_explicit, verify
         self.unreachable: dict[str, str | None] = {}  # each store is checked once, not once for each journal
+        self.known: dict[str, Run] = {}  # what one search found, by id
+        self.prepared: set[tuple[str, str]] = set()  # store and experiment
+        self.to_mark: dict[tuple[str, str, str], dict[str, str]] = {}  # store, experiment, configuration -> tags
+
+    def look_up(self, journals: Sequence[Journal]) -> None:
+        """Ask an explicit store for the runs of many published records at once. What it lacks is asked for again."""
+        published = [one for one in map(_published, journals) if one and self._may_be_elsewhere(one)]
+        ids = [one["run_id"] for one in published if RUN_ID.fullmatch(one["run_id"])]
+        experiments = {one["experiment_id"] for one in published if str(one["experiment_id"]).isdecimal()}
+        if len(ids) < 2 or self.uri is None or self._unreachable(self.uri):
+            return
+        with settings(QUIET), settings(PATIENCE):
+            from mlflow import MlflowClient
+
+            for first in range(0, len(ids), IDS_PER_SEARCH):
+                with suppress(*known_errors()), quiet_loggers():  # each record is asked for then
+                    some = ids[first : first + IDS_PER_SEARCH]
+                    self.known |= runs_with_ids(MlflowClient(self.uri), some, sorted(experiments))
+
+    def _may_be_elsewhere(self, published: Mapping[str, str]) -> bool:
+        return self.is_explicit and self.uri is not None and published["tracking_uri"] != without_secrets(self.uri)
 
     def publish(self, journal: Journal) -> SyncResult:
         try:
@@ -109,7 +147,8 @@ class _Sync:
                 journal.check()
                 return SyncResult(journal, "failed", message=f"{without_secrets(uri)}: {reason}")
             try:
-                run = publish(journal, uri, how=How(verify=self.verify, is_named=self.uri is not None))
+                how = How(self.verify, self.uri is not None, is_reached=True, prepares_ui=False)
+                run = self._prepared(publish(journal, uri, how=how), uri, journal)
             except PublishFailed:
                 self.unreachable.pop(uri)  # it may be gone since
                 raise
@@ -122,6 +161,32 @@ class _Sync:
             return SyncResult(journal, "damaged", message=str(error))
         except (PublishFailed, BadInput, OSError) as error:
             return SyncResult(journal, "failed", message=str(error))
+
+    def _prepared(self, run: PublishedRun, uri: str, journal: Journal) -> PublishedRun:
+        """Prepare the UI of an experiment once, and note which configuration's best run is to be marked at the end."""
+        tags = tags_of(journal)
+        key = uri, run.experiment_id, tags.get(names.TAG_CONFIG_ID.name, "")
+        if tags.get(names.TAG_VERDICT.name) == "valid":
+            self.to_mark[key] = tags
+        if key[:2] in self.prepared:
+            return run
+        self.prepared.add(key[:2])
+        with settings(QUIET), settings(PATIENCE), quiet_loggers():
+            from mlflow import MlflowClient
+
+            has_views, notes = prepare_if_new(MlflowClient(uri), run.experiment_id)
+        return replace(run, has_views=has_views, notes=notes)
+
+    def marked(self, last: SyncResult) -> SyncResult:
+        """Mark the best run of each configuration that was published. Returns ``last`` with what is to be told."""
+        notes: tuple[str, ...] = ()
+        with settings(QUIET), settings(PATIENCE):
+            for (uri, experiment_id, _), tags in self.to_mark.items():
+                from mlflow import MlflowClient
+
+                with quiet_loggers():
+                    notes += mark_if_best(MlflowClient(uri), experiment_id, tags)
+        return replace(last, notes=tuple(dict.fromkeys(notes)))
 
     def set_aside(self, damaged: Damaged) -> SyncResult:
         """A record of which not even the status can be read."""
@@ -141,10 +206,13 @@ class _Sync:
         The same server may have another name now. It is asked for the run.
         """
         published = journal.published
-        if not self.is_explicit or self.uri is None or published["tracking_uri"] == without_secrets(self.uri):
+        if self.uri is None or not self._may_be_elsewhere(published):
             return True
         if self._unreachable(self.uri):
             return False
+        found = self.known.get(published["run_id"])
+        if found is not None:
+            return is_own(journal, found) and found.info.status != "RUNNING"
         with settings(QUIET), settings(PATIENCE):
             from mlflow import MlflowClient
 
@@ -154,6 +222,14 @@ class _Sync:
             except known_errors() as error:
                 raise PublishFailed(f"{without_secrets(self.uri)}: {explain(error)}") from error
         return run is not None and run.info.status != "RUNNING"
+
+
+def _published(journal: Journal) -> dict[str, str] | None:
+    """Where the record was published; None for one that cannot be read, which is told when it is its turn."""
+    try:
+        return journal.published or None
+    except DamagedRecord:
+        return None
 
 
 def own_store(journal: Journal) -> str | None:
