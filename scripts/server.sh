@@ -106,6 +106,7 @@ accounts=$(choose_accounts "$accounts" "$host" "$public_host" "$app")
 extras=()
 [[ $database != postgres* ]] || extras+=(postgresql) # with the driver
 [[ $accounts != yes ]] || extras+=(server)
+[[ $artifacts != s3:* ]] || extras+=(s3)
 prepare_environment "$(IFS=, && echo "${extras[*]}")"
 python - "$host" "$port" <<'PYTHON' || exit 1
 import socket, sys
@@ -119,10 +120,12 @@ except OSError as error:
     sys.exit(f"Error: cannot listen on {host} port {port}: {error.strerror}; choose another with --host or --port")
 PYTHON
 
-[[ -n $database && -n $artifacts && $accounts == no ]] || mkdir -p "$folder"
+[[ -n $database && -n $artifacts && $accounts == no ]] || own_folder=$folder
 database=${database:-sqlite:///$folder/mlflow.db}
 artifacts=${artifacts:-$folder/artifacts}
 export MLFLOW_BACKEND_STORE_URI=$database MLFLOW_ARTIFACTS_DESTINATION=$artifacts
+PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH} python -P -m scripts.server.check || exit 1
+[[ -z ${own_folder:-} ]] || mkdir -p "$own_folder"
 
 if [[ $accounts == yes ]]; then
     prepare_accounts "$folder" "$password_file"
