@@ -91,14 +91,11 @@ class Folder:
         nearest = next(one for one in (self.root, *self.root.parents) if one.exists())
         if not nearest.is_dir():
             return f"artifacts in {self.root}: {nearest} is not a folder"
-        if nearest != self.root:
-            writable = os.access(nearest, os.W_OK | os.X_OK)
-            return None if writable else f"artifacts in {self.root}: {nearest}, where it would be made, is not writable"
-        trial = self.root / f"{TRIAL}.{os.getpid()}"
+        trial = nearest / f"{TRIAL}.{os.getpid()}"
         try:
             trial.write_bytes(b"x" * 4096)
         except OSError as error:
-            return f"artifacts in {self.root}: it cannot be written to ({error.strerror})"
+            return f"artifacts in {self.root}: {nearest} cannot be written to ({error.strerror})"
         finally:
             with suppress(OSError):
                 trial.unlink(missing_ok=True)

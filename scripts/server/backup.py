@@ -31,13 +31,11 @@ def main() -> int:
     to, folder = Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute()
     database = database_at(os.environ["MLFLOW_BACKEND_STORE_URI"])
     artifacts = None if "--no-artifacts" in sys.argv[3:] else artifacts_at(os.environ["MLFLOW_ARTIFACTS_DESTINATION"])
+    os.umask(0o077)  # the accounts, and what the runs say, are for whoever makes the backup
     made, content = back_up(to, folder, database, artifacts)
     print(made)
-    if content.artifacts_elsewhere and artifacts:
-        tell(
-            f"Error: {content.artifacts_elsewhere} runs keep their artifacts elsewhere, not behind the server; these are "
-            "not in the backup, and artifact_uri of a run says where they are"
-        )
+    if (elsewhere := content.artifacts_elsewhere) and artifacts:
+        tell(f"Error: {elsewhere} runs have their artifacts elsewhere (see artifact_uri); these are not backed up")
         return INCOMPLETE
     return 0
 
@@ -57,7 +55,6 @@ def back_up(to: Path, folder: Path, database: Database, artifacts: Artifacts | N
     except OSError as error:
         raise Refused(f"--to {to}: {target.name} cannot be made in it ({error.strerror})") from None
     whole = False
-    os.umask(0o077)  # the accounts, and what the runs say, are for whoever may read this folder
     try:
         content = _fill(target, folder, database, artifacts)
         whole = True

@@ -28,5 +28,5 @@ TEXT
 source "$(dirname "${BASH_SOURCE[0]}")/places.sh"
 
 take_places "--to" "--no-artifacts" "$@"
-[[ -n ${given[--to]:-} ]] || fail "give the folder of the backups with --to (see --help)"
+[[ -n ${given[--to]:-} ]] || refuse "give the folder of the backups with --to (see --help)"
 become backup "${given[--to]}" "${given[--folder]}" ${given[--no-artifacts]:+--no-artifacts}

@@ -18,6 +18,7 @@ from ttt_mlflow.errors import TTTError
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.store import check_place
 
+LOCKED_S = 5.0  # others hold a lock while they write
 TO_ITSELF = ("http", "https", "mlflow-artifacts")
 MAY_WRITE = " AND ".join(f"has_table_privilege('runs', '{what}')" for what in ("SELECT", "INSERT", "UPDATE", "DELETE"))
 
@@ -69,7 +70,7 @@ def _sqlite_fault(database: Sqlite) -> str | None:
     if not os.access(database.path.parent, os.W_OK | os.X_OK):
         return f"{database.path}: SQLite writes beside the file, but {database.path.parent} is not writable"
     try:
-        with closing(sqlite3.connect(database.path, timeout=5)) as connection:
+        with closing(sqlite3.connect(database.path, timeout=LOCKED_S)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
     except sqlite3.Error as error:

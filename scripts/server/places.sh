@@ -4,6 +4,12 @@
 # shellcheck source=../lib/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib/environment.sh"
 
+# Asked for wrongly: exit code 2, as for all that is refused.
+refuse() {
+    echo "Error: $*" >&2
+    exit 2
+}
+
 # take_places "NAMES OF FURTHER OPTIONS WITH A VALUE" "NAMES OF FURTHER SWITCHES" ARGUMENT ...
 # Fills the map `given` with the further options, and tells the programs where the stores are. `ps` shows the options of
 # a process, but not its environment, so a script that was given URIs starts again without them.
@@ -20,13 +26,13 @@ take_places() {
             if [[ $1 == *=* ]]; then
                 given[$name]=${1#*=} && shift
             else
-                [[ $# -ge 2 ]] || fail "$name needs a value (see --help)"
+                [[ $# -ge 2 ]] || refuse "$name needs a value (see --help)"
                 given[$name]=$2 && shift 2
             fi
         elif [[ $switches == *" $1 "* ]]; then
             given[$1]=yes && shift
         else
-            fail "$name is no option of this script (see --help)"
+            refuse "$name is no option of this script (see --help)"
         fi
     done
     given[--folder]=$(realpath -m -- "${given[--folder]}")

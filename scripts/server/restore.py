@@ -23,6 +23,7 @@ def main() -> int:
     backup, folder = Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute()
     database = database_at(os.environ["MLFLOW_BACKEND_STORE_URI"])
     artifacts = artifacts_at(os.environ["MLFLOW_ARTIFACTS_DESTINATION"])
+    os.umask(0o077)
     listed = manifest.read(backup)
     with told_in_one_line(str(backup)):
         manifest.verify(backup, listed)
@@ -59,7 +60,6 @@ def refuse_occupied(listed: manifest.Manifest, folder: Path, database: Database,
 
 def restore(backup: Path, listed: manifest.Manifest, folder: Path, database: Database, artifacts: Artifacts) -> None:
     """Put everything in place, the database last: what ends early leaves no server that looks whole."""
-    os.umask(0o077)
     made: list[Path] = []
     put: list[str] = []
 
@@ -81,6 +81,7 @@ def restore(backup: Path, listed: manifest.Manifest, folder: Path, database: Dat
             made.append(folder / name)
             with (backup / name).open("rb") as file:
                 written(file, folder / name)  # accounts.ini names the old folder; server.sh writes the new one into it
+            (folder / name).chmod(0o600)
         database.restore(backup / manifest.DATABASE[listed.kind])
         undo.pop_all()
     content = database.content()

@@ -26,5 +26,5 @@ TEXT
 source "$(dirname "${BASH_SOURCE[0]}")/places.sh"
 
 take_places "--from" "" "$@"
-[[ -n ${given[--from]:-} ]] || fail "give the backup with --from (see --help)"
+[[ -n ${given[--from]:-} ]] || refuse "give the backup with --from (see --help)"
 become restore "${given[--from]}" "${given[--folder]}"

@@ -27,8 +27,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/places.sh"
 
 take_places "--backup-to" "--no-backup" "$@"
 if [[ -n ${given[--backup-to]:-} ]]; then
-    [[ -z ${given[--no-backup]:-} ]] || fail "--backup-to and --no-backup: give one of the two"
+    [[ -z ${given[--no-backup]:-} ]] || refuse "--backup-to and --no-backup: give one of the two"
 elif [[ -z ${given[--no-backup]:-} ]]; then
-    fail "an upgrade cannot be taken back; give a folder for a backup with --backup-to, or --no-backup"
+    refuse "an upgrade cannot be taken back; give a folder for a backup with --backup-to, or --no-backup"
 fi
 become upgrade "${given[--folder]}" "${given[--backup-to]:-}"
