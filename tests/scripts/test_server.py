@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from werkzeug.security import generate_password_hash
 
 from tests.project import QUICK, ROOT, Started, environment, free_port, run, started, ttt_mlflow_run, wait_until
-from tests.scripts.server import ADMINS, LEGACY, SCRIPT
+from tests.scripts.server_script import ADMINS, LEGACY, SCRIPT
 from tests.test_postgresql import PROGRAMS, database, folder
 from ttt_mlflow import names
 from ttt_mlflow.tracking.store import settings

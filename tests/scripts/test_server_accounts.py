@@ -15,7 +15,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from tests.project import ROOT, Started, free_port, run, started
-from tests.scripts.server import ADMINS, LEGACY, SCRIPT, folder_with_admin, without_mlflow
+from tests.scripts.server_script import ADMINS, LEGACY, SCRIPT, folder_with_admin, without_mlflow
 
 
 def chosen(*arguments: str) -> str:

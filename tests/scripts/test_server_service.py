@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import ROOT
-from tests.scripts.server import SCRIPT
+from tests.scripts.server_script import SCRIPT
 
 UNIT = ROOT / "scripts/server/ttt-mlflow-server.service"
 ANALYZE = shutil.which("systemd-analyze")

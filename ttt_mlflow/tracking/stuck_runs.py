@@ -250,11 +250,11 @@ def end_run(store: "Store", run_id: str, here: Here) -> Outcome:
     """
     from mlflow.exceptions import MlflowException
 
-    ending = _Ending(store, run_id, here)
+    stuck = _StuckRun(store, run_id, here)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with settings(SENT_ONCE, override=True):
-                return ending.attempt()
+                return stuck.attempt()
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return Outcome("left", "it was deleted")
@@ -267,7 +267,7 @@ def end_run(store: "Store", run_id: str, here: Here) -> Outcome:
     raise AssertionError  # the last attempt returns or raises
 
 
-class _Ending:
+class _StuckRun:
     """The end of one run. An attempt goes on where the one before it was not answered."""
 
     def __init__(self, store: "Store", run_id: str, here: Here) -> None:
