@@ -29,7 +29,8 @@ def serving(folder: Path, database: str, port: int) -> Iterator[Started]:
 
 def what_clients_see(uri: str, to: Path) -> dict[str, object]:
     """Each run with its values and its artifacts, through the server."""
-    client, found = MlflowClient(uri), {}
+    client = MlflowClient(uri)
+    found: dict[str, object] = {}
     experiment = client.get_experiment_by_name("ttt-mlflow")
     assert experiment is not None
     for one in client.search_runs([experiment.experiment_id]):
