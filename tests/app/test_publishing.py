@@ -124,7 +124,7 @@ def test_a_server_that_refuses_stops_the_run(status: int, logdir: Path) -> None:
         done = run(command(logdir), environment(refusing.uri))
     assert done.returncode == 2
     where = f"tracking_uri={refusing.uri}, experiment_name=ttt-mlflow"
-    assert done.stderr.startswith(f"Error: {where}: refused with {status} (")
+    assert done.stderr.startswith(f"Error: {where}: refused with {status}: no user and no token were sent; ")
     assert len(done.stderr.splitlines()) == 1
     assert "building" not in done.stdout
     assert not logdir.exists()
