@@ -49,6 +49,7 @@ def run_with(process: object = None, alive_until: str | None = None, **facts: An
     return replace(made, **facts)
 
 
+OF_NOBODY = json.dumps({**this_process(), "start_ticks": 1})
 UNBEGUN = run_with(tags=PROJECT, params=PARAMS, started_at=NOW - timedelta(hours=25))
 
 
@@ -233,9 +234,11 @@ class Place:
             self.client.log_batch(run_id, params=[Param(*one) for one in params.items()])
         return str(run_id)
 
-    def gone(self) -> str:
-        process = json.dumps({**this_process(), "start_ticks": 1})
-        return self.run({"ttt.journal_id": ID, "ttt.process": process, "ttt.alive_until": in_future(days=9999)})
+    def gone(self, journal_id: str = ID) -> str:
+        """A run of a process that is gone."""
+        return self.run(
+            {"ttt.journal_id": journal_id, "ttt.process": OF_NOBODY, "ttt.alive_until": in_future(days=9999)}
+        )
 
     def content(self, run_id: str) -> object:
         return self.client.get_run(run_id).to_dictionary()
@@ -352,8 +355,7 @@ def test_a_record_that_is_published_at_that_moment_wins(
 ) -> None:
     """Our request is under way while the whole record is published, and arrives after it."""
     journal, here = make_journal("ok"), Here.and_now()
-    process = json.dumps({**this_process(), "start_ticks": 1})
-    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": process})
+    run_id = place.gone(journal.journal_id)
     with open_store(place.uri) as store:
         ours = getattr(store.client, call)
 
@@ -376,9 +378,8 @@ def test_a_run_that_others_end_while_it_is_published(
 ) -> None:
     """They read it when its process was gone and nobody had begun to publish its record."""
     journal = make_journal("ok")
-    gone = {**this_process(), "start_ticks": 1}
     monkeypatch.setattr(publishing, "has_ended", lambda process: True)
-    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": json.dumps(gone)})
+    run_id = place.gone(journal.journal_id)
     ours = getattr(MlflowClient, call)
     ended: list[str] = []
 
@@ -404,8 +405,7 @@ def test_an_answer_that_was_long_under_way_is_asked_for_again(
 ) -> None:
     """While the answer was under way, the whole record was published."""
     journal, here = make_journal("ok"), Here.and_now()
-    gone = json.dumps({**this_process(), "start_ticks": 1})
-    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": gone})
+    run_id = place.gone(journal.journal_id)
     monkeypatch.setattr(stuck_runs, "QUICK_S", 0.0)  # every answer counts as slow
     with open_store(place.uri) as store:
         ours = store.client.get_run
@@ -428,12 +428,11 @@ def test_marks_of_a_failed_run_that_is_published_at_that_moment(
 ) -> None:
     """That it failed does not say how. Only if its values had arrived earlier are they known here."""
     journal, here = make_journal("oom", "too large"), Here.and_now()
-    gone = json.dumps({**this_process(), "start_ticks": 1})
-    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": gone})
+    run_id = place.gone(journal.journal_id)
     if was_interrupted:
         publish(journal, place.uri, run_id, place.name)
         place.client.update_run(run_id, "RUNNING")
-        place.client.set_tag(run_id, "ttt.process", gone)
+        place.client.set_tag(run_id, "ttt.process", OF_NOBODY)
     with open_store(place.uri) as store:
         ours = store.client.log_batch
 
@@ -462,8 +461,7 @@ def test_a_run_is_given_back_although_an_answer_is_lost(
 ) -> None:
     """The record is published just before our request arrives, and then we hear nothing of it."""
     journal, here = make_journal("ok"), Here.and_now()
-    gone = json.dumps({**this_process(), "start_ticks": 1})
-    run_id = place.run({"ttt.journal_id": journal.journal_id, "ttt.process": gone})
+    run_id = place.gone(journal.journal_id)
     monkeypatch.setattr(stuck_runs.time, "sleep", lambda seconds: None)
     with open_store(place.uri) as store:
         end, read, failed = store.client.set_terminated, store.client.get_run, [False]

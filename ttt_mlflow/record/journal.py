@@ -297,7 +297,7 @@ class Journal(JournalReader):
             except OSError as error:
                 if not reserved or error.errno not in NO_SPACE or not self.room.write(path, data, announce):
                     raise
-        except BaseException:
+        except BaseException:  # raised again: whatever ended the write, a signal too, the announced line may be wrong
             if announced:
                 self._register.doubt(name)
             raise

@@ -41,9 +41,6 @@ class ArtifactStore(Protocol):
     def sha256(self, path: str) -> str:
         """Read ``path`` back."""
 
-    def fetched(self, path: str, folder: Path) -> Path:
-        """A file on this disk with the content of ``path``, in ``folder`` if it has to be downloaded."""
-
     def told(self, path: str, source: Path) -> bool | None:
         """Whether ``path`` has the content of ``source`` by the store's own checksum. None: it tells none."""
 
@@ -86,9 +83,6 @@ class OtherStore:
     def sha256(self, path: str) -> str:
         with tempfile.TemporaryDirectory() as folder:
             return sha256_of(Path(self._repository.download_artifacts(path, folder)))
-
-    def fetched(self, path: str, folder: Path) -> Path:
-        return Path(self._repository.download_artifacts(path, str(folder)))
 
     def told(self, path: str, source: Path) -> bool | None:
         return None
@@ -153,18 +147,6 @@ class HttpStore:
         uri, what = self._repository.artifact_uri, "a download"
         with _request(uri, _place(path), "GET", what, page=path.endswith(PAGES), stream=True) as answer:
             return _sha256(answer.iter_content(CHUNK))
-
-    def fetched(self, path: str, folder: Path) -> Path:
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        uri, what = self._repository.artifact_uri, "a download"
-        with (
-            _request(uri, _place(path), "GET", what, page=path.endswith(PAGES), stream=True) as answer,
-            target.open("wb") as file,
-        ):
-            for chunk in answer.iter_content(CHUNK):
-                file.write(chunk)
-        return target
 
     def told(self, path: str, source: Path) -> bool | None:
         return None

@@ -17,7 +17,6 @@ from ttt_mlflow.record.checked import CheckedJournal
 from ttt_mlflow.record.journal_reader import JOURNAL_ID
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of, read_object
 from ttt_mlflow.redaction import without_secrets
-from ttt_mlflow.tracking.artifact_stores import store_of
 from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors
 
 if TYPE_CHECKING:
@@ -90,15 +89,14 @@ class StoreRun:
         return self._fetched[artifact.path]
 
     def _fetch(self, path: str) -> Path | None:
-        """Two requests; MLflow's client makes five of them, and reads the whole run in one."""
-        store, folder = store_of(self._run, self._client.tracking_uri), dirname(path)
+        folder = dirname(path)
         if folder not in self._listed:
-            self._listed[folder] = set(store.listed(folder))
+            self._listed[folder] = {item.path for item in self._client.list_artifacts(self.id, folder or None)}
         if path not in self._listed[folder]:
             return None
         own = self._folder / self.id
         own.mkdir(parents=True, exist_ok=True)
-        return store.fetched(path, own)
+        return Path(self._client.download_artifacts(self.id, path, str(own)))
 
 
 @contextmanager

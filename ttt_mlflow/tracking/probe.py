@@ -82,7 +82,7 @@ class _Trial:
         try:
             self.doing = "write a run's artifact"
             self._send_around(f"{run.info.artifact_uri}")
-        except BaseException:
+        except BaseException:  # raised again: whatever ended the trial, Ctrl-C too, its run is removed
             with suppress(*known_errors()):  # the first fault is told
                 client.delete_run(run.info.run_id)
             raise
