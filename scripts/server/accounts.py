@@ -53,8 +53,8 @@ def write_config(path: Path, database: Path) -> str:
     for name, value in DEFAULTS.items():
         section.setdefault(name, value)
     section["database_uri"] = f"sqlite:///{database}"  # the folder may have been moved, or be a restored one
-    if name := os.environ.get(ADMIN):
-        section["admin_username"] = name
+    if admin := os.environ.get(ADMIN):
+        section["admin_username"] = admin
     if section.pop("admin_password", None) is not None:
         say(f"{path}: the admin's password does not belong into this file and is removed from it; see --help")
     text = io.StringIO()
