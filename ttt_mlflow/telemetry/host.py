@@ -69,9 +69,10 @@ def package_list() -> str:
     """All installed packages as sorted ``name==version`` lines. Of two with one name, the importable one is listed."""
     versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
+        metadata = distribution.metadata  # read and parsed each time, the long description too
+        name = metadata["Name"]
         if name:
-            versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+            versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), metadata["Version"])
     return "".join(f"{name}=={versions[name]}\n" for name in sorted(versions))
 
 
