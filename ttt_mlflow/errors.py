@@ -37,6 +37,10 @@ class PublishFailed(TTTError):
     exit_code = 4
 
 
+class NotAllowed(PublishFailed):
+    """The server does not let this person do it. It would say the same of other records for that experiment."""
+
+
 class BeingPublished(PublishFailed):
     """Another process is publishing the record at this moment. Nothing is wrong."""
 

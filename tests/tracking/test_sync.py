@@ -1,5 +1,6 @@
 """``sync``: what is not in MLflow yet is published, once, as what it is."""
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -7,13 +8,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.catalog import metrics, tags
+from tests.proxies import Answer, proxy
 from tests.record.conftest import MakeJournal
 from tests.tracking.test_publish import closed_address
 from ttt_mlflow.app.records import sync_records
 from ttt_mlflow.errors import BadInput, PublishFailed
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.publish import publish
-from ttt_mlflow.tracking.sync import sync
+from ttt_mlflow.tracking.sync import SyncResult, sync
 
 
 @pytest.fixture
@@ -237,3 +240,81 @@ def test_an_empty_folder_and_none(tmp_path: Path) -> None:
     assert sync(tmp_path) == []
     with pytest.raises(BadInput, match="no such folder"):
         sync(tmp_path / "nowhere")
+
+
+def valid(make_journal: MakeJournal, tokens_per_s: float, config_id: str) -> Journal:
+    journal = make_journal("running")
+    journal.update_tags(tags({"ttt.verdict": "valid", "ttt.config_id": config_id}))
+    journal.update_metrics(metrics({"decode_tokens_per_s": tokens_per_s}))
+    journal.set_status("ok", exit_code=0)
+    return journal
+
+
+def test_the_best_run_is_marked_also_if_an_earlier_sync_was_stopped(
+    root: Path, sqlite_uri: str, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "stopped")
+    journals = [valid(make_journal, speed, config) for speed, config in [(3, "a"), (9, "b"), (7, "a"), (5, "a")]]
+
+    def stop(result: SyncResult, number: int, count: int) -> None:
+        if number == 3:
+            raise KeyboardInterrupt
+
+    def best() -> set[str]:
+        client = MlflowClient(sqlite_uri)
+        experiment = client.get_experiment_by_name("stopped")
+        assert experiment
+        runs = client.search_runs([experiment.experiment_id], "tags.`ttt.best` = 'true'")
+        return {run.data.tags["ttt.journal_id"] for run in runs}
+
+    with pytest.raises(KeyboardInterrupt):
+        sync(root, sqlite_uri, tell=stop)
+    assert best() == {journals[1].journal_id}, "of the other configuration a record is left"
+    assert outcomes(root, sqlite_uri) == ["already published"] * 3 + ["published"]
+    assert best() == {journals[1].journal_id, journals[2].journal_id}
+
+
+def test_whoever_may_not_write_is_refused_once_for_an_experiment(
+    root: Path, server_uri: str, make_journal: MakeJournal
+) -> None:
+    def forbidden(method: str, path: str) -> Answer | None:
+        return Answer(403, b"Permission denied", "text/plain") if path.endswith("/runs/create") else None
+
+    with proxy(forbidden, server_uri) as between:
+        journals = [make_journal(), make_journal(), make_journal()]
+        journals[2].set_target(between.uri, None, "another experiment", None)
+        results = sync(root, between.uri)
+    assert [result.outcome for result in results] == ["failed"] * 3
+    assert len([path for _, path in between.requests if path.endswith("/runs/create")]) == 2
+    assert results[1].message == f"{between.uri}: refused as before, with a record of the same experiment"
+    for result in (results[0], results[2]):
+        assert result.message is not None
+        assert "refused with 403" in result.message
+
+
+def test_how_many_requests_are_sent(root: Path, server_uri: str, make_journal: MakeJournal) -> None:
+    count = 5
+    for _ in range(count):
+        valid(make_journal, 1.0, "requests")
+    with proxy(lambda method, path: None, server_uri) as first, proxy(lambda method, path: None, server_uri) as second:
+        assert outcomes(root, first.uri) == ["published"] * count
+        assert outcomes(root, first.uri) == ["already published"] * count
+        again = len(first.requests)
+        assert outcomes(root, first.uri) == ["already published"] * count
+        assert len(first.requests) == again, "the record says where it is"
+        assert outcomes(root, second.uri) == ["already published"] * count
+    runs = [path.partition("?")[0] for _, path in first.requests if "/runs/" in path]
+    for each in ("create", "log-batch", "update"):
+        assert len([path for path in runs if path.endswith(f"/runs/{each}")]) == count, runs
+    assert len(runs) <= 5 * count + 3, f"what is marked as the best is asked for once: {runs}"
+    assert len(second.requests) <= 3, f"one search for all: {second.requests}"
+
+
+def test_a_variable_without_a_value_is_not_set(
+    root: Path, sqlite_uri: str, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_journal()
+    for name in ("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.setenv(name, "")
+    assert outcomes(root, sqlite_uri) == ["published"]
+    assert "MLFLOW_TRACKING_SERVER_CERT_PATH" not in os.environ, "MLflow takes an empty one as: check no certificate"

@@ -92,7 +92,8 @@ def found_or_made(client: "MlflowClient", journal: Journal) -> "Run":
         experiment_id = experiment_named(client, target["experiment_name"])
     else:
         experiment_id = str(target["experiment_id"] or MLFLOW_DEFAULT_ID)
-    runs = _runs_of(client, journal, [experiment_id]) or _runs_anywhere(client, journal)
+    anywhere = _runs_anywhere(client, journal, experiment_id)
+    runs = [run for run in anywhere if run.info.experiment_id == experiment_id] or anywhere
     if not runs:
         if not target["experiment_name"] and not target["experiment_id"]:  # a record of version 0.1, begun nowhere
             experiment_id = experiment_named(client, DEFAULT_EXPERIMENT)
@@ -130,13 +131,13 @@ def holds_newer(run: "Run", until: str) -> bool:
     return held is not None and datetime.fromisoformat(held) > datetime.fromisoformat(until)
 
 
-def _runs_anywhere(client: "MlflowClient", journal: Journal) -> list["Run"]:
-    """The record's runs in all experiments: it may have been published under another experiment's name."""
+def _runs_anywhere(client: "MlflowClient", journal: Journal, experiment_id: str) -> list["Run"]:
+    """The record's runs in this experiment and all others: it may have been published under another one's name."""
     found: list[Run] = []
-    ids, token = [], None
+    ids, token = [experiment_id], None
     while True:
         page = client.search_experiments(max_results=EXPERIMENTS_PER_SEARCH, page_token=token)
-        ids += [str(one.experiment_id) for one in page]
+        ids += [str(one.experiment_id) for one in page if str(one.experiment_id) != experiment_id]
         token = page.token
         if not token:
             break

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ttt_mlflow import names
-from ttt_mlflow.errors import BeingPublished, DamagedRecord, PublishFailed, TTTError
+from ttt_mlflow.errors import BeingPublished, DamagedRecord, NotAllowed, PublishFailed, TTTError
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.process import has_ended
 from ttt_mlflow.redaction import without_secrets
@@ -22,6 +22,7 @@ from ttt_mlflow.tracking.best import mark_best
 from ttt_mlflow.tracking.later import sync_command
 from ttt_mlflow.tracking.new_store import make_ready
 from ttt_mlflow.tracking.own_run import found_or_made, holds_newer, known_run, lives_on, note_target, parent_tag
+from ttt_mlflow.tracking.refusal import Refusal
 from ttt_mlflow.tracking.refused import end_damaged, reject_run
 from ttt_mlflow.tracking.run_values import (
     MLFLOW_STATUS,
@@ -308,7 +309,8 @@ def _reason(error: Exception, tracking_uri: str) -> str:
 
 
 def _failed(journal: Journal, tracking_uri: str, reason: str) -> PublishFailed:
-    return PublishFailed(
+    kind = NotAllowed if isinstance(reason, Refusal) else PublishFailed
+    return kind(
         f"not published to {without_secrets(tracking_uri)}: {without_secrets(reason)}; the record is kept; "
         f"publish it later with: {sync_command(journal.path, tracking_uri)}"
     )

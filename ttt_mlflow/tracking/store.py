@@ -48,14 +48,22 @@ def resolve_tracking_uri(explicit: str | None) -> str:
     """``explicit``, else MLFLOW_TRACKING_URI, else MLflow's default, the SQLite file in the current folder.
 
     A relative SQLite path becomes absolute, so that the URI means the same in every folder. Raises BadInput for a text
-    that cannot be a URI. From here on, no message shows the credentials that are in it.
+    that cannot be a URI. From here on, no message shows the credentials that are in it, and MLflow takes variables
+    without a value for unset.
     """
+    _unset_empty_variables()
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     remember_secrets(uri)
     if fault := uri_fault(uri):
         raise BadInput(f"tracking_uri={without_secrets(uri)}: {fault}")
     relative = re.fullmatch(r"sqlite:///([^/:].*)", uri)
     return f"sqlite:///{Path(relative[1]).absolute()}" if relative else uri
+
+
+def _unset_empty_variables() -> None:
+    """With an empty MLFLOW_TRACKING_SERVER_CERT_PATH MLflow checks no certificate, and numbers without digits break."""
+    for name in [name for name, value in os.environ.items() if name.startswith("MLFLOW_") and not value]:
+        del os.environ[name]
 
 
 def uri_fault(uri: str) -> str | None:

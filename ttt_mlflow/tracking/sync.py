@@ -7,6 +7,7 @@ command line or the environment alone.
 import os
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, urlsplit
 
 from ttt_mlflow import names
-from ttt_mlflow.errors import BadInput, BeingPublished, DamagedRecord, PublishFailed
+from ttt_mlflow.errors import BadInput, BeingPublished, DamagedRecord, NotAllowed, PublishFailed
 from ttt_mlflow.record.finding import Damaged, find_journals
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
@@ -40,6 +41,7 @@ from ttt_mlflow.tracking.views import prepare_if_new
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+Destination = tuple[str, str | None, str | None]
 Outcome = Literal[
     "published", "already published", "still running", "being published", "no destination", "damaged", "failed"
 ]
@@ -53,7 +55,7 @@ TABLES = {"experiments", "runs", "metrics", "params", "tags"}  # of MLflow's dat
 class SyncResult:
     """The outcome of ``sync`` for one journal. ``message``: why it remains, in one line.
 
-    notes: what else to tell, of all journals, with the last of them.
+    notes: what else to tell, once.
     """
 
     journal: Journal
@@ -93,12 +95,14 @@ def sync(
     one_by_one = _Sync(resolve_tracking_uri(named) if named else None, tracking_uri is not None, verify)
     if not verify:
         one_by_one.look_up(found.journals)
+    one_by_one.count_configurations(found.journals)
     results: list[SyncResult] = []
     ones: list[Journal | Damaged] = [*found.journals, *found.damaged]
     for one in ones:
-        results.append(one_by_one.publish(one) if isinstance(one, Journal) else one_by_one.set_aside(one))
-        if len(results) == len(ones):
-            results[-1] = one_by_one.marked(results[-1])
+        if isinstance(one, Journal):
+            results.append(one_by_one.marked(one_by_one.publish(one)))
+        else:
+            results.append(one_by_one.set_aside(one))
         tell(results[-1], len(results), len(ones))
     return results
 
@@ -111,7 +115,11 @@ class _Sync:
         self.unreachable: dict[str, str | None] = {}  # each store is checked once, not once for each journal
         self.known: dict[str, Run] = {}  # what one search found, by id
         self.prepared: set[tuple[str, str]] = set()  # store and experiment
-        self.to_mark: dict[tuple[str, str, str], dict[str, str]] = {}  # store, experiment, configuration -> tags
+        self.refused: dict[Destination, str] = {}  # where this person may not write, and what the server said
+        self.told_marks: set[str] = set()
+        self.configuration: dict[Path, str] = {}  # of the record at each path
+        self.ahead: Counter[str] = Counter()  # how many records of each configuration may still be published
+        self.to_mark: dict[str, dict[tuple[str, str], dict[str, str]]] = {}  # by configuration; store, experiment: tags
 
     def look_up(self, journals: Sequence[Journal]) -> None:
         """Ask an explicit store for the runs of many published records at once. What it lacks is asked for again."""
@@ -146,9 +154,16 @@ class _Sync:
                     raise Refused(f"tracking_uri={without_secrets(uri)}: {reason}")
                 journal.check()
                 return SyncResult(journal, "failed", message=f"{without_secrets(uri)}: {reason}")
+            destination = _destination(journal, uri)
+            if said := self.refused.get(destination):
+                journal.check()
+                return SyncResult(journal, "failed", message=f"{without_secrets(uri)}: {said}")
             try:
                 how = How(self.verify, self.uri is not None, is_reached=True, prepares_ui=False)
                 run = self._prepared(publish(journal, uri, how=how), uri, journal)
+            except NotAllowed:
+                self.refused[destination] = "refused as before, with a record of the same experiment"
+                raise
             except PublishFailed:
                 self.unreachable.pop(uri)  # it may be gone since
                 raise
@@ -165,28 +180,43 @@ class _Sync:
     def _prepared(self, run: PublishedRun, uri: str, journal: Journal) -> PublishedRun:
         """Prepare the UI of an experiment once, and note which configuration's best run is to be marked at the end."""
         tags = tags_of(journal)
-        key = uri, run.experiment_id, tags.get(names.TAG_CONFIG_ID.name, "")
+        key = uri, run.experiment_id
         if tags.get(names.TAG_VERDICT.name) == "valid":
-            self.to_mark[key] = tags
-        if key[:2] in self.prepared:
+            self.to_mark.setdefault(tags.get(names.TAG_CONFIG_ID.name, ""), {})[key] = tags
+        if key in self.prepared:
             return run
-        self.prepared.add(key[:2])
+        self.prepared.add(key)
         with settings(QUIET), settings(PATIENCE), quiet_loggers():
             from mlflow import MlflowClient
 
             has_views, notes = prepare_if_new(MlflowClient(uri), run.experiment_id)
         return replace(run, has_views=has_views, notes=notes)
 
-    def marked(self, last: SyncResult) -> SyncResult:
-        """Mark the best run of each configuration that was published. Returns ``last`` with what is to be told."""
+    def count_configurations(self, journals: Sequence[Journal]) -> None:
+        """Note of which configuration each record is, as far as can be told, and how many records each has."""
+        for journal in journals:
+            with suppress(DamagedRecord, OSError):  # told when it is the record's turn
+                self.configuration[journal.path] = tags_of(journal).get(names.TAG_CONFIG_ID.name, "")
+        self.ahead.update(self.configuration.values())
+
+    def marked(self, result: SyncResult) -> SyncResult:
+        """Mark the best run of a configuration after its last record. Returns ``result`` with what is to be told.
+
+        Once is enough: it takes a search. A sync that is stopped leaves what is unmarked with a record for the next.
+        """
+        config_id = self.configuration.get(result.journal.path, "")
+        self.ahead[config_id] -= 1
+        if self.ahead[config_id] > 0 or config_id not in self.to_mark:
+            return result
         notes: tuple[str, ...] = ()
         with settings(QUIET), settings(PATIENCE):
-            for (uri, experiment_id, _), tags in self.to_mark.items():
-                from mlflow import MlflowClient
+            from mlflow import MlflowClient
 
+            for (uri, experiment_id), tags in self.to_mark.pop(config_id).items():
                 with quiet_loggers():
                     notes += mark_if_best(MlflowClient(uri), experiment_id, tags)
-        return replace(last, notes=tuple(dict.fromkeys(notes)))
+        self.told_marks, notes = self.told_marks | set(notes), tuple(set(notes) - self.told_marks)
+        return replace(result, notes=notes)
 
     def set_aside(self, damaged: Damaged) -> SyncResult:
         """A record of which not even the status can be read."""
@@ -222,6 +252,12 @@ class _Sync:
             except known_errors() as error:
                 raise PublishFailed(f"{without_secrets(self.uri)}: {explain(error)}") from error
         return run is not None and run.info.status != "RUNNING"
+
+
+def _destination(journal: Journal, uri: str) -> Destination:
+    """The store, and what the record says about its experiment there."""
+    target = journal.target
+    return uri, target.get("experiment_name"), target.get("experiment_id")
 
 
 def _published(journal: Journal) -> dict[str, str] | None:
