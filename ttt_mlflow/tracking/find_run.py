@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from posixpath import dirname
 from typing import TYPE_CHECKING, Any
 
 from ttt_mlflow.config import CONFIGURATIONS, RunConfig
@@ -17,6 +16,7 @@ from ttt_mlflow.record.checked import CheckedJournal
 from ttt_mlflow.record.journal_reader import JOURNAL_ID
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of, read_object
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.tracking.artifact_stores import store_of
 from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ class StoreRun:
 
     def __init__(self, client: "MlflowClient", run: "Run", folder: Path) -> None:
         self._client, self._run, self._folder = client, run, folder
-        self._listed: dict[str, set[str]] = {}
         self._fetched: dict[str, Path | None] = {}
 
     @property
@@ -89,14 +88,9 @@ class StoreRun:
         return self._fetched[artifact.path]
 
     def _fetch(self, path: str) -> Path | None:
-        folder = dirname(path)
-        if folder not in self._listed:
-            self._listed[folder] = {item.path for item in self._client.list_artifacts(self.id, folder or None)}
-        if path not in self._listed[folder]:
-            return None
         own = self._folder / self.id
         own.mkdir(parents=True, exist_ok=True)
-        return Path(self._client.download_artifacts(self.id, path, str(own)))
+        return store_of(self._run, self._client.tracking_uri).fetched(path, own)
 
 
 @contextmanager
