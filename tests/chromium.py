@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,8 @@ class Chromium:
 
 
 @contextmanager
-def chromium(folder: Path, width: int = 1600, height: int = 1000) -> Iterator[Chromium]:
-    """A browser whose profile is in ``folder``. It reaches this machine alone."""
+def chromium(folder: Path, width: int = 1600, height: int = 1000, more: Sequence[str] = ()) -> Iterator[Chromium]:
+    """A browser whose profile is in ``folder``. It reaches this machine alone. more: further options."""
     assert BROWSER
     read_commands, commands = os.pipe()
     answers, write_answers = os.pipe()
@@ -101,7 +101,7 @@ def chromium(folder: Path, width: int = 1600, height: int = 1000) -> Iterator[Ch
     options += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={folder / 'profile'}"]
     pipes = f"3<&{read_commands} 4>&{write_answers}"
     browser = subprocess.Popen(
-        ["bash", "-c", f'exec "$@" {pipes}', "bash", BROWSER, *options, "--remote-debugging-pipe"],
+        ["bash", "-c", f'exec "$@" {pipes}', "bash", BROWSER, *options, *more, "--remote-debugging-pipe"],
         pass_fds=(read_commands, write_answers),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -151,6 +151,8 @@ def add(arguments: argparse.Namespace) -> list[str]:
         f"{person} has {arguments.permission} in the experiment {experiment}: {done}.",
         f"{person} needs:",
         f"export MLFLOW_TRACKING_URI={uri} MLFLOW_TRACKING_USERNAME={shlex.quote(person)}",
+        # without it, `mlflow run` begins its run in "Default", where the person may not write
+        f"export MLFLOW_EXPERIMENT_NAME={shlex.quote(experiment)}",
         "read -rsp 'Password: ' MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD",
     ]
 
