@@ -3,7 +3,8 @@
 A PostgreSQL and an MLflow server with one worker are started on this machine, and filled by a program. Each command of
 ttt-mlflow is timed as a process, from its start to its end, and so is the MLflow program beside which it stands, in
 turns. `sync` gets records of a small run, with --artifacts files each; the MLflow program makes the same calls for as
-many records by hand: with the reading back of each file, which is how sync knows that it arrived, and without.
+many records by hand: with the reading back of each file, which is how sync knows that it arrived, and without. This is
+done with --beside records; the others of --records have one file each, and no program beside them.
 
 It writes OUTPUT/scale.txt. Exit code 0 if each command ended with 0, else 1.
 """
@@ -131,7 +132,7 @@ def ask(report: Report, uri: str, folder: Path, runs: int, times: int) -> None:
     _ask_views(report, uri, times)
     everything = program("table", "--limit", "0", *where)
     by_hand = [sys.executable, "-c", READ_ALL, uri, EXPERIMENT]
-    pairs = [(report.timed("all", everything, folder), report.timed("all", by_hand, folder)) for _ in range(times)]
+    pairs = [(report.timed("all", everything, folder), report.timed("all", by_hand, folder))]
     report.say_times("table --limit 0", [ours for ours, _ in pairs])
     report.say_times("the same runs by MLflow's search_runs alone", [theirs for _, theirs in pairs])
     report.say(f"  ratio: {_median_ratio(pairs):.2f}")
@@ -151,10 +152,11 @@ def _ask_views(report: Report, uri: str, times: int) -> None:
         report.say_times(f"the runs of the view {view.name!r}", seconds)
 
 
-def bring(report: Report, server: TrackingServer, folder: Path, records: int, artifacts: int, rounds: int) -> None:
+def bring(report: Report, server: TrackingServer, folder: Path, given: argparse.Namespace) -> None:
     """``sync`` of records, beside MLflow's calls by hand; then of those that are there already."""
     pairs, reading = [], []
-    share = records // rounds
+    rounds, artifacts = given.times, given.artifacts
+    share = given.beside // rounds
     for number in range(rounds):
         root, content = folder / f"records{number}", folder / f"content{number}"
         for one in range(share):
@@ -174,6 +176,12 @@ def bring(report: Report, server: TrackingServer, folder: Path, records: int, ar
     report.say_times("the same calls by hand, each file read back", [theirs for _, theirs in pairs])
     report.say_times("the same calls by hand, no file read back", [theirs for _, theirs in reading])
     report.say(f"  ratios: {_median_ratio(pairs):.2f}; without reading back {_median_ratio(reading):.2f}")
+    others = folder / "records of one file"
+    for one in range(share * rounds, given.records):
+        _make_record(others, one, 1)
+    command = program("sync", str(others), "--tracking-uri", server.uri)
+    took = report.timed("sync", command, folder)
+    report.say_times(f"sync of {given.records - share * rounds} records with 1 artifact each", [took])
     everything = folder / "all"
     everything.mkdir()
     for root in sorted(folder.glob("records*")):
@@ -184,7 +192,7 @@ def bring(report: Report, server: TrackingServer, folder: Path, records: int, ar
         "another name of the server": server.uri.replace("127.0.0.1", "localhost"),
     }.items():
         command = program("sync", str(everything), "--tracking-uri", uri)
-        report.say_times(f"sync of {share * rounds} that are there, {what}", [report.timed("sync", command, folder)])
+        report.say_times(f"sync of {given.records:,} that are there, {what}", [report.timed("sync", command, folder)])
 
 
 def _make_record(root: Path, number: int, artifacts: int) -> None:
@@ -239,6 +247,7 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--runs", type=int, default=10_000, help="in the experiment (default: 10000)")
     parser.add_argument("--records", type=int, default=1000, help="for sync (default: 1000)")
+    parser.add_argument("--beside", type=int, default=150, help="of them beside MLflow's calls (default: 150)")
     parser.add_argument("--artifacts", type=int, default=8, help="of each record (default: 8)")
     parser.add_argument("--times", type=int, default=3, help="how often each is asked (default: 3)")
     given = parser.parse_args()
@@ -255,7 +264,7 @@ def main() -> int:
         folder = Path(name)
         with filled_server(folder, given.runs) as server:
             ask(report, server.uri, folder, given.runs, given.times)
-            bring(report, server, folder, given.records, given.artifacts, given.times)
+            bring(report, server, folder, given)
     (given.output / "scale.txt").write_text("\n".join(report.lines) + "\n")
     return 0 if report.whole else 1
 
