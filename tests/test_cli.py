@@ -486,3 +486,31 @@ def test_a_switch_takes_no_argument_for_its_value(words: str, expected: str) -> 
 @pytest.mark.parametrize("command", ["compare", "ab", "rerun"])
 def test_the_commands_with_arguments_know_their_switches(command: str) -> None:
     assert {"--strict", "--include-invalid", "--include_invalid"} <= switches_of(cli.commands[command])
+
+
+@pytest.mark.parametrize("spelling", ["~/kept", "~root/kept"])
+def test_a_tilde_is_a_home_folder(
+    spelling: str, invoke: Callable[..., Result], fake: FakeRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path.replace(spelling[:-5], str(tmp_path / "home")))
+    done = invoke("run", f"--logdir={spelling}", "--device=cpu")
+    assert done.exit_code == 0, done.output
+    assert [*(tmp_path / "home/kept").iterdir()]
+    for words in (
+        ("table", spelling),
+        ("sync", spelling),
+        ("record", "list", spelling),
+        ("record", "verify", spelling),
+    ):
+        done = invoke(*words)
+        assert done.exit_code == 0, done.output
+    assert not [*Path().glob("~*")]
+
+
+@pytest.mark.parametrize("words", [("run", "--logdir"), ("janitor", "--logdir"), ("table",), ("sync",)])
+def test_a_home_of_nobody(words: tuple[str, ...], invoke: Callable[..., Result], fake: FakeRunner) -> None:
+    *others, last = words
+    done = invoke(*others, *([f"{last}=~nobodys/x"] if last.startswith("-") else [last, "~nobodys/x"]))
+    assert done.exit_code == 2
+    assert "~nobodys is nobody's home here; write ./~nobodys/x for a folder of this name" in done.stderr
+    assert not [*Path().glob("~*")]

@@ -8,7 +8,7 @@ from ttt_mlflow.app.arguments import number, parse_run, words
 from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.cli.comparing import BUG, compare_options, faults_end_with
 from ttt_mlflow.cli.measuring import run_command
-from ttt_mlflow.cli.options import SwitchCommand, publish_options, record_options, spellings
+from ttt_mlflow.cli.options import USER_PATH, SwitchCommand, publish_options, record_options, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR, CompareConfig, RunConfig
 from ttt_mlflow.errors import BadInput
 
@@ -37,8 +37,8 @@ Exit code: as `ttt-mlflow run`. With --fail-above: 0 not slower by more, 1 slowe
 
 
 @click.command("ab", cls=SwitchCommand, epilog=AB_EXAMPLES)
-@click.argument("baseline")
-@click.argument("candidate")
+@click.argument("baseline", type=USER_PATH)
+@click.argument("candidate", type=USER_PATH)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option(*spellings("baseline_options"), "baseline_options", metavar="WORDS", help="options of the baseline alone")
 @click.option(*spellings("candidate_options"), "candidate_options", metavar="WORDS", help="those of the candidate")
@@ -94,7 +94,7 @@ def ab_command(
 
 
 @click.command("rerun", cls=SwitchCommand, epilog=RERUN_EXAMPLES)
-@click.argument("run")
+@click.argument("run", type=USER_PATH)
 @compare_options("allow_missing", "format")
 @record_options
 @publish_options

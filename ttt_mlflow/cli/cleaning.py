@@ -3,7 +3,7 @@
 import click
 
 from ttt_mlflow.app import janitor
-from ttt_mlflow.cli.options import TRACKING_URI_HELP, spellings
+from ttt_mlflow.cli.options import TRACKING_URI_HELP, USER_PATH, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR
 
 JANITOR_EXAMPLES = """\b
@@ -34,7 +34,9 @@ LOGDIR_HELP = f"folder of records; a run whose record is in it is left to sync  
 @click.option(*spellings("all_experiments"), "everywhere", is_flag=True, help="look in all experiments")
 @click.option(*spellings("experiment_name"), "experiment_name", metavar="NAME", help=EXPERIMENT_HELP)
 @click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
-@click.option(*spellings("logdir"), "logdir", default=DEFAULT_LOGDIR, metavar="LOGDIR", help=LOGDIR_HELP)
+@click.option(
+    *spellings("logdir"), "logdir", type=USER_PATH, default=DEFAULT_LOGDIR, metavar="LOGDIR", help=LOGDIR_HELP
+)
 @click.pass_context
 def janitor_command(
     context: click.Context,

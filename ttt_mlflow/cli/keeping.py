@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import click
 
 from ttt_mlflow.app import prune, record_commands
-from ttt_mlflow.cli.options import TRACKING_URI_HELP, spellings
-from ttt_mlflow.config import DEFAULT_LOGDIR
+from ttt_mlflow.cli.options import RECORDS_HELP, TRACKING_URI_HELP, USER_PATH, spellings
 
 GROUP_EXAMPLES = """\b
 Examples:
@@ -64,7 +63,7 @@ def record_group() -> None:
 
 
 @record_group.command("list", epilog=LIST_EXAMPLES)
-@click.argument("folder", required=False)
+@click.argument("folder", type=USER_PATH, required=False)
 @click.pass_context
 def list_command(context: click.Context, folder: str | None) -> None:
     """Print one line for each record: whether and where it was published, whether it is whole, its size.
@@ -75,8 +74,8 @@ def list_command(context: click.Context, folder: str | None) -> None:
 
 
 @record_group.command("show", epilog=SHOW_EXAMPLES)
-@click.argument("record")
-@click.option(*spellings("logdir"), "logdir", metavar="LOGDIR", help=f"folder of records  [default: {DEFAULT_LOGDIR}]")
+@click.argument("record", type=USER_PATH)
+@click.option(*spellings("logdir"), "logdir", type=USER_PATH, metavar="LOGDIR", help=RECORDS_HELP)
 @click.pass_context
 def show_command(context: click.Context, record: str, logdir: str | None) -> None:
     """Print what is known of one record, and how it differs from what was written.
@@ -87,7 +86,7 @@ def show_command(context: click.Context, record: str, logdir: str | None) -> Non
 
 
 @record_group.command("verify", epilog=VERIFY_EXAMPLES)
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", type=USER_PATH, nargs=-1, metavar="[PATH]...")
 @click.pass_context
 def verify_command(context: click.Context, paths: Sequence[str]) -> None:
     """Read records as a whole, and say for each file whether it is what was written.
@@ -99,7 +98,7 @@ def verify_command(context: click.Context, paths: Sequence[str]) -> None:
 
 
 @record_group.command("prune", epilog=PRUNE_EXAMPLES)
-@click.argument("folder", required=False)
+@click.argument("folder", type=USER_PATH, required=False)
 @click.option(*spellings("older_than"), "older_than", default=prune.OLDER_THAN, metavar="TIME", help=OLDER_THAN_HELP)
 @click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
 @click.option(*spellings("dry_run"), "dry_run", is_flag=True, help="remove nothing, say what would be removed")

@@ -4,12 +4,14 @@ The options of ``run`` and ``micro`` are the fields of :class:`~ttt_mlflow.confi
 classes receive the values as text, validate them and write the messages.
 """
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
 
 from ttt_mlflow.config import DEFAULT_LOGDIR, FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
+from ttt_mlflow.errors import BadInput
 from ttt_mlflow.tracking.publisher import MOST_S, PATIENCE_S
 
 # the value of an option that is given without one, as with the legacy flags
@@ -19,9 +21,26 @@ BARE: dict[type[Configuration], dict[str, str]] = {
 }
 TRACKING_URI_HELP = "MLflow store or server  [default: $MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db]"
 
+RECORDS_HELP = f"folder of records  [default: {DEFAULT_LOGDIR}]"
 EXPERIMENT_HELP = "MLflow experiment  [default: $MLFLOW_EXPERIMENT_NAME, else $MLFLOW_EXPERIMENT_ID, else ttt-mlflow]"
 
 SWITCH = "[true|false]"  # what a switch takes in the help; without a value it is true
+
+
+class UserPath(click.ParamType):
+    """A path in which ``~`` is a home folder: the shell leaves the one in ``--logdir=~/runs`` as it is."""
+
+    name = "path"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = os.path.expanduser(value)
+        if path.startswith("~"):
+            user, option = path.split("/")[0], param.name if param else "path"
+            raise BadInput(f"{option}={value}: {user} is nobody's home here; write ./{path} for a folder of this name")
+        return path
+
+
+USER_PATH = UserPath()
 
 
 class SwitchCommand(click.Command):
@@ -74,7 +93,8 @@ def record_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ("logdir", "LOGDIR", f"folder for the record on disk  [default: {DEFAULT_LOGDIR}]"),
     )
     for name, metavar, text in options:
-        command = click.option(*spellings(name), name, metavar=metavar, help=text)(command)
+        kind = USER_PATH if name == "logdir" else click.STRING
+        command = click.option(*spellings(name), name, type=kind, metavar=metavar, help=text)(command)
     return command
 
 

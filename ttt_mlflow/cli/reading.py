@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ttt_mlflow.app import listings, records, table, views
-from ttt_mlflow.cli.options import TRACKING_URI_HELP, spellings
+from ttt_mlflow.cli.options import RECORDS_HELP, TRACKING_URI_HELP, USER_PATH, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR
 
 DEFAULT_DIFF = "./profile_diff"
@@ -73,7 +73,7 @@ EXPERIMENT_HELP = "read the runs of this MLflow experiment, not a folder  [defau
 
 
 @click.command("sync", epilog=SYNC_EXAMPLES)
-@click.argument("path", default=DEFAULT_LOGDIR)
+@click.argument("path", type=USER_PATH, default=DEFAULT_LOGDIR)
 @click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=SYNC_URI_HELP)
 @click.option("--verify", is_flag=True, help=VERIFY_HELP)
 @click.pass_context
@@ -93,10 +93,12 @@ def models_command() -> None:
 
 
 @click.command("profile-diff", epilog=DIFF_EXAMPLES)
-@click.argument("run_a")
-@click.argument("run_b")
-@click.option("--out", default=DEFAULT_DIFF, metavar="FOLDER", help=f"output folder  [default: {DEFAULT_DIFF}]")
-@click.option(*spellings("logdir"), "logdir", metavar="LOGDIR", help=f"folder of records  [default: {DEFAULT_LOGDIR}]")
+@click.argument("run_a", type=USER_PATH)
+@click.argument("run_b", type=USER_PATH)
+@click.option(
+    "--out", type=USER_PATH, default=DEFAULT_DIFF, metavar="FOLDER", help=f"output folder  [default: {DEFAULT_DIFF}]"
+)
+@click.option(*spellings("logdir"), "logdir", type=USER_PATH, metavar="LOGDIR", help=RECORDS_HELP)
 @click.option(*spellings("tracking_uri"), "tracking_uri", metavar="URI", help=TRACKING_URI_HELP)
 def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, tracking_uri: str | None) -> None:
     """Show which kernels explain the change from RUN_A to RUN_B.
@@ -109,7 +111,7 @@ def profile_diff_command(run_a: str, run_b: str, out: str, logdir: str | None, t
 
 
 @click.command("table", epilog=TABLE_EXAMPLES)
-@click.argument("folder", required=False)
+@click.argument("folder", type=USER_PATH, required=False)
 @click.option("--filter", "condition", metavar="FILTER", help="only the runs that fit, in MLflow's filter syntax")
 @click.option("--columns", metavar="NAMES", help=COLUMNS_HELP)
 @click.option("--sort", default=table.NEWEST_FIRST, metavar="NAMES", help=SORT_HELP)
