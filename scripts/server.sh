@@ -72,7 +72,7 @@ while [[ $# -gt 0 ]]; do
         ;;
     --database=* | --backend-store-uri=* | --artifacts=* | --artifacts-destination=* | --host=* | --port=* | \
         --folder=* | --public-url=* | --admin-password-file=* | --app-name=*)
-        set -- "${1%%=*}" "${1#*=}" "${@:2}"
+        set -- "${1%%=*}" "$(at_home "${1#*=}")" "${@:2}"
         ;;
     -h | --help) usage && exit ;;
     *) others+=("$1") && shift ;;

@@ -11,6 +11,12 @@ fail() {
     exit 1
 }
 
+# at_home PATH: the path, in which a leading ~ is the home folder. The shell leaves the one in --folder=~/server as it is.
+at_home() {
+    [[ $1 != "~" && $1 != "~/"* ]] || set -- "$HOME${1#"~"}"
+    printf '%s\n' "$1"
+}
+
 # Find a Python that the project supports and that can create environments.
 find_python() {
     local candidate

@@ -24,7 +24,7 @@ take_places() {
             usage && exit
         elif [[ $valued == *" $name "* ]]; then
             if [[ $1 == *=* ]]; then
-                given[$name]=${1#*=} && shift
+                given[$name]=$(at_home "${1#*=}") && shift
             else
                 [[ $# -ge 2 ]] || refuse "$name needs a value (see --help)"
                 given[$name]=$2 && shift 2

@@ -42,6 +42,23 @@ def prepare(project: Path, extra: str = "", **settings: str) -> subprocess.Compl
     return subprocess.run(["bash", "-c", script, "bash", project], env=env, capture_output=True, text=True)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("~/runs of mine", "/home/anna/runs of mine"),
+        ("~", "/home/anna"),
+        ("~ben/x", "~ben/x"),
+        ("a/~/b", "a/~/b"),
+        ("", ""),
+    ],
+)
+def test_a_tilde_behind_an_equals_sign(given: str, meant: str) -> None:
+    script = f'source {ROOT}/scripts/lib/environment.sh; at_home "$1"'
+    command = ["bash", "-c", script, "bash", given]
+    done = subprocess.run(command, env=os.environ | {"HOME": "/home/anna"}, capture_output=True, text=True)
+    assert done.stdout == f"{meant}\n"
+
+
 def installations(project: Path) -> list[str]:
     log = project / "pip.log"
     return log.read_text().splitlines() if log.exists() else []

@@ -113,14 +113,15 @@ def test_with_accounts_the_server_gets_the_key_but_no_password(tmp_path: Path) -
 
 def test_without_accounts_it_says_what_that_means(tmp_path: Path) -> None:
     port = str(free_port())
-    options = ["--no-accounts", "--host", "0.0.0.0", "--port", port, "--folder", str(tmp_path / "server")]
-    with started([str(SCRIPT), *options], without_mlflow(tmp_path / "bin"), tmp_path) as server:
+    options = ["--no-accounts", "--host", "0.0.0.0", "--port", port, "--folder=~/server"]
+    with started([str(SCRIPT), *options], without_mlflow(tmp_path / "bin", HOME=str(tmp_path)), tmp_path) as server:
         server.wait_for(lambda: "export MLFLOW_TRACKING_URI=" in server.output)
         server.press_ctrl_c()
         server.wait()
     said = f"No accounts: whoever reaches 0.0.0.0 port {port} can read, change and delete all runs and artifacts."
     assert said in server.output
     assert "basic-auth" not in server.output
+    assert (tmp_path / "server").is_dir()
     assert not (tmp_path / "server/accounts.ini").exists()
 
 
