@@ -88,7 +88,7 @@ NAMES = {
     r"resolve|resolved|Resolved|ResolvedMicro": "plan, Plan, MicroPlan",
     r"profile_pass": "attempt",
     r"median_interval|with_interval": "median_confidence_interval, with_confidence_interval",
-    r"_?[Ee]nding|_?Survivor|ask_to_end": "SignalHandler, BrokenPipeGuard, request_stop",
+    r"_?[Ee]nding|_?Survivor|ask_to_end": "SignalHandler, GuardedStream, request_stop",
 }
 
 CODE = re.compile(r"``[^`]*``|`[^`]*`")

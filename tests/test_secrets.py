@@ -236,8 +236,8 @@ def test_a_profiled_process_has_no_credentials(tmp_path: Path, monkeypatch: pyte
 
 def test_a_traceback_of_a_fault_of_this_program() -> None:
     program = (
-        "from ttt_mlflow.app.output import guard_secrets\n"
-        "guard_secrets()\n"
+        "from ttt_mlflow.app.output import open_output\n"
+        "open_output()\n"
         f"print('to https://{SECRET}@host')\n"
         f"raise RuntimeError('cannot reach postgresql://me:a/{SECRET}@db/x')"
     )

@@ -1,11 +1,30 @@
-"""A reader that goes away while a run is measured, as in ``ttt-mlflow run | head -1``, costs nothing."""
+"""Nobody takes what is printed: a reader that left, a full disk, a closed stream, a locale without the character."""
 
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 from tests.project import QUICK, ROOT, environment, new_store, ttt_mlflow_run
+from tests.record.conftest import MakeJournal, make_journal
+
+__all__ = ["make_journal"]
+ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+
+
+def in_a_shell(command: list[str], how: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {how}', "sh", *command], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+
+
+def assert_measured_and_published(runs: Path) -> None:
+    (status,) = runs.glob("*/status.json")
+    assert json.loads(status.read_text())["status"] == "ok"
+    assert status.with_name("published.json").exists()
 
 
 def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path) -> None:
@@ -18,6 +37,48 @@ def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path) -> None:
     os.close(writing)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    (status,) = (tmp_path / "runs").glob("*/status.json")
-    assert json.loads(status.read_text())["status"] == "ok"
-    assert status.with_name("published.json").exists()
+    assert_measured_and_published(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("how", [">&-", ">/dev/full", "2>/dev/full", "<&- >&- 2>&-"])
+def test_a_run_without_an_output(how: str, tmp_path: Path) -> None:
+    command = ttt_mlflow_run({**QUICK, "logdir": str(tmp_path / "runs")})
+    done = in_a_shell(command, how, environment(new_store(tmp_path)))
+    assert done.returncode == 0, done.stderr
+    assert_measured_and_published(tmp_path / "runs")
+
+
+def table(how: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return in_a_shell([sys.executable, "-m", "ttt_mlflow", "models"], how, environment() | more)
+
+
+def test_a_report_that_cannot_be_written_is_told() -> None:
+    done = table(">/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "Error: the output cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize("how", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
+def test_a_report_that_nobody_wants_is_no_failure(how: str) -> None:
+    done = table(how)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_report_that_cannot_be_written_nor_told() -> None:
+    assert table(">/dev/full 2>/dev/full").returncode == 1
+
+
+def test_sync_brings_all_records_although_it_cannot_say_so(make_journal: MakeJournal, tmp_path: Path) -> None:
+    journals = [make_journal(), make_journal()]
+    command = [sys.executable, "-m", "ttt_mlflow", "sync", str(journals[0].path.parent)]
+    done = in_a_shell(command, ">/dev/full", environment(new_store(tmp_path)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(journal.published for journal in journals)
+
+
+def test_a_locale_that_cannot_say_a_character(make_journal: MakeJournal, tmp_path: Path) -> None:
+    journal = make_journal("error", "the machine in Zürich said ±")
+    command = [sys.executable, "-m", "ttt_mlflow", "record", "show", str(journal.path)]
+    done = in_a_shell(command, "", environment() | ASCII)
+    assert done.returncode == 0, done.stderr
+    assert "Z\\xfcrich said \\xb1" in done.stdout

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -18,50 +18,56 @@ from ttt_mlflow.report.text import END, GRAY, printable
 PROGRESS_S = 2.0
 
 
-class BrokenPipeGuard:
-    """A text stream that discards its text, instead of raising, after the other end was closed."""
+class OutputLost(TTTError):
+    """What a command was to print cannot be written, for example on a full disk."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    exit_code = 1
+
+
+class GuardedStream:
+    """A text stream that hides secrets. It hears what libraries and tracebacks print too.
+
+    drops: what cannot be written is dropped; otherwise it raises OutputLost, or BrokenPipeError if the reader left.
+    """
+
+    def __init__(self, stream: Any, drops: bool) -> None:
+        self._stream, self._drops = stream, drops
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        return int(self._unless_closed(self._stream.write, text) or 0)
+        return int(self._try(self._stream.write, without_secrets(text)) or 0)
 
     def flush(self) -> None:
-        self._unless_closed(self._stream.flush)
+        self._try(self._stream.flush)
 
-    def _unless_closed(self, action: Callable[..., Any], *arguments: Any) -> Any:
+    def _try(self, action: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return action(*arguments)
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal went away
+        except OutputLost:
+            if not self._drops:
                 raise
+        except OSError as error:
             # also discards buffered text and the later output of libraries
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
-            return None
+            if not self._drops:
+                if error.errno == errno.EPIPE:
+                    raise
+                raise OutputLost(f"the output cannot be written ({error.strerror})") from None
+        return None
 
 
-class SecretsGuard:
-    """A text stream that hides secrets. It hears what libraries and tracebacks print too."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        return int(self._stream.write(without_secrets(text)))
-
-
-def guard_secrets() -> None:
-    """Hide secrets in all that this process prints, a traceback included."""
-    sys.stdout, sys.stderr = SecretsGuard(sys.stdout), SecretsGuard(sys.stderr)
+def open_output() -> None:
+    """Make both streams usable, whatever this process was started with, and hide secrets in all that it prints."""
+    for number, mode in ((0, "r"), (1, "w"), (2, "w")):
+        _open_closed(number, mode)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a locale without the character is no reason to end
+    sys.stdout, sys.stderr = GuardedStream(sys.stdout, drops=False), GuardedStream(sys.stderr, drops=True)
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         # as one text: Python prints a message line by line, and a password may go over two lines
@@ -70,9 +76,36 @@ def guard_secrets() -> None:
     sys.excepthook = show
 
 
+def _open_closed(number: int, mode: str) -> None:
+    """Open a standard stream that is closed. Otherwise the next file that is opened takes its number."""
+    name = ("stdin", "stdout", "stderr")[number]
+    with suppress(OSError):
+        os.fstat(number)
+        return
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+    setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def close_output() -> int:
+    """Write what is still buffered. Returns the exit code of a command that could not print all, else 0."""
+    try:
+        sys.stdout.flush()
+    except OutputLost as error:
+        show_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        return OutputLost.exit_code
+    finally:
+        sys.stderr.flush()
+    return 0
+
+
 def guard_output() -> None:
-    """Keep a closed terminal or pipe from ending a measurement."""
-    sys.stdout, sys.stderr = BrokenPipeGuard(sys.stdout), BrokenPipeGuard(sys.stderr)
+    """For a command that does more than print: what cannot be printed does not end it, and is no failure."""
+    sys.stdout, sys.stderr = GuardedStream(sys.stdout, drops=True), GuardedStream(sys.stderr, drops=True)
 
 
 def show_error(error: TTTError) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -65,8 +66,8 @@ class SignalHandler:
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
         if self.stopping:
-            # not print(): the signal may have interrupted one
-            os.write(2, b"already stopping, recording what was measured\n")
+            with suppress(OSError):  # not print(): the signal may have interrupted one
+                os.write(2, b"already stopping, recording what was measured\n")
             return
         self.stopping = True
         killed = Killed(signum)

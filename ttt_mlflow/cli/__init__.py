@@ -4,12 +4,13 @@ Each module of this folder has the commands of one purpose; :data:`cli` puts the
 imported inside the commands, so that help and messages about bad input appear at once.
 """
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
 
-from ttt_mlflow.app.output import guard_secrets, print_error, show_error
+from ttt_mlflow.app.output import close_output, open_output, print_error, show_error
 from ttt_mlflow.cli import again, cleaning, comparing, keeping, measuring, reading
 from ttt_mlflow.errors import Killed, TTTError
 
@@ -64,8 +65,12 @@ def cli() -> None:
 
 
 def main() -> None:
-    guard_secrets()
-    cli(prog_name="ttt-mlflow")
+    open_output()
+    try:
+        cli(prog_name="ttt-mlflow")
+    except SystemExit as ended:
+        lost = close_output()
+        sys.exit(ended.code or lost)
 
 
 for commands in (measuring, comparing, again, reading, keeping, cleaning):

@@ -3,6 +3,7 @@
 import click
 
 from ttt_mlflow.app import janitor
+from ttt_mlflow.app.output import guard_output
 from ttt_mlflow.cli.options import TRACKING_URI_HELP, USER_PATH, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR
 
@@ -53,6 +54,7 @@ def janitor_command(
     past the time that it may take. Or `mlflow run` made it and was killed before anything began. Other programs' runs,
     and runs that live, are left as they are. The record of an ended run can still be published with sync.
     """
+    guard_output()
     context.exit(janitor.clean(janitor.Asked(tracking_uri, experiment_name, logdir, older_than, everywhere, dry_run)))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from ttt_mlflow.app import prune, record_commands
+from ttt_mlflow.app.output import guard_output
 from ttt_mlflow.cli.options import RECORDS_HELP, TRACKING_URI_HELP, USER_PATH, spellings
 
 GROUP_EXAMPLES = """\b
@@ -120,6 +121,7 @@ def prune_command(
     MLFLOW_TRACKING_URI names it; an SQLite file is found by the record. What runs is never removed.
     """
     asked = prune.Asked(folder, older_than, tracking_uri, unpublished, damaged, dry_run)
+    guard_output()
     context.exit(prune.prune(asked))
 
 

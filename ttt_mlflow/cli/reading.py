@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from ttt_mlflow.app import listings, records, table, views
+from ttt_mlflow.app.output import guard_output
 from ttt_mlflow.cli.options import RECORDS_HELP, TRACKING_URI_HELP, USER_PATH, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR
 
@@ -83,6 +84,7 @@ def sync_command(context: click.Context, path: str, tracking_uri: str | None, ve
     PATH is one record or a folder of records (default: ./ttt_runs). Publishing a record twice changes nothing. A record
     that names a server stays where it is until you name the server.
     """
+    guard_output()
     context.exit(records.sync_records(path, tracking_uri, verify))
 
 
@@ -156,6 +158,7 @@ def views_command(tracking_uri: str | None, experiment_name: str | None, update_
 
     The first run in an experiment does this by itself. What a person changed, a view or the description, is kept.
     """
+    guard_output()
     views.write_views(tracking_uri, experiment_name, update_runs)
 
 
