@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import BinaryIO
 
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.models.checkpoint_files import checkpoint_files
 
 ID_LENGTH = 16
 BLOCK = 1 << 24  # bytes read at a time
@@ -16,10 +16,8 @@ def checkpoint_id(checkpoint: str) -> str:
 
     The same weights in one file or in several have the same id. Raises BadInput for a file that cannot be read.
     """
-    path = Path(checkpoint).expanduser()
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     weights: dict[str, str] = {}
-    for file in files:
+    for file in checkpoint_files(checkpoint):
         try:
             with file.open("rb") as stream:
                 weights |= _weights(stream)

@@ -5,7 +5,7 @@ import torch
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
-from ttt_mlflow.models.ttt.checkpoint import check_fit, load_checkpoint, published_shapes
+from ttt_mlflow.models.ttt.checkpoint import check_fit, config_of_weights, load_checkpoint, published_shapes
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.model import TTTModel, initialize
@@ -28,12 +28,15 @@ DESCRIPTIONS = {
 VOCABULARIES = {"ttt-tiny": 512}
 
 
-def config_of(name: str, layer_type: str) -> TTTConfig:
-    """The widths of the standard model ``name`` with a ``linear`` or ``mlp`` inner net."""
+def config_of(name: str, layer_type: str, checkpoint: str | None = None) -> TTTConfig:
+    """The widths of the standard model ``name`` with a ``linear`` or ``mlp`` inner net.
+
+    A checkpoint has sizes of its own. Raises BadInput for one whose sizes cannot be.
+    """
     config = TTTConfig(layer_type, *SIZES[name])
     if name in VOCABULARIES:
         config = TTTConfig(layer_type, *SIZES[name], vocab_size=VOCABULARIES[name])
-    return config
+    return config_of_weights(checkpoint, config) if checkpoint else config
 
 
 def build(request: ModelRequest) -> TTTModel:
@@ -41,7 +44,7 @@ def build(request: ModelRequest) -> TTTModel:
     if request.inner_net is None:
         raise BadInput(f"inner_net: {request.name} needs one of {', '.join(INNER_NETS)}")
     net = INNER_NETS[request.inner_net]
-    model = TTTModel(config_of(request.name, net.layer_type), net, request.dtype, request.device)
+    model = TTTModel(config_of(request.name, net.layer_type, request.checkpoint), net, request.dtype, request.device)
     if request.checkpoint:
         load_checkpoint(model, request.checkpoint)
     else:
@@ -53,14 +56,16 @@ def check(request: ModelRequest) -> None:
     """Raise BadInput unless the requested checkpoint, if any, fits. Only its header is read."""
     if request.checkpoint and request.inner_net:
         net = INNER_NETS[request.inner_net]
-        empty = TTTModel(config_of(request.name, net.layer_type), net, request.dtype, torch.device("meta"))
+        empty = TTTModel(
+            config_of(request.name, net.layer_type, request.checkpoint), net, request.dtype, torch.device("meta")
+        )
         check_fit(request.checkpoint, published_shapes(empty), f"{request.name} {request.inner_net}")
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
     """The bytes and operations of ``workload``."""
     assert request.inner_net is not None
-    config = config_of(request.name, INNER_NETS[request.inner_net].layer_type)
+    config = config_of(request.name, INNER_NETS[request.inner_net].layer_type, request.checkpoint)
     if workload.mode == "prefill":
         return prefill_stages(config, request.dtype, workload.batch, workload.promptlen)
     return decode_stages(config, request.dtype, workload.batch)
