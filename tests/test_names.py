@@ -95,6 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "ttt_mlflow/measurement/loop.py": {"warmup_passes", "warmup_s"},
     # a file of the record that is also uploaded as an artifact
     "ttt_mlflow/record/json_files.py": {"config.json"},
+    "ttt_mlflow/models/checkpoint_files.py": {"config.json"},  # of a checkpoint
     # the name of one of NVML's counters
     "ttt_mlflow/telemetry/counters.py": {"ecc_uncorrected_errors"},
 }

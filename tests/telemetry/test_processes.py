@@ -269,6 +269,7 @@ def test_names_are_those_of_programs(nvml: FakeNvml, child: subprocess.Popen[byt
     ("title", "name"),
     [
         ("python3.12", "python3.12"),
+        ("C:\\Programs\\train.exe --key=s3cr3t", "train.exe"),
         ("/opt/app/nvidia-cuda-mps-server", "nvidia-cuda-mps-server"),
         ("ray::train(key=s3cr3t)", "ray::train"),
         ("postgres: user s3cr3t", "postgres:"),
@@ -280,6 +281,16 @@ def test_names_are_those_of_programs(nvml: FakeNvml, child: subprocess.Popen[byt
 def test_a_title_gives_no_more_than_a_name(nvml: FakeNvml, title: str, name: str | None) -> None:
     nvml.process_names[FOREIGN] = title
     assert process_name(nvml, FOREIGN) == name
+
+
+def test_a_name_that_is_not_utf_8(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-ml-py decodes what NVML says, and raises for other encodings."""
+
+    def name(pid: int) -> str:
+        return b"C:\\Programme\\Pr\xfcfung.exe".decode()
+
+    monkeypatch.setattr(nvml, "nvmlSystemGetProcessName", name)
+    assert process_name(nvml, FOREIGN) == "Pr"
 
 
 def test_what_has_ended_since_has_its_name(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:

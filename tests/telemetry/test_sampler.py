@@ -238,6 +238,22 @@ def test_a_call_that_never_returns_does_not_hold_the_run(nvml: FakeNvml, monkeyp
     release.set()
 
 
+def test_sampling_that_fails_is_told_and_costs_no_run(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = threading.Event()
+
+    def fail(handle: object) -> int:
+        failed.set()
+        raise ZeroDivisionError("a fault of this program")
+
+    with NvmlSampler.open(TORCH_UUID) as sampler:
+        monkeypatch.setattr(nvml, "nvmlDeviceGetPowerUsage", fail)
+        assert failed.wait(WAIT_SECONDS)
+        sampler.mark("begin")
+        sampler.mark("end")
+    assert "samples (ZeroDivisionError: a fault of this program)" in sampler.refused["sampling"]
+    assert len(sampler.sections) == 1
+
+
 # What the card counts
 
 

@@ -72,7 +72,7 @@ def gpu_facts(uuid: str) -> dict[str, object]:
             "gpu_persistence_mode": lambda handle: bool(nvml.nvmlDeviceGetPersistenceMode(handle)),
             "gpu_pcie_generation": lambda handle: nvml.nvmlDeviceGetCurrPcieLinkGeneration(handle),
             "gpu_pcie_width": lambda handle: nvml.nvmlDeviceGetCurrPcieLinkWidth(handle),
-            "gpu_vbios": lambda handle: text(nvml.nvmlDeviceGetVbiosVersion(handle)),
+            "gpu_vbios": lambda handle: text(nvml.nvmlDeviceGetVbiosVersion, handle),
         }
         answers = {
             name: Query(nvml, name, "now", of_either(device, function)).ask() for name, function in asked.items()
@@ -110,7 +110,7 @@ def _read(nvml: ModuleType, device: Device) -> GpuState:
         refused["processes"] = lists.compute.refused
     return GpuState(
         uuid=device.uuid,
-        driver=text(nvml.nvmlSystemGetDriverVersion()),
+        driver=text(nvml.nvmlSystemGetDriverVersion),
         sm_clock=ask("sm_clock", lambda handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
         sm_clock_max=ask("sm_clock_max", lambda handle: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
         memory_clock=ask("memory_clock", lambda handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),

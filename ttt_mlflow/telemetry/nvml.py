@@ -1,6 +1,7 @@
 """Access to NVML: the library, its errors, and a device by its UUID."""
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -95,27 +96,39 @@ def _parent(nvml: ModuleType, instance: Any) -> Any | None:
 
 def driver_version() -> str | None:
     """The NVIDIA driver's version; None if NVML cannot report it."""
-    return _system("nvmlSystemGetDriverVersion", text)
+    return _system(lambda nvml: text(nvml.nvmlSystemGetDriverVersion))
 
 
 def cuda_driver_version() -> str | None:
     """The newest CUDA that the driver supports, such as 13.0; None if NVML cannot report it."""
-    return _system("nvmlSystemGetCudaDriverVersion_v2", lambda version: f"{version // 1000}.{version % 1000 // 10}")
+
+    def read(nvml: ModuleType) -> str:
+        version = nvml.nvmlSystemGetCudaDriverVersion_v2()
+        return f"{version // 1000}.{version % 1000 // 10}"
+
+    return _system(read)
 
 
-def text(value: str | bytes) -> str:
-    """A string from NVML. Older versions of nvidia-ml-py return bytes."""
+def text(function: Callable[..., str | bytes], *arguments: Any) -> str:
+    """The string that a function of pynvml returns. Older versions return bytes, newer ones decode them as UTF-8.
+
+    Names of other systems' processes need not be UTF-8. What cannot be read is replaced.
+    """
+    try:
+        value = function(*arguments)
+    except UnicodeDecodeError as error:
+        value = error.object
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _system(function: str, read: Any) -> str | None:
+def _system(read: Callable[[ModuleType], str]) -> str | None:
     try:
         nvml = load_nvml()
     except TelemetryUnavailable:
         return None
     try:
-        return str(read(getattr(nvml, function)()))
-    except nvml.NVMLError:
+        return read(nvml)
+    except refusals(nvml):
         return None
     finally:
         nvml.nvmlShutdown()

@@ -234,7 +234,7 @@ def process_name(nvml: ModuleType, pid: int) -> str | None:
         return _program(psutil.Process(pid).name())
     except psutil.Error:
         try:
-            return _program(text(nvml.nvmlSystemGetProcessName(pid)))
+            return _program(text(nvml.nvmlSystemGetProcessName, pid))
         except refusals(nvml):
             return None
 
@@ -242,5 +242,5 @@ def process_name(nvml: ModuleType, pid: int) -> str | None:
 def _program(title: str) -> str | None:
     """The program's name from a process title, which a program can set freely and which may contain arguments."""
     words = title.split()
-    found = re.match(r"[\w.+:-]+", words[0].rsplit("/", 1)[-1]) if words else None
+    found = re.match(r"[\w.+:-]+", re.split(r"[/\\]", words[0])[-1]) if words else None
     return found.group() if found else None

@@ -4,6 +4,7 @@ The device is selected by UUID. A query that the GPU refuses is made once and li
 :mod:`ttt_mlflow.telemetry.samples` evaluates the samples.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from ttt_mlflow.telemetry.samples import Section, inside
 
 SAMPLES_PER_SECOND = 20.0
 LOOKS_PER_SECOND = 2.0  # reads of the processes on the GPU
+log = logging.getLogger(__name__)
 STOP_SECONDS = 5.0  # time to wait for the thread; a lost GPU can block a call forever
 
 
@@ -49,7 +51,7 @@ class NvmlSampler:
         self.memory_total_bytes = self._memory_total.ask()
         self._open_section: tuple[int, dict[str, float]] | None = None
         self._stopping = threading.Event()
-        self._hanging: str | None = None
+        self._ended: str | None = None  # why there are no samples any more
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -83,7 +85,7 @@ class NvmlSampler:
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
             if self._thread.is_alive():
-                self._hanging = f"a call to NVML did not return within {STOP_SECONDS:g} s"
+                self._ended = f"a call to NVML did not return within {STOP_SECONDS:g} s"
                 return
         self._gpm.close()
         self._nvml.nvmlShutdown()
@@ -121,7 +123,7 @@ class NvmlSampler:
         refused |= self._gpm.refused | self._counters.backwards
         if problem := self._processes.problem():
             refused.setdefault("processes", problem)
-        return refused | ({"sampling": self._hanging} if self._hanging else {})
+        return refused | ({"sampling": self._ended} if self._ended else {})
 
     def forget_sections(self) -> None:
         """Discard the sections so far. The samples are kept."""
@@ -188,6 +190,13 @@ class NvmlSampler:
         ]
 
     def _sample_until_stopped(self) -> None:
+        try:
+            self._sample_in_rhythm()
+        except Exception as error:  # whatever it is: the measurement goes on, and the end of the samples is told
+            log.exception("sampling has ended")
+            self._ended = f"it ended after {len(self.samples)} samples ({type(error).__name__}: {error})"
+
+    def _sample_in_rhythm(self) -> None:
         due = look_due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             self._sample()
