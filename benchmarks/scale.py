@@ -180,8 +180,10 @@ def bring(report: Report, server: TrackingServer, folder: Path, given: argparse.
     for one in range(share * rounds, given.records):
         _make_record(others, one, 1)
     command = program("sync", str(others), "--tracking-uri", server.uri)
-    took = report.timed("sync", command, folder)
-    report.say_times(f"sync of {given.records - share * rounds} records with 1 artifact each", [took])
+    report.say_times(
+        f"sync of {given.records - share * rounds} records with 1 artifact each",
+        [report.timed("sync", command, folder)],
+    )
     everything = folder / "all"
     everything.mkdir()
     for root in sorted(folder.glob("records*")):

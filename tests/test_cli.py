@@ -116,7 +116,7 @@ def refused(result: Result, fake: FakeRunner) -> str:
 )
 def test_bad_value(name: str, value: str, takes: str, invoke: Callable[..., Result], fake: FakeRunner) -> None:
     message = refused(invoke("run", f"--{name}", value), fake)
-    assert message == f"Error: {name}={value}: not allowed; {name} takes {takes}"
+    assert message.startswith(f"Error: {name}={value}: not allowed; {name} takes {takes}")
 
 
 @pytest.mark.parametrize(

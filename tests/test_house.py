@@ -38,6 +38,7 @@ TESTED_ELSEWHERE = {
     "config/run.py": "config/test_base.py",
     "config/micro.py": "config/test_base.py",
     "config/compare.py": "config/test_base.py",
+    "config/numbers.py": "config/test_base.py, test_numerals.py",
     "config/values.py": "config/test_base.py",
     "errors.py": "run/test_attempt.py, app/test_signals.py",
     "measurement/method.py": "run/test_model_run.py",

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttt_mlflow.config import CONFIGURATIONS, Configuration, MicroConfig, RunConfig
+from ttt_mlflow.config.numbers import AT_MOST
 from ttt_mlflow.errors import BadInput
 
 WORDS = st.text(st.characters(exclude_characters=",", exclude_categories=["Cs", "Z", "Cc"]), min_size=1)
@@ -35,10 +36,21 @@ def test_any_text_as_batches_is_numbers_or_one_line(text: str) -> None:
     except BadInput as refused:
         message = str(refused)
     shown = text if text.isprintable() else ""
-    wrong = f"{shown}: not allowed; batches takes auto, or whole numbers of at least 1, comma-separated"
+    wrong = f"{shown}: not allowed; batches takes auto, or whole numbers of at least 1, comma-separated{AT_MOST}"
     assert message is None or (message.startswith(f"batches={shown}") and message.endswith(wrong))
     assert message is None or message.isprintable()
     assert batches is None or all(batch >= 1 for batch in batches)
+
+
+@pytest.mark.parametrize("name", ["thresholds", "kernels", "batches", "seed", "nsys_args", "no_such"])
+@pytest.mark.parametrize("value", ["\ud800", "a=\udcff,b", ("x", "\udfff")])
+def test_half_a_character_is_refused_in_one_line(name: str, value: object) -> None:
+    """Bytes of another encoding on a command line."""
+    with pytest.raises(BadInput) as refused:
+        MicroConfig.parse({name: value})
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(name)
+    assert line.isprintable()
 
 
 @pytest.mark.parametrize("text", ["", "auto", " AUTO "])
@@ -57,13 +69,13 @@ def test_profile(text: str, parsed: tuple[str, ...]) -> None:
     ("name", "value", "takes"),
     [
         ("kernels", "mlp_1_dual,,", "auto, or names that `ttt-mlflow micro --list` shows, comma-separated"),
-        ("batches", "128,0", "auto, or whole numbers of at least 1, comma-separated"),
-        ("heads", "0", "a whole number of at least 1"),
-        ("head_dim", "64.5", "a whole number of at least 1"),
+        ("batches", "128,0", f"auto, or whole numbers of at least 1, comma-separated{AT_MOST}"),
+        ("heads", "0", f"a whole number of at least 1{AT_MOST}"),
+        ("head_dim", "64.5", f"a whole number of at least 1{AT_MOST}"),
         ("dtype", "auto", "float16, bfloat16 or float32"),
         ("device", "tpu", "auto, cpu or cuda"),
-        ("seconds", "0", "a number of seconds above 0"),
-        ("seed", "-1", "a whole number of at least 0"),
+        ("seconds", "0", "a number of seconds above 0, at most 100000000"),
+        ("seed", "-1", "a whole number of at least 0 and below 2**63, in digits alone"),
         ("profile", "torch", "none or nsys"),
     ],
 )

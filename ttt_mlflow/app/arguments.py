@@ -1,6 +1,5 @@
 """Turns the words of a command line into a configuration."""
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -8,6 +7,7 @@ from typing import TypeVar
 
 from ttt_mlflow.config import FALSE_WORDS, TRUE_WORDS, Configuration, RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.numerals import fraction
 
 Asked = TypeVar("Asked", bound=Configuration)
 AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -53,10 +53,10 @@ def words(name: str, text: str | None) -> tuple[str, ...]:
 def number(name: str, text: str, what: str, allow_zero: bool = False) -> float:
     """``text`` as a number above 0; ``2%`` is 2. Raises BadInput. what: what ``name`` takes, for the message."""
     try:
-        value = float(text.strip().removesuffix("%"))
+        value = fraction(text.removesuffix("%"))
     except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and (value > 0 or (allow_zero and value == 0))):
+        value = -1.0
+    if value < 0 or (value == 0 and not allow_zero):
         raise BadInput(f"{name}={text}: not allowed; {name} takes {what}")
     return value
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ttt_mlflow.errors import BadInput
 
+NO_TEXT = "no text"
 CONFIG_ID_LENGTH = 16  # ids of version 0.1, which follow another rule, have 12 characters
 
 
@@ -27,11 +28,14 @@ class Configuration(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         """Validate ``values`` (strings or typed). Raises :class:`BadInput` with one line for each fault."""
+        # pydantic takes no text with half a character, which is what bytes of another encoding become
+        faults: dict[str, str] = {name: NO_TEXT for name, value in values.items() if not _is_text(value)}
         try:
-            super().__init__(**values)
+            super().__init__(**values | dict.fromkeys(faults, ""))
         except ValidationError as error:
-            faults = {str(fault["loc"][0]): fault for fault in error.errors()}
-            raise BadInput("\n".join(self._explain(name, fault, values) for name, fault in faults.items())) from None
+            faults = {str(fault["loc"][0]): fault["type"] for fault in error.errors()} | faults
+        if faults:
+            raise BadInput("\n".join(self._explain(name, kind, values) for name, kind in faults.items()))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -44,8 +48,8 @@ class Configuration(BaseModel):
         return f"{given}: no such parameter; the parameters are {', '.join(cls.model_fields)}"
 
     @classmethod
-    def _explain(cls, name: str, fault: Any, values: Mapping[str, Any]) -> str:
-        if fault["type"] == "extra_forbidden":
+    def _explain(cls, name: str, kind: str, values: Mapping[str, Any]) -> str:
+        if kind == "extra_forbidden" or name not in cls.model_fields:
             return cls.no_such_parameter(name)
         return f"{name}={_on_one_line(values.get(name))}: not allowed; {name} takes {cls.takes.get(name, 'a text')}"
 
@@ -75,6 +79,13 @@ class Configuration(BaseModel):
     def as_params(self) -> dict[str, str]:
         """The configuration as MLflow parameters. Each field has the text that the command line accepts for it."""
         return {name: as_text(value) for name, value in self.model_dump().items()}
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all texts in ``value`` can be written down. Any other value is not looked into."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_text, value))
+    return not isinstance(value, str) or not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _on_one_line(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from ttt_mlflow.config.base import Configuration
+from ttt_mlflow.config.numbers import Fraction
 from ttt_mlflow.config.values import Switch, Word, without_sign
 
 SIDE_TAKES = (
@@ -20,7 +21,7 @@ def _texts(value: Any) -> Any:
 
 
 Texts = Annotated[tuple[Word, ...], BeforeValidator(_texts)]
-Limit = Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, BeforeValidator(without_sign)]
+Limit = Annotated[Fraction | None, BeforeValidator(without_sign)]
 
 
 class CompareConfig(Configuration):
@@ -51,7 +52,7 @@ class CompareConfig(Configuration):
 
     baseline: Texts = Field(default=(), description=f"what is compared with: {SIDE_TAKES}")
     candidate: Texts = Field(default=(), description=f"what may be faster or slower: {SIDE_TAKES}")
-    resolution: Annotated[float, BeforeValidator(without_sign), Field(gt=0, allow_inf_nan=False)] = Field(
+    resolution: Annotated[Fraction, BeforeValidator(without_sign), Field(gt=0)] = Field(
         default=1.0, description="a confidence interval wider than ± this percentage says nothing: cannot tell"
     )
     strict: Switch = Field(default=False, description="a condition that differs makes its pair *cannot tell*")

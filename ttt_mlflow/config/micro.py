@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ttt_mlflow.config.base import Configuration, defaults_of
+from ttt_mlflow.config.numbers import AT_MOST, LONGEST_S, Count, Seconds, Whole
 from ttt_mlflow.config.run_name import micro_run_name
 from ttt_mlflow.config.values import (
     NSYS_ARGS,
@@ -13,7 +14,6 @@ from ttt_mlflow.config.values import (
     THRESHOLDS,
     THRESHOLDS_TAKES,
     Auto,
-    Count,
     NsysArgs,
     NsysExport,
     Settings,
@@ -32,14 +32,14 @@ class MicroConfig(Configuration):
     identity = ("kernels", "batches", "heads", "head_dim", "dtype", "device")
     takes: ClassVar[Mapping[str, str]] = {
         "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
-        "batches": "auto, or whole numbers of at least 1, comma-separated",
-        "heads": "a whole number of at least 1",
-        "head_dim": "a whole number of at least 1",
+        "batches": f"auto, or whole numbers of at least 1, comma-separated{AT_MOST}",
+        "heads": f"a whole number of at least 1{AT_MOST}",
+        "head_dim": f"a whole number of at least 1{AT_MOST}",
         "dtype": "float16, bfloat16 or float32",
         "device": "auto, cpu or cuda",
-        "seconds": "a number of seconds above 0",
+        "seconds": f"a number of seconds above 0, at most {LONGEST_S:.0f}",
         "thresholds": THRESHOLDS_TAKES,
-        "seed": "a whole number of at least 0",
+        "seed": "a whole number of at least 0 and below 2**63, in digits alone",
         "profile": "none or nsys",
         "nsys_export": "none or sqlite",
     }
@@ -60,17 +60,15 @@ class MicroConfig(Configuration):
     device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(
         default=None, description="cuda or cpu; auto: cuda on a machine with a GPU"
     )
-    seconds: float = Field(
+    seconds: Seconds = Field(
         default=1.0,
-        gt=0,
-        allow_inf_nan=False,
         description="seconds for timing each kernel with each batch; the warm-up before it takes a quarter of that",
     )
     thresholds: Settings = Field(
         default=(),
         description=THRESHOLDS,
     )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="random seed of the inputs")
+    seed: Whole = Field(default=0, lt=2**63, description="random seed of the inputs")
     profile: Annotated[tuple[Literal["nsys"], ...], BeforeValidator(as_nsys)] = Field(
         default=(), description="nsys: a pass under Nsight Systems after the measurement; or none"
     )

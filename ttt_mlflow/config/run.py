@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from ttt_mlflow.config.base import Configuration, defaults_of
+from ttt_mlflow.config.numbers import AT_MOST, LONGEST_S, Count, Fraction, Natural, Seconds, Whole
 from ttt_mlflow.config.run_name import model_run_name
 from ttt_mlflow.config.values import (
     NSYS_ARGS,
@@ -13,7 +14,6 @@ from ttt_mlflow.config.values import (
     THRESHOLDS,
     THRESHOLDS_TAKES,
     Auto,
-    Count,
     NsysArgs,
     NsysExport,
     Settings,
@@ -37,9 +37,9 @@ class RunConfig(Configuration):
     )
     takes: ClassVar[Mapping[str, str]] = {
         "mode": "decode or prefill",
-        "batch": "a whole number of at least 1",
-        "promptlen": "a whole number of at least 1",
-        "genlen": "a whole number of at least 1",
+        "batch": f"a whole number of at least 1{AT_MOST}",
+        "promptlen": f"a whole number of at least 1{AT_MOST}",
+        "genlen": f"a whole number of at least 1{AT_MOST}",
         "inner_net": "auto, or an inner net of the model",
         "dtype": "auto, float16, bfloat16 or float32",
         "use_compile": "auto, true or false",
@@ -47,13 +47,13 @@ class RunConfig(Configuration):
         "profile": "none, or any of torch, nsys, memory, comma-separated",
         "nsys_export": "none or sqlite",
         "device": "auto, cpu or cuda",
-        "warmup": "auto, or a whole number of at least 0",
-        "repeats": "auto, or a whole number of at least 1",
-        "precision_pct": "a percentage above 0",
-        "max_seconds": "a number of seconds above 0",
+        "warmup": f"auto, or a whole number of at least 0{AT_MOST}",
+        "repeats": f"auto, or a whole number of at least 1{AT_MOST}",
+        "precision_pct": "a percentage above 0, in digits with at most one point and one exponent",
+        "max_seconds": f"a number of seconds above 0, at most {LONGEST_S:.0f}",
         "thresholds": THRESHOLDS_TAKES,
-        "retry_invalid": "a whole number of at least 0",
-        "seed": "a whole number of at least 0",
+        "retry_invalid": f"a whole number of at least 0{AT_MOST}",
+        "seed": "a whole number of at least 0 and below 2**63, in digits alone",
     }
 
     model_name: str = Field(default="ttt-1b", description="model to measure; `ttt-mlflow models` lists them")
@@ -79,35 +79,31 @@ class RunConfig(Configuration):
     device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(
         default=None, description="cuda or cpu; auto: cuda on a machine with a GPU"
     )
-    warmup: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = Field(
+    warmup: Annotated[Natural | None, Auto] = Field(
         default=None,
         description="untimed passes before the measurement, of up to 128 steps; auto: until times and clocks settle",
     )
     repeats: Annotated[Count | None, Auto] = Field(
         default=None, description="timed passes; auto: until precision_pct or max_seconds is reached"
     )
-    precision_pct: float = Field(
+    precision_pct: Fraction = Field(
         default=0.5,
         gt=0,
-        allow_inf_nan=False,
         description="half-width of the confidence interval, in percent of the median, at which the measurement stops",
     )
-    max_seconds: float = Field(
+    max_seconds: Seconds = Field(
         default=60.0,
-        gt=0,
-        allow_inf_nan=False,
         description="seconds for warm-up and timed passes; at least two passes are timed",
     )
     thresholds: Settings = Field(
         default=(),
         description=THRESHOLDS,
     )
-    retry_invalid: int = Field(
+    retry_invalid: Natural = Field(
         default=0,
-        ge=0,
         description="number of further measurements if the verdict is invalid, each when the GPU is idle and cool",
     )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="random seed of the weights and the prompt")
+    seed: Whole = Field(default=0, lt=2**63, description="random seed of the weights and the prompt")
     checkpoint: Annotated[str | None, Auto] = Field(
         default=None,
         description="safetensors file or folder with the published weight names; auto: random weights",

@@ -13,7 +13,6 @@ from ttt_mlflow.measurement.thresholds import Thresholds
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 
-Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(min_length=1)]
 
 

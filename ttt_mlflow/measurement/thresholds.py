@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
-from math import isfinite
 from typing import Self
+
+from ttt_mlflow.numerals import fraction
 
 
 def _threshold(default: float, meaning: str) -> float:
@@ -37,11 +38,9 @@ class Thresholds:
             if name in values:
                 raise ValueError(f"{name} is set twice")
             try:
-                values[name] = float(text)
+                values[name] = fraction(text)
             except ValueError:
-                raise ValueError(f"{setting}: not a number") from None
-            if not (isfinite(values[name]) and values[name] >= 0):
-                raise ValueError(f"{setting}: not a number of at least 0")
+                raise ValueError(f"{setting}: not a number of at least 0") from None
         return replace(cls(), **values)
 
     def as_dict(self) -> dict[str, float]:

@@ -43,7 +43,9 @@ def config_of_checkpoint(checkpoint: str, standard: TTTConfig, shapes: Mapping[s
     """
     said = checkpoint_config(checkpoint)
     _check_kind(checkpoint, said, standard)
-    sizes = {ours: _size(checkpoint, theirs, said[theirs]) for theirs, ours in SIZES.items() if theirs in said}
+    sizes: dict[str, Any] = {
+        ours: _size(checkpoint, theirs, said[theirs]) for theirs, ours in SIZES.items() if theirs in said
+    }
     embeddings = shapes.get(EMBEDDINGS, ())
     if "vocab_size" not in sizes and len(embeddings) == 2 and 0 < embeddings[0] <= MOST:
         sizes["vocab_size"] = embeddings[0]
