@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -48,15 +47,15 @@ class ArtifactStore(Protocol):
         """Whether ``path`` has the content of ``source`` by the store's own checksum. None: it tells none."""
 
 
-def store_of(run: "Run", tracking_uri: str) -> ArtifactStore:
-    """The artifact store of a run."""
+def store_of(artifact_uri: str, tracking_uri: str) -> ArtifactStore:
+    """The artifact store of a run, by the address of its artifacts."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
     from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
     from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
-    uri = add_databricks_profile_info_to_artifact_uri(run.info.artifact_uri, tracking_uri)
+    uri = add_databricks_profile_info_to_artifact_uri(artifact_uri, tracking_uri)
     repository = get_artifact_repository(uri, tracking_uri=tracking_uri)
     if isinstance(repository, HttpArtifactRepository):
         return HttpStore(repository)

@@ -27,19 +27,26 @@ MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class StoreRun:
-    """A run in a tracking store; see :class:`RecordedRun`. Artifacts are downloaded to ``folder`` on demand."""
+    """A run in a tracking store; see :class:`RecordedRun`. Artifacts are downloaded to ``folder`` on demand.
+
+    It keeps plain dictionaries and not MLflow's objects, one for each metric: with those of 10,000 runs, Python's
+    garbage collection takes half as long as the server.
+    """
 
     def __init__(self, client: "MlflowClient", run: "Run", folder: Path) -> None:
-        self._client, self._run, self._folder = client, run, folder
+        self._client, self._info, self._folder = client, run.info, folder
+        self.params: dict[str, str] = dict(run.data.params)
+        self.metrics: dict[str, float] = dict(run.data.metrics)
+        self.tags: dict[str, str] = dict(run.data.tags)
         self._fetched: dict[str, Path | None] = {}
 
     @property
     def id(self) -> str:
-        return str(self._run.info.run_id)
+        return str(self._info.run_id)
 
     @property
     def name(self) -> str:
-        return self._run.info.run_name or "a run"
+        return self._info.run_name or "a run"
 
     @property
     def entry_point(self) -> str:
@@ -51,7 +58,7 @@ class StoreRun:
 
     @property
     def started_at(self) -> datetime:
-        return datetime.fromtimestamp(self._run.info.start_time / 1e3).astimezone()
+        return datetime.fromtimestamp(self._info.start_time / 1e3).astimezone()
 
     @property
     def commit(self) -> str | None:
@@ -61,7 +68,7 @@ class StoreRun:
 
     @property
     def status(self) -> str:
-        return self.tags.get(TAG_STATUS.name, str(self._run.info.status).lower())
+        return self.tags.get(TAG_STATUS.name, str(self._info.status).lower())
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -69,18 +76,6 @@ class StoreRun:
         if kind is None:
             raise BadInput(f"{self.id}: a run of {self.entry_point}; this version reads {', '.join(CONFIGURATIONS)}")
         return kind.parse({name: text for name, text in self.params.items() if name in kind.model_fields}).model_dump()
-
-    @property
-    def params(self) -> dict[str, str]:
-        return dict(self._run.data.params)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return dict(self._run.data.metrics)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return dict(self._run.data.tags)
 
     def artifact(self, artifact: Artifact) -> Path | None:
         if artifact.path not in self._fetched:
@@ -90,7 +85,7 @@ class StoreRun:
     def _fetch(self, path: str) -> Path | None:
         own = self._folder / self.id
         own.mkdir(parents=True, exist_ok=True)
-        return store_of(self._run, self._client.tracking_uri).fetched(path, own)
+        return store_of(self._info.artifact_uri, self._client.tracking_uri).fetched(path, own)
 
 
 @contextmanager

@@ -180,7 +180,7 @@ class Publication:
         verified = dict(earlier["files"]) if earlier.get("run_id") == run_id else {}
         with settings(UPLOAD_PATIENCE):
             sender = Sender(
-                store_of(run, self.tracking_uri),
+                store_of(run.info.artifact_uri, self.tracking_uri),
                 keep=lambda files: journal.set_uploaded(run_id, files),
                 read_all=self.how.verify,
             )
