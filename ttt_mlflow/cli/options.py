@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ttt_mlflow.config import DEFAULT_LOGDIR, FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
+from ttt_mlflow.config.seed_spellings import PARAMETERS
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.tracking.publisher import MOST_S, PATIENCE_S
 
@@ -80,6 +81,8 @@ def config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], 
             flag: dict[str, Any] = {"is_flag": False, "flag_value": bare} if bare else {}
             metavar = SWITCH if bare == "true" else f"[{name.upper()}]" if bare else name.upper()
             command = click.option(*spellings(name), name, metavar=metavar, help=text, **flag)(command)
+        for name in PARAMETERS if kind is RunConfig else ():  # not in the help: `names.md` has them
+            command = click.option(*spellings(name), name, hidden=True)(command)
         return command
 
     return decorate

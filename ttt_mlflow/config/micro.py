@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from ttt_mlflow.config.base import Configuration, defaults_of
 from ttt_mlflow.config.numbers import AT_MOST, LONGEST_S, Count, Seconds, Whole
 from ttt_mlflow.config.run_name import micro_run_name
+from ttt_mlflow.config.seed_spellings import full_name
 from ttt_mlflow.config.values import (
     NSYS_ARGS,
     NSYS_EXPORT,
@@ -54,7 +55,7 @@ class MicroConfig(Configuration):
     )
     heads: Count = Field(default=32, description="heads of the layer")
     head_dim: Count = Field(default=64, description="dimension of a head")
-    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+    dtype: Annotated[Literal["float16", "bfloat16", "float32"], BeforeValidator(full_name)] = Field(
         default="float16", description="float16, bfloat16 or float32"
     )
     device: Annotated[Literal["cpu", "cuda"] | None, Auto] = Field(

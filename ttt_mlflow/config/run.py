@@ -1,13 +1,14 @@
 """The configuration of a decode or prefill run."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from ttt_mlflow.config.base import Configuration, defaults_of
 from ttt_mlflow.config.numbers import AT_MOST, LONGEST_S, Count, Fraction, Natural, Seconds, Whole
 from ttt_mlflow.config.run_name import model_run_name
+from ttt_mlflow.config.seed_spellings import ATTENTION, ATTENTION_PARAMETER, in_our_words
 from ttt_mlflow.config.values import (
     NSYS_ARGS,
     NSYS_EXPORT,
@@ -108,6 +109,16 @@ class RunConfig(Configuration):
         default=None,
         description="safetensors file or folder with the published weight names; auto: random weights",
     )
+
+    def __init__(self, **values: Any) -> None:
+        """Validate ``values`` (strings or typed), also in the spellings of the scripts before. Raises BadInput."""
+        super().__init__(**in_our_words(values))
+
+    @classmethod
+    def no_such_parameter(cls, given: str) -> str:
+        if given.partition("=")[0] == ATTENTION_PARAMETER:
+            return f"{given}: {ATTENTION}"
+        return super().no_such_parameter(given)
 
     @property
     def budget(self) -> Budget:
