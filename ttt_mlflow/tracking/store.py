@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_EXPERIMENT = "ttt-mlflow"  # unless an experiment is given; "Default" is for everybody's runs
 MLFLOW_DEFAULT_ID = "0"  # of the experiment "Default", in every store
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+SCHEMES = ("http", "https", "sqlite", *DATABASE_PORTS, "databricks", "file", "uc")
 # MLflow waits for minutes by default, but a user waits for the end of a run. Values that the user has set are kept.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 SENT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -68,7 +70,11 @@ def _unset_empty_variables() -> None:
 
 def uri_fault(uri: str) -> str | None:
     """Why ``uri`` cannot be one, in words of its own: those of a parser quote half a password."""
-    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    scheme = uri.strip().partition(":")[0].partition("+")[0].lower() if ":" in uri else ""
+    if re.fullmatch(r"[\w.-]+:[0-9]+(/.*)?", uri.strip()):
+        return f"no scheme; for a server, write http://{uri.strip()}"
+    if re.fullmatch(r"[a-z][a-z0-9.-]*", scheme) and scheme not in SCHEMES and scheme not in _plugin_schemes():
+        return f"MLflow knows no scheme {scheme}; it takes {', '.join(SCHEMES)}"
     encode = "; in a user name or password, write @ : / ? # [ ] as %40 %3A %2F %3F %23 %5B %5D"
     try:
         if scheme in DATABASE_PORTS:
@@ -83,11 +89,16 @@ def uri_fault(uri: str) -> str | None:
         if scheme in ("http", "https"):
             parts = urlsplit(uri)
             if re.search(r"\s", uri.strip()) or not parts.hostname:
-                return f"no host; give http://host:port{encode}"
+                return f"no host{encode}; give http://host:port"
             _ = parts.port  # reading it checks it
     except ValueError:
         return f"the host or the port is not one; give a number for the port, and an IPv6 address in brackets{encode}"
     return None
+
+
+def _plugin_schemes() -> set[str]:
+    """Those of stores that other packages add to MLflow."""
+    return {entry.name for entry in entry_points(group="mlflow.tracking_store")}
 
 
 def check_tracking(uri: str) -> str | None:
