@@ -81,7 +81,7 @@ def config_options(kind: type[Configuration]) -> Callable[[Callable[..., Any]], 
             flag: dict[str, Any] = {"is_flag": False, "flag_value": bare} if bare else {}
             metavar = SWITCH if bare == "true" else f"[{name.upper()}]" if bare else name.upper()
             command = click.option(*spellings(name), name, metavar=metavar, help=text, **flag)(command)
-        for name in PARAMETERS if kind is RunConfig else ():  # not in the help: `names.md` has them
+        for name in PARAMETERS if kind is RunConfig else ():  # not in the help: docs/running.md has them
             command = click.option(*spellings(name), name, hidden=True)(command)
         return command
 
