@@ -100,7 +100,7 @@ def refused(result: Result, fake: FakeRunner) -> str:
     ],
 )
 def test_bad_input(arguments: list[str], message: str, invoke: Callable[..., Result], fake: FakeRunner) -> None:
-    assert refused(invoke(*arguments), fake) == f"Error: {message}"
+    assert refused(invoke(*arguments), fake).startswith(f"Error: {message}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is what is tested")

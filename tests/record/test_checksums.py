@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import catalog
@@ -252,6 +253,7 @@ def test_the_steps_are_enough_for_a_whole_run(tmp_path: Path) -> None:
 
 @settings(max_examples=50)
 @given(kill=MOMENTS, second=CLOSING)
+@example(kill=(17, 0.0), second=(1, 0.0))  # between the line of the status and the status, then the same in the closing
 def test_every_copy_of_a_killed_run_ends_at_the_same_time(kill: Moment, second: Moment) -> None:
     """Whenever it is closed, and even if the closing is killed first."""
     with tempfile.TemporaryDirectory() as folder:
@@ -268,6 +270,24 @@ def test_every_copy_of_a_killed_run_ends_at_the_same_time(kill: Moment, second: 
             close_as_if_ended(copy)
             ends.append(Journal(copy).status["ended_at"])
         assert ends[0] == ends[1]
+
+
+def test_whoever_publishes_meanwhile_does_no_damage(make_journal: MakeJournal) -> None:
+    """It notes each artifact that arrived. Another process that reads the record must not take that for damage."""
+    journal, ended = make_journal(), threading.Event()
+
+    def publish() -> None:
+        while not ended.is_set():
+            for number in range(5):
+                journal.set_uploaded("0" * 32, {f"{number}.txt": "0" * 64})
+
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    try:
+        assert [found for _ in range(100) if (found := Journal(journal.path).faults())] == []
+    finally:
+        ended.set()
+        publishing.join()
 
 
 def test_a_write_that_failed_leaves_the_old_line_as_the_last(

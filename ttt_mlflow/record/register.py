@@ -26,7 +26,7 @@ class Register:
     def announce(self, name: str, data: bytes, at: str | None = None) -> None:
         """Enter ``data`` as what the file ``name`` will hold in a moment."""
         if not self._all_sure and name not in self._sure:
-            self._make_sure(name)
+            self._make_sure(name, at)
         append(self._folder, [Entry(name, *of_data(data), at or now())])
         self._sure.add(name)
 
@@ -69,7 +69,7 @@ class Register:
     def _exists(self) -> bool:
         return os.path.lexists(self._folder / CHECKSUMS)
 
-    def _make_sure(self, name: str) -> None:
+    def _make_sure(self, name: str, at: str | None = None) -> None:
         """Make the last line of the file ``name`` that of its content, if an earlier write ended between the two."""
         lines = Checksums.read(self._folder).by_path.get(name, [])[-2:]
         if not lines:
@@ -80,4 +80,4 @@ class Register:
             found = None, 0
         known = [(entry.sha256, entry.size) for entry in lines]
         if found != known[-1] and (found in known or (found[0] is None and len(known) == 1)):
-            append(self._folder, [Entry(name, *found, now())])
+            append(self._folder, [Entry(name, *found, at or now())])

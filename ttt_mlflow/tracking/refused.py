@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -65,13 +65,22 @@ def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "erro
 def end_damaged(journal: Journal, tracking_uri: str, run_id: str | None, damage: DamagedRecord) -> None:
     """End the run that was begun for a damaged record, if it is still RUNNING: nothing will be published in it.
 
-    A store that does not answer is no fault of its own here: the janitor ends the run later.
+    A store that does not answer is no fault of its own here: the janitor ends the run later. Nor is another process
+    that publishes the record at this moment: it sees for itself.
     """
     with suppress(DamagedRecord):  # of the target: no run is known then
         run_id = run_id or journal.target.get("run_id")
     if run_id is None:
         return
-    with settings(QUIET), settings(PATIENCE):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(journal.publishing())
+        except PublishFailed:
+            return
+        except (OSError, DamagedRecord):
+            pass  # damaged, or not writable: nobody publishes it
+        stack.enter_context(settings(QUIET))
+        stack.enter_context(settings(PATIENCE))
         if check_tracking(tracking_uri) or missing_database(tracking_uri):
             return
         from mlflow import MlflowClient
