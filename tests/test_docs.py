@@ -21,6 +21,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
+@pytest.mark.long
 def test_the_example_model_is_short_and_is_measured(tmp_path: Path) -> None:
     (code,) = blocks(ROOT / "docs/adding-a-model.md", "python")
     assert len(code.splitlines()) < 30

@@ -77,7 +77,7 @@ def on_server(server: str, tmp_path_factory: pytest.TempPathFactory) -> Recorded
     return Recorded(result.stdout, server, client, only)
 
 
-@pytest.fixture(params=["in_sqlite", "on_server"])
+@pytest.fixture(params=["in_sqlite", pytest.param("on_server", marks=pytest.mark.long)])
 def recorded(request: pytest.FixtureRequest) -> Recorded:
     found: Recorded = request.getfixturevalue(request.param)
     return found
@@ -122,6 +122,7 @@ def test_artifacts_come_back(recorded: Recorded, tmp_path: Path) -> None:
     assert json.loads(Path(local).read_text())["used"]["model_name"] == "ttt-tiny"
 
 
+@pytest.mark.long
 def test_artifacts_go_through_the_server(on_server: Recorded) -> None:
     assert on_server.run.info.artifact_uri.startswith("mlflow-artifacts:/")
     assert {"profiles/torch/trace.json.gz", "profiles/torch/kernels.csv"} <= on_server.artifacts()

@@ -34,7 +34,14 @@ def test_the_mission_leaves_exactly_one_run(store: str, tmp_path: Path) -> None:
     assert found.data.tags["ttt.journal_id"] == record.name
 
 
-@pytest.mark.parametrize("refused", [{"batch": "0"}, {"foo": "1"}, {"experiment_name": "x"}])
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"batch": "0"},
+        pytest.param({"foo": "1"}, marks=pytest.mark.long),
+        pytest.param({"experiment_name": "x"}, marks=pytest.mark.long),
+    ],
+)
 def test_a_refused_one_too(refused: dict[str, str], store: str, tmp_path: Path) -> None:
     done = run(mlflow_run({**TINY, **refused, "logdir": str(tmp_path / "runs")}), environment(store))
     assert done.returncode != 0

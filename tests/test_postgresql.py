@@ -58,6 +58,7 @@ def database(folder: Path) -> Iterator[str]:
         program("pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
+@pytest.mark.long
 def test_a_run_arrives_in_postgresql(database: str, tmp_path: Path) -> None:
     port = free_port()
     script = [str(ROOT / "scripts/server.sh"), "--port", str(port), "--workers", "1"]

@@ -109,6 +109,7 @@ def test_mlflow_run_killed_before_our_process_begins(team_server: str, tmp_path:
     assert ended.data.params == stuck.data.params
 
 
+@pytest.mark.long
 @pytest.mark.skipif(find_spec("ttt_mlflow.tracking.begin") is None, reason="a run is on the server only at its end")
 def test_a_process_killed_while_it_measures(tmp_path: Path) -> None:
     """Its run is ended, and what it measured is published into it later all the same."""

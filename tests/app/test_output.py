@@ -40,7 +40,10 @@ def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path) -> None:
     assert_measured_and_published(tmp_path / "runs")
 
 
-@pytest.mark.parametrize("how", [">&-", ">/dev/full", "2>/dev/full", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "how",
+    [">&-", *(pytest.param(how, marks=pytest.mark.long) for how in (">/dev/full", "2>/dev/full", "<&- >&- 2>&-"))],
+)
 def test_a_run_without_an_output(how: str, tmp_path: Path) -> None:
     command = ttt_mlflow_run({**QUICK, "logdir": str(tmp_path / "runs")})
     done = in_a_shell(command, how, environment(new_store(tmp_path)))

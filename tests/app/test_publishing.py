@@ -68,6 +68,7 @@ def command(logdir: Path, settings: dict[str, str] = QUICK, **more: str) -> list
     return ttt_mlflow_run({**settings, "logdir": str(logdir), **more})
 
 
+@pytest.mark.long
 def test_whoever_looks_sees_it_running_and_sigkill_leaves_it_so(store: str, logdir: Path) -> None:
     with started(command(logdir, ENDLESS), environment(store)) as process:
         process.wait_for(lambda: measuring(logdir))
@@ -99,6 +100,7 @@ def test_a_server_that_never_answers_costs_no_measurement(logdir: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_an_upload_that_hangs_waits_for_sync(server_uri: str, logdir: Path) -> None:
     def hangs(method: str, path: str) -> Answer | None:
         return SILENCE if method == "PUT" else None

@@ -9,15 +9,17 @@ from click.testing import CliRunner, Result
 import ttt_mlflow
 from tests import compared
 from tests.inline import InlinePublisher
-from tests.tracking.conftest import _own_folder_and_environment, sqlite_uri
+from tests.record.conftest import MakeJournal
+from tests.tracking.conftest import _own_folder_and_environment, make_journal, sqlite_uri
 from ttt_mlflow.app import measure, publishing
 from ttt_mlflow.cli import cli
 from ttt_mlflow.config import CompareConfig
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.record.finding import find_journals
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.tracking.publish import publish
 
-__all__ = ["_own_folder_and_environment", "sqlite_uri"]
+__all__ = ["_own_folder_and_environment", "make_journal", "sqlite_uri"]
 
 TINY = ttt_mlflow.RunConfig(
     model_name="ttt-tiny", device="cpu", batch=2, genlen=3, warmup=1, repeats=3, seed=7, max_seconds=2
@@ -29,11 +31,14 @@ Rerun = Callable[..., Result]
 
 
 @pytest.fixture
-def rerun(sqlite_uri: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rerun:
-    """The command in this process; its runs go to an experiment of the test."""
+def rerun(
+    sqlite_uri: str, make_journal: MakeJournal, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Rerun:
+    """The command in this process; its runs go to an experiment of the test, in which there is another run."""
     monkeypatch.setattr(publishing, "Publisher", InlinePublisher)
     places = ["--tracking-uri", sqlite_uri, "--experiment-name", request.node.name]
-    ttt_mlflow.publish(ttt_mlflow.measure(MICRO), tracking_uri=sqlite_uri, experiment_name=request.node.name)
+    publish(make_journal(), sqlite_uri, experiment_name=request.node.name)
+    Path("ttt_runs").mkdir()
     return lambda *arguments: CliRunner().invoke(cli, ["rerun", *places, *arguments])
 
 

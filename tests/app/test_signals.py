@@ -48,7 +48,7 @@ def assert_killed_with_what_was_measured(found: Run, signal_name: str) -> None:
     assert found.info.run_name == "ttt-tiny mlp_1_dual b2 g3 cpu"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_signal_to_the_benchmark(signum: signal.Signals, store: str, tmp_path: Path) -> None:
     with started(ttt_mlflow_run({**ENDLESS, "logdir": str(tmp_path)}), environment(store)) as process:
         process.wait_for(lambda: measuring(tmp_path))
@@ -105,7 +105,10 @@ def terminate_mlflow_alone(process: Started) -> None:
     os.kill(process.process.pid, signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("end", "signal_name"), [(press_ctrl_c, "SIGINT"), (terminate_mlflow_alone, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("end", "signal_name"),
+    [(press_ctrl_c, "SIGINT"), pytest.param(terminate_mlflow_alone, "SIGTERM", marks=pytest.mark.long)],
+)
 def test_signal_to_mlflow_run(end, signal_name: str, store: str, tmp_path: Path) -> None:
     with started(mlflow_run({**ENDLESS, "logdir": str(tmp_path)}), environment(store)) as process:
         process.wait_for(lambda: measuring(tmp_path))
@@ -118,6 +121,7 @@ def test_signal_to_mlflow_run(end, signal_name: str, store: str, tmp_path: Path)
     assert found.data.tags["mlflow.project.entryPoint"] == "main"  # mlflow's own run, not another
 
 
+@pytest.mark.long
 def test_killed_at_once_is_published_by_sync(store: str, tmp_path: Path) -> None:
     with started(ttt_mlflow_run({**ENDLESS, "logdir": str(tmp_path)}), environment(store)) as process:
         process.wait_for(lambda: measuring(tmp_path))

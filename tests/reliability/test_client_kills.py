@@ -232,7 +232,7 @@ def lost(before: Path, after: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("runs", "syncs", "publishers", "whole", "copies"),
     [
-        pytest.param(3, 1, 1, 0, 1, id="short"),
+        pytest.param(3, 1, 1, 0, 1, id="short", marks=pytest.mark.long),
         pytest.param(100, 20, 10, 5, 10, id="long", marks=pytest.mark.long),
     ],
 )

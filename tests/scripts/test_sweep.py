@@ -54,6 +54,7 @@ def test_two_models_and_two_batches_of_which_some_cannot_run(store: str, tmp_pat
     assert [one.data.tags["ttt.status"] for one in found] == ["ok", "oom", "error", "error"]
 
 
+@pytest.mark.long
 def test_not_fitting_is_a_result(store: str, tmp_path: Path) -> None:
     logdir = tmp_path / "records"
     command = [SWEEP, "--models", "ttt-tiny", "--batches", str(TOO_LARGE), "--logdir", str(logdir), *QUICKLY]
@@ -62,6 +63,7 @@ def test_not_fitting_is_a_result(store: str, tmp_path: Path) -> None:
     assert result.returncode == 0
 
 
+@pytest.mark.long
 def test_a_server_that_is_down_costs_no_measurement(tmp_path: Path) -> None:
     logdir = tmp_path / "records"
     command = [SWEEP, "--models", "ttt-tiny:mlp_1_dual", "--batches", "1", "--logdir", str(logdir), *QUICKLY]
