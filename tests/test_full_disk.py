@@ -115,7 +115,7 @@ def test_a_disk_that_a_profile_fills(disk: Path, store: str) -> None:
 def test_a_store_on_the_same_full_disk(disk: Path) -> None:
     """Publishing fails, the record is kept, and it is published once there is room."""
     store = new_store(disk)
-    done = filled("description.md", disk, store)
+    done = filled("description.md,held", disk, store)
     assert done.returncode == 4, done.stderr
     assert "not published to" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
