@@ -123,8 +123,8 @@ def _differences(folder: Path, running: bool, thorough: bool) -> Iterator[str]:
         except DamagedRecord as error:
             yield short(folder, error)
             continue
-        if not checksums.allows(path, found) and (found := _found_again(folder, path)) is not None:
-            size, was = found[1], entries[-1].size
+        if not checksums.allows(path, found) and (still := _found_again(folder, path)) is not None:
+            size, was = still[1], entries[-1].size
             what = f"{size:,} bytes instead of {was:,}" if size != was else "as long, with other content"
             yield f"{path}: not what was written ({what})"
     for path in there:
