@@ -73,7 +73,6 @@ TESTED_ELSEWHERE = {
     "telemetry/readings.py": "telemetry/test_sampler.py",
     "tracking/background.py": "tracking/test_publisher.py, app/test_publishing.py",
     "tracking/keep_killed.py": "app/test_signals.py",
-    "tracking/store.py": "tracking/test_publish.py, tracking/test_probe.py",
 }
 
 
