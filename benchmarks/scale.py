@@ -29,13 +29,12 @@ import psutil
 import psycopg
 
 from benchmarks.many_runs import FIRST_MS, HOUR_MS, Store, fill
+from benchmarks.table_speed import begin_record
 from tests.project import environment
 from tests.reliability.server import PostgreSQL, TrackingServer
 from ttt_mlflow import names
-from ttt_mlflow.config import RunConfig
-from ttt_mlflow.names import TAG_HOST, TAG_KIND, TAG_VERDICT, Metrics, Tags
+from ttt_mlflow.names import TAG_HOST, TAG_KIND, TAG_VERDICT, Tags
 from ttt_mlflow.record.finding import find_journals
-from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.artifacts import files_of
 from ttt_mlflow.tracking.run_values import values_of
 from ttt_mlflow.tracking.view_states import VIEWS
@@ -199,12 +198,7 @@ def bring(report: Report, server: TrackingServer, folder: Path, given: argparse.
 
 def _make_record(root: Path, number: int, artifacts: int) -> None:
     """A record as long as that of a small run on a CPU: all metrics, no series."""
-    config = RunConfig(model_name="ttt-1b", batch=2 ** (number % 12), inner_net="mlp_1_dual_triton", seed=number)
-    journal = Journal.create(root, config.model_dump(mode="json"))
-    journal.set_used(config.model_dump(mode="json"))
-    journal.update_params(config.as_params())
-    values: Metrics = dict.fromkeys(names.METRICS, 1 + number / 7)
-    journal.update_metrics(values)
+    journal, config = begin_record(root, number)
     tags: Tags = {TAG_VERDICT: "valid", TAG_HOST: "here", TAG_KIND: config.kind}
     journal.update_tags(tags | {names.TAG_CONFIG_ID: config.config_id()})
     for artifact in TEXTS[: artifacts - 1]:  # the configuration is one too

@@ -40,14 +40,20 @@ COMMANDS: dict[str, Sequence[str]] = {
 }
 
 
-def make_record(folder: Path, number: int) -> None:
-    """One record with all metrics of a run, and the time series of one GPU."""
+def begin_record(folder: Path, number: int) -> tuple[Journal, RunConfig]:
+    """A record with the parameters and all metrics of a run."""
     config = RunConfig(model_name="ttt-1b", batch=2 ** (number % 12), inner_net="mlp_1_dual_triton", seed=number)
     journal = Journal.create(folder, config.model_dump(mode="json"))
     journal.set_used(config.model_dump(mode="json"))
-    journal.update_params(config.model_dump())
+    journal.update_params(config.as_params())
     values: Metrics = dict.fromkeys(names.METRICS, 1 + number / 7)
     journal.update_metrics(values)
+    return journal, config
+
+
+def make_record(folder: Path, number: int) -> None:
+    """One record with all metrics of a run, and the time series of one GPU."""
+    journal, config = begin_record(folder, number)
     tags: Tags = {TAG_VERDICT: "valid", TAG_GPU_NAME: "NVIDIA H200", TAG_HOST: "gpu-3"}
     journal.update_tags(tags | ({TAG_KIND: config.kind} if number % 2 else {}))
     series: Series = {metric.of(0): [(i, i, 1 + i / 7) for i in range(SAMPLES)] for metric in SYSTEM_METRICS}

@@ -19,7 +19,7 @@ from ttt_mlflow.errors import DamagedRecord
 from ttt_mlflow.names import ARTIFACT_LOG, ARTIFACT_STEPS
 from ttt_mlflow.record import checksums as checksums_module
 from ttt_mlflow.record.checked import CheckedJournal
-from ttt_mlflow.record.checksums import Checksums
+from ttt_mlflow.record.checksums import Checksums, of_file
 from ttt_mlflow.record.journal import NO_RECORD_OF_THE_END, Journal
 from ttt_mlflow.record.log import run_log
 
@@ -288,6 +288,22 @@ def test_whoever_publishes_meanwhile_does_no_damage(make_journal: MakeJournal) -
     finally:
         ended.set()
         publishing.join()
+
+
+def test_a_changed_file_that_is_gone_at_the_second_look_stays_a_fault(
+    make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, looked = make_journal(), set[str]()
+    _flip(journal.path / "metrics.json", b"1234.5", b"1834.5")
+
+    def once(folder: Path, name: str) -> tuple[str, int]:
+        if name in looked:
+            raise FileNotFoundError(name)
+        looked.add(name)
+        return of_file(folder, name)
+
+    monkeypatch.setattr("ttt_mlflow.record.verify.of_file", once)
+    assert [fault for fault in journal.faults() if fault.startswith("metrics.json: not what was written")]
 
 
 def test_a_write_that_failed_leaves_the_old_line_as_the_last(

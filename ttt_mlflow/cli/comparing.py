@@ -37,8 +37,7 @@ def faults_end_with(code: int) -> Iterator[None]:
         yield
     except (TTTError, Killed):
         raise
-    except Exception:
-        # everything else is a fault of this program, and whoever reports it needs the traceback
+    except Exception:  # hides nothing: any other is a fault of this program, and whoever reports it needs the traceback
         traceback.print_exc()
         sys.exit(code)
 

@@ -123,7 +123,7 @@ def _differences(folder: Path, running: bool, thorough: bool) -> Iterator[str]:
         except DamagedRecord as error:
             yield short(folder, error)
             continue
-        if not checksums.allows(path, found) and (still := _found_again(folder, path)) is not None:
+        if not checksums.allows(path, found) and (still := _found_again(folder, path, found)) is not None:
             size, was = still[1], entries[-1].size
             what = f"{size:,} bytes instead of {was:,}" if size != was else "as long, with other content"
             yield f"{path}: not what was written ({what})"
@@ -132,12 +132,13 @@ def _differences(folder: Path, running: bool, thorough: bool) -> Iterator[str]:
             yield f"{path}: came after the end of the run; it has no checksum"
 
 
-def _found_again(folder: Path, path: str) -> tuple[str, int] | None:
+def _found_again(folder: Path, path: str, found: tuple[str, int]) -> tuple[str, int] | None:
     """What is found of a file whose last lines say something else, also if both are read again; else None.
+
+    found: at first. It counts if the file cannot be read any more.
 
     Whoever publishes the record writes meanwhile, after each artifact that was sent.
     """
-    found = None
     for _ in range(ATTEMPTS):
         try:
             found = of_file(folder, path)
