@@ -12,7 +12,6 @@ from tests.models.ttt.cases import (
     leave_initial_values,
     make_model,
     make_tokens,
-    prefill,
     published_logits,
 )
 from ttt_mlflow.models.decoder import ModelDecoder
@@ -145,7 +144,7 @@ def test_a_prompt_leads_to_the_same_state_in_either_form(inner_net: str, length:
     model = leave_initial_values(make_model(inner_net, "ttt-tiny", torch.float32, str(DEVICE)))
     tokens = make_tokens(3, length).to(DEVICE)
     at_once, one_by_one = model.new_state(3), model.new_state(3)
-    assert relative_error(prefill(model, tokens, at_once), decode(model, tokens, one_by_one)[:, -1]) < 1e-4
+    assert relative_error(model.prefill(tokens, at_once), decode(model, tokens, one_by_one)[:, -1]) < 1e-4
     assert_same_state(at_once, one_by_one, 1e-4)
 
 

@@ -6,9 +6,9 @@ Each kernel runs once in each way that differs in its code; more dtypes and head
 import pytest
 import torch
 
+from tests.kernels.block_cases import check_against_twins
 from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_folds, triton_step
-from tests.models.ttt.cases import prefill
-from ttt_mlflow.kernels.block import fused, reference
+from ttt_mlflow.kernels.block import fused, prefill, reference
 from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
 from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
 from ttt_mlflow.models.entry import ModelRequest
@@ -96,6 +96,15 @@ def test_stages_match_their_twins(dtype, position):
     check_twins("swiglu", x(batch, 2 * 1100))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(("length", "start"), [(1, 0), (3, 5), (4, 15), (23, 6)])
+def test_stages_of_a_prompt_match_their_twins(length, start, dtype, monkeypatch):
+    # several programs, the last of them not full
+    for name, value in {"TOKENS": 8, "QK_TOKENS": 4, "ROWS": 4, "COLUMNS": 64}.items():
+        monkeypatch.setattr(prefill, name, value)
+    check_against_twins(prefill, dtype, length, start, heads=3, dim=24)
+
+
 @pytest.mark.parametrize("inner_net", ["mlp_1_dual_triton", pytest.param("mlp_2_dual_triton", marks=pytest.mark.long)])
 def test_a_prompt_leads_to_the_same_state_either_way(inner_net, monkeypatch):
     monkeypatch.setattr(ttt_mlp_decode, "TILE", 256)
@@ -103,7 +112,7 @@ def test_a_prompt_leads_to_the_same_state_either_way(inner_net, monkeypatch):
     model = build(request)
     prompt = torch.randint(model.vocab_size, (2, 18))
     at_once, by_token = model.new_state(2), model.new_state(2)
-    logits = prefill(model, prompt, at_once)
+    logits = model.prefill(prompt, at_once)
     for token in prompt.unbind(1):
         expected = model.step(token, by_token)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)

@@ -5,14 +5,16 @@ import torch
 import triton
 
 from tests.kernels.cross_compile import cross_compile, resources
-from ttt_mlflow.kernels.block import fused
+from ttt_mlflow.kernels.block import fused, prefill
 from ttt_mlflow.kernels.launch import RESIDENT, options_for
 from ttt_mlflow.kernels.ttt_linear import accumulate as ttt_linear_accumulate
 from ttt_mlflow.kernels.ttt_linear import decode as ttt_linear_decode
 from ttt_mlflow.kernels.ttt_linear.decode_tensor_cores import linear_decode_tensor_kernel
+from ttt_mlflow.kernels.ttt_linear.prefill_tensor_cores import linear_prefill_tensor_kernel
 from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
 from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
 from ttt_mlflow.kernels.ttt_mlp.decode_tensor_cores import mlp_decode_tensor_kernel
+from ttt_mlflow.kernels.ttt_mlp.prefill_tensor_cores import mlp_prefill_tensor_kernel
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CAPABILITIES = (80, 90, 100)
@@ -61,6 +63,25 @@ def test_tensor_core_kernels(kernel, name, dtype, capability, overlap, capsys):
         assert found.local_bytes == 0
         registers = 8 * -(-found.registers // 8)  # handed out in eights
         assert most * options["num_warps"] * 32 * registers <= 64 * 1024  # all programs' registers fit
+
+
+# spilled bytes of a thread on sm_90: the state of TTT-MLP alone takes half of its registers
+PREFILL = [
+    (linear_prefill_tensor_kernel, "ttt_linear_prefill_tensor", 2, 16),
+    (linear_prefill_tensor_kernel, "ttt_linear_prefill_tensor", 4, 0),
+    (mlp_prefill_tensor_kernel, "ttt_mlp_prefill_tensor", 8, 288),
+]
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [(80, "fp16"), (90, "fp16"), (90, "bf16"), (100, "fp16")])
+@pytest.mark.parametrize(("kernel", "name", "warps", "spilled"), PREFILL, ids=str)
+def test_tensor_core_kernels_of_a_prompt(kernel, name, warps, spilled, dtype, capability, capsys):
+    found = resources(cross_compile(kernel, dtype, capability, {"W": warps, "STAGES": 4}, num_warps=warps))
+    with capsys.disabled():
+        print(f"\n{name} {dtype} sm_{capability} {warps} warps: {found}")
+    assert found.shared_bytes <= RESIDENT[name][1]
+    if capability == 90:
+        assert found.local_bytes <= spilled
 
 
 GENERAL = [("fp32", 64), *((dtype, dim) for dtype in DTYPES for dim in (96, 128)), ("fp16", 32), ("bf16", 40)]
@@ -115,3 +136,25 @@ def test_stages(kernel, capability):
     constants = {"WIDTH": 2048, "BLOCK": 2048, "HEAD_DIM": 64, "HEADS_BLOCK": 32, "OVERLAP": capability >= 90}
     found = resources(cross_compile(kernel, "fp16", capability, constants, num_warps=4))
     assert found.local_bytes == 0
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    ("kernel", "warps", "registers"),
+    [
+        (prefill.conv_rms_norm_kernel, 8, 128),
+        (prefill.qk_conv_rotary_kernel, 2, None),
+        (prefill.gated_layer_norm_kernel, 8, None),
+        (prefill.rms_norm_kernel, 8, None),
+        (prefill.swiglu_kernel, 4, None),
+    ],
+    ids=lambda value: value.fn.__name__ if hasattr(value, "fn") else str(value),
+)
+def test_stages_of_a_prompt(kernel, warps, registers, capability):
+    constants = {
+        "WIDTH": 2048, "BLOCK": 2048, "HEAD_DIM": 64, "HEADS_BLOCK": 32, "COLUMNS": prefill.COLUMNS,
+        "ROWS": prefill.ROWS, "TOKENS": prefill.TOKENS,
+    }  # fmt: skip
+    options = {"num_warps": warps} | ({"maxnreg": registers} if registers else {})
+    found = resources(cross_compile(kernel, "fp16", capability, constants, **options))
+    assert found.local_bytes <= (16 if registers else 0)  # faster with two programs on a multiprocessor, despite it

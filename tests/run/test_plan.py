@@ -35,6 +35,7 @@ def _models(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {name: replace(entry, factory=never_built) for name, entry in models().items()}
     monkeypatch.setattr(registry, "_registered", known)
     register_model(ModelEntry("plain", never_built, "no inner net, no checkpoint"))
+    register_model(ModelEntry("by_sixteen", never_built, "prompts by sixteen tokens", prefill_multiple=16))
     register_model(ModelEntry("other-nets", never_built, "inner nets of its own", inner_nets=("fast", "slow")))
     register_model(ModelEntry("peer", never_built, "generates itself", needs_cuda=True, own_generation=True))
     register_model(ModelEntry("absent", never_built, "to be installed", missing=lambda: "pip install absent"))
@@ -279,7 +280,7 @@ def test_the_cpu_of_a_machine_with_a_gpu() -> None:
 
 @pytest.mark.usefixtures("on_gpu")
 def test_prefill_on_a_gpu() -> None:
-    """Whole mini-batches of TTT go through at once; another package's model says nothing of its prompts."""
+    """A prompt of TTT goes through at once; another package's model says nothing of its prompts."""
     resolved = settle(mode="prefill", promptlen=32)
     assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", False, False)
     assert resolved.notices == [
@@ -288,16 +289,16 @@ def test_prefill_on_a_gpu() -> None:
     ]
     refused = refusal(mode="prefill", promptlen=32, cuda_graph="true")
     assert refused.startswith("cuda_graph=true: processing the prompt is not captured")
-    assert switches(settle(model_name="plain", mode="prefill"))[-2:] == (False, False)
+    assert switches(settle(model_name="plain", mode="prefill", promptlen=2))[-2:] == (False, False)
 
 
 @pytest.mark.usefixtures("on_gpu")
-@pytest.mark.parametrize("promptlen", [1, 35])
-def test_a_prompts_rest_runs_as_a_decode_step_does(promptlen: int) -> None:
-    resolved = settle(mode="prefill", promptlen=promptlen)
-    assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", True, True)
+@pytest.mark.parametrize(("model_name", "promptlen"), [("ttt-1b", 1), ("plain", 1), ("by_sixteen", 35)])
+def test_tokens_that_are_not_taken_at_once_run_as_a_decode_step_does(model_name: str, promptlen: int) -> None:
+    resolved = settle(model_name=model_name, mode="prefill", promptlen=promptlen)
+    assert switches(resolved)[-2:] == (True, True)
     assert resolved.notices == []
-    eager = settle(mode="prefill", promptlen=promptlen, use_compile="false", cuda_graph="false")
+    eager = settle(model_name=model_name, mode="prefill", promptlen=promptlen, use_compile="false", cuda_graph="false")
     assert switches(eager)[-2:] == (False, False)
 
 

@@ -1,4 +1,4 @@
-"""Rejects arguments that a decode kernel would read incorrectly, without device time or synchronization."""
+"""Rejects arguments that a kernel would read incorrectly, without device time or synchronization."""
 
 import torch
 import triton
@@ -58,22 +58,64 @@ def check_decode_arguments(
     """
     first, (bias, _) = next(iter(state.items()))
     batch, heads, dim = head_shape(first, bias)
-    dtype, device = _dtype(bias), bias.device
-    if dtype not in STATE_DTYPES:
-        raise ValueError(f"{first} is {dtype}, expected one of {', '.join(STATE_DTYPES)}")
+    device = bias.device
+    if _dtype(bias) not in STATE_DTYPES:
+        raise ValueError(f"{first} is {_dtype(bias)}, expected one of {', '.join(STATE_DTYPES)}")
     if device.type != "cuda" and not triton.knobs.runtime.interpret:
         raise ValueError(f"{first} is on {device}, this kernel needs a CUDA device")
+    _check_tokens(q, k, v, bias, (batch, heads * dim))
+    check_tensor("lr", lr, (batch, heads), "float32", device)
+    check_contiguous("lr", lr)
+    _check_layer(eta, position, norm_weight, norm_bias, state)
+
+
+def check_prefill_arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    eta: Tensor,
+    position: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
+    state: Shaped,
+) -> None:
+    """Raise ValueError with the argument's name unless a kernel accepts the arguments of a prompt.
+
+    ``state``: as for :func:`check_decode_arguments`.
+    """
+    first, (bias, _) = next(iter(state.items()))
+    batch, heads, dim = head_shape(first, bias)
+    if _dtype(bias) not in STATE_DTYPES:
+        raise ValueError(f"{first} is {_dtype(bias)}, expected one of {', '.join(STATE_DTYPES)}")
+    if q.dim() != 3 or not q.shape[1]:
+        raise ValueError(f"q has shape {tuple(q.shape)}, expected (sequences, tokens, width) with one token or more")
+    length = q.shape[1]
+    _check_tokens(q, k, v, bias, (batch, length, heads * dim))
+    if v.stride(0) != length * v.stride(1):
+        raise ValueError(f"v has strides {v.stride()}, all of its rows must have the same distance")
+    check_tensor("lr", lr, (batch, heads, length), "float32", bias.device)
+    check_contiguous("lr", lr)
+    _check_layer(eta, position, norm_weight, norm_bias, state)
+
+
+def _check_tokens(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, shape: tuple[int, ...]) -> None:
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        check_tensor(name, tensor, shape, _dtype(bias), bias.device)
+    check_contiguous("q", q)
+    check_contiguous("k", k)
+    if v.stride(-1) != 1:
+        raise ValueError(f"v has strides {v.stride()}, its rows must be contiguous")
+
+
+def _check_layer(eta: Tensor, position: Tensor, norm_weight: Tensor, norm_bias: Tensor, state: Shaped) -> None:
+    first, (bias, _) = next(iter(state.items()))
+    _, heads, dim = head_shape(first, bias)
+    dtype, device = _dtype(bias), bias.device
     for name, (tensor, shape) in state.items():
         check_tensor(name, tensor, shape, dtype, device)
         check_contiguous(name, tensor)
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        check_tensor(name, tensor, (batch, heads * dim), dtype, device)
-    check_contiguous("q", q)
-    check_contiguous("k", k)
-    if v.stride(1) != 1:
-        raise ValueError(f"v has strides {v.stride()}, its rows must be contiguous")
-    check_tensor("lr", lr, (batch, heads), "float32", device)
-    check_contiguous("lr", lr)
     check_tensor("eta", eta, (MINI_BATCH,), "float32", device)
     check_contiguous("eta", eta)
     check_tensor("position", position, (1,), "int32", device)

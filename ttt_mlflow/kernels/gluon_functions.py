@@ -18,10 +18,21 @@ SCORE_SCALE = gl.constexpr(256.0)
 
 
 @gluon.jit
+def ex2(x):
+    """2 to the power of x, with the approximate instruction. The relative error is about 1e-7."""
+    return gl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], gl.float32, True, 1)
+
+
+@gluon.jit
+def rcp(x):
+    """1 / x with the approximate instruction. The relative error is about 1e-7; infinities are handled."""
+    return gl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], gl.float32, True, 1)
+
+
+@gluon.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)) with approximate instructions. The relative error is about 1e-7; infinities are handled."""
-    e = gl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * -1.4426950408889634], gl.float32, True, 1)
-    return gl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [1.0 + e], gl.float32, True, 1)
+    """1 / (1 + exp(-x))."""
+    return rcp(1.0 + ex2(x * -1.4426950408889634))
 
 
 @gluon.jit

@@ -3,7 +3,10 @@
 The rank-1 form keeps vectors in slots, one per position (:func:`write_slot`, :func:`combined`). The accumulating form
 keeps sums of the state's shape (:func:`accumulate`). In both forms, :func:`fold` changes the state after the last token
 of a mini-batch. docs/rank-1-form.md derives the rank-1 form from Sun et al. 2024, arXiv 2407.04620, section 2.5.
+A prompt is processed by mini-batches (:func:`parts`).
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -53,3 +56,20 @@ def accumulate(total: Tensor, position: Tensor, gradient: Tensor) -> Tensor:
     summed = torch.where(position == 0, 0, matrix(total)) + gradient
     total.copy_(torch.where(position == MINI_BATCH - 1, total, summed.to(total.dtype)))
     return summed
+
+
+def parts(position: int, length: int) -> Iterator[tuple[slice, slice]]:
+    """The mini-batches of a prompt of ``length`` tokens that begins at ``position`` of a mini-batch.
+
+    Yields the tokens of each, and their positions in the mini-batch.
+    """
+    token = 0
+    while token < length:
+        count = min(MINI_BATCH - position, length - token)
+        yield slice(token, token + count), slice(position, position + count)
+        token, position = token + count, (position + count) % MINI_BATCH
+
+
+def rows_by_head(x: Tensor, tokens: slice, heads: int) -> Tensor:
+    """Some tokens of x [B, L, D] as [B, H, tokens, F], in the dtype of the arithmetic."""
+    return matrix(x[:, tokens].unflatten(-1, (heads, -1)).transpose(1, 2))

@@ -56,10 +56,13 @@ class ModelDecoder:
 
     @torch.no_grad()
     def prefill(self, prompt: Tensor) -> Tensor:
-        """Process what the model takes at once with its own prefill, and the rest of the prompt token by token."""
+        """Process what the model takes at once with its own prefill, and the rest of the prompt token by token.
+
+        A prompt of one token is a decode step like any other.
+        """
         self.model.reset_state(self.state)
         at_once = 0
-        if hasattr(self.model, "prefill"):
+        if hasattr(self.model, "prefill") and prompt.shape[1] > 1:
             at_once = prompt.shape[1] - prompt.shape[1] % getattr(self.model, "prefill_multiple", 1)
         if at_once:
             self._sample(self.model.prefill(prompt[:, :at_once], self.state))

@@ -210,6 +210,8 @@ def _cuda_graph(asked: RunConfig, entry: ModelEntry, device: str, notices: list[
 def _runs_the_step(asked: RunConfig, entry: ModelEntry) -> bool:
     """Whether the timed code runs the decode step, which is what is compiled and captured.
 
-    In prefill mode, the step runs for the prompt tokens that do not fill a mini-batch.
+    In prefill mode, the step runs for a prompt of one token, and for the tokens beyond the model's multiple.
     """
-    return asked.mode == "decode" or bool(entry.prefill_multiple and asked.promptlen % entry.prefill_multiple)
+    if asked.mode == "decode" or asked.promptlen == 1:
+        return True
+    return bool(entry.prefill_multiple and asked.promptlen % entry.prefill_multiple)

@@ -63,15 +63,6 @@ def decode(model: TTTModel, tokens: Tensor, state: TTTState) -> Tensor:
     return torch.stack([model.step(token, state) for token in tokens.unbind(1)], 1)
 
 
-def prefill(model: TTTModel, tokens: Tensor, state: TTTState) -> Tensor:
-    """Feed a prompt [B, P] as a decoder does, at least a mini-batch of it at once: the last token's logits [B, V]."""
-    at_once = tokens.shape[1] - tokens.shape[1] % model.prefill_multiple
-    logits = model.prefill(tokens[:, :at_once], state)
-    for token in tokens[:, at_once:].unbind(1):
-        logits = model.step(token, state)
-    return logits
-
-
 def assert_same_state(one: TTTState, other: TTTState, limit: float) -> None:
     """Position, convolutions, inner weights, and those vectors of the mini-batch that later tokens read."""
     assert torch.equal(one.position, other.position)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.models.ttt.cases import INNER_NETS, leave_initial_values, make_model, make_tokens, prefill
+from tests.models.ttt.cases import INNER_NETS, leave_initial_values, make_model, make_tokens
 from tests.models.ttt.checkpoints import save_checkpoint
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.entry import ModelRequest
@@ -69,7 +69,7 @@ def weights() -> dict[str, Tensor]:
 
 def logits_of(checkpoint: Path, inner_net: str = "mlp_1_dual", dtype: torch.dtype = torch.float32) -> Tensor:
     model = make_model(inner_net, dtype=dtype, checkpoint=str(checkpoint))
-    return prefill(model, make_tokens(2, 18), model.new_state(2))
+    return model.prefill(make_tokens(2, 18), model.new_state(2))
 
 
 def refusal(checkpoint: Path | str, inner_net: str = "mlp_1_dual") -> str:
@@ -98,7 +98,7 @@ def test_round_trip(inner_net: str, tmp_path: Path) -> None:
     loaded = make_model(inner_net, seed=1, checkpoint=str(file))
     for (name, weight), (_, again) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
         assert torch.equal(weight, again), name
-    assert torch.equal(prefill(model, tokens, model.new_state(2)), prefill(loaded, tokens, loaded.new_state(2)))
+    assert torch.equal(model.prefill(tokens, model.new_state(2)), loaded.prefill(tokens, loaded.new_state(2)))
 
 
 def test_loading_replaces_the_weights_of_a_built_model(weights: dict[str, Tensor], tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_loading_replaces_the_weights_of_a_built_model(weights: dict[str, Tensor
         assert torch.equal(weight, weights[name]), name
     state = model.new_state(2)
     assert torch.equal(state.layers[1].inner[0][0], weights["model.layers.1.seq_modeling_block.W1"])
-    assert torch.equal(prefill(model, make_tokens(2, 18), state), logits_of(tmp_path))
+    assert torch.equal(model.prefill(make_tokens(2, 18), state), logits_of(tmp_path))
 
 
 def test_a_folder_of_shards(weights: dict[str, Tensor], tmp_path: Path) -> None:

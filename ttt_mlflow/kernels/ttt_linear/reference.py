@@ -1,4 +1,4 @@
-"""TTT-Linear in plain PyTorch: one decode step in both forms, and a whole mini-batch in the dual form.
+"""TTT-Linear in plain PyTorch: one decode step in both forms, and a whole prompt in the dual form.
 
 The inner model is f(x) = x + LN(x W + b). Its loss for a token is ½‖f(k) - v‖², so the target of LN is v - k. Within a
 mini-batch, every gradient is taken at the state at the start of the mini-batch. A token's output uses the gradients up
@@ -16,7 +16,8 @@ from ttt_mlflow.kernels.arithmetic import (
     matrix,
     times,
 )
-from ttt_mlflow.kernels.mini_batch import accumulate, combined, fold, outer, write_slot
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
+from ttt_mlflow.kernels.mini_batch import accumulate, combined, fold, outer, parts, rows_by_head, write_slot
 
 
 def linear_decode(
@@ -95,18 +96,41 @@ def linear_accumulate(
     return out.flatten(1).to(dtype)
 
 
-def linear_dual(
-    q: Tensor, k: Tensor, v: Tensor, lr: Tensor, eta: Tensor, gamma: Tensor, beta: Tensor, w: Tensor, b: Tensor
+def linear_prefill(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    eta: Tensor,
+    position: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    w: Tensor,
+    b: Tensor,
+    k_slots: Tensor,
+    g_slots: Tensor,
 ) -> Tensor:
-    """A whole mini-batch of TTT-Linear, in the dual form: matrix products over the mini-batch's tokens.
+    """A prompt of any length through TTT-Linear, in the dual form: matrix products over a mini-batch's tokens.
 
-    q, k, v [B, H, M, F] and lr [B, H, M, 1] (the tokens' learning rates) in the dtype of the arithmetic; eta [M, 1],
-    the token scales; gamma, beta [H, 1, F], weight and bias of the inner layer norm; w [B, H, F, F], b [B, H, F],
-    updated in place and rounded to their own dtype. Returns out [B, H, M, F], unrounded.
+    q, k, v [B, L, D] (rows of v may be strided); lr [B, H, L] float32; position [1] int32, that of the first token; the
+    others as for :func:`linear_decode`, state and slots too: afterwards, they are as if the prompt had been fed token
+    by token, up to rounding. The state is rounded once, at the end. Returns out [B, L, D] in q's dtype.
     """
-    w_wide, b_wide = matrix(w), matrix(b).unsqueeze(2)
-    gradients = lr * layer_norm_l2_grad(k @ w_wide + b_wide, v - k, gamma, beta)
-    z = q @ w_wide + b_wide - eta * (torch.tril(q @ k.mT + 1) @ gradients)
-    w.copy_(w_wide - eta[-1] * (k.mT @ gradients))
-    b.copy_((b_wide - eta[-1] * gradients.sum(2, keepdim=True)).squeeze(2))
-    return q + layer_norm(z, gamma, beta)
+    out, heads = torch.empty_like(q), w.shape[1]
+    gamma, beta = matrix(norm_weight).unsqueeze(1), matrix(norm_bias).unsqueeze(1)  # [H, 1, F]
+    weight, bias = matrix(w), matrix(b).unsqueeze(2)
+    rates, scale = lr.to(weight.dtype).unsqueeze(-1), eta.to(weight.dtype).unsqueeze(-1)
+    for tokens, positions in parts(int(position), q.shape[1]):
+        queries, keys, values = (rows_by_head(x, tokens, heads) for x in (q, k, v))  # [B, H, tokens, F]
+        gradients = rates[:, :, tokens] * layer_norm_l2_grad(keys @ weight + bias, values - keys, gamma, beta)
+        k_slots[:, :, positions], g_slots[:, :, positions] = keys, gradients
+        keys, gradients = (matrix(slots[:, :, : positions.stop]) for slots in (k_slots, g_slots))
+        scores = torch.tril(queries @ keys.mT + 1, positions.start)
+        z = queries @ weight + bias - scale[positions] * (scores @ gradients)
+        out[:, tokens] = (queries + layer_norm(z, gamma, beta)).transpose(1, 2).flatten(-2)
+        if positions.stop == MINI_BATCH:
+            weight = weight - scale[-1] * (keys.mT @ gradients)
+            bias = bias - scale[-1] * gradients.sum(2, keepdim=True)
+    w.copy_(weight)
+    b.copy_(bias.squeeze(2))
+    return out

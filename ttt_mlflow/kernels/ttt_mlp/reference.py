@@ -1,4 +1,4 @@
-"""TTT-MLP in plain PyTorch: one decode step in both forms, and a whole mini-batch in the dual form.
+"""TTT-MLP in plain PyTorch: one decode step in both forms, and a whole prompt in the dual form.
 
 The inner model is f(x) = x + LN(GELU(x W1 + b1) W2 + b2), with N = 4 F between its two layers and the tanh-approximated
 GELU. Loss, mini-batches and learning rate are as in :mod:`ttt_mlflow.kernels.ttt_linear.reference`. Source: Sun et al.
@@ -17,7 +17,8 @@ from ttt_mlflow.kernels.arithmetic import (
     matrix,
     times,
 )
-from ttt_mlflow.kernels.mini_batch import accumulate, combined, fold, outer, write_slot
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
+from ttt_mlflow.kernels.mini_batch import accumulate, combined, fold, outer, parts, rows_by_head, write_slot
 
 
 def mlp_decode(
@@ -116,33 +117,53 @@ def mlp_accumulate(
     return out.flatten(1).to(dtype)
 
 
-def mlp_dual(
+def mlp_prefill(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     lr: Tensor,
     eta: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
+    position: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
     w1: Tensor,
     b1: Tensor,
     w2: Tensor,
     b2: Tensor,
+    k_slots: Tensor,
+    g1_slots: Tensor,
+    x2_slots: Tensor,
+    g2_slots: Tensor,
 ) -> Tensor:
-    """A whole mini-batch of TTT-MLP, in the dual form.
+    """A prompt of any length through TTT-MLP, in the dual form.
 
-    As :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_dual`, with the state of :func:`mlp_decode`. Returns out
-    [B, H, M, F], unrounded.
+    As :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_prefill`, with the state and slots of :func:`mlp_decode`.
+    Returns out [B, L, D] in q's dtype.
     """
-    w1_wide, b1_wide, w2_wide, b2_wide = matrix(w1), matrix(b1).unsqueeze(2), matrix(w2), matrix(b2).unsqueeze(2)
-    z1 = k @ w1_wide + b1_wide
-    x2 = gelu(z1)
-    g2 = lr * layer_norm_l2_grad(x2 @ w2_wide + b2_wide, v - k, gamma, beta)
-    g1 = (g2 @ w2_wide.mT) * gelu_grad(z1)
-    query = gelu(q @ w1_wide + b1_wide - eta * (torch.tril(q @ k.mT + 1) @ g1))
-    z2 = query @ w2_wide + b2_wide - eta * (torch.tril(query @ x2.mT + 1) @ g2)
-    w1.copy_(w1_wide - eta[-1] * (k.mT @ g1))
-    b1.copy_((b1_wide - eta[-1] * g1.sum(2, keepdim=True)).squeeze(2))
-    w2.copy_(w2_wide - eta[-1] * (x2.mT @ g2))
-    b2.copy_((b2_wide - eta[-1] * g2.sum(2, keepdim=True)).squeeze(2))
-    return q + layer_norm(z2, gamma, beta)
+    out, heads = torch.empty_like(q), w1.shape[1]
+    gamma, beta = matrix(norm_weight).unsqueeze(1), matrix(norm_bias).unsqueeze(1)  # [H, 1, F]
+    weight1, bias1, weight2, bias2 = matrix(w1), matrix(b1).unsqueeze(2), matrix(w2), matrix(b2).unsqueeze(2)
+    rates, scale = lr.to(weight1.dtype).unsqueeze(-1), eta.to(weight1.dtype).unsqueeze(-1)
+    all_slots = (k_slots, g1_slots, x2_slots, g2_slots)
+    for tokens, positions in parts(int(position), q.shape[1]):
+        queries, keys, values = (rows_by_head(x, tokens, heads) for x in (q, k, v))  # [B, H, tokens, F]
+        z1 = keys @ weight1 + bias1
+        x2 = gelu(z1)
+        g2 = rates[:, :, tokens] * layer_norm_l2_grad(x2 @ weight2 + bias2, values - keys, gamma, beta)
+        g1 = (g2 @ weight2.mT) * gelu_grad(z1)
+        for slots, rows in zip(all_slots, (keys, g1, x2, g2), strict=True):
+            slots[:, :, positions] = rows
+        keys, g1, x2, g2 = (matrix(slots[:, :, : positions.stop]) for slots in all_slots)
+        scores = torch.tril(queries @ keys.mT + 1, positions.start)
+        hidden = gelu(queries @ weight1 + bias1 - scale[positions] * (scores @ g1))
+        scores = torch.tril(hidden @ x2.mT + 1, positions.start)
+        z2 = hidden @ weight2 + bias2 - scale[positions] * (scores @ g2)
+        out[:, tokens] = (queries + layer_norm(z2, gamma, beta)).transpose(1, 2).flatten(-2)
+        if positions.stop == MINI_BATCH:
+            weight1 = weight1 - scale[-1] * (keys.mT @ g1)
+            bias1 = bias1 - scale[-1] * g1.sum(2, keepdim=True)
+            weight2 = weight2 - scale[-1] * (x2.mT @ g2)
+            bias2 = bias2 - scale[-1] * g2.sum(2, keepdim=True)
+    for state, new in ((w1, weight1), (b1, bias1.squeeze(2)), (w2, weight2), (b2, bias2.squeeze(2))):
+        state.copy_(new)
+    return out

@@ -1,7 +1,6 @@
-"""The inner nets: the decode step of an inner layer, and a whole mini-batch in the dual form.
+"""The inner nets: the decode step of an inner layer, and a whole prompt in the dual form.
 
-An inner net is chosen by name. PyTorch and Triton variants share the state and the dual form, and differ in the decode
-step. Shapes as in :mod:`ttt_mlflow.kernels`.
+An inner net is chosen by name. PyTorch and Triton variants share the state. Shapes as in :mod:`ttt_mlflow.kernels`.
 """
 
 from collections.abc import Callable
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import LINEAR, MINI_BATCH, MLP, InnerLayer
-from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_dual
-from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode, mlp_dual
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_prefill
+from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode, mlp_prefill
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,13 @@ class InnerNet:
     """One implementation of an inner layer.
 
     decode: one decode step, as :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode` or its TTT-MLP
-    counterpart. dual: a whole mini-batch, as ``linear_dual`` of the same module. triton: whether the decode step is a
-    Triton kernel.
+    counterpart. prefill: a prompt, as ``linear_prefill`` of the same module. triton: whether these are Triton kernels.
     """
 
     name: str
     layer: InnerLayer
     decode: Callable[..., Tensor]
-    dual: Callable[..., Tensor]
+    prefill: Callable[..., Tensor]
     triton: bool
 
     @property
@@ -47,13 +45,25 @@ def _triton_mlp(*arguments: Tensor) -> Tensor:
     return mlp_decode(*arguments, overlap=True)
 
 
+def _triton_linear_prefill(*arguments: Tensor) -> Tensor:
+    from ttt_mlflow.kernels.ttt_linear.prefill import linear_prefill
+
+    return linear_prefill(*arguments)
+
+
+def _triton_mlp_prefill(*arguments: Tensor) -> Tensor:
+    from ttt_mlflow.kernels.ttt_mlp.prefill import mlp_prefill
+
+    return mlp_prefill(*arguments)
+
+
 INNER_NETS = {
     net.name: net
     for net in (
-        InnerNet("mlp_1_dual", LINEAR, linear_decode, linear_dual, triton=False),
-        InnerNet("mlp_2_dual", MLP, mlp_decode, mlp_dual, triton=False),
-        InnerNet("mlp_1_dual_triton", LINEAR, _triton_linear, linear_dual, triton=True),
-        InnerNet("mlp_2_dual_triton", MLP, _triton_mlp, mlp_dual, triton=True),
+        InnerNet("mlp_1_dual", LINEAR, linear_decode, linear_prefill, triton=False),
+        InnerNet("mlp_2_dual", MLP, mlp_decode, mlp_prefill, triton=False),
+        InnerNet("mlp_1_dual_triton", LINEAR, _triton_linear, _triton_linear_prefill, triton=True),
+        InnerNet("mlp_2_dual_triton", MLP, _triton_mlp, _triton_mlp_prefill, triton=True),
     )
 }
 assert MINI_BATCH % CONV_TAPS == 0  # so that the position determines the ring slot of the convolutions

@@ -4,7 +4,7 @@ Weight names are those of the published PyTorch model (test-time-training/ttt-lm
 without conversion. Weights that are used together are adjacent in one tensor, and the named parameters are views of it.
 One matrix product computes Q/K, V, the gate and the learning-rate logits.
 
-The classes are in the order of execution. ``step`` processes one token, ``prefill`` whole mini-batches of a prompt.
+The classes are in the order of execution. ``step`` processes one token, ``prefill`` a prompt.
 """
 
 import math
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ttt_mlflow.kernels.arithmetic import matrix, rms_norm
-from ttt_mlflow.kernels.block import reference
-from ttt_mlflow.kernels.block.reference import CONV_TAPS, add_rms_norm, gated_layer_norm, rotate, swiglu
+from ttt_mlflow.kernels.block import prefill_reference, reference
+from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, in_layer, in_part
 
-PREFILL_TOKENS = 16384  # tokens of all sequences together that go through a layer at once
+PREFILL_TOKENS = 32768  # tokens of all sequences together that go through a layer at once
 ROW_ALIGNMENT = 64  # fused weights are padded to a multiple of this, for the fast path of matrix products
+Functions = tuple[ModuleType, ModuleType]  # of a layer outside its inner net: for one token, and for a prompt
 
 
 def padded(rows: int) -> int:
@@ -106,9 +106,10 @@ class SequenceModeling(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: TTTConfig, net: InnerNet, functions: ModuleType, **where: Any) -> None:
+    def __init__(self, config: TTTConfig, net: InnerNet, functions: Functions, **where: Any) -> None:
         super().__init__()
-        self.config, self.net, self.functions = config, net, functions
+        self.config, self.net = config, net
+        self.functions, self.prefill_functions = functions
         self.conv = Conv(config.hidden_size, **where)
         self.seq_norm = Weight(torch.empty(config.hidden_size, **where))
         self.seq_modeling_block = SequenceModeling(config, net, **where)
@@ -161,63 +162,42 @@ class Layer(nn.Module):
             hidden, x = functions.add_rms_norm(hidden, x, self.ffn_norm.weight)
             return hidden, F.linear(functions.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
 
-    def prefill(self, hidden: Tensor, cos: Tensor, sin: Tensor, state: LayerState) -> Tensor:
-        """Whole mini-batches: hidden [B, L, D], with L a multiple of 16, from the start of a mini-batch."""
-        block, dtype = self.seq_modeling_block, hidden.dtype
+    def prefill(
+        self, hidden: Tensor, position: Tensor, cos: Tensor, sin: Tensor, state: LayerState, last: bool
+    ) -> Tensor:
+        """Some tokens of a prompt: hidden [B, L, D] to the same, or to that of the last token alone, [B, 1, D].
+
+        ``position``: that of the first token in its mini-batch. ``last``: the caller needs the last token alone, of
+        which the state of the sequence is all that other tokens tell.
+        """
+        block, functions = self.seq_modeling_block, self.prefill_functions
         with in_part(CONVOLUTION):
-            x = rms_norm(hidden, self.conv.norm.weight).to(dtype)
-            (filtered,) = causal_conv(x, state.conv, self.conv.conv)
-            hidden = (hidden + filtered).to(dtype)
-            x = rms_norm(hidden, self.seq_norm.weight).to(dtype)
+            hidden, x = functions.conv_rms_norm(
+                hidden, state.conv, position,
+                self.conv.norm.weight, self.conv.conv.taps, self.conv.conv.bias, self.seq_norm.weight,
+            )  # fmt: skip
         with in_part(PROJECTIONS):
             qk, v, gate, logits = self.split(F.linear(x, block.projection))
         with in_part(CONVOLUTION):
-            q, k = (x.to(dtype) for x in causal_conv(qk, state.qk_conv, block.conv_q, block.conv_k))
+            q, k, lr = functions.qk_conv_rotary(
+                qk, logits, state.qk_conv, position,
+                block.conv_q.taps, block.conv_q.bias, block.conv_k.taps, block.conv_k.bias,
+                block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.net.layer.base_lr,
+            )  # fmt: skip
         with in_part(INNER):
-            x = self.prefill_inner(q, k, v, logits, cos, sin, state)
-        with in_part(PROJECTIONS):
-            x = gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
-            x = F.linear(x, block.o_proj.weight)
-        with in_part(FEED_FORWARD):
-            hidden, x = add_rms_norm(hidden, x, self.ffn_norm.weight)
-            x = F.linear(swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
-            return hidden + x
-
-    def prefill_inner(
-        self, q: Tensor, k: Tensor, v: Tensor, logits: Tensor, cos: Tensor, sin: Tensor, state: LayerState
-    ) -> Tensor:
-        """The inner net over whole mini-batches, in the dual form: q, k, v [B, L, D] to [B, L, D]."""
-        block, heads, dtype = self.seq_modeling_block, self.config.num_heads, q.dtype
-
-        def by_head(x: Tensor) -> Tensor:  # [B, M, D] -> [B, H, M, F]
-            return matrix(x).unflatten(-1, (heads, -1)).transpose(1, 2)
-
-        lr = torch.sigmoid(matrix(logits) + matrix(block.learnable_ttt_lr_bias).squeeze(1))
-        lr = (lr * (self.net.layer.base_lr / self.config.head_dim)).transpose(1, 2).unsqueeze(-1)  # [B, H, L, 1]
-        gamma, beta = matrix(block.ttt_norm_weight).unsqueeze(1), matrix(block.ttt_norm_bias).unsqueeze(1)
-        out = torch.empty_like(v)
-        for start in range(0, v.shape[1], MINI_BATCH):
-            tokens = slice(start, start + MINI_BATCH)
-            # rounded where the decode step rounds, so that both ways lead to the same state
-            turned = (matrix(rotate(by_head(x[:, tokens]), cos, sin).to(dtype)) for x in (q, k))
-            result = self.net.dual(
-                *turned, by_head(v[:, tokens]), lr[:, :, tokens], block.eta.unsqueeze(1), gamma, beta, *state.inner
+            x = self.net.prefill(
+                q, k, v, lr, block.eta, position, block.ttt_norm_weight, block.ttt_norm_bias, *state.inner, *state.slots
             )
-            out[:, tokens] = result.transpose(1, 2).flatten(-2).to(dtype)
-        return out
-
-
-def causal_conv(x: Tensor, ring: Tensor, *convs: CausalConv) -> list[Tensor]:
-    """Filter x [B, L, D] (L a multiple of 4, from position 0 of a mini-batch). ``ring`` has the inputs before x.
-
-    Returns one unrounded result per convolution. Afterwards, the ring has the last four inputs.
-    """
-    history = torch.cat((ring[:, 1:], x), 1)  # slot 0 is the oldest and not reached by any tap
-    length = x.shape[1]
-    taps = [matrix(history[:, tap : tap + length]) for tap in range(CONV_TAPS)]
-    filtered = [sum((tap * matrix(conv.taps[i]) for i, tap in enumerate(taps)), matrix(conv.bias)) for conv in convs]
-    ring.copy_(x[:, -CONV_TAPS:])
-    return filtered
+        if last:
+            hidden, x, gate = (rows[:, -1:].contiguous() for rows in (hidden, x, gate))
+        rows = hidden.flatten(0, 1)  # the products are added to it in place
+        with in_part(PROJECTIONS):
+            x = functions.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
+            torch.addmm(rows, x.flatten(0, 1), block.o_proj.weight.t(), out=rows)
+        with in_part(FEED_FORWARD):
+            x = functions.swiglu(F.linear(functions.rms_norm(hidden, self.ffn_norm.weight), self.mlp.gate_up))
+            torch.addmm(rows, x.flatten(0, 1), self.mlp.down_proj.weight.t(), out=rows)
+        return hidden
 
 
 class Backbone(nn.Module):
@@ -225,7 +205,7 @@ class Backbone(nn.Module):
 
     table: Tensor
 
-    def __init__(self, config: TTTConfig, net: InnerNet, functions: ModuleType, **where: Any) -> None:
+    def __init__(self, config: TTTConfig, net: InnerNet, functions: Functions, **where: Any) -> None:
         super().__init__()
         # padded to full tiles for the output projection, which shares these weights
         table = torch.zeros(padded(config.vocab_size), config.hidden_size, **where)
@@ -238,7 +218,6 @@ class Backbone(nn.Module):
 class TTTModel(nn.Module):
     """A TTT language model; see :class:`ttt_mlflow.models.entry.DecodeModel`."""
 
-    prefill_multiple = MINI_BATCH
     cos: Tensor
     sin: Tensor
 
@@ -247,12 +226,12 @@ class TTTModel(nn.Module):
         self.config, self.net = config, net
         self.vocab_size = config.vocab_size
         self.dtype, self.device = dtype, device
-        functions: ModuleType = reference
+        functions: Functions = reference, prefill_reference
         if net.triton or device.type == "cuda":
-            from ttt_mlflow.kernels.block import fused
+            from ttt_mlflow.kernels.block import fused, prefill
 
-            functions = fused
-        self.functions = functions
+            functions = fused, prefill
+        self.functions, self.prefill_functions = functions
         self.model = Backbone(config, net, functions, dtype=dtype, device=device)
         half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         angle = torch.outer(torch.arange(MINI_BATCH, dtype=torch.float32), config.rope_theta**-half)
@@ -325,26 +304,24 @@ class TTTModel(nn.Module):
         return F.linear(x, self.model.table)[:, : self.vocab_size]
 
     def prefill(self, tokens: Tensor, state: TTTState) -> Tensor:
-        """Feed whole mini-batches of a prompt in the dual form, from the start of a mini-batch.
+        """Feed a prompt in the dual form, from any position: tokens [B, P] to the last token's logits [B, V].
 
-        tokens [B, P], with P a multiple of ``prefill_multiple``, to the last token's logits [B, V]. Raises ValueError
-        for another P.
+        It is processed in parts, which limits the memory: the state carries over from part to part. Raises ValueError
+        for a prompt without tokens.
         """
-        if not tokens.shape[1] or tokens.shape[1] % self.prefill_multiple:
-            raise ValueError(
-                f"a prompt of {tokens.shape[1]} tokens: prefill takes multiples of {self.prefill_multiple}; feed "
-                "the rest through step"
-            )
-        # one part at a time, to limit the memory; the state carries over from part to part
-        length = max(PREFILL_TOKENS // tokens.shape[0] // MINI_BATCH, 1) * MINI_BATCH
-        for some in tokens.split(length, 1):
+        if not tokens.shape[1]:
+            raise ValueError("a prompt of 0 tokens: prefill takes one or more")
+        for some in tokens.split(max(PREFILL_TOKENS // tokens.shape[0], 1), 1):
             with in_part(HEAD):
                 hidden = F.embedding(some, self.model.table)
             for index, (one, kept) in enumerate(zip(self.layers, state.layers, strict=True)):
                 with in_layer(index):
-                    hidden = one.prefill(hidden, self.cos, self.sin, kept)
+                    last = index == len(self.layers) - 1
+                    hidden = one.prefill(hidden, state.position, self.cos, self.sin, kept, last)
+            with in_part(INNER):
+                state.position.add_(some.shape[1]).remainder_(MINI_BATCH)
         with in_part(HEAD):
-            return self.logits(rms_norm(hidden[:, -1], self.model.norm.weight).to(self.dtype))
+            return self.logits(self.prefill_functions.rms_norm(hidden, self.model.norm.weight)[:, -1])
 
 
 def initialize(model: TTTModel, seed: int) -> None:

@@ -79,7 +79,6 @@ def entries() -> list[ModelEntry]:
             DESCRIPTIONS.get(name, f"TTT, width {width}, {layers} layers of {heads} heads"),
             inner_nets=tuple(INNER_NETS),
             takes_checkpoint=True,
-            prefill_multiple=TTTModel.prefill_multiple,
             period=MINI_BATCH,
             check=check,
             work=work,

@@ -1,6 +1,6 @@
 """The bytes and operations of a TTT model, stage by stage. docs/roofline.md derives the counts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -67,9 +67,9 @@ class _Counter:
             self._product(PROJECTIONS, width, 3 * width + heads, other_weights=width + heads),
             self._convolution(filters=2, norm=0),
             inner,
-            self._product(PROJECTIONS, width, width, other_weights=2 * width),
-            self._product(FEED_FORWARD, width, 2 * feed, other_weights=width),
-            self._product(FEED_FORWARD, feed, width, other_weights=0),
+            *self._after_the_inner_net(PROJECTIONS, width, width, other_weights=2 * width),
+            *self._after_the_inner_net(FEED_FORWARD, width, 2 * feed, other_weights=width),
+            *self._after_the_inner_net(FEED_FORWARD, feed, width, other_weights=0),
             # for a prompt, only the last token's logits are computed
             Stage(HEAD, (vocab + 1) * width * self.dtype.itemsize, 0, 2 * self.batch * width * vocab),
             Stage(SAMPLING, 0, self.batch * TOKEN_BYTES, 0),
@@ -80,6 +80,13 @@ class _Counter:
         weights = inputs * outputs + other_weights
         flops = 2 * self.batch * self.tokens * inputs * outputs
         return Stage(part, weights * self.dtype.itemsize, 0, flops, self.config.num_layers)
+
+    def _after_the_inner_net(self, part: str, inputs: int, outputs: int, other_weights: int) -> list[Stage]:
+        """The same, where the last layer needs the last token of each sequence alone."""
+        every = self._product(part, inputs, outputs, other_weights)
+        if self.tokens == 1:
+            return [every]
+        return [replace(every, count=every.count - 1), replace(every, flops=every.flops / self.tokens, count=1)]
 
     def _convolution(self, filters: int, norm: int) -> Stage:
         """Depthwise filters over one kept input: their taps and biases, and the weights of the preceding norm."""
