@@ -124,10 +124,20 @@ def test_warmup_goes_on_until_the_clocks_stand(monkeypatch: pytest.MonkeyPatch) 
 
     measurement = machine.measure(warmup=None, repeats=1, recent_clocks=recent)
     assert measurement.warmup_stop_reason == "settled"
-    assert measurement.warmup_count == 15  # after 1.5 s nearly all of the last half second has the full clock
+    # after 2.9 s the earlier of the last two seconds has nearly the full clock too
+    assert measurement.warmup_count == 29
     assert measurement.record()["warmup_watched_clocks"]
     assert asked[:3] == [pytest.approx(0.1), pytest.approx(0.2), pytest.approx(0.3)]  # never from before the warm-up
-    assert asked[-1] == pytest.approx(0.5)
+    assert asked[-1] == pytest.approx(2.0)
+
+
+def test_warmup_that_watches_the_clocks_lasts_for_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU at its power cap lowers its clock over seconds: half a second of a steady clock says nothing."""
+    steady = Machine(monkeypatch, endless(100)).measure(
+        warmup=None, repeats=1, recent_clocks=lambda seconds: [1980.0] * round(seconds / 0.05)
+    )
+    assert steady.warmup_stop_reason == "settled"
+    assert steady.warmup_count == 20
 
 
 def test_warmup_looks_at_the_clocks_of_the_passes_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,7 +231,7 @@ class _Loop:
         # excludes the time before the first pass, when the GPU was idle
         mhz = self.observer.recent_sm_clocks(min(self.elapsed, max(since_window, CLOCK_SECONDS_LEAST)))
         self.measurement.warmup_watched_clocks = mhz is not None
-        return mhz is None or clocks_settled(mhz)
+        return mhz is None or (self.elapsed >= CLOCK_SECONDS_LEAST and clocks_settled(mhz))
 
     def repeat(self) -> None:
         done, count = self.measurement.repeats, self.budget.repeats
