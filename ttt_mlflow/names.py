@@ -380,7 +380,7 @@ PART_US = PartMetric("part_us", "µs", "time of one part of a profiled step, mea
 KERNEL_US = KernelMetric(
     "kernel_us",
     "µs",
-    "time of one decode step, mean over a mini-batch, median of the samples",
+    "time of one decode step, mean over a mini-batch, or of one prompt; median of the samples",
     "lower",
     "kernel time",
     headline=True,
@@ -391,10 +391,17 @@ KERNEL_US_P20 = KernelMetric(
 KERNEL_US_P80 = KernelMetric(
     "kernel_us_p80", "µs", "the same, 80th percentile of the samples", "lower", "kernel time, p80"
 )
+KERNEL_TOKENS_PER_S = KernelMetric(
+    "kernel_tokens_per_s",
+    "tokens/s",
+    "tokens of a step or prompt, of all sequences, divided by the median time; of one layer's inner net alone",
+    "higher",
+    "kernel throughput",
+)
 KERNEL_GB_PER_S = KernelMetric(
     "kernel_gb_per_s",
     "10⁹ bytes/s",
-    "minimum bytes of the step, divided by the median time",
+    "minimum bytes of the step or prompt, divided by the median time",
     "higher",
     "kernel bandwidth",
 )
@@ -406,10 +413,31 @@ KERNEL_READ_CEILING_PCT = KernelMetric(
     "share of the read bandwidth",
     headline=True,
 )
+KERNEL_TFLOPS = KernelMetric(
+    "kernel_tflops",
+    "10¹² operations/s",
+    "operations of the step or prompt, divided by the median time",
+    "higher",
+    "kernel operations",
+)
+KERNEL_MATRIX_CEILING_PCT = KernelMetric(
+    "kernel_matrix_ceiling_pct",
+    "%",
+    "kernel_tflops in percent of the matrix rate of the GPU",
+    "higher",
+    "share of the matrix rate",
+)
+KERNEL_ROOFLINE_PCT = KernelMetric(
+    "kernel_roofline_pct",
+    "%",
+    "the larger of the times for the bytes and for the operations at the GPU's ceilings, in percent of the median time",
+    "higher",
+    "share of the roofline",
+)
 KERNEL_ERROR = KernelMetric(
     "kernel_error",
     "1",
-    "largest relative error against float64, of the outputs and of the state after each fold",
+    "largest relative error against float64, of the outputs and of the state after each call that folds",
     "lower",
     "relative error",
 )
@@ -612,10 +640,12 @@ ARTIFACT_NSYS_LOG = Artifact("profiles/nsys/nsys.log", "output of Nsight Systems
 ARTIFACT_MICRO_SAMPLES = Artifact("micro/samples.json", "micro-benchmark: every sample, error and ceiling, as measured")
 ARTIFACT_MICRO_CSV = Artifact("micro/table.csv", "micro-benchmark: one row for each kernel and batch")
 ARTIFACT_MICRO_TABLE = Artifact("micro/table.md", "the same as a table to read")
-ARTIFACT_MICRO_CHART = Artifact("micro/kernels.png", "time over batch, one line for each kernel")
+ARTIFACT_MICRO_CHART = Artifact(
+    "micro/kernels.png", "time over batch, one line for each kernel; decode steps and prompts apart"
+)
 ARTIFACT_MICRO_PAGE = Artifact(
     "micro/kernels.html",
-    "the same as an interactive chart, with GB/s and share of the read bandwidth; needs no network",
+    "the same as an interactive chart, with rates and shares of the GPU's ceilings; needs no network",
 )
 ARTIFACT_KERNELS = Artifact(
     "profiles/kernels.json",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
-from ttt_mlflow.micro.inputs import StepShape
+from ttt_mlflow.micro.inputs import PromptShape, StepShape
 from ttt_mlflow.micro.registry import KernelEntry, Step
 
 CPU = torch.device("cpu")
@@ -18,6 +18,12 @@ def shape(layer_type: str = "linear", form: str = "rank-1", **sizes: Any) -> Ste
     """A step that takes next to no time."""
     given = {"batch": 2, "heads": 2, "head_dim": 16, "dtype": torch.float16, **sizes}
     return StepShape(layer_type, form, **given)
+
+
+def prompt(layer_type: str = "linear", tokens: int = 40, **sizes: Any) -> PromptShape:
+    """A prompt of two mini-batches and a half, with the sizes of :func:`shape`."""
+    one = shape(layer_type, **sizes)
+    return PromptShape(one.layer_type, one.form, one.batch, one.heads, one.head_dim, one.dtype, tokens)
 
 
 def accumulating(decode: Step, vectors: int) -> Step:

@@ -6,17 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.micro.cases import CPU, linear, linear_accumulate, mlp_accumulate, shape
-from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
-from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
-from ttt_mlflow.micro.check import TOKENS, TOLERANCE, step_errors, worst
+from tests.micro.cases import CPU, linear, linear_accumulate, mlp_accumulate, prompt, shape
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_prefill
+from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode, mlp_prefill
+from ttt_mlflow.micro.check import CALLS, TOLERANCE, step_errors, worst
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs
 from ttt_mlflow.micro.registry import Step
 
 
 def errors(step: Step, layer_type: str = "linear", form: str = "rank-1", dtype: torch.dtype = torch.float16):
     one = shape(layer_type, form, head_dim=32, dtype=dtype)
-    return step_errors(step, make_inputs(one, RandomSource(3, CPU), TOKENS), one)
+    return step_errors(step, make_inputs(one, RandomSource(3, CPU), CALLS["decode"]), one)
+
+
+def prompt_errors(step: Step, layer_type: str = "linear", dtype: torch.dtype = torch.float16):
+    one = prompt(layer_type, head_dim=32, dtype=dtype)
+    return step_errors(step, make_inputs(one, RandomSource(3, CPU), CALLS["prefill"]), one)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
@@ -75,3 +80,40 @@ def test_reading_an_unused_slot_is_seen() -> None:
         return out + 0 * arguments[11].sum((2, 3)).repeat_interleave(32, 1)
 
     assert math.isnan(worst(errors(careless)))
+
+
+# Prompts
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize(("layer_type", "step"), [("linear", linear_prefill), ("mlp", mlp_prefill)])
+def test_a_prompt_in_two_pieces_that_is_right_passes(layer_type: str, step: Step, dtype: torch.dtype) -> None:
+    found = prompt_errors(step, layer_type, dtype=dtype)
+    parts = 2 if layer_type == "linear" else 4
+    assert list(found)[1:] == [f"state {part} after {tokens} tokens" for tokens in (23, 51) for part in range(parts)]
+    assert 0 < worst(found) <= TOLERANCE[dtype]
+
+
+def of_the_second_piece(change: str) -> Step:
+    """A prefill that is right for a prompt of its own, and wrong about what an earlier piece left behind."""
+
+    def step(*arguments: Tensor) -> Tensor:
+        given = list(arguments)
+        if change == "position":
+            given[5] = torch.zeros_like(given[5])
+        elif int(arguments[5]):
+            given[11].zero_()  # the gradients that the first piece kept
+        return linear_prefill(*given)
+
+    return step
+
+
+@pytest.mark.parametrize("change", ["position", "slots"])
+def test_a_prompt_that_does_not_continue_the_one_before_it_is_seen(change: str) -> None:
+    found = prompt_errors(of_the_second_piece(change))
+    assert found["state 0 after 23 tokens"] < TOLERANCE[torch.float16]
+    assert found["out"] > 10 * TOLERANCE[torch.float16]
+
+
+def test_a_prompts_unwritten_output_is_seen() -> None:
+    assert math.isnan(prompt_errors(lambda *arguments: unwritten(linear_prefill(*arguments), arguments))["out"])

@@ -11,7 +11,7 @@ from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
 from ttt_mlflow.micro.registry import Step
-from ttt_mlflow.micro.timing import mini_batch
+from ttt_mlflow.micro.timing import run_calls
 
 STEPS: dict[tuple[str, str], Callable[[], Step]] = {
     ("linear", "rank-1"): lambda: linear_decode,
@@ -26,8 +26,9 @@ KINDS = pytest.mark.parametrize(("layer_type", "form"), STEPS)
 def test_a_step_takes_them(layer_type: str, form: str) -> None:
     inputs = make_inputs(shape(layer_type, form), RandomSource(0, CPU))
     step, positions = STEPS[layer_type, form](), make_positions(CPU)
+    assert inputs.starts == tuple(range(16))
     for token in range(2):
-        out = step(*inputs.arguments(token, positions[token]))
+        out = step(*inputs.arguments(token, positions))
         assert out.shape == (2, 32)
         assert torch.isfinite(out).all()
 
@@ -69,10 +70,10 @@ def test_the_state_stays_finite_however_often_a_mini_batch_is_repeated(layer_typ
     inputs = make_inputs(one, RandomSource(0, CPU))
     step, positions = STEPS[layer_type, "rank-1"](), make_positions(CPU)
     for _ in range(60):
-        mini_batch(step, [inputs], positions)
+        run_calls(step, [inputs], positions)
     earlier = [float(part.float().norm()) for part in inputs.state]
     for _ in range(60):
-        mini_batch(step, [inputs], positions)
+        run_calls(step, [inputs], positions)
     later = [float(part.float().norm()) for part in inputs.state]
     assert later == pytest.approx(earlier, rel=0.1)
 

@@ -43,7 +43,7 @@ from ttt_mlflow.run.attempt import COMPLETE
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 
 QUICK = {"device": "cpu", "heads": 2, "head_dim": 16, "batches": "1,3", "seconds": 0.001}
-TIMED = ("kernel_us", "kernel_us_p20", "kernel_us_p80", "kernel_gb_per_s")
+TIMED = ("kernel_us", "kernel_us_p20", "kernel_us_p80", "kernel_tokens_per_s", "kernel_gb_per_s", "kernel_tflops")
 EVERY_RUN = {"log.txt", "verdict.json", "environment/host.json", "environment/packages.txt", "micro/samples.json"}
 VIEWS = {"micro/table.csv", "micro/table.md", "micro/kernels.png", "micro/kernels.html"}
 CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 139.80 GiB"
@@ -450,7 +450,9 @@ def test_nsys_records_what_was_timed(measure: Measure, tmp_path: Path) -> None:
     assert measured.artifacts == EVERY_RUN | VIEWS | {f"profiles/nsys/{name}" for name in reports}
     assert measured.artifacts <= ARTIFACT_PATHS
     log = (measured.journal.artifacts / "profiles/nsys/nsys.log").read_text()
-    assert "ran a mini-batch of mlp_1_dual batch 1, mlp_1_dual batch 3, mlp_2_dual batch 1, mlp_2_dual batch 3" in log
+    assert (
+        "ran a mini-batch or a prompt of mlp_1_dual batch 1, mlp_1_dual batch 3, mlp_2_dual batch 1, mlp_2_dual" in log
+    )
 
 
 def test_an_nsys_that_fails_keeps_the_measurement(measure: Measure, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 from ttt_mlflow.micro import nsys_child
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
 from ttt_mlflow.micro.nsys_child import LARGE_BYTES, Arena, Order
-from ttt_mlflow.micro.timing import mini_batch
+from ttt_mlflow.micro.timing import run_calls
 
 LARGE = shape("mlp", batch=4, heads=32, head_dim=64)
 
@@ -39,14 +39,14 @@ def test_small_tensors_are_as_they_are_measured() -> None:
 
 
 def test_a_step_takes_inputs_in_shared_memory() -> None:
-    outputs = mini_batch(mlp_decode, [make_inputs(LARGE, arena())], make_positions(CPU)[:1])
+    outputs = run_calls(mlp_decode, [make_inputs(LARGE, arena(), calls=(1,))], make_positions(CPU))
     assert outputs[0].shape == (4, 32 * 64)
 
 
 def test_it_runs_each_kernel_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
     config = MicroConfig.parse(
-        {"kernels": "mlp_1_dual,mlp_2_dual", "batches": "1,2", "heads": 2, "head_dim": 16, "device": "cpu"}
+        {"kernels": "mlp_1_dual,mlp_2_prefill", "promptlen": 40, "heads": 2, "head_dim": 16, "device": "cpu"}
     )
-    cells = [("mlp_1_dual", 2), ("mlp_2_dual", 1)]
+    cells = [("mlp_1_dual", 2), ("mlp_2_prefill", 1)]
     nsys_child.main(Order(config=config, cells=cells).model_dump_json())
-    assert capsys.readouterr().out == "ran a mini-batch of mlp_1_dual batch 2, mlp_2_dual batch 1\n"
+    assert capsys.readouterr().out == "ran a mini-batch or a prompt of mlp_1_dual batch 2, mlp_2_prefill batch 1\n"

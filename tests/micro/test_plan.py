@@ -12,7 +12,10 @@ from ttt_mlflow.micro.plan import MicroPlan, make_plan
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.run import plan as model_plan
 
-GPU_KERNELS = "mlp_1_dual_triton,mlp_1_accumulate_triton,mlp_2_dual_triton,mlp_2_accumulate_triton"
+GPU_KERNELS = (
+    "mlp_1_dual_triton,mlp_1_accumulate_triton,mlp_2_dual_triton,mlp_2_accumulate_triton,"
+    "mlp_1_prefill_triton,mlp_2_prefill_triton"
+)
 
 
 def on_machine(monkeypatch: pytest.MonkeyPatch, has_gpu: bool) -> None:
@@ -46,7 +49,9 @@ def test_defaults_on_a_gpu() -> None:
     resolved = settle()
     assert ",".join(resolved.used.kernels or ()) == GPU_KERNELS
     assert [entry.name for entry in resolved.entries] == GPU_KERNELS.split(",")
-    assert resolved.batches == (128, 512, 1024)
+    assert (resolved.used.batches, resolved.used.prompt_batches) == ((128, 512, 1024), (16, 64))
+    assert [batch for entry, batch in resolved.cells if entry.name == "mlp_1_dual_triton"] == [128, 512, 1024]
+    assert [batch for entry, batch in resolved.cells if entry.name == "mlp_1_prefill_triton"] == [16, 64]
     assert (resolved.used.device, resolved.device.type, resolved.dtype) == ("cuda", "cuda", torch.float16)
     assert resolved.notices == []
     assert resolved.asked.kernels is None
@@ -57,7 +62,7 @@ def test_defaults_on_a_gpu() -> None:
 def test_defaults_on_a_cpu() -> None:
     resolved = settle()
     assert resolved.used.kernels == ("mlp_1_dual", "mlp_2_dual")
-    assert resolved.batches == (1, 4)
+    assert (resolved.used.batches, resolved.used.prompt_batches) == ((1, 4), None)
     assert resolved.notices == [
         "device: no GPU found, measuring on the CPU",
         "kernels: Triton needs a GPU; mlp_1_dual, mlp_2_dual (PyTorch) are timed",
@@ -68,14 +73,49 @@ def test_defaults_on_a_cpu() -> None:
 def test_what_is_asked_for_is_used_in_its_order() -> None:
     resolved = settle(kernels="mlp_2_dual,mlp_1_dual_triton", batches="3", device="cuda", dtype="bfloat16")
     assert [entry.name for entry in resolved.entries] == ["mlp_2_dual", "mlp_1_dual_triton"]
-    assert (resolved.batches, resolved.dtype) == ((3,), torch.bfloat16)
+    assert (resolved.used.batches, resolved.dtype) == ((3,), torch.bfloat16)
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize(
+    ("asked", "batches", "prompt_batches"),
+    [
+        ({"kernels": "mlp_1_dual,mlp_1_prefill"}, (1, 4), (1,)),
+        ({"kernels": "mlp_1_dual,mlp_1_prefill", "batches": "2,3"}, (2, 3), (2, 3)),
+        ({"kernels": "mlp_1_dual,mlp_1_prefill", "prompt_batches": "2"}, (1, 4), (2,)),
+        ({"kernels": "mlp_1_prefill", "batches": "5"}, None, (5,)),
+        ({"kernels": "mlp_1_prefill", "prompt_batches": "5"}, None, (5,)),
+    ],
+)
+def test_the_batches_of_steps_and_of_prompts(
+    asked: dict[str, str], batches: tuple[int, ...] | None, prompt_batches: tuple[int, ...]
+) -> None:
+    resolved = settle(**asked, promptlen=40)
+    assert (resolved.used.batches, resolved.used.prompt_batches) == (batches, prompt_batches)
+    for entry, batch in resolved.cells:
+        shape = resolved.shape(entry, batch)
+        assert (shape.mode, shape.batch) == (entry.mode, batch)
+        assert sum(shape.calls) == (40 if entry.mode == "prefill" else 16)
+    again = make_plan(resolved.used)
+    assert again.used == resolved.used, "what was used can be asked for"
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_batches_that_no_kernel_takes_are_refused() -> None:
+    assert refusal(kernels="mlp_1_dual", prompt_batches="2") == (
+        "prompt_batches=2: none of the kernels takes a prompt; add one of mlp_1_prefill_triton, mlp_1_prefill, "
+        "mlp_2_prefill_triton, mlp_2_prefill"
+    )
+    assert refusal(kernels="mlp_1_prefill", batches="1,2", prompt_batches="3") == (
+        "batches=1,2: all kernels take prompts, and prompt_batches=3 has their batches; give one of the two"
+    )
 
 
 @pytest.mark.usefixtures("on_cpu")
 def test_triton_kernels_are_refused_on_a_cpu_all_at_once() -> None:
     assert refusal(kernels="mlp_1_dual,mlp_1_dual_triton,mlp_2_accumulate_triton").startswith(
         "kernels=mlp_1_dual_triton,mlp_2_accumulate_triton: they need a GPU, but the device is cpu; on a CPU, choose "
-        "from mlp_1_dual, mlp_1_dual_compiled, mlp_2_dual, mlp_2_dual_compiled"
+        "from mlp_1_dual, mlp_1_dual_compiled, mlp_1_prefill, mlp_2_dual, mlp_2_dual_compiled, mlp_2_prefill"
     )
 
 

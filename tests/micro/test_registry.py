@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
-from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_prefill
+from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode, mlp_prefill
 from ttt_mlflow.micro import registry
 from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, registered
 
 ROOT = Path(__file__).parents[2]
 OWN = [
     *("mlp_1_dual_triton", "mlp_1_accumulate_triton", "mlp_1_dual", "mlp_1_dual_compiled"),
+    *("mlp_1_prefill_triton", "mlp_1_prefill"),
     *("mlp_2_dual_triton", "mlp_2_accumulate_triton", "mlp_2_dual", "mlp_2_dual_compiled"),
+    *("mlp_2_prefill_triton", "mlp_2_prefill"),
 ]
 # a package that somebody else has installed, with its kernels in the three forms that an entry point may name
 OTHER_PACKAGE = """
@@ -56,11 +58,14 @@ def test_our_kernels() -> None:
     assert [name for name in OWN if find_kernel(name).form == "accumulating"] == [
         name for name in OWN if "accumulate" in name
     ]
+    assert [name for name in OWN if find_kernel(name).mode == "prefill"] == [name for name in OWN if "prefill" in name]
 
 
 def test_the_eager_kernels_are_the_models_inner_nets() -> None:
     assert find_kernel("mlp_1_dual").load() is linear_decode
     assert find_kernel("mlp_2_dual").load() is mlp_decode
+    assert find_kernel("mlp_1_prefill").load() is linear_prefill
+    assert find_kernel("mlp_2_prefill").load() is mlp_prefill
 
 
 def test_an_unknown_name_lists_the_names() -> None:
@@ -81,6 +86,18 @@ def test_a_name_must_fit_into_a_metrics_name(name: str) -> None:
 def test_a_kernel_is_of_a_known_kind(layer_type: str, form: str) -> None:
     with pytest.raises(ValueError, match="is not one of"):
         KernelEntry("k", layer_type, form, no_step, "")
+
+
+def test_a_kernel_is_of_a_known_mode() -> None:
+    assert KernelEntry("k", "mlp", "rank-1", no_step, "").mode == "decode", "that of packages that do not say"
+    with pytest.raises(ValueError, match="'train' is not one of decode, prefill"):
+        KernelEntry("k", "mlp", "rank-1", no_step, "", mode="train")
+
+
+@pytest.mark.parametrize(("form", "overlaps"), [("accumulating", False), ("rank-1", True)])
+def test_a_prefill_kernel_keeps_vectors_and_overlaps_with_nothing(form: str, overlaps: bool) -> None:
+    with pytest.raises(ValueError, match="a prefill kernel has the form rank-1 and no launches that overlap"):
+        KernelEntry("k", "mlp", form, no_step, "", overlaps=overlaps, mode="prefill")
 
 
 def test_compiling_for_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

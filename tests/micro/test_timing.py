@@ -23,8 +23,8 @@ from ttt_mlflow.micro.timing import (
     MOST_COPIES,
     _capture,
     copies_for,
-    mini_batch,
     replays_for,
+    run_calls,
     time_on_cpu,
 )
 
@@ -73,7 +73,7 @@ def test_each_position_goes_over_all_copies_before_the_next() -> None:
         seen.append((int(arguments[5]), copy))
         return torch.empty(1)
 
-    outputs = mini_batch(step, copies, make_positions(CPU))
+    outputs = run_calls(step, copies, make_positions(CPU))
     assert seen == [(position, copy) for position in range(16) for copy in range(3)]
     assert len({out.data_ptr() for out in outputs}) == 16 * 3
 

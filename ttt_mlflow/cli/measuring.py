@@ -25,6 +25,7 @@ Examples:
   ttt-mlflow micro
   ttt-mlflow micro --kernels mlp_1_dual_triton,mlp_1_accumulate_triton,mlp_1_dual_compiled --batches 128,512,1024
   ttt-mlflow micro --kernels mlp_2_dual_triton --batches 128 --dtype bfloat16 --profile nsys
+  ttt-mlflow micro --kernels mlp_1_prefill_triton,mlp_2_prefill_triton --prompt-batches 16,64 --promptlen 2048
   ttt-mlflow micro --device cpu --heads 4 --batches 1,2 --seconds 0.2
 
 \b
@@ -89,7 +90,7 @@ def micro_command(
     publish_seconds: str | None,
     **options: str | None,
 ) -> None:
-    """Time decode kernels alone, each with every batch, and record them as one MLflow run."""
+    """Time decode and prefill kernels alone, each with every batch, and record them as one MLflow run."""
     if listing:
         listings.print_kernels()
         return

@@ -1,7 +1,7 @@
 """The configuration of a micro-benchmark."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -26,14 +26,17 @@ from ttt_mlflow.config.values import (
 
 
 class MicroConfig(Configuration):
-    """One micro-benchmark, as it was given. It times every kernel with every batch."""
+    """One micro-benchmark, as it was given. It times every kernel with every batch of its mode."""
 
     entry_point = "micro"
     how_measured = ("profile", "nsys_args", "nsys_export", "seconds", "thresholds")
     identity = ("kernels", "batches", "heads", "head_dim", "dtype", "device")
+    added: ClassVar[Mapping[str, Any]] = {"promptlen": 2048, "prompt_batches": None}
     takes: ClassVar[Mapping[str, str]] = {
         "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
         "batches": f"auto, or whole numbers of at least 1, comma-separated{AT_MOST}",
+        "promptlen": f"a whole number of at least 1{AT_MOST}",
+        "prompt_batches": f"auto, or whole numbers of at least 1, comma-separated{AT_MOST}",
         "heads": f"a whole number of at least 1{AT_MOST}",
         "head_dim": f"a whole number of at least 1{AT_MOST}",
         "dtype": "float16, bfloat16 or float32",
@@ -52,6 +55,12 @@ class MicroConfig(Configuration):
     batches: Annotated[tuple[Count, ...] | None, BeforeValidator(as_list), AfterValidator(rising)] = Field(
         default=None,
         description="batches for each kernel, comma-separated; auto: 128,512,1024 on a GPU, 1,4 on a CPU",
+    )
+    promptlen: Count = Field(default=2048, description="tokens of the prompt of each sequence (prefill kernels)")
+    prompt_batches: Annotated[tuple[Count, ...] | None, BeforeValidator(as_list), AfterValidator(rising)] = Field(
+        default=None,
+        description="batches for each prefill kernel, comma-separated; auto: those of batches if they are given, else "
+        "16,64 on a GPU, 1 on a CPU",
     )
     heads: Count = Field(default=32, description="heads of the layer")
     head_dim: Count = Field(default=64, description="dimension of a head")

@@ -44,17 +44,15 @@ def model_run_name(values: Values, defaults: Values) -> str:
 def micro_run_name(values: Values, defaults: Values) -> str:
     """Kernel, batches, then what is not default: ``mlp_1_dual_triton b128,512 bfloat16``.
 
+    The batches of prompts are followed by the prompt's length: ``mlp_1_prefill_triton b16,64 p2048``.
     Several kernels are counted first, so that the batches come early, and named at the end.
     """
     kernels: Sequence[str] = values["kernels"] or ()
-    batches: Sequence[int] = values["batches"] or ()
     several = ",".join(kernels) if len(kernels) > 1 else None
     parts = [f"{len(kernels)} kernels" if several else kernels[0] if kernels else "kernels"]
-    listed = ",".join(map(str, batches))
-    if len(batches) > BATCHES_LISTED:
-        listed = f"{batches[0]}…{batches[-1]}"
-    if listed:
-        parts.append(f"b{listed}")
+    parts += _batches(values["batches"])
+    if prompt_batches := _batches(values["prompt_batches"]):
+        parts += [*prompt_batches, f"p{values['promptlen']}"]
     if values["dtype"] != defaults["dtype"]:
         parts.append(values["dtype"])
     if any(values[name] != defaults[name] for name in ("heads", "head_dim")):
@@ -62,6 +60,14 @@ def micro_run_name(values: Values, defaults: Values) -> str:
     if values["device"] == "cpu":
         parts.append("cpu")
     return _cut([*parts, *_seed(values, defaults), *([several] if several else [])])
+
+
+def _batches(batches: Sequence[int] | None) -> list[str]:
+    if not batches:
+        return []
+    if len(batches) > BATCHES_LISTED:
+        return [f"b{batches[0]}…{batches[-1]}"]
+    return [f"b{','.join(map(str, batches))}"]
 
 
 def _model_and_net(model: str, inner_net: str | None) -> str:

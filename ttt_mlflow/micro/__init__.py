@@ -1,4 +1,4 @@
-"""The micro-benchmark: times kernels alone, each for one decode step of an inner layer.
+"""The micro-benchmark: times kernels alone, each for one decode step, or a prompt, of an inner layer.
 
 This module exports what other packages need to register a kernel. docs/adding-a-kernel.md has a complete example.
 """

@@ -22,7 +22,7 @@ from ttt_mlflow.measurement.evidence import gpu_evidence
 from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.measurement.verdict import Verdict, combined, judge_section
 from ttt_mlflow.micro import check, nsys_child
-from ttt_mlflow.micro.inputs import RandomSource, StepShape, make_inputs, make_positions
+from ttt_mlflow.micro.inputs import PromptShape, RandomSource, StepShape, make_inputs, make_positions
 from ttt_mlflow.micro.plan import SAMPLES, SAMPLES_BYTES, MicroPlan
 from ttt_mlflow.micro.registry import KernelEntry, Step
 from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
@@ -80,7 +80,7 @@ class MicroRun:
         for entry in self.plan.entries:
             self._check_kernel(entry)
         self._measure_gpu()
-        cells = [(entry, batch) for entry in self.plan.entries for batch in self.plan.batches]
+        cells = self.plan.cells
         with self.reporter.progress("timing") as show:
             for done, (entry, batch) in enumerate(cells):
                 show(done / len(cells), f"{entry.name} batch {batch}")
@@ -106,7 +106,7 @@ class MicroRun:
             record_system_series(record, reporter, series(results), system)
 
     def profile(self) -> None:
-        """Run a mini-batch of everything that was timed under nsys, in a separate process."""
+        """Run a mini-batch, or a prompt, of everything that was timed under nsys, in a separate process."""
         nsys, cells = self.plan.nsys, [(cell.kernel, cell.batch) for cell in self.results.cells if cell.us]
         if not nsys or not cells:
             return
@@ -152,15 +152,15 @@ class MicroRun:
         self.reporter.say(f"{entry.name}: {', '.join([*parts, *([result.message] if result.message else [])])}")
 
     def _first_use_and_errors(self, entry: KernelEntry, result: KernelResult) -> None:
-        shape = self._shape(entry, check.BATCH)
-        inputs = make_inputs(shape, RandomSource(self.used.seed, self.device), check.TOKENS)
-        position = make_positions(self.device)[0]
+        shape = self.plan.shape(entry, check.BATCH)
+        inputs = make_inputs(shape, RandomSource(self.used.seed, self.device), check.CALLS[entry.mode])
+        positions = make_positions(self.device)
         self._synchronize()
         began = time.perf_counter()
         step = entry.load()
         if entry.overlaps:  # as the models launch it; nothing here writes the state just before a step
             step = partial(step, overlap=True)
-        step(*inputs.arguments(0, position))
+        step(*inputs.arguments(0, positions))
         self._synchronize()
         result.first_use_s = time.perf_counter() - began
         errors = check.step_errors(step, inputs, shape)
@@ -197,8 +197,9 @@ class MicroRun:
             self.reporter.warn(message)
 
     def _time_kernel(self, entry: KernelEntry, batch: int) -> None:
-        shape = self._shape(entry, batch)
-        cell = CellResult(kernel=entry.name, batch=batch, floor_bytes=shape.floor_bytes)
+        shape = self.plan.shape(entry, batch)
+        cell = CellResult(kernel=entry.name, batch=batch, floor_bytes=shape.floor_bytes, flops=shape.flops)
+        cell.promptlen = shape.tokens if isinstance(shape, PromptShape) else None
         kernel = self.results.kernel(entry.name)
         if entry.name in self.steps:
             sections = len(self.sampler.sections) if self.sampler else 0
@@ -250,6 +251,8 @@ class MicroRun:
                 "nsys_args": None,
                 "nsys_export": "none",
                 "kernels": tuple(timed_kernels(self.results)),
+                "batches": None,  # the cells have them
+                "prompt_batches": None,
             }
         )
         command = [
@@ -263,9 +266,6 @@ class MicroRun:
         profile(nsys, command, out_dir, NSYS_START_S + NSYS_CELL_S * len(cells), options)
 
     # Helpers
-
-    def _shape(self, entry: KernelEntry, batch: int) -> StepShape:
-        return StepShape(entry.layer_type, entry.form, batch, self.used.heads, self.used.head_dim, self.plan.dtype)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> tuple[Status, str | None]:
         """Run ``action``. Returns its status and, in one line, why it failed. Its memory is released."""
@@ -339,8 +339,12 @@ def series(results: MicroResults) -> Series:
             quantiles = (names.KERNEL_US, names.KERNEL_US_P20, names.KERNEL_US_P80)
             for metric, value in zip(quantiles, cell.quantiles, strict=True):
                 put(metric, cell, value)
+            put(names.KERNEL_TOKENS_PER_S, cell, cell.tokens_per_s)
             put(names.KERNEL_GB_PER_S, cell, cell.gb_per_s)
             put(names.KERNEL_READ_CEILING_PCT, cell, results.read_ceiling_pct(cell))
+            put(names.KERNEL_TFLOPS, cell, cell.tflops)
+            put(names.KERNEL_MATRIX_CEILING_PCT, cell, results.matrix_ceiling_pct(cell))
+            put(names.KERNEL_ROOFLINE_PCT, cell, results.roofline_pct(cell))
         for measured, metric in CELL_TELEMETRY.items():
             put(metric, cell, cell.telemetry.get(measured.name))
     return found

@@ -1,4 +1,4 @@
-"""The process that a profiler records: it runs a mini-batch of each kernel and batch, launch by launch.
+"""The process that a profiler records: it runs a mini-batch, or a prompt, of each kernel and batch.
 
 ``python -m ttt_mlflow.micro.nsys_child JSON``, with an :class:`Order`. Everything is allocated and compiled before the
 recording begins, so that the recording contains almost only the kernels.
@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from ttt_mlflow.config import MicroConfig
-from ttt_mlflow.micro.inputs import RandomSource, Source, StepInputs, StepShape, make_inputs, make_positions
-from ttt_mlflow.micro.plan import MicroPlan, make_plan
+from ttt_mlflow.micro.inputs import RandomSource, Source, StepInputs, make_inputs, make_positions
+from ttt_mlflow.micro.plan import make_plan
 from ttt_mlflow.micro.registry import Step
-from ttt_mlflow.micro.timing import mini_batch
+from ttt_mlflow.micro.timing import run_calls
 from ttt_mlflow.profilers.process import end_with_the_run, recorded
 from ttt_mlflow.workload import nvtx
 
@@ -55,16 +55,17 @@ def main(text: str) -> None:
     order = Order.model_validate_json(text)
     plan = make_plan(order.config)
     on_gpu = plan.device.type == "cuda"
-    shapes = {cell: _shape(plan, *cell) for cell in order.cells}
+    entries = {entry.name: entry for entry in plan.entries}
+    shapes = {(kernel, batch): plan.shape(entries[kernel], batch) for kernel, batch in order.cells}
     random = RandomSource(plan.used.seed, plan.device)
     alignment = LARGE_BYTES  # more than enough for a few dozen tensors
     largest = max(shape.copy_bytes for shape in shapes.values()) + alignment
     memory = random.normal((largest // 2,), torch.float16, std=0.02).view(torch.uint8)
     inputs = {cell: make_inputs(shape, Arena(memory, random)) for cell, shape in shapes.items()}
-    steps = {entry.name: entry.load() for entry in plan.entries}
+    steps = {name: entry.load() for name, entry in entries.items()}
     positions = make_positions(plan.device)
     for (kernel, _), one in inputs.items():
-        mini_batch(steps[kernel], [one], positions)
+        run_calls(steps[kernel], [one], positions)
     _record(steps, inputs, positions, on_gpu)
 
 
@@ -74,15 +75,10 @@ def _record(
     with recorded(on_gpu):
         for (kernel, batch), one in inputs.items():
             with nvtx(f"{kernel} batch {batch}") if on_gpu else nullcontext():
-                mini_batch(steps[kernel], [one], positions)
+                run_calls(steps[kernel], [one], positions)
                 if on_gpu:
                     torch.cuda.synchronize()
-    print(f"ran a mini-batch of {', '.join(f'{kernel} batch {batch}' for kernel, batch in inputs)}")
-
-
-def _shape(plan: MicroPlan, kernel: str, batch: int) -> StepShape:
-    entry = next(entry for entry in plan.entries if entry.name == kernel)
-    return StepShape(entry.layer_type, entry.form, batch, plan.used.heads, plan.used.head_dim, plan.dtype)
+    print(f"ran a mini-batch or a prompt of {', '.join(f'{kernel} batch {batch}' for kernel, batch in inputs)}")
 
 
 def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ttt_mlflow.config import MicroConfig
+from ttt_mlflow.config import MicroConfig, as_text
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.micro.inputs import PromptShape, StepShape
 from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, registered
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.run.machine import choose_device
@@ -16,6 +17,7 @@ CELL_BYTES = 1 << 10  # of one measurement in the description, the series and th
 SAMPLES, SAMPLES_BYTES = "samples", 256 << 10  # micro/samples.json after the first kernels
 
 DEFAULT_BATCHES = {"cuda": (128, 512, 1024), "cpu": (1, 4)}
+DEFAULT_PROMPT_BATCHES = {"cuda": (16, 64), "cpu": (1,)}  # a prompt has thousands of tokens for each sequence
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,19 @@ class MicroPlan:
     @property
     def room(self) -> dict[str, int]:
         """The disk space that the run reserves before it checks a kernel; see :mod:`ttt_mlflow.run.reserve`."""
-        cells = len(self.entries) * len(self.batches)
-        return own_files(LARGE + cells * CELL_BYTES) | {SAMPLES: SAMPLES_BYTES}
+        return own_files(LARGE + len(self.cells) * CELL_BYTES) | {SAMPLES: SAMPLES_BYTES}
 
     @property
-    def batches(self) -> tuple[int, ...]:
-        assert self.used.batches is not None
-        return self.used.batches
+    def cells(self) -> list[tuple[KernelEntry, int]]:
+        """What is timed: each kernel with each batch of its mode."""
+        batches = {"decode": self.used.batches, "prefill": self.used.prompt_batches}
+        return [(entry, batch) for entry in self.entries for batch in batches[entry.mode] or ()]
+
+    def shape(self, entry: KernelEntry, batch: int) -> StepShape:
+        """The decode step, or the prompt, that ``entry`` is timed with."""
+        used = self.used
+        sizes = (entry.layer_type, entry.form, batch, used.heads, used.head_dim, self.dtype)
+        return PromptShape(*sizes, used.promptlen) if entry.mode == "prefill" else StepShape(*sizes)
 
 
 def make_plan(asked: MicroConfig) -> MicroPlan:
@@ -63,10 +71,33 @@ def make_plan(asked: MicroConfig) -> MicroPlan:
         update={
             "device": device,
             "kernels": tuple(entry.name for entry in entries),
-            "batches": asked.batches or DEFAULT_BATCHES[device],
+            **_batches(asked, {entry.mode for entry in entries}, device),
         }
     )
     return MicroPlan(asked, used, entries, torch.device(device), notices, nsys)
+
+
+def _batches(asked: MicroConfig, modes: set[str], device: str) -> dict[str, tuple[int, ...] | None]:
+    """The batches of the decode steps and of the prompts; None for a mode that no kernel has.
+
+    Batches that are given are those of the prompts too, unless those have their own.
+    """
+    if asked.prompt_batches and "prefill" not in modes:
+        raise BadInput(
+            f"prompt_batches={as_text(asked.prompt_batches)}: none of the kernels takes a prompt; add one of "
+            f"{', '.join(name for name, entry in registered().kernels.items() if entry.mode == 'prefill')}"
+        )
+    if asked.batches and asked.prompt_batches and "decode" not in modes:
+        raise BadInput(
+            f"batches={as_text(asked.batches)}: all kernels take prompts, and prompt_batches="
+            f"{as_text(asked.prompt_batches)} has their batches; give one of the two"
+        )
+    decode = asked.batches or DEFAULT_BATCHES[device]
+    prefill = asked.prompt_batches or asked.batches or DEFAULT_PROMPT_BATCHES[device]
+    return {
+        "batches": decode if "decode" in modes else None,
+        "prompt_batches": prefill if "prefill" in modes else None,
+    }
 
 
 def _check_kernels(entries: list[KernelEntry], device: str) -> None:

@@ -1,4 +1,4 @@
-"""The registry of kernels that can be timed alone. Each computes one decode step of an inner net.
+"""The registry of kernels that can be timed alone. Each computes one decode step, or a prompt, of an inner net.
 
 A kernel is registered here, or by another installed package under the entry point group ``ttt_mlflow.kernels``: an
 entry point names a :class:`KernelEntry`, or a function that returns several. A kernel is imported only when it is
@@ -19,9 +19,11 @@ from ttt_mlflow.run.machine import missing_cxx_compiler
 ENTRY_POINT_GROUP = "ttt_mlflow.kernels"
 LAYER_TYPES = tuple(INNER_LAYERS)
 FORMS = ("rank-1", "accumulating")
+MODES = ("decode", "prefill")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # the name is part of metric names
 
-Step = Callable[..., Any]  # one decode step, with the signature of the functions in ttt_mlflow/kernels/*/reference.py
+# One decode step, or a prompt, with the signature of the functions in ttt_mlflow/kernels/*/reference.py.
+Step = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class KernelEntry:
     sums of the state's size. load: imports and returns the step. overlaps: the step accepts ``overlap=True``. Its
     launch may then begin before the previous kernel has ended, provided that the previous kernel does not write this
     step's state. missing: what must be installed first on a device (``cpu``, ``cuda``), in one line, or None.
+    mode: ``decode`` for a step of one token, ``prefill`` for a prompt of any length. A prompt leaves the vectors of its
+    last mini-batch behind, so the form of a prefill kernel is ``rank-1``.
     """
 
     name: str
@@ -43,15 +47,18 @@ class KernelEntry:
     needs_gpu: bool = False
     overlaps: bool = False
     missing: Callable[[str], str | None] = lambda device: None
+    mode: str = "decode"
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError(
                 f"kernel {self.name!r}: a name consists of letters, digits and the characters _ . -; 100 at most"
             )
-        for value, known in ((self.layer_type, LAYER_TYPES), (self.form, FORMS)):
+        for value, known in ((self.layer_type, LAYER_TYPES), (self.form, FORMS), (self.mode, MODES)):
             if value not in known:
                 raise ValueError(f"kernel {self.name!r}: {value!r} is not one of {', '.join(known)}")
+        if self.mode == "prefill" and (self.form != "rank-1" or self.overlaps):
+            raise ValueError(f"kernel {self.name!r}: a prefill kernel has the form rank-1 and no launches that overlap")
 
 
 # Kernels of this package
@@ -93,6 +100,30 @@ def _mlp() -> Step:
     return mlp_decode
 
 
+def _linear_prefill_triton() -> Step:
+    from ttt_mlflow.kernels.ttt_linear.prefill import linear_prefill
+
+    return linear_prefill
+
+
+def _mlp_prefill_triton() -> Step:
+    from ttt_mlflow.kernels.ttt_mlp.prefill import mlp_prefill
+
+    return mlp_prefill
+
+
+def _linear_prefill() -> Step:
+    from ttt_mlflow.kernels.ttt_linear.reference import linear_prefill
+
+    return linear_prefill
+
+
+def _mlp_prefill() -> Step:
+    from ttt_mlflow.kernels.ttt_mlp.reference import mlp_prefill
+
+    return mlp_prefill
+
+
 def _compiled(load: Callable[[], Step]) -> Callable[[], Step]:
     def load_compiled() -> Step:
         import torch
@@ -125,6 +156,13 @@ OWN = (
         missing=_missing_for_compiled,
     ),
     KernelEntry(
+        "mlp_1_prefill_triton", "linear", "rank-1", _linear_prefill_triton, "TTT-Linear, prefill, Triton",
+        needs_gpu=True, mode="prefill",
+    ),
+    KernelEntry(
+        "mlp_1_prefill", "linear", "rank-1", _linear_prefill, "TTT-Linear, prefill, eager PyTorch", mode="prefill",
+    ),
+    KernelEntry(
         "mlp_2_dual_triton", "mlp", "rank-1", _mlp_triton, "TTT-MLP, rank-1 form, Triton",
         needs_gpu=True, overlaps=True,
     ),
@@ -137,8 +175,16 @@ OWN = (
         "mlp_2_dual_compiled", "mlp", "rank-1", _compiled(_mlp), "TTT-MLP, rank-1 form, compiled PyTorch",
         missing=_missing_for_compiled,
     ),
+    KernelEntry(
+        "mlp_2_prefill_triton", "mlp", "rank-1", _mlp_prefill_triton, "TTT-MLP, prefill, Triton",
+        needs_gpu=True, mode="prefill",
+    ),
+    KernelEntry("mlp_2_prefill", "mlp", "rank-1", _mlp_prefill, "TTT-MLP, prefill, eager PyTorch", mode="prefill"),
 )  # fmt: skip
-DEFAULT_GPU = ("mlp_1_dual_triton", "mlp_1_accumulate_triton", "mlp_2_dual_triton", "mlp_2_accumulate_triton")
+DEFAULT_GPU = (
+    *("mlp_1_dual_triton", "mlp_1_accumulate_triton", "mlp_2_dual_triton", "mlp_2_accumulate_triton"),
+    *("mlp_1_prefill_triton", "mlp_2_prefill_triton"),
+)
 DEFAULT_CPU = ("mlp_1_dual", "mlp_2_dual")
 
 

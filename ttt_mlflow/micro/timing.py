@@ -1,20 +1,21 @@
-"""Times one decode step: the mean over a mini-batch, with data from memory instead of a cache.
+"""Times one decode step, the mean over a mini-batch, or one prompt, with data from memory instead of a cache.
 
 On a GPU, a CUDA graph of a whole mini-batch is replayed. For each position, it has one launch for each of several
-copies of the inputs. There are so many copies that the data of one copy has left the L2 before its next step. On a CPU,
-the same mini-batch of one copy is called and timed by the clock.
+copies of the inputs. There are so many copies that the data of one copy has left the L2 before its next step. A prompt
+takes long enough to be called from Python, once for each copy. On a CPU, the same calls on one copy are timed by the
+clock.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ttt_mlflow.errors import RunFailed
-from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.measurement.timing import StepTimer, time_once
 from ttt_mlflow.micro.inputs import StepInputs, StepShape, make_positions
 from ttt_mlflow.micro.registry import Step
@@ -34,7 +35,7 @@ LEAST_SAMPLES_CPU = 3
 
 @dataclass(frozen=True)
 class Timing:
-    """us: [samples] microseconds per step, each the mean over ``launches`` launches."""
+    """us: [samples] microseconds per step or prompt, each the mean over ``launches`` launches."""
 
     us: np.ndarray
     launches: int
@@ -67,30 +68,37 @@ def free_bytes(device: torch.device) -> int:
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
-def mini_batch(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tensor]) -> list[Tensor]:
-    """One step for each position and copy. Returns the outputs, each in its own memory."""
-    return [step(*inputs.arguments(token, position)) for token, position in enumerate(positions) for inputs in copies]
+def run_calls(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tensor]) -> list[Tensor]:
+    """Each call for each copy: a mini-batch of decode steps, or a prompt. Returns the outputs, each in its own memory.
+
+    ``positions``: those of :func:`make_positions`.
+    """
+    return [step(*inputs.arguments(call, positions)) for call in range(len(copies[0].tokens)) for inputs in copies]
 
 
 def time_on_gpu(
     step: Step, shape: StepShape, copies: Sequence[StepInputs], seconds: float, on_section: Callable[[str], object]
 ) -> Timing:
-    """Replay a graph of a mini-batch for about ``seconds``. Calls ``on_section`` with "begin" and "end" around it.
+    """Repeat all calls for about ``seconds``. Calls ``on_section`` with "begin" and "end" around it.
 
-    Raises :class:`RunFailed` for a step that cannot be captured.
+    A mini-batch of decode steps is a graph. Raises :class:`RunFailed` for a step that cannot be captured.
     """
     from triton.testing import do_bench
 
     device = copies[0].eta.device
-    graph = _capture(step, copies, make_positions(device))
-    launches = MINI_BATCH * len(copies)
-    graph.replay()  # the first replay uploads the graph
-    _, replay_ms = time_once(graph.replay, device)
+    positions = make_positions(device)
+    if shape.mode == "decode":
+        replay: Callable[[], object] = _capture(step, copies, positions).replay
+    else:
+        replay = partial(run_calls, step, copies, positions)
+    launches = len(shape.calls) * len(copies)
+    replay()  # the first replay uploads the graph; the first call with this batch may compile
+    _, replay_ms = time_once(replay, device)
     replays = replays_for(launches * shape.floor_bytes, replay_ms, l2_bytes(device))
 
     def sample() -> None:
         for _ in range(replays):
-            graph.replay()
+            replay()
 
     timed_ms = 1e3 * seconds
     on_section("begin")
@@ -105,12 +113,12 @@ def time_on_gpu(
 def time_on_cpu(
     step: Step, copies: Sequence[StepInputs], seconds: float, on_section: Callable[[str], object]
 ) -> Timing:
-    """Call a mini-batch repeatedly for about ``seconds``. ``on_section``: as for :func:`time_on_gpu`."""
+    """Repeat all calls for about ``seconds``. ``on_section``: as for :func:`time_on_gpu`."""
     device = copies[0].eta.device
     positions = make_positions(device)
 
     def sample() -> None:
-        mini_batch(step, copies, positions)
+        run_calls(step, copies, positions)
 
     estimate_s = StepTimer(1, device).time_steps(sample).total_ms / 1e3  # the first call, which also warms up
     warm = max(1, round(WARMUP_SHARE * seconds / estimate_s))
@@ -121,7 +129,7 @@ def time_on_cpu(
         times = timer.time_steps(sample)
     finally:
         on_section("end")
-    launches = MINI_BATCH * len(copies)
+    launches = len(copies[0].tokens) * len(copies)
     return Timing(1e3 * times.step_ms / launches, launches, len(copies))
 
 
@@ -129,12 +137,12 @@ def _capture(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tenso
     """A graph of one mini-batch over the copies."""
 
     def warm_up() -> None:
-        mini_batch(step, copies[:1], positions)  # a fold needs all positions before it
+        run_calls(step, copies[:1], positions)  # a fold needs all positions before it
 
     stream = warm_stream(positions[0].device, warm_up)
     try:
         with captured(stream) as graph:
-            outputs = mini_batch(step, copies, positions)
+            outputs = run_calls(step, copies, positions)
     except RuntimeError as error:
         if interruption := _interruption(error):
             raise interruption from None

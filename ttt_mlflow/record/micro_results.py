@@ -7,7 +7,9 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from ttt_mlflow.errors import DamagedRecord
-from ttt_mlflow.names import GPU_READ_GB_PER_S
+from ttt_mlflow.names import GPU_MATMUL_TFLOPS, GPU_READ_GB_PER_S
+
+MATRIX_DTYPES = ("float16", "bfloat16")  # to which the measured matrix rate applies
 
 Status = Literal["ok", "oom", "error"]
 
@@ -32,15 +34,19 @@ class KernelResult(BaseModel):
 class CellResult(BaseModel):
     """One kernel with one batch.
 
-    us: one value for each sample, in microseconds per step; each is the mean over ``launches`` launches. floor_bytes:
-    the minimum bytes of a step. overlap: whether a launch could begin before the previous one had ended. telemetry:
-    NVML's metrics over the timed section. verdict, reasons: the verdict on the section and the names of its reasons.
-    ended_ms: end of the section, in ms since 1970.
+    us: one value for each sample, in microseconds per step or prompt; each is the mean over ``launches`` launches.
+    floor_bytes, flops: the minimum bytes and the operations of a step or prompt. promptlen: tokens of the prompt of
+    each sequence; None for a decode step. Records of earlier versions have no ``flops`` and no prompts.
+    overlap: whether a launch could begin before the previous one had ended. telemetry: NVML's metrics over the timed
+    section. verdict, reasons: the verdict on the section and the names of its reasons. ended_ms: end of the section, in
+    ms since 1970.
     """
 
     kernel: str
     batch: int
     floor_bytes: float
+    flops: float | None = None
+    promptlen: int | None = None
     status: Status = "ok"
     message: str | None = None
     us: list[float] = []
@@ -68,8 +74,27 @@ class CellResult(BaseModel):
 
     @property
     def gb_per_s(self) -> float | None:
-        """The minimum bytes of a step divided by the median time, in 10^9 bytes per second."""
+        """The minimum bytes divided by the median time, in 10^9 bytes per second."""
         return self.floor_bytes / self.quantiles[0] / 1e3 if self.quantiles else None
+
+    @property
+    def tflops(self) -> float | None:
+        """The operations divided by the median time, in 10^12 per second."""
+        return self.flops / self.quantiles[0] / 1e6 if self.flops and self.quantiles else None
+
+    @property
+    def mode(self) -> Literal["decode", "prefill"]:
+        return "decode" if self.promptlen is None else "prefill"
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all sequences in a step or prompt."""
+        return self.batch * (self.promptlen or 1)
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """The tokens divided by the median time."""
+        return 1e6 * self.tokens / self.quantiles[0] if self.quantiles else None
 
 
 class MicroResults(BaseModel):
@@ -92,6 +117,19 @@ class MicroResults(BaseModel):
         """:meth:`gb_per_s` in percent of the GPU's read bandwidth."""
         ceiling = self.ceilings.get(GPU_READ_GB_PER_S.name)
         return 100 * cell.gb_per_s / ceiling if ceiling and cell.gb_per_s else None
+
+    def matrix_ceiling_pct(self, cell: CellResult) -> float | None:
+        """:attr:`CellResult.tflops` in percent of the GPU's matrix rate. None for a dtype without a measured rate."""
+        ceiling = self.ceilings.get(GPU_MATMUL_TFLOPS.name) if self.config["dtype"] in MATRIX_DTYPES else None
+        return 100 * cell.tflops / ceiling if ceiling and cell.tflops else None
+
+    def roofline_pct(self, cell: CellResult) -> float | None:
+        """The roofline time in percent of the median time. None if one of its two shares is not known.
+
+        The roofline time is the larger of the times for the bytes and for the operations, so the larger share counts.
+        """
+        read, matrix = self.read_ceiling_pct(cell), self.matrix_ceiling_pct(cell)
+        return None if read is None or matrix is None else max(read, matrix)
 
     def l2_sizes(self, cell: CellResult) -> float | None:
         """The bytes of all timed copies, in multiples of the L2 size. None on a CPU and if nothing was timed."""

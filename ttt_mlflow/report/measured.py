@@ -9,7 +9,7 @@ from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement.comparison import Quantity
 from ttt_mlflow.record.identity import pairing_keys
-from ttt_mlflow.record.micro_results import MicroResults
+from ttt_mlflow.record.micro_results import CellResult, MicroResults
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import RecordedRun
 
@@ -68,8 +68,8 @@ def _kernels(run: RecordedRun) -> list[Measured]:
     shape = {name: settings.get(name) for name in ("heads", "head_dim", "dtype", "device")}
     return [
         Measured(
-            key=json.dumps({"kernel": cell.kernel, "batch": cell.batch, **shape}, sort_keys=True),
-            title=f"{cell.kernel} b{cell.batch}",
+            key=json.dumps({"kernel": cell.kernel, "batch": cell.batch, **_prompt(cell), **shape}, sort_keys=True),
+            title=" ".join([f"{cell.kernel} b{cell.batch}", *(f"p{tokens}" for tokens in _prompt(cell).values())]),
             run=run,
             quantity="time",
             unit=names.KERNEL_US.unit,
@@ -80,3 +80,8 @@ def _kernels(run: RecordedRun) -> list[Measured]:
         )
         for cell in results.cells
     ]
+
+
+def _prompt(cell: CellResult) -> dict[str, int]:
+    """The length of the prompt, if the kernel took one."""
+    return {} if cell.promptlen is None else {"promptlen": cell.promptlen}

@@ -1,24 +1,22 @@
-"""The charts of a micro-benchmark: a PNG, and an interactive chart in one HTML file that needs no network."""
+"""The charts of a micro-benchmark: a PNG, and an interactive chart in one HTML file that needs no network.
 
-import io
+A prompt takes as long as thousands of decode steps, so the two never share an axis.
+"""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ttt_mlflow.kernels.inner_layers import INNER_LAYERS
-from ttt_mlflow.names import GPU_READ_GB_PER_S
-from ttt_mlflow.record.micro_results import CellResult, MicroResults
+from ttt_mlflow.names import GPU_MATMUL_TFLOPS, GPU_READ_GB_PER_S
+from ttt_mlflow.record.micro_results import MATRIX_DTYPES, CellResult, MicroResults
 from ttt_mlflow.redaction import without_secrets
-from ttt_mlflow.report.style import COLORS, GRAY
+from ttt_mlflow.report.style import COLORS, GRAY, figure_png
 
-LOOKS: dict[Any, Any] = {
-    "lines.marker": "o",
-    "figure.figsize": (9, 6),
-    "savefig.dpi": 150,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
+LOOKS: dict[Any, Any] = {"lines.marker": "o", "axes.grid": True, "grid.alpha": 0.3}
+PANEL_INCHES = (9, 6)
 READ_LIMIT = "the GPU's read bandwidth"
+ROOFLINE = "the roofline"
 NOTHING = (float("nan"), float("nan"), float("nan"))
 
 
@@ -28,50 +26,50 @@ def timed_kernels(results: MicroResults) -> list[str]:
 
 
 def kernels_png(results: MicroResults) -> bytes:
-    """Time over batch, in the style of ``triton.testing``: one line per kernel, its 20th to 80th percentile shaded.
+    """Time over batch, one line per kernel, its 20th to 80th percentile shaded; decode steps and prompts side by side.
 
     An invalid cell has a gray point.
     """
-    import matplotlib
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from triton.testing import Benchmark, perf_report
+    modes = _timed_modes(results)
+    with mpl.rc_context(LOOKS):
+        figure = Figure(figsize=(PANEL_INCHES[0] * len(modes), PANEL_INCHES[1]), layout="constrained")
+        for axes, (mode, cells) in zip(figure.subplots(1, len(modes), squeeze=False)[0], modes.items(), strict=True):
+            _draw(axes, results, cells)
+            axes.set_title(_title(results, mode).replace("<br><sub>", "\n").removesuffix("</sub>"), loc="left")
+        return figure_png(figure)
 
-    kernels, batches = timed_kernels(results), sorted({cell.batch for cell in results.cells})
 
-    def recorded(batch: int, kernel: str) -> tuple[float, float, float]:
-        cell = results.cell(kernel, batch)
-        return (cell and cell.quantiles) or NOTHING
+def _timed_modes(results: MicroResults) -> dict[str, list[CellResult]]:
+    """The timed cells by mode, decode steps first."""
+    timed = sorted((cell for cell in results.cells if cell.us), key=lambda cell: (cell.mode, cell.batch))
+    return {mode: [cell for cell in timed if cell.mode == mode] for mode in dict.fromkeys(cell.mode for cell in timed)}
 
-    benchmark = Benchmark(
-        x_names=["batch"],
-        x_vals=batches,
-        line_arg="kernel",
-        line_vals=kernels,
-        line_names=kernels,
-        plot_name="kernels",
-        args={},
-        xlabel="batch",
-        ylabel="µs",
-        x_log=True,
-        y_log=True,
-        styles=[(COLORS[index % len(COLORS)], "-") for index in range(len(kernels))],
-    )
-    with matplotlib.rc_context(LOOKS):
-        perf_report(benchmark)(recorded).run()
-        figure = plt.gcf()
-        axes = figure.axes[0]
-        for cell in results.cells:
+
+def _draw(axes: Any, results: MicroResults, cells: list[CellResult]) -> None:
+    for kernel, color in _colors(results, cells).items():
+        own = [cell for cell in cells if cell.kernel == kernel]
+        batches, rows = [cell.batch for cell in own], [cell.quantiles or NOTHING for cell in own]
+        median, low, high = zip(*rows, strict=True)
+        axes.plot(batches, median, color=color, label=kernel)
+        axes.fill_between(batches, low, high, color=color, alpha=0.15)
+        for cell in own:
             if cell.verdict == "invalid" and cell.quantiles:
                 axes.plot(cell.batch, cell.quantiles[0], "o", color=GRAY, ms=9, zorder=5)
-        axes.set_xticks(batches, [str(batch) for batch in batches])
-        axes.set_xticks([], minor=True)
-        axes.set_title(_title(results).replace("<br><sub>", "\n").removesuffix("</sub>"), loc="left")
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
-        plt.close(figure)
-    return picture.getvalue()
+    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="µs")
+    batches = sorted({cell.batch for cell in cells})
+    axes.set_xticks(batches, [str(batch) for batch in batches])
+    axes.set_xticks([], minor=True)
+    axes.legend()
+
+
+def _colors(results: MicroResults, cells: list[CellResult]) -> dict[str, str]:
+    """The color of each kernel in ``cells``, in the requested order."""
+    there = {cell.kernel for cell in cells}
+    kernels = [kernel for kernel in timed_kernels(results) if kernel in there]
+    return {kernel: COLORS[at % len(COLORS)] for at, kernel in enumerate(kernels)}
 
 
 @dataclass(frozen=True)
@@ -85,37 +83,54 @@ class Quantity:
     value: Callable[[CellResult, float], float]
     limit: Callable[[CellResult], float] | None = None
     limit_name: str | None = None
+    log: bool = False
 
 
 def chart_html(results: MicroResults) -> bytes:
     """A page with one chart: a line for each kernel over the batch, with bars from the 20th to the 80th percentile.
 
-    Dashed lines show the limit of the GPU's read bandwidth. Buttons choose time, GB/s, or percent of that bandwidth.
-    The page has no secrets and needs nothing from elsewhere.
+    Dashed lines show the limit that the GPU sets. Buttons choose the quantity, and whether decode steps or prompts are
+    shown if there are both. The page has no secrets and needs nothing from elsewhere.
     """
     import plotly.graph_objects as go
     from plotly.offline import get_plotlyjs
 
-    quantities = _quantities(results)
-    traces = [_traces(results, quantity) for quantity in quantities.values()]
+    views: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}  # a button's label -> traces, layout
+    modes = _timed_modes(results)
+    for mode, cells in modes.items():
+        batches = sorted({cell.batch for cell in cells})
+        axis = {"xaxis.tickvals": batches, "xaxis.ticktext": [str(batch) for batch in batches]}
+        for label, quantity in _quantities(results, mode).items():
+            views[f"{mode} {label}" if len(modes) > 1 else label] = (
+                _traces(results, cells, quantity),
+                {
+                    "title.text": _title(results, mode),
+                    "yaxis.title.text": quantity.axis,
+                    "yaxis.type": "log" if quantity.log else "linear",
+                    **axis,
+                },
+            )
+    traces = [part for part, _ in views.values()]
     figure = go.Figure([trace | {"visible": part is traces[0]} for part in traces for trace in part])
     buttons = [
         {
             "label": label,
             "method": "update",
-            "args": [
-                {"visible": [shown is part for part in traces for _ in part]},
-                {"yaxis.title.text": quantity.axis, "yaxis.type": "log" if label == "µs" else "linear"},
-            ],
+            "args": [{"visible": [shown is part for part in traces for _ in part]}, layout],
         }
-        for shown, (label, quantity) in zip(traces, quantities.items(), strict=True)
+        for label, (shown, layout) in views.items()
     ]
-    batches = sorted({cell.batch for cell in results.cells})
+    _, first = next(iter(views.values()))
     figure.update_layout(
-        title={"text": _title(results), "x": 0.01},
+        title={"text": first["title.text"], "x": 0.01},
         template="plotly_white",
-        xaxis={"title": {"text": "batch"}, "type": "log", "tickvals": batches, "ticktext": [str(b) for b in batches]},
-        yaxis={"title": {"text": next(iter(quantities.values())).axis}, "type": "log", "rangemode": "tozero"},
+        xaxis={
+            "title": {"text": "batch"},
+            "type": "log",
+            "tickvals": first["xaxis.tickvals"],
+            "ticktext": first["xaxis.ticktext"],
+        },
+        yaxis={"title": {"text": first["yaxis.title.text"]}, "type": first["yaxis.type"], "rangemode": "tozero"},
         legend={"orientation": "h", "y": -0.2},
         hovermode="x unified",
         updatemenus=[
@@ -127,43 +142,75 @@ def chart_html(results: MicroResults) -> bytes:
     return page.replace("<head>", f"<head><script>{get_plotlyjs()}</script>", 1).encode()
 
 
-def _quantities(results: MicroResults) -> dict[str, Quantity]:
+def _quantities(results: MicroResults, mode: str) -> dict[str, Quantity]:
+    return _of_decode_steps(results) if mode == "decode" else _of_prompts(results)
+
+
+def _time(cell: CellResult, us: float) -> float:
+    return us
+
+
+def _gb_per_s(cell: CellResult, us: float) -> float:
+    return cell.floor_bytes / us / 1e3
+
+
+def _tokens_per_s(cell: CellResult, us: float) -> float:
+    return 1e6 * cell.tokens / us
+
+
+def _of_decode_steps(results: MicroResults) -> dict[str, Quantity]:
+    """A decode step is bound by memory."""
     ceiling = results.ceilings.get(GPU_READ_GB_PER_S.name)
-
-    def time(cell: CellResult, us: float) -> float:
-        return us
-
-    def rate(cell: CellResult, us: float) -> float:
-        return cell.floor_bytes / us / 1e3
-
     axes = {"µs": "µs per step", "GB/s": "GB/s, of the minimum bytes"}
     if ceiling is None:  # on a CPU
-        return {"µs": Quantity(axes["µs"], time), "GB/s": Quantity(axes["GB/s"], rate)}
+        return {"µs": Quantity(axes["µs"], _time, log=True), "GB/s": Quantity(axes["GB/s"], _gb_per_s)}
     return {
-        "µs": Quantity(axes["µs"], time, lambda cell: rate(cell, ceiling)),
-        "GB/s": Quantity(axes["GB/s"], rate, lambda cell: ceiling, READ_LIMIT),
+        "µs": Quantity(axes["µs"], _time, lambda cell: _gb_per_s(cell, ceiling), log=True),
+        "GB/s": Quantity(axes["GB/s"], _gb_per_s, lambda cell: ceiling, READ_LIMIT),
         "% of the read ceiling": Quantity(
             "% of the GPU's read bandwidth",
-            lambda cell, us: 100 * rate(cell, us) / ceiling,
+            lambda cell, us: 100 * _gb_per_s(cell, us) / ceiling,
             lambda cell: 100.0,
             READ_LIMIT,
         ),
     }
 
 
-def _traces(results: MicroResults, quantity: Quantity) -> list[dict[str, Any]]:
-    kernels = timed_kernels(results)
-    lines = [_line(results, quantity, name, COLORS[at % len(COLORS)]) for at, name in enumerate(kernels)]
-    return lines if quantity.limit is None else lines + _limits(results, quantity.limit, quantity.limit_name)
+def _of_prompts(results: MicroResults) -> dict[str, Quantity]:
+    """A prompt is bound by memory or by the matrix units, whichever takes longer."""
+    axes = {"µs": "µs per prompt", "tokens/s": "tokens/s of one layer's inner net"}
+    read = results.ceilings.get(GPU_READ_GB_PER_S.name)
+    matrix = results.ceilings.get(GPU_MATMUL_TFLOPS.name)
+    if read is None or matrix is None or results.config["dtype"] not in MATRIX_DTYPES:
+        return {"µs": Quantity(axes["µs"], _time, log=True), "tokens/s": Quantity(axes["tokens/s"], _tokens_per_s)}
+
+    def roofline_us(cell: CellResult) -> float:
+        return max(cell.floor_bytes / read / 1e3, (cell.flops or 0.0) / matrix / 1e6)
+
+    return {
+        "µs": Quantity(axes["µs"], _time, roofline_us, log=True),
+        "tokens/s": Quantity(axes["tokens/s"], _tokens_per_s, lambda cell: _tokens_per_s(cell, roofline_us(cell))),
+        "% of the roofline": Quantity(
+            "% of the roofline", lambda cell, us: 100 * roofline_us(cell) / us, lambda cell: 100.0, ROOFLINE
+        ),
+    }
 
 
-def _line(results: MicroResults, quantity: Quantity, kernel: str, color: str) -> dict[str, Any]:
-    cells = sorted((cell for cell in results.cells if cell.kernel == kernel and cell.us), key=lambda cell: cell.batch)
+def _traces(results: MicroResults, cells: list[CellResult], quantity: Quantity) -> list[dict[str, Any]]:
+    lines = [
+        _line([cell for cell in cells if cell.kernel == kernel], quantity, color)
+        for kernel, color in _colors(results, cells).items()
+    ]
+    return lines if quantity.limit is None else lines + _limits(results, cells, quantity.limit, quantity.limit_name)
+
+
+def _line(cells: list[CellResult], quantity: Quantity, color: str) -> dict[str, Any]:
+    """The line of one kernel."""
     rows = [[quantity.value(cell, us) for us in cell.quantiles or NOTHING] for cell in cells]
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": kernel,
+        "name": cells[0].kernel,
         "x": [cell.batch for cell in cells],
         "y": [row[0] for row in rows],
         # a shorter time is a higher bandwidth, so the quantity decides which percentile is above the median
@@ -179,11 +226,13 @@ def _line(results: MicroResults, quantity: Quantity, kernel: str, color: str) ->
     }
 
 
-def _limits(results: MicroResults, limit: Callable[[CellResult], float], name: str | None) -> list[dict[str, Any]]:
+def _limits(
+    results: MicroResults, cells: list[CellResult], limit: Callable[[CellResult], float], name: str | None
+) -> list[dict[str, Any]]:
     """The GPU's limit over the batch: one line called ``name``, or one line for each inner net that was timed."""
     kinds = {kernel.name: name or f"roofline of {INNER_LAYERS[kernel.layer_type].title}" for kernel in results.kernels}
     named: dict[str, dict[int, float]] = {}
-    for cell in sorted((cell for cell in results.cells if cell.us), key=lambda cell: cell.batch):
+    for cell in cells:
         named.setdefault(kinds[cell.kernel], {})[cell.batch] = limit(cell)
     return [
         {
@@ -198,9 +247,9 @@ def _limits(results: MicroResults, limit: Callable[[CellResult], float], name: s
     ]
 
 
-def _title(results: MicroResults) -> str:
-    config = results.config
-    return (
-        f"Decode step of one layer, mean over a mini-batch<br><sub>{results.device_name}, {config['dtype']}, "
-        f"{config['heads']} heads of {config['head_dim']}</sub>"
-    )
+def _title(results: MicroResults, mode: str) -> str:
+    config, timed = results.config, "Decode step of one layer, mean over a mini-batch"
+    if mode == "prefill":
+        timed = f"Prompt of {config['promptlen']} tokens through one layer"
+    layer = f"{config['heads']} heads of {config['head_dim']}"
+    return f"{timed}<br><sub>{results.device_name}, {config['dtype']}, {layer}</sub>"

@@ -23,10 +23,15 @@ L2_SIZES = 4  # timed memory, in L2 sizes, below which part of it may have been 
 COLUMNS = {
     "kernel": "kernel",
     "batch": "batch",
+    "promptlen": "prompt",
     "us": "µs",
     "spread": "p20 to p80",
+    "tokens_per_s": "tokens/s",
     "gb_per_s": "GB/s",
     "read_ceiling_pct": "% of read ceiling",
+    "tflops": "TFLOP/s",
+    "matrix_ceiling_pct": "% of matrix ceiling",
+    "roofline_pct": "% of roofline",
     "error": "error",
     "first_use_s": "first use s",
     names.SM_CLOCK_MHZ_MEAN.name: "SM MHz",
@@ -40,13 +45,23 @@ TEXTS = ("kernel", "status", "verdict")  # headings of left-aligned columns
 def cell_text(cell: CellResult, results: MicroResults) -> str:
     """One cell as one line, for the log."""
     if not cell.quantiles:
-        return f"{cell.kernel} batch {cell.batch}: {cell.message}"
+        return f"{_title(cell)}: {cell.message}"
     median, low, high = (number(value) for value in cell.quantiles)
-    parts = [f"{median} µs ({low} to {high})", f"{number(cell.gb_per_s or 0)} GB/s"]
-    percent = results.read_ceiling_pct(cell)
-    if percent is not None:
-        parts.append(f"{percent:.1f} % of the read ceiling")
-    return f"{cell.kernel} batch {cell.batch}: {', '.join(parts)}"
+    parts = [f"{median} µs ({low} to {high})"]
+    if cell.promptlen:
+        parts.append(f"{number(cell.tokens_per_s or 0)} tokens/s")
+    rates = (
+        (cell.gb_per_s, "GB/s", results.read_ceiling_pct(cell), "read ceiling"),
+        (cell.tflops, "TFLOP/s", results.matrix_ceiling_pct(cell), "matrix ceiling"),
+    )
+    for rate, unit, percent, ceiling in rates:
+        parts += [f"{number(rate)} {unit}"] if rate is not None else []
+        parts += [f"{percent:.1f} % of the {ceiling}"] if percent is not None else []
+    return f"{_title(cell)}: {', '.join(parts)}"
+
+
+def _title(cell: CellResult) -> str:
+    return f"{cell.kernel} batch {cell.batch}" + (f" prompt {cell.promptlen}" if cell.promptlen else "")
 
 
 def ceilings_text(results: MicroResults) -> str:
@@ -64,17 +79,23 @@ def table_frame(results: MicroResults) -> pd.DataFrame:
             {
                 "kernel": cell.kernel,
                 "batch": cell.batch,
+                "promptlen": cell.promptlen,
                 "us": median,
                 "us_p20": low,
                 "us_p80": high,
+                "tokens_per_s": cell.tokens_per_s,
                 "gb_per_s": cell.gb_per_s,
                 "read_ceiling_pct": results.read_ceiling_pct(cell),
+                "tflops": cell.tflops,
+                "matrix_ceiling_pct": results.matrix_ceiling_pct(cell),
+                "roofline_pct": results.roofline_pct(cell),
                 "error": kernel.error,
                 "first_use_s": kernel.first_use_s,
                 names.SM_CLOCK_MHZ_MEAN.name: cell.telemetry.get(names.SM_CLOCK_MHZ_MEAN.name),
                 names.POWER_W_MEAN.name: cell.telemetry.get(names.POWER_W_MEAN.name),
                 names.TEMPERATURE_C_MAX.name: cell.telemetry.get(names.TEMPERATURE_C_MAX.name),
                 "floor_bytes": cell.floor_bytes,
+                "flops": cell.flops,
                 "samples": len(cell.us),
                 "overlap": cell.overlap,
                 "status": cell.status,
@@ -103,10 +124,15 @@ def _row(cell: CellResult, results: MicroResults) -> dict[str, str]:
     return {
         "kernel": cell.kernel,
         "batch": str(cell.batch),
+        "promptlen": str(cell.promptlen or ""),
         "us": _number(median),
         "spread": f"{_number(low)} to {_number(high)}" if cell.quantiles else "",
+        "tokens_per_s": _number(cell.tokens_per_s) if cell.promptlen else "",
         "gb_per_s": _number(cell.gb_per_s),
-        "read_ceiling_pct": "" if (percent := results.read_ceiling_pct(cell)) is None else f"{percent:.1f}",
+        "read_ceiling_pct": _percent(results.read_ceiling_pct(cell)),
+        "tflops": _number(cell.tflops),
+        "matrix_ceiling_pct": _percent(results.matrix_ceiling_pct(cell)),
+        "roofline_pct": _percent(results.roofline_pct(cell)),
         "error": "" if kernel.error is None else f"{kernel.error:.1e}",
         "first_use_s": "" if kernel.first_use_s is None else f"{kernel.first_use_s:.2f}",
         names.SM_CLOCK_MHZ_MEAN.name: _number(cell.telemetry.get(names.SM_CLOCK_MHZ_MEAN.name)),
@@ -118,6 +144,10 @@ def _row(cell: CellResult, results: MicroResults) -> dict[str, str]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else number(value)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def table_markdown(results: MicroResults) -> str:
@@ -175,13 +205,16 @@ def _notes(journal: Journal, results: MicroResults | None) -> list[str]:
 
 
 def _fastest(results: MicroResults) -> list[str]:
-    """The fastest kernel of each inner layer with each batch, in one line each."""
-    best: dict[tuple[str, int], CellResult] = {}
+    """The fastest kernel of each inner layer with each batch, decode steps and prompts apart, in one line each."""
+    best: dict[tuple[str, int, int | None], CellResult] = {}
     for cell in results.cells:
-        key = (results.kernel(cell.kernel).layer_type, cell.batch)
+        key = (results.kernel(cell.kernel).layer_type, cell.batch, cell.promptlen)
         if cell.quantiles and (key not in best or cell.quantiles[0] < (best[key].quantiles or cell.quantiles)[0]):
             best[key] = cell
-    return [f"fastest {layer} kernel: {cell_text(cell, results)}" for (layer, _), cell in best.items()]
+    return [
+        f"fastest {layer} {'prefill ' if prompt else ''}kernel: {cell_text(cell, results)}"
+        for (layer, _, prompt), cell in best.items()
+    ]
 
 
 def _overlapping(results: MicroResults) -> list[str]:
