@@ -131,4 +131,7 @@ def test_killed_at_once_is_published_by_sync(store: str, tmp_path: Path) -> None
     assert result.returncode == 0, result.stderr
     (journal,) = tmp_path.iterdir()
     assert result.stdout == f"{journal.name}: published\n"
-    assert only_run_of(tmp_path, store).info.status == "KILLED"
+    found = only_run_of(tmp_path, store)
+    assert found.info.status == "KILLED"
+    assert found.data.metrics["decode_tokens_per_s"] > 0, "the passes that had ended"
+    assert found.data.tags["ttt.stop_reason"] == "interrupted"

@@ -11,6 +11,7 @@ A journal is a folder ``<root>/<journal_id>/``::
     uploaded.json     {"run_id", "files": {path: sha256}}     the artifacts that are there already
     published.json    where it was published, written once it is published completely
     artifacts/...     files to upload
+    passes.jsonl      the passes of a measurement that goes on (see :mod:`ttt_mlflow.record.pass_log`)
     checksums.jsonl   what each file held when it was complete (see :mod:`ttt_mlflow.record.checksums`)
 
 Each file is replaced as a whole. A process that is killed at any moment leaves either the old file or the new one.
@@ -32,11 +33,12 @@ from typing import Any
 
 from ttt_mlflow.config import RunConfig, as_text
 from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed
-from ttt_mlflow.names import Artifact, KernelMetric, Metrics, Series, Tags
+from ttt_mlflow.names import ARTIFACT_PASSES, Artifact, KernelMetric, Metrics, Series, Tags
 from ttt_mlflow.record.checksums import LINES_TO_PUBLISH, Checksums
 from ttt_mlflow.record.files import obstacle, open_inside, walk
 from ttt_mlflow.record.journal_reader import JournalReader
 from ttt_mlflow.record.json_files import CONFIG, STATUSES
+from ttt_mlflow.record.pass_log import SoFar, read_so_far
 from ttt_mlflow.record.process import has_ended, this_process
 from ttt_mlflow.record.register import Register
 from ttt_mlflow.record.room import NO_SPACE, TO_PUBLISH, Room, write_whole
@@ -228,13 +230,30 @@ class Journal(JournalReader):
         """
         if self.abandoned:
             ended_at = Checksums.read(self.path).ended_at or self._last_write()
+            # not its passes, if the run had recorded them itself
+            so_far = None if self.artifact_file(ARTIFACT_PASSES.path) else read_so_far(self.path)
+            if so_far:
+                ended_at = max(ended_at, so_far.last_write)
             at = ended_at.isoformat()
             self.room.release(keep=TO_PUBLISH)
+            if so_far:
+                self._record_passes(so_far, at)
             self._register.seal(ARTIFACTS, at, killed=True)
             first = f"**killed: {NO_RECORD_OF_THE_END}**\n\n"
             if (text := self.description) and not text.startswith(first):
                 self._write(self.path / DESCRIPTION, f"{first}{text}".encode(), at=at)
             self._set_status("killed", NO_RECORD_OF_THE_END, None, ended_at.astimezone().isoformat(), at)
+
+    def _record_passes(self, so_far: SoFar, at: str) -> None:
+        """Record what a killed run had measured. The passes come last: a process that is killed here does it again."""
+        metrics = {metric.name: value for metric, value in rounded(so_far.metrics).items()}
+        tags = {tag.name: value for tag, value in so_far.measurement.stop_tags().items()}
+        series = {metric.name: points for metric, points in so_far.series.items()}
+        for name, values in (("metrics.json", metrics), ("tags.json", tags), ("series.json", series)):
+            if values:
+                self._write_json(name, {**values, **self._read_json(name)}, at=at)
+        for artifact, text in reversed(so_far.artifacts.items()):
+            self._write(self.artifact_path(artifact), text.encode(), at=at)
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
