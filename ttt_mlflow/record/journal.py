@@ -45,6 +45,7 @@ from ttt_mlflow.record.room import NO_SPACE, TO_PUBLISH, Room, write_whole
 from ttt_mlflow.record.rounding import rounded, shortened
 from ttt_mlflow.record.verify import ARTIFACTS, DESCRIPTION
 from ttt_mlflow.redaction import redacted, without_secrets
+from ttt_mlflow.telemetry.clock import SteadyClock
 
 NO_RECORD_OF_THE_END = "the process ended without recording its end"
 # How long a journal must be unchanged before a process that is not visible from here counts as ended.
@@ -59,6 +60,7 @@ class Journal(JournalReader):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._before_end: list[Callable[[], None]] = []
+        self._clock: SteadyClock | None = None  # of the process that made the journal
         self._register = Register(path)
 
     @classmethod
@@ -67,8 +69,10 @@ class Journal(JournalReader):
 
         Raises :class:`BadInput` if ``root`` is not writable.
         """
-        now = datetime.now().astimezone()
+        clock = SteadyClock()
+        now = _time_of(clock)
         journal = cls(Path(root).absolute() / f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}")
+        journal._clock = clock
         try:
             journal.artifacts.mkdir(parents=True)
             journal._register.create()
@@ -108,7 +112,7 @@ class Journal(JournalReader):
 
         A status other than ``running`` is to be the last that a run writes: the log is closed, and all is sealed.
         """
-        ended_at = None if status == "running" else datetime.now().astimezone().isoformat()
+        ended_at = None if status == "running" else self._now().isoformat()
         if status != "running":
             while self._before_end:
                 self._before_end.pop()()
@@ -234,6 +238,7 @@ class Journal(JournalReader):
             so_far = None if self.artifact_file(ARTIFACT_PASSES.path) else read_so_far(self.path)
             if so_far:
                 ended_at = max(ended_at, so_far.last_write)
+            ended_at = max(ended_at, datetime.fromisoformat(self.status["started_at"]))  # a clock that was set back
             at = ended_at.isoformat()
             self.room.release(keep=TO_PUBLISH)
             if so_far:
@@ -265,6 +270,10 @@ class Journal(JournalReader):
             except BlockingIOError:
                 raise PublishFailed(f"{self.path}: another process is publishing it; wait for that process") from None
             yield
+
+    def _now(self) -> datetime:
+        """By a clock that nobody sets, if this object made the journal: the time since its start is a duration."""
+        return _time_of(self._clock) if self._clock else datetime.now().astimezone()
 
     def _last_write(self) -> datetime:
         newest = self.path.stat().st_mtime
@@ -325,3 +334,7 @@ class Journal(JournalReader):
         """Raise DamagedRecord for a link or a folder where ``path`` is to be written, or a link above it."""
         if found := obstacle(self.path, path.relative_to(self.path).as_posix()):
             raise DamagedRecord(f"{path}: {found}")
+
+
+def _time_of(clock: SteadyClock) -> datetime:
+    return datetime.fromtimestamp(clock.now_ns() / 1e9, UTC).astimezone()

@@ -243,7 +243,8 @@ class ModelRun:
     def _wait_until_quiet(self, show: Show) -> None:
         if self.sampler:
             self._synchronize()
-            still = wait_until_quiet(self.sampler.samples, lambda why: show(0.0, f"waiting: {why}"))
+            sampler = self.sampler
+            still = wait_until_quiet(sampler.samples, lambda why: show(0.0, f"waiting: {why}"), sampler.clock.now_ns)
             if still:
                 self.reporter.say(f"The GPU did not become quiet: {'; '.join(still)}. The run measures anyway.")
 
