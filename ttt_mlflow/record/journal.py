@@ -18,7 +18,6 @@ Each file is replaced as a whole. A process that is killed at any moment leaves 
 No link in a record is followed. What is read back is checked: DamagedRecord says what is not as it was written.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -26,7 +25,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from ttt_mlflow.record.checksums import LINES_TO_PUBLISH, Checksums
 from ttt_mlflow.record.files import obstacle, open_inside, walk
 from ttt_mlflow.record.journal_reader import JournalReader
 from ttt_mlflow.record.json_files import CONFIG, STATUSES
+from ttt_mlflow.record.locks import locked
 from ttt_mlflow.record.pass_log import SoFar, read_so_far
 from ttt_mlflow.record.process import has_ended, this_process
 from ttt_mlflow.record.register import Register
@@ -51,6 +51,7 @@ NO_RECORD_OF_THE_END = "the process ended without recording its end"
 # How long a journal must be unchanged before a process that is not visible from here counts as ended.
 UNSEEN_FOR = timedelta(days=1)
 
+LOCK = ".lock"  # held by the process that publishes the record
 JOURNAL_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
 
@@ -264,9 +265,9 @@ class Journal(JournalReader):
     def publishing(self) -> Iterator[None]:
         """Lock the journal for one publisher. Raises :class:`PublishFailed` if another process is publishing it."""
         # not truncated: what stands in its place may be a file that somebody needs
-        with open(open_inside(self.path, ".lock", os.O_RDWR | os.O_CREAT), "rb") as lock:
+        with open(open_inside(self.path, LOCK, os.O_RDWR | os.O_CREAT), "rb") as lock, ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(self.path / LOCK, lock.fileno(), wait=False))
             except BlockingIOError:
                 raise PublishFailed(f"{self.path}: another process is publishing it; wait for that process") from None
             yield
