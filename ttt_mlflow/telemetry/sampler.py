@@ -67,6 +67,9 @@ class NvmlSampler:
         nvml = load_nvml()
         try:
             return cls(nvml, find_device(nvml, uuid), hz)
+        except TelemetryUnavailable:
+            nvml.nvmlShutdown()
+            raise
         except nvml.NVMLError as error:
             nvml.nvmlShutdown()
             raise TelemetryUnavailable(

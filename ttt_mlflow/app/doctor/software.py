@@ -27,8 +27,10 @@ def check_triton(gpus: Sequence[Gpu]) -> str:
             f"its cache {folder} {reason}: every process compiles again", "set TRITON_CACHE_DIR to a writable folder"
         )
     if gpus:
-        _run_a_kernel(gpus[0])
-        return f"Triton {triton.__version__} compiles and runs on {gpus[0].name}; cache {folder}"
+        for gpu in gpus:  # which may be of different kinds
+            _run_a_kernel(gpu)
+        names = " and ".join(dict.fromkeys(gpu.name for gpu in gpus))
+        return f"Triton {triton.__version__} compiles and runs on {names}; cache {folder}"
     _compile_a_kernel()
     return f"Triton {triton.__version__} compiles; it needs a GPU to run; cache {folder}"
 
