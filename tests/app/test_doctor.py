@@ -316,7 +316,9 @@ def test_a_triton_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     found = wrong(lambda: software.check_triton([]))
-    assert found.found == f"its cache {tmp_path}/cache is not writable (Not a directory): every process compiles again"
+    assert found.found == (
+        f"its cache {tmp_path}/cache is not writable (Not a directory): kernels go to the temporary files"
+    )
     assert found.remedy == "set TRITON_CACHE_DIR to a writable folder"
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ttt_mlflow.app.doctor.finding import Gpu, Wrong
-from ttt_mlflow.app.doctor.store import _write_fault
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.run.caches import write_fault
 
 COMPILED_BLOCK = 1024
 EXTENSIONS = ("selective_scan_cuda", "causal_conv1d_cuda")  # they fail if torch is not the version of their build
@@ -22,9 +22,10 @@ def check_triton(gpus: Sequence[Gpu]) -> str:
     if interpreting():
         raise Wrong("TRITON_INTERPRET=1 is set: kernels run on the host", "unset it to measure Triton kernels")
     folder = Path(triton.knobs.cache.dir)
-    if reason := _write_fault(folder):
+    if reason := write_fault(folder):
         raise Wrong(
-            f"its cache {folder} {reason}: every process compiles again", "set TRITON_CACHE_DIR to a writable folder"
+            f"its cache {folder} {reason}: kernels go to the temporary files",
+            "set TRITON_CACHE_DIR to a writable folder",
         )
     if gpus:
         for gpu in gpus:  # which may be of different kinds
