@@ -75,7 +75,7 @@ def test_the_file_has_no_secrets(temporary: Path, monkeypatch: pytest.MonkeyPatc
     said = report.read_text()
     assert "geheim" not in done.stderr + said
     assert "RuntimeError: cannot use postgresql://" in said
-    assert "command: ttt-mlflow table" in said
+    assert "command: ttt-mlflow table --tracking-uri=" in said
 
 
 def test_without_a_file_the_traceback_follows_the_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,18 +5,11 @@ as what it is.
 """
 
 import errno
-import importlib.metadata
 import os
-import platform
-import shlex
-import sys
-import tempfile
-import traceback
-from datetime import datetime
 
 from ttt_mlflow.app.output import print_error
 from ttt_mlflow.errors import FAULT, BadInput, one_line
-from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.record.fault_file import report_of, written
 
 # what the host answers, and what to do; in the wording of the line
 OF_THE_HOST = {
@@ -32,7 +25,6 @@ OF_THE_HOST = {
     errno.ENOMEM: "free some memory on this host",
 }
 NO_FOLDER = "No usable temporary directory found"  # what Python says if it can write to none
-PACKAGES = ("ttt-mlflow", "torch", "triton", "mlflow")
 
 
 def tell_unexpected(error: Exception, command: str) -> int:
@@ -42,13 +34,13 @@ def tell_unexpected(error: Exception, command: str) -> int:
         return BadInput.exit_code
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
     fault = f"Error: a fault of ttt-mlflow in `{command}`: {one_line(error)}{notes}"
-    text = _report(error)
+    report = report_of(error)
     try:
-        path = _written(text)
+        path = written(report)
     except OSError as not_written:
         reason = not_written.strerror or str(not_written)
         print_error(f"{fault}; please send what follows to its maintainers; no file can be written ({reason})")
-        print_error(text)
+        print_error(report)
     else:
         print_error(f"{fault}; the traceback is in {path}; please send that file to its maintainers")
     return FAULT
@@ -64,35 +56,3 @@ def _of_the_host(error: Exception) -> str | None:
         return None
     place = f"{error.filename}: " if error.filename is not None else ""
     return f"{place}{error.strerror or os.strerror(error.errno)}; {OF_THE_HOST[error.errno]}"
-
-
-def _report(error: Exception) -> str:
-    """What its maintainers need to know. It has no secrets, and nothing of the environment."""
-    facts = {
-        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(["ttt-mlflow", *sys.argv[1:]]),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
-    }
-    lines = [f"{name}: {value}" for name, value in facts.items()]
-    return without_secrets("\n".join([*lines, "", "".join(traceback.format_exception(error))]))
-
-
-def _written(text: str) -> str:
-    """The path of a new file with ``text``, that nobody else may read."""
-    descriptor, path = tempfile.mkstemp(prefix="ttt-mlflow-fault-", suffix=".txt")
-    try:
-        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-    except OSError:
-        os.unlink(path)
-        raise
-    return path
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

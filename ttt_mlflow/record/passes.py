@@ -20,5 +20,6 @@ def throughputs(run: RecordedRun) -> list[float]:
             f"{run.id}: {ARTIFACT_PASSES.path} does not hold the passes of a run ({type(error).__name__}: {error})"
         ) from None
     if not rates:
-        raise BadInput(f"{run.id}: the run has no complete pass to compare (status {run.status})")
+        hint = "; if it was killed, `ttt-mlflow sync` records the passes that it had" if run.status == "running" else ""
+        raise BadInput(f"{run.id}: the run has no complete pass to compare (status {run.status}{hint})")
     return rates
