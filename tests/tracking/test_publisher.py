@@ -66,7 +66,7 @@ def test_errors_come_back_as_they_were(publisher: Publisher, make_journal: MakeJ
     asked = asked_for(make_journal())
     with proxy(lambda method, path: Answer(403)) as refusing, pytest.raises(BadInput, match="refused with 403"):
         publisher.ask("begin", LONG, uri=refusing.uri, **asked)
-    with pytest.raises(NoAnswer, match="unexpected error: KeyError.*; the traceback is in ") as failed:
+    with pytest.raises(NoAnswer, match=r"unexpected error: KeyError.*; the traceback is in ") as failed:
         publisher.ask("begin", LONG)
     report = Path(str(failed.value).rpartition(" ")[2])
     assert "Traceback (most recent call last)" in report.read_text()
