@@ -164,7 +164,7 @@ def test_nohup_means_what_it_means() -> None:
 def test_a_command_that_only_reads_closes_what_it_has_opened(signum: signal.Signals, tmp_path: Path) -> None:
     """And a second signal is that of the system again."""
     before = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    then = []
+    then: list[object] = []
 
     def command() -> None:
         with stopped_by_signals(), TemporaryDirectory(dir=tmp_path):

@@ -77,8 +77,8 @@ def test_room_is_kept_ahead_of_the_passes(tmp_path: Path) -> None:
 def needed(warmup: int, passes: int) -> dict[str, int]:
     """The bytes of the real files, from the longest numbers."""
     one = StepTimes(np.full(5, 1 / 3 + 1e5), 1 / 3 + 1e5, 1 / 3 + 1e5, False)
-    prompts = {"prefill_ms": [1 / 3 + 1e5] * 20, "first_token_ms": [1 / 3 + 1e5] * 20}
-    measurement = Measurement(warmup=[one] * min(warmup, 20), repeats=[one] * 20, **prompts)
+    prompts = [1 / 3 + 1e5] * 20
+    measurement = Measurement([one] * min(warmup, 20), repeats=[one] * 20, prefill_ms=prompts, first_token_ms=prompts)
     each = {
         "passes": json.dumps(measurement.record(1), indent=1),
         "steps": measurement.steps_frame().to_csv(index=False),

@@ -99,7 +99,8 @@ def _measure_and_publish(
             raise
     signals.stopping = True  # from here on, a signal does not interrupt publishing
     try:
-        return result, _publish_and_tell(result, publishing, config.kind) or exit_code
+        of_publishing = _publish_and_tell(result, publishing, config.kind)
+        return result, exit_code or of_publishing
     except Exception as error:
         error.add_note(f"what was measured is in {record.path}")
         raise

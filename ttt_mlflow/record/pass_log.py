@@ -53,9 +53,10 @@ class PassLog:
     def add(self, measurement: "Measurement") -> None:
         """Write the passes that were not written yet. Called between passes."""
         at_ms = _now_ms()
-        lines = []
+        lines: list[dict[str, Any]] = []
         for number, times in enumerate(measurement.warmup[self._warmup :], self._warmup):
-            lines.append({"warmup_s": measurement.warmup_s, "total_ms": times.total_ms} | _prompt(measurement, number))
+            line = {"warmup_s": measurement.warmup_s, "total_ms": times.total_ms}
+            lines.append({**line, **_prompt(measurement, number)})
         before = measurement.warmup_count
         for number, times in enumerate(measurement.repeats[self._timed :], self._timed):
             stop = {"warmup_stop_reason": measurement.warmup_stop_reason}

@@ -135,7 +135,9 @@ def test_whole_numbers_are_no_weights(weights: dict[str, Tensor], tmp_path: Path
 def test_a_weight_in_two_files(weights: dict[str, Tensor], tmp_path: Path) -> None:
     save(tmp_path, weights)
     save_file({EMBEDDINGS: weights[EMBEDDINGS]}, tmp_path / "a.safetensors")
-    assert refusal(tmp_path) == f"{EMBEDDINGS} is in a.safetensors and model.safetensors"
+    assert (
+        refusal(tmp_path) == f"{EMBEDDINGS} is in a.safetensors and model.safetensors; give a folder with one of them"
+    )
 
 
 @pytest.mark.parametrize(
