@@ -33,6 +33,7 @@ from ttt_mlflow.measurement.statistics import median_confidence_interval
 from ttt_mlflow.names import CLOCK_EVENT_PCT
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
+from ttt_mlflow.record.process import age_s
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report.text import text_table
 
@@ -356,7 +357,7 @@ def how_made(
             "slowdown when tried out": f"{waits.seen_pct:.2f} %",
         }
     return {
-        "date": f"{began:%Y-%m-%d %H:%M} UTC, {(datetime.now(UTC) - began).total_seconds():.0f} s in all",
+        "date": f"{began:%Y-%m-%d %H:%M} UTC, {age_s():.0f} s in all",
         "command": f"python -m benchmarks.repeatability {' '.join(arguments.words)}",
         "runs": f"{len(runs)} of {len(kinds(arguments)) * arguments.runs}",
         "runs were made": "all in one process" if arguments.in_process else "each in its own process",

@@ -6,17 +6,15 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ttt_mlflow import measure
 from ttt_mlflow.errors import RunFailed, TTTError
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.process import age_s
 
 ROOT = Path(__file__).parents[1]
 SHOWN_LINES = 15  # of the output of a process that failed
@@ -72,7 +70,7 @@ def register_slowed(base: str, us: float) -> str:
 
 
 def main(text: str) -> int:
-    imports_s = time.time() - psutil.Process().create_time()
+    imports_s = age_s()
     order = Order(**json.loads(text))
     asked = dict(order.asked)
     try:

@@ -18,8 +18,8 @@ Usage: ./scripts/sweep_decode.sh [OPTIONS] [-P name=value ...]
 
 A configuration that fails or does not fit into memory is recorded, and the sweep continues. Ctrl-C ends the sweep.
 
-Exit code: 0 all were measured or did not fit, 1 some failed for another reason, 130 and 143 stopped by
-Ctrl-C and SIGTERM.
+Exit code: 0 all were measured or did not fit, 1 some failed for another reason, 129, 130 and 143 stopped by
+a terminal that went away, by Ctrl-C and by SIGTERM.
 
 Examples:
   ./scripts/sweep_decode.sh
@@ -107,9 +107,7 @@ for model in "${models[@]}"; do
         else
             choose_command "${parameters[@]}"
         fi
-        printf '+'
-        printf ' %q' "${command[@]}"
-        printf '\n'
+        printf "+%s\n" "$(printf " %q" "${command[@]}")" || if "$dry_run"; then exit 1; fi # a sweep goes on
         "$dry_run" && continue
 
         "${command[@]}" &

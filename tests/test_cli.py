@@ -317,7 +317,7 @@ def test_sync_that_fails_has_an_exit_code(invoke: Callable[..., Result], fake: F
 
 def test_sync_of_no_folder(invoke: Callable[..., Result]) -> None:
     result = invoke("sync", "nowhere")
-    assert (result.exit_code, result.stderr) == (2, "Error: nowhere: no such folder\n")
+    assert (result.exit_code, result.stderr) == (2, "Error: nowhere: no such folder; give a folder of records\n")
 
 
 # Started by `mlflow run`

@@ -1,10 +1,14 @@
 """Errors that the tool expects, with their exit codes.
 
 A message states what was requested, what prevents it and what to do. The exit codes are public: 0 measured and
-recorded, 1 the run failed, 2 bad input, 3 out of memory, 4 measured but not published, 128 + n stopped by signal n.
+recorded, 1 the run failed, 2 bad input, 3 out of memory, 4 measured but not published, 70 a fault of this program while
+nothing was being measured, 128 + n stopped by signal n.
 """
 
 import signal
+
+FAULT = 70  # EX_SOFTWARE of sysexits.h
+NOTHING_MEASURED = "before anything was measured"  # what a signal interrupted
 
 
 class TTTError(Exception):

@@ -316,7 +316,9 @@ def test_a_triton_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     found = wrong(lambda: software.check_triton([]))
-    assert found.found == f"its cache {tmp_path}/cache is not writable (Not a directory): every process compiles again"
+    assert found.found == (
+        f"its cache {tmp_path}/cache is not writable (Not a directory): kernels go to the temporary files"
+    )
     assert found.remedy == "set TRITON_CACHE_DIR to a writable folder"
 
 
@@ -380,7 +382,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' /dev/full")
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
     found = wrong(lambda: store.check_folder(tmp_path, "records"))
     assert (found.state, found.found) == ("failed", f"{tmp_path} is not writable (No space left on device)")
 

@@ -208,7 +208,9 @@ def test_what_cannot_be_read(place: Place, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"^experiment_name=nowhere: http://.* has no such experiment; it has .*$"):
         clean(of(place, tmp_path, experiment_name="nowhere"))
     closed = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(BadInput, match=rf"^tracking_uri={closed}: cannot be read \(.*\)$"):
+    with pytest.raises(
+        BadInput, match=rf"^tracking_uri={closed}: cannot be read \(.*\); `ttt-mlflow doctor` checks the store$"
+    ):
         clean(of(place, tmp_path, tracking_uri=closed))
     with pytest.raises(BadInput, match=r"cannot be read \(there is no "):
         clean(of(place, tmp_path, tracking_uri=f"sqlite:///{tmp_path}/none.db"))
@@ -297,7 +299,9 @@ def test_a_server_that_goes_away_in_between_is_one_line(
 
         monkeypatch.setattr(stuck_runs, "find_stuck", find_then_close)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        with pytest.raises(BadInput, match=rf"^tracking_uri={proxy.uri}: cannot be read \(.*\)$"):
+        with pytest.raises(
+            BadInput, match=rf"^tracking_uri={proxy.uri}: cannot be read \(.*\); `ttt-mlflow doctor`.*$"
+        ):
             clean(of(place, tmp_path, tracking_uri=proxy.uri))
 
 

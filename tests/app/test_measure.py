@@ -1,7 +1,9 @@
 """The Python interface: what a script or a notebook gets, and what it is spared."""
 
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,29 @@ def test_what_a_run_measured(tmp_path: Path) -> None:
     assert "ttt-tiny mlp_1_dual b2 g3 cpu" in result.summary()
     assert "| decode | " in result._repr_markdown_()
     result.raise_for_failure()
+
+
+def test_in_any_thread_with_the_signals_as_they_are(tmp_path: Path) -> None:
+    """The thread that asked for it may have ended before."""
+    results: list[ttt_mlflow.Result] = []
+    signums = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(signum) for signum in signums]
+
+    def measure() -> None:
+        results.append(ttt_mlflow.measure({**TINY.model_dump(), "profile": "torch"}, logdir=tmp_path))
+
+    def start() -> None:
+        threads.append(threading.Thread(target=measure))
+        threads[0].start()
+
+    threads: list[threading.Thread] = []
+    starting = threading.Thread(target=start)
+    starting.start()
+    starting.join()
+    threads[0].join()
+    (result,) = results
+    assert (result.status, result.failure) == ("ok", None)
+    assert [signal.getsignal(signum) for signum in signums] == before
 
 
 def test_a_mapping_is_a_run(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def table(how: str, **more: str) -> subprocess.CompletedProcess[str]:
 def test_a_report_that_cannot_be_written_is_told() -> None:
     done = table(">/dev/full")
     assert done.returncode == 1
-    assert done.stderr == "Error: the output cannot be written (No space left on device)\n"
+    assert done.stderr == "Error: the output cannot be written (No space left on device); send it elsewhere\n"
 
 
 @pytest.mark.parametrize("how", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])

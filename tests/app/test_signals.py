@@ -3,8 +3,13 @@
 import json
 import os
 import signal
+import sys
+import threading
+import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -22,6 +27,8 @@ from tests.project import (
     ttt_mlflow_run,
     wait_until,
 )
+from ttt_mlflow.app.signals import SignalHandler, stopped_by_signals
+from ttt_mlflow.errors import Killed
 from ttt_mlflow.record.room import FOLDER
 
 
@@ -131,4 +138,95 @@ def test_killed_at_once_is_published_by_sync(store: str, tmp_path: Path) -> None
     assert result.returncode == 0, result.stderr
     (journal,) = tmp_path.iterdir()
     assert result.stdout == f"{journal.name}: published\n"
-    assert only_run_of(tmp_path, store).info.status == "KILLED"
+    found = only_run_of(tmp_path, store)
+    assert found.info.status == "KILLED"
+    assert found.data.metrics["decode_tokens_per_s"] > 0, "the passes that had ended"
+    assert found.data.tags["ttt.stop_reason"] == "interrupted"
+
+
+# Which signals a command listens to
+
+
+def test_nohup_means_what_it_means() -> None:
+    """What is ignored when the command starts stays ignored: the terminal may go away."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        for listening in (SignalHandler(), stopped_by_signals()):
+            with listening:
+                signal.raise_signal(signal.SIGHUP)
+                assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_only_reads_closes_what_it_has_opened(signum: signal.Signals, tmp_path: Path) -> None:
+    """And a second signal is that of the system again."""
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    then: list[object] = []
+
+    def command() -> None:
+        with stopped_by_signals(), TemporaryDirectory(dir=tmp_path):
+            try:
+                signal.raise_signal(signum)
+            finally:
+                then.extend(map(signal.getsignal, before))
+
+    try:
+        with pytest.raises(Killed) as killed:
+            command()
+        assert then == [signal.SIG_DFL] * 3
+        assert killed.value.exit_code == 128 + signum
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def test_outside_of_the_main_thread_signals_are_left_alone() -> None:
+    found = []
+
+    def listen() -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with SignalHandler(), stopped_by_signals():
+            found.append(signal.getsignal(signal.SIGTERM) == before)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert found == [True]
+
+
+FOLLOWING = """
+import os, time
+from ttt_mlflow.app.signals import ParentRun
+from ttt_mlflow.tracking.takeover import Candidate
+{without}
+ParentRun(Candidate.of_words("run", []), os.getppid()).follow()
+print("following", flush=True)
+time.sleep(600)
+"""
+STARTING = """
+import subprocess, sys, threading, time
+def start():
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+    child.stdout.readline()
+    print(child.pid, flush=True)
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("without", ["", "del os.pidfd_open"])
+def test_the_thread_that_started_the_run_may_end_but_not_its_process(without: str) -> None:
+    command = [sys.executable, "-c", STARTING, FOLLOWING.format(without=without)]
+    with started(command, {**environment(), "PYTHONPATH": str(ROOT)}) as parent:
+        parent.wait_for(lambda: bool(parent.lines))
+        child = psutil.Process(int(parent.output))
+        time.sleep(0.7)  # more than a look at the parent takes
+        assert child.status() != psutil.STATUS_ZOMBIE
+        parent.process.kill()
+        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

@@ -71,9 +71,9 @@ def test_no_such_experiment(invoke: Callable[..., Result], arguments: list[str])
 def test_there_is_no_store(invoke: Callable[..., Result], tmp_path: Path) -> None:
     result = invoke("--tracking-uri", f"sqlite:///{tmp_path}/none.db")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert (
-        result.stderr
-        == f"Error: tracking_uri=sqlite:///{tmp_path}/none.db: cannot be read (there is no {tmp_path}/none.db)\n"
+    assert result.stderr == (
+        f"Error: tracking_uri=sqlite:///{tmp_path}/none.db: cannot be read (there is no {tmp_path}/none.db); "
+        "`ttt-mlflow doctor` checks the store\n"
     )
     assert not (tmp_path / "none.db").exists()
 
@@ -87,7 +87,10 @@ def test_a_server_that_refuses(invoke: Callable[..., Result], store: str, monkey
     monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
     result = invoke("--experiment-name", "mine")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"Error: tracking_uri={store}: cannot be written (403: you may not edit this experiment)\n"
+    assert result.stderr == (
+        f"Error: tracking_uri={store}: cannot be written (403: you may not edit this experiment); "
+        "`ttt-mlflow doctor` checks the store\n"
+    )
     assert MlflowClient(store).get_experiment(experiment_id).tags == {}
 
 

@@ -120,6 +120,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeNvml:
     properties = SimpleNamespace(uuid=GPU_UUID.removeprefix("GPU-"), name="NVIDIA H200", multi_processor_count=132)
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)  # also on a machine with a GPU
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return fake
 

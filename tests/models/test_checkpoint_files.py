@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.project import ROOT, environment
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.models.checkpoint_files import checkpoint_config, checkpoint_files
+from ttt_mlflow.models.checkpoint_files import AGAIN, checkpoint_config, checkpoint_files
 
 INDEX = "model.safetensors.index.json"
 
@@ -67,7 +67,7 @@ def test_an_index_alone_says_which_files_belong(folder: Path) -> None:
 )
 def test_an_index_that_cannot_be_followed(names: list[object], said: str, folder: Path) -> None:
     index_of(folder, *names)
-    assert refusal(folder) == f"{INDEX} {said}"
+    assert refusal(folder) == f"{INDEX} {said}; {AGAIN}"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,8 @@ def test_what_may_not_be_read(folder: Path) -> None:
     finally:
         locked.chmod(0o700)
     said = ["locked cannot be read", "cannot be read", "model-1.safetensors cannot be read"]
-    expected = [f"checkpoint={path}: {text} (Permission denied)" for path, text in zip(paths, said, strict=True)]
+    denied = "(Permission denied); check its permissions"
+    expected = [f"checkpoint={path}: {text} {denied}" for path, text in zip(paths, said, strict=True)]
     assert done.stdout.splitlines() == expected, done.stderr
 
 

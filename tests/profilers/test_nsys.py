@@ -68,6 +68,25 @@ def test_a_variable_that_names_no_program(monkeypatch: pytest.MonkeyPatch, tmp_p
             find_nsys()
 
 
+@pytest.mark.parametrize("how", ["./host/nsys", "host/nsys", "~/host/nsys", "nsys", "PATH=host", "PATH="])
+def test_a_relative_path_is_one_from_here(how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The profile runs in another folder."""
+    fake, host = FakeNsys(tmp_path / "nsight"), tmp_path / "host"
+    host.mkdir()
+    (host / "nsys").symlink_to(fake.path)
+    folder, path = (host if how == "PATH=" else tmp_path), os.environ["PATH"]
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first = how.removeprefix("PATH=") if how.startswith("PATH=") else str(host) if how == "nsys" else "/nowhere"
+    monkeypatch.setenv("PATH", f"{first}{os.pathsep}{path}")
+    if not how.startswith("PATH="):
+        monkeypatch.setenv(VARIABLE, how)
+    found = find_nsys()
+    assert found.path == host / "nsys", "where it is, and not what it is a link to"
+    profile(found, HELLO, tmp_path / "out", limit_s=60)
+    assert (tmp_path / "out/report.nsys-rep").exists()
+
+
 def test_it_is_found_on_the_path(nowhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = FakeNsys(tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: str(fake.path) if name == "nsys" else None)

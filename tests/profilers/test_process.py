@@ -80,7 +80,10 @@ def test_a_signal_ends_all_of_it(below: Path) -> None:
     assert running(below) == []
 
 
-def test_a_signal_amid_a_start_loses_nothing(below: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_amid_a_start_loses_nothing(
+    signum: signal.Signals, below: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It comes when the program runs and nobody has hold of it yet."""
 
     class Interrupted(subprocess.Popen[Any]):
@@ -88,20 +91,30 @@ def test_a_signal_amid_a_start_loses_nothing(below: Path, monkeypatch: pytest.Mo
             super().__init__(*arguments, **options)
             while not below.read_text():
                 time.sleep(0.01)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signum)
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)  # a shell's background job ignores it
+    before = signal.signal(signum, interrupt)  # a shell's background job ignores it
     try:
         monkeypatch.setattr(subprocess, "Popen", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             output(shell("wait", below), limit_s=60)
         assert running(below) == []
-        assert signal.getsignal(signal.SIGINT) is interrupt
+        assert signal.getsignal(signum) is interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signum, before)
+
+
+def test_what_is_ignored_stays_so_for_what_is_started() -> None:
+    """As SIGHUP under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        show = "import signal; print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
+        assert output([sys.executable, "-c", show], limit_s=60).stdout == "True\n"
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_one_that_does_not_listen() -> None:

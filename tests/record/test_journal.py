@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,31 @@ def test_a_killed_process_leaves_whole_files_and_an_abandoned_journal(tmp_path: 
     assert not journal.abandoned
 
 
+@pytest.mark.parametrize("by_s", [-86_400, 86_400])
+def test_a_clock_that_is_set_does_not_change_how_long_a_run_took(
+    by_s: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.create(tmp_path, {})
+    host_ns, steady_ns = time.time_ns(), time.monotonic_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: host_ns + by_s * 10**9)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: steady_ns + 600 * 10**9)
+    journal.set_status("ok")
+    began, ended = (datetime.fromisoformat(journal.status[name]) for name in ("started_at", "ended_at"))
+    assert (ended - began).total_seconds() == pytest.approx(600, abs=5)
+
+
+def test_a_killed_run_does_not_end_before_it_began(make_journal: MakeJournal) -> None:
+    """The host's clock was set back meanwhile: the lines of the record are older than its beginning."""
+    journal = make_journal("running")
+    later = datetime.now(UTC) + timedelta(days=1)
+    status = journal.status
+    status["started_at"] = later.isoformat()
+    (journal.path / "status.json").write_text(json.dumps(status))
+    pretend(journal, start_ticks=1)
+    journal.close_abandoned()
+    assert datetime.fromisoformat(journal.status["ended_at"]) == later
+
+
 def test_an_ended_journal_is_not_settled_again(make_journal: MakeJournal) -> None:
     journal = make_journal("oom", "too large")
     before = journal.status
@@ -257,6 +282,9 @@ def test_a_process_that_cannot_be_seen_is_gone_after_a_day_of_silence(
     pretend(journal, **unseen)
     assert not journal.abandoned
     two_days_ago = time.time() - 2 * 86400
+    status = journal.status
+    status["started_at"] = datetime.fromtimestamp(two_days_ago, UTC).isoformat()
+    (journal.path / "status.json").write_text(json.dumps(status))
     for path in [*journal.path.rglob("*"), journal.path]:
         os.utime(path, (two_days_ago, two_days_ago))
     assert journal.abandoned

@@ -180,12 +180,12 @@ def test_a_process_that_is_killed_at_any_write(tmp_path: Path) -> None:
         before = record.metrics
         record.close_abandoned()
         assert (record.status["status"], record.status["message"]) == ("killed", NO_RECORD_OF_THE_END)
-        assert record.metrics == before
+        assert record.metrics.items() >= before.items()
         assert record.faults() == []
         assert record.description == "" or record.description.startswith(f"**killed: {NO_RECORD_OF_THE_END}**")
         assert "| status | ok" not in record.description
         assert len(list((path / FOLDER).iterdir())) <= TO_PUBLISH
-        measured += "decode_tokens_per_s" in before
+        measured += "decode_tokens_per_s" in record.metrics
     assert measured > 6
     # killed at the last write, which is the status: everything but the status is there
     assert numbers(record) == numbers(ended)

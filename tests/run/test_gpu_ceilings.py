@@ -42,6 +42,7 @@ class Gpu:
         self.measured = 0
         properties = SimpleNamespace(uuid=GPU_UUID, multi_processor_count=132, name="NVIDIA H200")
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)  # also on a machine with a GPU
         monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
         monkeypatch.setattr(gpu_ceilings, "measure_ceilings", self.measure)
 

@@ -37,6 +37,7 @@ from ttt_mlflow.models.registry import models, register_model
 from ttt_mlflow.profilers import torch_profiler
 from ttt_mlflow.run import lifecycle, model_run
 from ttt_mlflow.run.plan import make_plan
+from ttt_mlflow.telemetry.clock import SteadyClock
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "promptlen": 3, "genlen": 5, "warmup": 1, "repeats": 3}
@@ -674,7 +675,7 @@ def test_the_card_is_waited_for_before_the_next_attempt(
     """With a stand-in for NVML; what the waiting itself does is tested where it is."""
     waited: list[int] = []
 
-    def wait(samples: list[dict[str, float]], tell: Callable[[str], object]) -> list[str]:
+    def wait(samples: list[dict[str, float]], tell: Callable[[str], object], now_ns: object) -> list[str]:
         waited.append(len(samples))
         tell("another process uses the GPU (30 %), for 1 s")
         return ["another process uses the GPU (30 %)"]
@@ -696,7 +697,7 @@ def test_the_card_is_waited_for_before_the_next_attempt(
 def test_an_interruption_while_it_waits_keeps_the_first_attempt(
     register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(samples: list[dict[str, float]], tell: Callable[[str], object]) -> list[str]:
+    def interrupted(samples: list[dict[str, float]], tell: Callable[[str], object], now_ns: object) -> list[str]:
         raise Killed(signal.SIGTERM)
 
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
@@ -779,16 +780,16 @@ def test_who_else_was_on_the_card_is_recorded(
 def test_joules_per_token(register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     """Energy of the passes over the tokens generated in them."""
     nvml = FakeNvml()
-    clock = [0]
+    clock = [time.time_ns()]
 
     def work(step: int, tokens: Tensor) -> None:
-        """A second and 500 J each; the host's clock does as it is told."""
+        """A second and 500 J each; the sampler's clock does as it is told."""
         clock[0] += 1_000_000_000
         nvml.energy_mj += 500_000
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID))
-    monkeypatch.setattr(time, "time_ns", lambda: clock[0])
+    monkeypatch.setattr(SteadyClock, "now_ns", lambda self: clock[0])
     register(work)
     metrics = measure(TOY).metrics
     assert metrics["energy_j"] == pytest.approx(3 * 4 * 500)

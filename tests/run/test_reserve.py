@@ -77,10 +77,10 @@ def test_room_is_kept_ahead_of_the_passes(tmp_path: Path) -> None:
 def needed(warmup: int, passes: int) -> dict[str, int]:
     """The bytes of the real files, from the longest numbers."""
     one = StepTimes(np.full(5, 1 / 3 + 1e5), 1 / 3 + 1e5, 1 / 3 + 1e5, False)
-    measurement = Measurement(warmup=[one] * min(warmup, 20), repeats=[one] * 20)
-    measured = measurement.record() | {"prefill_ms": [1 / 3 + 1e5] * 20, "time_to_first_token_ms": [1 / 3 + 1e5] * 20}
+    prompts = [1 / 3 + 1e5] * 20
+    measurement = Measurement([one] * min(warmup, 20), repeats=[one] * 20, prefill_ms=prompts, first_token_ms=prompts)
     each = {
-        "passes": json.dumps(measured, indent=1),
+        "passes": json.dumps(measurement.record(1), indent=1),
         "steps": measurement.steps_frame().to_csv(index=False),
         "series": json.dumps({"pass_tokens_per_s": [[1_764_381_025_123, 12345, 1 / 3 + 1e5]] * 20}, indent=1),
     }

@@ -103,6 +103,7 @@ class FakeNvml(ModuleType):
         self.sampled = threading.Semaphore(0)
         self.open_count = 0
         self.uuids = [GPU_UUID]
+        self.divided = False  # by MIG
         self.cuda_version = 13010  # that the driver supports, as NVML writes 13.1
         self.sm_clock = 1980
         self.sm_clocks: dict[str, int] = {}  # by UUID, where a device has one of its own
@@ -207,7 +208,7 @@ class FakeNvml(ModuleType):
 
     def nvmlDeviceGetMigMode(self, handle: object) -> list[int]:
         self._asked("nvmlDeviceGetMigMode", handle)
-        return [0, 0]
+        return [int(self.divided), int(self.divided)]
 
     def nvmlDeviceGetPersistenceMode(self, handle: object) -> int:
         self._asked("nvmlDeviceGetPersistenceMode", handle)

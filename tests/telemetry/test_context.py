@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from ttt_mlflow.telemetry.context import holds_context
+from ttt_mlflow.telemetry.context import cuda_uuid, holds_context
 
 FIRST = UUID("11111111-0000-4000-8000-222222222222")
 SECOND = UUID("6d3b1f3a-0000-4000-8000-5a5a5a5a5a5a")
@@ -49,6 +49,12 @@ def test_the_device_is_found_by_uuid(cuda: FakeCuda, prefix: str) -> None:
     assert holds_context(f"{prefix}{SECOND}") is True
 
 
+def test_the_uuid_of_a_device(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [cuda_uuid(ordinal) for ordinal in (0, 1)] == [str(FIRST), str(SECOND)]
+    monkeypatch.delattr(FakeCuda, "cuDeviceGetUuid_v2")  # a driver from before it
+    assert cuda_uuid(0) is None
+
+
 def test_where_cuda_was_not_started_there_is_no_context(cuda: FakeCuda) -> None:
     cuda.initialised = False
     assert holds_context(str(SECOND)) is False
@@ -68,3 +74,4 @@ def test_without_a_driver_it_is_not_known(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     assert holds_context(str(SECOND)) is None
+    assert cuda_uuid(0) is None

@@ -33,6 +33,7 @@ def test_facts_of_a_gpu(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None
         name="NVIDIA H200", uuid=TORCH_UUID, total_memory=150_000_000_000, multi_processor_count=132
     )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)  # also on a machine with a GPU
     device = torch.device("cuda", 0)
     facts = host_facts(device)
     assert facts["gpu_name"] == "NVIDIA H200"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.telemetry.fake_nvml import GPU_IS_LOST, GPU_UUID, NOT_SUPPORTED, SUCCESS, FakeNvml, process, utilization
 from ttt_mlflow.telemetry import processes
+from ttt_mlflow.telemetry.clock import SteadyClock
 from ttt_mlflow.telemetry.nvml import find_device
 from ttt_mlflow.telemetry.processes import (
     GpuProcess,
@@ -35,16 +36,17 @@ class Card:
 
     def __init__(self, nvml: FakeNvml) -> None:
         self.nvml = nvml
-        self.watch = ProcessWatch(nvml, find_device(nvml, GPU_UUID))
+        self.clock = SteadyClock()
+        self.watch = ProcessWatch(nvml, find_device(nvml, GPU_UUID), self.clock)
         self.sections: list[Section] = []
 
     def section(self, *looks: list[int]) -> None:
         """A section with a look at each of these lists of processes; utilisation is sampled in it."""
-        begin_ns = time.time_ns()
+        begin_ns = self.clock.now_ns()
         for pids in looks:
             self.nvml.processes = [process(pid) for pid in pids]
             self.watch.look(in_section=True)
-        self.sections.append(Section(begin_ns, time.time_ns()))
+        self.sections.append(Section(begin_ns, self.clock.now_ns()))
 
     @property
     def others(self) -> list[int] | None:
@@ -235,7 +237,7 @@ def test_who_computed_and_who_only_held_memory(card: Card, nvml: FakeNvml) -> No
 
 
 def test_a_sample_is_read_once(card: Card, nvml: FakeNvml) -> None:
-    nvml.process_utilization = [utilization(ME, 90, time.time_ns() // 1000 + 10**7)]
+    nvml.process_utilization = [utilization(ME, 90, time.time_ns() // 1000 + 10**5)]
     for _ in range(3):
         card.watch.look(in_section=True)
     assert len(card.watch._sm) == 1

@@ -46,7 +46,7 @@ def test_it_waits_until_the_card_has_cooled() -> None:
         samples.append(row(temperature_c=next(degrees, 50.0)))
         time.sleep(0.002)
 
-    assert wait_until_quiet(samples, told.append, most_s=60, look_back_s=0.02, sleep=sleep) == []
+    assert wait_until_quiet(samples, told.append, time.time_ns, most_s=60, look_back_s=0.02, sleep=sleep) == []
     assert samples[-1]["temperature_c"] == 50
     assert any("still cooling" in text for text in told)
 
@@ -58,7 +58,7 @@ def test_it_does_not_wait_for_ever() -> None:
         samples.append(row(gpu_utilization_pct=100))
         time.sleep(0.001)
 
-    still = wait_until_quiet(samples, lambda text: None, most_s=0.05, look_back_s=0.01, sleep=sleep)
+    still = wait_until_quiet(samples, lambda text: None, time.time_ns, most_s=0.05, look_back_s=0.01, sleep=sleep)
     assert still == ["another process uses the GPU (100 %)"]
 
 
@@ -67,4 +67,4 @@ def test_what_asks_it_to_end_is_heard() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        wait_until_quiet([], ended, most_s=60)
+        wait_until_quiet([], ended, time.time_ns, most_s=60)

@@ -387,6 +387,7 @@ def test_an_order_that_differs_from_nvmls_confuses_nothing(nvml: FakeNvml, monke
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=of_torch[device.index])
     )
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)  # also on a machine with a GPU
     for index, clock in enumerate([1980, 345]):
         sampler = open_sampler(torch.device("cuda", index), Reporter(Console(quiet=True)))
         assert sampler is not None

@@ -66,8 +66,11 @@ def test_errors_come_back_as_they_were(publisher: Publisher, make_journal: MakeJ
     asked = asked_for(make_journal())
     with proxy(lambda method, path: Answer(403)) as refusing, pytest.raises(BadInput, match="refused with 403"):
         publisher.ask("begin", LONG, uri=refusing.uri, **asked)
-    with pytest.raises(NoAnswer, match="unexpected error: KeyError"):
+    with pytest.raises(NoAnswer, match=r"unexpected error: KeyError.*; the traceback is in ") as failed:
         publisher.ask("begin", LONG)
+    report = Path(str(failed.value).rpartition(" ")[2])
+    assert "Traceback (most recent call last)" in report.read_text()
+    report.unlink()
     with pytest.raises(BadInput, match="not the record of a run"):
         publisher.ask("begin", LONG, uri="", **{**asked, "record": "/nowhere"})
     with pytest.raises(NoAnswer, match="nobody knows"):

@@ -1,9 +1,8 @@
 """Carries out the commands that measure, with signals, a parent `mlflow run`, publishing and the exit code."""
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,17 @@ from ttt_mlflow.app.publishing import Destination, Publishing
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
-from ttt_mlflow.errors import BadInput, BeingPublished, DamagedRecord, Killed, PublishFailed
+from ttt_mlflow.errors import (
+    FAULT,
+    NOTHING_MEASURED,
+    BadInput,
+    BeingPublished,
+    DamagedRecord,
+    Killed,
+    PublishFailed,
+    TTTError,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from ttt_mlflow.app.measure import Result
@@ -43,7 +52,7 @@ def execute_recorded(
     time_imports: record the age of this process as the time of its imports; not if it did something else before.
     """
     parent = ParentRun.of_this_process()
-    with SignalHandler(hangup=True) as signals, Publishing(destination, parent) as publishing:
+    with SignalHandler() as signals, Publishing(destination, parent) as publishing:
         try:
             config = parse()
             publishing.start()
@@ -51,6 +60,8 @@ def execute_recorded(
             return _measure_and_publish(config, destination.logdir, publishing, signals, time_imports)
         except (BadInput, Killed) as error:
             signals.stopping = True  # from here on, a signal does not interrupt the telling
+            if isinstance(error, Killed):
+                error.during = error.during or NOTHING_MEASURED
             publishing.reject(error)
             raise
 
@@ -61,7 +72,6 @@ def _measure_and_publish(
     from rich.console import Console
 
     from ttt_mlflow.app.measure import Result, carry_out, plan_of
-    from ttt_mlflow.tracking import store
 
     imports_s = process_age_s() if time_imports else None
     plan = plan_of(config)
@@ -79,8 +89,28 @@ def _measure_and_publish(
             print_error(f"Stopped by {killed}; what was measured is recorded.")
             exit_code = killed.exit_code
             publishing.keep_killed()
+        except BadInput:
+            raise
+        except Exception as error:  # raised again, when the record and its run have an end
+            signals.stopping = True
+            _record_fault(record, error)
+            with suppress(TTTError):
+                publishing.publish(record)
+            raise
     signals.stopping = True  # from here on, a signal does not interrupt publishing
+    try:
+        of_publishing = _publish_and_tell(result, publishing, config.kind)
+        return result, exit_code or of_publishing
+    except Exception as error:
+        error.add_note(f"what was measured is in {record.path}")
+        raise
 
+
+def _publish_and_tell(result: "Result", publishing: Publishing, kind: str) -> int:
+    """Publish, print the summary, and return the exit code of the publication."""
+    from ttt_mlflow.tracking import store
+
+    record = result.record
     try:
         published = publishing.publish(record)
     except (PublishFailed, DamagedRecord) as error:
@@ -89,19 +119,19 @@ def _measure_and_publish(
         else:
             show_error(error)
         print_text(result.summary())
-        return result, exit_code or error.exit_code
+        return error.exit_code
     place = published.tracking_uri
     print_text(result.summary(f"{record.path}, MLflow run {published.run_id} in {place}"))
     for note in published.notes:
         print_error(note)
-    for line in ui_lines(published, config.kind):
+    for line in ui_lines(published, kind):
         print_text(line)
     if publishing.taken_over and published.experiment_id == store.MLFLOW_DEFAULT_ID:
         print_text(
             "`mlflow run` put this run into MLflow's experiment Default; "
             f"`mlflow run . --experiment-name {store.DEFAULT_EXPERIMENT}` puts it into {store.DEFAULT_EXPERIMENT}"
         )
-    return result, exit_code
+    return 0
 
 
 @contextmanager
@@ -132,9 +162,20 @@ def _begin(record: "Journal", config: Configuration, publishing: Publishing) -> 
 def _record_killed(record: "Journal", killed: Killed) -> None:
     """Record the end of a run that was stopped before the measurement recorded its own."""
     if record.status["status"] == "running":
-        message = f"stopped by {killed} before anything was measured"
+        message = f"stopped by {killed} {NOTHING_MEASURED}"
         record.update_tags({names.TAG_STATUS: "killed", names.TAG_MESSAGE: message})
         record.set_status("killed", message, killed.exit_code)
+
+
+def _record_fault(record: "Journal", error: Exception) -> None:
+    """Record the end of a run that ended by an unexpected error before the measurement could record its own."""
+    if record.status["status"] == "running":
+        message, exit_code = one_line(error), FAULT
+        if isinstance(error, TTTError):
+            message, exit_code = str(error), error.exit_code
+        record.update_tags({names.TAG_STATUS: "error", names.TAG_MESSAGE: message})
+        record.set_status("error", message, exit_code)
+    error.add_note(f"its record is {record.path}")
 
 
 def may_take_s(config: Configuration) -> float:
@@ -151,7 +192,7 @@ def may_take_s(config: Configuration) -> float:
 
 
 def process_age_s() -> float:
-    """Seconds since the start of this process."""
-    import psutil
+    """Seconds since the start of this process, whatever was done to the clock since."""
+    from ttt_mlflow.record.process import age_s
 
-    return time.time() - psutil.Process().create_time()
+    return age_s()

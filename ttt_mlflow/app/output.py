@@ -56,7 +56,7 @@ class GuardedStream:
             if not self._drops:
                 if error.errno == errno.EPIPE:
                     raise
-                raise OutputLost(f"the output cannot be written ({error.strerror})") from None
+                raise OutputLost(f"the output cannot be written ({error.strerror}); send it elsewhere") from None
         return None
 
 

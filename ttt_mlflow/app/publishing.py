@@ -153,7 +153,7 @@ class Publishing:
         asked: dict[str, Any] = {
             "uri": resolve_tracking_uri(None),
             "candidate": asdict(self._parent.candidate),
-            "message": f"stopped by {error} before anything was measured" if killed else str(error),
+            "message": f"stopped by {error}" if killed else str(error),
             "status": "killed" if killed else "error",
         }
         try:

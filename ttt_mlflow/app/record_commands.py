@@ -14,7 +14,7 @@ from ttt_mlflow.record.files import size_of
 from ttt_mlflow.record.finding import Damaged, record_folders
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.journal_reader import JOURNAL_ID, is_record
-from ttt_mlflow.record.recorded_run import LocalRun
+from ttt_mlflow.record.recorded_run import LocalRun, metrics_by_now
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.text import number, printable, text_table
 
@@ -184,9 +184,10 @@ def _facts(run: LocalRun) -> dict[str, str]:
         "process": f"{process['pid']} on {process['host']}",
         "verdict": run.tags.get(names.TAG_VERDICT.name, ""),
     }
+    metrics = metrics_by_now(journal)
     for metric in (names.DECODE_TOKENS_PER_S, names.PREFILL_TOKENS_PER_S):
-        if metric.name in journal.metrics:
-            facts["throughput"] = f"{number(journal.metrics[metric.name])} {metric.unit}"
+        if metric.name in metrics:
+            facts["throughput"] = f"{number(metrics[metric.name])} {metric.unit}"
     target = journal.target
     if target:
         facts["meant for"] = without_secrets(str(target["tracking_uri"]))

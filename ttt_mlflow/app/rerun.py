@@ -7,7 +7,6 @@ from ttt_mlflow.app import job
 from ttt_mlflow.app.compare import gate_of, open_finder, options_of, report_of
 from ttt_mlflow.app.output import print_error, print_text
 from ttt_mlflow.app.publishing import Destination
-from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.config import CONFIGURATIONS, CompareConfig, Configuration
 from ttt_mlflow.errors import BadInput, DamagedRecord
 from ttt_mlflow.record.finding import Damaged
@@ -23,7 +22,7 @@ def rerun(run: str, destination: Destination, config: CompareConfig) -> int:
     Raises BadInput for an unknown run and for a configuration that is not possible here, before anything is measured.
     """
     damaged: list[Damaged] = []
-    with SignalHandler(), recorded(run, destination, damaged) as old:
+    with recorded(run, destination, damaged) as old:
         asked, old_id = configuration_of(old), old.id
         print_text(f"Measuring {asked.run_name} again, as run {old_id} of {old.started_at:%Y-%m-%d} did.")
     result, exit_code = job.execute_recorded(lambda: asked, destination, time_imports=False)

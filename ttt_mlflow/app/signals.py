@@ -1,15 +1,20 @@
 """Signal handling, and the `mlflow run` that started this process."""
 
-import ctypes
 import os
+import select
 import signal
 import sys
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
 from ttt_mlflow.errors import Killed, request_stop
 from ttt_mlflow.tracking.takeover import Candidate
+
+PARENT_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,11 @@ class ParentRun:
         return cls(Candidate.of_words(run_id, sys.argv[1:]), os.getppid()) if run_id else None
 
     def follow(self) -> None:
-        """From now on, end by SIGTERM when `mlflow run` dies, which does not forward the signal that ended it."""
-        if sys.platform == "linux":
-            pr_set_pdeathsig = 1  # linux/prctl.h
-            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-            if os.getppid() != self.pid:  # it died before
-                signal.raise_signal(signal.SIGTERM)
+        """From now on, end by SIGTERM when `mlflow run` dies, which does not forward the signal that ended it.
+
+        Not by PR_SET_PDEATHSIG: that counts the end of the thread that started this process as the parent's.
+        """
+        threading.Thread(target=_terminate_after, args=(self.pid,), name="parent", daemon=True).start()
 
     def keep_killed(self) -> None:
         """Start the process that keeps the run KILLED."""
@@ -42,21 +46,61 @@ class ParentRun:
         keep_killed.start(self.candidate.run_id, self.pid)
 
 
-class SignalHandler:
-    """Turns the first SIGINT or SIGTERM into Killed. A later one only prints that the run is ending.
+def _terminate_after(parent: int) -> None:
+    """Wait until the process ``parent`` is no longer this one's parent, because it has ended, and end this one."""
+    try:
+        watched = os.pidfd_open(parent)
+    except (AttributeError, OSError):  # another system, an old kernel, or it has ended
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_S)
+    else:
+        if os.getppid() == parent:  # else its number may be another's by now
+            select.select([watched], [], [])  # nothing happens in this thread until then
+        os.close(watched)
+    os.kill(os.getpid(), signal.SIGTERM)
 
-    A Ctrl-C on ``mlflow run`` arrives twice: as SIGINT from the terminal, then as SIGTERM from mlflow. hangup: also
-    handle SIGHUP, the end of the terminal, unless it is ignored as under nohup.
+
+def _signums() -> list[signal.Signals]:
+    """The signals that end a command: Ctrl-C, SIGTERM, and the end of the terminal unless it is ignored, as by nohup.
+
+    None outside of the main thread, where Python handles no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Turn a signal into Killed, so that what the block has opened is closed. A second one ends the process at once."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        restore()
+        raise Killed(signum)
+
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    before = {signum: signal.signal(signum, stop) for signum in _signums()}
+    try:
+        yield
+    finally:
+        restore()
+
+
+class SignalHandler:
+    """Turns the first signal that ends a command into Killed. A later one only prints that the run is ending.
+
+    A Ctrl-C on ``mlflow run`` arrives twice: as SIGINT from the terminal, then as SIGTERM from mlflow.
     """
 
-    def __init__(self, hangup: bool = False) -> None:
+    def __init__(self) -> None:
         self.stopping = False
-        self._signums = [signal.SIGINT, signal.SIGTERM]
-        if hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            self._signums.append(signal.SIGHUP)
 
     def __enter__(self) -> "SignalHandler":
-        self._before = {signum: signal.signal(signum, self._hear) for signum in self._signums}
+        self._before = {signum: signal.signal(signum, self._hear) for signum in _signums()}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -24,7 +24,7 @@ def write_views(tracking_uri: str | None, experiment_name: str | None, update_ru
     """
     from ttt_mlflow.tracking import update_runs as old_runs
     from ttt_mlflow.tracking import views
-    from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors, resolve_tracking_uri
+    from ttt_mlflow.tracking.store import CHECK_STORE, client_for_reading, explain, known_errors, resolve_tracking_uri
 
     uri = resolve_tracking_uri(tracking_uri)
     doing = "read"
@@ -41,7 +41,8 @@ def write_views(tracking_uri: str | None, experiment_name: str | None, update_ru
                     )
                 _print_views(without_secrets(uri), views.prepare_experiment(client, experiment))
     except known_errors() as error:
-        raise BadInput(f"tracking_uri={without_secrets(uri)}: cannot be {doing} ({explain(error, uri)})") from None
+        why = f"cannot be {doing} ({explain(error, uri)}); {CHECK_STORE}"
+        raise BadInput(f"tracking_uri={without_secrets(uri)}: {why}") from None
 
 
 def _print_views(place: str, done: "Prepared") -> None:

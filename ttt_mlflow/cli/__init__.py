@@ -10,7 +10,9 @@ from typing import Any
 
 import click
 
+from ttt_mlflow.app.fault import tell_unexpected
 from ttt_mlflow.app.output import close_output, open_output, print_error, show_error
+from ttt_mlflow.app.signals import stopped_by_signals
 from ttt_mlflow.cli import again, cleaning, comparing, keeping, measuring, reading
 from ttt_mlflow.errors import Killed, TTTError
 
@@ -25,17 +27,22 @@ Examples:
 
 
 class _Commands(click.Group):
-    """Shows expected failures as short messages, without a traceback."""
+    """Shows failures as short messages, without a traceback, and ends with their exit codes."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with stopped_by_signals():
+                return super().invoke(context)
         except TTTError as error:
             show_error(error)
             context.exit(error.exit_code)
         except Killed as killed:
-            print_error(f"Stopped by {killed} before anything was measured.")
+            print_error(f"Stopped by {killed}.")
             context.exit(killed.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own ways to end a command
+        except Exception as error:
+            context.exit(tell_unexpected(error, f"ttt-mlflow {context.invoked_subcommand or ''}".strip()))
 
 
 def _print_version(context: click.Context, option: click.Parameter, asked: bool) -> None:

@@ -6,7 +6,7 @@ import click
 
 from ttt_mlflow.app.arguments import number, parse_run, words
 from ttt_mlflow.app.publishing import Destination
-from ttt_mlflow.cli.comparing import BUG, compare_options, faults_end_with
+from ttt_mlflow.cli.comparing import compare_options
 from ttt_mlflow.cli.measuring import run_command
 from ttt_mlflow.cli.options import USER_PATH, SwitchCommand, publish_options, record_options, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR, CompareConfig, RunConfig
@@ -22,7 +22,8 @@ Examples:
 
 \b
 Exit code: 0 compared and, with --fail-above, not slower by more; 1 slower by more; 2 bad input, or a side that does
-not run; 4 compared but not published; 5 cannot tell (with --fail-above); 130 and 143 stopped by Ctrl-C and SIGTERM.
+not run; 4 compared but not published; 5 cannot tell (with --fail-above); 70 a fault of this program; 129, 130 and 143
+stopped by a terminal that went away, by Ctrl-C and by SIGTERM.
 """
 
 RERUN_EXAMPLES = """\b
@@ -32,7 +33,7 @@ Examples:
 
 \b
 Exit code: as `ttt-mlflow run`. With --fail-above: 0 not slower by more, 1 slower by more, 2 bad input,
-4 measured but not published, 5 cannot tell, also if the run failed.
+4 measured but not published, 5 cannot tell, also if the run failed, 70 a fault of this program.
 """
 
 
@@ -88,9 +89,7 @@ def ab_command(
             Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name, publish_patience, publish_seconds),
         )
 
-    with faults_end_with(BUG):
-        code = run_ab(asked, _parse_run_words)
-    context.exit(code)
+    context.exit(run_ab(asked, _parse_run_words))
 
 
 @click.command("rerun", cls=SwitchCommand, epilog=RERUN_EXAMPLES)
@@ -119,9 +118,7 @@ def rerun_command(
     destination = Destination(
         logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name, publish_patience, publish_seconds
     )
-    with faults_end_with(BUG):
-        code = rerun(run, destination, _config({"baseline": run}, gate))
-    context.exit(code)
+    context.exit(rerun(run, destination, _config({"baseline": run}, gate)))
 
 
 def _config(sides: dict[str, str], gate: dict[str, str | None]) -> CompareConfig:

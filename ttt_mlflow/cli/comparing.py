@@ -1,9 +1,6 @@
 """The commands that compare: compare."""
 
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -11,9 +8,8 @@ import click
 from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.cli.options import SWITCH, SwitchCommand, record_options, spellings
 from ttt_mlflow.config import DEFAULT_LOGDIR, CompareConfig, as_text
-from ttt_mlflow.errors import BadInput, Killed, TTTError
+from ttt_mlflow.errors import BadInput
 
-BUG = 70  # exit code of a fault of this program (EX_SOFTWARE of sysexits.h); 1 means slower and nothing else
 COMPARE_EXAMPLES = """\b
 Examples:
   ttt-mlflow compare latest~1 latest
@@ -28,18 +24,6 @@ Exit code: 0 the comparison was made, 2 bad input or a store that does not answe
 was set aside, 70 a fault of this program. With --fail-above: 0 nothing is slower by more, 1 something is, 5 cannot
 tell. With --strict alone: 5 where a condition decided.
 """
-
-
-@contextmanager
-def faults_end_with(code: int) -> Iterator[None]:
-    """End with ``code`` and a traceback where Python would end with 1, which is an answer of these commands."""
-    try:
-        yield
-    except (TTTError, Killed):
-        raise
-    except Exception:  # hides nothing: any other is a fault of this program, and whoever reports it needs the traceback
-        traceback.print_exc()
-        sys.exit(code)
 
 
 def compare_options(*without: str) -> Callable[[Any], Any]:
@@ -90,9 +74,7 @@ def compare_command(
         return CompareConfig.parse({"baseline": left, "candidate": right, **given})
 
     destination = Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
-    with faults_end_with(BUG):
-        code = compare.execute(parse, destination, record)
-    context.exit(code)
+    context.exit(compare.execute(parse, destination, record))
 
 
 def _sides(

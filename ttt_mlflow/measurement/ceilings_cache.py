@@ -19,7 +19,7 @@ from ttt_mlflow.errors import TTTError
 from ttt_mlflow.measurement import ceilings_cache
 from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.telemetry.host import device_uuid
-from ttt_mlflow.telemetry.nvml import driver_version
+from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, driver_version
 
 
 class CeilingsUnknown(TTTError):
@@ -28,9 +28,9 @@ class CeilingsUnknown(TTTError):
 
 @dataclass(frozen=True)
 class GpuIdentity:
-    """The key of kept ceilings. A MIG instance may report its GPU's UUID, but it has fewer multiprocessors."""
+    """The key of kept ceilings. Where a MIG instance has its GPU's UUID, it has fewer multiprocessors."""
 
-    uuid: str  # as PyTorch reports it
+    uuid: str  # without NVML's prefix
     driver: str
     multiprocessors: int
     name: str
@@ -43,10 +43,13 @@ class GpuIdentity:
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/ttt_mlflow, or ~/.cache/ttt_mlflow. The XDG rules require ignoring a relative path."""
+    """$XDG_CACHE_HOME/ttt_mlflow, or ~/.cache/ttt_mlflow. The XDG rules require ignoring a relative path.
+
+    A user without a home folder, as some containers have, keeps it with the temporary files.
+    """
     named = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(named) if os.path.isabs(named) else Path("~/.cache").expanduser()
-    return base / "ttt_mlflow"
+    base = named if os.path.isabs(named) else os.path.expanduser("~/.cache")
+    return Path(base if os.path.isabs(base) else tempfile.gettempdir()) / "ttt_mlflow"
 
 
 def load(gpu: GpuIdentity) -> GpuCeilings:
@@ -90,7 +93,11 @@ def identify(device: torch.device) -> GpuIdentity:
             "ceilings are kept by GPU and driver, but NVML does not report the driver's version; check nvidia-smi"
         )
     properties = torch.cuda.get_device_properties(device)
-    return GpuIdentity(device_uuid(device), driver, properties.multi_processor_count, properties.name)
+    try:
+        uuid = device_uuid(device)
+    except TelemetryUnavailable:
+        raise CeilingsUnknown("ceilings are kept by GPU, but PyTorch does not report the GPU's UUID") from None
+    return GpuIdentity(uuid, driver, properties.multi_processor_count, properties.name)
 
 
 def known_ceilings(device: torch.device) -> GpuCeilings:

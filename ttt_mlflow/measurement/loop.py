@@ -21,6 +21,7 @@ from ttt_mlflow.measurement.statistics import (
 )
 from ttt_mlflow.measurement.timing import StepTimes, finished_steps
 from ttt_mlflow.names import Metrics, Tags
+from ttt_mlflow.workload import Workload
 
 WARMUP_MOST = 1000  # passes
 WARMUP_SHARE = 0.2  # of max_seconds
@@ -46,6 +47,9 @@ class Observer:
     def progress(self, fraction: float, text: str) -> None:
         """Called between passes with the completed fraction of the measurement and the next action."""
 
+    def passed(self) -> None:
+        """Called when a pass has ended and is in the measurement, outside of every section."""
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -64,7 +68,9 @@ class Pass:
 class Measurement:
     """What has been measured so far. The loop fills it in place, so that an interruption loses nothing.
 
-    ``period`` and ``cost_grows`` come from the model: see :class:`ttt_mlflow.models.entry.ModelEntry`.
+    prefill_ms, first_token_ms: of the prompt before each decode pass, those of the warm-up first; whoever prepares the
+    passes adds them. ``period`` and ``cost_grows`` come from the model: see
+    :class:`ttt_mlflow.models.entry.ModelEntry`.
     """
 
     warmup: list[StepTimes] = field(default_factory=list)
@@ -74,6 +80,8 @@ class Measurement:
     repeats: list[StepTimes] = field(default_factory=list)
     stop_reason: str | None = None
     interrupted: bool = False
+    prefill_ms: list[float] = field(default_factory=list)
+    first_token_ms: list[float] = field(default_factory=list)
     period: int = 1
     cost_grows: bool = False
 
@@ -89,6 +97,13 @@ class Measurement:
     def relative_half_width_pct(self) -> float | None:
         """Half-width of the confidence interval for the throughput of the complete passes, which do equal work."""
         return relative_half_width_pct([1 / repeat.total_ms for repeat in self.complete_passes])
+
+    def metrics(self, workload: Workload) -> Metrics:
+        """Throughput, times and quality of what was measured of ``workload``."""
+        tokens = workload.tokens_per_pass
+        if workload.mode == "prefill":
+            return self.prefill_metrics(tokens)
+        return self.decode_metrics(tokens) | self._prompt_metrics(workload)
 
     def decode_metrics(self, tokens_per_pass: int) -> Metrics:
         """Throughput and step times of the complete passes. ``tokens_per_pass``: decoded tokens of all sequences."""
@@ -106,6 +121,26 @@ class Measurement:
         if complete:
             metrics[names.PREFILL_MS] = float(np.median([repeat.total_ms for repeat in complete]))
         return metrics
+
+    def _prompt_metrics(self, workload: Workload) -> Metrics:
+        """Metrics of the prompt in a decode run: medians over the measured passes."""
+        skip, repeats = self.warmup_count, self.repeats
+        measured = slice(skip, skip + len(repeats))  # an interrupted pass has a prompt but no timed steps
+        prefill, first = self.prefill_ms[measured], self.first_token_ms[measured]
+        if not prefill:
+            return {}
+        ms = float(np.median(prefill))
+        tokens = workload.batch * (1 + workload.genlen)
+        whole = [
+            1e3 * tokens / (before + repeat.total_ms)
+            for before, repeat in zip(prefill, repeats, strict=True)
+            if repeat.complete
+        ]
+        return with_confidence_interval(names.GENERATION_TOKENS_PER_S, whole) | {
+            names.PREFILL_MS: ms,
+            names.PREFILL_TOKENS_PER_S: 1e3 * workload.batch * workload.promptlen / ms,
+            names.TIME_TO_FIRST_TOKEN_MS: float(np.median(first)),
+        }
 
     def drifts(self) -> dict[str, Drift]:
         """The drift of the complete passes, by the names of the metrics. A test that cannot be made is absent.
@@ -145,9 +180,10 @@ class Measurement:
         ]
         return pd.DataFrame(rows, columns=["repeat", "step", "ms", "complete"])
 
-    def record(self) -> dict[str, object]:
+    def record(self, tokens_per_pass: int) -> dict[str, object]:
         """The course of the measurement, for the record: the passes with their times, and why both phases ended."""
         return {
+            "tokens_per_pass": tokens_per_pass,
             "warmup_passes": self.warmup_count,
             "warmup_s": self.warmup_s,
             "warmup_stop_reason": self.warmup_stop_reason,
@@ -161,6 +197,8 @@ class Measurement:
             "repeat_wall_ms": [repeat.wall_ms for repeat in self.repeats],
             "drift_false_alarm_rate": FALSE_ALARM_RATE,
             "drift": {name: asdict(drift) | {"found": drift.found} for name, drift in self.drifts().items()},
+            "prefill_ms": self.prefill_ms,
+            "time_to_first_token_ms": self.first_token_ms,
         }
 
 
@@ -207,6 +245,7 @@ class _Loop:
             passes.append(self.one.warmup())
             measurement.warmup_s = self.elapsed
             ended_s.append(measurement.warmup_s)
+            self.observer.passed()
             reason = self._warmup_stop(ended_s)
         measurement.warmup_stop_reason = reason
         self.observer.progress(0.0, f"warm-up ended ({reason}), passes: {len(passes)}, {measurement.warmup_s:.2f} s")
@@ -245,6 +284,7 @@ class _Loop:
             pass_began = self.elapsed
             self.one.prepare()
             done.append(self._timed_pass())
+            self.observer.passed()
             if count is None and len(done) >= next_check:
                 half_width = relative_half_width_pct([1 / repeat.total_ms for repeat in done])
                 # the bootstrap takes longer with more passes, so the next check is after 10 % more passes

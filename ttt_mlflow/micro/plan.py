@@ -9,6 +9,7 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.micro.inputs import PromptShape, StepShape
 from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, registered
 from ttt_mlflow.profilers.nsys import Nsys
+from ttt_mlflow.run.caches import choose_kernel_cache
 from ttt_mlflow.run.machine import choose_device
 from ttt_mlflow.run.plan import check_nsys_options, choose_nsys
 from ttt_mlflow.run.reserve import LARGE, own_files
@@ -60,6 +61,8 @@ def make_plan(asked: MicroConfig) -> MicroPlan:
     notices: list[str] = []
     entries = [find_kernel(name) for name in asked.kernels or ()]
     device = choose_device(asked.device, notices)
+    if device == "cuda":
+        choose_kernel_cache(notices)
     if asked.kernels is None:
         entries = [find_kernel(name) for name in (DEFAULT_GPU if device == "cuda" else DEFAULT_CPU)]
         if device == "cpu":

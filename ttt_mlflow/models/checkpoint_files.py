@@ -10,6 +10,7 @@ from ttt_mlflow.errors import BadInput
 
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
 CONFIG = "config.json"
+AGAIN = "download it again, or give another checkpoint"
 MOST_JSON = 1 << 26  # bytes; the index of a model with 10,000 weights has 1 MB
 
 
@@ -56,7 +57,7 @@ def _found(checkpoint: str) -> Path:
             f"checkpoint={checkpoint}: no such file or folder; give a safetensors file or a folder of them"
         ) from None
     except OSError as error:
-        raise BadInput(f"checkpoint={checkpoint}: cannot be read ({error.strerror})") from None
+        raise BadInput(f"checkpoint={checkpoint}: cannot be read ({error.strerror}); check its permissions") from None
     except (RuntimeError, ValueError) as error:  # no such user, a NUL
         raise BadInput(f"checkpoint={checkpoint}: no path ({error}); give a safetensors file or a folder") from None
     return path
@@ -74,20 +75,20 @@ def _plain(checkpoint: str, file: Path) -> Path:
 
 
 def _unreadable(checkpoint: str, file: Path, error: OSError) -> BadInput:
-    return BadInput(f"checkpoint={checkpoint}: {file.name} cannot be read ({error.strerror})")
+    return BadInput(f"checkpoint={checkpoint}: {file.name} cannot be read ({error.strerror}); check its permissions")
 
 
 def _indexed(checkpoint: str, index: Path) -> list[Path]:
     """The files that the index names. Raises BadInput if it names one outside its folder, or one that is missing."""
     names = _json(checkpoint, index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise BadInput(f"checkpoint={checkpoint}: {index.name} has no weight_map from weights to files")
+        raise BadInput(f"checkpoint={checkpoint}: {index.name} has no weight_map from weights to files; {AGAIN}")
     files = sorted(set(names.values()))
     for name in files:
         if name != Path(name).name or name in ("", ".", ".."):
-            raise BadInput(f"checkpoint={checkpoint}: {index.name} names {name!r}, which is no file beside it")
+            raise BadInput(f"checkpoint={checkpoint}: {index.name} names {name!r}, which is no file beside it; {AGAIN}")
         if not (index.parent / name).exists():
-            raise BadInput(f"checkpoint={checkpoint}: {index.name} names {name}, which is missing")
+            raise BadInput(f"checkpoint={checkpoint}: {index.name} names {name}, which is missing; {AGAIN}")
     return [_plain(checkpoint, index.parent / name) for name in files]
 
 
@@ -102,9 +103,9 @@ def _json(checkpoint: str, file: Path) -> dict[str, Any]:
     except OSError as error:
         raise _unreadable(checkpoint, file, error) from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"checkpoint={checkpoint}: {file.name} is not JSON ({error})") from None
+        raise BadInput(f"checkpoint={checkpoint}: {file.name} is not JSON ({error}); {AGAIN}") from None
     if not isinstance(found, dict):
-        raise BadInput(f"checkpoint={checkpoint}: {file.name} is no JSON object")
+        raise BadInput(f"checkpoint={checkpoint}: {file.name} is no JSON object; {AGAIN}")
     return found
 
 

@@ -5,7 +5,7 @@ import json
 from typing import BinaryIO
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.models.checkpoint_files import checkpoint_files
+from ttt_mlflow.models.checkpoint_files import AGAIN, checkpoint_files
 
 ID_LENGTH = 16
 BLOCK = 1 << 24  # bytes read at a time
@@ -24,7 +24,7 @@ def checkpoint_id(checkpoint: str) -> str:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())
             raise BadInput(
-                f"checkpoint={checkpoint}: {file.name} is not a readable safetensors file ({said})"
+                f"checkpoint={checkpoint}: {file.name} is not a readable safetensors file ({said}); {AGAIN}"
             ) from None
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:ID_LENGTH]
 

@@ -124,9 +124,10 @@ def find_nsys(answer_s: float = ANSWER_S) -> Nsys:
     """
     named = os.environ.get(VARIABLE)
     if named:
-        if not os.access(named, os.X_OK) or Path(named).is_dir():
+        program = shutil.which(os.path.expanduser(named))
+        if program is None:
             raise BadInput(f"profile=nsys: {VARIABLE}={named} is not an executable program; set it to the path of nsys")
-        return _asked_for_its_version(Path(named), answer_s)
+        return _asked_for_its_version(Path(program), answer_s)
     on_path = shutil.which("nsys")
     installed = [found for pattern in INSTALLED for found in sorted(glob(pattern), key=_numbers, reverse=True)]
     found = [on_path] if on_path else [path for path in installed if os.access(path, os.X_OK)]
@@ -169,6 +170,7 @@ def profile(
 
 
 def _asked_for_its_version(path: Path, answer_s: float) -> Nsys:
+    path = path.absolute()  # it is run in another folder; links stay, because nsys looks for its parts beside its name
     try:
         done = output([str(path), "--version"], answer_s)
         fault = f"--version ended with exit code {done.returncode}" if done.returncode else None

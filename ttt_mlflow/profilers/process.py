@@ -16,7 +16,7 @@ ANSWERED_GRACE_S = 0.2  # the same for a program that only prints an answer and 
 POLL_S = 0.02
 RUN_PID = "TTT_MLFLOW_RUN_PID"  # environment variable of a profiled process: the pid of its run
 RUN_POLL_S = 0.5
-HEARD = (signal.SIGINT, signal.SIGTERM)
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
@@ -39,12 +39,16 @@ def started(command: Sequence[str], grace_s: float = GRACE_S, **options: Any) ->
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Defer SIGINT and SIGTERM to the end of the block. An exception during a start would lose the new process."""
+    """Defer signals that have a handler to the end of the block. Its exception would lose the new process.
+
+    A signal that is ignored, as SIGHUP under nohup, stays so: the new process inherits that.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread handles signals
         return
     heard: list[int] = []
-    before = {signum: signal.signal(signum, lambda number, _: heard.append(number)) for signum in HEARD}
+    handled = [signum for signum in HEARD if callable(signal.getsignal(signum))]
+    before = {signum: signal.signal(signum, lambda number, _: heard.append(number)) for signum in handled}
     try:
         yield
     finally:

@@ -4,7 +4,6 @@ A line is written before the file takes its place. So a process that is killed a
 of their last two lines, and perhaps the beginning of a line at the end, which is ignored.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 
 from ttt_mlflow.errors import DamagedRecord
 from ttt_mlflow.record.files import open_inside, read_inside
+from ttt_mlflow.record.locks import locked
 
 CHECKSUMS = "checksums.jsonl"
 # Whatever publishes a record writes these, perhaps much later and on another host: they say nothing of the run's end.
@@ -75,18 +75,18 @@ def append(folder: Path, entries: Iterable[Entry], create: bool = False) -> None
     except FileNotFoundError:
         return  # a record of an earlier version
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)  # threads, and the process that publishes, write lines too
-        place = _end(file)
-        if create:
-            lines += RESERVED
-        elif place and os.pread(file, 1, place) != b"\n":
-            lines = b"\n" + lines  # after the beginning of a line, which a process that was killed has left
-        elif place:
-            place += 1
-        while lines:
-            written = os.pwrite(file, lines, place)
-            place, lines = place + written, lines[written:]
-        os.fdatasync(file)
+        with locked(folder / CHECKSUMS, file):  # threads, and the process that publishes, write lines too
+            place = _end(file)
+            if create:
+                lines += RESERVED
+            elif place and os.pread(file, 1, place) != b"\n":
+                lines = b"\n" + lines  # after the beginning of a line, which a process that was killed has left
+            elif place:
+                place += 1
+            while lines:
+                written = os.pwrite(file, lines, place)
+                place, lines = place + written, lines[written:]
+            os.fdatasync(file)
     finally:
         os.close(file)
 
@@ -98,10 +98,10 @@ def give_back(folder: Path, keep: int = 0) -> None:
     except FileNotFoundError:
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        end = _end(file)
-        if os.pread(file, 1, end) == b"\n":  # else a process that was killed has left the beginning of a line
-            os.truncate(file, min(end + 1 + keep, os.fstat(file).st_size))
+        with locked(folder / CHECKSUMS, file):
+            end = _end(file)
+            if os.pread(file, 1, end) == b"\n":  # else a process that was killed has left the beginning of a line
+                os.truncate(file, min(end + 1 + keep, os.fstat(file).st_size))
     finally:
         os.close(file)
 

@@ -49,7 +49,7 @@ def record_folders(root: Path | str) -> tuple[list[Path], list[Damaged]]:
     Raises BadInput if ``root`` is no folder.
     """
     if not Path(root).is_dir():
-        raise BadInput(f"{root}: no such folder")
+        raise BadInput(f"{root}: no such folder; give a folder of records")
     root = Path(root).absolute()
     if is_record(root):
         return [root], []

@@ -11,13 +11,13 @@ A journal is a folder ``<root>/<journal_id>/``::
     uploaded.json     {"run_id", "files": {path: sha256}}     the artifacts that are there already
     published.json    where it was published, written once it is published completely
     artifacts/...     files to upload
+    passes.jsonl      the passes of a measurement that goes on (see :mod:`ttt_mlflow.record.pass_log`)
     checksums.jsonl   what each file held when it was complete (see :mod:`ttt_mlflow.record.checksums`)
 
 Each file is replaced as a whole. A process that is killed at any moment leaves either the old file or the new one.
 No link in a record is followed. What is read back is checked: DamagedRecord says what is not as it was written.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -25,29 +25,33 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from ttt_mlflow.config import RunConfig, as_text
 from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed
-from ttt_mlflow.names import Artifact, KernelMetric, Metrics, Series, Tags
+from ttt_mlflow.names import ARTIFACT_PASSES, Artifact, KernelMetric, Metrics, Series, Tags
 from ttt_mlflow.record.checksums import LINES_TO_PUBLISH, Checksums
 from ttt_mlflow.record.files import obstacle, open_inside, walk
 from ttt_mlflow.record.journal_reader import JournalReader
 from ttt_mlflow.record.json_files import CONFIG, STATUSES
+from ttt_mlflow.record.locks import locked
+from ttt_mlflow.record.pass_log import SoFar, read_so_far
 from ttt_mlflow.record.process import has_ended, this_process
 from ttt_mlflow.record.register import Register
 from ttt_mlflow.record.room import NO_SPACE, TO_PUBLISH, Room, write_whole
 from ttt_mlflow.record.rounding import rounded, shortened
 from ttt_mlflow.record.verify import ARTIFACTS, DESCRIPTION
 from ttt_mlflow.redaction import redacted, without_secrets
+from ttt_mlflow.telemetry.clock import SteadyClock
 
 NO_RECORD_OF_THE_END = "the process ended without recording its end"
 # How long a journal must be unchanged before a process that is not visible from here counts as ended.
 UNSEEN_FOR = timedelta(days=1)
 
+LOCK = ".lock"  # held by the process that publishes the record
 JOURNAL_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
 
@@ -57,6 +61,7 @@ class Journal(JournalReader):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._before_end: list[Callable[[], None]] = []
+        self._clock: SteadyClock | None = None  # of the process that made the journal
         self._register = Register(path)
 
     @classmethod
@@ -65,8 +70,10 @@ class Journal(JournalReader):
 
         Raises :class:`BadInput` if ``root`` is not writable.
         """
-        now = datetime.now().astimezone()
+        clock = SteadyClock()
+        now = _time_of(clock)
         journal = cls(Path(root).absolute() / f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}")
+        journal._clock = clock
         try:
             journal.artifacts.mkdir(parents=True)
             journal._register.create()
@@ -106,7 +113,7 @@ class Journal(JournalReader):
 
         A status other than ``running`` is to be the last that a run writes: the log is closed, and all is sealed.
         """
-        ended_at = None if status == "running" else datetime.now().astimezone().isoformat()
+        ended_at = None if status == "running" else self._now().isoformat()
         if status != "running":
             while self._before_end:
                 self._before_end.pop()()
@@ -228,24 +235,46 @@ class Journal(JournalReader):
         """
         if self.abandoned:
             ended_at = Checksums.read(self.path).ended_at or self._last_write()
+            # not its passes, if the run had recorded them itself
+            so_far = None if self.artifact_file(ARTIFACT_PASSES.path) else read_so_far(self.path)
+            if so_far:
+                ended_at = max(ended_at, so_far.last_write)
+            ended_at = max(ended_at, datetime.fromisoformat(self.status["started_at"]))  # a clock that was set back
             at = ended_at.isoformat()
             self.room.release(keep=TO_PUBLISH)
+            if so_far:
+                self._record_passes(so_far, at)
             self._register.seal(ARTIFACTS, at, killed=True)
             first = f"**killed: {NO_RECORD_OF_THE_END}**\n\n"
             if (text := self.description) and not text.startswith(first):
                 self._write(self.path / DESCRIPTION, f"{first}{text}".encode(), at=at)
             self._set_status("killed", NO_RECORD_OF_THE_END, None, ended_at.astimezone().isoformat(), at)
 
+    def _record_passes(self, so_far: SoFar, at: str) -> None:
+        """Record what a killed run had measured. The passes come last: a process that is killed here does it again."""
+        metrics = {metric.name: value for metric, value in rounded(so_far.metrics).items()}
+        tags = {tag.name: value for tag, value in so_far.measurement.stop_tags().items()}
+        series = {metric.name: points for metric, points in so_far.series.items()}
+        for name, values in (("metrics.json", metrics), ("tags.json", tags), ("series.json", series)):
+            if values:
+                self._write_json(name, {**values, **self._read_json(name)}, at=at)
+        for artifact, text in reversed(so_far.artifacts.items()):
+            self._write(self.artifact_path(artifact), text.encode(), at=at)
+
     @contextmanager
     def publishing(self) -> Iterator[None]:
         """Lock the journal for one publisher. Raises :class:`PublishFailed` if another process is publishing it."""
         # not truncated: what stands in its place may be a file that somebody needs
-        with open(open_inside(self.path, ".lock", os.O_RDWR | os.O_CREAT), "rb") as lock:
+        with open(open_inside(self.path, LOCK, os.O_RDWR | os.O_CREAT), "rb") as lock, ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(self.path / LOCK, lock.fileno(), wait=False))
             except BlockingIOError:
                 raise PublishFailed(f"{self.path}: another process is publishing it; wait for that process") from None
             yield
+
+    def _now(self) -> datetime:
+        """By a clock that nobody sets, if this object made the journal: the time since its start is a duration."""
+        return _time_of(self._clock) if self._clock else datetime.now().astimezone()
 
     def _last_write(self) -> datetime:
         newest = self.path.stat().st_mtime
@@ -306,3 +335,7 @@ class Journal(JournalReader):
         """Raise DamagedRecord for a link or a folder where ``path`` is to be written, or a link above it."""
         if found := obstacle(self.path, path.relative_to(self.path).as_posix()):
             raise DamagedRecord(f"{path}: {found}")
+
+
+def _time_of(clock: SteadyClock) -> datetime:
+    return datetime.fromtimestamp(clock.now_ns() / 1e9, UTC).astimezone()

@@ -34,7 +34,7 @@ class JournalReader:
         """
         journal = cls(Path(path).absolute())
         if not is_record(journal.path):
-            raise BadInput(f"{path}: not the record of a run (it has no status.json)")
+            raise BadInput(f"{path}: not the record of a run (it has no status.json); give the folder of one")
         _ = journal.status
         return journal
 

@@ -17,8 +17,12 @@ def throughputs(run: RecordedRun) -> list[float]:
         rates = [1e3 * tokens / ms for ms, complete in timed if complete]
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadInput(
-            f"{run.id}: {ARTIFACT_PASSES.path} does not hold the passes of a run ({type(error).__name__}: {error})"
+            f"{run.id}: {ARTIFACT_PASSES.path} does not hold the passes of a run ({type(error).__name__}: {error}); "
+            "choose another run"
         ) from None
     if not rates:
-        raise BadInput(f"{run.id}: the run has no complete pass to compare (status {run.status})")
+        todo = "choose another run"
+        if run.status == "running":
+            todo = "wait for its end; if it was killed, `ttt-mlflow sync` records the passes that it had"
+        raise BadInput(f"{run.id}: the run has no complete pass to compare (status {run.status}); {todo}")
     return rates

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,13 @@ class Host:
                 return bool(self.start_ticks(process["pid"]) != process["start_ticks"])
             return None
         return True if process["host"] == self.name else None
+
+
+def age_s() -> float:
+    """Seconds since the start of this process, by the clock that counts them, which nobody sets."""
+    ticks = start_ticks(os.getpid())
+    assert ticks is not None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def start_ticks(pid: int) -> int | None:

@@ -12,6 +12,7 @@ from ttt_mlflow.names import ARTIFACT_HOST, TAG_KIND, Artifact
 from ttt_mlflow.record.finding import when
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.json_files import parse_json
+from ttt_mlflow.record.pass_log import throughput_so_far
 
 
 class RecordedRun(Protocol):
@@ -106,7 +107,7 @@ class LocalRun:
             for name, points in self.journal.series.items()
             if points
         }
-        return self.journal.metrics | last
+        return metrics_by_now(self.journal) | last
 
     @property
     def tags(self) -> dict[str, str]:
@@ -114,6 +115,12 @@ class LocalRun:
 
     def artifact(self, artifact: Artifact) -> Path | None:
         return self.journal.artifact_file(artifact.path)
+
+
+def metrics_by_now(journal: Journal) -> dict[str, float]:
+    """The metrics of a record. For a run without an end they have the throughput of the passes that it has."""
+    so_far = throughput_so_far(journal.path) if journal.status["status"] == "running" else {}
+    return so_far | journal.metrics
 
 
 def read_object(run: RecordedRun, artifact: Artifact) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ttt_mlflow.names import TAG_ENTRY_POINT, TAG_KIND, TAG_METHOD, TAG_STATUS
 from ttt_mlflow.record.checked import CheckedJournal
 from ttt_mlflow.record.derived import sizes
 from ttt_mlflow.record.finding import Damaged, record_folders
-from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of
+from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of, metrics_by_now
 
 KINDS = ("decode", "prefill", "micro")  # what a table shows unless other kinds are asked for
 
@@ -54,7 +54,7 @@ def local_row(run: LocalRun, with_series: bool = False) -> RunRow:
     journal = run.journal
     status, tags = run.status, journal.tags
     params = journal.params or {name: as_text(value) for name, value in journal.settings.items()}
-    metrics = run.metrics if with_series else journal.metrics
+    metrics = run.metrics if with_series else metrics_by_now(journal)
     kind = tags.get(TAG_KIND.name) or kind_of(tags, run.entry_point, params.get("mode"))
     return _completed(run, kind, run.started_at, status, (params, metrics, tags))
 

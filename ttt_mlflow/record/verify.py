@@ -9,6 +9,7 @@ from ttt_mlflow.errors import DamagedRecord
 from ttt_mlflow.record.checksums import CHECKSUMS, OF_PUBLISHING, Checksums, Entry, of_file
 from ttt_mlflow.record.files import obstacle, open_inside, read_inside, walk
 from ttt_mlflow.record.json_files import CONFIG, SHAPES, read_json
+from ttt_mlflow.record.pass_log import throughput_so_far
 
 ARTIFACTS = "artifacts"
 DESCRIPTION = "description.md"
@@ -54,6 +55,10 @@ def _faults(folder: Path, thorough: bool) -> Iterator[str]:
                 yield f"{name}: missing"
         except DamagedRecord as error:
             yield short(folder, error)
+    try:
+        throughput_so_far(folder)
+    except DamagedRecord as error:
+        yield short(folder, error)
     try:
         yield from _links(folder)
         yield from _missing_checksums(folder)

@@ -181,7 +181,7 @@ def measured_in_both(
     runs = list(baseline), list(candidate)
     for name, side in zip(("baseline", "candidate"), runs, strict=True):
         if not side:
-            raise BadInput(f"the {name} has no runs to compare")
+            raise BadInput(f"the {name} has no runs to compare; name one")
     every = measured_in({run.id: run for side in runs for run in side}.values())
     found = [[one for run in side for one in every if one.run.id == run.id] for side in runs]
     return found[0], found[1]

@@ -62,7 +62,8 @@ def _model(run: RecordedRun, key: str) -> Measured:
 def _kernels(run: RecordedRun) -> list[Measured]:
     path = run.artifact(names.ARTIFACT_MICRO_SAMPLES)
     if path is None:
-        raise BadInput(f"{run.id}: the run has no {names.ARTIFACT_MICRO_SAMPLES.path} to compare (status {run.status})")
+        what = names.ARTIFACT_MICRO_SAMPLES.path
+        raise BadInput(f"{run.id}: the run has no {what} to compare (status {run.status}); choose another run")
     results = MicroResults.read(path)
     settings = run.settings
     shape = {name: settings.get(name) for name in ("heads", "head_dim", "dtype", "device")}

@@ -28,6 +28,7 @@ from ttt_mlflow.report.text import escaped, markdown_table, number, run_label, s
 from ttt_mlflow.workload import STEP
 
 STEP_RANGE = re.compile(rf":?{re.escape(STEP)}\d+")  # the named range of one step in the table of Nsight Systems
+AGAIN = "profile that configuration again"
 IDLE = "nothing running"
 SHOWN = 20  # rows in the tables for people and in the chart; all other rows are combined into one
 COLUMNS = ("kernel", "part", "", "A ms", "B ms", "change ms", "of the change")
@@ -115,7 +116,7 @@ def read_torch_profile(run: RecordedRun) -> ProfiledStep:
         device, step_ms, idle_ms = step["device"], step["step_ms"], step["idle_ms"]
         return ProfiledStep(label, device, step_ms, idle_ms, kernels, step.get("mode"), step.get("measured_ms"))
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error})") from None
+        raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error}); {AGAIN}") from None
 
 
 def read_nsys_profile(run: RecordedRun) -> ProfiledStep:
@@ -134,7 +135,7 @@ def read_nsys_profile(run: RecordedRun) -> ProfiledStep:
         if not kernels:
             raise ValueError("no kernels")
     except (ValueError, KeyError, TypeError, ZeroDivisionError, RunFailed) as error:
-        raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error})") from None
+        raise BadInput(f"{label}: its profile cannot be read ({type(error).__name__}: {error}); {AGAIN}") from None
     step_ms = sum(kernels.values())
     return ProfiledStep(label, "cuda", step_ms, 0.0, kernels, run.params.get("mode"), profiler="nsys")
 

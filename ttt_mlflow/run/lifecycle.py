@@ -6,6 +6,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -118,6 +119,8 @@ def _carry_through(
         # as text: a handler that keeps log records would keep the traceback, and with it the model's memory
         log.error("the run ended early\n%s", traceback.format_exc())
         if isinstance(error, OSError) and error.errno in NO_SPACE:
+            if error.filename and not Path(error.filename).is_relative_to(record.path.parent):
+                return RunFailed(f"{error.filename}: {error.strerror}; free some space there, or set TMPDIR")
             return _unwritable(record, "the run cannot be recorded", error)
         return failure_of(error, run.plan.used.run_name, run.plan.device)
 

@@ -26,11 +26,14 @@ def choose_device(asked: str | None, notices: list[str]) -> str:
     import torch
 
     found = torch.cuda.is_available()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    limited = "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible or repr(visible)}"
     if asked == "cuda" and not found:
-        raise BadInput("device=cuda: PyTorch finds no GPU on this machine; use device=cpu, or a machine with a GPU")
+        other = "a machine with a GPU" if visible is None else "name a GPU that nvidia-smi -L lists"
+        raise BadInput(f"device=cuda: PyTorch finds no GPU on this machine{limited}; use device=cpu, or {other}")
     device = asked or ("cuda" if found else "cpu")
     if device == "cuda" and interpreting():
         raise BadInput("device=cuda: TRITON_INTERPRET=1 makes Triton run on the host; unset it, or use device=cpu")
     if asked is None and device == "cpu":
-        notices.append("device: no GPU found, measuring on the CPU")
+        notices.append(f"device: no GPU found{limited}, measuring on the CPU")
     return device

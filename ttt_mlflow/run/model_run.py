@@ -7,7 +7,7 @@ written during the run, so an early end of the run keeps what was measured.
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,12 +18,12 @@ from ttt_mlflow import names
 from ttt_mlflow.errors import RunFailed, TTTError
 from ttt_mlflow.measurement.evidence import evidence
 from ttt_mlflow.measurement.loop import Measurement, Observer, Pass, measure_passes
-from ttt_mlflow.measurement.statistics import with_confidence_interval
 from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.measurement.timing import StepTimer, time_once
 from ttt_mlflow.measurement.verdict import Verdict, judge
 from ttt_mlflow.names import Metrics, Series
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.pass_log import PassLog
 from ttt_mlflow.run.attempt import COMPLETE, after_the_measurement
 from ttt_mlflow.run.gpu_ceilings import FoundCeilings, find_ceilings
 from ttt_mlflow.run.plan import Plan
@@ -48,10 +48,10 @@ WARMUP_PASS_MS = 250.0  # sufficient length of a warm-up pass; the warm-up can e
 
 
 class RunObserver(Observer):
-    """Marks the measured sections for the NVML sampler, and shows progress."""
+    """Marks the measured sections for the NVML sampler, and shows progress. keep: called after each pass."""
 
-    def __init__(self, sampler: NvmlSampler | None, show: Show) -> None:
-        self._sampler, self._show = sampler, show
+    def __init__(self, sampler: NvmlSampler | None, show: Show, keep: Callable[[], object] = lambda: None) -> None:
+        self._sampler, self._show, self._keep = sampler, show, keep
 
     def section(self, edge: Literal["begin", "end"]) -> None:
         if self._sampler:
@@ -62,6 +62,9 @@ class RunObserver(Observer):
 
     def progress(self, fraction: float, text: str) -> None:
         self._show(fraction, text)
+
+    def passed(self) -> None:
+        self._keep()
 
 
 class ModelRun:
@@ -75,8 +78,7 @@ class ModelRun:
         self.sampler: NvmlSampler | None = None
         self.prepared: Prepared | None = None
         self.measurement = self._new_measurement()
-        self.prefill_ms: list[float] = []  # one per pass, warm-up passes first
-        self.first_token_ms: list[float] = []
+        self.pass_log = PassLog(record.path, plan.workload, self._tell_not_kept)
         self.discarded: list[dict[str, Any]] = []  # attempts before the last one
         self.discarded_steps: list[pd.DataFrame] = []
         self.discarded_rates: dict[int, float] = {}  # median tokens/s, by attempt
@@ -99,7 +101,7 @@ class ModelRun:
         """Record the numbers first, in reserved space; then what a full disk may cost: steps, samples, pictures."""
         began = time.perf_counter()
         measurement, record = self.measurement, self.record
-        metrics = self._throughput_metrics() | self._memory_metrics()
+        metrics = measurement.metrics(self.plan.workload) | self._memory_metrics()
         if self.sampler:
             metrics |= self._telemetry_metrics(self.sampler)
         if measurement.repeats and self.used.retry_invalid:
@@ -114,6 +116,7 @@ class ModelRun:
         if not steps.empty:
             table = steps.to_csv(index=False)
             record_optional(record, self.reporter, names.ARTIFACT_STEPS, lambda: table, reserved=True)
+        self.pass_log.remove()
         self.measured_ms = metrics.get(names.PREFILL_MS if self.used.mode == "prefill" else names.DECODE_STEP_MS_MEAN)
         self.roofline = record_roofline(record, self.reporter, self.plan, self.measured_ms, self.ceilings)
         if self.sampler:
@@ -165,8 +168,10 @@ class ModelRun:
             show(fraction, text)
 
         while True:
+            self.pass_log.begin(self.measurement)
             one = self._prefill_pass(prepared) if self.used.mode == "prefill" else self._decode_pass(prepared)
-            measure_passes(one, self.used.budget, RunObserver(self.sampler, between_passes), self.measurement)
+            observer = RunObserver(self.sampler, between_passes, lambda: self.pass_log.add(self.measurement))
+            measure_passes(one, self.used.budget, observer, self.measurement)
             verdict = self._judge()
             if verdict.word != "invalid" or len(self.discarded) == self.used.retry_invalid:
                 return
@@ -211,8 +216,8 @@ class ModelRun:
         began = time.perf_counter()
         first, ms = time_once(lambda: prepared.decoder.prefill(prepared.prompt), self.device)
         first.tolist()
-        self.first_token_ms.append(1e3 * (time.perf_counter() - began))
-        self.prefill_ms.append(ms)
+        self.measurement.first_token_ms.append(1e3 * (time.perf_counter() - began))
+        self.measurement.prefill_ms.append(ms)
 
     def _judge(self) -> Verdict:
         found = evidence(self.measurement, self.sampler, self.on_gpu, self.used.precision_pct)
@@ -231,14 +236,15 @@ class ModelRun:
         attempts, table = json.dumps(self.discarded, indent=1), pd.concat(self.discarded_steps).to_csv(index=False)
         record_optional(self.record, self.reporter, names.ARTIFACT_DISCARDED, lambda: attempts)
         record_optional(self.record, self.reporter, names.ARTIFACT_DISCARDED_STEPS, lambda: table)
-        self.measurement, self.prefill_ms, self.first_token_ms = self._new_measurement(), [], []
+        self.measurement = self._new_measurement()
         if self.sampler:
             self.sampler.forget_sections()
 
     def _wait_until_quiet(self, show: Show) -> None:
         if self.sampler:
             self._synchronize()
-            still = wait_until_quiet(self.sampler.samples, lambda why: show(0.0, f"waiting: {why}"))
+            sampler = self.sampler
+            still = wait_until_quiet(sampler.samples, lambda why: show(0.0, f"waiting: {why}"), sampler.clock.now_ns)
             if still:
                 self.reporter.say(f"The GPU did not become quiet: {'; '.join(still)}. The run measures anyway.")
 
@@ -248,11 +254,11 @@ class ModelRun:
 
     # Recording
 
-    def _throughput_metrics(self) -> Metrics:
-        tokens_per_pass = self.plan.workload.tokens_per_pass
-        if self.used.mode == "prefill":
-            return self.measurement.prefill_metrics(tokens_per_pass)
-        return self.measurement.decode_metrics(tokens_per_pass) | self._prompt_metrics()
+    def _tell_not_kept(self, why: str) -> None:
+        self.reporter.warn(
+            f"the passes cannot be kept in {self.record.path} as they end ({why}); they are recorded at the end of the "
+            "measurement, and are lost if this process is killed before"
+        )
 
     def _throughput_series(self) -> Series:
         """The throughput of each complete pass, and of each discarded attempt its median; steps count from 1."""
@@ -263,26 +269,6 @@ class ModelRun:
             names.DISCARDED_TOKENS_PER_S: [(now_ms, at, rate) for at, rate in self.discarded_rates.items()],
         }
         return {metric: points for metric, points in rows.items() if points}
-
-    def _prompt_metrics(self) -> Metrics:
-        """Metrics of the prompt in a decode run: medians over the measured passes."""
-        skip, repeats = self.measurement.warmup_count, self.measurement.repeats
-        measured = slice(skip, skip + len(repeats))  # an interrupted pass has a prompt but no timed steps
-        prefill, first = self.prefill_ms[measured], self.first_token_ms[measured]
-        if not prefill:
-            return {}
-        ms = float(np.median(prefill))
-        tokens = self.used.batch * (1 + self.used.genlen)
-        whole = [
-            1e3 * tokens / (before + repeat.total_ms)
-            for before, repeat in zip(prefill, repeats, strict=True)
-            if repeat.complete
-        ]
-        return with_confidence_interval(names.GENERATION_TOKENS_PER_S, whole) | {
-            names.PREFILL_MS: ms,
-            names.PREFILL_TOKENS_PER_S: 1e3 * self.used.batch * self.used.promptlen / ms,
-            names.TIME_TO_FIRST_TOKEN_MS: float(np.median(first)),
-        }
 
     def _memory_metrics(self) -> Metrics:
         if not self.on_gpu:
@@ -300,9 +286,7 @@ class ModelRun:
         return metrics
 
     def _passes_record(self) -> dict[str, object]:
-        prefills = {"prefill_ms": self.prefill_ms, "time_to_first_token_ms": self.first_token_ms}
-        tokens = {"tokens_per_pass": self.plan.workload.tokens_per_pass}
-        return tokens | self.measurement.record() | prefills
+        return self.measurement.record(self.plan.workload.tokens_per_pass)
 
     def _measured(self) -> Measured:
         startup = (names.IMPORTS_S, names.SETUP_S, names.COMPILE_S)

@@ -13,6 +13,7 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, find_nsys, importer_fault
+from ttt_mlflow.run.caches import check_compiler_cache, choose_kernel_cache
 from ttt_mlflow.run.machine import choose_device, interpreting, missing_cxx_compiler
 from ttt_mlflow.run.reserve import sizes_at_start
 from ttt_mlflow.workload import Workload
@@ -63,6 +64,10 @@ def make_plan(asked: RunConfig) -> Plan:
             "cuda_graph": _cuda_graph(asked, entry, device, notices),
         }
     )
+    if used.use_compile:
+        check_compiler_cache()
+    if device == "cuda":
+        choose_kernel_cache(notices)
     assert used.dtype is not None
     request = ModelRequest(
         used.model_name, inner_net, getattr(torch, used.dtype), torch.device(device), used.seed, used.checkpoint

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ttt_mlflow import names
+from ttt_mlflow.errors import one_line
 from ttt_mlflow.measurement.roofline import PartWork, by_part, floor_ms, total_bytes, total_flops
 from ttt_mlflow.measurement.verdict import Verdict
 from ttt_mlflow.names import Artifact, Metrics, Series
@@ -40,7 +41,11 @@ def record_optional(
 
     The numbers of a run do not depend on it. ``reserved``: see :meth:`Journal.write_artifact`.
     """
-    data = make()
+    try:
+        data = make()
+    except OSError as error:  # a picture needs a folder for the fonts that were found
+        reporter.leave_out(artifact, error.strerror or one_line(error))
+        return
     try:
         record.write_artifact(artifact, data, reserved)
     except OSError as error:

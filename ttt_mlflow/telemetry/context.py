@@ -1,4 +1,4 @@
-"""Whether this process has a CUDA context on a GPU. Without a context, NVML cannot list the process."""
+"""What CUDA's driver knows of this process: the UUIDs of its devices, and whether it has a context on one."""
 
 import ctypes
 from typing import Any
@@ -18,16 +18,34 @@ def holds_context(uuid: str) -> bool | None:
         return None
 
 
+def cuda_uuid(ordinal: int) -> str | None:
+    """The UUID of the device that CUDA counts as ``ordinal``, without NVML's prefix; None if CUDA cannot be asked.
+
+    On a GPU that is divided by MIG it is that of the instance. PyTorch may report its GPU's.
+    """
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+        device = ctypes.c_int()
+        return None if cuda.cuDeviceGet(ctypes.byref(device), ordinal) else _uuid(cuda, device)
+    except (OSError, AttributeError):
+        return None
+
+
+def _uuid(cuda: Any, device: ctypes.c_int) -> str | None:
+    raw = (ctypes.c_ubyte * 16)()
+    return None if cuda.cuDeviceGetUuid_v2(ctypes.byref(raw), device) else str(UUID(bytes=bytes(raw)))
+
+
 def _primary_context(cuda: Any, uuid: str) -> bool | None:
     count = ctypes.c_int()
     status = cuda.cuDeviceGetCount(ctypes.byref(count))
     if status == CUDA_ERROR_NOT_INITIALIZED:
         return False
     for ordinal in range(count.value if status == CUDA_SUCCESS else 0):
-        device, raw = ctypes.c_int(), (ctypes.c_ubyte * 16)()
-        if cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetUuid_v2(ctypes.byref(raw), device):
+        device = ctypes.c_int()
+        if cuda.cuDeviceGet(ctypes.byref(device), ordinal):
             continue
-        if str(UUID(bytes=bytes(raw))) == uuid:
+        if _uuid(cuda, device) == uuid:
             flags, active = ctypes.c_uint(), ctypes.c_int()
             failed = cuda.cuDevicePrimaryCtxGetState(device, ctypes.byref(flags), ctypes.byref(active))
             return None if failed else bool(active.value)

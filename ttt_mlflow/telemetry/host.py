@@ -5,12 +5,14 @@ import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import torch
 
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.telemetry.context import cuda_uuid
 from ttt_mlflow.telemetry.gpu_state import gpu_facts
 from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, cuda_driver_version, driver_version
 
@@ -61,8 +63,17 @@ def cpu_load_1min() -> float | None:
 
 
 def device_uuid(device: torch.device) -> str:
-    """The UUID of a CUDA device as PyTorch reports it, without NVML's prefix."""
-    return str(torch.cuda.get_device_properties(device).uuid)
+    """The UUID of a CUDA device, without NVML's prefix: whatever CUDA_VISIBLE_DEVICES names, and in whatever order.
+
+    Raises :class:`TelemetryUnavailable` if it is not known. Nothing else tells which GPU is used: NVML numbers GPUs in
+    another order than CUDA, and all of them.
+    """
+    found = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+    if torch.cuda.is_initialized():
+        found = cuda_uuid(torch.cuda.current_device() if device.index is None else device.index) or found
+    if not found.strip("0-"):
+        raise TelemetryUnavailable("PyTorch does not report the GPU's UUID", "check the driver with nvidia-smi -L")
+    return found
 
 
 def package_list() -> str:
@@ -134,17 +145,12 @@ def _gpu_facts(device: torch.device | None) -> dict[str, object | None]:
     if device is None or device.type != "cuda":
         return {}
     properties = torch.cuda.get_device_properties(device)
-    return {
+    facts: dict[str, object | None] = {
         "gpu_name": properties.name,
-        "gpu_uuid": device_uuid(device),
         "gpu_memory_gb": properties.total_memory / 1e9,
         "gpu_multiprocessors": properties.multi_processor_count,
-        **_nvml_facts(device_uuid(device)),
     }
-
-
-def _nvml_facts(uuid: str) -> dict[str, object]:
-    try:
-        return gpu_facts(uuid)
-    except TelemetryUnavailable:  # the sampler reports it once per run
-        return {}
+    with suppress(TelemetryUnavailable):  # the sampler reports it once per run
+        facts["gpu_uuid"] = device_uuid(device)
+        facts |= gpu_facts(device_uuid(device))
+    return facts

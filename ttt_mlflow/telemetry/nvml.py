@@ -68,9 +68,15 @@ def refusals(nvml: ModuleType) -> tuple[type[Exception], ...]:
 def find_device(nvml: ModuleType, uuid: str) -> Device:
     """The device with this UUID, with or without NVML's prefix (PyTorch omits the prefix).
 
-    Raises pynvml's NVMLError if NVML does not know it.
+    Raises pynvml's NVMLError if NVML does not know it, and TelemetryUnavailable for a GPU that is divided by MIG: a
+    process uses one of its instances, and readings of the whole GPU have its neighbors in them.
     """
     handle, full_uuid = _handle(nvml, uuid)
+    if full_uuid.startswith("GPU-") and _is_divided(nvml, handle):
+        raise TelemetryUnavailable(
+            f"the GPU {uuid} is divided by MIG, and which of its instances this process uses is not known",
+            "set CUDA_VISIBLE_DEVICES to the UUID of one, as nvidia-smi -L lists it",
+        )
     return Device(handle, full_uuid, _parent(nvml, handle) if full_uuid.startswith("MIG-") else None)
 
 
@@ -85,6 +91,13 @@ def _handle(nvml: ModuleType, uuid: str) -> tuple[Any, str]:
         except nvml.NVMLError:
             pass  # the first error is more informative
         raise
+
+
+def _is_divided(nvml: ModuleType, handle: Any) -> bool:
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except refusals(nvml):
+        return False  # a GPU that cannot be divided
 
 
 def _parent(nvml: ModuleType, instance: Any) -> Any | None:

@@ -19,12 +19,14 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from ttt_mlflow.telemetry.clock import SteadyClock
 from ttt_mlflow.telemetry.context import holds_context
 from ttt_mlflow.telemetry.nvml import Device, refusals, text
 from ttt_mlflow.telemetry.query import Query, of_itself
 from ttt_mlflow.telemetry.samples import Section
 
 TURN_SECONDS = 1.0  # time to wait while the other thread reads the processes
+AHEAD_US = 1_000_000  # how far a time of NVML may be ahead of the host's clock
 NOT_VISIBLE = "NVML lists no process although this one computes: processes are not visible from this container"
 NOT_TOLD_APART = (
     "NVML lists {count} with pids of another namespace than this container's, and which one is this process "
@@ -116,8 +118,8 @@ class ProcessLists:
 class ProcessWatch:
     """Reads a device's processes periodically, from the sampling thread and at the ends of the sections."""
 
-    def __init__(self, nvml: ModuleType, device: Device) -> None:
-        self._nvml, self._uuid = nvml, device.uuid
+    def __init__(self, nvml: ModuleType, device: Device, clock: SteadyClock) -> None:
+        self._nvml, self._uuid, self._clock = nvml, device.uuid, clock
         self._key = (os.getpid(), device.uuid)
         self._lists = ProcessLists(nvml, device)
         self._since_us = time.time_ns() // 1000
@@ -146,10 +148,17 @@ class ProcessWatch:
                 self._names[number] = process_name(self._nvml, number)
                 if is_related(number):
                     self._related.add(number)
+            # NVML's times are of the host's clock; if that was set back, what is known has times that are to come
+            newest_us = time.time_ns() // 1000 + AHEAD_US
+            if self._since_us > newest_us:
+                self._since_us = newest_us - AHEAD_US
             for sample in self._utilization.ask() or []:
+                if sample.timeStamp > newest_us:
+                    continue
                 self._since_us = max(self._since_us, int(sample.timeStamp))
                 if sample.smUtil <= 100:  # NVML occasionally reports far larger numbers
-                    self._sm.append((1000 * int(sample.timeStamp), int(sample.pid), float(sample.smUtil)))
+                    time_ns = self._clock.of_host_ns(1000 * int(sample.timeStamp))
+                    self._sm.append((time_ns, int(sample.pid), float(sample.smUtil)))
         finally:
             self._turn.release()
 

@@ -38,19 +38,20 @@ def unrest(rows: Rows) -> list[str]:
 def wait_until_quiet(
     samples: Rows,
     tell: Callable[[str], object],
+    now_ns: Callable[[], int],
     most_s: float = MOST_S,
     look_back_s: float = LOOK_BACK_S,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[str]:
     """Wait until the live ``samples`` show LOOK_BACK_S of quiet, at most ``most_s``. Returns the remaining obstacles.
 
-    samples: rows with time_ns (time.time_ns), to which another thread appends. tell: called at every check with the
-    obstacles; an exception from it ends the waiting. The caller must keep the GPU idle.
+    samples: rows with time_ns, to which another thread appends. tell: called at every check with the obstacles; an
+    exception from it ends the waiting. now_ns: the clock of the samples. The caller must keep the GPU idle.
     """
-    began_ns = time.time_ns()
+    began_ns = now_ns()
     while True:
-        waited_s = (time.time_ns() - began_ns) / 1e9
-        since_ns = max(began_ns, time.time_ns() - int(look_back_s * 1e9))
+        waited_s = (now_ns() - began_ns) / 1e9
+        since_ns = max(began_ns, now_ns() - int(look_back_s * 1e9))
         reasons = unrest([row for row in samples[-1000:] if row["time_ns"] >= since_ns])
         if (waited_s >= look_back_s and not reasons) or waited_s >= most_s:
             return reasons

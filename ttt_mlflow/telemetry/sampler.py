@@ -15,6 +15,7 @@ from typing import Any, Self
 import pandas as pd
 
 from ttt_mlflow.names import VIOLATION_POLICIES
+from ttt_mlflow.telemetry.clock import SteadyClock
 from ttt_mlflow.telemetry.counters import ECC, ENERGY, SectionCounters, violation_query
 from ttt_mlflow.telemetry.gpm import GpmReader
 from ttt_mlflow.telemetry.nvml import Device, TelemetryUnavailable, find_device, load_nvml
@@ -34,19 +35,21 @@ class NvmlSampler:
 
     samples: one dict for each sample (see :meth:`frame`).
     sections: the measured sections, marked by :meth:`mark`.
+    clock: that of samples and sections.
     memory_total_bytes: the device's memory; None if the GPU does not report it.
     """
 
     def __init__(self, nvml: ModuleType, device: Device, hz: float) -> None:
         self.uuid = device.uuid
         self.hz = hz
+        self.clock = SteadyClock()
         self.samples: list[Row] = []
         self.sections: list[Section] = []
         self._nvml = nvml
         self._readings = sample_queries(nvml, device)
         self._gpm = GpmReader(nvml, device)
         self._counters = SectionCounters(nvml, device)
-        self._processes = ProcessWatch(nvml, device)
+        self._processes = ProcessWatch(nvml, device, self.clock)
         self._memory_total = memory_total_query(nvml, device)
         self.memory_total_bytes = self._memory_total.ask()
         self._open_section: tuple[int, dict[str, float]] | None = None
@@ -64,6 +67,9 @@ class NvmlSampler:
         nvml = load_nvml()
         try:
             return cls(nvml, find_device(nvml, uuid), hz)
+        except TelemetryUnavailable:
+            nvml.nvmlShutdown()
+            raise
         except nvml.NVMLError as error:
             nvml.nvmlShutdown()
             raise TelemetryUnavailable(
@@ -106,9 +112,9 @@ class NvmlSampler:
         if edge == "begin" and self._open_section is None:
             self._processes.look(in_section=True)
             counted = self._counters.at_begin()
-            self._open_section = (time.time_ns(), counted)
+            self._open_section = (self.clock.now_ns(), counted)
         elif edge == "end" and self._open_section is not None:
-            end_ns = time.time_ns()
+            end_ns = self.clock.now_ns()
             (begin_ns, before), self._open_section = self._open_section, None
             counted = self._counters.between(before, self._counters.at_end())
             self._processes.look(in_section=True)
@@ -143,14 +149,14 @@ class NvmlSampler:
         """The SM clock (MHz) of the samples of the last ``seconds``, the oldest first; None if not reported."""
         if self._readings["sm_clock"].refused is not None:
             return None
-        since_ns = time.time_ns() - int(seconds * 1e9)
+        since_ns = self.clock.now_ns() - int(seconds * 1e9)
         recent = takewhile(lambda row: row["time_ns"] >= since_ns, reversed(self.samples))
         return [row["sm_clock_mhz"] for row in recent if "sm_clock_mhz" in row][::-1]
 
     def frame(self) -> pd.DataFrame:
         """The samples so far, one row each; empty without samples.
 
-        time_ns (the host's clock, time.time_ns), read_ms (the time for reading the row), measured (whether it was in a
+        time_ns (on :attr:`clock`), read_ms (the time for reading the row), measured (whether it was in a
         section) and, if the GPU reports them: sm_clock_mhz, memory_clock_mhz, power_w (NVML's average, on most GPUs of
         the last second), power_instant_w, power_instant_age_ms (from NVML's timestamp), temperature_c,
         gpu_utilization_pct, memory_utilization_pct, memory_used_bytes, clock_event_reasons (a mask: bit i is
@@ -207,7 +213,7 @@ class NvmlSampler:
             due = max(due + 1 / self.hz, time.monotonic())
 
     def _sample(self) -> None:
-        time_ns, began = time.time_ns(), time.perf_counter()
+        time_ns, began = self.clock.now_ns(), time.perf_counter()
         row = self._gpm.read()  # first, so that its span ends at the row's time
         for query in self._readings.values():
             row |= query.ask() or {}

@@ -38,7 +38,7 @@ GPM_METRICS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A measured section on the host's clock (time.time_ns), and the GPU's counters in it.
+    """A measured section on the sampler's clock, and the GPU's counters in it.
 
     violation_s: {policy of names.VIOLATION_POLICIES: seconds in which it held the clocks down}; an unknown policy is
     absent. energy_j, ecc_uncorrected_errors: None if the GPU does not count them.

@@ -10,13 +10,13 @@ import os
 import queue
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from ttt_mlflow.errors import TTTError, one_line
+from ttt_mlflow.record.fault_file import place_of
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking import begin, publish
@@ -67,8 +67,8 @@ class Worker:
         except TTTError as error:
             return {"failed": type(error).__name__, "message": str(error)}
         except Exception as error:  # a fault of ours: the run says so and keeps its record
-            traceback.print_exc()
-            return {"failed": "", "message": f"unexpected error: {without_secrets(one_line(error))}"}
+            said = f"unexpected error: {without_secrets(one_line(error))}{place_of(error)}"
+            return {"failed": "", "message": said}
 
     def _tell_moved(self, moved: Moved) -> None:
         """Nothing is told while nobody reads it: the pipe would fill up."""

@@ -11,6 +11,8 @@ from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.tracking.run_values import MLFLOW_STATUS, milliseconds, tags_of
 from ttt_mlflow.tracking.store import explain
 
+LIKE_THIS = "write it like params.batch = '64' AND metrics.decode_tokens_per_s > 1000"
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
@@ -30,7 +32,7 @@ class RunFilter:
         try:
             self._clauses: list[dict[str, Any]] = SearchUtils.parse_search_filter(text)
         except MlflowException as error:
-            raise BadInput(f"filter={text}: MLflow does not understand it ({explain(error)})") from None
+            raise BadInput(f"filter={text}: MLflow does not understand it ({explain(error)}); {LIKE_THIS}") from None
 
     @property
     def names_kind(self) -> bool:

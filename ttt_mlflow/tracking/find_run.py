@@ -17,7 +17,7 @@ from ttt_mlflow.record.journal_reader import JOURNAL_ID
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun, kind_of, read_object
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.artifact_stores import store_of
-from ttt_mlflow.tracking.store import client_for_reading, explain, known_errors
+from ttt_mlflow.tracking.store import CHECK_STORE, client_for_reading, explain, known_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,7 +105,8 @@ def found_run(run: str, logdir: Path, tracking_uri: str) -> Iterator[RecordedRun
                 yield StoreRun(client, client.get_run(run), Path(folder))
         except known_errors() as error:
             place = without_secrets(tracking_uri)
-            raise BadInput(f"{run}: not available from {place} ({explain(error, tracking_uri)})") from None
+            why = f"not available from {place} ({explain(error, tracking_uri)}); check the id; {CHECK_STORE}"
+            raise BadInput(f"{run}: {why}") from None
     else:
         raise BadInput(
             f"{run}: no such run; give the folder of a record, the id of one in {logdir}, or the id of an MLflow run"

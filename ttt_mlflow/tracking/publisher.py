@@ -5,7 +5,6 @@ import os
 import selectors
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,8 +56,8 @@ class Publisher:
 
     def __init__(self, limits: Limits) -> None:
         """limits: the widest that a request will have."""
-        # its standard error, for the message if it ends early
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the process)
+        # its standard error, for the message if it ends early; in memory, because TMPDIR may be full
+        self._said = open(os.memfd_create("said"), "w+b")  # noqa: SIM115 (it is open as long as the process)
         timeout = str(int(limits.patience_s + BEYOND_PATIENCE_S + 1))
         python_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         self._process = subprocess.Popen(

@@ -13,8 +13,10 @@ from ttt_mlflow.names import Artifact
 from ttt_mlflow.record.recorded_run import RecordedRun
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.artifacts import in_parallel
+from ttt_mlflow.tracking.filters import LIKE_THIS
 from ttt_mlflow.tracking.find_run import StoreRun
 from ttt_mlflow.tracking.store import (
+    CHECK_STORE,
     DEFAULT_EXPERIMENT,
     MLFLOW_DEFAULT_ID,
     client_for_reading,
@@ -87,7 +89,9 @@ class Store:
             except MlflowException as error:
                 if error.error_code != "INVALID_PARAMETER_VALUE":
                     raise
-                raise BadInput(f"filter {condition}: MLflow does not understand it ({explain(error)})") from None
+                raise BadInput(
+                    f"filter {condition}: MLflow does not understand it ({explain(error)}); {LIKE_THIS}"
+                ) from None
             for run in runs:
                 yield StoreRun(self.client, run, self._folder)
             left = None if left is None else left - len(runs)
@@ -149,4 +153,6 @@ def open_store(uri: str) -> Iterator[Store]:
         with tempfile.TemporaryDirectory() as folder, client_for_reading(uri) as client:
             yield Store(client, uri, Path(folder))
     except known_errors() as error:
-        raise BadInput(f"tracking_uri={without_secrets(uri)}: cannot be read ({explain(error, uri)})") from None
+        raise BadInput(
+            f"tracking_uri={without_secrets(uri)}: cannot be read ({explain(error, uri)}); {CHECK_STORE}"
+        ) from None

@@ -21,6 +21,7 @@ from ttt_mlflow.tracking.refusal import why_refused
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+CHECK_STORE = "`ttt-mlflow doctor` checks the store"  # what to do about one that cannot be read
 DEFAULT_EXPERIMENT = "ttt-mlflow"  # unless an experiment is given; "Default" is for everybody's runs
 MLFLOW_DEFAULT_ID = "0"  # of the experiment "Default", in every store
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}

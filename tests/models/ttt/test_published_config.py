@@ -129,13 +129,15 @@ def test_weights_in_another_dtype(dtype: torch.dtype, weights: dict[str, Tensor]
 def test_whole_numbers_are_no_weights(weights: dict[str, Tensor], tmp_path: Path) -> None:
     weights["model.norm.weight"] = torch.ones(128, dtype=torch.int8)
     said = refusal(save(tmp_path, weights))
-    assert said == "these weights are not of F64, F32, BF16, F16: model.norm.weight I8"
+    assert said == "these weights are not of F64, F32, BF16, F16: model.norm.weight I8; convert them"
 
 
 def test_a_weight_in_two_files(weights: dict[str, Tensor], tmp_path: Path) -> None:
     save(tmp_path, weights)
     save_file({EMBEDDINGS: weights[EMBEDDINGS]}, tmp_path / "a.safetensors")
-    assert refusal(tmp_path) == f"{EMBEDDINGS} is in a.safetensors and model.safetensors"
+    assert (
+        refusal(tmp_path) == f"{EMBEDDINGS} is in a.safetensors and model.safetensors; give a folder with one of them"
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from ttt_mlflow.app.output import guard_output, print_error, print_text, show_er
 from ttt_mlflow.app.publishing import Destination, Publishing
 from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.config import CompareConfig
-from ttt_mlflow.errors import BadInput, Killed, PublishFailed
+from ttt_mlflow.errors import NOTHING_MEASURED, BadInput, Killed, PublishFailed
 from ttt_mlflow.measurement.comparison import Comparison, compare
 from ttt_mlflow.names import TAG_VERDICT
 from ttt_mlflow.record.journal import Journal
@@ -70,9 +70,13 @@ def run_ab(parse: Callable[[], AskedAb], check: Callable[[Sequence[str]], object
 
     Raises BadInput, before anything is measured or if a side does not run, and Killed before the first complete run.
     """
-    with SignalHandler(hangup=True) as signals:
+    with SignalHandler() as signals:
         guard_output()
-        return _Ab(parse(), check, signals).carry_out()
+        try:
+            return _Ab(parse(), check, signals).carry_out()
+        except Killed as killed:
+            killed.during = NOTHING_MEASURED
+            raise
 
 
 class _Ab:

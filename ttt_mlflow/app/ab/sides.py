@@ -154,7 +154,9 @@ def _add_work_tree(source: Source, folder: Path) -> None:
             _copy_changes(source.folder, folder)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-        raise BadInput(f"{source.name}={source.asked}: no work tree could be made ({reason})") from None
+        raise BadInput(
+            f"{source.name}={source.asked}: no work tree could be made ({reason}); check the repository"
+        ) from None
 
 
 def _copy_changes(checkout: Path, folder: Path) -> None:
@@ -178,7 +180,7 @@ def _copy_package(source: Source, folder: Path) -> None:
         without = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source.folder / PACKAGE, folder / PACKAGE, ignore=without)
     except OSError as error:
-        raise BadInput(f"{source.name}={source.asked}: cannot be copied ({error})") from None
+        raise BadInput(f"{source.name}={source.asked}: cannot be copied ({error}); check its permissions") from None
 
 
 def _check_import(side: Side) -> None:

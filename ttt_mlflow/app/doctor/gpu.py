@@ -11,6 +11,7 @@ from ttt_mlflow.errors import BadInput, TTTError
 if TYPE_CHECKING:
     from ttt_mlflow.telemetry.gpu_state import GpuState
 
+UNKNOWN = "unknown"  # in the place of a UUID: nothing can be read from NVML
 BUSY_PCT = 5  # utilization by other processes from which a GPU counts as busy
 
 
@@ -51,12 +52,17 @@ def find_gpus() -> list[Gpu]:
     import torch
 
     from ttt_mlflow.telemetry.host import device_uuid
+    from ttt_mlflow.telemetry.nvml import TelemetryUnavailable
 
-    found = []
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    found: list[Gpu] = []
+    # the count is NVML's until CUDA has started, and then CUDA's
+    while torch.cuda.is_available() and (index := len(found)) < torch.cuda.device_count():
         properties = torch.cuda.get_device_properties(index)
         capability = 10 * properties.major + properties.minor
-        uuid = device_uuid(torch.device("cuda", index))
+        try:
+            uuid = device_uuid(torch.device("cuda", index))
+        except TelemetryUnavailable:
+            uuid = UNKNOWN
         found.append(Gpu(index, properties.name, uuid, capability, properties.total_memory))
     return found
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ttt_mlflow.app.doctor.finding import Gpu, Wrong
-from ttt_mlflow.app.doctor.store import _write_fault
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.run.caches import write_fault
 
 COMPILED_BLOCK = 1024
 EXTENSIONS = ("selective_scan_cuda", "causal_conv1d_cuda")  # they fail if torch is not the version of their build
@@ -22,13 +22,16 @@ def check_triton(gpus: Sequence[Gpu]) -> str:
     if interpreting():
         raise Wrong("TRITON_INTERPRET=1 is set: kernels run on the host", "unset it to measure Triton kernels")
     folder = Path(triton.knobs.cache.dir)
-    if reason := _write_fault(folder):
+    if reason := write_fault(folder):
         raise Wrong(
-            f"its cache {folder} {reason}: every process compiles again", "set TRITON_CACHE_DIR to a writable folder"
+            f"its cache {folder} {reason}: kernels go to the temporary files",
+            "set TRITON_CACHE_DIR to a writable folder",
         )
     if gpus:
-        _run_a_kernel(gpus[0])
-        return f"Triton {triton.__version__} compiles and runs on {gpus[0].name}; cache {folder}"
+        for gpu in gpus:  # which may be of different kinds
+            _run_a_kernel(gpu)
+        names = " and ".join(dict.fromkeys(gpu.name for gpu in gpus))
+        return f"Triton {triton.__version__} compiles and runs on {names}; cache {folder}"
     _compile_a_kernel()
     return f"Triton {triton.__version__} compiles; it needs a GPU to run; cache {folder}"
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.models.checkpoint_files import checkpoint_files
+from ttt_mlflow.models.checkpoint_files import AGAIN, checkpoint_files
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.published_config import EMBEDDINGS, config_of_checkpoint
@@ -41,18 +41,19 @@ def read_weights(checkpoint: str) -> dict[str, Saved]:
             with safe_open(file, framework="pt") as weights:
                 for name in weights.keys():  # noqa: SIM118 - not a dict
                     if name in found:
-                        raise BadInput(f"checkpoint={checkpoint}: {name} is in {found[name].file.name} and {file.name}")
+                        both = f"{found[name].file.name} and {file.name}"
+                        raise BadInput(f"checkpoint={checkpoint}: {name} is in {both}; give a folder with one of them")
                     part = weights.get_slice(name)
                     found[name] = Saved(file, name, tuple(part.get_shape()), str(part.get_dtype()))
         except (SafetensorError, OSError, ValueError) as error:
             raise BadInput(
-                f"checkpoint={checkpoint}: {file.name} is not a readable safetensors file ({error})"
+                f"checkpoint={checkpoint}: {file.name} is not a readable safetensors file ({error}); {AGAIN}"
             ) from None
     published = _published_names(found)
     weights_alone = {name: one for name, one in published.items() if not NOT_WEIGHTS.search(name)}
     if strange := [f"{name} {one.dtype}" for name, one in weights_alone.items() if one.dtype not in FLOATS]:
         shown = f"{', '.join(strange[:SHOWN])}{' and more' if len(strange) > SHOWN else ''}"
-        raise BadInput(f"checkpoint={checkpoint}: these weights are not of {', '.join(FLOATS)}: {shown}")
+        raise BadInput(f"checkpoint={checkpoint}: these weights are not of {', '.join(FLOATS)}: {shown}; convert them")
     return weights_alone
 
 

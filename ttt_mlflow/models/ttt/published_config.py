@@ -53,12 +53,12 @@ def config_of_checkpoint(checkpoint: str, standard: TTTConfig, shapes: Mapping[s
     if found.hidden_size % (2 * found.num_heads):
         raise BadInput(
             f"checkpoint={checkpoint}: {CONFIG} has hidden_size={found.hidden_size}, which "
-            f"num_attention_heads={found.num_heads} does not divide into an even number"
+            f"num_attention_heads={found.num_heads} does not divide into an even number; correct it"
         )
     if "num_layers" in sizes and found.num_layers > len(shapes):
         raise BadInput(
             f"checkpoint={checkpoint}: {CONFIG} has num_hidden_layers={found.num_layers}, and the files have "
-            f"{len(shapes)} weights in all"
+            f"{len(shapes)} weights in all; give the {CONFIG} of these files"
         )
     return found
 
@@ -75,7 +75,8 @@ def _check_kind(checkpoint: str, said: Mapping[str, Any], standard: TTTConfig) -
         f"{name}={said[name]!r} (here {value!r})" for name, value in wanted.items() if said.get(name, value) != value
     ]
     if faults:
-        raise BadInput(f"checkpoint={checkpoint}: {CONFIG} describes another model: {', '.join(faults)}")
+        found = ", ".join(faults)
+        raise BadInput(f"checkpoint={checkpoint}: {CONFIG} describes another model: {found}; give a TTT model")
 
 
 def _size(checkpoint: str, name: str, value: object) -> int:
