@@ -53,6 +53,8 @@ class Planned(Protocol):
     def device(self) -> torch.device: ...
     @property
     def notices(self) -> list[str]: ...
+    @property
+    def package(self) -> str | None: ...
 
 
 class Run(Protocol):
@@ -119,7 +121,9 @@ def _carry_through(
         log.error("the run ended early\n%s", traceback.format_exc())
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             return _unwritable(record, "the run cannot be recorded", error)
-        return failure_of(error, run.plan.used.run_name, run.plan.device)
+        failure = failure_of(error, run.plan.used.run_name, run.plan.device)
+        is_theirs = run.plan.package and type(failure) is RunFailed
+        return RunFailed(f"{run.plan.package}: {failure}") if is_theirs else failure
 
 
 class _End:

@@ -38,6 +38,9 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+NO_REDIRECTS = {"MLFLOW_ALLOW_HTTP_REDIRECTS": "false"}
+REDIRECTED = re.compile(r"failed with error code (30[1-8])\b")
+KEEPS_THE_REQUEST = ("307", "308")  # after another redirect, a POST becomes a GET
 CUT = " … (cut)"
 DATABRICKS = "databricks"  # the workspace that the environment or a profile names; with a profile it is a URI
 
@@ -49,12 +52,17 @@ class UnusableExperiment(Exception):
 def resolve_tracking_uri(explicit: str | None) -> str:
     """``explicit``, else MLFLOW_TRACKING_URI, else MLflow's default, the SQLite file in the current folder.
 
-    A relative SQLite path becomes absolute, so that the URI means the same in every folder. Raises BadInput for a text
-    that cannot be a URI. From here on, no message shows the credentials that are in it, and MLflow takes variables
-    without a value for unset.
+    A relative SQLite path becomes absolute, so that the URI means the same in every folder. White space around the
+    address of a server is left out. Raises BadInput for a text that cannot be a URI. From here on, no message shows the
+    credentials that are in it, and MLflow takes variables without a value for unset.
     """
     _unset_empty_variables()
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if re.match(r"\s*https?:", uri, re.IGNORECASE):
+        uri = uri.strip()  # of a file that ends with a line feed, for example
+    scheme, colon, rest = uri.partition(":")
+    if scheme.lower().partition("+")[0] in ("sqlite", *DATABASE_PORTS):
+        uri = scheme.lower() + colon + rest  # SQLAlchemy knows small letters alone
     remember_secrets(uri)
     if fault := uri_fault(uri):
         raise BadInput(f"tracking_uri={without_secrets(uri)}: {fault}")
@@ -108,9 +116,24 @@ def check_tracking(uri: str) -> str | None:
     return check_place(uri)
 
 
+def is_databricks(uri: str) -> bool:
+    """Whether the store is a Databricks workspace, for which :func:`check_tracking` asks nobody."""
+    return uri == DATABRICKS or urlsplit(uri).scheme == DATABRICKS
+
+
+def check_workspace(uri: str) -> str | None:
+    """Ask a Databricks workspace for one experiment. Returns None, or the reason in one line."""
+    with client_for_a_check(uri) as client:
+        try:
+            client.search_experiments(max_results=1)
+        except known_errors() as error:
+            return explain(error, uri)
+    return None
+
+
 def check_place(uri: str) -> str | None:
     """The same without a request to a server, and without MLflow."""
-    if uri == DATABRICKS:
+    if is_databricks(uri):
         return None
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme == "sqlite":
@@ -224,6 +247,19 @@ def _check_server(uri: str) -> str | None:
         from mlflow.exceptions import MlflowException
 
         try:
+            with settings(NO_REDIRECTS, override=True):
+                try:
+                    client.search_experiments(max_results=1)
+                    return None
+                except MlflowException as error:
+                    redirected = REDIRECTED.search(str(error))
+                    if redirected is None:
+                        raise
+            if redirected[1] not in KEEPS_THE_REQUEST:
+                return (
+                    f"it redirects to another address ({redirected[1]}), and what is sent is lost on the way; give "
+                    "the address to which it redirects, for example with https"
+                )
             client.search_experiments(max_results=1)
         except (MlflowException, JSONDecodeError) as error:
             if refused := why_refused(error, uri):
