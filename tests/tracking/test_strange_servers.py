@@ -62,11 +62,13 @@ def test_what_is_no_mlflow_server_is_one_line(answer: Answer, said: str) -> None
 
 
 def test_a_redirect_that_keeps_the_request_is_followed() -> None:
-    with proxy(lambda method, path: RIGHT) as behind:
-        with proxy(lambda method, path: redirect(308, behind.uri + path)) as server:
-            assert check_tracking(server.uri) is None
-            server.decide = lambda method, path: redirect(307, behind.uri + path)
-            assert check_tracking(server.uri) is None
+    with (
+        proxy(lambda method, path: RIGHT) as behind,
+        proxy(lambda method, path: redirect(308, behind.uri + path)) as server,
+    ):
+        assert check_tracking(server.uri) is None
+        server.decide = lambda method, path: redirect(307, behind.uri + path)
+        assert check_tracking(server.uri) is None
 
 
 @pytest.mark.parametrize("form", ["{}", " {}\n", "\t{}/ ", "{}/"])

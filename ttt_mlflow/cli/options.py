@@ -39,6 +39,13 @@ class UserPath(click.ParamType):
             user, option = path.split("/")[0], param.name if param else "path"
             told = f"{option}={value}: {user} is nobody's home here; write ./{path} for a folder of this name"
             raise BadInput(on_one_line(told))
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # each command says what it needs
+        except (OSError, ValueError) as error:  # too long a name, a folder that may not be entered, a circle of links
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise BadInput(on_one_line(f"{param.name if param else 'path'}={value}: no usable path ({why})")) from None
         return path
 
 

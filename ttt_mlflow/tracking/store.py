@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.redaction import remember_secrets, without_secrets
-from ttt_mlflow.tracking.new_store import make_ready, sqlite_file
+from ttt_mlflow.tracking.new_store import make_ready, sqlite_file, sqlite_uri
 from ttt_mlflow.tracking.refusal import why_refused
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ def resolve_tracking_uri(explicit: str | None) -> str:
     remember_secrets(uri)
     if fault := uri_fault(uri):
         raise BadInput(f"tracking_uri={without_secrets(uri)}: {fault}")
-    relative = re.fullmatch(r"sqlite:///([^/:].*)", uri)
-    return f"sqlite:///{Path(relative[1]).absolute()}" if relative else uri
+    relative = re.fullmatch(r"sqlite:///([^/:?][^?]*)(.*)", uri, re.DOTALL)
+    file = sqlite_file(uri)
+    return f"{sqlite_uri(file)}{relative[2]}" if relative and file else uri
 
 
 def _unset_empty_variables() -> None:
@@ -137,7 +138,7 @@ def check_place(uri: str) -> str | None:
         return None
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme == "sqlite":
-        return _check_sqlite(Path(uri.partition(":///")[2].partition("?")[0]))
+        return _check_sqlite(sqlite_file(uri) or Path(uri.partition(":///")[2]))
     if scheme in DATABASE_PORTS:
         return _check_database(uri, DATABASE_PORTS[scheme])
     if scheme in ("", "file"):
