@@ -10,6 +10,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 
 prepare_environment
+absolute_paths "$@"
+set -- "${arguments[@]}"
 cd "$project"
 
 # whether `-P name=…` is among the arguments

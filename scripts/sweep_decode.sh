@@ -66,6 +66,8 @@ IFS=, read -ra batches <<<"$batches"
 logdir=$(realpath -m -- "${logdir:-$project/exp/sweep-$(date +%Y%m%d-%H%M%S)}")
 
 "$dry_run" || prepare_environment
+absolute_paths "${passed[@]}"
+passed=("${arguments[@]}")
 cd "$project"
 
 # The newest record in the log folder, as "<journal id> <status>"; empty if there is none.

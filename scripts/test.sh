@@ -2,7 +2,8 @@
 # Lint, types and tests, in their own environment. Arguments are passed on to pytest:
 #
 #   ./scripts/test.sh                 everything that needs no GPU and takes under 30 s
-#   ./scripts/test.sh --long          the same, then the tests that take longer; they may install packages
+#   ./scripts/test.sh --long          the same, then the tests that take longer; they may install packages; then 2,000
+#                                     examples of each property, of which the other tests try a hundred
 #   ./scripts/test.sh -m gpu          tests that need a GPU
 #   ./scripts/test.sh tests/test_cli.py
 set -euo pipefail
@@ -25,8 +26,8 @@ if "$long"; then
   done
 fi
 
-# With --long both rounds get the arguments, and a file may have tests for one of them alone: pytest's exit code 5, no
-# tests, is a failure only where both rounds end with it.
+# With --long all rounds get the arguments, and a file may have tests for one of them alone: pytest's exit code 5, no
+# tests, is a failure only where all rounds end with it.
 no_tests=5
 outcome=$no_tests
 run_pytest() {
@@ -50,5 +51,6 @@ else
 fi
 if "$long"; then
   run_pytest -m "long and not gpu" "${given[@]}"
+  run_pytest -m "properties and not gpu" --hypothesis-profile=thorough "${given[@]}"
 fi
 exit "$outcome"

@@ -9,6 +9,7 @@ from hypothesis import settings
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
+settings.register_profile("thorough", deadline=None, max_examples=2000)  # pytest --hypothesis-profile=thorough
 settings.load_profile("untimed")
 
 

@@ -21,7 +21,7 @@ TESTED_ELSEWHERE = {
     "app/ab/parent.py": "app/ab/test_command.py",
     "app/arguments.py": "test_cli.py, app/ab/test_command.py",
     "app/job.py": "test_cli.py, test_mlflow_run.py",
-    "app/listings.py": "test_cli.py, test_cli_micro.py",
+    "app/listings.py": "test_cli.py, test_cli_micro.py, models/test_trial.py, micro/test_trial.py",
     "app/records.py": "test_cli.py, run/test_profile.py, tracking/test_sync.py",
     "app/prune.py": "app/test_record_commands.py",
     "cli/cleaning.py": "app/test_janitor.py",

@@ -78,6 +78,7 @@ def test_what_is_no_fraction_in_python(value: Any) -> None:
         fraction(value)
 
 
+@pytest.mark.properties
 @given(text=numerals)
 @example(text="1" * 41)
 def test_a_count_is_ascii_digits_alone(text: str) -> None:
@@ -88,6 +89,7 @@ def test_a_count_is_ascii_digits_alone(text: str) -> None:
             whole(text)
 
 
+@pytest.mark.properties
 @given(text=numerals)
 def test_a_fraction_is_what_it_says(text: str) -> None:
     try:
@@ -99,6 +101,7 @@ def test_a_fraction_is_what_it_says(text: str) -> None:
     assert math.isfinite(found)
 
 
+@pytest.mark.properties
 @given(number=st.floats(min_value=0, allow_nan=False, allow_infinity=False))
 def test_what_a_record_shows_can_be_given_again(number: float) -> None:
     assert fraction(str(number)) == number

@@ -95,3 +95,8 @@ def end_if_asked() -> None:
 def one_line(error: BaseException) -> str:
     """An unexpected error as one line that is short enough for a table."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def on_one_line(value: object) -> str:
+    """``value`` for a message: no line feeds, and no codes that a terminal would obey."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))

@@ -5,6 +5,13 @@
 export MLFLOW_DISABLE_TELEMETRY=${MLFLOW_DISABLE_TELEMETRY:-true}
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+started_in=$PWD
+
+# white space around an address, such as the line feed at the end of a file, is no part of it
+if [[ ${MLFLOW_TRACKING_URI:-} =~ ^[[:space:]]*[hH][tT][tT][pP][sS]?: ]]; then
+    read -rd '' MLFLOW_TRACKING_URI <<<"$MLFLOW_TRACKING_URI" || true
+    export MLFLOW_TRACKING_URI
+fi
 
 fail() {
     echo "Error: $*" >&2
@@ -76,11 +83,9 @@ project_python() {
 }
 
 # Whether MLflow's client can work with the store of MLFLOW_TRACKING_URI: the same certificates, credentials and proxies,
-# within a few seconds. Nothing is asked of a folder, with which `mlflow run` works.
+# within ten seconds.
 tracking_store_answers() {
-    case ${MLFLOW_TRACKING_URI:-} in
-    "" | http* | sqlite* | postgresql* | mysql* | mssql*) project_python check_store.py 2>/dev/null ;;
-    esac
+    project_python check_store.py 2>/dev/null
 }
 
 # choose_experiment [ARGUMENT ...]: put the option for the experiment ttt-mlflow into the array `experiment`, or nothing if
@@ -92,6 +97,22 @@ choose_experiment() {
         [[ $argument != --experiment-name* && $argument != --experiment-id* ]] || return 0
     done
     [[ -n ${MLFLOW_EXPERIMENT_NAME:-}${MLFLOW_EXPERIMENT_ID:-} ]] || experiment=(--experiment-name ttt-mlflow)
+}
+
+# absolute_paths [ARGUMENT ...]: put the arguments of `mlflow run` into the array `arguments`. Relative paths in them, and
+# that of an SQLite store, are those of the folder in which the script was started. Call it before another is entered.
+absolute_paths() {
+    local argument
+    arguments=()
+    for argument in "$@"; do
+        if [[ $argument =~ ^(-P|--param-list=)?(logdir|checkpoint)=([^/~].*)$ && ${BASH_REMATCH[3]} != auto ]]; then
+            argument=${BASH_REMATCH[1]}${BASH_REMATCH[2]}=$started_in/${BASH_REMATCH[3]}
+        fi
+        arguments+=("$argument")
+    done
+    if [[ ${MLFLOW_TRACKING_URI:-} =~ ^([sS][qQ][lL][iI][tT][eE]:///)([^/:].*)$ ]]; then
+        export MLFLOW_TRACKING_URI=${BASH_REMATCH[1]}$started_in/${BASH_REMATCH[2]}
+    fi
 }
 
 # choose_command [-P name=value ...]: put the command that measures one configuration into the array `command`. This is

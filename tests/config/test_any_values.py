@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.record.damage import VALUES
@@ -24,7 +24,10 @@ def some(kind: type[Configuration]) -> st.SearchStrategy[dict[str, Any]]:
 CASES = KINDS.flatmap(lambda one: st.tuples(st.just(one[1]), some(one[1])))
 
 
-def check(kind: type[Configuration], values: dict[str, Any]) -> None:
+@pytest.mark.properties
+@given(case=CASES)
+def test_values_are_used_or_refused_in_one_line(case: tuple[type[Configuration], dict[str, Any]]) -> None:
+    kind, values = case
     said = ""
     try:
         config = kind.parse(values)
@@ -36,15 +39,3 @@ def check(kind: type[Configuration], values: dict[str, Any]) -> None:
     assert kind.parse(config.model_dump(mode="json")) == config
     json.dumps(config.as_params())
     assert "\n" not in config.run_name
-
-
-@given(case=CASES)
-def test_values_are_used_or_refused_in_one_line(case: tuple[type[Configuration], dict[str, Any]]) -> None:
-    check(*case)
-
-
-@pytest.mark.long
-@settings(max_examples=2000)
-@given(case=CASES)
-def test_2000_configurations(case: tuple[type[Configuration], dict[str, Any]]) -> None:
-    check(*case)

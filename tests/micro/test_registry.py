@@ -49,8 +49,8 @@ def no_step() -> registry.Step:
 
 
 def test_our_kernels() -> None:
-    assert list(registered().kernels)[: len(OWN)] == OWN
-    assert all(entry.name == name and entry.description for name, entry in registered().kernels.items())
+    assert list(registered().entries)[: len(OWN)] == OWN
+    assert all(entry.name == name and entry.description for name, entry in registered().entries.items())
     assert set(DEFAULT_GPU) | set(DEFAULT_CPU) < set(OWN)
     assert [name for name in OWN if find_kernel(name).needs_gpu] == [name for name in OWN if name.endswith("_triton")]
     assert {find_kernel(name).layer_type for name in OWN if "_1_" in name} == {"linear"}
@@ -72,7 +72,7 @@ def test_an_unknown_name_lists_the_names() -> None:
     with pytest.raises(BadInput) as refused:
         find_kernel("mlp_3_dual")
     assert (
-        str(refused.value) == f"kernels=mlp_3_dual: no such kernel; the kernels are {', '.join(registered().kernels)}"
+        str(refused.value) == f"kernels=mlp_3_dual: no such kernel; the kernels are {', '.join(registered().entries)}"
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.project import ROOT, environment
-from ttt_mlflow.errors import BadInput
+from ttt_mlflow.errors import BadInput, on_one_line
 from ttt_mlflow.models.checkpoint_files import AGAIN, checkpoint_config, checkpoint_files
 
 INDEX = "model.safetensors.index.json"
@@ -39,8 +39,9 @@ def refusal(checkpoint: Path | str) -> str:
         checkpoint_files(str(checkpoint))
     message = str(refused.value)
     assert len(message.splitlines()) == 1
-    assert message.startswith(f"checkpoint={checkpoint}: ")
-    return message.removeprefix(f"checkpoint={checkpoint}: ")
+    start = f"checkpoint={on_one_line(checkpoint)}: "
+    assert message.startswith(start)
+    return message.removeprefix(start)
 
 
 def test_without_an_index_all_files_count(folder: Path) -> None:
@@ -149,6 +150,7 @@ def test_what_may_not_be_read(folder: Path) -> None:
     assert done.stdout.splitlines() == expected, done.stderr
 
 
+@pytest.mark.properties
 @given(
     content=st.one_of(
         st.binary(max_size=64),

@@ -17,10 +17,20 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement.loop import Measurement
 from ttt_mlflow.measurement.timing import StepTimes
 from ttt_mlflow.micro.plan import make_plan as make_micro_plan
-from ttt_mlflow.record.room import FOLDER
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.room import FOLDER, Room
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.reporter import Reporter
-from ttt_mlflow.run.reserve import PASSES, PASSES_AT_START, SERIES, STEPS, RoomForPasses, own_files, sizes_at_start
+from ttt_mlflow.run.reserve import (
+    PASSES,
+    PASSES_AT_START,
+    SERIES,
+    STEPS,
+    RoomForPasses,
+    own_files,
+    reserve,
+    sizes_at_start,
+)
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "genlen": 5}
 
@@ -49,6 +59,14 @@ def test_a_disk_without_the_room_is_told_before_anything_is_built(tmp_path: Path
             "free some space there, or choose another logdir"
         )
         assert list(disk.iterdir()) == []
+
+
+def test_more_than_the_disk_has_is_told_without_filling_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example of genlen=2147483647, which would write for minutes."""
+    monkeypatch.setattr(Room, "reserve", lambda room, name, size: pytest.fail("written"))
+    with pytest.raises(BadInput, match=r"no room for the numbers .*\(No space left on device\); it reserves 1152"):
+        reserve(Journal.create(tmp_path, {}), {STEPS: 1 << 60})
+    assert not [*tmp_path.iterdir()]
 
 
 def test_long_passes_have_room_for_two() -> None:

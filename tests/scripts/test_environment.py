@@ -146,3 +146,43 @@ def test_without_its_server_the_experiment_is_passed_on() -> None:
     own = ["python", "-m", "ttt_mlflow", "run"]
     assert chosen("-P", "batch=2", **away) == [*own, "--batch=2"], "it uses ttt-mlflow by itself"
     assert chosen("--experiment-name", "mine", **away) == [*own, "--experiment-name=mine"]
+
+
+def prepared(folder: Path, *arguments: str, **settings: str) -> tuple[list[str], str]:
+    """The arguments with absolute paths, and the tracking URI, of a script that was started in ``folder``."""
+    script = (
+        'set -euo pipefail; source "$1/scripts/lib/environment.sh"; absolute_paths "${@:2}"; cd /\n'
+        'printf \'%s\\0\' "${arguments[@]}" "${MLFLOW_TRACKING_URI:-}"'
+    )
+    command = ["bash", "-c", script, "bash", str(ROOT), *arguments]
+    done = subprocess.run(command, env=environment() | settings, cwd=folder, capture_output=True, text=True, check=True)
+    *found, uri, _ = done.stdout.split("\0")
+    return found, uri
+
+
+def test_relative_paths_are_those_of_whoever_started_the_script(tmp_path: Path) -> None:
+    folder = tmp_path / 'a "folder"\nof Änne'
+    folder.mkdir()
+    given = ["-P", "logdir=runs", "-Pcheckpoint=a b/c", "--param-list=logdir=./x", "-P", "batch=2"]
+    assert prepared(folder, *given)[0] == [
+        *("-P", f"logdir={folder}/runs", f"-Pcheckpoint={folder}/a b/c", f"--param-list=logdir={folder}/./x"),
+        *("-P", "batch=2"),
+    ]
+    kept = ["-P", "logdir=/runs", "-P", "checkpoint=~/x", "-P", "checkpoint=auto", "-P", "logdir="]
+    assert prepared(folder, *kept)[0] == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("sqlite:///a b.db", "sqlite:///{}/a b.db"),
+        ("sqlite:////a.db", "sqlite:////a.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        (" http://team:5000\n", "http://team:5000"),
+        ("\tHTTPS://team/x ", "HTTPS://team/x"),
+        ("postgresql://me@team/x", "postgresql://me@team/x"),
+        ("", ""),
+    ],
+)
+def test_the_tracking_uri_of_a_script(given: str, meant: str, tmp_path: Path) -> None:
+    assert prepared(tmp_path, MLFLOW_TRACKING_URI=given)[1] == meant.format(tmp_path)

@@ -10,6 +10,7 @@ from tests.project import ROOT
 
 PLAIN = "not gpu and not long"
 LONG = "long and not gpu"
+PROPERTIES = "properties and not gpu --hypothesis-profile=thorough"
 IN_PROCESSES = "-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
 NO_TESTS = "5"  # pytest's exit code
 
@@ -23,7 +24,7 @@ def calls(tmp_path: Path):
         (tmp_path / name).write_text(
             f'#!/bin/bash\necho "{name} $*" >>"{log}"\n'
             f"[[ {name} == python ]] || exit 0\n"
-            f'codes=(${{PYTEST_EXITS:-0 0}})\nexit "${{codes[$(grep -c ^python "{log}") - 1]}}"\n'
+            f'codes=(${{PYTEST_EXITS:-0 0 0}})\nexit "${{codes[$(grep -c ^python "{log}") - 1]}}"\n'
         )
         (tmp_path / name).chmod(0o755)
 
@@ -50,6 +51,7 @@ def test_long_comes_after_everything_else(calls) -> None:
         "mypy ",
         f"python -m pytest -m {PLAIN} {IN_PROCESSES}",
         f"python -m pytest -m {LONG}",
+        f"python -m pytest -m {PROPERTIES}",
     ]
 
 
@@ -58,20 +60,21 @@ def test_arguments_go_to_pytest(calls) -> None:
     assert calls("tests/test_wheel.py", "--long", "-x")[2][2:] == [
         f"python -m pytest -m {PLAIN} tests/test_wheel.py -x",
         f"python -m pytest -m {LONG} tests/test_wheel.py -x",
+        f"python -m pytest -m {PROPERTIES} tests/test_wheel.py -x",
     ]
 
 
-@pytest.mark.parametrize(("exits", "code", "rounds"), [("1 0", 1, 1), ("0 1", 1, 2), ("4", 4, 1)])
+@pytest.mark.parametrize(("exits", "code", "rounds"), [("1 0 0", 1, 1), ("0 1 0", 1, 2), ("0 0 1", 1, 3), ("4", 4, 1)])
 def test_a_failure_is_one(exits: str, code: int, rounds: int, calls) -> None:
     found, _, called = calls("--long", PYTEST_EXITS=exits)
     assert found == code
     assert len(called) == 2 + rounds
 
 
-def test_a_file_may_have_no_tests_for_one_of_the_two_rounds(calls) -> None:
-    assert calls("--long", "tests/test_wheel.py", PYTEST_EXITS=f"{NO_TESTS} 0")[0] == 0
-    assert calls("--long", "tests/test_cli.py", PYTEST_EXITS=f"0 {NO_TESTS}")[0] == 0
-    assert calls("--long", "-k", "nothing", PYTEST_EXITS=f"{NO_TESTS} {NO_TESTS}")[0] == int(NO_TESTS)
+def test_a_file_may_have_no_tests_for_one_of_the_rounds(calls) -> None:
+    for exits in (f"{NO_TESTS} 0 {NO_TESTS}", f"0 {NO_TESTS} {NO_TESTS}", f"{NO_TESTS} {NO_TESTS} 0"):
+        assert calls("--long", "tests/test_cli.py", PYTEST_EXITS=exits)[0] == 0
+    assert calls("--long", "-k", "nothing", PYTEST_EXITS=" ".join([NO_TESTS] * 3))[0] == int(NO_TESTS)
     assert calls("-k", "nothing", PYTEST_EXITS=NO_TESTS)[0] == int(NO_TESTS)
 
 

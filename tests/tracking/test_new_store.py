@@ -18,7 +18,8 @@ from mlflow.store.db import utils
 
 from tests.project import ROOT, environment
 from ttt_mlflow.tracking import new_store
-from ttt_mlflow.tracking.new_store import make_ready, sqlite_file
+from ttt_mlflow.tracking.new_store import make_ready, sqlite_file, sqlite_uri
+from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri
 
 MAKE = "import sys; from ttt_mlflow.tracking.new_store import make_ready; make_ready(sys.argv[1])"
 USE = f"""{MAKE}
@@ -144,3 +145,24 @@ def test_ten_processes_at_once(tmp_path: Path) -> None:
 )
 def test_the_file_of_a_uri(uri: str, path: str | None) -> None:
     assert sqlite_file(uri) == (Path(path) if path else None)
+
+
+@pytest.mark.parametrize("name", ["a b", "per%20cent", "a?b", "100%", "a%2Fb", "#1;&", "föl\n"])
+def test_the_uri_of_any_file_leads_to_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / name / "mlflow.db"
+    assert sqlite_file(sqlite_uri(file)) == file
+    file.parent.mkdir()
+    monkeypatch.chdir(file.parent)
+    assert sqlite_file(resolve_tracking_uri("sqlite:///mlflow.db")) == file
+    assert resolve_tracking_uri("sqlite:///mlflow.db?timeout=3") == f"{sqlite_uri(file)}?timeout=3"
+
+
+def test_a_store_in_a_folder_as_mlflow_writes_its_path(tmp_path: Path) -> None:
+    """`mlflow run` hands the default store on with %20 for a space."""
+    folder = tmp_path / "with spaces"
+    folder.mkdir()
+    uri = f"sqlite:///{tmp_path}/with%20spaces/mlflow.db"
+    make_ready(uri)
+    assert [path.name for path in tmp_path.iterdir()] == ["with spaces"]
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
+    assert check_tracking(uri) is None

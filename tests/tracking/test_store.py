@@ -49,6 +49,7 @@ def test_a_folder_is_told_what_to_use_instead(uri: str) -> None:
     assert "a folder is not supported as a tracking store: use http://host:port" in told
 
 
+@pytest.mark.properties
 @given(uri=st.text(alphabet="htpsqlie:/+@.[]#?%\\ a1\n", max_size=24))
 def test_any_uri_is_taken_or_refused_in_one_line(uri: str) -> None:
     try:

@@ -13,6 +13,7 @@ import click
 from ttt_mlflow.app.fault import tell_unexpected
 from ttt_mlflow.app.output import close_output, open_output, print_error, show_error
 from ttt_mlflow.app.signals import stopped_by_signals
+from ttt_mlflow.app.users_folder import enter_users_folder
 from ttt_mlflow.cli import again, cleaning, comparing, keeping, measuring, reading
 from ttt_mlflow.errors import Killed, TTTError
 
@@ -73,6 +74,7 @@ def cli() -> None:
 
 def main() -> None:
     open_output()
+    enter_users_folder()
     try:
         cli(prog_name="ttt-mlflow")
     except SystemExit as ended:

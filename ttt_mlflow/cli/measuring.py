@@ -23,6 +23,7 @@ Exit code: 0 measured and recorded, 1 failed, 2 bad input, 3 out of memory,
 MICRO_EXAMPLES = """\b
 Examples:
   ttt-mlflow micro --list
+  ttt-mlflow micro --check my-kernel
   ttt-mlflow micro
   ttt-mlflow micro --kernels mlp_1_dual_triton,mlp_1_accumulate_triton,mlp_1_dual_compiled --batches 128,512,1024
   ttt-mlflow micro --kernels mlp_2_dual_triton --batches 128 --dtype bfloat16 --profile nsys
@@ -79,12 +80,14 @@ def run_command(
 @click.command("micro", epilog=MICRO_EXAMPLES, context_settings=TAKES_ANYTHING)
 @config_options(MicroConfig)
 @click.option("--list", "listing", is_flag=True, help="list the kernels that can be timed, and exit")
+@click.option("--check", metavar="NAME", help="try a kernel of this name, or all of a plugin of this name, and exit")
 @publish_options
 @record_options
 @click.pass_context
 def micro_command(
     context: click.Context,
     listing: bool,
+    check: str | None,
     logdir: str | None,
     tracking_uri: str | None,
     experiment_name: str | None,
@@ -96,6 +99,8 @@ def micro_command(
     if listing:
         listings.print_kernels()
         return
+    if check is not None:
+        context.exit(listings.check_kernels(check))
     place = (logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
     destination = Destination(*place, publish_patience, publish_seconds)
     context.exit(job.execute(lambda: arguments.parse(MicroConfig, options, context.args), destination))

@@ -12,7 +12,7 @@ import click
 
 from ttt_mlflow.config import DEFAULT_LOGDIR, FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
 from ttt_mlflow.config.seed_spellings import PARAMETERS
-from ttt_mlflow.errors import BadInput
+from ttt_mlflow.errors import BadInput, on_one_line
 from ttt_mlflow.tracking.publisher import MOST_S, PATIENCE_S
 
 # the value of an option that is given without one, as with the legacy flags
@@ -37,7 +37,15 @@ class UserPath(click.ParamType):
         path = os.path.expanduser(value)
         if path.startswith("~"):
             user, option = path.split("/")[0], param.name if param else "path"
-            raise BadInput(f"{option}={value}: {user} is nobody's home here; write ./{path} for a folder of this name")
+            told = f"{option}={value}: {user} is nobody's home here; write ./{path} for a folder of this name"
+            raise BadInput(on_one_line(told))
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # each command says what it needs
+        except (OSError, ValueError) as error:  # too long a name, a folder that may not be entered, a circle of links
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise BadInput(on_one_line(f"{param.name if param else 'path'}={value}: no usable path ({why})")) from None
         return path
 
 

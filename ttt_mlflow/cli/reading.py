@@ -28,6 +28,10 @@ VERIFY_HELP = "read back everything that is in MLflow, also large files and what
 MODELS_EXAMPLES = """\b
 Examples:
   ttt-mlflow models
+  ttt-mlflow models --check my-model
+
+\b
+Exit code: 0 listed, or all checks hold, 1 a check failed, 2 no such model.
 """
 
 DIFF_EXAMPLES = """\b
@@ -89,9 +93,14 @@ def sync_command(context: click.Context, path: str, tracking_uri: str | None, ve
 
 
 @click.command("models", epilog=MODELS_EXAMPLES)
-def models_command() -> None:
-    """List the models that can be measured, with their inner nets."""
-    listings.print_models()
+@click.option("--check", metavar="NAME", help="try a model of this name, or all of a plugin of this name, and exit")
+@click.pass_context
+def models_command(context: click.Context, check: str | None) -> None:
+    """List the models that can be measured, with their inner nets, or try one."""
+    if check is None:
+        listings.print_models()
+    else:
+        context.exit(listings.check_models(check))
 
 
 @click.command("profile-diff", epilog=DIFF_EXAMPLES)

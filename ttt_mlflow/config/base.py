@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ttt_mlflow.errors import BadInput
+from ttt_mlflow.errors import BadInput, on_one_line
 
 NO_TEXT = "no text"
 CONFIG_ID_LENGTH = 16  # ids of version 0.1, which follow another rule, have 12 characters
@@ -51,7 +51,7 @@ class Configuration(BaseModel):
     def _explain(cls, name: str, kind: str, values: Mapping[str, Any]) -> str:
         if kind == "extra_forbidden" or name not in cls.model_fields:
             return cls.no_such_parameter(name)
-        return f"{name}={_on_one_line(values.get(name))}: not allowed; {name} takes {cls.takes.get(name, 'a text')}"
+        return f"{name}={on_one_line(values.get(name))}: not allowed; {name} takes {cls.takes.get(name, 'a text')}"
 
     def config_id(self, checkpoint_id: str | None = None) -> str:
         """Hash of what is measured. It does not depend on the host, the measurement's length, profilers or the seed.
@@ -86,11 +86,6 @@ def _is_text(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_text, value))
     return not isinstance(value, str) or not any("\ud800" <= char <= "\udfff" for char in value)
-
-
-def _on_one_line(value: Any) -> str:
-    """``value`` for a message: no line feeds, and no codes that a terminal would obey."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
 
 
 def defaults_of(kind: type[Configuration]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ttt_mlflow.measurement.verdict import Verdict, combined, judge_section
 from ttt_mlflow.micro import check, nsys_child
 from ttt_mlflow.micro.inputs import PromptShape, RandomSource, StepShape, make_inputs, make_positions
 from ttt_mlflow.micro.plan import SAMPLES, SAMPLES_BYTES, MicroPlan
-from ttt_mlflow.micro.registry import KernelEntry, Step
+from ttt_mlflow.micro.registry import KernelEntry, Step, package_of
 from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
 from ttt_mlflow.names import KernelMetric, Metrics, Series
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, profile
@@ -34,6 +34,7 @@ from ttt_mlflow.record.room import UNWRITABLE
 from ttt_mlflow.report.micro_chart import chart_html, kernels_png, timed_kernels
 from ttt_mlflow.report.micro_table import ceilings_text, cell_text, table_csv, table_markdown
 from ttt_mlflow.run.attempt import COMPLETE, after_the_measurement, attempt, attempt_pass
+from ttt_mlflow.run.least_memory import refuse_beyond_memory
 from ttt_mlflow.run.recording import record_optional, record_samples, record_system_series, record_verdict
 from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.telemetry import samples
@@ -144,7 +145,8 @@ class MicroRun:
                 f"{entry.name} batch {check.BATCH}", lambda: self._first_use_and_errors(entry, result)
             )
         if result.status == "error" and result.message:
-            result.message = f"not timed: {result.message}"
+            package = package_of(entry.name)
+            result.message = f"not timed: {f'{package}: ' if package else ''}{result.message}"
         self.results.kernels.append(result)
         self._record_progress()
         parts = [f"first use {result.first_use_s:.2f} s"] if result.first_use_s is not None else []
@@ -153,6 +155,7 @@ class MicroRun:
 
     def _first_use_and_errors(self, entry: KernelEntry, result: KernelResult) -> None:
         shape = self.plan.shape(entry, check.BATCH)
+        self._refuse_beyond_memory(entry, shape)
         inputs = make_inputs(shape, RandomSource(self.used.seed, self.device), check.CALLS[entry.mode])
         positions = make_positions(self.device)
         self._synchronize()
@@ -229,6 +232,7 @@ class MicroRun:
     def _time_steps(self, entry: KernelEntry, shape: StepShape, cell: CellResult) -> None:
         count = copies_for(shape, l2_bytes(self.device), free_bytes(self.device)) if self.on_gpu else 1
         cell.copies, cell.copy_bytes = count, shape.copy_bytes
+        self._refuse_beyond_memory(entry, shape)
         source = RandomSource(self.used.seed, self.device)
         copies = [make_inputs(shape, source) for _ in range(count)]
         step = self.steps[entry.name]
@@ -266,6 +270,11 @@ class MicroRun:
         profile(nsys, command, out_dir, NSYS_START_S + NSYS_CELL_S * len(cells), options)
 
     # Helpers
+
+    def _refuse_beyond_memory(self, entry: KernelEntry, shape: StepShape) -> None:
+        """The kernel of a host kills a process that takes too much; a GPU refuses, and the process goes on."""
+        if not self.on_gpu:
+            refuse_beyond_memory(f"{entry.name} with batch {shape.batch}", shape.copy_bytes)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> tuple[Status, str | None]:
         """Run ``action``. Returns its status and, in one line, why it failed. Its memory is released."""

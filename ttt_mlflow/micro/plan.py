@@ -1,13 +1,15 @@
 """Chooses the values that a micro-benchmark leaves open, before anything is measured."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ttt_mlflow.config import MicroConfig, as_text
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.micro.inputs import PromptShape, StepShape
-from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, registered
+from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, package_of, registered
+from ttt_mlflow.plugins import answer_of
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.run.caches import choose_kernel_cache
 from ttt_mlflow.run.machine import choose_device
@@ -37,6 +39,11 @@ class MicroPlan:
         dtype = getattr(torch, self.used.dtype)
         assert isinstance(dtype, torch.dtype)
         return dtype
+
+    @property
+    def package(self) -> None:
+        """Of several kernels there is no one package. A kernel that fails is named with its own."""
+        return None
 
     @property
     def room(self) -> dict[str, int]:
@@ -107,11 +114,15 @@ def _check_kernels(entries: list[KernelEntry], device: str) -> None:
     """Refuse kernels that cannot run here. The message lists all of them."""
     gpu_only = [entry.name for entry in entries if entry.needs_gpu and device == "cpu"]
     if gpu_only:
-        possible = [name for name, entry in registered().kernels.items() if not entry.needs_gpu]
+        possible = [name for name, entry in registered().entries.items() if not entry.needs_gpu]
         raise BadInput(
             f"kernels={','.join(gpu_only)}: they need a GPU, but the device is cpu; on a CPU, choose from "
             f"{', '.join(possible)}"
         )
-    missing = {entry.name: reason for entry in entries if (reason := entry.missing(device))}
+    missing = {}
+    for entry in entries:
+        asking = f"kernels={entry.name}: what must be installed for it"
+        if reason := answer_of(package_of(entry.name), asking, partial(entry.missing, device)):
+            missing[entry.name] = reason
     if missing:
         raise BadInput("\n".join(f"kernels={name}: {reason}" for name, reason in missing.items()))

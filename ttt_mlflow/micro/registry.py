@@ -6,14 +6,14 @@ timed, so listing the kernels is fast.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.kernels.inner_layers import INNER_LAYERS
+from ttt_mlflow.plugins import Known, load_plugins
 from ttt_mlflow.run.machine import missing_cxx_compiler
 
 ENTRY_POINT_GROUP = "ttt_mlflow.kernels"
@@ -191,49 +191,29 @@ DEFAULT_CPU = ("mlp_1_dual", "mlp_2_dual")
 # All kernels
 
 
-@dataclass(frozen=True)
-class Registered:
-    """The kernels by name, and one line for each installed package whose kernels cannot be loaded."""
-
-    kernels: dict[str, KernelEntry]
-    broken: tuple[str, ...]
-
-
 @cache
-def registered() -> Registered:
+def registered() -> Known[KernelEntry]:
     """The kernels of this package and of installed packages."""
     found = {entry.name: entry for entry in OWN}
-    broken = []
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            new = {entry.name: entry for entry in _entries_of(point)}
-            for name in new:
-                if name in found:
-                    raise ValueError(f"kernel {name!r} is registered already")
-            found |= new
-        except Exception as error:  # the import of another package can raise anything
-            package = f"{point.dist.name} {point.dist.version}" if point.dist else "an installed package"
-            broken.append(
-                f"{package}: its kernels ({ENTRY_POINT_GROUP}: {point.name} = {point.value}) cannot be loaded "
-                f"({type(error).__name__}: {error}); repair or uninstall it"
-            )
-    return Registered(found, tuple(broken))
-
-
-def _entries_of(point: EntryPoint) -> list[KernelEntry]:
-    found = point.load()
-    found = found() if callable(found) and not isinstance(found, KernelEntry) else found
-    entries = list(found) if isinstance(found, Iterable) else [found]
-    for entry in entries:
-        if not isinstance(entry, KernelEntry):
-            raise TypeError(f"{entry!r} is not a KernelEntry")
-    return entries
+    plugins = tuple(load_plugins(ENTRY_POINT_GROUP, "kernel", KernelEntry, found))
+    return Known(found | {entry.name: entry for plugin in plugins for entry in plugin.entries}, plugins)
 
 
 def find_kernel(name: str) -> KernelEntry:
-    """The entry of ``name``. Raises BadInput with the existing names and the packages that could not be loaded."""
+    """The entry of ``name``. Raises BadInput with the existing names and the packages that cannot be loaded.
+
+    No other package is imported for a kernel of this one.
+    """
+    own = {entry.name: entry for entry in OWN}
+    if name in own:
+        return own[name]
     known = registered()
-    if name not in known.kernels:
-        names = f"kernels={name}: no such kernel; the kernels are {', '.join(known.kernels)}"
+    if name not in known.entries:
+        names = f"kernels={name}: no such kernel; the kernels are {', '.join(known.entries)}"
         raise BadInput("\n".join([names, *known.broken]))
-    return known.kernels[name]
+    return known.entries[name]
+
+
+def package_of(name: str) -> str | None:
+    """The package that has added the kernel ``name``, with its version; None for a kernel of this package."""
+    return None if any(entry.name == name for entry in OWN) else registered().package_of(name)

@@ -6,12 +6,17 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ttt_mlflow.errors import BadInput
+from ttt_mlflow.errors import BadInput, on_one_line
 
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
 CONFIG = "config.json"
 AGAIN = "download it again, or give another checkpoint"
 MOST_JSON = 1 << 26  # bytes; the index of a model with 10,000 weights has 1 MB
+
+
+def refusal(checkpoint: str, why: str) -> BadInput:
+    """The exception for ``checkpoint``, in one line, whatever characters its path and its names have."""
+    return BadInput(on_one_line(f"checkpoint={checkpoint}: {why}"))
 
 
 def checkpoint_files(checkpoint: str) -> list[Path]:
@@ -29,12 +34,12 @@ def checkpoint_files(checkpoint: str) -> list[Path]:
         raise _unreadable(checkpoint, path, error) from None
     indexes = [name for name in names if name.endswith(INDEX)]
     if len(indexes) > 1:
-        raise BadInput(f"checkpoint={checkpoint}: several indexes ({', '.join(indexes)}); give the path of one")
+        raise refusal(checkpoint, f"several indexes ({', '.join(indexes)}); give the path of one")
     if indexes:
         return _indexed(checkpoint, path / indexes[0])
     files = [_plain(checkpoint, path / name) for name in names if name.endswith(SUFFIX)]
     if not files:
-        raise BadInput(f"checkpoint={checkpoint}: the folder has no *{SUFFIX} file; give another folder")
+        raise refusal(checkpoint, f"the folder has no *{SUFFIX} file; give another folder")
     return files
 
 
@@ -53,13 +58,11 @@ def _found(checkpoint: str) -> Path:
         path = Path(checkpoint).expanduser()
         path.stat()
     except FileNotFoundError:
-        raise BadInput(
-            f"checkpoint={checkpoint}: no such file or folder; give a safetensors file or a folder of them"
-        ) from None
+        raise refusal(checkpoint, "no such file or folder; give a safetensors file or a folder of them") from None
     except OSError as error:
-        raise BadInput(f"checkpoint={checkpoint}: cannot be read ({error.strerror}); check its permissions") from None
+        raise refusal(checkpoint, f"cannot be read ({error.strerror}); check its permissions") from None
     except (RuntimeError, ValueError) as error:  # no such user, a NUL
-        raise BadInput(f"checkpoint={checkpoint}: no path ({error}); give a safetensors file or a folder") from None
+        raise refusal(checkpoint, f"no path ({error}); give a safetensors file or a folder") from None
     return path
 
 
@@ -67,7 +70,7 @@ def _plain(checkpoint: str, file: Path) -> Path:
     """``file`` if it can be opened. Anything but a plain file may block for ever."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise BadInput(f"checkpoint={checkpoint}: {file.name} is no plain file; give a safetensors file")
+            raise refusal(checkpoint, f"{file.name} is no plain file; give a safetensors file")
         with file.open("rb"):
             return file
     except OSError as error:
@@ -75,20 +78,20 @@ def _plain(checkpoint: str, file: Path) -> Path:
 
 
 def _unreadable(checkpoint: str, file: Path, error: OSError) -> BadInput:
-    return BadInput(f"checkpoint={checkpoint}: {file.name} cannot be read ({error.strerror}); check its permissions")
+    return refusal(checkpoint, f"{file.name} cannot be read ({error.strerror}); check its permissions")
 
 
 def _indexed(checkpoint: str, index: Path) -> list[Path]:
     """The files that the index names. Raises BadInput if it names one outside its folder, or one that is missing."""
     names = _json(checkpoint, index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise BadInput(f"checkpoint={checkpoint}: {index.name} has no weight_map from weights to files; {AGAIN}")
+        raise refusal(checkpoint, f"{index.name} has no weight_map from weights to files; {AGAIN}")
     files = sorted(set(names.values()))
     for name in files:
         if name != Path(name).name or name in ("", ".", ".."):
-            raise BadInput(f"checkpoint={checkpoint}: {index.name} names {name!r}, which is no file beside it; {AGAIN}")
+            raise refusal(checkpoint, f"{index.name} names {name!r}, which is no file beside it; {AGAIN}")
         if not (index.parent / name).exists():
-            raise BadInput(f"checkpoint={checkpoint}: {index.name} names {name}, which is missing; {AGAIN}")
+            raise refusal(checkpoint, f"{index.name} names {name}, which is missing; {AGAIN}")
     return [_plain(checkpoint, index.parent / name) for name in files]
 
 
@@ -103,9 +106,9 @@ def _json(checkpoint: str, file: Path) -> dict[str, Any]:
     except OSError as error:
         raise _unreadable(checkpoint, file, error) from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"checkpoint={checkpoint}: {file.name} is not JSON ({error}); {AGAIN}") from None
+        raise refusal(checkpoint, f"{file.name} is not JSON ({error}); {AGAIN}") from None
     if not isinstance(found, dict):
-        raise BadInput(f"checkpoint={checkpoint}: {file.name} is no JSON object; {AGAIN}")
+        raise refusal(checkpoint, f"{file.name} is no JSON object; {AGAIN}")
     return found
 
 

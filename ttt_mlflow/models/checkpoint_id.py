@@ -4,8 +4,7 @@ import hashlib
 import json
 from typing import BinaryIO
 
-from ttt_mlflow.errors import BadInput
-from ttt_mlflow.models.checkpoint_files import AGAIN, checkpoint_files
+from ttt_mlflow.models.checkpoint_files import AGAIN, checkpoint_files, refusal
 
 ID_LENGTH = 16
 BLOCK = 1 << 24  # bytes read at a time
@@ -23,9 +22,7 @@ def checkpoint_id(checkpoint: str) -> str:
                 weights |= _weights(stream)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise BadInput(
-                f"checkpoint={checkpoint}: {file.name} is not a readable safetensors file ({said}); {AGAIN}"
-            ) from None
+            raise refusal(checkpoint, f"{file.name} is not a readable safetensors file ({said}); {AGAIN}") from None
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:ID_LENGTH]
 
 

@@ -58,11 +58,13 @@ class ModelEntry:
     model, if it has one. The rest of a prompt goes through the step, which is compiled and captured in prefill mode
     too. ``work(request, workload)`` counts the bytes and operations; without it, a run has no roofline. In decode mode,
     it counts one step (the mean of the steps of a pass); in prefill mode, it counts the whole prompt.
+    ``kept_bytes(request, workload)`` counts the bytes of the weights and the state. On a CPU, a run that is certain not
+    to fit is ended before anything is allocated.
 
     ``period``: decode steps after which the pattern of costs repeats; 1 if all steps cost the same. Drift within a pass
     is tested over whole periods, and warm-up passes and profiles have whole periods. ``cost_grows`` marks a model whose
     steps cost more with the position, as with a KV cache. Its passes are not tested for drift within them.
-    Raises ValueError for a period below 1.
+    Raises ValueError for a name that cannot be shown, and for a period below 1.
     """
 
     name: str
@@ -76,10 +78,13 @@ class ModelEntry:
     missing: Callable[[], str | None] = lambda: None
     check: Callable[[ModelRequest], None] = lambda request: None
     work: Callable[[ModelRequest, Workload], list[Stage]] | None = None
+    kept_bytes: Callable[[ModelRequest, Workload], int] | None = None
     period: int = 1
     cost_grows: bool = False
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.isprintable() and self.name.strip()):
+            raise ValueError(f"model {self.name!r}: a name is a text in one line")
         if self.period < 1:
             raise ValueError(f"model {self.name!r}: period={self.period}: not allowed; it takes 1 or more decode steps")
 

@@ -5,12 +5,11 @@ A model is registered with a name and a factory, here or by another installed pa
 package finds models only through this module.
 """
 
-from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.entry import ModelEntry
+from ttt_mlflow.plugins import Known, Plugin, load_plugins
 
 ENTRY_POINT_GROUP = "ttt_mlflow.models"
 
@@ -27,38 +26,49 @@ def register_model(entry: ModelEntry) -> ModelEntry:
 
 
 @cache
-def _load_all() -> None:
+def _load_own() -> tuple[str, ...]:
+    """Register the models of this package. Returns their names."""
     from ttt_mlflow.models.mamba import model
     from ttt_mlflow.models.ttt import sizes
 
-    installed = [entry for point in entry_points(group=ENTRY_POINT_GROUP) for entry in _entries_of(point)]
-    for entry in [*sizes.entries(), *model.entries(), *installed]:
-        register_model(entry)
+    return tuple(register_model(entry).name for entry in [*sizes.entries(), *model.entries()])
 
 
-def _entries_of(point: EntryPoint) -> list[ModelEntry]:
-    """The entries of another installed package. BadInput names a package that cannot be loaded."""
-    try:
-        found = point.load()
-        found = found() if callable(found) and not isinstance(found, ModelEntry) else found
-    except Exception as error:
-        package = f"{point.dist.name} {point.dist.version}" if point.dist else "an installed package"
-        raise BadInput(
-            f"{package}: its models ({ENTRY_POINT_GROUP}: {point.name} = {point.value}) cannot be loaded "
-            f"({type(error).__name__}: {error}); repair or uninstall it"
-        ) from error
-    return list(found) if isinstance(found, Iterable) else [found]
+@cache
+def _load_plugins() -> tuple[Plugin[ModelEntry], ...]:
+    _load_own()
+    plugins = tuple(load_plugins(ENTRY_POINT_GROUP, "model", ModelEntry, _registered))
+    for plugin in plugins:
+        for entry in plugin.entries:
+            register_model(entry)
+    return plugins
+
+
+def registered() -> Known[ModelEntry]:
+    """All registered models, and what is known of the plugins."""
+    plugins = _load_plugins()
+    return Known(dict(_registered), plugins)
 
 
 def models() -> dict[str, ModelEntry]:
     """All registered models by name, including those of installed packages."""
-    _load_all()
-    return dict(_registered)
+    return registered().entries
 
 
 def find_model(name: str) -> ModelEntry:
-    """The entry of ``name``. BadInput lists the existing names."""
-    known = models()
-    if name not in known:
-        raise BadInput(f"model_name={name}: no such model; the models are {', '.join(known)}")
-    return known[name]
+    """The entry of ``name``. BadInput lists the existing names, and the packages that cannot be loaded.
+
+    No other package is imported for a model of this one.
+    """
+    if name in _load_own():
+        return _registered[name]
+    known = registered()
+    if name not in known.entries:
+        listed = f"model_name={name}: no such model; the models are {', '.join(known.entries)}"
+        raise BadInput("\n".join([listed, *known.broken]))
+    return known.entries[name]
+
+
+def package_of(name: str) -> str | None:
+    """The package that has added the model ``name``, with its version; None for a model of this package."""
+    return None if name in _load_own() else registered().package_of(name)

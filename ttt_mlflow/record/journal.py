@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt_mlflow.config import RunConfig, as_text
-from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed
+from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed, on_one_line
 from ttt_mlflow.names import ARTIFACT_PASSES, Artifact, KernelMetric, Metrics, Series, Tags
 from ttt_mlflow.record.checksums import LINES_TO_PUBLISH, Checksums
 from ttt_mlflow.record.files import obstacle, open_inside, walk
@@ -94,7 +94,9 @@ class Journal(JournalReader):
         except OSError as error:
             shutil.rmtree(journal.path, ignore_errors=True)  # nothing is recorded
             todo = "free some space there" if error.errno in NO_SPACE else "choose a folder that you may write to"
-            raise BadInput(f"logdir={root}: not writable ({error.strerror}); {todo}") from None
+            raise BadInput(f"logdir={on_one_line(root)}: not writable ({error.strerror}); {todo}") from None
+        except ValueError as error:  # a NUL
+            raise BadInput(f"logdir={on_one_line(root)}: no path ({error}); choose another folder") from None
         return journal
 
     @property

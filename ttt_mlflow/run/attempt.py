@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from ttt_mlflow.errors import Killed, RunFailed, TTTError, end_if_asked
+from ttt_mlflow.plugins import BROKEN
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.room import NO_SPACE
 from ttt_mlflow.run.out_of_memory import failure_of
@@ -22,7 +23,7 @@ def attempt(action: Callable[[], None], what: str, device: torch.device) -> TTTE
         action()
         end_if_asked()
         return None
-    except Exception as error:
+    except BROKEN as error:
         # returned as a value, so that the caller decides where to report it
         log.error("%s failed\n%s", what, traceback.format_exc())
         return failure_of(error, what, device)

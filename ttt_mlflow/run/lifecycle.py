@@ -54,6 +54,8 @@ class Planned(Protocol):
     def device(self) -> torch.device: ...
     @property
     def notices(self) -> list[str]: ...
+    @property
+    def package(self) -> str | None: ...
 
 
 class Run(Protocol):
@@ -122,7 +124,9 @@ def _carry_through(
             if error.filename and not Path(error.filename).is_relative_to(record.path.parent):
                 return RunFailed(f"{error.filename}: {error.strerror}; free some space there, or set TMPDIR")
             return _unwritable(record, "the run cannot be recorded", error)
-        return failure_of(error, run.plan.used.run_name, run.plan.device)
+        failure = failure_of(error, run.plan.used.run_name, run.plan.device)
+        is_theirs = run.plan.package and type(failure) is RunFailed
+        return RunFailed(f"{run.plan.package}: {failure}") if is_theirs else failure
 
 
 class _End:

@@ -26,6 +26,7 @@ from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.pass_log import PassLog
 from ttt_mlflow.run.attempt import COMPLETE, after_the_measurement
 from ttt_mlflow.run.gpu_ceilings import FoundCeilings, find_ceilings
+from ttt_mlflow.run.least_memory import least_host_bytes, refuse_beyond_memory
 from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.prepare import Prepared, build, make_ready, profiled_steps, whole_periods
 from ttt_mlflow.run.profile import Measured, Profiles
@@ -89,6 +90,7 @@ class ModelRun:
 
     def measure(self, sampler: NvmlSampler | None) -> None:
         self.sampler = sampler
+        refuse_beyond_memory(self.used.run_name, least_host_bytes(self.plan))
         self.ceilings = find_ceilings(self.plan, self.reporter, sampler)
         if self.on_gpu:
             torch.cuda.empty_cache()  # cached memory of an earlier run in this process does not belong to this run

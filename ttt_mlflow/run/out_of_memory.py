@@ -49,6 +49,8 @@ def failure_of(error: BaseException, what: str, device: torch.device) -> TTTErro
 
     It is a new exception, because the traceback of the original one keeps the model's memory.
     """
+    if isinstance(error, OutOfMemory):
+        return OutOfMemory(str(error))
     if message := out_of_memory_message(error, what, device):
         return OutOfMemory(message)
     return RunFailed(str(error) if isinstance(error, TTTError) else one_line(error))

@@ -11,7 +11,8 @@ from torch.profiler import ProfilerActivity
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
-from ttt_mlflow.models.registry import find_model
+from ttt_mlflow.models.registry import find_model, package_of
+from ttt_mlflow.plugins import answer_of
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, find_nsys, importer_fault
 from ttt_mlflow.run.caches import check_compiler_cache, choose_kernel_cache
 from ttt_mlflow.run.machine import choose_device, interpreting, missing_cxx_compiler
@@ -39,6 +40,11 @@ class Plan:
         return self.request.device
 
     @property
+    def package(self) -> str | None:
+        """The package that has added the model; None for a model of this package."""
+        return package_of(self.entry.name)
+
+    @property
     def room(self) -> dict[str, int]:
         """The disk space that the run reserves before it builds the model; see :mod:`ttt_mlflow.run.reserve`."""
         return sizes_at_start(self.used)
@@ -50,8 +56,9 @@ def make_plan(asked: RunConfig) -> Plan:
     entry = find_model(asked.model_name)
     check_nsys_options(asked)
     _check_what_the_model_takes(asked, entry)
-    if missing := entry.missing():
-        raise BadInput(f"model_name={asked.model_name}: {missing}")
+    package, question = package_of(entry.name), f"model_name={asked.model_name}"
+    if missing := answer_of(package, question, entry.missing):
+        raise BadInput(f"{question}: {missing}")
     device = _device(asked, entry, notices)
     nsys = _profilers(asked, device, notices)
     inner_net = _inner_net(asked, entry, device, notices)
@@ -72,7 +79,7 @@ def make_plan(asked: RunConfig) -> Plan:
     request = ModelRequest(
         used.model_name, inner_net, getattr(torch, used.dtype), torch.device(device), used.seed, used.checkpoint
     )
-    entry.check(request)
+    answer_of(package, question, lambda: entry.check(request))
     workload = Workload(used.mode, used.batch, used.promptlen, used.genlen)
     return Plan(asked, used, workload, entry, request, notices, nsys)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 from ttt_mlflow import names
-from ttt_mlflow.errors import one_line
+from ttt_mlflow.errors import BadInput, one_line
 from ttt_mlflow.measurement.roofline import PartWork, by_part, floor_ms, total_bytes, total_flops
 from ttt_mlflow.measurement.verdict import Verdict
 from ttt_mlflow.names import Artifact, Metrics, Series
+from ttt_mlflow.plugins import answer_of
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.room import UNWRITABLE
 from ttt_mlflow.report.clocks_chart import clocks_png
@@ -22,6 +23,7 @@ from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.processes import processes_csv
 from ttt_mlflow.telemetry.sampler import NvmlSampler
+from ttt_mlflow.workload import Stage
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +105,11 @@ def record_roofline(
     """
     if plan.entry.work is None:
         return Roofline()
-    stages = plan.entry.work(plan.request, plan.workload)
-    metrics: Metrics = {
-        names.MIN_BYTES_PER_STEP: total_bytes(stages),
-        names.FLOPS_PER_STEP: total_flops(stages),
-    }
+    try:
+        stages, metrics = answer_of(plan.package, "the roofline is not recorded", lambda: _counted(plan))
+    except BadInput as error:
+        reporter.warn(str(error))
+        return Roofline()
     ceilings = found.ceilings
     if found.missing:
         reporter.warn(f"{names.ROOFLINE_MS.name} and {names.ROOFLINE_PCT.name} are not recorded: {found.missing}")
@@ -122,3 +124,9 @@ def record_roofline(
         name = plan.used.run_name
         record_optional(record, reporter, names.ARTIFACT_ROOFLINE_STEP, lambda: roofline_png(parts, measured_ms, name))
     return Roofline(metrics, tuple(parts))
+
+
+def _counted(plan: Plan) -> tuple[list[Stage], Metrics]:
+    assert plan.entry.work
+    stages = list(plan.entry.work(plan.request, plan.workload))
+    return stages, {names.MIN_BYTES_PER_STEP: total_bytes(stages), names.FLOPS_PER_STEP: total_flops(stages)}

@@ -1,11 +1,13 @@
 """Reserves disk space for the numbers of a run: before anything is built, and ahead of the passes that are measured."""
 
+import errno
+import os
 import shutil
 from collections.abc import Mapping
 
 from ttt_mlflow import names
 from ttt_mlflow.config import RunConfig
-from ttt_mlflow.errors import BadInput
+from ttt_mlflow.errors import BadInput, on_one_line
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.room import UNWRITABLE
 from ttt_mlflow.run.reporter import Reporter
@@ -27,6 +29,8 @@ Sizes = Mapping[str, int]  # bytes by name of the reserved file
 def reserve(record: Journal, sizes: Sizes) -> None:
     """Reserve ``sizes`` for a run that is about to begin. Raises BadInput, and leaves no record, if they do not fit."""
     try:
+        if sum(sizes.values()) > shutil.disk_usage(record.path).free:  # to fill the disk first would disturb others
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for artifact in MEASURED:
             record.artifact_path(artifact)  # a new folder takes space too
         for name, size in sizes.items():
@@ -35,8 +39,9 @@ def reserve(record: Journal, sizes: Sizes) -> None:
         if error.errno not in UNWRITABLE:
             raise
         shutil.rmtree(record.path, ignore_errors=True)
+        place = on_one_line(record.path.parent)
         raise BadInput(
-            f"logdir={record.path.parent}: no room for the numbers of a run ({error.strerror}); it reserves "
+            f"logdir={place}: no room for the numbers of a run ({error.strerror}); it reserves "
             f"{sum(sizes.values()) / 1e6:.1f} MB before it builds anything; free some space there, or choose another "
             "logdir"
         ) from None

@@ -8,6 +8,7 @@ process at a time. Others wait for it.
 import errno
 import fcntl
 import os
+import re
 import sqlite3
 import time
 import uuid
@@ -45,7 +46,20 @@ def sqlite_file(uri: str) -> Path | None:
     path = rest.partition("?")[0]
     if scheme.partition("+")[0].lower() != "sqlite" or path in ("", ":memory:"):
         return None
+    if "%" in path:  # what the installed SQLAlchemy makes of it; MLflow writes the default store's path so
+        from sqlalchemy import make_url
+
+        path = make_url(uri).database or ""
     return Path(path).absolute()
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an SQLite store in ``path``, of which :func:`sqlite_file` makes the same path again."""
+    if not re.search("[%?]", str(path)):
+        return f"sqlite:///{path}"
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
 
 
 def _make(path: Path, uri: str) -> None:
@@ -68,7 +82,8 @@ def _make(path: Path, uri: str) -> None:
 def _make_beside(path: Path, uri: str) -> None:
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{MADE_BESIDE}")
     try:
-        _let_mlflow_make(uri.replace(uri.partition(":///")[2].partition("?")[0], str(beside), 1))
+        scheme, query = uri.partition(":")[0], uri.partition("?")[1:]
+        _let_mlflow_make("".join([scheme, sqlite_uri(beside).removeprefix("sqlite"), *query]))
         try:
             os.link(beside, path)
         except FileExistsError:

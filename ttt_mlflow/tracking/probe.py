@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ttt_mlflow.tracking.new_store import sqlite_file
 from ttt_mlflow.tracking.server_checks import may_delete
 from ttt_mlflow.tracking.store import (
     CHECK_SECONDS,
@@ -44,7 +45,7 @@ def check_writing(uri: str, experiment_name: str | None) -> str | None:
     if reason := check_tracking(uri):
         return reason
     if urlsplit(uri).scheme.partition("+")[0] == "sqlite":
-        return _check_sqlite_file(Path(uri.partition(":///")[2].partition("?")[0]), experiment_name)
+        return _check_sqlite_file(sqlite_file(uri) or Path(uri.partition(":///")[2]), experiment_name)
     return _check_run(uri, experiment_name)
 
 

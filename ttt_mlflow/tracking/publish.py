@@ -20,7 +20,7 @@ from ttt_mlflow.tracking.artifact_stores import WebPage, store_of
 from ttt_mlflow.tracking.artifacts import RunFile, Sender, files_of, files_so_far
 from ttt_mlflow.tracking.best import mark_best
 from ttt_mlflow.tracking.later import sync_command
-from ttt_mlflow.tracking.new_store import make_ready
+from ttt_mlflow.tracking.new_store import make_ready, sqlite_file
 from ttt_mlflow.tracking.own_run import found_or_made, holds_newer, known_run, lives_on, note_target, parent_tag
 from ttt_mlflow.tracking.refusal import Refusal
 from ttt_mlflow.tracking.refused import end_damaged, reject_run
@@ -263,7 +263,7 @@ def _refuse_far_artifacts(journal: Journal, tracking_uri: str, run: "Run") -> No
     """Refuse an SQLite file that only the record names, if its artifacts go anywhere but beside it."""
     from mlflow.utils.file_utils import local_file_uri_to_path
 
-    beside = Path(tracking_uri.partition(":///")[2].partition("?")[0]).resolve().parent
+    beside = (sqlite_file(tracking_uri) or Path(":memory:")).resolve().parent
     uri = run.info.artifact_uri
     if urlsplit(uri).scheme in ("", "file") and Path(local_file_uri_to_path(uri)).resolve().is_relative_to(beside):
         return

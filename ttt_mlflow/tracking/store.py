@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.redaction import remember_secrets, without_secrets
-from ttt_mlflow.tracking.new_store import make_ready, sqlite_file
+from ttt_mlflow.tracking.new_store import make_ready, sqlite_file, sqlite_uri
 from ttt_mlflow.tracking.refusal import why_refused
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+NO_REDIRECTS = {"MLFLOW_ALLOW_HTTP_REDIRECTS": "false"}
+REDIRECTED = re.compile(r"failed with error code (30[1-8])\b")
+KEEPS_THE_REQUEST = ("307", "308")  # after another redirect, a POST becomes a GET
 CUT = " … (cut)"
 DATABRICKS = "databricks"  # the workspace that the environment or a profile names; with a profile it is a URI
 
@@ -50,17 +53,23 @@ class UnusableExperiment(Exception):
 def resolve_tracking_uri(explicit: str | None) -> str:
     """``explicit``, else MLFLOW_TRACKING_URI, else MLflow's default, the SQLite file in the current folder.
 
-    A relative SQLite path becomes absolute, so that the URI means the same in every folder. Raises BadInput for a text
-    that cannot be a URI. From here on, no message shows the credentials that are in it, and MLflow takes variables
-    without a value for unset.
+    A relative SQLite path becomes absolute, so that the URI means the same in every folder. White space around the
+    address of a server is left out. Raises BadInput for a text that cannot be a URI. From here on, no message shows the
+    credentials that are in it, and MLflow takes variables without a value for unset.
     """
     _unset_empty_variables()
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if re.match(r"\s*https?:", uri, re.IGNORECASE):
+        uri = uri.strip()  # of a file that ends with a line feed, for example
+    scheme, colon, rest = uri.partition(":")
+    if scheme.lower().partition("+")[0] in ("sqlite", *DATABASE_PORTS):
+        uri = scheme.lower() + colon + rest  # SQLAlchemy knows small letters alone
     remember_secrets(uri)
     if fault := uri_fault(uri):
         raise BadInput(f"tracking_uri={without_secrets(uri)}: {fault}")
-    relative = re.fullmatch(r"sqlite:///([^/:].*)", uri)
-    return f"sqlite:///{Path(relative[1]).absolute()}" if relative else uri
+    relative = re.fullmatch(r"sqlite:///([^/:?][^?]*)(.*)", uri, re.DOTALL)
+    file = sqlite_file(uri)
+    return f"{sqlite_uri(file)}{relative[2]}" if relative and file else uri
 
 
 def _unset_empty_variables() -> None:
@@ -109,13 +118,28 @@ def check_tracking(uri: str) -> str | None:
     return check_place(uri)
 
 
+def is_databricks(uri: str) -> bool:
+    """Whether the store is a Databricks workspace, for which :func:`check_tracking` asks nobody."""
+    return uri == DATABRICKS or urlsplit(uri).scheme == DATABRICKS
+
+
+def check_workspace(uri: str) -> str | None:
+    """Ask a Databricks workspace for one experiment. Returns None, or the reason in one line."""
+    with client_for_a_check(uri) as client:
+        try:
+            client.search_experiments(max_results=1)
+        except known_errors() as error:
+            return explain(error, uri)
+    return None
+
+
 def check_place(uri: str) -> str | None:
     """The same without a request to a server, and without MLflow."""
-    if uri == DATABRICKS:
+    if is_databricks(uri):
         return None
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme == "sqlite":
-        return _check_sqlite(Path(uri.partition(":///")[2].partition("?")[0]))
+        return _check_sqlite(sqlite_file(uri) or Path(uri.partition(":///")[2]))
     if scheme in DATABASE_PORTS:
         return _check_database(uri, DATABASE_PORTS[scheme])
     if scheme in ("", "file"):
@@ -225,6 +249,19 @@ def _check_server(uri: str) -> str | None:
         from mlflow.exceptions import MlflowException
 
         try:
+            with settings(NO_REDIRECTS, override=True):
+                try:
+                    client.search_experiments(max_results=1)
+                    return None
+                except MlflowException as error:
+                    redirected = REDIRECTED.search(str(error))
+                    if redirected is None:
+                        raise
+            if redirected[1] not in KEEPS_THE_REQUEST:
+                return (
+                    f"it redirects to another address ({redirected[1]}), and what is sent is lost on the way; give "
+                    "the address to which it redirects, for example with https"
+                )
             client.search_experiments(max_results=1)
         except (MlflowException, JSONDecodeError) as error:
             if refused := why_refused(error, uri):

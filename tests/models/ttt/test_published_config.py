@@ -175,6 +175,7 @@ json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(
 names = st.sampled_from([*PUBLISHED, *SIZES])
 
 
+@pytest.mark.properties
 @given(config=st.dictionaries(names, json_values))
 def test_any_configuration_is_taken_or_refused_in_one_line(
     config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ttt_mlflow.errors import BadInput
-from ttt_mlflow.models.checkpoint_files import AGAIN, checkpoint_files
+from ttt_mlflow.models.checkpoint_files import AGAIN, checkpoint_files, refusal
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.published_config import EMBEDDINGS, config_of_checkpoint
@@ -42,18 +41,16 @@ def read_weights(checkpoint: str) -> dict[str, Saved]:
                 for name in weights.keys():  # noqa: SIM118 - not a dict
                     if name in found:
                         both = f"{found[name].file.name} and {file.name}"
-                        raise BadInput(f"checkpoint={checkpoint}: {name} is in {both}; give a folder with one of them")
+                        raise refusal(checkpoint, f"{name} is in {both}; give a folder with one of them")
                     part = weights.get_slice(name)
                     found[name] = Saved(file, name, tuple(part.get_shape()), str(part.get_dtype()))
         except (SafetensorError, OSError, ValueError) as error:
-            raise BadInput(
-                f"checkpoint={checkpoint}: {file.name} is not a readable safetensors file ({error}); {AGAIN}"
-            ) from None
+            raise refusal(checkpoint, f"{file.name} is not a readable safetensors file ({error}); {AGAIN}") from None
     published = _published_names(found)
     weights_alone = {name: one for name, one in published.items() if not NOT_WEIGHTS.search(name)}
     if strange := [f"{name} {one.dtype}" for name, one in weights_alone.items() if one.dtype not in FLOATS]:
         shown = f"{', '.join(strange[:SHOWN])}{' and more' if len(strange) > SHOWN else ''}"
-        raise BadInput(f"checkpoint={checkpoint}: these weights are not of {', '.join(FLOATS)}: {shown}; convert them")
+        raise refusal(checkpoint, f"these weights are not of {', '.join(FLOATS)}: {shown}; convert them")
     return weights_alone
 
 
@@ -98,7 +95,7 @@ def check_fit(checkpoint: str, expected: dict[str, tuple[int, ...]], model_name:
         if names
     ]
     if lines:
-        raise BadInput(f"checkpoint={checkpoint}: does not fit {model_name}; weights {'; '.join(lines)}")
+        raise refusal(checkpoint, f"does not fit {model_name}; weights {'; '.join(lines)}")
 
 
 def published_shapes(model: TTTModel) -> dict[str, tuple[int, ...]]:
@@ -107,15 +104,14 @@ def published_shapes(model: TTTModel) -> dict[str, tuple[int, ...]]:
 
 
 def load_checkpoint(model: TTTModel, checkpoint: str) -> None:
-    """Load the published weights into ``model``, cast to its dtype. No weight may be missing or unexpected."""
+    """Load the published weights into ``model``, cast to its dtype. No weight may be missing or unexpected.
+
+    Beside the model, the host's memory has one weight at a time.
+    """
     check_fit(checkpoint, published_shapes(model), "the model")
     weights = dict(model.named_parameters())
-    saved = read_weights(checkpoint)
-    by_file: dict[Path, list[str]] = {}
-    for name, one in saved.items():
-        by_file.setdefault(one.file, []).append(name)
-    for file, names in by_file.items():
-        with safe_open(file, framework="pt") as opened, torch.no_grad():
-            for name in names:
-                weights[name].copy_(opened.get_tensor(saved[name].name))
+    for name, one in read_weights(checkpoint).items():
+        # opened for each weight: a file that stays open keeps what was read of it in memory, beside the model
+        with safe_open(one.file, framework="pt") as opened, torch.no_grad():
+            weights[name].copy_(opened.get_tensor(one.name))
     model.weights_changed()

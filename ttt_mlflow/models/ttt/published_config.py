@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ttt_mlflow.errors import BadInput
 from ttt_mlflow.kernels.arithmetic import NORM_EPS
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
-from ttt_mlflow.models.checkpoint_files import CONFIG, checkpoint_config
+from ttt_mlflow.models.checkpoint_files import CONFIG, checkpoint_config, refusal
 from ttt_mlflow.models.ttt.config import TTTConfig
 
 EMBEDDINGS = "model.embed_tokens.weight"
@@ -51,14 +50,16 @@ def config_of_checkpoint(checkpoint: str, standard: TTTConfig, shapes: Mapping[s
         sizes["vocab_size"] = embeddings[0]
     found = replace(standard, **sizes, rope_theta=_theta(checkpoint, said.get("rope_theta", standard.rope_theta)))
     if found.hidden_size % (2 * found.num_heads):
-        raise BadInput(
-            f"checkpoint={checkpoint}: {CONFIG} has hidden_size={found.hidden_size}, which "
-            f"num_attention_heads={found.num_heads} does not divide into an even number; correct it"
+        raise refusal(
+            checkpoint,
+            f"{CONFIG} has hidden_size={found.hidden_size}, which "
+            f"num_attention_heads={found.num_heads} does not divide into an even number; correct it",
         )
     if "num_layers" in sizes and found.num_layers > len(shapes):
-        raise BadInput(
-            f"checkpoint={checkpoint}: {CONFIG} has num_hidden_layers={found.num_layers}, and the files have "
-            f"{len(shapes)} weights in all; give the {CONFIG} of these files"
+        raise refusal(
+            checkpoint,
+            f"{CONFIG} has num_hidden_layers={found.num_layers}, and the files have "
+            f"{len(shapes)} weights in all; give the {CONFIG} of these files",
         )
     return found
 
@@ -66,9 +67,10 @@ def config_of_checkpoint(checkpoint: str, standard: TTTConfig, shapes: Mapping[s
 def _check_kind(checkpoint: str, said: Mapping[str, Any], standard: TTTConfig) -> None:
     kind = said.get("ttt_layer_type", standard.layer_type)
     if kind != standard.layer_type:
-        raise BadInput(
-            f"checkpoint={checkpoint}: {CONFIG} has ttt_layer_type={kind!r}; this inner_net needs "
-            f"{standard.layer_type!r}; give another inner_net"
+        raise refusal(
+            checkpoint,
+            f"{CONFIG} has ttt_layer_type={kind!r}; this inner_net needs "
+            f"{standard.layer_type!r}; give another inner_net",
         )
     wanted = FIXED | {"ttt_base_lr": standard.inner_layer.base_lr}
     faults = [
@@ -76,18 +78,16 @@ def _check_kind(checkpoint: str, said: Mapping[str, Any], standard: TTTConfig) -
     ]
     if faults:
         found = ", ".join(faults)
-        raise BadInput(f"checkpoint={checkpoint}: {CONFIG} describes another model: {found}; give a TTT model")
+        raise refusal(checkpoint, f"{CONFIG} describes another model: {found}; give a TTT model")
 
 
 def _size(checkpoint: str, name: str, value: object) -> int:
     if type(value) is not int or not 0 < value <= MOST:
-        raise BadInput(
-            f"checkpoint={checkpoint}: {CONFIG} has {name}={value!r}; it takes a whole number from 1 to {MOST}"
-        )
+        raise refusal(checkpoint, f"{CONFIG} has {name}={value!r}; it takes a whole number from 1 to {MOST}")
     return value
 
 
 def _theta(checkpoint: str, value: object) -> float:
     if type(value) not in (int, float) or not 0 < value < float("inf"):  # type: ignore[operator]
-        raise BadInput(f"checkpoint={checkpoint}: {CONFIG} has rope_theta={value!r}; it takes a number above 0")
+        raise refusal(checkpoint, f"{CONFIG} has rope_theta={value!r}; it takes a number above 0")
     return float(value)  # type: ignore[arg-type]

@@ -4,11 +4,13 @@ import torch
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
+from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, config_of_weights, load_checkpoint, published_shapes
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.model import TTTModel, initialize
+from ttt_mlflow.models.ttt.state import allocate
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import Stage, Workload
 
@@ -71,6 +73,16 @@ def work(request: ModelRequest, workload: Workload) -> list[Stage]:
     return decode_stages(config, request.dtype, workload.batch)
 
 
+def kept_bytes(request: ModelRequest, workload: Workload) -> int:
+    """The bytes of the weights and of the state."""
+    assert request.inner_net is not None
+    net, nowhere = INNER_NETS[request.inner_net], torch.device("meta")
+    config = config_of(request.name, net.layer_type, request.checkpoint)
+    weights = TTTModel(config, net, request.dtype, nowhere).parameter_count() * request.dtype.itemsize
+    state = allocate(config, net, workload.batch, request.dtype, nowhere)
+    return weights + sum(tensor.nbytes for tensor in tensors_in(state))
+
+
 def entries() -> list[ModelEntry]:
     return [
         ModelEntry(
@@ -82,6 +94,7 @@ def entries() -> list[ModelEntry]:
             period=MINI_BATCH,
             check=check,
             work=work,
+            kept_bytes=kept_bytes,
         )
         for name, (width, _, layers, heads) in SIZES.items()
     ]
