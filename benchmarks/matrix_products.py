@@ -32,9 +32,12 @@ def main() -> int:
     config = config_of(given.model, "linear")
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_heads
     shapes = ((padded(3 * width + heads), width), (width, width), (2 * inner, width), (width, inner))
-    where = {"dtype": torch.float16, "device": "cuda"}
-    layers = [[torch.randn(*shape, **where) * 0.02 for shape in shapes] for _ in range(config.num_layers)]
-    rows = {size: torch.randn(given.tokens, size, **where) for size in (width, inner)}
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=torch.float16, device="cuda")
+
+    layers = [[normal(*shape) * 0.02 for shape in shapes] for _ in range(config.num_layers)]
+    rows = {size: normal(given.tokens, size) for size in (width, inner)}
 
     def one_pass() -> None:
         for weights in layers:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The decode kernels alone, as benchmarks/README.md reports them: each set of kernels and batches twice in a row.
+# The decode and prefill kernels alone, as benchmarks/README.md reports them: each set of kernels and batches twice in a row.
 #
 #   benchmarks/micro.sh OUTPUT_FOLDER [times]
 #
@@ -13,6 +13,7 @@ export MLFLOW_TRACKING_URI="sqlite:///$folder/mlflow.db"
 sets=(
   "kernels=mlp_1_dual_triton,mlp_1_accumulate_triton batches=128,1024,4096"
   "kernels=mlp_2_dual_triton,mlp_2_accumulate_triton batches=128,512,1024"
+  "kernels=mlp_1_prefill_triton,mlp_2_prefill_triton prompt_batches=4,16,64"
 )
 {
   date -u +'%Y-%m-%d %H:%M UTC'

@@ -86,6 +86,10 @@ def test_micro() -> None:
     other = {**one, "dtype": "bfloat16", "heads": "4", "device": "cpu", "seed": "2"}
     assert MicroConfig.parse(other).run_name == "mlp_1_dual_triton b128,512 bfloat16 h4x64 cpu seed 2"
     assert MicroConfig.parse({}).run_name == "kernels"
+    prompts = {"kernels": "mlp_1_prefill_triton", "prompt_batches": "16,64"}
+    assert MicroConfig.parse(prompts).run_name == "mlp_1_prefill_triton b16,64 p2048"
+    both = {"kernels": "a,b", "batches": "1,2", "prompt_batches": "4", "promptlen": "7"}
+    assert MicroConfig.parse(both).run_name == "2 kernels b1,2 b4 p7 a,b"
 
 
 def test_a_name_fits_into_mlflows_store() -> None:

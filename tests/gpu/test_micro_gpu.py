@@ -54,6 +54,8 @@ def test_the_default_kernels(tmp_path: Path) -> None:
         assert cell.copies is not None
         assert cell.copies >= 2
         assert cell.overlap == (cell.kernel in ("mlp_1_dual_triton", "mlp_2_dual_triton"))
+        assert 0 < (run.results.roofline_pct(cell) or 0) < 105
+        assert cell.promptlen == (2048 if "prefill" in cell.kernel else None)
     assert {"telemetry/samples.csv", "telemetry/clocks.png", "micro/kernels.html"} <= run.artifacts
     assert run.artifacts <= ARTIFACT_PATHS
     samples = pd.read_csv(run.journal.artifacts / "telemetry/samples.csv")
@@ -66,6 +68,15 @@ def test_pytorchs_kernels_eager_and_compiled(tmp_path: Path, dtype: str) -> None
     run = measured(tmp_path, kernels="mlp_1_dual,mlp_2_dual_compiled", dtype=dtype, batches="64")
     assert run.failure is None, run.log
     assert all(cell.us for cell in run.results.cells)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_prompts_of_any_length(tmp_path: Path, dtype: str) -> None:
+    """PyTorch's kernels read the position back, which a captured step must not do."""
+    kernels = "mlp_1_prefill_triton,mlp_1_prefill,mlp_2_prefill_triton,mlp_2_prefill"
+    run = measured(tmp_path, kernels=kernels, dtype=dtype, prompt_batches="1,8", batches="auto", promptlen=100)
+    assert run.failure is None, run.log
+    assert all(cell.us and cell.launches and cell.promptlen == 100 for cell in run.results.cells)
 
 
 def test_a_step_that_cannot_be_captured_is_named_and_the_others_are_timed(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def test_a_prompt_leads_to_the_state_of_its_steps(inner_net, length):
     }
     tokens = make_tokens(3, length).cuda()
     narrow, wide = models[torch.float16], models[torch.float64]
-    for mine, exact in zip(narrow.parameters(), wide.parameters(), strict=True):
-        exact.copy_(mine)
+    for mine, copy in zip(narrow.parameters(), wide.parameters(), strict=True):
+        copy.copy_(mine)
     wide.weights_changed()
     at_once, one_by_one, reference = narrow.new_state(3), narrow.new_state(3), wide.new_state(3)
     prompt, steps = narrow.prefill(tokens, at_once), decode(narrow, tokens, one_by_one)[:, -1]
@@ -71,8 +71,8 @@ def test_a_prompt_leads_to_the_state_of_its_steps(inner_net, length):
     assert relative_error(prompt, exact) < max(1.5 * relative_error(steps, exact), 5e-3)
     assert_same_state(at_once, reference, 2e-2)
     for layer, stepped, theirs in zip(at_once.layers, one_by_one.layers, reference.layers, strict=True):
-        for mine, step, want in zip(layer.inner, stepped.inner, theirs.inner, strict=True):
-            assert relative_error(mine, want) < max(1.5 * relative_error(step, want), 2e-3)
+        for found, step, want in zip(layer.inner, stepped.inner, theirs.inner, strict=True):
+            assert relative_error(found, want) < max(1.5 * relative_error(step, want), 2e-3)
 
 
 @pytest.mark.parametrize("inner_net", INNER_NETS)

@@ -72,13 +72,13 @@ def check_against_steps(functions, dtype, length, start):
     assert relative_error(ring, stepped) < limit
 
     qk, logits, ring = x(batch, length, width), x(batch, length, heads), x(batch, 4, width)
-    weights = (x(4, width), x(width), x(4, width), x(width), x(heads), angles.cos(), angles.sin(), 0.5)
+    filters = (x(4, width), x(width), x(4, width), x(width), x(heads), angles.cos(), angles.sin(), 0.5)
     stepped = ring.clone()
-    expected = [
-        reference.qk_conv_rotary(row, logit, stepped, now, *weights)
+    stepwise = [
+        reference.qk_conv_rotary(row, logit, stepped, now, *filters)
         for row, logit, now in zip(qk.unbind(1), logits.unbind(1), positions, strict=True)
     ]
-    q, k, lr = functions.qk_conv_rotary(qk, logits, ring, position, *weights)
-    for mine, theirs in zip((q, k, lr.transpose(1, 2)), zip(*expected, strict=True), strict=True):
+    q, k, lr = functions.qk_conv_rotary(qk, logits, ring, position, *filters)
+    for mine, theirs in zip((q, k, lr.transpose(1, 2)), zip(*stepwise, strict=True), strict=True):
         assert relative_error(mine, torch.stack(theirs, 1)) < limit
     assert torch.equal(ring, stepped)

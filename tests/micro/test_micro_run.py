@@ -28,7 +28,7 @@ from tests.telemetry.fake_nvml import GPU_UUID, FakeNvml
 from ttt_mlflow import names
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import Killed, OutOfMemory, RunFailed
-from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_prefill
 from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.verdict import judge_section
 from ttt_mlflow.micro import micro_run
@@ -44,6 +44,10 @@ from ttt_mlflow.telemetry.sampler import NvmlSampler
 
 QUICK = {"device": "cpu", "heads": 2, "head_dim": 16, "batches": "1,3", "seconds": 0.001}
 TIMED = ("kernel_us", "kernel_us_p20", "kernel_us_p80", "kernel_tokens_per_s", "kernel_gb_per_s", "kernel_tflops")
+KERNEL_RATES = (
+    *(names.KERNEL_TOKENS_PER_S, names.KERNEL_GB_PER_S, names.KERNEL_READ_CEILING_PCT),
+    *(names.KERNEL_TFLOPS, names.KERNEL_MATRIX_CEILING_PCT, names.KERNEL_ROOFLINE_PCT),
+)
 EVERY_RUN = {"log.txt", "verdict.json", "environment/host.json", "environment/packages.txt", "micro/samples.json"}
 VIEWS = {"micro/table.csv", "micro/table.md", "micro/kernels.png", "micro/kernels.html"}
 CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 139.80 GiB"
@@ -138,10 +142,48 @@ def test_the_metrics_are_those_of_the_recorded_samples(measure: Measure) -> None
     assert markdown in measured.journal.description
 
 
+def test_prompts_beside_decode_steps(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure_card(run: micro_run.MicroRun) -> None:
+        run.results.ceilings = {"card_read_gb_per_s": 1.0, "card_copy_gb_per_s": 1.0, "card_matmul_tflops": 0.001}
+
+    monkeypatch.setattr(micro_run.MicroRun, "_measure_gpu", measure_card)
+    measured = measure(kernels="mlp_1_dual,mlp_1_prefill,mlp_2_prefill", prompt_batches="2", promptlen=40)
+    assert measured.failure is None
+    journal, results = measured.journal, measured.results
+    for kernel in ("mlp_1_prefill", "mlp_2_prefill"):
+        cell = results.cell(kernel, 2)
+        assert cell is not None
+        assert (cell.promptlen, cell.launches) == (40, 1)
+        assert 0 < journal.metrics[f"kernel_error/{kernel}"] < 1e-3
+        us = pd.Series(cell.us).median()
+        found = {metric: journal.series[f"{metric.name}/{kernel}"][0][1:] for metric in KERNEL_RATES}
+        assert {step for step, _ in found.values()} == {2}
+        rates = {metric: value for metric, (_, value) in found.items()}
+        assert rates[names.KERNEL_TOKENS_PER_S] == pytest.approx(2 * 40 / us * 1e6, rel=1e-5)
+        assert rates[names.KERNEL_TFLOPS] == pytest.approx((cell.flops or 0) / us / 1e6, rel=1e-5)
+        assert rates[names.KERNEL_MATRIX_CEILING_PCT] == pytest.approx(1e5 * rates[names.KERNEL_TFLOPS], rel=1e-5)
+        assert rates[names.KERNEL_ROOFLINE_PCT] == max(
+            rates[names.KERNEL_READ_CEILING_PCT], rates[names.KERNEL_MATRIX_CEILING_PCT]
+        )
+    assert measured.batches("kernel_roofline_pct", "mlp_1_dual") == [1, 3]
+    assert (journal.params["batches"], journal.params["prompt_batches"]) == ("1,3", "2")
+    assert journal.run_name == "3 kernels b1,3 b2 p40 h2x16 cpu mlp_1_dual,mlp_1_prefill,mlp_2_prefill"
+    assert "mlp_1_prefill batch 2 prompt 40: " in measured.log
+    assert measured.artifacts == EVERY_RUN | VIEWS
+    assert "- fastest linear prefill kernel: mlp_1_prefill batch 2 prompt 40: " in journal.description
+
+
+def test_a_prompt_that_is_wrong_is_not_timed(measure: Measure) -> None:
+    wrong = entry("wrong", lambda: lambda *arguments: too_large(linear_prefill(*arguments), arguments), mode="prefill")
+    measured = measure(wrong, good(), prompt_batches="2", kernels="mlp_1_dual,mlp_1_prefill", promptlen=40)
+    assert "1 of 3 measurements failed: wrong: not timed: wrong result" in str(measured.failure)
+    assert measured.batches("kernel_us", "good") == [1, 3]
+
+
 def test_parameters_tags_and_configuration(measure: Measure) -> None:
     measured = measure(kernels="mlp_1_dual", seed=7)
     journal = measured.journal
-    assert {*journal.params, "nsys_args"} == set(MicroConfig.model_fields)
+    assert {*journal.params, "nsys_args", "prompt_batches"} == set(MicroConfig.model_fields)
     assert (journal.params["kernels"], journal.params["batches"]) == ("mlp_1_dual", "1,3")
     assert (journal.params["dtype"], journal.params["seed"], journal.params["profile"]) == ("float16", "7", "none")
     assert journal.entry_point == journal.tags["ttt.entry_point"] == "micro"

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,11 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from triton import testing
 
-from tests.micro.cases import CPU, shape
+from tests.micro.cases import CPU, prompt, shape
 from tests.micro.fake_cuda import stand_in_for_cuda
 from ttt_mlflow.errors import Killed, RunFailed
-from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_prefill
+from ttt_mlflow.micro import timing as timing_module
 from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
 from ttt_mlflow.micro.timing import (
     FREE_SHARE,
@@ -26,6 +28,7 @@ from ttt_mlflow.micro.timing import (
     replays_for,
     run_calls,
     time_on_cpu,
+    time_on_gpu,
 )
 
 MB = 1_000_000
@@ -76,6 +79,48 @@ def test_each_position_goes_over_all_copies_before_the_next() -> None:
     outputs = run_calls(step, copies, make_positions(CPU))
     assert seen == [(position, copy) for position in range(16) for copy in range(3)]
     assert len({out.data_ptr() for out in outputs}) == 16 * 3
+
+
+def test_a_prompt_is_one_call_for_each_copy() -> None:
+    copies = [make_inputs(prompt(), RandomSource(seed, CPU)) for seed in range(3)]
+    seen: list[tuple[int, ...]] = []
+
+    def prefill(*arguments: Tensor) -> Tensor:
+        seen.append((*arguments[0].shape, int(arguments[5])))
+        return linear_prefill(*arguments)
+
+    outputs = run_calls(prefill, copies, make_positions(CPU))
+    assert seen == [(2, 40, 32, 0)] * 3
+    assert [out.shape for out in outputs] == [(2, 40, 32)] * 3
+    timing = time_on_cpu(prefill, copies[:1], seconds=1e-6, on_section=lambda edge: None)
+    assert (timing.launches, timing.copies, len(timing.us)) == (1, 1, 3)
+
+
+def test_a_prompt_is_timed_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, with stand-ins for its cache, its events and a graph."""
+    calls: list[int] = []
+
+    def prefill(*arguments: Tensor) -> Tensor:
+        calls.append(int(arguments[5]))  # a captured step must not read it back
+        return linear_prefill(*arguments)
+
+    def do_bench(sample: Callable[[], None], warmup: float, rep: float, return_mode: str) -> list[float]:
+        assert (warmup, rep, return_mode) == (50.0, 200.0, "all")
+        before = len(calls)
+        sample()
+        return [float(len(calls) - before)] * 2  # one millisecond for each call
+
+    monkeypatch.setattr(testing, "do_bench", do_bench)
+    monkeypatch.setattr(timing_module, "time_once", lambda launch, device: (launch(), 4.0))
+    monkeypatch.setattr(timing_module, "l2_bytes", lambda device: 60 * MB)
+    monkeypatch.setattr(timing_module, "_capture", lambda *_: pytest.fail("a prompt is not captured"))
+    copies = [make_inputs(prompt(), RandomSource(seed, CPU)) for seed in range(2)]
+    edges: list[str] = []
+    timing = time_on_gpu(prefill, prompt(), copies, seconds=0.2, on_section=edges.append)
+    assert timing.us.tolist() == pytest.approx([1000.0] * 2)
+    assert (timing.launches, timing.copies) == (3 * 2, 2), "10 ms: three times both copies"
+    assert set(calls) == {0}
+    assert edges == ["begin", "end"]
 
 
 def test_a_cpus_times_are_those_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:

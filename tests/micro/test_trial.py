@@ -31,7 +31,7 @@ def test_a_kernel_that_is_right(installed: Install) -> None:
     installed("ttt_mlflow.kernels", "their_kernels", CODE, "mine = their_kernels:entry")
     done = check("theirs")
     assert done.exit_code == 0, done.output
-    assert "ok       float32: 35 steps are right, against float64 (" in done.stdout
+    assert "ok       float32: 35 tokens are right, against float64 (" in done.stdout
     assert done.stdout.endswith("All checks hold.\n")
 
 
@@ -43,7 +43,7 @@ def test_our_own(name: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (CALL, f"{CALL} * 1.01", "35 steps are right, against float64: a relative error of 1.0e-02; 2e-05 is allowed"),
+        (CALL, f"{CALL} * 1.01", "35 tokens are right, against float64: a relative error of 1.0e-02; 2e-05 is allowed"),
         (CALL, f"{CALL}[:1]", "it returns torch.float32 [1, 128], not torch.float32 [2, 128]"),
         (CALL, "return None", "it returns NoneType, not a tensor"),
         (CALL, "q.zero_(); " + CALL, "a step changes only state and kept: it changes q"),

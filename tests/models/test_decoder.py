@@ -71,7 +71,7 @@ class CountedReplay:
 @pytest.mark.parametrize(("length", "replays"), [(1, 1), (16, 0), (35, 3)])
 def test_the_graph_takes_what_a_prompt_has_beyond_the_models_multiple(length: int, replays: int) -> None:
     model = leave_initial_values(make_model("mlp_1_dual"))
-    model.prefill_multiple = 16  # as a model of another package may have one
+    vars(model)["prefill_multiple"] = 16  # as a model of another package may have one
     prompt = make_tokens(3, length)
     decoder = ModelDecoder(model, 3, CPU)
     expected = generate(decoder, prompt, 6)

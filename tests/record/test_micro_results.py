@@ -1,5 +1,6 @@
 """The raw results, and what is derived from them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,59 @@ def test_derived_values() -> None:
     assert results.cell("good", 4096) is oom
     assert results.cell("good", 1) is None
     assert results.kernel("bad").error == 0.5
+
+
+def make_both() -> MicroResults:
+    """A kernel for steps and one for prompts: 100 TFLOP/s and 1,000 GB/s on a GPU with 700 and 4,000."""
+    results = make_results()
+    results.config |= {"promptlen": "2048"}
+    results.kernels.append(KernelResult(name="prompts", layer_type="mlp", form="rank-1", first_use_s=1.0, error=2e-4))
+    results.cells[0].flops = 640e6
+    for batch in (16, 64):
+        results.cells.append(
+            CellResult(
+                kernel="prompts", batch=batch, promptlen=2048, floor_bytes=batch * 1e8, flops=batch * 1e10,
+                us=[batch * 100.0] * 3, launches=2, copies=2, ended_ms=4000,
+            )
+        )  # fmt: skip
+    return results
+
+
+def test_operations_and_tokens() -> None:
+    results = make_both()
+    step, prompt = results.cells[0], results.cells[-1]
+    assert (step.mode, step.tokens, prompt.mode, prompt.tokens) == ("decode", 128, "prefill", 64 * 2048)
+    assert step.tokens_per_s == pytest.approx(8e6)
+    assert prompt.tokens_per_s == pytest.approx(64 * 2048 / 6400e-6)
+    assert (step.tflops, prompt.tflops) == pytest.approx((40.0, 100.0))
+    assert results.matrix_ceiling_pct(prompt) == pytest.approx(100 / 7)
+    assert results.read_ceiling_pct(prompt) == pytest.approx(25.0)
+    assert results.roofline_pct(prompt) == pytest.approx(25.0)
+    prompt.flops = 4 * 64e10
+    assert results.roofline_pct(prompt) == pytest.approx(400 / 7)
+    assert results.roofline_pct(step) == results.read_ceiling_pct(step)
+
+
+def test_the_matrix_rate_was_not_measured_for_float32() -> None:
+    results = make_both()
+    results.config["dtype"] = "float32"
+    prompt = results.cells[-1]
+    assert prompt.tflops == pytest.approx(100.0)
+    assert results.read_ceiling_pct(prompt) == pytest.approx(25.0)
+    assert results.matrix_ceiling_pct(prompt) is results.roofline_pct(prompt) is None
+
+
+def test_a_record_of_an_earlier_version_has_no_operations(tmp_path: Path) -> None:
+    written = make_results().model_dump(mode="json")
+    for cell in written["cells"]:
+        del cell["flops"], cell["promptlen"]
+    path = tmp_path / "samples.json"
+    path.write_text(json.dumps(written))
+    results = MicroResults.read(path)
+    timed = results.cells[0]
+    assert (timed.mode, timed.tokens, timed.tflops) == ("decode", 128, None)
+    assert results.matrix_ceiling_pct(timed) is results.roofline_pct(timed) is None
+    assert results.read_ceiling_pct(timed) == pytest.approx(75.0)
 
 
 def test_failures_are_named_once_a_kernel_or_once_a_batch() -> None:

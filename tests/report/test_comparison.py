@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from tests.compared import CPU, H200, passes_around, recorded, recorded_micro
+from ttt_mlflow import names
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.record.micro_results import MicroResults
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.report.comparison import Compared, ComparisonOptions, compare_sides
 
@@ -145,6 +147,23 @@ def test_an_empty_side_and_two_kinds(tmp_path: Path) -> None:
         compare_sides([decode], [], OPTIONS)
     with pytest.raises(BadInput, match="a run of decode and the candidate of prefill: compare two runs of one kind"):
         compare_sides([decode], [prefill], OPTIONS)
+
+
+def test_prompts_of_another_length_are_another_measurement(tmp_path: Path) -> None:
+    def micro(promptlen: int) -> LocalRun:
+        run = recorded_micro(tmp_path, {("a", 16): passes_around(12), ("b", 16): passes_around(12)})
+        path = run.artifact(names.ARTIFACT_MICRO_SAMPLES)
+        assert path is not None
+        results = MicroResults.read(path)
+        results.cells[0].promptlen = promptlen
+        path.write_text(results.model_dump_json())
+        return run
+
+    found = compare_sides([micro(2048)], [micro(2048)], OPTIONS)
+    assert [pair.title for pair in found.pairs] == ["a b16 p2048", "b b16"]
+    found = compare_sides([micro(2048)], [micro(512)], OPTIONS)
+    assert [pair.title for pair in found.pairs] == ["b b16"]
+    assert (found.alone_baseline, found.alone_candidate) == (("a b16 p2048",), ("a b16 p512",))
 
 
 def test_two_micro_runs_are_compared_kernel_by_kernel_and_batch_by_batch(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.record.test_micro_results import make_results
+from tests.record.test_micro_results import make_both, make_results
 from tests.report.browser import BROWSER, rendered
 from ttt_mlflow.kernels.inner_layers import decode_kernel_bytes
 from ttt_mlflow.record.micro_results import CellResult, KernelResult, MicroResults
@@ -87,6 +87,35 @@ def test_on_a_cpu_there_is_no_ceiling_to_show() -> None:
     assert {trace["name"] for trace in data} == {"fast", "slow"}
 
 
+def test_decode_steps_and_prompts_are_never_on_one_axis() -> None:
+    results = make_both()
+    _, layout = figure(results)
+    buttons = layout["updatemenus"][0]["buttons"]
+    prompts = ["µs", "tokens/s", "% of the roofline"]
+    assert [one["label"] for one in buttons] == [f"decode {q}" for q in BUTTONS] + [f"prefill {q}" for q in prompts]
+    assert [traces(results, at).get("good") is not None for at in range(6)] == [True] * 3 + [False] * 3
+    times, rates, shares = (traces(results, at) for at in (3, 4, 5))
+    assert list(times) == ["prompts", "roofline of TTT-MLP"]
+    assert (times["prompts"]["x"], times["prompts"]["y"]) == ([16, 64], [1600, 6400])
+    assert times["roofline of TTT-MLP"]["y"] == pytest.approx([400, 1600])
+    assert rates["roofline of TTT-MLP"]["y"] == pytest.approx([4 * rate for rate in rates["prompts"]["y"]])
+    assert shares["prompts"]["y"] == pytest.approx([25, 25])
+    assert shares["the roofline"]["y"] == [100, 100]
+    decode, prefill = (buttons[at]["args"][1] for at in (0, 3))
+    assert decode["title.text"].startswith("Decode step of one layer")
+    assert prefill["title.text"].startswith("Prompt of 2048 tokens through one layer")
+    assert (decode["xaxis.tickvals"], prefill["xaxis.tickvals"]) == ([128], [16, 64])
+    assert layout["title"]["text"] == decode["title.text"]
+
+
+def test_prompts_alone_have_a_chart_of_their_own() -> None:
+    results = make_both()
+    results.cells = [cell for cell in results.cells if cell.promptlen]
+    _, layout = figure(results.model_copy(update={"ceilings": {}}))
+    assert [one["label"] for one in layout["updatemenus"][0]["buttons"]] == ["µs", "tokens/s"]
+    assert layout["title"]["text"].startswith("Prompt of 2048 tokens")
+
+
 def test_what_was_not_timed_is_not_drawn() -> None:
     results = make_results()
     assert timed_kernels(results) == ["good"]
@@ -125,6 +154,7 @@ def test_the_picture() -> None:
     before = plt.get_fignums()
     assert kernels_png(two_kernels()).startswith(b"\x89PNG")
     assert kernels_png(make_results()).startswith(b"\x89PNG"), "one batch, and kernels without a time"
+    assert kernels_png(make_both()).startswith(b"\x89PNG"), "two panels"
     assert plt.get_fignums() == before
 
 

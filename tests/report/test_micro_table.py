@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.catalog import tags
-from tests.record.test_micro_results import make_results
+from tests.record.test_micro_results import make_both, make_results
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.names import ARTIFACT_MICRO_SAMPLES
 from ttt_mlflow.record.journal import Journal
@@ -53,6 +53,20 @@ def test_rows() -> None:
     ]
 
 
+def test_rows_of_both_modes() -> None:
+    headings, rows = table_rows(make_both())
+    assert headings == [
+        *("kernel", "batch", "prompt", "µs", "p20 to p80", "tokens/s", "GB/s", "% of read ceiling", "TFLOP/s"),
+        *("% of matrix ceiling", "% of roofline", "error", "first use s", "SM MHz", "W", "status"),
+    ]
+    assert rows[0][:11] == ["good", "128", "", "16", "15.4 to 16.6", "", "3,000", "75.0", "40", "5.7", "75.0"]
+    assert rows[-1][:6] == ["prompts", "64", "2048", "6,400", "6,400 to 6,400", "20,480,000"]
+    assert rows[-1][6:11] == ["1,000", "25.0", "100", "14.3", "25.0"]
+    frame = pd.read_csv(io.StringIO(table_csv(make_both())))
+    assert frame["tokens_per_s"].dropna().tolist() == pytest.approx([8e6, 20.48e6, 20.48e6])
+    assert frame["roofline_pct"].dropna().tolist() == pytest.approx([75, 25, 25])
+
+
 def test_columns_without_a_value_have_no_place() -> None:
     headings, rows = table_rows(on_a_cpu())
     assert headings == ["kernel", "batch", "µs", "p20 to p80", "GB/s", "error", "first use s", "status"]
@@ -84,6 +98,14 @@ def test_one_line_a_cell() -> None:
     )
     assert cell_text(results.cells[1], results) == "good batch 4096: out of memory: it does not fit"
     assert ceilings_text(results) == CARD
+
+
+def test_one_line_a_prompt() -> None:
+    results = make_both()
+    assert cell_text(results.cells[-1], results) == (
+        "prompts batch 64 prompt 2048: 6,400 µs (6,400 to 6,400), 20,480,000 tokens/s, 1,000 GB/s, 25.0 % of the read "
+        "ceiling, 100 TFLOP/s, 14.3 % of the matrix ceiling"
+    )
 
 
 def test_the_description(tmp_path: Path) -> None:

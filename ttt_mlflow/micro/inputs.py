@@ -177,7 +177,8 @@ class RandomSource:
 def make_inputs(shape: StepShape, source: Source, calls: Sequence[int] | None = None) -> StepInputs:
     """Inputs of ``calls``, the tokens of each call; by default those that are timed.
 
-    Their updates converge, so a mini-batch or a prompt can be repeated thousands of times.
+    The updates of a mini-batch converge, and those of a long prompt shrink as the state grows, so both can be repeated
+    thousands of times.
     """
     heads, dtype, lengths = (shape.heads, shape.head_dim), shape.dtype, calls or shape.calls
 

@@ -95,7 +95,7 @@ def _batches(asked: MicroConfig, modes: set[str], device: str) -> dict[str, tupl
     if asked.prompt_batches and "prefill" not in modes:
         raise BadInput(
             f"prompt_batches={as_text(asked.prompt_batches)}: none of the kernels takes a prompt; add one of "
-            f"{', '.join(name for name, entry in registered().kernels.items() if entry.mode == 'prefill')}"
+            f"{', '.join(name for name, entry in registered().entries.items() if entry.mode == 'prefill')}"
         )
     if asked.batches and asked.prompt_batches and "decode" not in modes:
         raise BadInput(
