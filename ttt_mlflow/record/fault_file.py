@@ -29,7 +29,7 @@ def report_of(error: Exception) -> str:
 
 
 def written(text: str) -> str:
-    """The path of a new file with ``text``, that nobody else may read."""
+    """The path of a new file with ``text``, that only this user may read."""
     descriptor, path = tempfile.mkstemp(prefix="ttt-mlflow-fault-", suffix=".txt")
     try:
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
