@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
@@ -166,10 +166,10 @@ def test_any_path_of_the_user(path: str) -> None:
         assert not found.startswith("~") if path.startswith("~") else found == path
 
 
-@pytest.mark.properties
+@settings(max_examples=25)
 @given(name=PATHS)
 def test_any_folder_of_records(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Below a folder of its own, so that a test leaves nothing elsewhere."""
+    """Below a folder of its own, so that a test leaves nothing elsewhere. A record takes a while on a disk."""
     top = tmp_path_factory.getbasetemp() / "folders"
     path = f"{top}/{name.replace('..', '').replace('/', '')}"
     try:
