@@ -19,7 +19,9 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Lock
 
 import mlflow
 import psutil
@@ -35,6 +37,14 @@ from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT
 
 ROOT = Path(__file__).resolve().parents[1]
 PASSWORD_BYTES = 12
+ONE_AT_A_TIME = Lock()
+LOOK_S = 0.1
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    """That of ``process``, None before its end. Whoever starts a process reads the exit codes of all others too."""
+    with ONE_AT_A_TIME:
+        return process.exitcode
 
 
 def runs_of(team: TeamServer, person: Person, count: int, folder: Path) -> list[tuple[float, int, str]]:
@@ -45,9 +55,11 @@ def runs_of(team: TeamServer, person: Person, count: int, folder: Path) -> list[
     for number in range(count):
         output = folder / f"{number}.txt"
         began = time.monotonic()
-        process = start(["run", *options], folder, team.environment(person), output)
-        process.join()
-        done.append((time.monotonic() - began, process.exitcode or 0, output.read_text()))
+        with ONE_AT_A_TIME:
+            process = start(["run", *options], folder, team.environment(person), output)
+        while (code := exit_code(process)) is None:
+            time.sleep(LOOK_S)
+        done.append((time.monotonic() - began, code, output.read_text()))
     return done
 
 

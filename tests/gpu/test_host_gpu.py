@@ -27,13 +27,14 @@ pytestmark = [
 RUN = {"model_name": "ttt-profile", "batch": "256", "genlen": "128", "use_compile": "false"}
 ENDLESS = {**RUN, "repeats": "1000000", "max_seconds": "3600"}
 HELD_BYTES = 8 * 10**9
+PYTHON_PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 # A terminal that goes away
 
 
 def in_a_terminal(command: list[str], folder: Path, until: Callable[[], bool]) -> int:
     """Run ``command`` in ``folder``, in a terminal that goes away once ``until()`` holds. Returns the exit code."""
-    env = {**environment(new_store(folder)), "PYTHONPATH": str(ROOT)}
+    env = {**environment(new_store(folder)), "PYTHONPATH": PYTHON_PATH}
     pid, leader = pty.fork()
     if pid == 0:
         os.chdir(folder)
@@ -130,7 +131,7 @@ def uuids() -> list[str]:
 
 
 def only_visible(text: str) -> dict[str, str]:
-    return {**environment(), "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": text, "PYTHONPATH": str(ROOT)}
+    return {**environment(), "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": text, "PYTHONPATH": PYTHON_PATH}
 
 
 @pytest.mark.parametrize("form", ["1", "1,0", " 1 , 0 ", "1,99", "GPU-{uuid}", "GPU-{first}"])

@@ -209,3 +209,20 @@ def test_a_folder_is_no_record_of_another_name(tmp_path: Path, sqlite_uri: str, 
     journal.path.rename(renamed)
     with pytest.raises(BadInput, match="not the id of a record"):
         publish(Journal.open(renamed), sqlite_uri)
+
+
+def test_one_lost_answer_to_the_first_question_costs_no_publication(proxy: FaultyProxy, make_journal: MakeJournal) -> None:
+    """As when a server closes an idle connection just as it is used again."""
+    journal = make_journal()
+    run_id = publish(journal, proxy.uri).run_id
+    lost: list[str] = []
+
+    def once(method: str, path: str) -> str | None:
+        if "runs/get" in path and not lost:
+            lost.append(path)
+            return "gone"
+        return None
+
+    proxy.fault = once
+    assert publish(journal, proxy.uri).run_id == run_id
+    assert lost

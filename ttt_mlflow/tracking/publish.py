@@ -35,9 +35,9 @@ from ttt_mlflow.tracking.run_values import (
     values_so_far,
 )
 from ttt_mlflow.tracking.store import (
+    ASKED_TWICE,
     PATIENCE,
     QUIET,
-    SENT_ONCE,
     check_tracking,
     explain,
     known_errors,
@@ -158,7 +158,7 @@ def _reach(journal: Journal, tracking_uri: str, how: How) -> "tuple[MlflowClient
         raise _failed(journal, tracking_uri, reason)
     from mlflow import MlflowClient
 
-    with settings(SENT_ONCE, override=True), settings(PATIENCE), quiet_loggers():
+    with settings(ASKED_TWICE, override=True), settings(PATIENCE), quiet_loggers():
         make_ready(tracking_uri)
         client = MlflowClient(tracking_uri)
         return client, known_run(client, journal, run_id)

@@ -29,6 +29,7 @@ SCHEMES = ("http", "https", "sqlite", *DATABASE_PORTS, "databricks", "file", "uc
 # MLflow waits for minutes by default, but a user waits for the end of a run. Values that the user has set are kept.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 SENT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+ASKED_TWICE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}  # a question; a server may just have closed its connection
 CHECK_SECONDS = 4
 CHECK_PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(CHECK_SECONDS),
