@@ -211,7 +211,7 @@ def test_a_folder_is_no_record_of_another_name(tmp_path: Path, sqlite_uri: str, 
         publish(Journal.open(renamed), sqlite_uri)
 
 
-def test_one_lost_answer_to_the_first_question_costs_no_publication(proxy: FaultyProxy, make_journal: MakeJournal) -> None:
+def test_one_lost_answer_costs_no_publication(proxy: FaultyProxy, make_journal: MakeJournal) -> None:
     """As when a server closes an idle connection just as it is used again."""
     journal = make_journal()
     run_id = publish(journal, proxy.uri).run_id
