@@ -50,8 +50,9 @@ def conv_rms_norm_kernel(
     EPS: tl.constexpr,
 ):
     dtype = out.dtype.element_ty
-    sequence = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * TOKENS
+    pieces = tl.cdiv(length, TOKENS)
+    sequence = (tl.program_id(0) // pieces).to(tl.int64)
+    first = tl.program_id(0) % pieces * TOKENS
     last = tl.minimum(first + TOKENS, length)
     start = tl.load(position)
     cols = tl.arange(0, BLOCK)
@@ -132,7 +133,7 @@ def conv_rms_norm(
     batch, length, width = hidden.shape
     out_hidden, out, out_ring = torch.empty_like(hidden), torch.empty_like(hidden), torch.empty_like(ring)
     block = triton.next_power_of_2(width)
-    conv_rms_norm_kernel[(triton.cdiv(length, TOKENS), batch)](
+    conv_rms_norm_kernel[(batch * triton.cdiv(length, TOKENS),)](
         hidden, ring, position, conv_norm_weight, conv_weight, conv_bias, norm_weight, out_hidden, out, out_ring,
         length, width, block, TOKENS, eps, num_warps=_warps(block), maxnreg=128,
     )  # fmt: skip
@@ -174,11 +175,15 @@ def qk_conv_rotary_kernel(
     COLUMNS: tl.constexpr,
     HEADS_BLOCK: tl.constexpr,
 ):
-    sequence = tl.program_id(2).to(tl.int64)
-    first = tl.program_id(1) * TOKENS
+    blocks: tl.constexpr = (WIDTH + COLUMNS - 1) // COLUMNS
+    block = tl.program_id(0) % blocks
+    piece = tl.program_id(0) // blocks
+    pieces = tl.cdiv(length, TOKENS)
+    sequence = (piece // pieces).to(tl.int64)
+    first = piece % pieces * TOKENS
     last = tl.minimum(first + TOKENS, length)
     start = tl.load(position)
-    cols = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    cols = block * COLUMNS + tl.arange(0, COLUMNS)
     mask = cols < WIDTH
     q0 = tl.load(q_weight + cols, mask, 0.0).to(tl.float32)
     q1 = tl.load(q_weight + WIDTH + cols, mask, 0.0).to(tl.float32)
@@ -201,7 +206,7 @@ def qk_conv_rotary_kernel(
         old1 = tl.load(rows + (first - 2) * x_stride, mask, 0.0)
         old2 = tl.load(rows + (first - 1) * x_stride, mask, 0.0)
     at = sequence * length * WIDTH + cols
-    pairs = (tl.program_id(0) * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)) % (HEAD_DIM // 2)
+    pairs = (block * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)) % (HEAD_DIM // 2)
     ahead0 = tl.load(rows + first * x_stride, mask, 0.0)
     ahead1 = tl.load(rows + (first + 1) * x_stride, mask & (first + 1 < last), 0.0)
     ahead2 = tl.load(rows + (first + 2) * x_stride, mask & (first + 2 < last), 0.0)
@@ -232,7 +237,7 @@ def qk_conv_rotary_kernel(
         tl.store(kept + (now + 1) % 4 * WIDTH, old0, mask)
         tl.store(kept + (now + 2) % 4 * WIDTH, old1, mask)
         tl.store(kept + (now + 3) % 4 * WIDTH, old2, mask)
-    if tl.program_id(0) == 0:
+    if block == 0:
         heads = tl.arange(0, HEADS_BLOCK)[None, :]
         tokens = first + tl.arange(0, TOKENS)[:, None]
         some = (heads < HEADS) & (tokens < length)
@@ -260,7 +265,7 @@ def qk_conv_rotary(
     q = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     k, out_ring = torch.empty_like(q), torch.empty_like(ring)
     lr = torch.empty(batch, heads, length, dtype=torch.float32, device=x.device)
-    qk_conv_rotary_kernel[(triton.cdiv(width, COLUMNS), triton.cdiv(length, QK_TOKENS), batch)](
+    qk_conv_rotary_kernel[(batch * triton.cdiv(length, QK_TOKENS) * triton.cdiv(width, COLUMNS),)](
         x, x.stride(1), lr_logits, lr_logits.stride(1), ring, position, q_weight, q_bias, k_weight, k_bias, lr_bias,
         cos, sin, base_lr, q, k, lr, out_ring, length, width, heads, width // heads, QK_TOKENS, COLUMNS,
         triton.next_power_of_2(heads), num_warps=2,
