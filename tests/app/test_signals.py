@@ -147,6 +147,21 @@ def test_killed_at_once_is_published_by_sync(store: str, tmp_path: Path) -> None
 # Which signals a command listens to
 
 
+def test_a_measurement_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with stopped_by_signals():
+            with SignalHandler():
+                signal.raise_signal(signal.SIGHUP)
+                show = "import signal; print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
+                assert run(["python", "-c", show], environment(), ROOT).stdout == "True\n", "what it starts, too"
+            with pytest.raises(Killed):
+                signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_nohup_means_what_it_means() -> None:
     """What is ignored when the command starts stays ignored: the terminal may go away."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

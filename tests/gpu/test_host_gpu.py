@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,28 +56,17 @@ def only_record(logdir: Path) -> Journal:
     return Journal.open(path)
 
 
-def test_a_terminal_that_goes_away_ends_the_run_with_what_it_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [[], ["nohup"]], ids=str)
+def test_a_run_whose_terminal_goes_away_goes_on_and_is_valid(before: list[str], tmp_path: Path) -> None:
     logdir = tmp_path / "runs"
-    command = ttt_mlflow_run({**ENDLESS, "logdir": str(logdir)})
-    code = in_a_terminal(command, tmp_path, lambda: measuring(logdir))
-    assert code == 128 + signal.SIGHUP
-    record = only_record(logdir)
-    assert (record.status["status"], record.status["message"]) == ("killed", "stopped by SIGHUP")
-    assert record.faults() == []
-    assert {"decode_tokens_per_s", "sm_clock_mhz_mean", "power_w_mean"} <= set(record.metrics)
-    assert record.published, "it is in the store"
-    assert not (record.path / "passes.jsonl").exists()
-
-
-def test_under_nohup_it_goes_on_and_is_valid(tmp_path: Path) -> None:
-    logdir = tmp_path / "runs"
-    command = ["nohup", *ttt_mlflow_run({**RUN, "max_seconds": "12", "logdir": str(logdir)})]
+    command = [*before, *ttt_mlflow_run({**RUN, "max_seconds": "12", "logdir": str(logdir)})]
     code = in_a_terminal(command, tmp_path, lambda: measuring(logdir))
     record = only_record(logdir)
     assert (code, record.status["status"]) == (0, "ok")
     verdict = (record.artifacts / "verdict.json").read_text()
     assert record.tags["ttt.verdict"] == "valid", verdict
-    assert record.published
+    assert record.published, "it is in the store"
+    assert not (record.path / "passes.jsonl").exists()
 
 
 def test_a_process_that_is_killed_leaves_its_passes(tmp_path: Path) -> None:

@@ -91,16 +91,20 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 class SignalHandler:
-    """Turns the first signal that ends a command into Killed. A later one only prints that the run is ending.
+    """Turns the first Ctrl-C or SIGTERM into Killed. A later one only prints that the run is ending.
 
-    A Ctrl-C on ``mlflow run`` arrives twice: as SIGINT from the terminal, then as SIGTERM from mlflow.
+    A Ctrl-C on ``mlflow run`` arrives twice: as SIGINT from the terminal, then as SIGTERM from mlflow. A terminal that
+    goes away ends nothing: what measures goes on to its end, as under nohup, and so does all that it starts.
     """
 
     def __init__(self) -> None:
         self.stopping = False
 
     def __enter__(self) -> "SignalHandler":
-        self._before = {signum: signal.signal(signum, self._hear) for signum in _signums()}
+        self._before = {}
+        for signum in _signums():
+            heard = signal.SIG_IGN if signum == signal.SIGHUP else self._hear
+            self._before[signum] = signal.signal(signum, heard)
         return self
 
     def __exit__(self, *_: object) -> None:

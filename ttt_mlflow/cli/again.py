@@ -22,8 +22,8 @@ Examples:
 
 \b
 Exit code: 0 compared and, with --fail-above, not slower by more; 1 slower by more; 2 bad input, or a side that does
-not run; 4 compared but not published; 5 cannot tell (with --fail-above); 70 a fault of this program; 129, 130 and 143
-stopped by a terminal that went away, by Ctrl-C and by SIGTERM.
+not run; 4 compared but not published; 5 cannot tell (with --fail-above); 70 a fault of this program; 130 and 143
+stopped by Ctrl-C and by SIGTERM.
 """
 
 RERUN_EXAMPLES = """\b

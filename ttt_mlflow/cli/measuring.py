@@ -17,7 +17,7 @@ Examples:
 \b
 Exit code: 0 measured and recorded, 1 failed, 2 bad input, 3 out of memory,
 4 measured but not published, 70 a fault of this program while nothing was being measured,
-129, 130 and 143 stopped by a terminal that went away, by Ctrl-C and by SIGTERM.
+130 and 143 stopped by Ctrl-C and by SIGTERM. A terminal that goes away ends nothing.
 """
 
 MICRO_EXAMPLES = """\b
@@ -33,7 +33,7 @@ Examples:
 \b
 Exit code: 0 measured and recorded, 1 a kernel failed or gave wrong results, 2 bad input, 3 out of memory,
 4 measured but not published, 70 a fault of this program while nothing was being measured,
-129, 130 and 143 stopped by a terminal that went away, by Ctrl-C and by SIGTERM.
+130 and 143 stopped by Ctrl-C and by SIGTERM. A terminal that goes away ends nothing.
 """
 
 DOCTOR_EXAMPLES = """\b
