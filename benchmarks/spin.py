@@ -78,6 +78,10 @@ def register_spinning(base: str, suffix: str, schedule: Schedule) -> str:
         assert entry.work is not None
         return entry.work(own(request), workload)
 
+    def kept_bytes(request: ModelRequest, workload: Workload) -> int:
+        assert entry.kept_bytes is not None
+        return entry.kept_bytes(own(request), workload)
+
     spinning: ModelEntry = replace(
         entry,
         name=f"{base}+{suffix}",
@@ -85,6 +89,7 @@ def register_spinning(base: str, suffix: str, schedule: Schedule) -> str:
         factory=build,
         check=lambda request: entry.check(own(request)),
         work=work if entry.work else None,
+        kept_bytes=kept_bytes if entry.kept_bytes else None,
     )
     return register_model(spinning).name
 

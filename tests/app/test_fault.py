@@ -26,7 +26,7 @@ COMMANDS = {
     "rerun a": "ttt_mlflow.app.rerun.open_finder",
     "ab . .": "ttt_mlflow.app.ab.command.find_source",
     "doctor": "ttt_mlflow.app.doctor.diagnosis.diagnose",
-    "models": "ttt_mlflow.models.registry.models",
+    "models": "ttt_mlflow.models.registry.registered",
 }
 
 
