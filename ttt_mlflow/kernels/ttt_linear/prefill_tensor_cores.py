@@ -28,24 +28,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from ttt_mlflow.kernels.arithmetic import NORM_EPS
-from ttt_mlflow.kernels.gluon_functions import movmatrix
+from ttt_mlflow.kernels.gluon_prefill import PREFILL_SCALE, begin_copies, moments, turned
 from ttt_mlflow.kernels.launch import warps_of_a_chain
-
-# scores are divided by it before they are rounded, and the gradients multiplied, so that neither overflows float16
-SCORE_SCALE = gl.constexpr(16.0)
-
-
-@gluon.jit
-def turned(x):
-    """x [W, M, N], 16 bit, in a product's layout: the same values, held as the transposed matrix is held.
-
-    Each thread then has two neighboring values of a column instead of a row, as an operand needs them.
-    """
-    W: gl.constexpr = x.shape[0]
-    M: gl.constexpr = x.shape[1]
-    N: gl.constexpr = x.shape[2]
-    x = movmatrix(x).reshape([W, M // 8, 8, N // 8, 8]).permute([0, 1, 4, 3, 2])
-    return x.reshape([W, M, N])
 
 
 @gluon.jit
@@ -72,13 +56,6 @@ def exchange(buffer, a, b, c, d, e, f, g, h, W: gl.constexpr, MMA: gl.constexpr)
     g = gl.convert_layout(g, ROWS, assert_trivial=True)[None, :, None]
     h = gl.convert_layout(h, ROWS, assert_trivial=True)[None, :, None]
     return a, b, c, d, e, f, g, h
-
-
-@gluon.jit
-def moments(total, squares, WIDTH: gl.constexpr, EPS: gl.constexpr):
-    """Mean and reciprocal standard deviation, from the sums of the values and of their squares."""
-    mean = total / WIDTH
-    return mean, gl.rsqrt(gl.maximum(squares / WIDTH - mean * mean, 0.0) + EPS)
 
 
 @gluon.jit
@@ -111,7 +88,7 @@ def step(
     query = q_rows.load(gl.SliceLayout(0, A)).expand_dims(0).broadcast_to([W, M, F])
     key_t = k_rows.permute([1, 0]).load(gl.SliceLayout(0, B)).expand_dims(0).broadcast_to([W, F, M])
     scores = mma_v2(query, key_t, gl.zeros([W, M, M], gl.float32, MMA))
-    factor = gl.where(column <= row, last - scale, last) / SCORE_SCALE
+    factor = gl.where(column <= row, last - scale, last) / PREFILL_SCALE
     scores = ((scores + 1.0) * factor).to(dtype)
     keys = k_rows.load(gl.SliceLayout(0, B)).expand_dims(0).broadcast_to([W, M, F])
     # with c = gamma^2 and d = gamma (beta - target), the gradient of the loss behind the norm is c normed + d; all that
@@ -142,7 +119,7 @@ def step(
         slots = gl.load(g_slot + row * F + warp * R + own, early, 0.0)
         gradient = gl.where(early, slots.to(gl.float32), gradient)
     g = gradient.to(dtype)
-    g_rows = gl.convert_layout(turned((gradient * SCORE_SCALE).to(dtype)), B, assert_trivial=True)
+    g_rows = gl.convert_layout(turned((gradient * PREFILL_SCALE).to(dtype)), B, assert_trivial=True)
 
     change = turned((gradient * -last).to(dtype))
     weight = mma_v2(gl.convert_layout(change.permute([0, 2, 1]), A, assert_trivial=True), keys, weight)
@@ -187,21 +164,9 @@ def linear_prefill_tensor_kernel(
     at_slot = chain * M * F + copy_row * F + copy_col
     token = copy_row - start  # of the first mini-batch
 
-    # the earlier tokens of an unfinished mini-batch have their keys in slots
-    some = ((token >= 0) & (token < length)).broadcast_to([M, F])
-    early = (token < 0).broadcast_to([M, F])
-    async_copy.async_copy_global_to_shared(
-        k_buffer.index(0), gl.where(early, k_slots + at_slot, k + at_qk), some | early
+    begin_copies(
+        k_buffer, q_buffer, v_buffer, q, k, v, v_stride, k_slots, at_qk, at_v, at_slot, token, length, width, STAGES
     )
-    async_copy.async_copy_global_to_shared(q_buffer.index(0), q + at_qk, some)
-    async_copy.async_copy_global_to_shared(v_buffer.index(0), v + at_v, some)
-    async_copy.commit_group()
-    for next_batch in gl.static_range(1, STAGES - 2):
-        soon = (token + next_batch * M < length).broadcast_to([M, F])
-        async_copy.async_copy_global_to_shared(k_buffer.index(next_batch), k + at_qk + next_batch * M * width, soon)
-        async_copy.async_copy_global_to_shared(q_buffer.index(next_batch), q + at_qk + next_batch * M * width, soon)
-        async_copy.async_copy_global_to_shared(v_buffer.index(next_batch), v + at_v + next_batch * M * v_stride, soon)
-        async_copy.commit_group()
     q_buffer.index(STAGES - 1).store(gl.zeros([M, F], dtype, COPY))  # nothing comes before the first mini-batch
 
     warp = gl.arange(0, W, layout=gl.SliceLayout(1, gl.SliceLayout(2, MMA)))[:, None, None]

@@ -24,8 +24,8 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from ttt_mlflow.kernels.arithmetic import NORM_EPS
 from ttt_mlflow.kernels.gluon_functions import ex2, rcp
+from ttt_mlflow.kernels.gluon_prefill import PREFILL_SCALE, begin_copies, moments, turned
 from ttt_mlflow.kernels.launch import launch_options
-from ttt_mlflow.kernels.ttt_linear.prefill_tensor_cores import SCORE_SCALE, moments, turned
 
 
 @gluon.jit
@@ -102,7 +102,7 @@ def step(
     partial.store(mma_v2(gl.convert_layout(hidden, A, assert_trivial=True), forward2, zero))
     before_t = gl.convert_layout(before.permute([0, 2, 1]), B, assert_trivial=True)
     scores2 = mma_v2(xq, before_t, gl.zeros([W, M, M], gl.float32, MMA))
-    factor = gl.where(column <= row, last_before - scale, last_before) / SCORE_SCALE
+    factor = gl.where(column <= row, last_before - scale, last_before) / PREFILL_SCALE
     scores2 = ((scores2 + 1.0 / W) * factor).to(dtype)
     g2_rows = g2_scaled.load(gl.SliceLayout(0, B)).expand_dims(0).broadcast_to([W, M, F])
     zq2 = mma_v2(gl.convert_layout(scores2, A, assert_trivial=True), g2_rows, mma_v2(xq, forward2, zero))
@@ -124,7 +124,7 @@ def step(
     early = (row_2 < past).broadcast_to([M, F])  # tokens of the mini-batch from before the prompt
     gradient = gl.where(early, gl.load(g2_slot + row_2 * F + col_2, early, 0.0).to(gl.float32), gradient)
     g2_buffer.store(gradient.to(dtype))
-    g2_scaled.store((gradient * SCORE_SCALE).to(dtype))
+    g2_scaled.store((gradient * PREFILL_SCALE).to(dtype))
     mean, rstd = moments(gl.sum(zq2, 1, keep_dims=True), gl.sum(zq2 * zq2, 1, keep_dims=True), F, EPS)
     result = (zq2 * rstd - mean * rstd) * gamma + (query_rows + beta)
     gl.store(out + at_out, result.to(dtype), valid)
@@ -133,11 +133,11 @@ def step(
     g2 = g2_buffer.load(gl.SliceLayout(0, A)).expand_dims(0).broadcast_to([W, M, F])
     g1 = mma_v2(g2, w2_buffer.load(B), gl.zeros([W, M, N], gl.float32, MMA)) * slope
     g1_16 = g1.to(dtype)
-    g1_rows = gl.convert_layout(turned((g1 * SCORE_SCALE).to(dtype)), B, assert_trivial=True)
+    g1_rows = gl.convert_layout(turned((g1 * PREFILL_SCALE).to(dtype)), B, assert_trivial=True)
     query = q_rows.load(gl.SliceLayout(0, A)).expand_dims(0).broadcast_to([W, M, F])
     key_t = k_rows.permute([1, 0]).load(gl.SliceLayout(0, B)).expand_dims(0).broadcast_to([W, F, M])
     scores1 = mma_v2(query, key_t, gl.zeros([W, M, M], gl.float32, MMA))
-    factor = gl.where(column <= row, last - scale, last) / SCORE_SCALE
+    factor = gl.where(column <= row, last - scale, last) / PREFILL_SCALE
     scores1 = ((scores1 + 1.0) * factor).to(dtype)
     change1 = turned((g1 * -last).to(dtype))
     keys = k_rows.load(gl.SliceLayout(0, B)).expand_dims(0).broadcast_to([W, M, F])
@@ -193,21 +193,9 @@ def mlp_prefill_tensor_kernel(
     at_slot = chain * M * F + row_2 * F + col_2
     token = row_2 - start  # of the first mini-batch
 
-    # the earlier tokens of an unfinished mini-batch have their keys in slots
-    some = ((token >= 0) & (token < length)).broadcast_to([M, F])
-    early = (token < 0).broadcast_to([M, F])
-    async_copy.async_copy_global_to_shared(
-        k_buffer.index(0), gl.where(early, k_slots + at_slot, k + at_qk), some | early
+    begin_copies(
+        k_buffer, q_buffer, v_buffer, q, k, v, v_stride, k_slots, at_qk, at_v, at_slot, token, length, width, STAGES
     )
-    async_copy.async_copy_global_to_shared(q_buffer.index(0), q + at_qk, some)
-    async_copy.async_copy_global_to_shared(v_buffer.index(0), v + at_v, some)
-    async_copy.commit_group()
-    for next_batch in gl.static_range(1, STAGES - 2):
-        soon = (token + next_batch * M < length).broadcast_to([M, F])
-        async_copy.async_copy_global_to_shared(k_buffer.index(next_batch), k + at_qk + next_batch * M * width, soon)
-        async_copy.async_copy_global_to_shared(q_buffer.index(next_batch), q + at_qk + next_batch * M * width, soon)
-        async_copy.async_copy_global_to_shared(v_buffer.index(next_batch), v + at_v + next_batch * M * v_stride, soon)
-        async_copy.commit_group()
     # nothing comes before the first mini-batch
     q_buffer.index(STAGES - 1).store(gl.zeros([M, F], dtype, ROWS))
     g2_scaled.store(gl.zeros([M, F], dtype, ROWS))
