@@ -11,7 +11,10 @@ from ttt_mlflow.kernels import launch
 from ttt_mlflow.kernels.block import prefill
 from ttt_mlflow.models.decoder import ModelDecoder
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
 INNER_NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
 SIXTEEN_BIT = (torch.float16, torch.bfloat16)
 

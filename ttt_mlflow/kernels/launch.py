@@ -76,8 +76,8 @@ def programs(kernel: str, device: torch.device) -> int:
 def warps_of_a_chain(chains: int, device: torch.device) -> int:
     """Warps per program of the TTT-Linear prefill kernel, for ``chains`` sequences and heads.
 
-    On an H200 with 132 multiprocessors, four warps were faster for 128 chains (466 µs against 534 µs for 8,192 tokens),
-    two for 512 chains (260 µs against 360 µs for 2,048 tokens).
+    On an H200 with 132 multiprocessors, four warps were faster for 128 chains (496 µs against 593 µs for 8,192 tokens),
+    two for 512 chains (266 µs against 389 µs for 2,048 tokens).
     """
     return 4 if chains <= 2 * torch.cuda.get_device_properties(device).multi_processor_count else 2
 
