@@ -132,7 +132,7 @@ class MemoryOfTTT:
         return recorded(lambda: self.net.decode(*self._inputs(position)))
 
     def _compiled_inner_step(self) -> Allocations:
-        """The matrices in float32 and the vectors in float64, then what updates a matrix; measured with PyTorch 2.11."""
+        """The matrices in float32, the vectors in float64, and what updates a matrix; measured with PyTorch 2.11."""
         dim, heads = self.config.head_dim, self.workload.batch * self.config.num_heads
         matrices = [prod(shape) for shape in self.net.layer.state_shapes(dim) if len(shape) == 2]
         vectors = MINI_BATCH * sum(self.net.layer.slot_widths(dim))
