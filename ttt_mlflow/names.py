@@ -654,6 +654,7 @@ ARTIFACT_KERNELS = Artifact(
 )
 ARTIFACT_COMPARISON = Artifact("comparison/comparison.json", "a comparison: sides, conditions, pairs and the answer")
 ARTIFACT_COMPARISON_PAGE = Artifact("comparison/comparison.html", "the same as a page; needs no network")
+ARTIFACT_SWEEP = Artifact("sweep.json", "the cells of a sweep: configuration, state, reason, run and GPU of each")
 ARTIFACT_HOST = Artifact("environment/host.json", "facts about the host, its software and the GPU")
 ARTIFACT_PACKAGES = Artifact("environment/packages.txt", "installed packages, name==version")
 
