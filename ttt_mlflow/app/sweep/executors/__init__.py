@@ -6,21 +6,15 @@ cells are measured, in which order, and what became of them is the sweep's affai
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from ttt_mlflow.app.sweep.check import Checked
 from ttt_mlflow.app.sweep.grid import Cell
+from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.record.journal import Journal
 
-
-@dataclass(frozen=True)
-class Task:
-    """A cell that is to be measured. tags: what the record of its run is to have from its beginning, by name."""
-
-    cell: Cell
-    logdir: Path
-    tags: dict[str, str]
+CPU = "CPU"  # the place, and the card, of a cell that is measured without a GPU
 
 
 @dataclass(frozen=True)
@@ -37,9 +31,9 @@ class Ended:
 
 
 class Executor(Protocol):
-    """Measures cells in processes or places of its own. It is a context, at whose end all of them have ended.
+    """Measures cells. It is a context, at whose end all that it started has ended.
 
-    width: how many cells are measured at once. cards: the GPUs on which it measures, by name; empty: on CPUs.
+    width: how many cells it takes at once. cards: the GPUs on which it measures, by name; CPU without one.
     """
 
     @property
@@ -47,20 +41,22 @@ class Executor(Protocol):
     @property
     def cards(self) -> Sequence[str]: ...
 
-    def __enter__(self) -> "Executor": ...
-    def __exit__(self, *_: object) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
-    def check(self, cells: Sequence[Cell], try_all: bool) -> list[Checked]:
-        """What the place that would measure each cell says of it. Raises BadInput for a place that is not usable."""
+    def check(self, cells: Sequence[Cell]) -> list[Checked]:
+        """What the place that would measure each cell says of it. Raises BadInput if there is no such place."""
 
     def start(self, task: Task) -> None:
-        """Begin to measure ``task`` as soon as a place is free. It is called for ``width`` tasks at most."""
+        """Take ``task``. At most ``width`` tasks are taken and not yet handed back."""
 
     def running(self) -> list[tuple[Task, str]]:
-        """The tasks that have begun, each with its place."""
+        """The tasks that are measured at this moment, each with its place."""
 
     def wait(self, seconds: float) -> list[Ended]:
-        """The tasks that have ended. It returns as soon as there is one, else after ``seconds``."""
+        """The tasks that have ended since. It returns as soon as there is one, else after ``seconds``."""
 
-    def stop(self) -> list[Ended]:
-        """End what runs, so that it records what it measured. Returns all that had not been handed back."""
+    def stop(self, signum: int) -> list[Ended]:
+        """End all, so that each records what it measured. Returns those that had begun and were not handed back."""
