@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ttt_mlflow.app.sweep.executors.fork_server import ForkServer
+from ttt_mlflow.app.fork_server import ForkServer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from tests.project import wait_until
-from ttt_mlflow.app.sweep.executors import Ended, fork_server
+from ttt_mlflow.app import fork_server
+from ttt_mlflow.app.sweep.executors import Ended
 from ttt_mlflow.app.sweep.executors import process as processes
 from ttt_mlflow.app.sweep.executors.process import ProcessExecutor, chosen_gpus
 from ttt_mlflow.app.sweep.grid import Cell

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from ttt_mlflow.app.fork_server import Forked, ForkServer
 from ttt_mlflow.app.sweep.check import Checked, check_run
 from ttt_mlflow.app.sweep.executors import CPU, Ended
-from ttt_mlflow.app.sweep.executors.fork_server import Forked, ForkServer
 from ttt_mlflow.app.sweep.grid import Cell
 from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.errors import BadInput

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from tests.project import wait_until
-from ttt_mlflow.app.sweep.executors import fork_server
-from ttt_mlflow.app.sweep.executors.fork_server import DRIVER, Forked, ForkServer
+from ttt_mlflow.app import fork_server
+from ttt_mlflow.app.fork_server import DRIVER, Forked, ForkServer
 
 CELL = """
 import json, os, sys, time
@@ -101,7 +101,7 @@ def test_a_server_that_dies_is_noticed(server: ForkServer, start: Start) -> None
 def test_the_server_ends_with_whoever_started_it(modules: Path) -> None:
     program = f"""
 import os, time
-from ttt_mlflow.app.sweep.executors import fork_server
+from ttt_mlflow.app import fork_server
 fork_server.MODULES, fork_server.IF_INSTALLED = ("imported",), ()
 server = fork_server.ForkServer(os.environ)
 assert server.wait_until_ready() is None
