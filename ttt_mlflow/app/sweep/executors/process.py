@@ -75,7 +75,7 @@ class _Running:
         if "record" in answers and Path(answers["record"]).is_dir():
             record = Journal.open(answers["record"])
             record.close_abandoned()
-        code = self.process.returncode
+        code = self.process.wait()
         if record is None and reason is None:
             how = f"stopped by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             reason = f"its process was {how}" if code < 0 else f"its process {how}"
