@@ -81,7 +81,10 @@ class SweepConfig(Configuration):
         default=None, description="a grid with a name: decode-2k is Mamba-1.4b, TTT-Linear and TTT-MLP, 128 to 8192"
     )
     grid: Value = Field(default=None, description="YAML file with the runs of a grid that is not full")
-    model_name: Values = _of_a_run("model_name")
+    model_name: Values = Field(
+        default=None,
+        description="models to measure, comma-separated; MODEL:INNER_NET is a model with an inner net of its own",
+    )
     mode: Values = _of_a_run("mode")
     batch: Values = Field(
         default=None, description="sequences decoded together; several, comma-separated; max: the most that fit"

@@ -62,8 +62,9 @@ class CellState:
         if value is None:
             return None
         low, high = found.get(metric.ci_low.name), found.get(metric.ci_high.name)
-        half = "" if low is None or high is None or not value else f" ±{50 * (high - low) / value:.2g} %"
-        return f"{number(value)}{half}"
+        if low is None or high is None or not value:
+            return number(value)
+        return f"{number(value)} ±{number(float(f'{50 * (high - low) / value:.2g}'))} %"
 
     @property
     def text(self) -> str:
@@ -119,16 +120,16 @@ class Board:
         return f"{len(self.states)} runs: {', '.join(parts)}"
 
     @property
-    def cards(self) -> list[str]:
+    def gpu_names(self) -> list[str]:
         """The GPUs on which the runs of the table were measured."""
-        return list(dict.fromkeys(one.run.card for one in self.states if one.run))
+        return list(dict.fromkeys(one.run.gpu_name for one in self.states if one.run))
 
     def notes(self) -> Iterator[str]:
         """What the table does not show, one line each: why a cell has no number, and what makes numbers differ."""
-        if len(self.cards) > 1:
-            yield f"Measured on different GPUs, named beside each number: {', '.join(self.cards)}"
-        elif self.cards:
-            yield f"Measured on: {self.cards[0]}"
+        if len(self.gpu_names) > 1:
+            yield f"Measured on different GPUs, named beside each number: {', '.join(self.gpu_names)}"
+        elif self.gpu_names:
+            yield f"Measured on: {self.gpu_names[0]}"
         methods = {one.run.tags.get(names.TAG_METHOD.name, "") for one in self.states if one.run}
         codes = {one.run.tags.get(names.TAG_CODE_ID.name, "") for one in self.states if one.run}
         if len(methods) > 1 or len(codes) > 1:
@@ -146,8 +147,8 @@ class Board:
         rows: dict[str, dict[int, str]] = {}
         for one in self.states:
             text = one.text
-            if len(self.cards) > 1 and one.state == "done" and one.run:
-                text = f"{text}, {one.run.card}"
+            if len(self.gpu_names) > 1 and one.state == "done" and one.run:
+                text = f"{text}, {one.run.gpu_name}"
             rows.setdefault(_row_name(one, varying), {})[one.cell.config.batch] = text
         columns = ["tokens/s", *(f"batch {batch}" for batch in batches)]
         return columns, [[name, *(cells.get(batch, "") for batch in batches)] for name, cells in rows.items()]
@@ -201,7 +202,7 @@ def _in_file(one: CellState) -> SweepCell:
         reason=one.reason,
         run_id=run.run_id if run else None,
         record=str(run.record) if run and run.record else None,
-        gpu=run.card if run else None,
+        gpu=run.gpu_name if run else None,
     )
 
 

@@ -154,7 +154,7 @@ class _Sweep:
                 print_error(f"Error: {damaged}; the sweep goes on without it")
             found = find_parent(local, stored, self.place, answers)
             children = children_of(found, local, stored)
-            mark_done(self.board, runs_of(children, stored, answers), self.config.redo, self.executor.cards)
+            mark_done(self.board, runs_of(children, stored, answers), self.config.redo, self.executor.gpu_names)
             self.unpublished = [one for one in children if not one.published]
             todo = in_order(self.board)
             if stored and stored.status == FINISHED and not todo and not self.unpublished:
@@ -197,9 +197,11 @@ class _Sweep:
         else:
             self.publishing.begin(self.parent, self.alive_s)
         doing = f"Resuming the sweep of {self.parent.status['started_at'][:16]}" if is_resumed else "Sweep"
-        cards = ", ".join(self.executor.cards)
-        print_error(f"{doing}: {self.board.headline()}; on {self.executor.width} x {cards}; records in {self.logdir}")
-        if len(self.executor.cards) > 1:
+        gpu_names = ", ".join(self.executor.gpu_names)
+        print_error(
+            f"{doing}: {self.board.headline()}; on {self.executor.width} x {gpu_names}; records in {self.logdir}"
+        )
+        if len(self.executor.gpu_names) > 1:
             print_error("Warning: the GPUs are of different kinds; each number of the table names its own")
 
     def _nothing_to_do(self, stored: SweepRuns) -> int:
@@ -310,12 +312,12 @@ class _Sweep:
             print_error(f"Warning: the run that `mlflow run` made could not be told: {error}")
 
 
-def mark_done(board: Board, runs: Sequence[Measured], redo: str, cards: Sequence[str]) -> None:
-    """Note which cells are done: by the newest of their runs of this code, this card and this way of measuring.
+def mark_done(board: Board, runs: Sequence[Measured], redo: str, gpu_names: Sequence[str]) -> None:
+    """Note which cells are done: by the newest of their runs of this code, this GPU model and this way of measuring.
 
     redo: none; invalid: those with that verdict are missing; all: all are.
     """
-    alike = Alike(code_id(), cards, str(METHOD))
+    alike = Alike(code_id(), gpu_names, str(METHOD))
     for run in runs:  # the oldest first
         one = board.by_key.get(run.cell)
         if one is None or one.state == "skipped" or not alike.fits(run, one.checked):

@@ -12,7 +12,7 @@ from typing import Any
 from ttt_mlflow.config import RunConfig, SweepConfig, as_text
 from ttt_mlflow.config.sweep import AXES, LARGEST, PRESETS
 from ttt_mlflow.errors import BadInput, on_one_line
-from ttt_mlflow.models.registry import find_model
+from ttt_mlflow.models.registry import find_model, models
 
 KEY_LENGTH = 16
 HOW_OFTEN = "retry_invalid"  # not a part of what is measured: how often it is tried
@@ -139,7 +139,9 @@ def _cells_of_block(block: Mapping[str, tuple[Any, ...]]) -> Iterator[Cell]:
     for values in product(*(block[name] for name in outer)):
         one = dict(zip(outer, values, strict=True))
         try:
-            nets = block.get("inner_net", (None,)) if _has_nets(one) else (None,)
+            nets = _own_net(one, block.get("inner_net"))
+            if nets is None:
+                nets = block.get("inner_net", (None,)) if _has_nets(one) else (None,)
             for net in nets:
                 cells[_cell(one if net is None else {**one, "inner_net": net})] = None
         except BadInput as error:
@@ -147,6 +149,22 @@ def _cells_of_block(block: Mapping[str, tuple[Any, ...]]) -> Iterator[Cell]:
     if faults:
         raise BadInput("\n".join(dict.fromkeys(faults)))
     yield from cells
+
+
+def _own_net(values: dict[str, Any], nets: tuple[Any, ...] | None) -> tuple[str] | None:
+    """The inner net of a model that was given as MODEL:INNER_NET, of which ``values`` keeps the model; else None.
+
+    Raises BadInput if inner nets are given besides.
+    """
+    given = values.get("model_name")
+    if not isinstance(given, str) or ":" not in given or given in models():
+        return None
+    values["model_name"], _, net = given.partition(":")
+    if nets is not None:
+        raise BadInput(
+            f"model_name={given}: inner_net={','.join(map(as_text, nets))} is given too; give one of the two"
+        )
+    return (net,)
 
 
 def _has_nets(values: Mapping[str, Any]) -> bool:

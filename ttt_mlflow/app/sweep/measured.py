@@ -40,7 +40,7 @@ class Measured:
         return self.tags.get(names.TAG_JOURNAL_ID.name, "")
 
     @property
-    def card(self) -> str:
+    def gpu_name(self) -> str:
         return self.tags.get(names.TAG_GPU_NAME.name, CPU)
 
     @property
@@ -74,17 +74,17 @@ class Alike:
     """What a run must share with the sweep to count: the code, the GPU (one of them), and the way of measuring."""
 
     code: str
-    cards: Sequence[str]
+    gpu_names: Sequence[str]
     method: str
 
     def fits(self, run: Measured, checked: Checked) -> bool:
-        cards = self.cards if checked.used is None or checked.used.device != "cpu" else (CPU,)
+        gpu_names = self.gpu_names if checked.used is None or checked.used.device != "cpu" else (CPU,)
         return (
             run.status in DONE
             and run.tags.get(names.TAG_CONFIG_ID.name) == checked.config_id
             and run.tags.get(names.TAG_CODE_ID.name) == self.code
             and run.tags.get(names.TAG_METHOD.name) == self.method
-            and run.card in cards
+            and run.gpu_name in gpu_names
         )
 
 

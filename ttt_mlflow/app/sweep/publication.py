@@ -154,5 +154,6 @@ class SweepPublishing(Publishing):
 def adopt(parent: Journal, stored: SweepRuns) -> None:
     """Let the record ``parent`` be a copy of that of the parent which the store has."""
     parent.update_tags({names.TAG_JOURNAL_ID: stored.journal_id})
-    target = {**parent.target, "run_id": stored.run_id, "experiment_id": stored.experiment_id}
-    parent.set_target(**target)
+    target = parent.target
+    uri, name = target["tracking_uri"] or "", target["experiment_name"]
+    parent.set_target(uri, stored.run_id, name, stored.experiment_id)

@@ -66,7 +66,8 @@ def measure_task(
     plan = plan_of(task.cell.config)
     with job.own_record(plan, str(task.logdir)) as record:
         record.update_tags(task.tags)
-        record.set_target(**{"tracking_uri": "", **task.target})
+        place = task.target
+        record.set_target(place["tracking_uri"] or "", None, place["experiment_name"], place["experiment_id"])
         began(record)
         try:
             return carry_out(plan, record, console, imports_s)

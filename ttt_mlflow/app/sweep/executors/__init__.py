@@ -14,7 +14,7 @@ from ttt_mlflow.app.sweep.grid import Cell
 from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.record.journal import Journal
 
-CPU = "CPU"  # the place, and the card, of a cell that is measured without a GPU
+CPU = "CPU"  # the place, and the name of the GPU, of a cell that is measured without a GPU
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Ended:
 class Executor(Protocol):
     """Measures cells. It is a context, at whose end all that it started has ended.
 
-    width: how many cells it takes at once. cards: the GPUs on which it measures, by name; CPU without one.
+    width: how many cells it takes at once. gpu_names: the GPUs on which it measures, by name; CPU without one.
     """
 
     @property
     def width(self) -> int: ...
     @property
-    def cards(self) -> Sequence[str]: ...
+    def gpu_names(self) -> Sequence[str]: ...
 
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -29,7 +29,7 @@ class InlineExecutor:
         return 1
 
     @property
-    def cards(self) -> Sequence[str]:
+    def gpu_names(self) -> Sequence[str]:
         return [gpu.name for gpu in self._gpus] or [CPU]
 
     def __enter__(self) -> Self:

@@ -108,7 +108,7 @@ class ProcessExecutor:
         return len(self._places)
 
     @property
-    def cards(self) -> Sequence[str]:
+    def gpu_names(self) -> Sequence[str]:
         return list(dict.fromkeys(gpu.name for gpu in self._gpus.values())) or [CPU]
 
     def __enter__(self) -> Self:
