@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from mlflow.entities import ViewType
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
 
 from tests.project import QUICK, run, ttt_mlflow_run
 from tests.record.conftest import MakeJournal, _own_folder_and_environment, make_journal
@@ -14,6 +16,7 @@ from tests.team_server import Person, TeamServer, team_server
 from ttt_mlflow.cli import cli
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.probe import RUN_NAME, TRIAL_FILE, TRIAL_FOLDER
+from ttt_mlflow.tracking.publish import publish
 
 __all__ = ["_own_folder_and_environment", "make_journal"]
 pytestmark = pytest.mark.long
@@ -233,3 +236,30 @@ def test_the_doctor_of_a_stranger(team: TeamServer, monkeypatch: pytest.MonkeyPa
     assert found["account"]["state"] == "failed"
     assert "refused with 401" in found["account"]["found"]
     assert found["tracking"]["found"] == "not asked, because the line above failed"
+
+
+def test_a_user_who_may_not_delete_publishes_though_a_request_was_repeated(
+    team: TeamServer, editor: Person, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in_as(monkeypatch, team, editor)
+    original = MlflowClient.create_run
+    made: list[str] = []
+
+    def twice(*args: Any, **kwargs: Any) -> Run:
+        runs = [original(*args, **kwargs) for _ in range(2)]
+        made.extend(run.info.run_id for run in runs)
+        return runs[-1]
+
+    monkeypatch.setattr(MlflowClient, "create_run", twice)
+    journal = make_journal()
+    published = publish(journal, team.uri, experiment_name=EXPERIMENT)
+    monkeypatch.setattr(MlflowClient, "create_run", original)
+    (ghost_id,) = set(made) - {published.run_id}
+    ghost = MlflowClient(team.uri).get_run(ghost_id)
+    assert (ghost.info.run_name, ghost.info.status) == ("made twice", "KILLED")
+    assert not ghost.data.metrics
+    assert not ghost.data.params
+    assert published.run_id in ghost.data.tags["ttt.message"]
+    assert "ttt.journal_id" not in ghost.data.tags
+    again = publish(journal, team.uri, experiment_name=EXPERIMENT)
+    assert again.run_id == published.run_id

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ttt_mlflow.config import CONFIGURATIONS, Configuration, MicroConfig, RunConfig
 from ttt_mlflow.config.numbers import AT_MOST
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.measurement.thresholds import Thresholds
 
 WORDS = st.text(st.characters(exclude_characters=",", exclude_categories=["Cs", "Z", "Cc"]), min_size=1)
 
@@ -163,6 +164,11 @@ def test_thresholds(kind: type[RunConfig] | type[MicroConfig]) -> None:
     for bad in ("drift=1", "drift_pct", "drift_pct=-1", "drift_pct=1,drift_pct=2", "drift_pct=1,"):
         with pytest.raises(BadInput, match="thresholds takes none, or name=value"):
             kind.parse({"thresholds": bad})
+
+
+def test_a_measurement_is_long_enough_for_its_own_threshold() -> None:
+    assert RunConfig.parse({}).budget.section_s == 1.5 * Thresholds().section_s
+    assert RunConfig.parse({"thresholds": "section_s=4"}).budget.section_s == 6
 
 
 def test_how_it_is_judged_is_not_what_is_measured() -> None:

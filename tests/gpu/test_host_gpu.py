@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -41,8 +42,11 @@ def in_a_terminal(command: list[str], folder: Path, until: Callable[[], bool]) -
     process = psutil.Process(pid)
     try:
         while not until():
+            assert process.status() != psutil.STATUS_ZOMBIE, "it ended before it was measuring"
+            # nohup lets nothing of the process have the terminal: a terminal that nobody has open cannot be read
             if select.select([leader], [], [], 0.1)[0]:
-                os.read(leader, 65536)  # fails if the process has ended
+                with suppress(OSError):
+                    os.read(leader, 65536)
         os.close(leader)
         wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
     finally:

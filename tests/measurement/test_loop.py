@@ -180,6 +180,15 @@ def test_repeats_end_when_the_interval_is_narrow(monkeypatch: pytest.MonkeyPatch
     assert measurement.stop_reason == "interval"
 
 
+def test_repeats_go_on_until_the_verdict_has_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A narrow interval after 0.12 s says nothing about clocks, of which there are two samples then."""
+    measurement = Machine(monkeypatch, endless(20)).measure(section_s=0.75)
+    assert sum(timed.total_ms for timed in measurement.repeats) == pytest.approx(760)
+    assert measurement.stop_reason == "interval"
+    ended = Machine(monkeypatch, endless(20)).measure(section_s=0.75, max_seconds=0.5)
+    assert ended.stop_reason == "max_seconds"
+
+
 def test_repeats_go_on_while_the_interval_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     early = [100, 108, 92, 104, 96]
     measurement = Machine(monkeypatch, endless(*early, 100)).measure()

@@ -5,6 +5,7 @@ nothing that publishes, and nothing that reads a record, takes part in saying wh
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -106,6 +107,13 @@ class Store:
             {path: content for path, content in _files(folder).items() if not Path(path).name.startswith(UNFINISHED)},
         )
 
+    def is_empty_ghost(self, run: Mapping[str, Any]) -> bool:
+        """Whether it is what remains, without the right to delete, of a run that was made twice."""
+        stored = self.stored(run)
+        holds_nothing = not (stored.params or stored.points or stored.files)
+        beside = re.search("beside ([0-9a-f]{32}),", stored.tags.get("ttt.message", ""))
+        return run["name"] == "made twice" and holds_nothing and beside is not None and run["status"] == "KILLED"
+
     def _rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         with psycopg.connect(self._database, row_factory=dict_row) as connection:
             return connection.execute(query, values).fetchall()
@@ -114,7 +122,8 @@ class Store:
 def differences(store: Store, experiment: str, folders: Iterable[Path]) -> list[str]:
     """How the store differs from the records in ``folders``, one line each; empty if they agree in everything.
 
-    A record's run is looked for in all experiments. ``experiment`` has those records' runs and no others.
+    A record's run is looked for in all experiments. ``experiment`` has those records' runs and no others, but for the
+    empty ones that a user who may not delete leaves behind.
     """
     found: list[str] = []
     known: set[str] = set()
@@ -128,7 +137,7 @@ def differences(store: Store, experiment: str, folders: Iterable[Path]) -> list[
     for run in store.active_runs(experiment):
         if run["status"] == "RUNNING":
             found.append(f"run {run['run_uuid']} ({run['name']}) is RUNNING")
-        if run["run_uuid"] not in known:
+        if run["run_uuid"] not in known and not store.is_empty_ghost(run):
             found.append(f"run {run['run_uuid']} ({run['name']}, {run['status']}) belongs to no record")
     return found
 

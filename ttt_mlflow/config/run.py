@@ -22,6 +22,10 @@ from ttt_mlflow.config.values import (
     as_profilers,
 )
 from ttt_mlflow.measurement.budget import Budget
+from ttt_mlflow.measurement.thresholds import Thresholds
+
+# The verdict also needs ten samples of the SM clock, of which NVML gives one in about 50 ms.
+SECTION_MARGIN = 1.5
 
 
 class RunConfig(Configuration):
@@ -122,8 +126,9 @@ class RunConfig(Configuration):
 
     @property
     def budget(self) -> Budget:
-        """The length of the measurement."""
-        return Budget(self.warmup, self.repeats, self.precision_pct, self.max_seconds)
+        """The length of the measurement: long enough for each check of the verdict, if the time allows."""
+        section_s = SECTION_MARGIN * Thresholds.parse(self.thresholds).section_s
+        return Budget(self.warmup, self.repeats, self.precision_pct, self.max_seconds, section_s)
 
     @property
     def kind(self) -> str:

@@ -12,9 +12,11 @@ class Budget:
     is used up.
     precision_pct: the confidence interval is narrow if its half-width is below this percentage of the median.
     max_seconds: time for warm-up, preparation and timed passes together.
+    section_s: a narrow confidence interval ends the timed passes only once they have taken this long together.
     """
 
     warmup: int | None
     repeats: int | None
     precision_pct: float
     max_seconds: float
+    section_s: float = 0.0

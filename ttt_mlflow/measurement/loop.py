@@ -207,7 +207,8 @@ def measure_passes(one: Pass, budget: Budget, observer: Observer, into: Measurem
 
     The warm-up ends when pass times and clocks have settled, after WARMUP_MOST passes, or after WARMUP_SHARE of the
     time. The timed passes end when the confidence interval of their median is narrow (after at least PASSES_BEFORE_STOP
-    passes) or when the time is used up (after at least PASSES_LEAST passes). Counts in ``budget`` replace both rules.
+    passes and ``budget.section_s``) or when the time is used up (after at least PASSES_LEAST passes). Counts in
+    ``budget`` replace both rules.
 
     An exception that interrupts a pass is passed on to the caller. The finished steps are kept as an incomplete pass.
     """
@@ -298,7 +299,7 @@ class _Loop:
         done, count = len(self.measurement.repeats), self.budget.repeats
         if count is not None:
             return "count" if done >= count else None
-        if narrow:
+        if narrow and sum(timed.total_ms for timed in self.measurement.repeats) >= 1e3 * self.budget.section_s:
             return "interval"
         if done < PASSES_LEAST:
             return None

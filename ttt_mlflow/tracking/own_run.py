@@ -17,7 +17,8 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.process import this_process
 from ttt_mlflow.redaction import without_secrets
-from ttt_mlflow.tracking.run_values import milliseconds, record_id
+from ttt_mlflow.tracking.refusal import CODES, FORBIDDEN
+from ttt_mlflow.tracking.run_values import RUN_NAME, milliseconds, record_id
 from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, MLFLOW_DEFAULT_ID, experiment_named, user_name
 
 if TYPE_CHECKING:
@@ -119,8 +120,34 @@ def found_or_made(client: "MlflowClient", journal: Journal) -> "Run":
         runs = _runs_of(client, journal, [experiment_id]) or [made]
     run, *ghosts = runs
     for ghost in ghosts:
-        client.delete_run(ghost.info.run_id)
+        _remove(client, ghost, run.info.run_id)
     return run
+
+
+def _remove(client: "MlflowClient", ghost: "Run", kept: str) -> None:
+    """Delete ``ghost``, made beside the run ``kept`` for one record. Where that is not allowed, it is no record's run.
+
+    MLflow lets a user with the permission EDIT make runs, and not delete even those. The record's id is taken off the
+    ghost last, so that whoever is interrupted before that finds it again.
+    """
+    from mlflow.entities import RunTag
+    from mlflow.exceptions import MlflowException
+
+    ghost_id = ghost.info.run_id
+    try:
+        client.delete_run(ghost_id)
+    except MlflowException as error:
+        if CODES.get(error.error_code) != FORBIDDEN:
+            raise
+        said = {
+            RUN_NAME: "made twice",
+            names.TAG_STATUS.name: "killed",
+            names.TAG_MESSAGE.name: f"a repeated request made this run beside {kept}, which holds the measurement; "
+            "this one is empty, and the server lets a user with the permission MANAGE delete it",
+        }
+        client.log_batch(ghost_id, tags=[RunTag(name, text) for name, text in said.items()])
+        client.set_terminated(ghost_id, "KILLED")
+        client.delete_tag(ghost_id, names.TAG_JOURNAL_ID.name)
 
 
 def lives_on() -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from scripts.server.artifacts import TRIAL
 from scripts.server.check import artifacts_fault, database_fault
-from tests.project import ROOT, environment, free_port, new_store, run
+from tests.project import ROOT, environment, free_port, new_store, run, started
 from tests.scripts.server.conftest import KEY, Cluster
 from tests.scripts.server.stores import OLD_SCHEMA, old_postgresql, old_sqlite
 
@@ -174,6 +174,19 @@ def test_the_server_script_starts_nothing_and_makes_nothing(tmp_path: Path) -> N
     assert len(done.stderr.splitlines()) == 1
     assert PASSWORD not in done.stdout + done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin"]
+
+
+@pytest.mark.long
+def test_a_server_that_starts_names_its_database_without_the_password(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.execute(f"create user grace password '{PASSWORD}'")
+    database, port = cluster.new(owner="grace"), free_port()
+    script = [str(ROOT / "scripts/server.sh"), "--port", str(port), "--workers", "1", "--artifacts", f"{tmp_path}/a"]
+    with started([*script, "--database", cluster.uri(database, "grace", PASSWORD)], environment(), tmp_path) as server:
+        server.wait_for(lambda: "export MLFLOW_TRACKING_URI=" in server.output)
+        server.press_ctrl_c()
+        assert server.wait() == 0
+    assert database in server.output
+    assert PASSWORD not in server.output
 
 
 def test_the_folder_of_the_user_holds_no_program_of_the_server(tmp_path: Path) -> None:
