@@ -91,6 +91,8 @@ class _Running:
 class ProcessExecutor:
     """See :class:`ttt_mlflow.app.sweep.executors.Executor`. gpus: those that take part; none: this host's CPU."""
 
+    queues = False
+
     def __init__(self, gpus: Sequence[Gpu]) -> None:
         self._gpus = {str(gpu): gpu for gpu in gpus}
         self._places: list[str] = list(self._gpus) or [CPU]
