@@ -109,10 +109,11 @@ class Placed:
 
 @dataclass(frozen=True)
 class Run:
-    """One run that takes part, whether the tables show it or a repetition of it."""
+    """One run that takes part, whether the tables show it or a repetition of it. name: the run's, read once."""
 
     place: Placed
     row: RunRow
+    name: str
 
     @property
     def cell(self) -> Cell:
@@ -136,6 +137,11 @@ class Results:
     runs: tuple[Run, ...]
     notes: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def run_names(self) -> Mapping[str, str]:
+        """The names of the runs, by id."""
+        return {run.row.id: run.name for run in self.runs}
 
     @cached_property
     def shown(self) -> frozenset[str]:

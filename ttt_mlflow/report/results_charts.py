@@ -151,17 +151,27 @@ def _is_logarithmic(values: Iterable[float]) -> bool:
     return bool(found) and min(found) > 0 and max(found) > LOGARITHMIC * min(found)
 
 
-def axis_ticks(chart: Chart) -> list[float]:
+def x_ticks(chart: Chart) -> list[float]:
     """Where the logarithmic x axis has its labels, so far apart that they do not overlap."""
-    values = [point.x for line in chart.lines for point in line.points]
     if chart.over_batch:
         return apart(chart.batches)
-    if not values:
+    limit = [] if chart.limit is None or chart.limit <= 0 else [chart.limit]
+    return _round_numbers([*limit, *(point.x for line in chart.lines for point in line.points)])
+
+
+def y_ticks(chart: Chart) -> list[float]:
+    """The same for a logarithmic y axis."""
+    return _round_numbers([point.y for line in chart.lines for point in line.points])
+
+
+def _round_numbers(values: Sequence[float]) -> list[float]:
+    """1, 2, 5 and so on, from just below the smallest value to just above the largest; of many decades 1 and 10."""
+    if not values or min(values) <= 0:
         return []
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     steps = (1, 2, 5) if high - low <= 3 else (1,)
-    every = [step * 10.0**power for power in range(low, high + 1) for step in steps]
-    return [tick for tick in every if min(values) / 2 <= tick <= max(values) * 2]
+    every = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
+    return [tick for tick in every if min(values) / 2.1 <= tick <= max(values) * 2.1]
 
 
 def apart(batches: Sequence[int]) -> list[float]:

@@ -1,12 +1,12 @@
 """The pictures of a report for papers and slides: the throughput table, and the charts, each as a matplotlib figure."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.results import Cell, Grid, Results, Series
-from ttt_mlflow.report.results_charts import Chart, Line, Point, axis_ticks
+from ttt_mlflow.report.results_charts import Chart, Line, Point, x_ticks, y_ticks
 from ttt_mlflow.report.results_quantities import interval_text, throughput_of
 from ttt_mlflow.report.style import DASHES, GRAY, MARKERS, SAFE_COLORS
 from ttt_mlflow.report.text import number, printable
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 LOOKS: dict[str, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.5}
 LINE_COLOR, PALE, FAINT = "#c9ced6", "#f1f2f4", "#5f6670"
-MOST_ROWS = 60  # of a table in the picture; the page and the Markdown have all
-MOST_NAMED = 40  # lines in a legend
+MOST_ROWS = 12  # of a table, or lines of a chart, in a picture; the page and the Markdown have all
 ROW, HEADING, COLUMN, CHARACTER = 0.42, 0.3, 1.18, 0.082  # inches
 COLUMNS = 3
 PANEL = (4.3, 3.3)  # inches
-INVALID = {"marker": "x", "color": GRAY}
+INVALID: dict[str, Any] = {"marker": "x", "color": GRAY}
 LABEL_OFFSETS = ((5, -11), (-5, 4), (5, 4), (-5, -11))  # points, from a point of a chart to its label
 CHARACTER_PX, LABEL_PX = 5.5, 10.0  # a label's size at 100 dots per inch
 
@@ -161,13 +160,18 @@ def _named(charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
     """The legend: a line for each series that some chart shows."""
     from matplotlib.lines import Line2D
 
-    lines = {line.series.label: line for _, chart in charts for line in chart.lines if line.points}
-    shown = dict(list(lines.items())[:MOST_NAMED])
-    handles = {label: Line2D([], [], label=text(label), markersize=5, **_look(line)) for label, line in shown.items()}
-    if len(lines) > len(shown):
-        told = f"… and {len(lines) - len(shown)} more"
+    lines = {line.series.label: line for _, chart in charts for line in _shown(chart)}
+    handles = {label: Line2D([], [], label=text(label), markersize=5, **_look(line)) for label, line in lines.items()}
+    more = max((sum(bool(line.points) for line in chart.lines) for _, chart in charts), default=0) - MOST_ROWS
+    if more > 0:
+        told = f"{more} more rows: see the page"
         handles[told] = Line2D([], [], linestyle="none", label=told)
     return handles
+
+
+def _shown(chart: Chart) -> list[Line]:
+    """The lines of a chart that a picture has room for."""
+    return [line for line in chart.lines if line.points][:MOST_ROWS]
 
 
 def _look(line: Line) -> dict[str, Any]:
@@ -182,11 +186,11 @@ def _look(line: Line) -> dict[str, Any]:
 def _signs_of_charts(charts: Sequence[Chart]) -> Iterator[Any]:
     from matplotlib.lines import Line2D
 
-    points = [point for chart in charts for line in chart.lines for point in line.points]
+    points = [point for chart in charts for line in _shown(chart) for point in line.points]
     if any(chart.front for chart in charts):
         yield Line2D([], [], color=LINE_COLOR, linewidth=5, label="Pareto front")
     if any(chart.best for chart in charts):
-        ring = {"marker": "o", "fillstyle": "none", "color": "black", "markersize": 9}
+        ring: dict[str, Any] = {"marker": "o", "fillstyle": "none", "color": "black", "markersize": 9}
         yield Line2D([], [], linestyle="none", label="best within the limit (dotted)", **ring)
     if any(point.state == "invalid" for point in points):
         yield Line2D([], [], linestyle="none", label="invalid", **INVALID)
@@ -195,23 +199,22 @@ def _signs_of_charts(charts: Sequence[Chart]) -> Iterator[Any]:
 
 
 def _draw(axes: "Axes", chart: Chart) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
     if chart.front:
         x, y = zip(*chart.front, strict=True)
-        axes.step(x, y, where="post", color=LINE_COLOR, linewidth=5, alpha=0.8, zorder=1, solid_capstyle="butt")
-    for line in chart.lines:
+        look: dict[str, Any] = {"color": LINE_COLOR, "linewidth": 5, "alpha": 0.8, "zorder": 1, "solid_capstyle": "butt"}
+        axes.step(x, y, where="post", **look)
+    for line in _shown(chart):
         _draw_line(axes, line)
     axes.set(xlabel=text(chart.x_title), ylabel=text(chart.y_title), xscale="log")
     axes.grid(alpha=0.25)
     if chart.y_logarithmic:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_yticks(y_ticks(chart))
+        axes.set_yticks([], minor=True)
     else:
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-    ticks = axis_ticks(chart)
+    ticks = x_ticks(chart)
     axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     if chart.limit is not None:
@@ -224,30 +227,30 @@ def _draw_line(axes: "Axes", line: Line) -> None:
     """The line, which leaves invalid points out; unjudged points are hollow, invalid ones gray crosses."""
     look = _look(line)
     kept = [point for point in line.points if point.state != "invalid"]
-    axes.plot([point.x for point in kept], [point.y for point in kept], **look | {"marker": ""}, linewidth=1.5)
+    _add_points(axes, kept, look | {"marker": "", "linewidth": 1.5})
     for state, fill in (("valid", "full"), ("unjudged", "none")):
-        points = [point for point in kept if point.state == state]
-        if points:
-            _with_bars(axes, points, {**look, "linestyle": "none", "markersize": 5, "fillstyle": fill})
-    invalid = [point for point in line.points if point.state == "invalid"]
-    if invalid:
-        _with_bars(axes, invalid, {**INVALID, "linestyle": "none", "markersize": 5})
+        _add_points(axes, [one for one in kept if one.state == state], look | {"linestyle": "none", "fillstyle": fill})
+    _add_points(axes, [one for one in line.points if one.state == "invalid"], INVALID | {"linestyle": "none"})
+    ends = [(one.x, one.low, one.high) for one in line.points if one.low is not None and one.high is not None]
+    if ends:
+        x, low, high = zip(*ends, strict=True)
+        axes.vlines(x, low, high, colors=look["color"], linewidth=1).set_in_layout(False)
 
 
-def _with_bars(axes: "Axes", points: Sequence[Point], look: dict[str, Any]) -> None:
-    """The points, with their confidence intervals where there are some."""
-    below = [point.y - point.low if point.low is not None else 0.0 for point in points]
-    above = [point.high - point.y if point.high is not None else 0.0 for point in points]
-    bars = [[max(one, 0.0) for one in below], [max(one, 0.0) for one in above]]
-    x, y = [point.x for point in points], [point.y for point in points]
-    axes.errorbar(x, y, yerr=bars, elinewidth=1, capsize=2, zorder=3, **look)
+def _add_points(axes: "Axes", points: Sequence[Point], look: Mapping[str, Any]) -> None:
+    """The points with their markers. Nothing is drawn outside of the axes, so the layout need not look at them."""
+    if points:
+        (drawn,) = axes.plot([one.x for one in points], [one.y for one in points], **{"markersize": 5, **look})
+        drawn.set_in_layout(False)
 
 
 def _label_points(figure: "Figure", axes: "Axes", chart: Chart) -> None:
     """Write its batch beside each point, where there is room for it."""
     scale = figure.dpi / 72
-    points = [point for line in chart.lines for point in line.points]
-    at = axes.transData.transform([(point.x, point.y) for point in points]) if points else []
+    points = [point for line in _shown(chart) for point in line.points]
+    if not points:
+        return
+    at = axes.transData.transform([(point.x, point.y) for point in points])
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
     inside = axes.get_window_extent()
     for point, (x, y) in zip(points, at, strict=True):

@@ -108,7 +108,7 @@ def results_of(
         for kind in kinds
     )
     grids = _with_baselines(grids, against, several=len(sets) > 1)
-    runs = [Run(one, one.cell.row) for one in placed if one.cell.row]
+    runs = [Run(one, one.cell.row, one.cell.row.run.name) for one in placed if one.cell.row]
     runs.sort(key=lambda run: run.row.started_at, reverse=True)
     told = [*notes, *_left_out(left_out), *_conditions([run.row for run in runs]), *_repetitions(grids)]
     return Results(title, grids, labels, tuple(runs), tuple(told), links or {})

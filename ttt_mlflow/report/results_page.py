@@ -1,6 +1,7 @@
 """The page of a report, which needs no network: tables, charts, and all runs to search and to sort."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ttt_mlflow import names
@@ -8,7 +9,7 @@ from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.best_run import Best
 from ttt_mlflow.report.page import page
 from ttt_mlflow.report.results import Cell, Grid, Results, Run
-from ttt_mlflow.report.results_charts import Chart, axis_ticks, charts_of
+from ttt_mlflow.report.results_charts import Chart, charts_of, x_ticks, y_ticks
 from ttt_mlflow.report.results_quantities import (
     QUANTITIES,
     WORDS,
@@ -19,6 +20,7 @@ from ttt_mlflow.report.results_quantities import (
 from ttt_mlflow.report.style import GRAY, PLOTLY_DASHES, PLOTLY_MARKERS, SAFE_COLORS
 from ttt_mlflow.report.text import printable
 
+LARGEST = 1000  # texts that are remembered; most runs share their model, GPU and commit
 DIGITS = 6  # significant digits of a number in the page; it shows four
 
 
@@ -31,6 +33,7 @@ def results_html(results: Results, best: Sequence[Best] = ()) -> bytes:
 
 def page_data(results: Results, best: Sequence[Best]) -> dict[str, Any]:
     """What the script shows. A run is named by its place in ``runs``; its values are a list, whose keys are fields."""
+    _clean.cache_clear()  # what is a secret may have changed
     quantities = list({one.name: one for grid in results.grids for one in measured_quantities(grid)}.values())
     numbers = {run.row.id: number for number, run in enumerate(results.runs)}
     others = {cell.row.id: cell.others for grid in results.grids for _, _, cell in grid.cells() if cell.row}
@@ -88,7 +91,8 @@ def _chart(chart: Chart, grid: Grid, numbers: Mapping[str, int]) -> dict[str, An
         "x": chart.x_title,
         "y": chart.y_title,
         "logarithmic": chart.y_logarithmic,
-        "ticks": axis_ticks(chart),
+        "ticks": x_ticks(chart),
+        "y_ticks": y_ticks(chart),
         "front": [[_short(x), _short(y)] for x, y in chart.front],
         "limit": chart.limit,
         "best": chart.best,
@@ -110,16 +114,18 @@ def _run(results: Results, run: Run, quantities: Sequence[Quantity], others: Map
     own = {one.name: one for one in QUANTITIES[place.kind]}
     low, high = own["throughput"].interval(run.cell) or (None, None)
     values = [own[one.name].value(run.cell) if one.name in own else None for one in quantities]
-    told = [row.run.name, f"{row.started_at.astimezone():%Y-%m-%d %H:%M}", place.kind]
+    told = [_clean(run.name), f"{row.started_at.astimezone():%Y-%m-%d %H:%M}", place.kind]
     model = " ".join(filter(None, [place.model, place.inner_net]))
     rest = [run.cell.reason, place.facts.get("gpu", ""), row.tags.get(names.TAG_GIT_COMMIT.name, "")[:12]]
     return [
-        *(row.id, *map(_clean, told), _clean(model), place.batch, run.state, *map(_clean, rest)),
-        *(_clean(results.links.get(row.id, "")), others.get(row.id), *map(_short, (low, high, *values))),
+        *(row.id, *told, _clean(model), place.batch, run.state, *map(_clean, rest)),
+        *(results.links.get(row.id, ""), others.get(row.id), *map(_short, (low, high, *values))),
     ]
 
 
+@lru_cache(LARGEST)
 def _clean(text: str) -> str:
+    """A text of a record, which others may have written, for the page."""
     return without_secrets(printable(text))
 
 

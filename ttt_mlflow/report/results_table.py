@@ -100,7 +100,7 @@ def _runs_markdown(results: Results) -> Iterator[str]:
     yield f"| run | id | {' | '.join(one.short for one in quantities)} | verdict | why |"
     yield f"| --- | --- |{' ---: |' * len(quantities)} --- | --- |"
     for run in results.runs:
-        name, link = escaped(run.row.run.name), results.links.get(run.row.id)
+        name, link = escaped(run.name), results.links.get(run.row.id)
         texts = [_number(value) for value in values(quantities, run)]
         linked = f"[{name}]({quote(link, LINK_SAFE)})" if link else name
         yield f"| {' | '.join([linked, f'`{run.row.id}`', *texts, run.state, escaped(run.cell.reason)])} |"
@@ -170,7 +170,8 @@ def _csv_line(
     if row is None:
         yield from ("", "", "", "", "")
         return
-    yield from (row.id, row.run.name, row.started_at.isoformat(), row.tags.get(names.TAG_GIT_COMMIT.name, ""))
+    commit = row.tags.get(names.TAG_GIT_COMMIT.name, "")
+    yield from (row.id, results.run_names[row.id], row.started_at.isoformat(), commit)
     yield results.links.get(row.id, "")
 
 

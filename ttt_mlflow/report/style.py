@@ -3,9 +3,6 @@
 import io
 from typing import TYPE_CHECKING
 
-from ttt_mlflow.profilers.trace import UNKNOWN
-from ttt_mlflow.workload import PARTS
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -18,8 +15,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # matplotlib's names
 PLOTLY_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
 DASHES = ("-", "--", ":", "-.")
 PLOTLY_DASHES = ("solid", "dash", "dot", "dashdot")
-
-PART_COLORS = {part: COLORS[index % len(COLORS)] for index, part in enumerate(PARTS)} | {UNKNOWN: GRAY}
 
 
 def figure_png(figure: "Figure") -> bytes:

@@ -112,7 +112,7 @@ function speedTable(parent, grid) {
       const base = baseline?.cells[column];
       if (typeof base !== "number" || [base, run].some((one) => !measured(one) || of(one, "state") === "invalid")) return;
       add(cell, "span", `${(of(run, "throughput") / of(base, "throughput")).toFixed(2)}×`);
-      if (interval(run) && interval(base)) {
+      if (run !== base && interval(run) && interval(base)) {
         const ends = [of(run, "low") / of(base, "high"), of(run, "high") / of(base, "low")];
         add(cell, "span", `[${ends.map((end) => end.toFixed(2)).join(", ")}]`, "faint");
       }
@@ -190,6 +190,10 @@ function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
+function ticks(values) {
+  return {tickvals: values, ticktext: values.map((one) => one.toLocaleString("en-US"))};
+}
+
 function draw(place, grid, chart) {
   const colors = theme();
   const axis = {gridcolor: colors.grid, zerolinecolor: colors.grid, linecolor: colors.faint, ticks: "outside", tickcolor: colors.faint, automargin: true};
@@ -199,14 +203,14 @@ function draw(place, grid, chart) {
     paper_bgcolor: colors.back,
     plot_bgcolor: colors.back,
     margin: {l: 60, r: 12, t: 12, b: 44},
-    xaxis: {...axis, type: "log", title: {text: escaped(chart.x)}, tickvals: chart.ticks, ticktext: chart.ticks.map((one) => one.toLocaleString("en-US"))},
-    yaxis: {...axis, type: chart.logarithmic ? "log" : "linear", title: {text: escaped(chart.y)}, rangemode: "tozero", tickformat: chart.logarithmic ? "" : ",~r", ...(chart.logarithmic ? {dtick: "D2"} : {})},
+    xaxis: {...axis, type: "log", title: {text: escaped(chart.x)}, ...ticks(chart.ticks)},
+    yaxis: {...axis, type: chart.logarithmic ? "log" : "linear", title: {text: escaped(chart.y)}, rangemode: "tozero", tickformat: ",~r", ...(chart.logarithmic ? ticks(chart.y_ticks) : {})},
     showlegend: false,
     hovermode: "closest",
     hoverlabel: {align: "left", bgcolor: colors.back, font: {color: colors.text, size: 12}},
     shapes,
   };
-  const settings = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: {format: "svg", filename: `${grid.kind}-${chart.name}`}};
+  const settings = {displaylogo: false, responsive: true, displayModeBar: "hover", modeBarButtons: [[...(FRAMED ? [] : ["toImage"]), "zoom2d", "pan2d", "resetScale2d"]], toImageButtonOptions: {format: "svg", filename: `${grid.kind}-${chart.name}`}};
   Plotly.react(place, traces(grid, chart, colors), layout, settings);
 }
 
