@@ -9,10 +9,12 @@ from typing import Any
 
 from tests.catalog import metrics, tags
 from ttt_mlflow.config import RunConfig
+from ttt_mlflow.names import DECODE_TOKENS_PER_S
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.record.run_row import RunRow, local_row
 
+THROUGHPUT = DECODE_TOKENS_PER_S
 GPU = "NVIDIA H200"
 COMMIT = "597ec48"
 LINEAR, MLP, MAMBA = "mlp_1_dual_triton", "mlp_2_dual_triton", None

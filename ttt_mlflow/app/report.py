@@ -88,9 +88,10 @@ def report_on(runs: Sequence[RecordedRun], folder: Path, *, sweep: SweepFile | N
     """
     rows = [row for run in runs if (row := _row(run)) is not None]
     sets = [RunSet(title, rows, (sweep,) if sweep else ())]
-    results = results_of(sets, title, links=_links(rows, run_link))
+    places = _places(rows)
+    results = results_of(sets, title, **_where(places))
     files = results_files(results, [], [*FORMATS])
-    within = replace(results, links=_links(rows, lambda place, experiment_id, run_id: run_place(experiment_id, run_id)))
+    within = replace(results, links={one: run_place(at.experiment_id, at.run_id) for one, at in places.items()})
     files[names.ARTIFACT_RESULTS_MARKDOWN] = _encoded(results_markdown(within))
     return _written(files, folder)
 
@@ -139,7 +140,7 @@ def _results(asked: Asked, found: Found) -> Results:
     results = results_of(
         found.sets,
         asked.title or f"Results of {', '.join(found.places)}",
-        links=_links(rows, run_link, found.store),
+        **_where(_places(rows, found.store)),
         notes=found.notes,
         against=asked.against,
     )
@@ -162,20 +163,36 @@ def _row(run: RecordedRun) -> RunRow | None:
     return local_row(run) if isinstance(run, LocalRun) else store_row(run)
 
 
-def _links(rows: Sequence[RunRow], link: Callable[[str, str, str], str], place: str | None = None) -> Mapping[str, str]:
-    """Where each run is seen; a record that was not published is nowhere. place: the store of all other runs."""
+def _where(places: "Mapping[str, _Place]") -> dict[str, Mapping[str, str]]:
+    """The links and the ids of runs, as options of ``results_of``."""
+    links = {one: run_link(at.store, at.experiment_id, at.run_id) for one, at in places.items()}
+    return {"links": links, "run_ids": {one: at.run_id for one, at in places.items()}}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run is in MLflow."""
+
+    store: str
+    experiment_id: str
+    run_id: str
+
+
+def _places(rows: Sequence[RunRow], store: str | None = None) -> dict[str, _Place]:
+    """By the id of a row; a record that was not published is nowhere. store: that of all other runs."""
     from ttt_mlflow.tracking.find_run import StoreRun
 
     clean = lru_cache(without_secrets)
-    links = {}
+    places = {}
     for row in rows:
         if isinstance(row.run, LocalRun):
             published = row.run.journal.published
             if published:
-                links[row.id] = link(clean(published["tracking_uri"]), published["experiment_id"], published["run_id"])
-        elif isinstance(row.run, StoreRun) and place is not None:
-            links[row.id] = link(place, row.run.experiment_id, row.run.id)
-    return links
+                uri = clean(published["tracking_uri"])
+                places[row.id] = _Place(uri, published["experiment_id"], published["run_id"])
+        elif isinstance(row.run, StoreRun) and store is not None:
+            places[row.id] = _Place(store, row.run.experiment_id, row.id)
+    return places
 
 
 def _written(files: Mapping[Artifact, bytes], folder: Path) -> list[Path]:

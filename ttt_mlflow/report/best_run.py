@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.report.columns import THROUGHPUT, Column, column, refuse_unknown
-from ttt_mlflow.report.results import Results, Run
+from ttt_mlflow.report.results import Results
 from ttt_mlflow.report.text import number
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -71,24 +71,22 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
 def best_of(results: Results, limits: Sequence[Limit]) -> list[Best]:
     """The best run of each kind of run that there is. Raises BadInput for a name that no run and no catalog has."""
     refuse_unknown([limit.column for limit in limits], "best", [run.row for run in results.runs])
-    return [
-        _best(grid.kind, [run for run in results.runs if run.row.kind == grid.kind], tuple(limits))
-        for grid in results.grids
-    ]
+    return [_best(results, grid.kind, tuple(limits)) for grid in results.grids]
 
 
-def _best(kind: str, runs: Sequence[Run], limits: tuple[Limit, ...]) -> Best:
+def _best(results: Results, kind: str, limits: tuple[Limit, ...]) -> Best:
+    runs = [run for run in results.runs if run.row.kind == kind]
     valid = [run.row for run in runs if run.state == "valid"]
     best = max((row for row in valid if _is_within(row, limits)), key=_throughput, default=None)
     told = f"Best {kind} under {' and '.join(map(str, limits))}"
-    lines = [f"{told}: {_described(best, limits) if best else _none(valid, limits)}"]
+    lines = [f"{told}: {_described(results, best, limits) if best else _none(results, valid, limits)}"]
     doubtful = [run for run in runs if run.state in ("invalid", "unjudged") and _is_within(run.row, limits)]
     faster = [run for run in doubtful if best is None or _throughput(run.row) > _throughput(best)]
     if faster:
         first = max(faster, key=lambda run: _throughput(run.row))
         lines.append(
             f"Not counted, because not valid: {len(faster):,} faster within the limit, of which the fastest is "
-            f"{_described(first.row, limits)} ({first.state})"
+            f"{_described(results, first.row, limits)} ({first.state})"
         )
     for limit in limits:
         unknown = sum(limit.value(row) is None for row in valid)
@@ -101,19 +99,19 @@ def _is_within(row: RunRow, limits: Sequence[Limit]) -> bool:
     return all(limit.holds(row) for limit in limits)
 
 
-def _none(valid: Sequence[RunRow], limits: Sequence[Limit]) -> str:
+def _none(results: Results, valid: Sequence[RunRow], limits: Sequence[Limit]) -> str:
     """That there is none, and what comes nearest to a single limit."""
     known = [(value, row) for row in valid if (value := limits[0].value(row)) is not None]
     if len(limits) > 1 or not known:
         return "no valid run"
     value, nearest = min(known, key=lambda one: abs(one[0] - limits[0].bound))
-    return f"no valid run; the nearest has {number(value)}: {nearest.run.name}, run {nearest.id}"
+    return f"no valid run; the nearest has {number(value)}: {nearest.run.name}, run {results.id_of(nearest)}"
 
 
 def _throughput(row: RunRow) -> float:
     return row.metrics.get(THROUGHPUT[row.kind].name, 0.0)
 
 
-def _described(row: RunRow, limits: Sequence[Limit]) -> str:
+def _described(results: Results, row: RunRow, limits: Sequence[Limit]) -> str:
     values = [f"{limit.column.name} {number(value)}" for limit in limits if (value := limit.value(row)) is not None]
-    return f"{row.run.name}, {number(_throughput(row))} tokens/s, {', '.join(values)}, run {row.id}"
+    return f"{row.run.name}, {number(_throughput(row))} tokens/s, {', '.join(values)}, run {results.id_of(row)}"

@@ -14,7 +14,7 @@ from ttt_mlflow.record.run_row import RunRow
 
 # what became of a configuration; the words are those of ttt.verdict and of a sweep's cells
 State = Literal[
-    *("valid", "unjudged", "invalid", "oom", "predicted_oom", "failed", "killed", "skipped", "running", "missing")
+    "valid", "unjudged", "invalid", "oom", "predicted_oom", "failed", "killed", "skipped", "running", "missing"
 ]
 MEASURED: tuple[State, ...] = ("valid", "unjudged", "invalid")
 GPU = "gpu"
@@ -126,9 +126,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """What a report shows. sets: labels. runs: all that take part, the newest first. links: by a run's id.
+    """What a report shows. sets: labels. runs: all that take part, the newest first.
 
-    notes: what a reader must know, a line each.
+    notes: what a reader must know, a line each. links: where a person sees a run, by its id. run_ids: the ids that
+    records have as runs of MLflow, by their own.
     """
 
     title: str
@@ -137,6 +138,11 @@ class Results:
     runs: tuple[Run, ...]
     notes: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
+    run_ids: Mapping[str, str] = field(default_factory=dict)
+
+    def id_of(self, row: RunRow) -> str:
+        """The id by which a person finds the run: that in MLflow, or of a record that was not published its own."""
+        return self.run_ids.get(row.id, row.id)
 
     @cached_property
     def run_names(self) -> Mapping[str, str]:

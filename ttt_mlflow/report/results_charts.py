@@ -171,7 +171,7 @@ def _round_numbers(values: Sequence[float]) -> list[float]:
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     steps = (1, 2, 5) if high - low <= 3 else (1,)
     every = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
-    return [tick for tick in every if min(values) / 2.1 <= tick <= max(values) * 2.1]
+    return [tick for tick in every if min(values) / 1.5 <= tick <= max(values) * 1.5]
 
 
 def apart(batches: Sequence[int]) -> list[float]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOOKS: dict[str, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.5}
+LOOKS: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.5}
 LINE_COLOR, PALE, FAINT = "#c9ced6", "#f1f2f4", "#5f6670"
 MOST_ROWS = 12  # of a table, or lines of a chart, in a picture; the page and the Markdown have all
 ROW, HEADING, COLUMN, CHARACTER = 0.42, 0.3, 1.18, 0.082  # inches
@@ -23,6 +23,7 @@ COLUMNS = 3
 PANEL = (4.3, 3.3)  # inches
 INVALID: dict[str, Any] = {"marker": "x", "color": GRAY}
 LABEL_OFFSETS = ((5, -11), (-5, 4), (5, 4), (-5, -11))  # points, from a point of a chart to its label
+MOST_LABELS = 40  # points that are labeled; more would hide the lines
 CHARACTER_PX, LABEL_PX = 5.5, 10.0  # a label's size at 100 dots per inch
 
 
@@ -95,7 +96,7 @@ def _cell(axes: "Axes", grid: Grid, cell: Cell | None, corner: tuple[float, floa
         hatched = "oom" in cell.state
         if hatched:
             axes.add_patch(Rectangle(*box, facecolor="white", edgecolor=GRAY, hatch="////", linewidth=0))
-        word = {"oom": "OOM", "predicted_oom": "OOM*"}.get(cell.state, cell.state)
+        word: str = {"oom": "OOM", "predicted_oom": "OOM*"}.get(cell.state, cell.state)
         back = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if hatched else None
         axes.text(x + COLUMN / 2, middle, word, fontsize=8, color=FAINT, ha="center", va="center", bbox=back)
         return
@@ -135,7 +136,7 @@ def charts_figure(charts: Sequence[tuple[str, Chart]]) -> "Figure":
     columns = 2 if len(charts) in (2, 4) else min(COLUMNS, max(len(charts), 1))
     rows = math.ceil(len(charts) / columns) if charts else 1
     longest = max((len(label) for label in named), default=1)
-    across = max(1, int(columns * PANEL[0] / (0.6 + CHARACTER * longest)))
+    across = max(1, int(columns * PANEL[0] / (0.8 + CHARACTER * longest)))
     legend = 0.35 + 0.22 * math.ceil((len(named) + 3) / across)
     with mpl.rc_context(LOOKS):
         figure = Figure(figsize=(columns * PANEL[0], rows * PANEL[1] + legend), layout="constrained")
@@ -147,7 +148,9 @@ def charts_figure(charts: Sequence[tuple[str, Chart]]) -> "Figure":
             axes.set_title(text(title), loc="left", fontsize=10, weight="bold")
         handles = [*named.values(), *_signs_of_charts([chart for _, chart in charts])]
         if handles:
-            figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False, fontsize=8)
+            figure.legend(
+                handles=handles, loc="outside lower center", ncols=across, frameon=False, fontsize=8, handlelength=3
+            )
         figure.draw_without_rendering()  # the layout, after which it is known where points and labels are
         figure.set_layout_engine("none")
         for axes, (_, chart) in zip(panels, charts, strict=False):
@@ -201,7 +204,13 @@ def _signs_of_charts(charts: Sequence[Chart]) -> Iterator[Any]:
 def _draw(axes: "Axes", chart: Chart) -> None:
     if chart.front:
         x, y = zip(*chart.front, strict=True)
-        look: dict[str, Any] = {"color": LINE_COLOR, "linewidth": 5, "alpha": 0.8, "zorder": 1, "solid_capstyle": "butt"}
+        look: dict[str, Any] = {
+            "color": LINE_COLOR,
+            "linewidth": 5,
+            "alpha": 0.8,
+            "zorder": 1,
+            "solid_capstyle": "butt",
+        }
         axes.step(x, y, where="post", **look)
     for line in _shown(chart):
         _draw_line(axes, line)
@@ -245,10 +254,10 @@ def _add_points(axes: "Axes", points: Sequence[Point], look: Mapping[str, Any]) 
 
 
 def _label_points(figure: "Figure", axes: "Axes", chart: Chart) -> None:
-    """Write its batch beside each point, where there is room for it."""
+    """Write its batch beside each point, where there is room for it; beside none if there are many."""
     scale = figure.dpi / 72
     points = [point for line in _shown(chart) for point in line.points]
-    if not points:
+    if not 0 < len(points) <= MOST_LABELS:
         return
     at = axes.transData.transform([(point.x, point.y) for point in points])
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]

@@ -57,8 +57,8 @@ def _state_of(row: RunRow) -> State:
         return OF_STATUS.get(row.status, "failed")
     if row.metrics.get(THROUGHPUT[row.kind].name) is None:
         return "failed"
-    verdict = row.tags.get(names.TAG_VERDICT.name)
-    return verdict if verdict == "valid" or verdict == "invalid" else "unjudged"
+    found: dict[str | None, State] = {"valid": "valid", "invalid": "invalid"}
+    return found.get(row.tags.get(names.TAG_VERDICT.name), "unjudged")
 
 
 def _reason_of(row: RunRow, state: State) -> str:
@@ -80,10 +80,11 @@ def results_of(
     title: str,
     *,
     links: Mapping[str, str] | None = None,
+    run_ids: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     against: str | None = None,
 ) -> Results:
-    """The results of ``sets``. links: where a person sees a run, by its id. notes: what else a reader must know.
+    """The results of ``sets``. links, run_ids: see :class:`Results`. notes: what else a reader must know.
 
     against: the label of the row to which speed-ups are relative, or a part of it. By default that is the first row; of
     several sets it is the same configuration of the first. Raises BadInput if it fits no row, or several.
@@ -111,7 +112,7 @@ def results_of(
     runs = [Run(one, one.cell.row, one.cell.row.run.name) for one in placed if one.cell.row]
     runs.sort(key=lambda run: run.row.started_at, reverse=True)
     told = [*notes, *_left_out(left_out), *_conditions([run.row for run in runs]), *_repetitions(grids)]
-    return Results(title, grids, labels, tuple(runs), tuple(told), links or {})
+    return Results(title, grids, labels, tuple(runs), tuple(told), links or {}, run_ids or {})
 
 
 def _with_baselines(grids: Sequence[Grid], against: str | None, several: bool) -> tuple[Grid, ...]:
@@ -282,7 +283,7 @@ def _conditions(rows: Sequence[RunRow]) -> list[str]:
     ):
         found = Counter(row.tags[tag.name] for row in rows if tag.name in row.tags)
         if len(found) > 1:
-            told = [f"{value[:12]} ({count:,} runs)" for value, count in found.most_common(5)]
+            told = [f"{value[:12]} ({count:,})" for value, count in found.most_common(5)]
             lines.append(f"The runs are of {len(found)} {what}: {', '.join(told)}{', …' if len(found) > 5 else ''}.")
     return lines
 
@@ -291,4 +292,4 @@ def _repetitions(grids: Sequence[Grid]) -> list[str]:
     several = [cell for grid in grids for _, _, cell in grid.cells() if cell.others]
     if not several:
         return []
-    return [f"{len(several):,} configurations were measured several times: the newest valid run of each is shown."]
+    return [f"Measured several times: {len(several):,}; of each the newest valid run is shown."]

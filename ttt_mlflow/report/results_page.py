@@ -118,7 +118,7 @@ def _run(results: Results, run: Run, quantities: Sequence[Quantity], others: Map
     model = " ".join(filter(None, [place.model, place.inner_net]))
     rest = [run.cell.reason, place.facts.get("gpu", ""), row.tags.get(names.TAG_GIT_COMMIT.name, "")[:12]]
     return [
-        *(row.id, *told, _clean(model), place.batch, run.state, *map(_clean, rest)),
+        *(results.id_of(row), *told, _clean(model), place.batch, run.state, *map(_clean, rest)),
         *(results.links.get(row.id, ""), others.get(row.id), *map(_short, (low, high, *values))),
     ]
 

@@ -103,7 +103,7 @@ def _runs_markdown(results: Results) -> Iterator[str]:
         name, link = escaped(run.name), results.links.get(run.row.id)
         texts = [_number(value) for value in values(quantities, run)]
         linked = f"[{name}]({quote(link, LINK_SAFE)})" if link else name
-        yield f"| {' | '.join([linked, f'`{run.row.id}`', *texts, run.state, escaped(run.cell.reason)])} |"
+        yield f"| {' | '.join([linked, f'`{results.id_of(run.row)}`', *texts, run.state, escaped(run.cell.reason)])} |"
 
 
 def values(quantities: Iterable[Quantity], run: Run) -> list[float | None]:
@@ -141,7 +141,17 @@ def results_csv(results: Results) -> str:
     writer.writerow(
         [
             *("kind", "set", "model_name", "inner_net", "batch", GPU, *CSV_FACTS, "state", "reason", "shown"),
-            *(*CSV_METRICS, "speedup", "speedup_against", "run_id", "name", "started_at", "git_commit", "link"),
+            *(
+                *CSV_METRICS,
+                "speedup",
+                "speedup_against",
+                "run_id",
+                "record",
+                "name",
+                "started_at",
+                "git_commit",
+                "link",
+            ),
         ]
     )
     for grid in results.grids:
@@ -168,10 +178,11 @@ def _csv_line(
     yield from (factor.factor, against) if factor else ("", "")
     row = cell.row
     if row is None:
-        yield from ("", "", "", "", "")
+        yield from [""] * 6
         return
     commit = row.tags.get(names.TAG_GIT_COMMIT.name, "")
-    yield from (row.id, results.run_names[row.id], row.started_at.isoformat(), commit)
+    record = row.tags.get(names.TAG_JOURNAL_ID.name, "" if row.id not in results.run_ids else row.id)
+    yield from (results.id_of(row), record, results.run_names[row.id], row.started_at.isoformat(), commit)
     yield results.links.get(row.id, "")
 
 

@@ -67,7 +67,8 @@ function fill(cell, content, write) {
   if (of(content, "state") === "invalid") cell.className = "invalid";
   cell.title = about(content).join("\n");
   write(cell, content);
-  if (of(content, "state") === "unjudged") add(cell.querySelector("a, span") ?? cell, "span", "?", "sign");
+  const number = cell.querySelector("a, span");
+  if (number && of(content, "state") === "unjudged") add(number, "span", "?", "sign");
 }
 
 function table(parent, grid, write) {
