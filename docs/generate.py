@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ttt_mlflow import names
-from ttt_mlflow.config import CompareConfig, Configuration, MicroConfig, RunConfig
+from ttt_mlflow.config import CompareConfig, Configuration, MicroConfig, RunConfig, SweepConfig
 from ttt_mlflow.measurement.thresholds import MEANINGS, Thresholds
 from ttt_mlflow.names import Metric
 
@@ -40,6 +40,13 @@ These are the parameters of `mlflow run . -e micro` and `ttt-mlflow micro`.
 These are the parameters of `mlflow run . -e compare` and `ttt-mlflow compare`. Both sides are needed.
 
 {compare_parameters}
+
+## Sweep parameters
+
+These are the parameters of `mlflow run . -e sweep` and `ttt-mlflow sweep`. `auto` means that the parameter is not
+given. [sweep.md](sweep.md) explains them.
+
+{sweep_parameters}
 
 ## Metrics
 
@@ -98,6 +105,7 @@ def names_page(root: Path) -> str:
         parameters=_parameters(RunConfig),
         micro_parameters=_parameters(MicroConfig),
         compare_parameters=_parameters(CompareConfig),
+        sweep_parameters=_parameters(SweepConfig),
         metrics=_metrics(names.METRICS),
         kernel_metrics=_metrics(names.KERNEL_METRICS),
         part_metrics=_metrics(names.PART_METRICS),

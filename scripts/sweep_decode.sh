@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The decode sweep: Mamba, TTT-Linear and TTT-MLP with all batch sizes. Each configuration is one `mlflow run`, one
-# after another. At the end, the script prints the table of all runs.
+# The decode sweep: Mamba, TTT-Linear and TTT-MLP with all batch sizes. It translates its options into a command
+# `ttt-mlflow sweep`, prints that command and runs it. The same command goes on where an earlier one was stopped.
 set -euo pipefail
 
 usage() {
@@ -9,17 +9,18 @@ Usage: ./scripts/sweep_decode.sh [OPTIONS] [-P name=value ...]
 
   --models LIST    MODEL or MODEL:INNER_NET, comma-separated
                    [default: state-spaces/mamba-1.4b,ttt-1b:mlp_1_dual_triton,ttt-1b:mlp_2_dual_triton]
-  --batches LIST   batch sizes, comma-separated [default: 128,256,512,1024,2048,4096,8192]
+  --batches LIST   batch sizes, comma-separated; max: the largest that fits
+                   [default: 128,256,512,1024,2048,4096,8192]
   --genlen N       decode steps [default: 2048]
-  --logdir D       folder for the records on disk [default: ./exp/sweep-<date>-<time>]
-  --dry-run        print the commands and run nothing
+  --logdir D       folder for the records on disk [default: ./exp/sweep]
+  --dry-run        print the runs with their predicted memory and time, and measure nothing
   --help           show this text
-  -P name=value    passed on to every `mlflow run` (dtype, max_seconds, device, ...)
+  -P name=value    any other option of `ttt-mlflow sweep` (dtype, max_seconds, device, gpus, redo, ...)
 
 A configuration that fails or does not fit into memory is recorded, and the sweep continues. Ctrl-C ends the sweep.
 
-Exit code: 0 all were measured or did not fit, 1 some failed for another reason, 129, 130 and 143 stopped by
-a terminal that went away, by Ctrl-C and by SIGTERM.
+Exit code: 0 all were measured or did not fit, 1 some failed, 2 bad input, 4 measured but not all published,
+130 and 143 stopped by Ctrl-C and by SIGTERM.
 
 Examples:
   ./scripts/sweep_decode.sh
@@ -34,7 +35,7 @@ models=state-spaces/mamba-1.4b,ttt-1b:mlp_1_dual_triton,ttt-1b:mlp_2_dual_triton
 batches=128,256,512,1024,2048,4096,8192
 genlen=2048
 logdir=
-dry_run=false
+more=()
 passed=()
 while [[ $# -gt 0 ]]; do
     case $1 in
@@ -48,7 +49,7 @@ while [[ $# -gt 0 ]]; do
     -P | --param-list) passed+=(-P "$2") && shift 2 ;;
     --models=* | --batches=* | --genlen=* | --logdir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     -P*) passed+=(-P "${1#-P}") && shift ;;
-    --dry-run) dry_run=true && shift ;;
+    --dry-run) more+=(--dry-run) && shift ;;
     -h | --help) usage && exit ;;
     *) fail "$1: no such option; see --help" ;;
     esac
@@ -60,89 +61,15 @@ for parameter in "${passed[@]}"; do
     genlen=* | logdir=*) fail "-P $parameter: not allowed in a sweep; give it as --${parameter%%=*}" ;;
     esac
 done
-IFS=, read -ra models <<<"$models"
-IFS=, read -ra batches <<<"$batches"
-[[ ${#models[@]} -gt 0 && ${#batches[@]} -gt 0 ]] || fail "--models and --batches need at least one entry each"
-logdir=$(realpath -m -- "${logdir:-$project/exp/sweep-$(date +%Y%m%d-%H%M%S)}")
+[[ -n $models && -n $batches ]] || fail "--models and --batches need at least one entry each"
+logdir=$(realpath -m -- "${logdir:-$project/exp/sweep}")
 
-"$dry_run" || prepare_environment
+prepare_environment
 absolute_paths "${passed[@]}"
-passed=("${arguments[@]}")
-cd "$project"
-
-# The newest record in the log folder, as "<journal id> <status>"; empty if there is none.
-newest_record() {
-    python - "$logdir" <<'PYTHON'
-import json, pathlib, sys
-records = sorted(pathlib.Path(sys.argv[1]).glob("*/status.json"))
-if records:
-    print(records[-1].parent.name, json.loads(records[-1].read_text())["status"])
-PYTHON
-}
-
-# Each run is a job with its own process group, so that a signal reaches only this script, which forwards it once.
-set -m
-ended_by=
-child=
-end() {
-    if [[ -z $ended_by && -n $child ]]; then
-        kill -INT -- "-$child" 2>/dev/null || true
-    fi
-    ended_by=${ended_by:-$1}
-}
-trap 'end INT' INT
-trap 'end TERM' TERM
-trap 'end HUP' HUP
-
-failed=()
-before=
-"$dry_run" || before=$(newest_record)
-for model in "${models[@]}"; do
-    for batch in "${batches[@]}"; do
-        parameters=(-P "model_name=${model%%:*}" -P mode=decode -P "batch=$batch" -P "genlen=$genlen")
-        [[ $model != *:* ]] || parameters+=(-P "inner_net=${model#*:}")
-        [[ " ${passed[*]}" == *" promptlen="* ]] || parameters+=(-P promptlen=1)
-        parameters+=(-P "logdir=$logdir" "${passed[@]}")
-        if "$dry_run"; then
-            choose_experiment
-            command=(mlflow run . --env-manager=local "${experiment[@]}" "${parameters[@]}")
-        else
-            choose_command "${parameters[@]}"
-        fi
-        printf "+%s\n" "$(printf " %q" "${command[@]}")" || if "$dry_run"; then exit 1; fi # a sweep goes on
-        "$dry_run" && continue
-
-        "${command[@]}" &
-        child=$!
-        status=0
-        wait "$child" || status=$?
-        while kill -0 "$child" 2>/dev/null; do # a signal ends the wait, but not the run, which still records
-            wait "$child" || status=$?
-        done
-        child=
-        [[ -z $ended_by ]] || break 2
-
-        record=$(newest_record)
-        outcome=${record#* }
-        [[ $record != "$before" ]] || outcome="refused before anything was measured"
-        before=$record
-        if [[ $status -ne 0 && $outcome != oom ]]; then
-            [[ $outcome != ok ]] || outcome="measured but not published"
-            failed+=("$model batch $batch: $outcome")
-        fi
-    done
+command=(ttt-mlflow sweep --model-name "$models" --batch "$batches" --genlen "$genlen" --logdir "$logdir" "${more[@]}")
+for parameter in "${arguments[@]}"; do
+    [[ $parameter == -P ]] || command+=("--$parameter")
 done
-set +m
-"$dry_run" && exit
-
-if [[ -d $logdir ]]; then
-    python -m ttt_mlflow table "$logdir" --sort date --limit 0 || failed+=("the table of all runs is not complete")
-fi
-if [[ -n $ended_by ]]; then
-    echo "Stopped by SIG$ended_by before all configurations were measured." >&2
-    exit $((128 + $(kill -l "$ended_by")))
-fi
-if [[ ${#failed[@]} -gt 0 ]]; then
-    printf 'Failed: %s\n' "${failed[@]}" >&2
-    exit 1
-fi
+cd "$project"
+printf '+%s\n' "$(printf ' %q' "${command[@]}")" >&2
+exec python -m ttt_mlflow "${command[@]:1}"

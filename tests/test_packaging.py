@@ -17,7 +17,7 @@ CONDA = yaml.safe_load((ROOT / "conda.yaml").read_text())
 CONDA_PINS = next(entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
 MLPROJECT_TEXT = (ROOT / "MLproject").read_text()
 ENTRY_POINTS = yaml.safe_load(MLPROJECT_TEXT)["entry_points"]
-COMMANDS = {"main": "run", "micro": "micro", "compare": "compare"}
+COMMANDS = {"main": "run", "micro": "micro", "compare": "compare", "sweep": "sweep"}
 REQUIRED = ("baseline", "candidate")  # of compare: mlflow asks for what has no default
 SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run"])
 

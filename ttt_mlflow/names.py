@@ -507,6 +507,9 @@ TAG_TRITON = Tag("ttt.triton", "Triton version")
 TAG_LEFT_OUT = Tag("ttt.left_out", "artifacts that were measured and that a full disk left out: paths, comma-separated")
 TAG_NSYS = Tag("ttt.nsys", "version of Nsight Systems, if it recorded a pass")
 TAG_GIT_DIRTY = Tag("ttt.git_dirty", "true if the working tree had uncommitted changes")
+TAG_CODE_ID = Tag(
+    "ttt.code_id", "hash of the package that measured, with all uncommitted changes: equal code has the same id"
+)
 TAG_GIT_COMMIT = Tag("mlflow.source.git.commit", "MLflow's own tag: the commit that the package runs from")
 TAG_GIT_BRANCH = Tag("mlflow.source.git.branch", "MLflow's own tag: the branch of that checkout, if it is on one")
 TAG_GIT_REPO_URL = Tag(
@@ -526,8 +529,12 @@ TAG_COMPARISON = Tag(
 TAG_SIDE = Tag("ttt.side", "side of a run that `ttt-mlflow ab` made: baseline or candidate")
 TAG_GIT_REF = Tag("ttt.git_ref", "what the side of such a run was given as: a git ref, a folder, or . for uncommitted")
 TAG_PARENT_JOURNAL_ID = Tag(
-    "ttt.parent_journal_id", "id of the record of the comparison to which the run belongs; its run is the parent run"
+    "ttt.parent_journal_id",
+    "id of the record of the comparison or the sweep to which the run belongs; its run is the parent run",
 )
+TAG_SWEEP_ID = Tag("ttt.sweep_id", "hash of the grid of a sweep, of its parent run and of the runs that it measured")
+TAG_CELL = Tag("ttt.cell", "hash of the configuration of one run of a sweep, as it was asked for")
+TAG_RESUMES = Tag("ttt.resumes", "of a run that `mlflow run` made to resume a sweep: the id of the sweep's parent run")
 TAG_JOURNAL_ID = Tag(
     "ttt.journal_id", "id of the local record of the run; a record becomes one run, however often it is published"
 )

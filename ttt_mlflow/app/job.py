@@ -75,7 +75,7 @@ def _measure_and_publish(
 
     imports_s = process_age_s() if time_imports else None
     plan = plan_of(config)
-    with _new_record(plan, logdir) as record:
+    with own_record(plan, logdir) as record:
         result, exit_code = Result(record), 0
         try:
             _begin(record, config, publishing)
@@ -85,7 +85,7 @@ def _measure_and_publish(
                 show_error(result.failure)
                 exit_code = result.failure.exit_code
         except Killed as killed:
-            _record_killed(record, killed)
+            record_killed(record, killed)
             print_error(f"Stopped by {killed}; what was measured is recorded.")
             exit_code = killed.exit_code
             publishing.keep_killed()
@@ -93,7 +93,7 @@ def _measure_and_publish(
             raise
         except Exception as error:  # raised again, when the record and its run have an end
             signals.stopping = True
-            _record_fault(record, error)
+            record_fault(record, error)
             with suppress(TTTError):
                 publishing.publish(record)
             raise
@@ -135,7 +135,7 @@ def _publish_and_tell(result: "Result", publishing: Publishing, kind: str) -> in
 
 
 @contextmanager
-def _new_record(plan: "Plan | MicroPlan", logdir: str) -> "Iterator[Journal]":
+def own_record(plan: "Plan | MicroPlan", logdir: str) -> "Iterator[Journal]":
     """A new record for ``plan``. Bad input in the block leaves nothing of it."""
     from ttt_mlflow.app.measure import new_record
 
@@ -159,7 +159,7 @@ def _begin(record: "Journal", config: Configuration, publishing: Publishing) -> 
         publishing.begin(record, may_take_s(config))
 
 
-def _record_killed(record: "Journal", killed: Killed) -> None:
+def record_killed(record: "Journal", killed: Killed) -> None:
     """Record the end of a run that was stopped before the measurement recorded its own."""
     if record.status["status"] == "running":
         message = f"stopped by {killed} {NOTHING_MEASURED}"
@@ -167,7 +167,7 @@ def _record_killed(record: "Journal", killed: Killed) -> None:
         record.set_status("killed", message, killed.exit_code)
 
 
-def _record_fault(record: "Journal", error: Exception) -> None:
+def record_fault(record: "Journal", error: Exception) -> None:
     """Record the end of a run that ended by an unexpected error before the measurement could record its own."""
     if record.status["status"] == "running":
         message, exit_code = one_line(error), FAULT

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ttt_mlflow.app.arguments import number
 from ttt_mlflow.app.output import print_error
@@ -58,7 +58,7 @@ class Publishing:
         self._begun = False
         self.uri = ""
 
-    def __enter__(self) -> "Publishing":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -103,14 +103,15 @@ def _folder(found: Found, folder: str, condition: "RunFilter | None") -> None:
     if is_record(root):
         record = LocalRun(CheckedJournal.open(root))
         sweep = record if record.kind == SWEEP else None
-    belongs = {names.TAG_PARENT_JOURNAL_ID.name: sweep.id} if sweep else {}
+    # a copy of a parent that is in MLflow has the id of that one, which its children name
+    ids = {sweep.id, sweep.tags.get(names.TAG_JOURNAL_ID.name)} if sweep else set()
     parents: list[RecordedRun] = []
 
     def fits(row: RunRow) -> bool:
         if row.kind == SWEEP and (sweep is None or row.id == sweep.id):
             parents.append(row.run)
         wanted = row.kind in KINDS and (condition is None or condition.fits(row))
-        return wanted and belongs.items() <= row.tags.items()
+        return wanted and (not ids or row.tags.get(names.TAG_PARENT_JOURNAL_ID.name) in ids)
 
     read = read_folder(str(root.absolute().parent) if sweep else folder, fits)
     found.unread += read.unread

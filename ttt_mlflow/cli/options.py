@@ -10,7 +10,16 @@ from typing import Any
 
 import click
 
-from ttt_mlflow.config import DEFAULT_LOGDIR, FALSE_WORDS, TRUE_WORDS, Configuration, MicroConfig, RunConfig, as_text
+from ttt_mlflow.config import (
+    DEFAULT_LOGDIR,
+    FALSE_WORDS,
+    TRUE_WORDS,
+    Configuration,
+    MicroConfig,
+    RunConfig,
+    SweepConfig,
+    as_text,
+)
 from ttt_mlflow.config.seed_spellings import PARAMETERS
 from ttt_mlflow.errors import BadInput, on_one_line
 from ttt_mlflow.tracking.publisher import MOST_S, PATIENCE_S
@@ -19,6 +28,10 @@ from ttt_mlflow.tracking.publisher import MOST_S, PATIENCE_S
 BARE: dict[type[Configuration], dict[str, str]] = {
     RunConfig: {"use_compile": "true", "cuda_graph": "true", "profile": "torch"},
     MicroConfig: {"profile": "nsys"},
+    SweepConfig: {
+        **{"use_compile": "true", "cuda_graph": "true", "profile": "torch"},
+        **{"try_all": "true", "skip_missing": "true"},
+    },
 }
 TRACKING_URI_HELP = "MLflow store or server  [default: $MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db]"
 

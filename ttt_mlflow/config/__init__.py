@@ -9,6 +9,7 @@ from ttt_mlflow.config.base import CONFIG_ID_LENGTH, Configuration, as_text
 from ttt_mlflow.config.compare import CompareConfig
 from ttt_mlflow.config.micro import MicroConfig
 from ttt_mlflow.config.run import RunConfig
+from ttt_mlflow.config.sweep import SweepConfig
 from ttt_mlflow.config.values import FALSE_WORDS, TRUE_WORDS
 
 __all__ = [
@@ -21,10 +22,11 @@ __all__ = [
     "Configuration",
     "MicroConfig",
     "RunConfig",
+    "SweepConfig",
     "as_text",
 ]
 
 DEFAULT_LOGDIR = "./ttt_runs"  # the folder of the records
 CONFIGURATIONS: dict[str, type[Configuration]] = {
-    kind.entry_point: kind for kind in (RunConfig, MicroConfig, CompareConfig)
+    kind.entry_point: kind for kind in (RunConfig, MicroConfig, CompareConfig, SweepConfig)
 }

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.workload import Stage, Workload
 
 
@@ -48,6 +49,14 @@ class ModelRequest:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How the decode step is run."""
+
+    compiled: bool
+    cuda_graph: bool
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """A registered model.
 
@@ -60,6 +69,8 @@ class ModelEntry:
     it counts one step (the mean of the steps of a pass); in prefill mode, it counts the whole prompt.
     ``kept_bytes(request, workload)`` counts the bytes of the weights and the state. On a CPU, a run that is certain not
     to fit is ended before anything is allocated.
+    ``allocations(request, workload, execution)`` says what a run allocates on a GPU. Without it, nothing is known of a
+    configuration's memory before it is measured, and a sweep tries all of them.
 
     ``period``: decode steps after which the pattern of costs repeats; 1 if all steps cost the same. Drift within a pass
     is tested over whole periods, and warm-up passes and profiles have whole periods. ``cost_grows`` marks a model whose
@@ -79,6 +90,7 @@ class ModelEntry:
     check: Callable[[ModelRequest], None] = lambda request: None
     work: Callable[[ModelRequest, Workload], list[Stage]] | None = None
     kept_bytes: Callable[[ModelRequest, Workload], int] | None = None
+    allocations: Callable[[ModelRequest, Workload, Execution], Allocations] | None = None
     period: int = 1
     cost_grows: bool = False
 

@@ -51,6 +51,7 @@ NO_RECORD_OF_THE_END = "the process ended without recording its end"
 # How long a journal must be unchanged before a process that is not visible from here counts as ended.
 UNSEEN_FOR = timedelta(days=1)
 
+PUBLISHED = "published.json"
 LOCK = ".lock"  # held by the process that publishes the record
 JOURNAL_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
@@ -122,6 +123,18 @@ class Journal(JournalReader):
             self.seal()
         self._set_status(status, message, exit_code, ended_at)
 
+    def reopen(self) -> None:
+        """Let this process go on with a record that has ended, or whose process has: it is running again."""
+        self._write_json(
+            "status.json",
+            {
+                **self.status,
+                **{"status": "running", "message": None, "ended_at": None, "exit_code": None},
+                "process": this_process(),
+            },
+        )
+        (self.path / PUBLISHED).unlink(missing_ok=True)  # what comes now is not there
+
     def before_end(self, action: Callable[[], None]) -> None:
         """Call ``action`` once before the final status is written, so that its file is complete then."""
         self._before_end.append(action)
@@ -178,7 +191,7 @@ class Journal(JournalReader):
     def set_published(self, tracking_uri: str, run_id: str, experiment_id: str) -> None:
         """Mark the journal as published completely."""
         place = {"tracking_uri": tracking_uri, "run_id": run_id, "experiment_id": experiment_id}
-        self._write_json("published.json", {**place, "at": datetime.now().astimezone().isoformat()})
+        self._write_json(PUBLISHED, {**place, "at": datetime.now().astimezone().isoformat()})
         self._register.end()
         self.room.release()
 

@@ -34,6 +34,7 @@ HOST_TAGS = {
     names.TAG_DRIVER: "driver",
     names.TAG_TORCH: "torch",
     names.TAG_TRITON: "triton",
+    names.TAG_CODE_ID: "code_id",
     names.TAG_GIT_DIRTY: "git_dirty",
     names.TAG_GIT_COMMIT: "git_commit",
     names.TAG_GIT_BRANCH: "git_branch",

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.telemetry.code import code_id
 from ttt_mlflow.telemetry.context import cuda_uuid
 from ttt_mlflow.telemetry.gpu_state import gpu_facts
 from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, cuda_driver_version, driver_version
@@ -25,7 +26,8 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
     hostname, cpu_model, cpu_cores (that this process may use), cpu_load_1min (processes that ran or waited for a core,
     mean of the last minute), host_memory_gb, host_memory_free_gb (available without swapping), host_swap_used_gb
     (10^9 bytes), kernel, python, torch, triton, mamba_ssm, causal_conv1d, nvidia_ml_py, cuda (for which PyTorch was
-    built), driver, cuda_driver (the newest CUDA that the driver supports), git_commit, git_dirty, git_branch (if the
+    built), driver, cuda_driver (the newest CUDA that the driver supports), code_id (hash of this
+    package), git_commit, git_dirty, git_branch (if the
     checkout is on one), git_repo_url (of the first remote, without credentials), gpu_name, gpu_uuid (without NVML's
     prefix), gpu_memory_gb, gpu_multiprocessors, and those of
     :func:`ttt_mlflow.telemetry.gpu_state.gpu_facts`.
@@ -48,6 +50,7 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
         "cuda": torch.version.cuda,
         "driver": driver_version(),
         "cuda_driver": cuda_driver_version(),
+        "code_id": code_id(),
         **_git_facts(),
         **_gpu_facts(device),
     }

@@ -19,9 +19,9 @@ from ttt_mlflow.errors import TTTError, one_line
 from ttt_mlflow.record.fault_file import place_of
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
-from ttt_mlflow.tracking import begin, publish
+from ttt_mlflow.tracking import begin, publish, sweeps
 from ttt_mlflow.tracking.progress import Moved, bytes_left
-from ttt_mlflow.tracking.store import QUIET
+from ttt_mlflow.tracking.store import QUIET, check_tracking
 from ttt_mlflow.tracking.takeover import Candidate
 
 LOOK_S = 0.25  # between two looks at what moved
@@ -111,6 +111,21 @@ class Worker:
         published = publish.publish(journal, uri, experiment_name=asked["experiment_name"])
         return {"published": asdict(published), "taken_over": taken_over}
 
+    # Of a sweep
+
+    def answers(self, asked: dict[str, Any]) -> str | None:
+        return check_tracking(asked["uri"])
+
+    def find_sweep(self, asked: dict[str, Any]) -> dict[str, Any] | None:
+        found = sweeps.find_sweep(asked["uri"], asked["experiment_name"], asked["sweep_id"])
+        return asdict(found) if found else None
+
+    def resume_sweep(self, asked: dict[str, Any]) -> None:
+        sweeps.resume_sweep(Journal.open(asked["record"]), asked["uri"], asked["alive_s"])
+
+    def end_resumption(self, asked: dict[str, Any]) -> None:
+        sweeps.end_resumption(**asked)
+
 
 ACTIONS: dict[str, Callable[[Worker, dict[str, Any]], Any]] = {
     "begin": Worker.begin,
@@ -118,6 +133,10 @@ ACTIONS: dict[str, Callable[[Worker, dict[str, Any]], Any]] = {
     "reject": Worker.reject,
     "publish_so_far": Worker.publish_so_far,
     "publish": Worker.publish,
+    "answers": Worker.answers,
+    "find_sweep": Worker.find_sweep,
+    "resume_sweep": Worker.resume_sweep,
+    "end_resumption": Worker.end_resumption,
 }
 
 

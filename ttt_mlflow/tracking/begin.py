@@ -19,6 +19,7 @@ from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking import publish
 from ttt_mlflow.tracking.new_store import make_ready
 from ttt_mlflow.tracking.refusal import why_refused
+from ttt_mlflow.tracking.run_values import record_id
 from ttt_mlflow.tracking.store import (
     PATIENCE,
     QUIET,
@@ -73,8 +74,8 @@ def begin(
         raise PublishFailed(reason)
     # A request that makes a run is sent once: if its answer is lost, a second one would make a second run. What is sent
     # before it is not repeated either, so that a server that answers 503 holds nobody up.
-    with _client(tracking_uri, _where(journal, tracking_uri), SENT_ONCE) as client:
-        tags = _tags(journal, alive_s)
+    with asking_client(tracking_uri, place_of(journal, tracking_uri), SENT_ONCE) as client:
+        tags = living_tags(journal, alive_s)
         run, reason = _taken_over(client, candidate, journal, tags) if candidate else (None, None)
         if run is not None:
             return Begun(run.info.run_id, str(run.info.experiment_id), taken_over=True)
@@ -89,8 +90,8 @@ def take_over(journal: Journal, tracking_uri: str, candidate: Candidate) -> bool
     """Take over the run of ``candidate`` for ``journal``, if it is for this process. Raises :class:`PublishFailed`."""
     publish.note_target(journal, tracking_uri, None, None)
     try:
-        with _client(tracking_uri, _where(journal, tracking_uri)) as client:
-            return _taken_over(client, candidate, journal, _tags(journal, PUBLISHING_S))[0] is not None
+        with asking_client(tracking_uri, place_of(journal, tracking_uri)) as client:
+            return _taken_over(client, candidate, journal, living_tags(journal, PUBLISHING_S))[0] is not None
     except BadInput as error:  # it is measured by now
         raise PublishFailed(str(error)) from None
 
@@ -107,7 +108,7 @@ def is_for_this_process(tracking_uri: str, candidate: Candidate) -> str | None:
     """
     if not candidate.possible:
         return "`mlflow run` did not start this command"
-    with _client(tracking_uri, f"tracking_uri={without_secrets(tracking_uri)}") as client:
+    with asking_client(tracking_uri, f"tracking_uri={without_secrets(tracking_uri)}") as client:
         return _found(client, candidate, None)[1]
 
 
@@ -172,18 +173,21 @@ def _note(journal: Journal, run: "Run") -> None:
     journal.set_target(str(target.pop("tracking_uri")), **target)
 
 
-def _tags(journal: Journal, alive_s: float) -> dict[str, str]:
+def living_tags(journal: Journal, alive_s: float) -> dict[str, str]:
+    """The tags of a run whose record goes on. alive_s: seconds that it may take."""
     until = datetime.now(UTC) + timedelta(seconds=alive_s)
     own = {
-        names.TAG_JOURNAL_ID.name: journal.journal_id,
+        names.TAG_JOURNAL_ID.name: record_id(journal),
         names.TAG_ENTRY_POINT.name: journal.entry_point,
         names.TAG_ALIVE_UNTIL.name: until.isoformat(timespec="seconds"),
         names.TAG_PROCESS.name: json.dumps(journal.status["process"]),
     }
-    return own | {name: journal.tags[name] for name in (names.TAG_KIND.name,) if name in journal.tags}
+    known = (names.TAG_KIND.name, names.TAG_SWEEP_ID.name)
+    return own | {name: journal.tags[name] for name in known if name in journal.tags}
 
 
-def _where(journal: Journal, tracking_uri: str) -> str:
+def place_of(journal: Journal, tracking_uri: str) -> str:
+    """Where the record is to be published, for a message."""
     target = journal.target
     name, experiment_id = target.get("experiment_name"), target.get("experiment_id")
     experiment = f", experiment_name={name}" if name else f", experiment_id={experiment_id}"
@@ -204,7 +208,7 @@ class _Answers(logging.Handler):
 
 
 @contextmanager
-def _client(uri: str, where: str, sent: Mapping[str, str] | None = None) -> "Iterator[MlflowClient]":
+def asking_client(uri: str, where: str, sent: Mapping[str, str] | None = None) -> "Iterator[MlflowClient]":
     """MLflow's client, whose errors become ours. sent: how requests are sent, if not with patience."""
     with (
         settings(QUIET),

@@ -38,14 +38,19 @@ def note_target(journal: Journal, tracking_uri: str, run_id: str | None, experim
     """
     tracking_uri = without_secrets(tracking_uri)
     earlier = journal.target
-    name = experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    experiment_id = None if name else os.environ.get("MLFLOW_EXPERIMENT_ID")
+    name, experiment_id = named_experiment(experiment_name)
     if not name and not experiment_id:
         name = earlier.get("experiment_name")
         experiment_id = earlier.get("experiment_id") if earlier.get("tracking_uri") == tracking_uri else None
     if not earlier and not name and not experiment_id:
         name = DEFAULT_EXPERIMENT
     journal.set_target(tracking_uri, run_id or earlier.get("run_id"), name, experiment_id)
+
+
+def named_experiment(given: str | None) -> tuple[str | None, str | None]:
+    """The name, or else the id, of the experiment that ``given`` or the environment names. Both None: neither does."""
+    name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
+    return name, None if name else os.environ.get("MLFLOW_EXPERIMENT_ID") or None
 
 
 def known_run(client: "MlflowClient", journal: Journal, run_id: str | None) -> "Run | None":

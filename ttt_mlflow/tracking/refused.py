@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-KINDS = ("decode", "prefill", "micro", "compare")
+KINDS = ("decode", "prefill", "micro", "compare", "sweep")
 
 
 def reject_run(run_id: str, tracking_uri: str, message: str, status: str = "error") -> None:

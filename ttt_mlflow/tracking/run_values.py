@@ -64,6 +64,8 @@ def values_so_far(journal: Journal) -> RunValues:
     """The values of a run that goes on. Neither its end nor what depends on its end is among them."""
     tags = {name: text for name, text in journal.tags.items() if name not in AT_THE_END}
     tags[names.TAG_ENTRY_POINT.name] = journal.entry_point
+    if journal.description:  # of a sweep, which has one from its beginning
+        tags[DESCRIPTION] = journal.description
     return RunValues(journal.run_name, journal.params, points_of(journal), tags)
 
 

@@ -47,7 +47,7 @@ DECLARED = {
     entry_point: {name for name, field in kind.model_fields.items() if field.default is not None}
     for entry_point, kind in CONFIGURATIONS.items()
 }
-ENDED_KINDS = ("decode", "prefill", "micro", "compare")
+ENDED_KINDS = ("decode", "prefill", "micro", "compare", "sweep")
 # names that many hosts have: that one of them was restarted says nothing of another
 NO_NAMES = ("localhost", "localhost.localdomain", "(none)", "")
 PAGE = 1000  # runs a request

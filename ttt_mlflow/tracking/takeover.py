@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 # the commands of MLproject, and the entry point of each
-ENTRY_POINTS = {"run": "main", "micro": "micro", "compare": "compare"}
+ENTRY_POINTS = {"run": "main", "micro": "micro", "compare": "compare", "sweep": "sweep"}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt_mlflow.models.entry import ModelEntry, ModelRequest
+from ttt_mlflow.models.allocations import Allocations
+from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
+from ttt_mlflow.models.mamba.memory import MemoryOfMamba
 from ttt_mlflow.models.mamba.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import (
     CONVOLUTION,
@@ -211,6 +213,12 @@ def work(request: ModelRequest, workload: Workload) -> list[Stage]:
     return decode_stages(width, layers, VOCAB_SIZE, request.dtype, workload.batch)
 
 
+def allocations(request: ModelRequest, workload: Workload, execution: Execution) -> Allocations:
+    """What a run allocates on a GPU, in order."""
+    width, layers = SIZES[request.name]
+    return MemoryOfMamba(width, layers, VOCAB_SIZE, request.dtype, workload).allocations(execution.cuda_graph)
+
+
 def entries() -> list[ModelEntry]:
     return [
         ModelEntry(
@@ -221,6 +229,7 @@ def entries() -> list[ModelEntry]:
             own_generation=True,
             missing=missing,
             work=work,
+            allocations=allocations,
         )
         for name, (d_model, n_layer) in SIZES.items()
     ]

@@ -4,11 +4,13 @@ import torch
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
+from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
-from ttt_mlflow.models.entry import ModelEntry, ModelRequest
+from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, config_of_weights, load_checkpoint, published_shapes
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
+from ttt_mlflow.models.ttt.memory import MemoryOfTTT
 from ttt_mlflow.models.ttt.model import TTTModel, initialize
 from ttt_mlflow.models.ttt.state import allocate
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
@@ -83,6 +85,14 @@ def kept_bytes(request: ModelRequest, workload: Workload) -> int:
     return weights + sum(tensor.nbytes for tensor in tensors_in(state))
 
 
+def allocations(request: ModelRequest, workload: Workload, execution: Execution) -> Allocations:
+    """What a run allocates on a GPU, in order."""
+    assert request.inner_net is not None
+    net = INNER_NETS[request.inner_net]
+    config = config_of(request.name, net.layer_type, request.checkpoint)
+    return MemoryOfTTT(config, net, request.dtype, workload, execution.compiled).allocations(execution.cuda_graph)
+
+
 def entries() -> list[ModelEntry]:
     return [
         ModelEntry(
@@ -95,6 +105,7 @@ def entries() -> list[ModelEntry]:
             check=check,
             work=work,
             kept_bytes=kept_bytes,
+            allocations=allocations,
         )
         for name, (width, _, layers, heads) in SIZES.items()
     ]

@@ -1,0 +1,144 @@
+"""How far is the predicted memory from the measured peak? `python -m benchmarks.memory_model`, on a GPU, 90 seconds.
+
+Each configuration is prepared as a run prepares it, and makes two prompts and a few steps. All run in this process, one
+after the other, each with an empty allocator at first. A line has three peaks, predicted and measured: of PyTorch's
+tensors, of its allocator, and of the device. Exit code 1: a prediction differs from its peak by more than 5 %.
+"""
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.errors import BadInput, one_line
+from ttt_mlflow.run.plan import Plan, make_plan
+from ttt_mlflow.run.prediction import Prediction, predict
+from ttt_mlflow.run.prepare import build, make_ready
+
+STEPS = 20  # over the end of a mini-batch
+LIMIT_PCT = 5.0
+EAGER, GRAPH = {"use_compile": False, "cuda_graph": False}, {"use_compile": False}
+LINEAR, MLP = {"inner_net": "mlp_1_dual_triton"}, {"inner_net": "mlp_2_dual_triton"}
+MAMBA = {"model_name": "state-spaces/mamba-1.4b"}
+PROFILE = {"model_name": "ttt-profile"}
+CONFIGURATIONS: tuple[Mapping[str, object], ...] = (
+    # decode
+    *({**LINEAR, **GRAPH, "batch": batch} for batch in (1, 128, 1024, 8192)),
+    {**LINEAR, **EAGER, "batch": 1024},
+    *({**MLP, **GRAPH, "batch": batch} for batch in (1, 128, 2048)),
+    {**MLP, **EAGER, "batch": 1024},
+    {**LINEAR, **GRAPH, "batch": 128, "promptlen": 2049},
+    *({**MAMBA, **GRAPH, "batch": batch} for batch in (1, 128, 1024, 8192)),
+    {**MAMBA, **EAGER, "batch": 1024},
+    {**MAMBA, **GRAPH, "batch": 128, "promptlen": 512},
+    # prompts
+    {**LINEAR, "mode": "prefill", "batch": 64, "promptlen": 2048},
+    {**MLP, "mode": "prefill", "batch": 4, "promptlen": 8192},
+    {**MAMBA, "mode": "prefill", "batch": 16, "promptlen": 2048},
+    # other models, types and inner nets
+    {**LINEAR, **GRAPH, "model_name": "ttt-125m", "batch": 512, "dtype": "bfloat16"},
+    {**LINEAR, **GRAPH, "model_name": "ttt-350m", "batch": 256, "dtype": "float32"},
+    {**PROFILE, **EAGER, "inner_net": "mlp_1_dual", "batch": 512},
+    {**PROFILE, **EAGER, "inner_net": "mlp_2_dual", "batch": 128},
+    {**PROFILE, "inner_net": "mlp_2_dual", "mode": "prefill", "batch": 64, "promptlen": 128},
+    # compiled, which takes seconds
+    {**LINEAR, "batch": 1024},
+    {**PROFILE, "inner_net": "mlp_1_dual", "batch": 512, "cuda_graph": False},
+    {**PROFILE, "inner_net": "mlp_2_dual", "batch": 128},
+)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """In bytes. device: by this process, on a GPU without other processes."""
+
+    allocated: int
+    reserved: int
+    device: int
+
+
+@contextmanager
+def an_empty_allocator() -> Iterator[None]:
+    """As in a new process, but for the context."""
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    if left := torch.cuda.memory_allocated():
+        print(f"  {left / 1e6:.1f} MB of the configuration before are still allocated")
+    yield
+
+
+def measured(plan: Plan) -> Peaks:
+    """The peaks of what a run does."""
+    model, prompt = build(plan)
+    decoder = make_ready(plan, model, prompt)
+    for _ in range(2):
+        decoder.prefill(prompt)
+        if plan.used.mode == "decode":
+            for _ in range(STEPS):
+                decoder.step()
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    context = total - free - torch.cuda.memory_reserved()
+    decoder.close()
+    reserved = torch.cuda.max_memory_reserved()
+    return Peaks(torch.cuda.max_memory_allocated(), reserved, reserved + context)
+
+
+def compared(name: str, predicted: Prediction, peaks: Peaks, seconds: float) -> bool:
+    """Print both. Returns whether all peaks are within the limit."""
+    pairs = [
+        (predicted.allocated_bytes, peaks.allocated),
+        (predicted.reserved_bytes, peaks.reserved),
+        (predicted.peak_bytes, peaks.device),
+    ]
+    errors = [100 * (ours / theirs - 1) for ours, theirs in pairs if ours is not None]
+    values = " ".join(f"{(ours or 0) / 1e9:9.3f} {theirs / 1e9:8.3f}" for ours, theirs in pairs)
+    print(f"{name:58} {values}  {' '.join(f'{error:+6.2f}' for error in errors)} {seconds:5.1f} s", flush=True)
+    return len(errors) == len(pairs) and all(abs(error) <= LIMIT_PCT for error in errors)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="only configurations whose name has one of these words")
+    words = parser.parse_args().words
+    total = torch.cuda.get_device_properties(0).total_memory
+    print(f"{torch.cuda.get_device_name()}, {total / 1e9:.1f} GB, torch {torch.__version__}")
+    print(f"{'GB, predicted and measured':58} {'tensors':>18} {'allocator':>18} {'device':>18}  differences in %")
+    outside, missing = [], set()
+    for asked in CONFIGURATIONS:
+        try:
+            plan = make_plan(RunConfig.parse(asked))
+        except BadInput as error:
+            missing.add(str(error))
+            continue
+        name = f"{plan.used.run_name} {plan.used.dtype}"
+        if words and not any(word in name for word in words):
+            continue
+        predicted, began = predict(plan, total), time.perf_counter()
+        if not predicted.fits:
+            print(f"{name:58} predicted not to fit: {(predicted.peak_bytes or 0) / 1e9:.1f} GB")
+            continue
+        try:
+            with an_empty_allocator():
+                peaks = measured(plan)
+        except RuntimeError as error:
+            print(f"{name:58} failed: {one_line(error)}")
+            outside.append(name)
+            continue
+        if not compared(name, predicted, peaks, time.perf_counter() - began):
+            outside.append(name)
+    print("\n".join(sorted(missing)))
+    print(f"more than {LIMIT_PCT:g} % from a measured peak: {', '.join(outside) or 'none'}")
+    return 1 if outside else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

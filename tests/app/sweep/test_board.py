@@ -1,0 +1,134 @@
+"""The table of a sweep: what stands in a cell, what the notes say, the time that is left, and the file of the cells."""
+
+import time
+
+import pytest
+
+from ttt_mlflow.app.sweep.board import Board, CellState, in_minutes
+from ttt_mlflow.app.sweep.check import Checked
+from ttt_mlflow.app.sweep.grid import cells_of, sweep_id
+from ttt_mlflow.app.sweep.live import dry_run_text
+from ttt_mlflow.app.sweep.measured import Alike, Measured
+from ttt_mlflow.config import SweepConfig
+from ttt_mlflow.run.prediction import Prediction
+
+NUMBERS = {
+    "decode_tokens_per_s": 67641.2,
+    "decode_tokens_per_s_ci_low": 67634.0,
+    "decode_tokens_per_s_ci_high": 67646.0,
+}
+
+
+def board(seconds: float | None = None, **values: str) -> Board:
+    cells = cells_of(SweepConfig.parse({"model_name": "ttt-1b:mlp_1_dual,ttt-1b:mlp_2_dual", **values}))
+    prediction = Prediction(peak_bytes=4 * 10**9, seconds=seconds)
+    states = [CellState(cell, Checked(cell.config, cell.config, prediction=prediction)) for cell in cells]
+    return Board(sweep_id(cells), states)
+
+
+def measured(status: str = "ok", verdict: str = "valid", gpu_name: str = "NVIDIA H200", **tags: str) -> Measured:
+    known = {
+        "ttt.verdict": verdict,
+        "ttt.gpu_name": gpu_name,
+        "ttt.method": "2",
+        "ttt.code_id": "a",
+        "ttt.config_id": "c",
+    }
+    return Measured(status, 0, {**known, **{f"ttt.{name}": text for name, text in tags.items()}}, NUMBERS)
+
+
+def test_a_cell_says_what_became_of_it() -> None:
+    one = board(batch="1").states[0]
+    assert one.text == ""
+    one.begin("0 (NVIDIA H200)")
+    assert one.text == "being measured"
+    one.end(measured(), None)
+    assert one.text == "67,641 ±0.0089 %"
+    assert one.took_s is not None
+    one.end(measured(verdict="invalid", reasons="sw_thermal_slowdown"), None)
+    assert one.text == "(67,641 ±0.0089 %)"
+    for status, text in (("oom", "out of memory"), ("error", "failed"), ("killed", "stopped")):
+        one.end(measured(status, message="why\nso"), None)
+        assert (one.text, one.reason) == (text, "why so")
+    one.end(None, "its process was stopped by SIGKILL")
+    assert (one.text, one.state, one.reason) == ("failed", "failed", "its process was stopped by SIGKILL")
+
+
+def test_the_table_has_a_row_for_each_model_and_net_and_a_column_for_each_batch() -> None:
+    table = board(batch="128,64")
+    table.states[0].end(measured(), None)
+    columns, rows = table.table()
+    assert columns == ["tokens/s", "batch 64", "batch 128"]
+    assert rows == [["ttt-1b mlp_1_dual", "", "67,641 ±0.0089 %"], ["ttt-1b mlp_2_dual", "", ""]]
+    assert table.headline() == "4 runs: 1 measured, 3 to do"
+    assert table.markdown("about 3 min left").splitlines()[0] == "**4 runs: 1 measured, 3 to do**; about 3 min left"
+    _, rows = board(batch="1", genlen="8,16").table()
+    assert {row[0] for row in rows} == {f"ttt-1b mlp_{net}_dual genlen={steps}" for net in (1, 2) for steps in (8, 16)}
+
+
+def test_different_gpus_and_code_are_said() -> None:
+    table = board(batch="1")
+    table.states[0].end(measured(), None)
+    assert list(table.notes()) == ["Measured on: NVIDIA H200"]
+    table.states[1].end(measured(gpu_name="NVIDIA A100", code_id="b"), None)
+    _, rows = table.table()
+    assert [row[1] for row in rows] == ["67,641 ±0.0089 %, NVIDIA H200", "67,641 ±0.0089 %, NVIDIA A100"]
+    notes = list(table.notes())
+    assert notes[0] == "Measured on different GPUs, named beside each number: NVIDIA H200, NVIDIA A100"
+    assert notes[1].startswith("Measured with different versions of the code")
+
+
+def test_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    table = board(batch="1,2")
+    assert table.seconds_left(1) is None, "nothing tells"
+    table.states[0].begin("0")
+    now = 1010.0
+    table.states[0].end(measured(), None)
+    assert table.seconds_left(1) == 30.0
+    table.states[1].begin("0")
+    now = 1014.0
+    assert table.seconds_left(2) == 13.0
+    assert board(seconds=5.0, batch="1,2").seconds_left(1) == 20.0, "as predicted"
+
+
+def test_the_file_has_each_cell() -> None:
+    table = board(batch="1")
+    table.states[1].state, table.states[1].reason = "predicted_oom", "predicted to need 200 GB"
+    one, other = table.file().cells
+    assert (one.state, one.config["batch"], one.run_id) == ("missing", 1, None)
+    assert (other.state, other.reason) == ("predicted_oom", "predicted to need 200 GB")
+    assert other.key == table.states[1].cell.key
+
+
+def test_what_is_alike() -> None:
+    checked = board(batch="1").states[0].checked
+    checked = Checked(checked.config, checked.config, config_id="c")
+    alike = Alike("a", ["NVIDIA H200"], "2")
+    assert alike.fits(measured(), checked)
+    assert alike.fits(measured("oom"), checked)
+    for other in (
+        measured("error"),
+        measured("killed"),
+        measured(gpu_name="NVIDIA A100"),
+        measured(code_id="b"),
+        measured(method="1"),
+        measured(config_id="d"),
+    ):
+        assert not alike.fits(other, checked)
+
+
+def test_a_dry_run_shows_memory_and_time() -> None:
+    table = board(seconds=30.0, batch="1,2")
+    table.states[3].state, table.states[3].reason = "skipped", "not installed"
+    text = dry_run_text(table, table.states[:3])
+    assert "1   ttt-1b mlp_1_dual b1     4 GB   30 s" in text
+    assert "skipped: not installed" in text
+    assert "3 runs to measure, 2 min one after the other" in text
+    assert f"ttt.sweep_id {table.sweep_id}" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(40.4, "40 s"), (720, "12 min"), (12600, "3.5 h")])
+def test_times_for_people(seconds: float, text: str) -> None:
+    assert in_minutes(seconds) == text

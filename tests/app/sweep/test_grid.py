@@ -1,0 +1,157 @@
+"""The cells of a grid: from words, presets and YAML files; their order, their keys, and what is refused."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, read_grid, sweep_id
+from ttt_mlflow.config import RunConfig, SweepConfig
+from ttt_mlflow.errors import BadInput
+
+MAMBA, TTT = "state-spaces/mamba-1.4b", "ttt-1b"
+
+
+def cells(**values: str) -> list[Cell]:
+    return cells_of(SweepConfig.parse(values))
+
+
+def grid(folder: Path, text: str) -> str:
+    path = folder / "grid.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_preset_is_the_seeds_three_loops() -> None:
+    found = [cell.config for cell in cells(preset="decode-2k")]
+    assert Counter((one.model_name, one.inner_net) for one in found) == {
+        (MAMBA, None): 7,
+        (TTT, "mlp_1_dual_triton"): 7,
+        (TTT, "mlp_2_dual_triton"): 7,
+    }
+    assert {one.batch for one in found} == {128, 256, 512, 1024, 2048, 4096, 8192}
+    assert {(one.mode, one.promptlen, one.genlen) for one in found} == {("decode", 1, 2048)}
+    shorter = cells(preset="decode-2k", genlen="64", model_name=TTT, batch="128")
+    assert [(one.config.inner_net, one.config.genlen) for one in shorter] == [
+        ("mlp_1_dual_triton", 64),
+        ("mlp_2_dual_triton", 64),
+    ]
+
+
+def test_a_model_with_an_inner_net_of_its_own() -> None:
+    found = cells(model_name=f"{MAMBA},{TTT}:mlp_1_dual_triton,ttt-125m:mlp_2_dual", batch="1,2")
+    assert [(one.config.model_name, one.config.inner_net) for one in found[::2]] == [
+        (MAMBA, None),
+        (TTT, "mlp_1_dual_triton"),
+        ("ttt-125m", "mlp_2_dual"),
+    ]
+    with pytest.raises(BadInput, match="model_name=ttt-1b:x: inner_net=y is given too; give one of the two"):
+        cells(model_name="ttt-1b:x", inner_net="y")
+
+
+def test_cells_that_come_out_the_same_are_one() -> None:
+    found = cells(model_name="mamba,state-spaces/mamba-1.4b", inner_net="mlp_1_dual,mlp_2_dual", batch="1")
+    assert [cell.name for cell in found] == ["mamba-1.4b b1"]
+
+
+def test_neighbors_in_time_differ_in_the_model() -> None:
+    order = [cell.name for cell in interleaved(cells(preset="decode-2k", genlen="512", batch="128,256,512"))]
+    linear, mlp, mamba = "ttt-1b mlp_1_dual_triton", "ttt-1b mlp_2_dual_triton", "mamba-1.4b"
+    assert order == [
+        *[f"{mamba} b128", f"{linear} b128", f"{mlp} b128"],
+        *[f"{mlp} b256", f"{linear} b256", f"{mamba} b256"],
+        *[f"{mamba} b512", f"{linear} b512", f"{mlp} b512"],
+    ]
+
+
+@given(st.permutations(["1", "2", "4", "8"]), st.permutations(["mlp_1_dual", "mlp_2_dual"]))
+def test_the_id_is_that_of_the_grid(batches: list[str], nets: list[str]) -> None:
+    same = cells(model_name="ttt-tiny", batch=",".join(batches), inner_net=",".join(nets))
+    usual = cells(model_name="ttt-tiny", batch="1,2,4,8", inner_net="mlp_1_dual,mlp_2_dual")
+    assert sweep_id(same) == sweep_id(usual)
+    assert sorted(cell.key for cell in interleaved(same)) == sorted(cell.key for cell in usual)
+
+
+def test_what_makes_another_sweep_and_what_does_not() -> None:
+    usual = sweep_id(cells(batch="1,2"))
+    assert sweep_id(cells(batch="1,2", retry_invalid="3", executor="inline", redo="all")) == usual
+    for other in ({"batch": "1"}, {"batch": "1,max"}, {"batch": "1,2", "max_seconds": "5"}):
+        assert sweep_id(cells(**other)) != usual
+
+
+def test_a_yaml_file_for_a_grid_that_is_not_full(tmp_path: Path) -> None:
+    text = """
+    defaults: {genlen: 64, use_compile: false}
+    cells:
+      - {model_name: state-spaces/mamba-1.4b, batch: [128, max]}
+      - model_name: ttt-1b
+        inner_net: [mlp_1_dual_triton, mlp_2_dual_triton]
+        batch: 256
+        genlen: 8
+    """
+    found = cells(grid=grid(tmp_path, text))
+    assert [(one.config.model_name, one.config.batch, one.asks_largest, one.config.genlen) for one in found] == [
+        (MAMBA, 128, False, 64),
+        (MAMBA, 1, True, 64),
+        (TTT, 256, False, 8),
+        (TTT, 256, False, 8),
+    ]
+    assert {one.config.use_compile for one in found} == {False}
+    given = cells(grid=grid(tmp_path, text), dtype="bfloat16", genlen="16")
+    assert {(one.config.dtype, one.config.genlen) for one in given} == {("bfloat16", 16)}
+
+
+THIRTY_NINE = ", ".join(f"{{model_name: ttt-tiny, batch: {batch}}}" for batch in range(1, 40))
+FORTY = f"cells: [{THIRTY_NINE}, %s]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cells: [", "no YAML ("),
+        ("\t- x", "no YAML ("),
+        ("- 1", "not a grid; it takes a mapping with `cells`, a list of mappings of parameters to values"),
+        ("", "not a grid"),
+        ("batch: [1, 2]", "not a grid"),
+        ("cells: {batch: 1}", "not a grid"),
+        ("cells: []", "an empty grid; name at least one run under `cells`"),
+        ("cells: [1]", "cell 1: not a mapping of parameters to values"),
+        ("cells: [{batch: []}]", "cell 1: batch: an empty list; give at least one value"),
+        ("cells: [{batch: {a: 1}}]", "cell 1: batch: lists and mappings within a list have no meaning here"),
+        ("cells: [{max_seconds: [1, 2]}]", "cell 1: max_seconds takes one value"),
+        ("defaults: [1]\ncells: [{batch: 1}]", "defaults: not a mapping of parameters to values"),
+        (FORTY % "{modl_name: ttt-tiny}", "cell 40: modl_name: no such parameter; the parameters are model_name"),
+        (FORTY % "{model_name: ttt-tniy}", None),
+        (FORTY % "{model_name: ttt-tiny, batch: 7}", "ttt-tiny b7 is given twice, in the cells 7 and 40; remove one"),
+        ("!!python/object/apply:os.system [true]", "no YAML ("),
+        ("cells: [{batch: 1}]\nmore: 1", "not a grid"),
+    ],
+)
+def test_a_file_that_is_no_grid_is_one_line(tmp_path: Path, text: str, message: str | None) -> None:
+    path = grid(tmp_path, text)
+    with pytest.raises(BadInput) as refused:
+        cells(grid=path)
+    (line,) = str(refused.value).splitlines()
+    expected = "model_name=ttt-tniy: no such model" if message is None else f"grid={path}: {message}"
+    assert line.startswith(expected)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00\x01")
+    for path, why in (("missing", "cannot be read (No such file"), (".", "cannot be read ("), ("bytes", "no YAML (")):
+        with pytest.raises(BadInput) as refused:
+            read_grid(tmp_path / path)
+        assert why in str(refused.value)
+        assert len(str(refused.value).splitlines()) == 1
+
+
+def test_one_wrong_name_is_told_once_for_all_its_cells() -> None:
+    with pytest.raises(BadInput) as refused:
+        cells(dtype="float16,flaot16", batch="1,2,3,4", model_name="ttt-tiny,ttt-125m")
+    assert str(refused.value) == "dtype=flaot16: not allowed; dtype takes auto, float16, bfloat16 or float32"
+
+
+def test_a_cell_is_a_run() -> None:
+    assert cells() == [Cell(RunConfig())]

@@ -1,0 +1,213 @@
+"""What became of each cell of a sweep, and the table that shows it: live, as the parent's description, at the end."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ttt_mlflow import names
+from ttt_mlflow.app.sweep.check import Checked
+from ttt_mlflow.app.sweep.grid import Cell
+from ttt_mlflow.app.sweep.measured import Measured
+from ttt_mlflow.record.sweep_file import SweepCell, SweepFile, SweepState
+from ttt_mlflow.report.text import escaped, markdown_table, number, text_table
+
+IN_WORDS: Mapping[SweepState, str] = {
+    "done": "measured",
+    "oom": "out of memory",
+    "predicted_oom": "predicted not to fit",
+    "skipped": "skipped",
+    "failed": "failed",
+    "killed": "stopped",
+    "running": "being measured",
+    "missing": "to do",
+}
+OF_STATUS: Mapping[str, SweepState] = {"ok": "done", "oom": "oom", "killed": "killed", "running": "killed"}
+ROW = ("model_name", "inner_net")  # always a part of a row's name
+GIVEN_UP: tuple[SweepState, ...] = ("failed", "killed")
+
+
+@dataclass
+class CellState:
+    """One cell, and what is known of it. run: its last measurement that counts. took_s: of this process's own."""
+
+    cell: Cell
+    checked: Checked
+    state: SweepState = "missing"
+    reason: str | None = None
+    run: Measured | None = None
+    place: str | None = None
+    began: float | None = None
+    took_s: float | None = None
+
+    def begin(self, place: str) -> None:
+        if self.began is None or self.state != "running":
+            self.began = time.monotonic()
+        self.state, self.place, self.reason = "running", place, None
+
+    def end(self, run: Measured | None, reason: str | None) -> None:
+        """run: what was measured, complete or not. reason: why there is nothing."""
+        if self.began is not None:
+            self.took_s = time.monotonic() - self.began
+        self.run = run
+        self.state = OF_STATUS.get(run.status, "failed") if run else "failed"
+        self.reason = reason or (run.why if run and self.state != "done" else None)
+
+    @property
+    def throughput(self) -> str | None:
+        """The measured tokens/s with the half-width of the confidence interval, such as ``67,641 ±0.1 %``."""
+        metric = names.PREFILL_TOKENS_PER_S if self.cell.config.mode == "prefill" else names.DECODE_TOKENS_PER_S
+        found = self.run.metrics if self.run else {}
+        value = found.get(metric.name)
+        if value is None:
+            return None
+        low, high = found.get(metric.ci_low.name), found.get(metric.ci_high.name)
+        if low is None or high is None or not value:
+            return number(value)
+        return f"{number(value)} ±{number(float(f'{50 * (high - low) / value:.2g}'))} %"
+
+    @property
+    def text(self) -> str:
+        """What stands in the table. An invalid number is in parentheses."""
+        if self.state == "missing":
+            return ""
+        if self.state != "done":
+            return IN_WORDS[self.state]
+        measured = self.throughput or IN_WORDS["done"]
+        return f"({measured})" if self.run and self.run.verdict == "invalid" else measured
+
+
+@dataclass
+class Board:
+    """All cells of a sweep, in the order in which they were asked for."""
+
+    sweep_id: str
+    states: list[CellState]
+    by_key: dict[str, CellState] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_key = {one.cell.key: one for one in self.states}
+
+    def count(self, *states: SweepState) -> int:
+        return sum(one.state in states for one in self.states)
+
+    def seconds_left(self, width: int) -> float | None:
+        """Seconds until all is measured, at ``width`` cells at once; None as long as nothing tells.
+
+        A cell is expected to take what is predicted for it, else the mean of those that were measured.
+        """
+        took = [one.took_s for one in self.states if one.took_s is not None]
+        mean = sum(took) / len(took) if took else None
+        left = 0.0
+        for one in self.states:
+            if one.state not in ("missing", "running"):
+                continue
+            expected = one.checked.prediction.seconds or mean
+            if expected is None:
+                return None
+            spent = time.monotonic() - one.began if one.state == "running" and one.began is not None else 0.0
+            left += max(0.0, expected - spent)
+        return left / max(1, width)
+
+    def headline(self) -> str:
+        """For example ``21 runs: 12 measured (1 invalid), 2 out of memory, 7 to do``."""
+        parts = []
+        for state, words in IN_WORDS.items():
+            if not (found := self.count(state)):
+                continue
+            invalid = sum(one.state == state == "done" and _is_invalid(one) for one in self.states)
+            parts.append(f"{found} {words}{f' ({invalid} invalid)' if invalid else ''}")
+        return f"{len(self.states)} runs: {', '.join(parts)}"
+
+    @property
+    def gpu_names(self) -> list[str]:
+        """The GPUs on which the runs of the table were measured."""
+        return list(dict.fromkeys(one.run.gpu_name for one in self.states if one.run))
+
+    def notes(self) -> Iterator[str]:
+        """What the table does not show, one line each: why a cell has no number, and what makes numbers differ."""
+        if len(self.gpu_names) > 1:
+            yield f"Measured on different GPUs, named beside each number: {', '.join(self.gpu_names)}"
+        elif self.gpu_names:
+            yield f"Measured on: {self.gpu_names[0]}"
+        methods = {one.run.tags.get(names.TAG_METHOD.name, "") for one in self.states if one.run}
+        codes = {one.run.tags.get(names.TAG_CODE_ID.name, "") for one in self.states if one.run}
+        if len(methods) > 1 or len(codes) > 1:
+            yield "Measured with different versions of the code: a repetition with --redo all measures all with one"
+        for one in self.states:
+            if one.state not in ("done", "missing", "running") and one.reason:
+                yield f"{one.cell.name}: {IN_WORDS[one.state]}: {one.reason}"
+            elif _is_invalid(one) and one.run and one.run.why:
+                yield f"{one.cell.name}: invalid: {one.run.why}"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """The columns and the rows: a row for each model and inner net, a column for each batch."""
+        varying = self._varying()
+        batches = sorted({one.cell.config.batch for one in self.states})
+        rows: dict[str, dict[int, str]] = {}
+        for one in self.states:
+            text = one.text
+            if len(self.gpu_names) > 1 and one.state == "done" and one.run:
+                text = f"{text}, {one.run.gpu_name}"
+            rows.setdefault(_row_name(one, varying), {})[one.cell.config.batch] = text
+        columns = ["tokens/s", *(f"batch {batch}" for batch in batches)]
+        return columns, [[name, *(cells.get(batch, "") for batch in batches)] for name, cells in rows.items()]
+
+    def text(self) -> str:
+        """The table and its notes for a terminal."""
+        columns, rows = self.table()
+        return "\n".join([text_table(columns, rows, columns[1:]), "", f"  {self.headline()}", *self._indented()])
+
+    def markdown(self, more: str | None = None) -> str:
+        """The same as the description of an MLflow run. more: a sentence after the headline."""
+        columns, rows = self.table()
+        first = f"**{self.headline()}**{f'; {more}' if more else ''}"
+        lines = [first, "", *markdown_table(columns, rows, texts=1), ""]
+        lines.append("In parentheses: the verdict is invalid. Empty: not measured yet.")
+        return "\n".join([*lines, "", *(f"- {escaped(note)}" for note in self.notes())])
+
+    def file(self) -> SweepFile:
+        return SweepFile(sweep_id=self.sweep_id, cells=tuple(map(_in_file, self.states)))
+
+    def _indented(self) -> list[str]:
+        return [f"  {note}" for note in self.notes()]
+
+    def _varying(self) -> list[str]:
+        """The parameters beside model, inner net and batch that are not the same in all cells."""
+        fields = [name for name in type(self.states[0].cell.config).model_fields if name not in (*ROW, "batch")]
+        return [name for name in fields if len({_value(one, name) for one in self.states}) > 1]
+
+
+def _row_name(one: CellState, varying: Sequence[str]) -> str:
+    model, net = (_value(one, name) for name in ROW)
+    parts = [str(model).rpartition("/")[2], *([str(net)] if net else [])]
+    return " ".join([*parts, *(f"{name}={_value(one, name)}" for name in varying)])
+
+
+def _value(one: CellState, name: str) -> Any:
+    """A parameter as it is used, where that is known."""
+    return getattr(one.checked.used or one.cell.config, name)
+
+
+def _is_invalid(one: CellState) -> bool:
+    return one.state == "done" and one.run is not None and one.run.verdict == "invalid"
+
+
+def _in_file(one: CellState) -> SweepCell:
+    run = one.run
+    return SweepCell(
+        key=one.cell.key,
+        config=(one.checked.used or one.cell.config).model_dump(mode="json"),
+        state=one.state,
+        reason=one.reason,
+        run_id=run.run_id if run else None,
+        record=str(run.record) if run and run.record else None,
+        gpu=run.gpu_name if run else None,
+    )
+
+
+def in_minutes(seconds: float) -> str:
+    """A time for a person: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,327 @@
+"""Carries out ``ttt-mlflow sweep``: checks every cell, measures what is missing, publishes one parent and its runs."""
+
+import shutil
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ttt_mlflow import names
+from ttt_mlflow.app.job import may_take_s
+from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
+from ttt_mlflow.app.publishing import Destination
+from ttt_mlflow.app.signals import ParentRun, SignalHandler
+from ttt_mlflow.app.sweep.board import GIVEN_UP, Board, CellState, in_minutes
+from ttt_mlflow.app.sweep.check import Checked
+from ttt_mlflow.app.sweep.executors import Ended, Executor
+from ttt_mlflow.app.sweep.executors.inline import InlineExecutor
+from ttt_mlflow.app.sweep.executors.process import ProcessExecutor, chosen_gpus
+from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, sweep_id
+from ttt_mlflow.app.sweep.live import Live, dry_run_text
+from ttt_mlflow.app.sweep.measured import Alike, Measured, local_records, runs_of
+from ttt_mlflow.app.sweep.parent import Place, alone, children_of, end_parent, find_parent, open_parent, show_in
+from ttt_mlflow.app.sweep.publication import SweepPublishing
+from ttt_mlflow.app.sweep.task import Task
+from ttt_mlflow.app.views import ui_lines
+from ttt_mlflow.config import SweepConfig
+from ttt_mlflow.errors import (
+    NOTHING_MEASURED,
+    BadInput,
+    DamagedRecord,
+    Killed,
+    PublishFailed,
+    RunFailed,
+    TTTError,
+    one_line,
+)
+from ttt_mlflow.measurement.method import METHOD
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.telemetry.code import code_id
+from ttt_mlflow.tracking.later import sync_command
+from ttt_mlflow.tracking.run_values import record_id
+from ttt_mlflow.tracking.sweeps import SweepRuns, link_to
+
+LOOK_S = 1.0  # between two updates of the live table
+PER_CELL_S = 60.0  # of the sweep's own work, generously; `ttt-mlflow janitor` may end what takes longer
+SKIPPED = "skip_missing leaves it out"
+FINISHED = "FINISHED"  # MLflow's status of a run that has ended well
+
+
+@dataclass(frozen=True)
+class AskedSweep:
+    """``sweep`` as it was asked for."""
+
+    config: SweepConfig
+    dry_run: bool
+    destination: Destination
+
+
+def run_sweep(parse: Callable[[], AskedSweep], destination: Destination) -> int:
+    """Carry out the sweep and return the exit code. Raises BadInput and Killed if nothing has been measured yet."""
+    parent = ParentRun.of_this_process()
+    with SignalHandler() as signals, SweepPublishing(destination, parent) as publishing:
+        try:
+            asked = parse()
+            with open_executor(asked.config) as executor:
+                board = checked_board(asked.config, executor)
+                if asked.dry_run:
+                    print_text(dry_run_text(board, in_order(board)))
+                    return 0
+                publishing.start()
+                guard_output()
+                return _Sweep(asked, board, executor, publishing, signals).carry_out()
+        except (BadInput, Killed) as error:
+            signals.stopping = True  # from here on, a signal does not interrupt the telling
+            if isinstance(error, Killed):
+                error.during = error.during or NOTHING_MEASURED
+            publishing.reject(error)
+            raise
+
+
+def open_executor(config: SweepConfig) -> Executor:
+    """The executor that ``config`` names. Raises BadInput for an option that it has no use for, and for no such GPU."""
+    if config.gpus and config.executor != "process":
+        raise BadInput(f"gpus={','.join(config.gpus)}: executor={config.executor} chooses its GPU itself; omit gpus")
+    if config.address and config.executor != "ray":
+        raise BadInput(f"address={config.address}: executor={config.executor} uses no Ray cluster; omit address")
+    if config.executor == "inline":
+        return InlineExecutor(Console(stderr=True))
+    return ProcessExecutor([] if config.device == "cpu" and not config.gpus else chosen_gpus(config.gpus))
+
+
+def checked_board(config: SweepConfig, executor: Executor) -> Board:
+    """The cells of the sweep, each checked where it would be measured. Raises BadInput with each fault in one line."""
+    asked = cells_of(config)
+    checked = executor.check(asked)
+    faults = [line for one in checked if one.fault for line in one.fault.splitlines()]
+    missing = [one.missing for one in checked if one.missing]
+    if missing and not config.skip_missing:
+        faults += [f"{line}; or leave it out with skip_missing" for line in missing]
+    if faults:
+        raise BadInput("\n".join(dict.fromkeys(faults)))
+    board = Board(sweep_id(asked), _states(checked))
+    if all(one.state == "skipped" for one in board.states):
+        raise BadInput(f"skip_missing=true: nothing is left to measure: {missing[0]}")
+    for one in board.states:
+        if one.checked.prediction.fits is False and not config.try_all:
+            one.state, one.reason = "predicted_oom", _too_large(one.checked)
+    return board
+
+
+def _states(checked: Sequence[Checked]) -> list[CellState]:
+    """One state for each cell, in the order of the cells; those that come out the same on this machine are one."""
+    states: dict[object, CellState] = {}
+    for one in checked:
+        state = CellState(Cell(one.config), one)
+        if one.missing:
+            state.state, state.reason = "skipped", f"{one.missing}; {SKIPPED}"
+        states.setdefault(one.used or one.config, state)
+    return list(states.values())
+
+
+def in_order(board: Board) -> list[CellState]:
+    """The cells that are missing, in the order in which they are measured."""
+    missing = [one.cell for one in board.states if one.state == "missing"]
+    return [board.by_key[cell.key] for cell in interleaved(missing)]
+
+
+def _too_large(checked: Checked) -> str:
+    peak = checked.prediction.peak_bytes
+    return f"predicted to need {peak / 1e9:,.1f} GB" if peak else "predicted to need more memory than there is"
+
+
+class _Sweep:
+    """One sweep, and what its steps share."""
+
+    def __init__(
+        self, asked: AskedSweep, board: Board, executor: Executor, publishing: SweepPublishing, signals: SignalHandler
+    ) -> None:
+        self.config, self.board, self.executor = asked.config, board, executor
+        self.publishing, self.signals = publishing, signals
+        self.logdir = Path(asked.destination.logdir).absolute()
+        self.place = Place(publishing.uri, publishing.experiment_name)
+        self.unpublished: list[Journal] = []
+        self.alive_s = PER_CELL_S
+
+    def carry_out(self) -> int:
+        with alone(self.logdir, self.board.sweep_id):
+            stored, answers = self._look_up()
+            local = local_records(self.logdir, self.board.sweep_id)
+            for damaged in local.damaged:
+                print_error(f"Error: {damaged}; the sweep goes on without it")
+            found = find_parent(local, stored, self.place, answers)
+            children = children_of(found, local, stored)
+            mark_done(self.board, runs_of(children, stored, answers), self.config.redo, self.executor.gpu_names)
+            self.unpublished = [one for one in children if not one.published]
+            todo = in_order(self.board)
+            if stored and stored.status == FINISHED and not todo and not self.unpublished:
+                return self._nothing_to_do(stored)
+            self.parent = open_parent(self.logdir, self.config, self.board.sweep_id, found, stored, self.place)
+            try:
+                self._begin(todo, stored, is_resumed=bool(found or stored))
+                self._measure(todo)
+            except BadInput:  # the store refuses
+                if found:
+                    end_parent(self.parent, "killed", "the store refused the sweep when it was resumed", 2)
+                else:
+                    shutil.rmtree(self.parent.path)
+                raise
+            except Killed as killed:
+                return self._end(killed)
+            except Exception as error:  # raised again, when the parent has an end
+                self.signals.stopping = True
+                end_parent(self.parent, "error", one_line(error), RunFailed.exit_code)
+                with suppress(TTTError):
+                    self.publishing.publish(self.parent)
+                raise
+            return self._end(None)
+
+    # Before the first cell
+
+    def _look_up(self) -> tuple[SweepRuns | None, bool]:
+        """The sweep as the store has it, and whether the store answers."""
+        try:
+            return self.publishing.find(self.board.sweep_id), True
+        except PublishFailed as error:
+            self.publishing.lost = str(error)
+            return None, False
+
+    def _begin(self, todo: Sequence[CellState], stored: SweepRuns | None, is_resumed: bool) -> None:
+        self.alive_s = sum(may_take_s(one.cell.config) for one in todo) + PER_CELL_S * len(self.board.states)
+        show_in(self.parent, self.board)
+        if stored:
+            self.publishing.resume(self.parent, self.alive_s)
+        else:
+            self.publishing.begin(self.parent, self.alive_s)
+        doing = f"Resuming the sweep of {self.parent.status['started_at'][:16]}" if is_resumed else "Sweep"
+        gpu_names = ", ".join(self.executor.gpu_names)
+        print_error(
+            f"{doing}: {self.board.headline()}; on {self.executor.width} x {gpu_names}; records in {self.logdir}"
+        )
+        if len(self.executor.gpu_names) > 1:
+            print_error("Warning: the GPUs are of different kinds; each number of the table names its own")
+
+    def _nothing_to_do(self, stored: SweepRuns) -> int:
+        """All is there. A run that `mlflow run` made for it is told."""
+        self.publishing.set_aside()
+        self._tell_resumption(stored.run_id, stored.name, stored.experiment_id, None)
+        print_text(self.board.text())
+        print_text(f"All runs of this sweep are there: MLflow run {stored.run_id}; --redo measures them again")
+        return 0
+
+    # Measuring
+
+    def _measure(self, todo: Sequence[CellState]) -> None:
+        waiting, taken = deque(todo), 0
+        with Live(self.board, self.executor.width, self.config.executor != "inline") as live:
+            try:
+                while waiting or taken:
+                    while waiting and taken < self.executor.width:
+                        taken += 1
+                        self.executor.start(self._task(waiting.popleft()))
+                    for task, place in self.executor.running():
+                        self.board.by_key[task.cell.key].begin(place)
+                    live.show()
+                    for ended in self.executor.wait(LOOK_S):
+                        taken -= 1
+                        self._take(ended, live)
+            except Killed as killed:
+                self.signals.stopping = True
+                for ended in self.executor.stop(killed.signum):
+                    self._take(ended, live)
+                raise
+
+    def _task(self, one: CellState) -> Task:
+        target = {**self.parent.target, "run_id": None}
+        return Task(one.cell, self.logdir, self.board.sweep_id, record_id(self.parent), target)
+
+    def _take(self, ended: Ended, live: Live) -> None:
+        """Note what became of a cell, show it, and publish it."""
+        one = self.board.by_key[ended.task.cell.key]
+        one.end(Measured.of_record(ended.record) if ended.record else None, ended.reason)
+        live.tell(one)
+        if ended.record:
+            self.unpublished.append(ended.record)
+            self._publish([ended.record])
+        left = self.board.seconds_left(self.executor.width)
+        show_in(self.parent, self.board, f"about {in_minutes(left)} left" if left else None)
+        self.publishing.update(self.parent)
+
+    def _publish(self, records: Sequence[Journal]) -> None:
+        for record in records:
+            run_id = self.publishing.publish_child(record, self.parent, self.alive_s)
+            if run_id is None and self.publishing.lost:
+                return  # the others wait for the end
+            if run_id is not None:
+                self.unpublished.remove(record)
+                one = self.board.by_key.get(record.tags[names.TAG_CELL.name])
+                if one and one.run and one.run.record == record.path:
+                    one.run = replace(one.run, run_id=run_id)
+
+    # The end
+
+    def _end(self, killed: Killed | None) -> int:
+        """Publish what is not yet, end the parent, print, and return the exit code."""
+        self.signals.stopping = True  # from here on, a signal does not interrupt publishing
+        self._publish(list(self.unpublished))
+        failed = self.board.count(*GIVEN_UP)
+        status, message, code = "ok", None, 0
+        if killed:
+            status, message, code = "killed", f"stopped by {killed}", killed.exit_code
+        elif failed:
+            message = f"{failed} of {len(self.board.states)} runs failed; the same command measures them again"
+            status, code = "error", RunFailed.exit_code
+        show_in(self.parent, self.board)
+        end_parent(self.parent, status, message, code)
+        told = self._publish_parent(killed)
+        print_text(self.board.text())
+        for line in told:
+            print_text(line)
+        if message:
+            print_error(f"Stopped by {killed}; the same command goes on" if killed else f"Error: {message}")
+        if self.unpublished or not self.parent.published:
+            later = sync_command(self.logdir, self.publishing.uri)
+            print_error(f"Error: {len(self.unpublished)} runs are not published; `{later}` publishes them later")
+            return code or PublishFailed.exit_code
+        return code
+
+    def _publish_parent(self, killed: Killed | None) -> list[str]:
+        """Publish the parent. Returns what to tell about where it is."""
+        try:
+            published = self.publishing.publish(self.parent)
+        except (PublishFailed, DamagedRecord) as error:
+            show_error(error)
+            return []
+        if killed:
+            self.publishing.keep_killed()
+        self._tell_resumption(published.run_id, self.parent.run_name, published.experiment_id, killed)
+        for note in published.notes:
+            print_error(note)
+        place = f"{self.parent.path}, MLflow run {published.run_id} in {published.tracking_uri}"
+        return [f"  recorded in {place}", *ui_lines(published, self.config.kind)]
+
+    def _tell_resumption(self, run_id: str, name: str, experiment_id: str, killed: Killed | None) -> None:
+        url = link_to(self.publishing.uri, experiment_id, run_id)
+        parent = {"run_id": run_id, "name": name, "url": url}
+        try:
+            self.publishing.end_resumption(parent, self.board.markdown(), killed)
+        except (PublishFailed, BadInput) as error:
+            print_error(f"Warning: the run that `mlflow run` made could not be told: {error}")
+
+
+def mark_done(board: Board, runs: Sequence[Measured], redo: str, gpu_names: Sequence[str]) -> None:
+    """Note which cells are done: by the newest of their runs of this code, this GPU model and this way of measuring.
+
+    redo: none; invalid: those with that verdict are missing; all: all are.
+    """
+    alike = Alike(code_id(), gpu_names, str(METHOD))
+    for run in runs:  # the oldest first
+        one = board.by_key.get(run.cell)
+        if one is None or one.state == "skipped" or not alike.fits(run, one.checked):
+            continue
+        one.end(run, None)
+        if redo == "all" or (redo == "invalid" and run.verdict == "invalid"):
+            one.run, one.state, one.reason = None, "missing", None

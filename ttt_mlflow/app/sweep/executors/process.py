@@ -1,0 +1,179 @@
+"""Measures each cell in a process of its own. Each GPU of this host takes the next one, one at a time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from ttt_mlflow.app.sweep.check import Checked, check_run
+from ttt_mlflow.app.sweep.executors import CPU, Ended
+from ttt_mlflow.app.sweep.grid import Cell
+from ttt_mlflow.app.sweep.task import Task
+from ttt_mlflow.errors import BadInput
+from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.telemetry.gpus import Gpu, visible_gpus
+
+PATIENCE_S = 30.0  # for a process that was asked to stop, until it is killed
+LOOK_S = 0.2  # between two looks at the processes
+LAST_WORDS = 300  # characters of the last line of a process that left no reason
+
+
+def chosen_gpus(asked: Sequence[str] | None, find: Callable[[], list[Gpu]] = visible_gpus) -> list[Gpu]:
+    """The GPUs of this host that take part. Raises BadInput for a number that none of them has, or a GPU given twice.
+
+    asked: their numbers, as CUDA counts those that CUDA_VISIBLE_DEVICES leaves; None: all of them.
+    """
+    gpus = find()
+    if asked is None:
+        return gpus
+    by_number = {str(gpu.number): gpu for gpu in gpus}
+    shown = f"this host has {', '.join(map(str, gpus))}" if gpus else "this host has none that CUDA can use"
+    for number in asked:
+        if number not in by_number:
+            raise BadInput(f"gpus={','.join(asked)}: no such GPU as {number}; {shown}")
+    if len(set(asked)) < len(asked):
+        raise BadInput(f"gpus={','.join(asked)}: a GPU is given twice; it measures one run at a time")
+    return [by_number[number] for number in asked]
+
+
+@dataclass
+class _Running:
+    """A process that measures, what it answered so far, and what it printed."""
+
+    task: Task
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+    answered: bytes = b""
+
+    def read(self) -> None:
+        assert self.process.stdout
+        self.answered += self.process.stdout.read() or b""
+
+    def ended(self, place: str) -> Ended:
+        """What came of it. The process has ended."""
+        self.read()
+        answers: dict[str, str] = {}
+        for line in self.answered.splitlines():
+            with suppress(ValueError):  # a line that a signal cut
+                answers |= json.loads(line)
+        record, reason = None, answers.get("reason")
+        if "record" in answers and Path(answers["record"]).is_dir():
+            record = Journal.open(answers["record"])
+            record.close_abandoned()
+        code = self.process.returncode
+        if record is None and reason is None:
+            how = f"stopped by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            reason = f"its process was {how}" if code < 0 else f"its process {how}"
+            reason = f"{reason}: {self._last_words()}"
+        for stream in (self.said, self.process.stdin, self.process.stdout):
+            with suppress(OSError):
+                assert stream
+                stream.close()
+        return Ended(self.task, place, record, reason)
+
+    def _last_words(self) -> str:
+        self.said.seek(0)
+        lines = self.said.read().decode(errors="replace").split("\n")
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return without_secrets(said)[:LAST_WORDS] or "it said nothing"
+
+
+class ProcessExecutor:
+    """See :class:`ttt_mlflow.app.sweep.executors.Executor`. gpus: those that take part; none: this host's CPU."""
+
+    def __init__(self, gpus: Sequence[Gpu]) -> None:
+        self._gpus = {str(gpu): gpu for gpu in gpus}
+        self._places: list[str] = list(self._gpus) or [CPU]
+        self._running: dict[str, _Running] = {}
+
+    @property
+    def width(self) -> int:
+        return len(self._places)
+
+    @property
+    def gpu_names(self) -> Sequence[str]:
+        return list(dict.fromkeys(gpu.name for gpu in self._gpus.values())) or [CPU]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(signal.SIGTERM)
+
+    def check(self, cells: Sequence[Cell]) -> list[Checked]:
+        total = min((gpu.total_bytes for gpu in self._gpus.values()), default=None)
+        return [check_run(cell.config, cell.asks_largest, total) for cell in cells]
+
+    def start(self, task: Task) -> None:
+        place = next(place for place in self._places if place not in self._running)
+        said = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the process)
+        # a session of its own: Ctrl-C in the terminal reaches the sweep alone, which then stops its processes
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ttt_mlflow.app.sweep.cell_process"],
+            env=self._environment(place),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            start_new_session=True,
+        )
+        self._running[place] = _Running(task, process, said)
+        assert process.stdin
+        assert process.stdout
+        os.set_blocking(process.stdout.fileno(), False)
+        with suppress(BrokenPipeError):  # :meth:`wait` tells why it has ended
+            process.stdin.write(json.dumps(task.as_json()).encode() + b"\n")
+            process.stdin.flush()
+
+    def running(self) -> list[tuple[Task, str]]:
+        return [(one.task, place) for place, one in self._running.items()]
+
+    def wait(self, seconds: float) -> list[Ended]:
+        deadline = time.monotonic() + seconds
+        while not (ended := self._ended_places()) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        return self._taken(ended)
+
+    def stop(self, signum: int) -> list[Ended]:
+        for one in self._running.values():
+            if one.process.poll() is None:
+                one.process.send_signal(signum)
+        for one in self._running.values():
+            try:
+                one.process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):  # with all that it started
+                    os.killpg(one.process.pid, signal.SIGKILL)
+                one.process.wait()
+        return self._taken(list(self._running))
+
+    def _ended_places(self) -> list[str]:
+        return [place for place, one in self._running.items() if one.process.poll() is not None]
+
+    def _taken(self, places: Sequence[str]) -> list[Ended]:
+        """What came of the processes at ``places``, which have ended and free their places."""
+        return [self._running.pop(place).ended(place) for place in places]
+
+    def _environment(self, place: str) -> Mapping[str, str]:
+        """The environment of a cell's process: its GPU alone, this package, and nothing of the user's MLflow."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        paths = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+        gpu = self._gpus.get(place)
+        # with a single one, the user's own variable already names it: an instance of MIG has another kind of name
+        chosen = {"CUDA_VISIBLE_DEVICES": gpu.uuid} if gpu and self._is_one_of_several else {}
+        return {**kept, **chosen, "PYTHONPATH": paths}
+
+    @property
+    def _is_one_of_several(self) -> bool:
+        return len(visible_gpus()) > 1

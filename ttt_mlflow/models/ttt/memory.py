@@ -1,0 +1,167 @@
+"""The memory of a TTT model on a GPU: weights, state, and what a decode step and a prompt allocate on the way.
+
+The allocations follow :meth:`ttt_mlflow.models.ttt.model.Layer.step` and ``prefill``: a variable there has the same
+name here. A compiled step frees some rows a little earlier.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ttt_mlflow.kernels.block.reference import CONV_TAPS
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH
+from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocations, add_decoder, recorded, storage_bytes
+from ttt_mlflow.models.decoder import tensors_in
+from ttt_mlflow.models.ttt.config import TTTConfig
+from ttt_mlflow.models.ttt.inner_nets import INNER_NETS, InnerNet
+from ttt_mlflow.models.ttt.model import PREFILL_TOKENS, TTTModel, padded
+from ttt_mlflow.models.ttt.state import allocate
+from ttt_mlflow.workload import TOKEN_BYTES, Workload
+
+SINGLE, DOUBLE = 4, 8  # bytes of a float32 and a float64
+META = torch.device("meta")
+PYTORCH = {net.layer.name: net for net in INNER_NETS.values() if not net.triton}
+TENSOR_CORES_HEAD_DIM = 64
+
+
+@dataclass(frozen=True)
+class MemoryOfTTT:
+    """A model with one inner net, and what it is asked to do. compiled: whether the step is."""
+
+    config: TTTConfig
+    net: InnerNet
+    dtype: torch.dtype
+    workload: Workload
+    compiled: bool
+
+    def allocations(self, cuda_graph: bool) -> Allocations:
+        """All that a run allocates on a GPU."""
+        made, batch, tokens = Allocations(), self.workload.batch, self.workload.promptlen
+        model = TTTModel(self.config, self.net, self.dtype, META)
+        made.keep(WEIGHTS, storage_bytes([*model.parameters(), *model.buffers()]))
+        made.put(prompt=batch * tokens * TOKEN_BYTES)
+        state = allocate(self.config, self.net, batch, self.dtype, META)
+        made.keep(STATE, storage_bytes(tensors_in(state)))
+        made.put(token=batch * TOKEN_BYTES)
+        add_decoder(made, self._step, self._prompt if tokens > 1 else None, cuda_graph)
+        return made
+
+    def _row(self, elements: int, length: int = 1) -> int:
+        """Bytes of [B, length, elements] in the model's dtype."""
+        return self.workload.batch * length * elements * self.dtype.itemsize
+
+    @property
+    def _projected(self) -> int:
+        """Width of the fused projection of Q/K, V, gate and learning-rate logits."""
+        return padded(3 * self.config.hidden_size + self.config.num_heads)
+
+    def _step(self, made: Allocations) -> None:
+        """One token of each sequence."""
+        config, row = self.config, self._row(self.config.hidden_size)
+        made.put(hidden=row)
+        made.put(delta=row)
+        made.workspace()
+        for _ in range(config.num_layers):
+            made.put(own=row, x=row)  # the layer's own ``hidden``; that of its caller stays until it returns
+            made.put(projected=self._row(self._projected))
+            made.put(q=row, k=row, lr=self.workload.batch * config.num_heads * SINGLE)
+            made.put(output=row)  # of the inner net
+            made.add(self._inner_step)
+            made.rename("output", "x")
+            made.put(x=row)  # gated
+            made.put(x=row)  # the output projection
+            made.put(own=row, x=row)
+            made.put(gate_up=self._row(2 * config.intermediate_size))
+            made.put(product=self._row(config.intermediate_size))
+            made.drop("gate_up")
+            made.put(down=row)
+            made.drop("product", "x", "projected", "q", "k", "lr")
+            made.rename("own", "hidden")
+            made.rename("down", "delta")
+        made.put(own=row, x=row)
+        self._sample(made)
+
+    def _prompt(self, made: Allocations) -> None:
+        """The prompt, in the parts in which the model processes it."""
+        tokens, at_once = self.workload.promptlen, max(PREFILL_TOKENS // self.workload.batch, 1)
+        whole, rest = divmod(tokens, at_once)
+        made.workspace()
+        for length in [at_once] * min(whole, 2) + [rest] * (rest > 0):  # a third part allocates nothing new
+            made.put(hidden=self._row(self.config.hidden_size, length))
+            for _ in range(self.config.num_layers):
+                self._layer_of_prompt(made, length)
+        made.put(x=self._row(self.config.hidden_size))
+        self._sample(made)
+
+    def _layer_of_prompt(self, made: Allocations, length: int) -> None:
+        config, row = self.config, self._row(self.config.hidden_size, length)
+        ring = self._row(CONV_TAPS * config.hidden_size)
+        made.put(own=row, x=row, ring=ring)
+        made.drop("ring")
+        made.put(projected=self._row(self._projected, length))
+        lr = self.workload.batch * config.num_heads * length * SINGLE
+        made.put(q=row, k=row, ring=ring, lr=lr)
+        made.drop("ring")
+        made.put(output=row)  # of the inner net
+        made.add(self._inner_prompt)
+        made.rename("output", "x")
+        made.put(x=row)  # gated
+        made.put(normed=row)
+        made.put(gate_up=self._row(2 * config.intermediate_size, length))
+        made.drop("normed")
+        made.put(x=self._row(config.intermediate_size, length))
+        made.drop("gate_up", "x", "projected", "q", "k", "lr")
+        made.rename("own", "hidden")
+
+    def _sample(self, made: Allocations) -> None:
+        made.put(logits=self._row(padded(self.config.vocab_size)))
+        made.put(sampled=self.workload.batch * TOKEN_BYTES)
+        made.drop("hidden", "delta", "own", "x", "logits", "sampled")
+
+    @cached_property
+    def _inner_step(self) -> Allocations:
+        """What the inner net allocates beside its output. A Triton kernel allocates nothing."""
+        if self.net.triton:
+            return Allocations()
+        if self.compiled:
+            return self._compiled_inner_step()
+        position = torch.empty(1, dtype=torch.int32, device=META)
+        return recorded(lambda: self.net.decode(*self._inputs(position)))
+
+    def _compiled_inner_step(self) -> Allocations:
+        """The matrices in float32, the vectors in float64, and what updates a matrix; measured with PyTorch 2.11."""
+        dim, heads = self.config.head_dim, self.workload.batch * self.config.num_heads
+        matrices = [prod(shape) for shape in self.net.layer.state_shapes(dim) if len(shape) == 2]
+        vectors = MINI_BATCH * sum(self.net.layer.slot_widths(dim))
+        made = Allocations()
+        made.put(matrices=heads * sum(matrices) * SINGLE)
+        made.put(vectors=heads * vectors * DOUBLE, rounded=heads * vectors * SINGLE)
+        made.put(update=heads * max(matrices) * SINGLE)
+        made.drop("matrices", "vectors", "rounded", "update")
+        return made
+
+    @cached_property
+    def _inner_prompt(self) -> Allocations:
+        """The same for a prompt. PyTorch's operations process it by mini-batches, which all allocate the same."""
+        on_tensor_cores = self.dtype != torch.float32 and self.config.head_dim == TENSOR_CORES_HEAD_DIM
+        if self.net.triton and on_tensor_cores:
+            return Allocations()
+        length = min(self.workload.promptlen, 2 * MINI_BATCH + self.workload.promptlen % MINI_BATCH)
+        position = torch.zeros(1, dtype=torch.int32)  # its value is read
+        return recorded(lambda: PYTORCH[self.net.layer.name].prefill(*self._inputs(position, length)))
+
+    def _inputs(self, position: Tensor, *length: int) -> list[Tensor]:
+        """The arguments of an inner net, without memory. length: none for a decode step."""
+        batch, heads, dim = self.workload.batch, self.config.num_heads, self.config.head_dim
+
+        def empty(*shape: int, dtype: torch.dtype = self.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=META)
+
+        q, k, v = (empty(batch, *length, heads * dim) for _ in range(3))
+        lr, eta = empty(batch, heads, *length, dtype=torch.float32), empty(MINI_BATCH, dtype=torch.float32)
+        state = [empty(batch, heads, *shape) for shape in self.net.layer.state_shapes(dim)]
+        slots = [empty(batch, heads, MINI_BATCH, width) for width in self.net.layer.slot_widths(dim)]
+        return [q, k, v, lr, eta, position, empty(heads, dim), empty(heads, dim), *state, *slots]
