@@ -25,6 +25,7 @@ from ttt_mlflow.app.sweep.live import Live, dry_run_text
 from ttt_mlflow.app.sweep.measured import Alike, Measured, local_records, runs_of
 from ttt_mlflow.app.sweep.parent import Place, alone, children_of, end_parent, find_parent, open_parent, show_in
 from ttt_mlflow.app.sweep.publication import SweepPublishing
+from ttt_mlflow.app.sweep.results import write_report
 from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import SweepConfig
@@ -278,6 +279,8 @@ class _Sweep:
             message = f"{failed} of {len(self.board.states)} runs failed; the same command measures them again"
             status, code = "error", RunFailed.exit_code
         show_in(self.parent, self.board)
+        if not killed and (why := write_report(self.parent, self.board, self.publishing.uri)):
+            print_error(f"Warning: the report is not complete: {why}")
         end_parent(self.parent, status, message, code)
         told = self._publish_parent(killed)
         print_text(self.board.text())

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+from ttt_mlflow.app.output import print_error
 from ttt_mlflow.app.sweep.check import Checked, check_run
 from ttt_mlflow.app.sweep.executors import CPU, Ended
 from ttt_mlflow.app.sweep.executors.process import PATIENCE_S, ProcessExecutor
@@ -100,6 +101,7 @@ class RayExecutor:
         self._tasks[self._remote(_measure)(sent.as_json(), self._desk)] = task
 
     def running(self) -> list[tuple[Task, str]]:
+        self._tell_lost_nodes()
         try:
             places: dict[str, str] = self._ray.get(self._desk.places.remote(), timeout=ANSWERS_WITHIN_S)
         except self._ray.exceptions.RayError:
@@ -148,6 +150,12 @@ class RayExecutor:
         ).remote
         return made
 
+    def _tell_lost_nodes(self) -> None:
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        for node_id in self._nodes.keys() - alive:
+            host = self._nodes.pop(node_id)
+            print_error(f"Note: a node on {host} has left the cluster; Ray measures its runs on another one")
+
     def _here(self) -> Any:
         """The node of this process, which no other node can take with it when it dies."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -158,8 +166,9 @@ class RayExecutor:
         """What each node that can take a cell says of itself. Raises BadInput for one without this project's code."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        kind = "GPU" if self._gpus else "CPU"
+        kind = "GPU" if self._gpus else "CPU"  # what a cell takes
         nodes = [node for node in self._ray.nodes() if node["Alive"] and node["Resources"].get(kind)]
+        self._nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in nodes}
         look = self._ray.remote(num_cpus=0, max_calls=1)(_look_function())
         asked = {
             node["NodeID"]: look.options(
@@ -176,16 +185,8 @@ class RayExecutor:
                 raise BadInput(
                     f"executor=ray: the host {name} does not run Python tasks ({_first_line(error)})"
                 ) from None
-            if "lacks" in answer:
-                raise BadInput(
-                    f"executor=ray: the host {name} lacks the project ({answer['lacks']}); install ttt-mlflow there in "
-                    f"the same version, into the environment of its Ray: {answer['python']} -m pip install"
-                )
-            if answer["code"] != code_id():
-                raise BadInput(
-                    f"executor=ray: the host {name} has other code of the project (ttt.code_id {answer['code']}, here "
-                    f"{code_id()}); bring the same code to all hosts"
-                )
+            if fault := _fault_of(name, answer):
+                raise BadInput(f"executor=ray: {fault}")
             found.append(answer)
         return found
 
@@ -220,7 +221,7 @@ def _measure(value: Mapping[str, Any], desk: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ttt-mlflow-cell-") as folder:
         task = replace(Task.of_json(value), logdir=Path(folder))
         # its GPU is the one that Ray leaves in CUDA_VISIBLE_DEVICES
-        with ProcessExecutor([]) as executor:
+        with ProcessExecutor([], forks=False) as executor:
             executor.start(task)
             ray.get(desk.began.remote(key, place))
             try:
@@ -260,6 +261,19 @@ def _look_function() -> Callable[[], dict[str, Any]]:
     return look
 
 
+def _fault_of(name: str, answer: Mapping[str, Any]) -> str | None:
+    """Why the host ``name`` cannot measure, by its answer to :func:`_look_function`; None if it can."""
+    if "lacks" in answer:
+        install = f"{answer['python']} -m pip install"
+        return f"the host {name} lacks the project ({answer['lacks']}); install the same version there: {install}"
+    if answer["code"] != code_id():
+        return (
+            f"the host {name} has other code of the project (ttt.code_id {answer['code']}, here {code_id()}); bring "
+            "the same code to all hosts"
+        )
+    return None
+
+
 def _connected(address: str | None) -> Any:
     """Ray, connected to the cluster. Raises BadInput, in one line, without Ray and without a cluster at ``address``."""
     try:
@@ -275,6 +289,7 @@ def _connected(address: str | None) -> Any:
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address=address or LOCAL, log_to_driver=False, logging_level="CRITICAL", include_dashboard=None)
+        _say_nothing(ray)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         shown = f"address={address}: no Ray cluster answers there" if address else "executor=ray: Ray does not start"
         raise BadInput(f"{shown} ({_first_line(error)})") from None
@@ -283,6 +298,13 @@ def _connected(address: str | None) -> Any:
             with suppress(ValueError):  # not in the main thread
                 signal.signal(signum, handler)
     return ray
+
+
+def _say_nothing(ray: Any) -> None:
+    """Keep Ray's pages about a node that died off the output: :class:`RayExecutor` says it in a line."""
+    worker = getattr(ray._private, "worker", None)
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, ignore_prefix: None
 
 
 def _knock(address: str) -> None:
