@@ -90,20 +90,20 @@ def main() -> None:
         make_record(asked.output, number)
     print(f"$ python -m benchmarks.table_speed {asked.output} --records {asked.records}")
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
-    print(f"python {platform.python_version()}, {os.cpu_count()} cores, {_cpu()}")
+    print(f"python {platform.python_version()}, {os.cpu_count()} cores, {cpu_name()}")
     print(f"{asked.records:,} records; the time of a process in seconds, {TIMES} times: median [least, most]")
     print(f"  {'wall time':<18}   {'CPU time':<18}   load   command")
     for label, arguments in COMMANDS.items():
         before = psutil.getloadavg()[0]
         wall, cpu = zip(*(seconds_of(arguments, asked.output) for _ in range(TIMES)), strict=True)
-        print(f"  {_text(wall)}   {_text(cpu)}   {before:4.1f}   {label}", flush=True)
+        print(f"  {timing_text(wall)}   {timing_text(cpu)}   {before:4.1f}   {label}", flush=True)
 
 
-def _text(seconds: Sequence[float]) -> str:
+def timing_text(seconds: Sequence[float]) -> str:
     return f"{statistics.median(seconds):5.2f} [{min(seconds):4.2f}, {max(seconds):4.2f}]"
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     """The name of the CPU, as Linux has it."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

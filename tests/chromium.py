@@ -64,6 +64,25 @@ class Chromium:
         """What the page says."""
         return str(self.ask("document.body ? document.body.innerText : ''"))
 
+    @contextmanager
+    def frame(self) -> Iterator[None]:
+        """Within the block, :meth:`ask` and the like speak to the page's frame, which is a page of its own."""
+        outer, self._session = self._session, None
+        try:
+            deadline = time.monotonic() + ANSWER_S
+            while not (frames := [one for one in self._targets() if one["type"] == "iframe"]):
+                assert time.monotonic() < deadline, "the page has no frame"
+                time.sleep(POLL_S)
+            answer = self._call("Target.attachToTarget", targetId=frames[0]["targetId"], flatten=True)
+            self._session = answer["sessionId"]
+            yield
+        finally:
+            self._session = outer
+
+    def _targets(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._call("Target.getTargets")["targetInfos"]
+        return found
+
     def picture(self, path: Path) -> None:
         """Write what the window shows as a PNG file."""
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))

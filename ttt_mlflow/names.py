@@ -662,6 +662,17 @@ ARTIFACT_KERNELS = Artifact(
 ARTIFACT_COMPARISON = Artifact("comparison/comparison.json", "a comparison: sides, conditions, pairs and the answer")
 ARTIFACT_COMPARISON_PAGE = Artifact("comparison/comparison.html", "the same as a page; needs no network")
 ARTIFACT_SWEEP = Artifact("sweep.json", "the cells of a sweep: configuration, state, reason, run and GPU of each")
+ARTIFACT_RESULTS_PAGE = Artifact(
+    "results/results.html", "the results of a sweep as a page: tables, charts, all runs; needs no network"
+)
+ARTIFACT_RESULTS_MARKDOWN = Artifact("results/results.md", "the tables to read, with links to the runs")
+ARTIFACT_RESULTS_CSV = Artifact("results/results.csv", "the same for programs: one line for each run")
+ARTIFACT_RESULTS_TABLE_PNG = Artifact("results/table.png", "the throughput by model, inner net and batch")
+ARTIFACT_RESULTS_TABLE_SVG = Artifact("results/table.svg", "the same as SVG")
+ARTIFACT_RESULTS_CHARTS_PNG = Artifact(
+    "results/charts.png", "throughput, latency, memory, energy and share of the roofline as charts"
+)
+ARTIFACT_RESULTS_CHARTS_SVG = Artifact("results/charts.svg", "the same as SVG")
 ARTIFACT_HOST = Artifact("environment/host.json", "facts about the host, its software and the GPU")
 ARTIFACT_PACKAGES = Artifact("environment/packages.txt", "installed packages, name==version")
 

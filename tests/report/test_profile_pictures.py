@@ -7,8 +7,7 @@ import pytest
 from tests.profilers.traces import ComposedTrace, two_eager_steps
 from ttt_mlflow.profilers.step_profile import kernel_table, part_table
 from ttt_mlflow.profilers.trace import UNKNOWN, Steps, read_steps
-from ttt_mlflow.report.profile_pictures import kernels_png, timeline_png
-from ttt_mlflow.report.style import PART_COLORS
+from ttt_mlflow.report.profile_pictures import PART_COLORS, kernels_png, timeline_png
 from ttt_mlflow.workload import PARTS
 
 

@@ -1,14 +1,13 @@
 """Carries out `compare`: finds both sides, compares them, prints, records, and decides the exit code."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ttt_mlflow import names
 from ttt_mlflow.app.output import print_error, print_text, show_error, working
 from ttt_mlflow.app.publishing import Destination, Publishing
-from ttt_mlflow.app.sides import Finder
+from ttt_mlflow.app.sides import open_finder
 from ttt_mlflow.app.signals import ParentRun
 from ttt_mlflow.config import CompareConfig
 from ttt_mlflow.errors import BadInput, DamagedRecord, Killed, PublishFailed
@@ -21,9 +20,8 @@ from ttt_mlflow.report.comparison_page import comparison_html
 from ttt_mlflow.report.comparison_text import Report, comparison_markdown, comparison_text
 from ttt_mlflow.report.gate import Gate, decide
 from ttt_mlflow.report.profile_diff import ProfileDiff, profile_diff, read_profiles
-from ttt_mlflow.tracking import store as stores
 from ttt_mlflow.tracking.begin import PUBLISHING_S
-from ttt_mlflow.tracking.query import fetch, open_store
+from ttt_mlflow.tracking.query import fetch
 
 
 def execute(parse: Callable[[], CompareConfig], destination: Destination, record: bool = False) -> int:
@@ -90,18 +88,6 @@ def _report(config: CompareConfig, destination: Destination) -> tuple[Report, li
         sides = [(baseline.text, baseline.runs), (candidate.text, candidate.runs)]
         report = report_of(sides, options_of(config), gate_of(config))
     return replace(report, left_out=(*baseline.left_out, *candidate.left_out)), finder.damaged
-
-
-@contextlib.contextmanager
-def open_finder(destination: Destination) -> Iterator[Finder]:
-    """Where runs are looked for. Without a store that was asked for, the local records are enough."""
-    uri = stores.resolve_tracking_uri(destination.tracking_uri)
-    logdir = Path(destination.logdir)
-    if not destination.tracking_uri and (reason := stores.missing_database(uri)):
-        yield Finder(None, logdir, destination.experiment_name, reason)
-        return
-    with open_store(uri) as store:
-        yield Finder(store, logdir, destination.experiment_name)
 
 
 def _profiles(pair: Pair) -> ProfileDiff | None:

@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import Iterator
 
 from ttt_mlflow.app import job
-from ttt_mlflow.app.compare import gate_of, open_finder, options_of, report_of
+from ttt_mlflow.app.compare import gate_of, options_of, report_of
 from ttt_mlflow.app.output import print_error, print_text
 from ttt_mlflow.app.publishing import Destination
+from ttt_mlflow.app.sides import open_finder
 from ttt_mlflow.config import CONFIGURATIONS, CompareConfig, Configuration
 from ttt_mlflow.errors import BadInput, DamagedRecord
 from ttt_mlflow.record.finding import Damaged

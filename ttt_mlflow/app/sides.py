@@ -2,11 +2,13 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ttt_mlflow import names
+from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput, DamagedRecord
 from ttt_mlflow.record.checked import CheckedJournal
@@ -14,7 +16,8 @@ from ttt_mlflow.record.finding import Damaged
 from ttt_mlflow.record.journal_reader import JOURNAL_ID, is_record
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun
 from ttt_mlflow.record.run_row import find_records
-from ttt_mlflow.tracking.query import Store
+from ttt_mlflow.tracking import store as stores
+from ttt_mlflow.tracking.query import Store, open_store
 
 KINDS = ("decode", "prefill", "micro")  # runs that measured something; sweeps and comparisons did not
 ENTRY_POINTS = (RunConfig.entry_point, MicroConfig.entry_point)
@@ -31,19 +34,24 @@ FORMS = "a run id, a run name, the folder or id of a local record, a git commit 
 
 @dataclass(frozen=True)
 class Side:
-    """The runs of one side. text: what they are, in one line. left_out: one line for each run that takes no part."""
+    """The runs of one side. text: what they are, in one line. left_out: one line for each run that takes no part.
+
+    parents: the runs whose children they are, where a parent was named.
+    """
 
     text: str
     runs: tuple[RecordedRun, ...]
     left_out: tuple[str, ...] = ()
+    parents: tuple[RecordedRun, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What one text means. several: it means all runs that fit."""
+    """What one text means. parent: the run whose children it means."""
 
     runs: Sequence[RecordedRun]
     meaning: str
+    parent: RecordedRun | None = None
 
 
 class Finder:
@@ -73,7 +81,8 @@ class Finder:
             raise BadInput(f"{name}={_listed(texts)}: no run that can be compared ({why}); give {FORMS}")
         meaning = ", ".join(dict.fromkeys(one.meaning for one in found))
         count = "" if len(usable) == 1 else f", {len(usable)} runs"
-        return Side(f"{meaning}{count}", tuple(usable), tuple(left_out))
+        parents = tuple(one.parent for one in found if one.parent)
+        return Side(f"{meaning}{count}", tuple(usable), tuple(left_out), parents)
 
     def _find(self, name: str, text: str) -> _Found:
         if not text:
@@ -146,7 +155,7 @@ class Finder:
         assert self._store is not None
         children = self._store.children(run.id)
         if children:
-            return _Found(children, f"{run.name} ({run.id[:8]}), a parent")
+            return _Found(children, f"{run.name} ({run.id[:8]}), a parent", run)
         return _Found([run], _described(run))
 
     def _record(self, name: str, text: str) -> _Found | None:
@@ -225,6 +234,18 @@ class Finder:
     def _set_aside(self, damaged: Iterable[Damaged]) -> None:
         known = {one.path.name for one in self.damaged}
         self.damaged += [one for one in damaged if one.path.name not in known]
+
+
+@contextmanager
+def open_finder(destination: Destination) -> Iterator[Finder]:
+    """Where runs are looked for. Without a store that was asked for, the local records are enough."""
+    uri = stores.resolve_tracking_uri(destination.tracking_uri)
+    logdir = Path(destination.logdir)
+    if not destination.tracking_uri and (reason := stores.missing_database(uri)):
+        yield Finder(None, logdir, destination.experiment_name, reason)
+        return
+    with open_store(uri) as store:
+        yield Finder(store, logdir, destination.experiment_name)
 
 
 def is_ours(run: RecordedRun) -> bool:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ttt_mlflow.app.folder_rows import read_folder
 from ttt_mlflow.app.output import print_error, print_text, working
 from ttt_mlflow.app.store_rows import SortKey, is_wanted, read_rows
 from ttt_mlflow.config import DEFAULT_LOGDIR
 from ttt_mlflow.errors import BadInput, DamagedRecord
-from ttt_mlflow.record.run_row import RunRow, find_records, local_row
+from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.report.columns import CATALOG, Column, column, refuse_unknown
 from ttt_mlflow.report.table import FORMATS
 
@@ -69,7 +70,7 @@ def print_table(asked: Asked) -> int:
             f"{asked.logdir}: the records of a folder and the runs of a store are different tables; "
             "give either a folder, or --tracking-uri or --experiment-name"
         )
-    condition = _parsed(asked.condition)
+    condition = parsed_filter(asked.condition)
     needed = [*(columns or []), *(key.column for key in keys)]
     read = _from_store if asked.from_store else _from_folder
     found = read(asked, condition, needed, keys)
@@ -113,7 +114,8 @@ def _words(option: str, text: str) -> list[str]:
     return words
 
 
-def _parsed(condition: str | None) -> "RunFilter | None":
+def parsed_filter(condition: str | None) -> "RunFilter | None":
+    """The filter; None for none. Raises BadInput for one that MLflow does not understand."""
     if not condition or not condition.strip():
         return None
     from ttt_mlflow.tracking.filters import RunFilter
@@ -129,19 +131,12 @@ def _from_folder(
     # a name that the catalog does not have may be that of a time series
     asked_for = [*(one.name for one in needed), *(condition.metrics if condition else [])]
     with_series = any(name not in CATALOG for name in asked_for)
-    runs, damaged = find_records(folder)
-    found.unread += map(str, damaged)
-    for run in runs:
-        try:
-            row = local_row(run, with_series)
-            fits = is_wanted(row, condition) and (condition is None or condition.fits(row))
-            _ = fits and row.run.name  # which the table shows, and which may be damaged too
-        except DamagedRecord as error:
-            found.unread.append(str(error))
-            continue
-        if fits:
-            found.rows.append(row)
-    found.looked_at = len(runs) + len(damaged)
+
+    def fits(row: RunRow) -> bool:
+        return is_wanted(row, condition) and (condition is None or condition.fits(row))
+
+    read = read_folder(folder, fits, with_series)
+    found.rows, found.unread, found.looked_at = read.rows, read.unread, read.looked_at
     return found
 
 

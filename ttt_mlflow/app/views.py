@@ -67,7 +67,7 @@ def ui_lines(published: "PublishedRun", kind: str) -> list[str]:
     from ttt_mlflow.tracking.view_states import OF_KIND, WORDS, view_link
 
     place, base = published.tracking_uri, _base(published.tracking_uri)
-    run_url = published.run_url or f"{base}/#/experiments/{published.experiment_id}/runs/{published.run_id}"
+    run_url = published.run_url or run_link(published.tracking_uri, published.experiment_id, published.run_id)
     lines = [f"MLflow UI: {published.run_url or ui_command(place)}"]
     if not published.run_url:
         lines.append(f"This run: {run_url}")
@@ -77,6 +77,16 @@ def ui_lines(published: "PublishedRun", kind: str) -> list[str]:
             f"{view.name}, {WORDS[mode]}: {view_link(base, published.experiment_id, view, mode)}" for mode in view.modes
         ]
     return lines
+
+
+def run_link(place: str, experiment_id: str, run_id: str) -> str:
+    """Where a run of the store ``place`` is seen; for a file once `mlflow ui` listens at its usual address."""
+    return f"{_base(place).rstrip('/')}/{run_place(experiment_id, run_id)}"
+
+
+def run_place(experiment_id: str, run_id: str) -> str:
+    """The same within MLflow's own pages, wherever those are."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def ui_command(place: str) -> str:

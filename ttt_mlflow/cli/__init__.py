@@ -14,7 +14,7 @@ from ttt_mlflow.app.fault import tell_unexpected
 from ttt_mlflow.app.output import close_output, open_output, print_error, show_error
 from ttt_mlflow.app.signals import stopped_by_signals
 from ttt_mlflow.app.users_folder import enter_users_folder
-from ttt_mlflow.cli import again, cleaning, comparing, keeping, measuring, reading, sweeping
+from ttt_mlflow.cli import again, cleaning, comparing, keeping, measuring, reading, reporting, sweeping
 from ttt_mlflow.errors import Killed, TTTError
 
 EXAMPLES = """\b
@@ -83,6 +83,6 @@ def main() -> None:
         sys.exit(ended.code or lost)
 
 
-for commands in (measuring, sweeping, comparing, again, reading, keeping, cleaning):
+for commands in (measuring, sweeping, comparing, again, reading, reporting, keeping, cleaning):
     for command in commands.COMMANDS:
         cli.add_command(command)

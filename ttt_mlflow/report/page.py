@@ -20,7 +20,7 @@ $style
 <body>
 <h1>$title</h1>
 $body
-<script type="application/json" id="data">$data</script>
+$library<script type="application/json" id="data">$data</script>
 <script>
 $script
 </script>
@@ -29,12 +29,16 @@ $script
 """)
 
 
-def page(title: str, name: str, data: object) -> str:
-    """A page of ``pages/<name>.html``, its script ``.js``, the shared style, and ``data`` in the element ``data``."""
+def page(title: str, name: str, data: object, library: str = "") -> str:
+    """A page of ``pages/<name>.html``, its script ``.js``, the shared style, and ``data`` in the element ``data``.
+
+    library: a script that the page's own script uses.
+    """
     return PAGE.substitute(
         title=html.escape(printable(title)),
         style=(SCRIPTS / "style.css").read_text(),
         body=(SCRIPTS / f"{name}.html").read_text(),
+        library=f"<script>{library}</script>\n" if library else "",
         # escaped, so that no text in the data can close the script element
         data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         script=(SCRIPTS / f"{name}.js").read_text(),

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ttt_mlflow.profilers.step_profile import KernelRow
-from ttt_mlflow.profilers.trace import Activity
-from ttt_mlflow.report.style import PART_COLORS, figure_png
+from ttt_mlflow.profilers.trace import UNKNOWN, Activity
+from ttt_mlflow.report.style import COLORS, GRAY, figure_png
+from ttt_mlflow.workload import PARTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOP = 15
 LABEL_LENGTH = 60
+PART_COLORS = {part: COLORS[index % len(COLORS)] for index, part in enumerate(PARTS)} | {UNKNOWN: GRAY}
 
 
 def kernels_png(kernels: Sequence[KernelRow], title: str) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from ttt_mlflow.profilers.trace import Activity
 from ttt_mlflow.report.page import page
-from ttt_mlflow.report.style import PART_COLORS
+from ttt_mlflow.report.profile_pictures import PART_COLORS
 
 EMBEDDED_BYTES = 16 << 20  # largest packed trace in the page; the page asks the user for a larger one
 

@@ -49,6 +49,10 @@ class StoreRun:
         return self._info.run_name or "a run"
 
     @property
+    def experiment_id(self) -> str:
+        return str(self._info.experiment_id)
+
+    @property
     def entry_point(self) -> str:
         return self.tags.get(TAG_ENTRY_POINT.name, RunConfig.entry_point)
 

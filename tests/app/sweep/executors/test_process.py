@@ -25,7 +25,8 @@ TARGET = {"tracking_uri": "http://nowhere", "run_id": None, "experiment_name": "
 
 
 def task(logdir: Path, **values: object) -> Task:
-    return Task(Cell(RunConfig.parse({**CONFIG, **values})), logdir, "sweep", "parent", TARGET)
+    cell = Cell(RunConfig.parse({**CONFIG, **values}))
+    return Task(cell, cell.key, logdir, "sweep", "parent", TARGET)
 
 
 @pytest.fixture
@@ -81,7 +82,12 @@ def test_each_process_has_a_gpu_of_its_own_and_nothing_of_the_users_mlflow(
 
 def all_ended_of(executor: ProcessExecutor, count: int) -> list[Ended]:
     found: list[Ended] = []
-    wait_until(lambda: bool(found.extend(executor.wait(0.1)) or len(found) >= count))
+
+    def enough() -> bool:
+        found.extend(executor.wait(0.1))
+        return len(found) >= count
+
+    wait_until(enough)
     return found
 
 

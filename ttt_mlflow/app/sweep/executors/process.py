@@ -94,13 +94,18 @@ class _Running:
 
 
 class ProcessExecutor:
-    """See :class:`ttt_mlflow.app.sweep.executors.Executor`. gpus: those that take part; none: this host's CPU."""
+    """See :class:`ttt_mlflow.app.sweep.executors.Executor`. gpus: those that take part; none: this host's CPU.
 
-    def __init__(self, gpus: Sequence[Gpu]) -> None:
+    forks: whether cells are forks of a process that has imported everything, which pays for several of them.
+    """
+
+    queues = False
+
+    def __init__(self, gpus: Sequence[Gpu], forks: bool = True) -> None:
         self._gpus = {str(gpu): gpu for gpu in gpus}
         self._places: list[str] = list(self._gpus) or [CPU]
         self._running: dict[str, _Running] = {}
-        self._forks = True
+        self._forks = forks
         self._server: ForkServer | None = None
 
     @property

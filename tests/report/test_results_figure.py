@@ -1,0 +1,117 @@
+"""The pictures: what is drawn, read from the figures and from the SVG."""
+
+import re
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from tests.report import h200
+from ttt_mlflow.record.run_row import RunRow
+from ttt_mlflow.report.best_run import best_of, parse_limits
+from ttt_mlflow.report.results import Results
+from ttt_mlflow.report.results_charts import charts_of
+from ttt_mlflow.report.results_figure import MOST_ROWS, charts_figure, table_figure
+from ttt_mlflow.report.results_grids import RunSet, results_of
+from ttt_mlflow.report.style import GRAY, SAFE_COLORS, figure_png, figure_svg
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    root = tmp_path_factory.mktemp("h200")
+    told = {"ttt.verdict": "invalid", "ttt.reasons": "drift"}
+    invalid = h200.row(root, {"decode_tokens_per_s": 999.0}, told=told, batch=128, genlen=128, **h200.model_of(None))
+    return of([*h200.rows(root), invalid])
+
+
+def of(rows: Sequence[RunRow]) -> Results:
+    return results_of([RunSet("", rows)], "")
+
+
+def charts(results: Results) -> Figure:
+    best = best_of(results, parse_limits("decode_step_ms_p99 < 11"))
+    return charts_figure([(chart.title, chart) for grid in results.grids for chart in charts_of(grid, best)])
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_the_table(results: Results) -> None:
+    figure = table_figure(results)
+    shown = texts(figure)
+    assert {"128", "1,024", "2,048", "8,192", "67,344", "[67,257, 67,401]", "139,837", "OOM"} <= set(shown)
+    (axes,) = figure.axes
+    (hatched,) = (one for one in axes.patches if one.get_hatch())
+    assert isinstance(hatched, Rectangle)
+    (invalid,) = (one for one in axes.texts if one.get_text() == "999")
+    assert invalid.get_color() == GRAY
+    assert shown.count("?") == 2, "not judged"
+
+
+def test_no_texts_of_the_table_overlap(results: Results) -> None:
+    figure = table_figure(results)
+    figure.draw_without_rendering()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in figure.axes[0].texts if text.get_text() != "?"]
+    assert not [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)]
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for _, box in boxes)
+
+
+def test_the_charts(results: Results) -> None:
+    figure = charts(results)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    assert titles == [
+        *("Decode throughput over batch", "Throughput against latency", "Peak memory over batch"),
+        "Energy per token over batch",
+    ]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("mamba-1.4b", "ttt-1b mlp_1_dual_triton", "ttt-1b mlp_2_dual_triton", "Pareto front"),
+        *("best within the limit (dotted)", "invalid", "not judged (hollow)"),
+    ]
+    colors = {line.get_color() for line in figure.axes[0].lines}
+    assert colors == {*SAFE_COLORS[:3], GRAY}
+
+
+def test_labels_of_points_do_not_overlap(results: Results) -> None:
+    figure = charts(results)
+    boxes = [text.get_window_extent() for text in figure.axes[1].texts]
+    assert len(boxes) == 7
+    assert not [1 for one, other in combinations(boxes, 2) if one.overlaps(other)]
+
+
+def test_files(results: Results) -> None:
+    figure = table_figure(results)
+    assert figure_png(figure).startswith(b"\x89PNG")
+    drawn = figure_svg(figure).decode()
+    assert re.search(r"<text[^>]*>67,344</text>", drawn), "a text, in a font of the reader's"
+    assert drawn == figure_svg(table_figure(results)).decode(), "the same bytes for the same runs"
+
+
+def test_a_picture_has_room_for_so_many_rows(tmp_path: Path) -> None:
+    values = {"decode_tokens_per_s": 1.0}
+    rows = [
+        h200.row(tmp_path, values, told={"ttt.verdict": "valid"}, genlen=1 + number) for number in range(MOST_ROWS + 3)
+    ]
+    results = of(rows)
+    shown = texts(table_figure(results))
+    assert sum("decode steps" in text for text in shown) == MOST_ROWS
+    assert "3 more rows: see the page or the Markdown" in shown[-1]
+    (legend,) = charts(results).legends
+    assert "3 more rows: see the page" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    row = h200.row(tmp_path, {"decode_tokens_per_s": 1.0}, model_name=r"$\frac{1}$", inner_net=None)
+    figure_png(table_figure(of([row])))
+    figure_png(charts(of([row])))
+
+
+def test_runs_without_a_number(tmp_path: Path) -> None:
+    results = of([h200.row(tmp_path, {}, "oom")])
+    assert "OOM" in texts(table_figure(results))
+    assert not charts_of(results.grids[0])
+    figure_png(charts_figure([]))

@@ -1,0 +1,349 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+// Inside MLflow the page is in a frame that no link leaves: names and ids are there to copy.
+const FRAMED = window.self !== window.top;
+if (FRAMED) document.body.classList.add("framed");
+const field = Object.fromEntries(data.fields.map((name, index) => [name, index]));
+const runs = data.runs;
+
+function add(parent, tag, text, className) {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (className) element.className = className;
+  parent.appendChild(element);
+  return element;
+}
+
+function fourDigits(value) {
+  return Math.abs(value) >= 999.95 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(4)));
+}
+
+function of(run, name) { return runs[run][field[name]]; }
+
+function measured(run) { return ["valid", "unjudged", "invalid"].includes(of(run, "state")); }
+
+function interval(run) {
+  const low = of(run, "low"), high = of(run, "high");
+  return low === null || high === null ? "" : `[${fourDigits(low)}, ${fourDigits(high)}]`;
+}
+
+// What is known of a run, for a hover.
+function about(run) {
+  const state = of(run, "state"), reason = of(run, "reason");
+  const lines = [of(run, "name"), reason ? `${state}: ${reason}` : state];
+  for (const [name, heading] of Object.entries(data.headings)) {
+    const value = of(run, name);
+    if (value !== null) lines.push(`${heading}: ${fourDigits(value)}${name === "throughput" ? " " + interval(run) : ""}`);
+  }
+  lines.push(of(run, "gpu"), of(run, "date"), of(run, "id"));
+  if (of(run, "others")) lines.push(`${of(run, "others")} more of this configuration, see the runs below`);
+  return lines.filter(Boolean);
+}
+
+// A text that leads to the run: to MLflow, or in a frame to the list below.
+function leading(parent, text, run) {
+  const link = FRAMED ? "" : of(run, "link");
+  const element = add(parent, "a", text);
+  if (/^https?:/.test(link)) {
+    element.href = link;
+    element.target = "_blank";
+    element.rel = "noopener";
+  } else {
+    element.href = "#";
+    element.addEventListener("click", (event) => { event.preventDefault(); show(run); });
+  }
+  return element;
+}
+
+function fill(cell, content, write) {
+  if (content === null) return;
+  if (Array.isArray(content) || !measured(content)) {
+    const [state, reason] = Array.isArray(content) ? content : [of(content, "state"), of(content, "reason")];
+    cell.className = state.includes("oom") ? "oom" : "word";
+    cell.title = [data.words[state], reason].filter(Boolean).join(": ");
+    add(cell, "span", state === "oom" ? "OOM" : state === "predicted_oom" ? "OOM*" : data.words[state]);
+    return;
+  }
+  if (of(content, "state") === "invalid") cell.className = "invalid";
+  cell.title = about(content).join("\n");
+  write(cell, content);
+  const number = cell.querySelector("a, span");
+  if (number && of(content, "state") === "unjudged") add(number, "span", "?", "sign");
+}
+
+function table(parent, grid, write) {
+  const element = add(add(parent, "div", undefined, "wide"), "table", undefined, "results");
+  const head = add(add(element, "thead"), "tr");
+  add(head, "th", "batch");
+  for (const batch of grid.batches) add(head, "th", batch.toLocaleString("en-US"));
+  const body = add(element, "tbody");
+  for (const series of grid.series) {
+    const row = add(body, "tr");
+    const name = add(row, "th", series.label);
+    if (series.notes) add(name, "span", series.notes, "faint");
+    series.cells.forEach((content, column) => fill(add(row, "td"), content, (cell, run) => write(cell, run, column, series)));
+  }
+  return element;
+}
+
+function quantityTable(parent, grid, quantity) {
+  add(parent, "h3", quantity.heading);
+  add(parent, "p", quantity.metric, "faint");
+  table(parent, grid, (cell, run) => {
+    const value = of(run, quantity.name);
+    if (value === null) return;
+    leading(cell, fourDigits(value), run);
+    if (quantity.interval && interval(run)) add(cell, "span", interval(run), "faint");
+  });
+}
+
+// The throughput divided by that of the chosen row. An invalid number takes no part.
+function speedTable(parent, grid) {
+  const title = add(parent, "h3", "Throughput against ");
+  const choice = add(title, "select");
+  choice.setAttribute("aria-label", "row that others are compared with");
+  if (data.sets.length > 1) add(choice, "option", `the same configuration of ${data.sets[0]}`).value = "own";
+  grid.series.forEach((series, index) => { add(choice, "option", series.label).value = index; });
+  choice.value = grid.against ?? "own";
+  const place = add(parent, "div");
+  function draw() {
+    place.replaceChildren();
+    table(place, grid, (cell, run, column, series) => {
+      const baseline = choice.value === "own" ? grid.series.find((one) => one.look === series.look && one.set === 0) : grid.series[Number(choice.value)];
+      const base = baseline?.cells[column];
+      if (typeof base !== "number" || [base, run].some((one) => !measured(one) || of(one, "state") === "invalid")) return;
+      add(cell, "span", `${(of(run, "throughput") / of(base, "throughput")).toFixed(2)}×`);
+      if (run !== base && interval(run) && interval(base)) {
+        const ends = [of(run, "low") / of(base, "high"), of(run, "high") / of(base, "low")];
+        add(cell, "span", `[${ends.map((end) => end.toFixed(2)).join(", ")}]`, "faint");
+      }
+    });
+  }
+  choice.addEventListener("change", draw);
+  draw();
+  add(parent, "p", "In brackets: from the confidence intervals of the passes. Runs of one configuration differ by more; ttt-mlflow compare counts that in.", "faint");
+}
+
+function legend(parent, grid) {
+  const states = new Set(grid.series.flatMap((series) => series.cells).filter((one) => one !== null).map((one) => (Array.isArray(one) ? one[0] : of(one, "state"))));
+  const line = add(parent, "p", undefined, "faint");
+  add(line, "span", "[…] 95 % confidence interval");
+  const signs = [["invalid", "invalid", "invalid: the reason is shown on hover"], ["oom", "oom", "OOM: out of memory"], ["predicted_oom", "oom", "OOM*: out of memory, predicted and not tried"]];
+  const text = add(line, "span", states.has("unjudged") ? ";  ? not judged" : "");
+  text.style.whiteSpace = "pre";
+  for (const [state, className, told] of signs) {
+    if (!states.has(state)) continue;
+    const key = add(line, "i", undefined, "key");
+    key.style.background = className === "oom" ? "repeating-linear-gradient(135deg, transparent 0 4px, var(--gray) 4px 5px)" : "var(--pale)";
+    add(line, "span", told);
+  }
+}
+
+// Charts
+
+function theme() {
+  const style = getComputedStyle(document.documentElement);
+  return Object.fromEntries(["text", "faint", "back", "grid", "line"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+}
+
+function traces(grid, chart, colors) {
+  const found = [];
+  if (chart.front.length) {
+    found.push({x: chart.front.map((one) => one[0]), y: chart.front.map((one) => one[1]), mode: "lines", name: "Pareto front", line: {shape: "hv", color: colors.line, width: 8}, hoverinfo: "skip"});
+  }
+  for (const line of chart.lines) {
+    const series = grid.series[line.series];
+    const color = data.looks.colors[series.look % data.looks.colors.length];
+    const symbol = data.looks.markers[series.look % data.looks.markers.length];
+    const dash = data.looks.dashes[series.set % data.looks.dashes.length];
+    const parts = {false: line.points.filter((one) => of(one[0], "state") !== "invalid"), true: line.points.filter((one) => of(one[0], "state") === "invalid")};
+    for (const [invalid, points] of Object.entries(parts)) {
+      if (!points.length) continue;
+      const gray = invalid === "true";
+      const trace = {
+        x: points.map((one) => one[1]),
+        y: points.map((one) => one[2]),
+        customdata: points.map((one) => one[0]),
+        text: points.map((one) => about(one[0]).map(escaped).join("<br>")),
+        hovertemplate: "%{text}<extra></extra>",
+        name: series.label,
+        legendgroup: series.label,
+        showlegend: !gray || !parts.false.length,
+        mode: gray ? "markers" : "lines+markers",
+        line: {color, dash, width: 2},
+        marker: {color: gray ? data.looks.gray : color, size: 8, line: {width: 1.5, color}, symbol: gray ? "x-thin-open" : points.map((one) => (of(one[0], "state") === "unjudged" ? `${symbol}-open` : symbol))},
+      };
+      if (points.some((one) => one[3] !== null)) {
+        const far = (end, sign) => points.map((one) => (one[end] === null ? 0 : Math.max(0, sign * (one[end] - one[2]))));
+        trace.error_y = {type: "data", symmetric: false, array: far(4, 1), arrayminus: far(3, -1), thickness: 1, width: 3, color: gray ? data.looks.gray : color};
+      }
+      found.push(trace);
+    }
+  }
+  if (chart.best) {
+    found.push({x: [chart.best[0]], y: [chart.best[1]], mode: "markers", name: "best within the limit", marker: {symbol: "circle-open", size: 20, color: colors.text, line: {width: 2}}, hoverinfo: "skip"});
+  }
+  return found;
+}
+
+// Plotly reads a few tags of HTML in its texts.
+function escaped(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+function ticks(values) {
+  return {tickvals: values, ticktext: values.map((one) => one.toLocaleString("en-US"))};
+}
+
+function draw(place, grid, chart) {
+  const colors = theme();
+  const axis = {gridcolor: colors.grid, zerolinecolor: colors.grid, linecolor: colors.faint, ticks: "outside", tickcolor: colors.faint, automargin: true};
+  const shapes = chart.limit === null ? [] : [{type: "line", xref: "x", yref: "paper", x0: chart.limit, x1: chart.limit, y0: 0, y1: 1, line: {color: colors.faint, dash: "dot", width: 1.5}}];
+  const layout = {
+    font: {family: "system-ui, sans-serif", size: 12, color: colors.text},
+    paper_bgcolor: colors.back,
+    plot_bgcolor: colors.back,
+    margin: {l: 60, r: 12, t: 12, b: 44},
+    xaxis: {...axis, type: "log", title: {text: escaped(chart.x)}, ...ticks(chart.ticks)},
+    yaxis: {...axis, type: chart.logarithmic ? "log" : "linear", title: {text: escaped(chart.y)}, rangemode: "tozero", tickformat: ",~r", ...(chart.logarithmic ? ticks(chart.y_ticks) : {})},
+    showlegend: false,
+    hovermode: "closest",
+    hoverlabel: {align: "left", bgcolor: colors.back, font: {color: colors.text, size: 12}},
+    shapes,
+  };
+  const settings = {displaylogo: false, responsive: true, displayModeBar: "hover", modeBarButtons: [[...(FRAMED ? [] : ["toImage"]), "zoom2d", "pan2d", "resetScale2d"]], toImageButtonOptions: {format: "svg", filename: `${grid.kind}-${chart.name}`}};
+  Plotly.react(place, traces(grid, chart, colors), layout, settings);
+}
+
+// One legend for all charts of a grid: a click hides a series in each of them.
+function chartLegend(parent, grid, places) {
+  const line = add(parent, "p", undefined, "legends");
+  const shown = grid.series.filter((_, index) => grid.charts.some((chart) => chart.lines.some((one) => one.series === index)));
+  for (const series of shown) {
+    const color = data.looks.colors[series.look % data.looks.colors.length];
+    const label = add(line, "label");
+    label.style.cssText = "margin-right: 18px; white-space: nowrap; display: inline-block";
+    const box = add(label, "input");
+    box.type = "checkbox";
+    box.checked = true;
+    const key = add(label, "span", "");
+    key.style.cssText = `display: inline-block; width: 24px; margin: 0 5px; border-top: 3px ${["solid", "dashed", "dotted", "double"][series.set % 4]} ${color}; vertical-align: 4px`;
+    add(label, "span", series.label);
+    box.addEventListener("change", () => {
+      for (const place of places) {
+        const own = place.data.flatMap((trace, index) => (trace.legendgroup === series.label ? [index] : []));
+        if (own.length) Plotly.restyle(place, {visible: box.checked}, own);
+      }
+    });
+  }
+  if (grid.charts.some((chart) => chart.front.length)) add(line, "span", "Gray steps: the Pareto front. Hollow: not judged. Gray cross: invalid. Bars: 95 % confidence interval.", "faint");
+}
+
+const grids = document.getElementById("grids");
+const drawn = [];
+for (const grid of data.grids) {
+  add(grids, "h2", grid.kind === "decode" ? "Decode" : "Prefill");
+  add(grids, "p", grid.shared, "faint");
+  const [first, ...others] = grid.quantities;
+  quantityTable(grids, grid, first);
+  legend(grids, grid);
+  if (grid.series.length > 1) speedTable(grids, grid);
+  const place = add(grids, "div", undefined, "charts");
+  const places = grid.charts.map((chart) => {
+    const panel = add(place, "div", undefined, "panel");
+    add(panel, "h3", chart.title);
+    const one = add(panel, "div", undefined, "chart");
+    one.dataset.chart = chart.name;
+    drawn.push([one, grid, chart]);
+    return one;
+  });
+  const legends = add(grids, "div");
+  grids.insertBefore(legends, place);
+  chartLegend(legends, grid, places);
+  for (const quantity of others) quantityTable(grids, grid, quantity);
+}
+function drawAll() {
+  for (const one of drawn) draw(...one);
+}
+drawAll();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+
+const best = document.getElementById("best");
+if (data.best.length) best.className = "best";
+for (const line of data.best) add(best, "p", line);
+for (const line of data.notes) add(document.getElementById("notes"), "li", line);
+
+// All runs, to search and to sort
+
+const COLUMNS = [["name", "run"], ["id", "id"], ["date", "date"], ["model", "model"], ["batch", "batch"], ...Object.entries(data.headings), ["state", "verdict"], ["reason", "why"], ["gpu", "GPU"], ["commit", "commit"]];
+const NUMBERS = new Set(["batch", ...Object.keys(data.headings)]);
+const texts = runs.map((run) => run.map((value) => String(value ?? "").toLowerCase()).join(" "));
+const rows = new Map();
+let order = runs.map((_, run) => run);
+let sorting = null;
+
+const list = document.getElementById("list");
+const search = document.getElementById("search");
+document.getElementById("about").textContent = FRAMED
+  ? "No link leaves this frame: click a name or an id to select it for copying. results.md, beside this page, has links to all runs."
+  : "A click on a heading sorts. A name leads to its run in MLflow where that is known.";
+
+const head = add(list.tHead, "tr");
+for (const [name, heading] of COLUMNS) {
+  const cell = add(head, "th", heading, NUMBERS.has(name) ? "number" : "");
+  cell.tabIndex = 0;
+  const sort = () => sortBy(name, cell);
+  cell.addEventListener("click", sort);
+  cell.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+}
+
+function rowOf(run) {
+  if (!rows.has(run)) {
+    const row = document.createElement("tr");
+    if (of(run, "state") === "invalid") row.className = "invalid";
+    for (const [name] of COLUMNS) {
+      const value = of(run, name);
+      const cell = add(row, "td", undefined, NUMBERS.has(name) ? "number" : name);
+      const link = of(run, "link");
+      if (name === "name" && !FRAMED && /^https?:/.test(link)) leading(cell, value, run);
+      else cell.textContent = value === null ? "" : typeof value === "number" ? fourDigits(value) : value;
+    }
+    rows.set(run, row);
+  }
+  return rows.get(run);
+}
+
+function listRuns() {
+  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const found = order.filter((run) => words.every((word) => texts[run].includes(word)));
+  list.tBodies[0].replaceChildren(...found.map(rowOf));
+  document.getElementById("count").textContent = found.length === runs.length ? `${runs.length.toLocaleString("en-US")} runs` : `${found.length.toLocaleString("en-US")} of ${runs.length.toLocaleString("en-US")} runs`;
+}
+
+// Runs without the value come last in both directions.
+function sortBy(name, cell) {
+  const down = sorting === name ? cell.getAttribute("aria-sort") === "ascending" : NUMBERS.has(name) && name !== "batch";
+  sorting = name;
+  for (const other of head.cells) other.removeAttribute("aria-sort");
+  cell.setAttribute("aria-sort", down ? "descending" : "ascending");
+  const empty = (run) => of(run, name) === null || of(run, name) === "";
+  order.sort((one, other) => {
+    if (empty(one) || empty(other)) return empty(one) - empty(other);
+    const [left, right] = [of(one, name), of(other, name)];
+    const sign = typeof left === "number" ? left - right : left < right ? -1 : left > right ? 1 : 0;
+    return down ? -sign : sign;
+  });
+  listRuns();
+}
+
+function show(run) {
+  search.value = "";
+  listRuns();
+  for (const row of rows.values()) row.classList.remove("found");
+  rowOf(run).classList.add("found");
+  rowOf(run).scrollIntoView({block: "center"});
+}
+
+search.addEventListener("input", listRuns);
+listRuns();
+document.body.dataset.ready = "true";

@@ -1,0 +1,184 @@
+"""The charts of a report as data, which the page and the pictures draw: axes, lines, points, and the Pareto front."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ttt_mlflow import names
+from ttt_mlflow.names import Metric
+from ttt_mlflow.report.best_run import Best
+from ttt_mlflow.report.results import Cell, Grid, Series, State
+from ttt_mlflow.report.results_quantities import (
+    Quantity,
+    measured_quantities,
+    throughput_of,
+)
+
+# metrics that can be the latency; the first is taken unless a limit names another
+LATENCIES: dict[str, tuple[Metric, ...]] = {
+    "decode": (
+        *(names.DECODE_STEP_MS_P50, names.DECODE_STEP_MS_P90, names.DECODE_STEP_MS_P99, names.DECODE_STEP_MS_MEAN),
+    ),
+    "prefill": (names.PREFILL_MS, names.TIME_TO_FIRST_TOKEN_MS),
+}
+OVER_BATCH = ("throughput", "memory", "energy", "roofline")  # quantities that have a chart over the batch
+TICKS = 8  # labels that fit on an axis
+LOGARITHMIC = 30.0  # an axis whose largest value is that many times its smallest is logarithmic
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run. low, high: the ends of the confidence interval of y, if there is one."""
+
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    batch: int
+    state: State
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Line:
+    series: Series
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart. batches: where the x axis has its ticks; empty for a numeric axis.
+
+    front: the Pareto front, from the shortest latency to the highest throughput. limit: a latency that --best named.
+    best: the point that --best found.
+    """
+
+    name: str
+    title: str
+    x_title: str
+    y_title: str
+    y_logarithmic: bool
+    batches: tuple[int, ...]
+    lines: tuple[Line, ...]
+    front: tuple[tuple[float, float], ...] = ()
+    limit: float | None = None
+    best: tuple[float, float] | None = None
+
+    @property
+    def over_batch(self) -> bool:
+        return bool(self.batches)
+
+
+def charts_of(grid: Grid, best: Sequence[Best] = ()) -> list[Chart]:
+    """The charts for which at least one run has the numbers."""
+    answer = next((one for one in best if one.kind == grid.kind), None)
+    quantities = {one.name: one for one in measured_quantities(grid)}
+    over_batch = [
+        _over_batch(grid, quantities[name])
+        for name in ("throughput", "memory", "energy", "roofline")
+        if name in quantities
+    ]
+    found = [over_batch[0], _latency(grid, answer), *over_batch[1:]]
+    return [chart for chart in found if any(line.points for line in chart.lines)]
+
+
+def _over_batch(grid: Grid, quantity: Quantity) -> Chart:
+    lines = []
+    for series in grid.series:
+        points = []
+        for batch, cell in series.cells.items():
+            value = quantity.value(cell)
+            if value is not None:
+                points.append(_point(batch, value, quantity.interval(cell), batch, cell))
+        lines.append(Line(series, tuple(points)))
+    return Chart(
+        quantity.name,
+        f"{quantity.title} over batch",
+        "batch",
+        quantity.heading,
+        _is_logarithmic(point.y for line in lines for point in line.points),
+        grid.batches,
+        tuple(lines),
+    )
+
+
+def _latency(grid: Grid, answer: Best | None) -> Chart:
+    metrics = {metric.name: metric for metric in LATENCIES[grid.kind]}
+    limits = [one for one in answer.limits if one.column.meant in metrics] if answer else []
+    metric = metrics[limits[0].column.meant] if limits else LATENCIES[grid.kind][0]
+    throughput = throughput_of(grid)
+    lines, best = [], None
+    for series in grid.series:
+        points = []
+        for batch, cell in series.cells.items():
+            latency, value = cell.value(metric), throughput.value(cell)
+            if latency is not None and value is not None:
+                points.append(_point(latency, value, throughput.interval(cell), batch, cell))
+                if answer and answer.run and cell.row and answer.run.id == cell.row.id:
+                    best = (latency, value)
+        lines.append(Line(series, tuple(points)))
+    every = [point for line in lines for point in line.points]
+    return Chart(
+        "latency",
+        "Throughput against latency",
+        f"{metric.label}, {metric.unit}",
+        throughput.heading,
+        _is_logarithmic(point.y for point in every),
+        (),
+        tuple(lines),
+        pareto_front(point for point in every if point.state != "invalid"),
+        limits[0].bound if limits else None,
+        best,
+    )
+
+
+def _point(x: float, y: float, interval: tuple[float, float] | None, batch: int, cell: Cell) -> Point:
+    low, high = interval or (None, None)
+    return Point(x, y, low, high, batch, cell.state, cell.row.id if cell.row else "")
+
+
+def pareto_front(points: Iterable[Point]) -> tuple[tuple[float, float], ...]:
+    """The (x, y) for which no other point has as small an x and a larger y; from the smallest x to the largest y."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda one: (one.x, -one.y)):
+        if not front or point.y > front[-1][1]:
+            front.append((point.x, point.y))
+    return tuple(front)
+
+
+def _is_logarithmic(values: Iterable[float]) -> bool:
+    found = list(values)
+    return bool(found) and min(found) > 0 and max(found) > LOGARITHMIC * min(found)
+
+
+def x_ticks(chart: Chart) -> list[float]:
+    """Where the logarithmic x axis has its labels, so far apart that they do not overlap."""
+    if chart.over_batch:
+        return apart(chart.batches)
+    limit = [] if chart.limit is None or chart.limit <= 0 else [chart.limit]
+    return _round_numbers([*limit, *(point.x for line in chart.lines for point in line.points)])
+
+
+def y_ticks(chart: Chart) -> list[float]:
+    """The same for a logarithmic y axis."""
+    return _round_numbers([point.y for line in chart.lines for point in line.points])
+
+
+def _round_numbers(values: Sequence[float]) -> list[float]:
+    """1, 2, 5 and so on, from just below the smallest value to just above the largest; of many decades 1 and 10."""
+    if not values or min(values) <= 0:
+        return []
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    steps = (1, 2, 5) if high - low <= 3 else (1,)
+    every = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
+    return [tick for tick in every if min(values) / 1.5 <= tick <= max(values) * 1.5]
+
+
+def apart(batches: Sequence[int]) -> list[float]:
+    """Those of ``batches`` that are far enough apart on a logarithmic axis, the largest among them."""
+    least = (math.log(batches[-1]) - math.log(batches[0])) / TICKS if len(batches) > 1 else 0.0
+    kept: list[float] = []
+    for batch in reversed(batches):
+        if not kept or math.log(kept[-1]) - math.log(batch) >= least * 0.999:
+            kept.append(float(batch))
+    return kept[::-1]

@@ -1,0 +1,287 @@
+"""The pictures of a report for papers and slides: the throughput table, and the charts, each as a matplotlib figure."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.report.results import Cell, Grid, Results, Series
+from ttt_mlflow.report.results_charts import Chart, Line, Point, x_ticks, y_ticks
+from ttt_mlflow.report.results_quantities import interval_text, throughput_of
+from ttt_mlflow.report.style import DASHES, GRAY, MARKERS, SAFE_COLORS
+from ttt_mlflow.report.text import number, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOOKS: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.5}
+LINE_COLOR, PALE, FAINT = "#c9ced6", "#f1f2f4", "#5f6670"
+MOST_ROWS = 12  # of a table, or lines of a chart, in a picture; the page and the Markdown have all
+ROW, HEADING, COLUMN, CHARACTER = 0.42, 0.3, 1.18, 0.082  # inches
+COLUMNS = 3
+PANEL = (4.3, 3.3)  # inches
+INVALID: dict[str, Any] = {"marker": "x", "color": GRAY}
+LABEL_OFFSETS = ((5, -11), (-5, 4), (5, 4), (-5, -11))  # points, from a point of a chart to its label
+MOST_LABELS = 40  # points that are labeled; more would hide the lines
+CHARACTER_PX, LABEL_PX = 5.5, 10.0  # a label's size at 100 dots per inch
+
+
+def text(what: str) -> str:
+    """A text of a record for matplotlib, which would take dollars for formulas."""
+    return without_secrets(printable(what)).replace("$", r"\$")
+
+
+def table_figure(results: Results) -> "Figure":
+    """The throughput tables: invalid numbers gray, hatched where memory is not enough, empty where nothing was run."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    blocks = [(grid, list(grid.series[:MOST_ROWS])) for grid in results.grids]
+    left = max((CHARACTER * _label_length(one) for _, rows in blocks for one in rows), default=1.0) + 0.2
+    width = left + COLUMN * max((len(grid.batches) for grid, _ in blocks), default=1) + 0.1
+    height = sum(HEADING * 3 + ROW * len(rows) + HEADING for _, rows in blocks) + 0.1
+    with mpl.rc_context(LOOKS):
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.axis("off")
+        top = 0.1
+        for grid, rows in blocks:
+            top = _table(axes, grid, rows, left, top)
+        return figure
+
+
+def _label_length(series: Series) -> float:
+    return max(len(series.label), 0.85 * len(", ".join(series.notes)))
+
+
+def _table(axes: "Axes", grid: Grid, rows: Sequence[Series], left: float, top: float) -> float:
+    """Draw one table ``top`` inches from the top, its labels ``left`` inches wide; returns where it ends."""
+    quantity = throughput_of(grid)
+    end = left + COLUMN * len(grid.batches)
+    axes.text(0.1, top + 0.2, text(quantity.heading), weight="bold", fontsize=11, va="center")
+    axes.text(0.1, top + 0.45, text(", ".join(grid.shared)), fontsize=8, color=FAINT, va="center")
+    axes.text(left, top + 0.75, "batch", fontsize=8, color=FAINT, ha="right", va="center")
+    for column, batch in enumerate(grid.batches):
+        right = left + COLUMN * (column + 1)
+        axes.text(right - 0.1, top + 0.75, f"{batch:,}", weight="bold", ha="right", va="center")
+    top += HEADING * 3
+    axes.plot([0.1, end], [top, top], color="black", linewidth=0.8)
+    for index, series in enumerate(rows):
+        y = top + ROW * index
+        middle = y + ROW / 2
+        axes.text(0.1, middle - (0.07 if series.notes else 0), text(series.label), va="center")
+        if series.notes:
+            axes.text(0.1, middle + 0.1, text(", ".join(series.notes)), fontsize=7, color=FAINT, va="center")
+        for column, batch in enumerate(grid.batches):
+            _cell(axes, grid, series.cells.get(batch), (left + COLUMN * column, y))
+        axes.plot([0.1, end], [y + ROW, y + ROW], color=LINE_COLOR, linewidth=0.5)
+    top += ROW * len(rows)
+    more = len(grid.series) - len(rows)
+    told = [f"{more} more rows: see the page or the Markdown"] if more else []
+    axes.text(0.1, top + 0.17, text("; ".join([*_signs(grid), *told])), fontsize=7, color=FAINT, va="center")
+    return top + HEADING + 0.1
+
+
+def _cell(axes: "Axes", grid: Grid, cell: Cell | None, corner: tuple[float, float]) -> None:
+    from matplotlib.patches import Rectangle
+
+    if cell is None or cell.state == "missing":
+        return
+    (x, y), quantity = corner, throughput_of(grid)
+    right, middle = x + COLUMN - 0.1, y + ROW / 2
+    box = (x + 0.03, y + 0.03), COLUMN - 0.06, ROW - 0.06
+    if not cell.is_measured:
+        hatched = "oom" in cell.state
+        if hatched:
+            axes.add_patch(Rectangle(*box, facecolor="white", edgecolor=GRAY, hatch="////", linewidth=0))
+        word: str = {"oom": "OOM", "predicted_oom": "OOM*"}.get(cell.state, cell.state)
+        back = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if hatched else None
+        axes.text(x + COLUMN / 2, middle, word, fontsize=8, color=FAINT, ha="center", va="center", bbox=back)
+        return
+    invalid = cell.state == "invalid"
+    if invalid:
+        axes.add_patch(Rectangle(*box, facecolor=PALE, edgecolor="none"))
+    interval = interval_text(quantity, cell)
+    value, line = quantity.value(cell), middle - (0.07 if interval else 0)
+    color = GRAY if invalid else "black"
+    if value is not None:
+        axes.text(right, line, number(value), ha="right", va="center", color=color)
+    if cell.state == "unjudged":  # beside the number, whose last digit stays under those of other cells
+        axes.text(right + 0.01, line, "?", ha="left", va="center", color=FAINT)
+    if interval:
+        axes.text(right, middle + 0.1, interval, fontsize=6, ha="right", va="center", color=GRAY if invalid else FAINT)
+
+
+def _signs(grid: Grid) -> list[str]:
+    """What the signs of the table mean, for those that it has."""
+    states = {cell.state for _, _, cell in grid.cells()}
+    signs = {
+        "valid": "[…]: 95 % confidence interval",
+        "invalid": "gray: invalid",
+        "unjudged": "?: not judged",
+        "oom": "OOM: out of memory",
+        "predicted_oom": "OOM*: out of memory, predicted and not tried",
+    }
+    return [sign for state, sign in signs.items() if state in states]
+
+
+def charts_figure(charts: Sequence[tuple[str, Chart]]) -> "Figure":
+    """All charts side by side, with one legend. Each comes with the text above it."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    named = _named(charts)
+    columns = 2 if len(charts) in (2, 4) else min(COLUMNS, max(len(charts), 1))
+    rows = math.ceil(len(charts) / columns) if charts else 1
+    longest = max((len(label) for label in named), default=1)
+    across = max(1, int(columns * PANEL[0] / (0.8 + CHARACTER * longest)))
+    legend = 0.35 + 0.22 * math.ceil((len(named) + 3) / across)
+    with mpl.rc_context(LOOKS):
+        figure = Figure(figsize=(columns * PANEL[0], rows * PANEL[1] + legend), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes in panels[len(charts) :]:
+            axes.axis("off")
+        for axes, (title, chart) in zip(panels, charts, strict=False):
+            _draw(axes, chart)
+            axes.set_title(text(title), loc="left", fontsize=10, weight="bold")
+        handles = [*named.values(), *_signs_of_charts([chart for _, chart in charts])]
+        if handles:
+            figure.legend(
+                handles=handles, loc="outside lower center", ncols=across, frameon=False, fontsize=8, handlelength=3
+            )
+        figure.draw_without_rendering()  # the layout, after which it is known where points and labels are
+        figure.set_layout_engine("none")
+        for axes, (_, chart) in zip(panels, charts, strict=False):
+            if not chart.over_batch:
+                _label_points(figure, axes, chart)
+        return figure
+
+
+def _named(charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
+    """The legend: a line for each series that some chart shows."""
+    from matplotlib.lines import Line2D
+
+    lines = {line.series.label: line for _, chart in charts for line in _shown(chart)}
+    handles = {label: Line2D([], [], label=text(label), markersize=5, **_look(line)) for label, line in lines.items()}
+    more = max((sum(bool(line.points) for line in chart.lines) for _, chart in charts), default=0) - MOST_ROWS
+    if more > 0:
+        told = f"{more} more rows: see the page"
+        handles[told] = Line2D([], [], linestyle="none", label=told)
+    return handles
+
+
+def _shown(chart: Chart) -> list[Line]:
+    """The lines of a chart that a picture has room for."""
+    return [line for line in chart.lines if line.points][:MOST_ROWS]
+
+
+def _look(line: Line) -> dict[str, Any]:
+    look = line.series.look
+    return {
+        "color": SAFE_COLORS[look % len(SAFE_COLORS)],
+        "marker": MARKERS[look % len(MARKERS)],
+        "linestyle": DASHES[line.series.set_index % len(DASHES)],
+    }
+
+
+def _signs_of_charts(charts: Sequence[Chart]) -> Iterator[Any]:
+    from matplotlib.lines import Line2D
+
+    points = [point for chart in charts for line in _shown(chart) for point in line.points]
+    if any(chart.front for chart in charts):
+        yield Line2D([], [], color=LINE_COLOR, linewidth=5, label="Pareto front")
+    if any(chart.best for chart in charts):
+        ring: dict[str, Any] = {"marker": "o", "fillstyle": "none", "color": "black", "markersize": 9}
+        yield Line2D([], [], linestyle="none", label="best within the limit (dotted)", **ring)
+    if any(point.state == "invalid" for point in points):
+        yield Line2D([], [], linestyle="none", label="invalid", **INVALID)
+    if any(point.state == "unjudged" for point in points):
+        yield Line2D([], [], linestyle="none", marker="o", fillstyle="none", color=FAINT, label="not judged (hollow)")
+
+
+def _draw(axes: "Axes", chart: Chart) -> None:
+    if chart.front:
+        x, y = zip(*chart.front, strict=True)
+        look: dict[str, Any] = {
+            "color": LINE_COLOR,
+            "linewidth": 5,
+            "alpha": 0.8,
+            "zorder": 1,
+            "solid_capstyle": "butt",
+        }
+        axes.step(x, y, where="post", **look)
+    for line in _shown(chart):
+        _draw_line(axes, line)
+    axes.set(xlabel=text(chart.x_title), ylabel=text(chart.y_title), xscale="log")
+    axes.grid(alpha=0.25)
+    if chart.y_logarithmic:
+        axes.set_yscale("log")
+        axes.set_yticks(y_ticks(chart))
+        axes.set_yticks([], minor=True)
+    else:
+        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    ticks = x_ticks(chart)
+    axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    if chart.limit is not None:
+        axes.axvline(chart.limit, color=FAINT, linestyle=":", linewidth=1)
+    if chart.best is not None:
+        axes.plot(*chart.best, marker="o", markersize=13, fillstyle="none", color="black", zorder=4)
+
+
+def _draw_line(axes: "Axes", line: Line) -> None:
+    """The line, which leaves invalid points out; unjudged points are hollow, invalid ones gray crosses."""
+    look = _look(line)
+    kept = [point for point in line.points if point.state != "invalid"]
+    _add_points(axes, kept, look | {"marker": "", "linewidth": 1.5})
+    for state, fill in (("valid", "full"), ("unjudged", "none")):
+        _add_points(axes, [one for one in kept if one.state == state], look | {"linestyle": "none", "fillstyle": fill})
+    _add_points(axes, [one for one in line.points if one.state == "invalid"], INVALID | {"linestyle": "none"})
+    ends = [(one.x, one.low, one.high) for one in line.points if one.low is not None and one.high is not None]
+    if ends:
+        x, low, high = zip(*ends, strict=True)
+        axes.vlines(x, low, high, colors=look["color"], linewidth=1).set_in_layout(False)
+
+
+def _add_points(axes: "Axes", points: Sequence[Point], look: Mapping[str, Any]) -> None:
+    """The points with their markers. Nothing is drawn outside of the axes, so the layout need not look at them."""
+    if points:
+        (drawn,) = axes.plot([one.x for one in points], [one.y for one in points], **{"markersize": 5, **look})
+        drawn.set_in_layout(False)
+
+
+def _label_points(figure: "Figure", axes: "Axes", chart: Chart) -> None:
+    """Write its batch beside each point, where there is room for it; beside none if there are many."""
+    scale = figure.dpi / 72
+    points = [point for line in _shown(chart) for point in line.points]
+    if not 0 < len(points) <= MOST_LABELS:
+        return
+    at = axes.transData.transform([(point.x, point.y) for point in points])
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
+    inside = axes.get_window_extent()
+    for point, (x, y) in zip(points, at, strict=True):
+        label = f"{point.batch:,}"
+        wide = CHARACTER_PX * len(label)
+        for right, up in LABEL_OFFSETS:
+            left, low = x + right * scale - (wide if right < 0 else 0), y + up * scale
+            box = (left, low, left + wide, low + LABEL_PX)
+            free = not any(_overlap(box, other) for other in taken)
+            if free and inside.x0 <= box[0] and box[2] <= inside.x1 and inside.y0 <= box[1] and box[3] <= inside.y1:
+                axes.annotate(
+                    label,
+                    (point.x, point.y),
+                    xytext=(right, up),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=FAINT,
+                    ha="right" if right < 0 else "left",
+                )
+                taken.append(box)
+                break
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

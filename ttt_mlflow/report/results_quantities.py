@@ -1,0 +1,150 @@
+"""The quantities of a report: which metric, in which unit, and how a cell of a table says it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ttt_mlflow import names
+from ttt_mlflow.names import Metric, Throughput
+from ttt_mlflow.report.results import Cell, Grid, Series
+from ttt_mlflow.report.text import number
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One table. name: its id. short: the heading of a column. unit: of the numbers,
+    which are the metric's times ``scale``.
+    """
+
+    name: str
+    title: str
+    short: str
+    metric: Metric
+    unit: str
+    scale: float = 1.0
+
+    def value(self, cell: Cell | None) -> float | None:
+        found = cell.value(self.metric) if cell else None
+        return None if found is None else found * self.scale
+
+    def interval(self, cell: Cell | None) -> tuple[float, float] | None:
+        """The ends of the 95 % confidence interval; None for a quantity without one."""
+        if cell is None or not isinstance(self.metric, Throughput):
+            return None
+        low, high = cell.value(self.metric.ci_low), cell.value(self.metric.ci_high)
+        return None if low is None or high is None else (low * self.scale, high * self.scale)
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title}, {self.unit}"
+
+
+MEMORY = Quantity("memory", "Peak memory", "peak GB", names.PEAK_MEMORY_ALLOCATED_GB, "GB")
+ENERGY = Quantity("energy", "Energy per token", "mJ/token", names.JOULES_PER_TOKEN, "mJ", 1e3)
+ROOFLINE = Quantity("roofline", "Share of the roofline", "roofline %", names.ROOFLINE_PCT, "%")
+QUANTITIES: dict[str, tuple[Quantity, ...]] = {
+    "decode": (
+        Quantity("throughput", "Decode throughput", "tokens/s", names.DECODE_TOKENS_PER_S, "tokens/s"),
+        Quantity("step", "Decode step, median", "p50 ms", names.DECODE_STEP_MS_P50, "ms"),
+        Quantity("step_p99", "Decode step, 99th percentile", "p99 ms", names.DECODE_STEP_MS_P99, "ms"),
+        *(MEMORY, ENERGY, ROOFLINE),
+    ),
+    "prefill": (
+        Quantity("throughput", "Prefill throughput", "tokens/s", names.PREFILL_TOKENS_PER_S, "tokens/s"),
+        Quantity("prefill", "Prefill time", "prefill ms", names.PREFILL_MS, "ms"),
+        Quantity("first_token", "Time to first token", "first token ms", names.TIME_TO_FIRST_TOKEN_MS, "ms"),
+        *(MEMORY, ENERGY, ROOFLINE),
+    ),
+}
+
+
+def throughput_of(grid: Grid) -> Quantity:
+    return QUANTITIES[grid.kind][0]
+
+
+def measured_quantities(grid: Grid) -> list[Quantity]:
+    """The throughput, and the other quantities that at least one run has."""
+    first, *others = QUANTITIES[grid.kind]
+    cells = [cell for _, _, cell in grid.cells()]
+    return [first, *(one for one in others if any(one.value(cell) is not None for cell in cells))]
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times as fast as the baseline. low, high: from the ends of both confidence intervals, if there are."""
+
+    factor: float
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.factor:.2f}×"
+
+
+def speedup(grid: Grid, series: Series, batch: int) -> Speedup | None:
+    """The throughput of a cell divided by that of its baseline; None if one is invalid or was not measured.
+
+    The ends are those of the passes alone: runs of one configuration differ by more than that.
+    """
+    quantity, other = throughput_of(grid), grid.baseline_of(series)
+    cell, baseline = series.cells.get(batch), other.cells.get(batch) if other else None
+    if cell is None or baseline is None or "invalid" in (cell.state, baseline.state):
+        return None
+    value, base = quantity.value(cell), quantity.value(baseline)
+    if value is None or not base:
+        return None
+    ends, base_ends = quantity.interval(cell), quantity.interval(baseline)
+    if ends is None or base_ends is None or not base_ends[0]:
+        return Speedup(value / base)
+    return Speedup(value / base, ends[0] / base_ends[1], ends[1] / base_ends[0])
+
+
+def baseline_text(grid: Grid, sets: Sequence[str]) -> str:
+    """To what the speed-ups of a grid are relative."""
+    return grid.against.label if grid.against else f"the same configuration of {sets[0]}"
+
+
+# what a cell without a number says
+WORDS = {
+    "oom": "out of memory",
+    "predicted_oom": "out of memory, predicted",
+    "failed": "failed",
+    "killed": "stopped",
+    "skipped": "skipped",
+    "running": "running",
+    "missing": "",
+}
+
+
+def cell_text(quantity: Quantity, cell: Cell | None) -> str:
+    """The cell of a table of text. The number of an invalid run is in parentheses, that of an unjudged one has a ``?``.
+
+    Empty for what was not run, and for what the run did not measure.
+    """
+    if cell is None:
+        return ""
+    if not cell.is_measured:
+        return WORDS[cell.state]
+    value = quantity.value(cell)
+    if value is None:
+        return ""
+    text = number(value)
+    return f"({text})" if cell.state == "invalid" else f"{text}?" if cell.state == "unjudged" else text
+
+
+def interval_text(quantity: Quantity, cell: Cell | None) -> str:
+    """For example ``[67,634, 67,646]``; empty for a quantity without a confidence interval."""
+    ends = quantity.interval(cell)
+    return "" if ends is None else f"[{number(ends[0])}, {number(ends[1])}]"
+
+
+def legend(cells: Sequence[Cell]) -> list[str]:
+    """What the signs in tables of text mean, for the states that there are."""
+    there = {cell.state for cell in cells}
+    lines = []
+    if "invalid" in there:
+        lines.append("(…): the measurement is invalid; the table of runs has the reason.")
+    if "unjudged" in there:
+        lines.append("…?: not judged, because data for a verdict is missing.")
+    if "predicted_oom" in there:
+        lines.append("Out of memory, predicted: not tried, because the predicted memory is more than the GPU has.")
+    return lines
