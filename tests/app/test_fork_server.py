@@ -1,6 +1,7 @@
 """Forks of a process that has imported everything: each is a process of its own, as one that was started anew."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,13 +135,27 @@ def test_a_server_that_cannot_be_used_says_why(imported: str, fault: str, module
 
 def test_what_cells_import_is_there_and_uses_no_gpu() -> None:
     program = f"""
-import importlib, pathlib, sys
+import importlib
 for name in {list(fork_server.MODULES)}:
     importlib.import_module(name)
 import torch
+from ttt_mlflow.app.fork_server import _driver_is_started
 assert not torch.cuda.is_initialized()
-assert "{DRIVER}" not in pathlib.Path("/proc/self/maps").read_text()
+assert not _driver_is_started()
 """
     env = environment(Path(), **fork_server.WITHOUT_DRIVER)
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler for a library in the driver's place")
+@pytest.mark.parametrize(("answer", "started"), [(3, False), (0, True)])
+def test_a_drivers_library_that_is_only_loaded_does_no_harm(answer: int, started: bool, modules: Path) -> None:
+    source, library = modules / "driver.c", modules / f"{DRIVER}.1"
+    source.write_text(f"int cuDeviceGetCount(int *count) {{ return {answer}; }}")
+    subprocess.run(["cc", "-shared", f"-Wl,-soname,{DRIVER}.1", "-o", library, source], check=True)
+    (modules / "imported.py").write_text(f"import ctypes\nloaded = ctypes.CDLL('{library}')")
+    server = ForkServer(environment(modules))
+    fault = server.wait_until_ready()
+    server.close()
+    assert bool(fault) is started

@@ -5,6 +5,7 @@ The server only imports: it has no CUDA context, which no fork could use, and it
 has imported, it takes no time of the host, so that it can wait beside a measurement.
 """
 
+import ctypes
 import gc
 import importlib
 import importlib.util
@@ -31,6 +32,7 @@ IF_INSTALLED = ("transformers.generation", "einops")
 # lets PyTorch count GPUs without the driver, whose state a fork could not use
 WITHOUT_DRIVER = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 DRIVER = "libcuda.so"
+NOT_INITIALIZED = 3  # CUDA_ERROR_NOT_INITIALIZED
 MESSAGE_BYTES = 1 << 18
 LOOK_S = 0.05  # between two looks at a process that is waited for
 LOST = 1  # the exit code of a process whose server has ended before it
@@ -172,9 +174,17 @@ def _import_all(modules: Sequence[str]) -> str | None:
             importlib.import_module(name)
         except Exception as error:  # a run that needs it will say so
             return f"{name} cannot be imported ({one_line(error)})"
-    if DRIVER in Path("/proc/self/maps").read_text():
-        return "an import has started the CUDA driver, which a fork cannot use"
-    return None
+    return "an import has started the CUDA driver, which a fork cannot use" if _driver_is_started() else None
+
+
+def _driver_is_started() -> bool:
+    """Whether cuInit was called in this process. A driver's library that is loaded alone does no harm."""
+    if DRIVER not in Path("/proc/self/maps").read_text():
+        return False
+    try:
+        return bool(ctypes.CDLL(f"{DRIVER}.1").cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALIZED)
+    except (OSError, AttributeError):  # another library of that name: nobody knows
+        return True
 
 
 def _serve(connection: socket.socket) -> str | None:
