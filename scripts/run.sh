@@ -10,6 +10,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 
 prepare_environment
+prepare_mamba "$@"
 absolute_paths "$@"
 set -- "${arguments[@]}"
 cd "$project"

@@ -25,6 +25,7 @@ TESTED_ELSEWHERE = {
     "app/sweep/measured.py": "app/sweep/test_command.py, app/sweep/test_board.py",
     "app/sweep/parent.py": "app/sweep/test_command.py",
     "app/sweep/publication.py": "app/sweep/test_command.py",
+    "app/sweep/results.py": "app/sweep/test_command.py",
     "app/sweep/task.py": "app/sweep/test_command.py, app/sweep/executors/test_process.py",
     "cli/sweeping.py": "app/sweep/test_command.py",
     "tracking/sweeps.py": "app/sweep/test_command.py, test_mlflow_run_sweep.py",

@@ -77,6 +77,27 @@ print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:]))
     echo "$hash" >"$stamp"
 }
 
+# prepare_mamba [ARGUMENT ...]: if an argument names a Mamba model, install mamba-ssm and causal-conv1d, once, where a CUDA
+# compiler can build them. Where there is none, or the build fails, the command itself says what is missing.
+prepare_mamba() {
+    local nvcc
+    [[ ${TTT_MLFLOW_ENV:-} != current && "$*" == *mamba* ]] || return 0
+    ! python -c 'import importlib.util as modules, sys
+sys.exit(not all(map(modules.find_spec, ("mamba_ssm", "causal_conv1d"))))' || return 0
+    nvcc=$(command -v "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" || command -v nvcc) || return 0
+    echo "Building mamba-ssm and causal-conv1d with $nvcc (once, minutes; the log is $VIRTUAL_ENV/mamba.log)" >&2
+    while sleep 15 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+        echo "  still building after $SECONDS s: $(tail -n 1 "$VIRTUAL_ENV/mamba.log" | cut -c -100)" >&2
+    done &
+    local progress=$! pip=(python -m pip install --disable-pip-version-check --constraint "$project/constraints.txt")
+    if ! "${pip[@]}" setuptools wheel packaging ninja >"$VIRTUAL_ENV/mamba.log" 2>&1 ||
+        ! "${pip[@]}" --no-build-isolation --editable "$project[mamba]" >>"$VIRTUAL_ENV/mamba.log" 2>&1; then
+        tail -n 5 "$VIRTUAL_ENV/mamba.log" >&2
+        echo "Warning: mamba-ssm could not be built; see the whole log in $VIRTUAL_ENV/mamba.log" >&2
+    fi
+    kill "$progress" 2>/dev/null || true
+}
+
 # Run a program of scripts/lib with this project's package.
 project_python() {
     PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH} python "$project/scripts/lib/$1"

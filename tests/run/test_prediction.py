@@ -22,7 +22,7 @@ LINEAR, MLP, MAMBA = "mlp_1_dual_triton", "mlp_2_dual_triton", "state-spaces/mam
 EAGER: dict[str, Any] = {"use_compile": False, "cuda_graph": False}
 PREFILL: dict[str, Any] = {"mode": "prefill"}
 # GB: of tensors, of PyTorch's allocator, on the device. From benchmarks/results, the newest of each configuration:
-# 2026-11-25-h100 (profiles-4), 2026-11-28-h200 (ab_process-1, first_run-1), 2026-11-29-h200 (prefill-1), 2026-11-24-h200
+# 2026-11-25-h100 (profiles-4), 2026-11-28-h200 (ab_process-1, first_run-1), 2026-11-29-h200 (prefill-1), and older ones
 RECORDED: list[tuple[dict[str, Any], float, float, float]] = [
     ({"inner_net": LINEAR, "batch": 1024}, 13.41, 13.54, 14.34),
     ({"inner_net": LINEAR, "batch": 1024, "use_compile": False}, 13.41, 13.56, 14.35),

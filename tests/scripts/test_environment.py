@@ -119,6 +119,52 @@ def test_current_environment_is_taken_as_it_is(project: Path) -> None:
     assert installations(project) == []
 
 
+def prepare_mamba(project: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """In an environment without mamba-ssm, on a host with a CUDA compiler."""
+    nvcc = project / "cuda/bin/nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\n")
+    nvcc.chmod(0o755)
+    script = 'set -euo pipefail; source "$1/scripts/lib/environment.sh"; prepare_environment; prepare_mamba "${@:2}"'
+    env = {name: value for name, value in os.environ.items() if name != "TTT_MLFLOW_ENV"}
+    env |= {"PIP_LOG": str(project / "pip.log"), "CUDA_HOME": str(project / "cuda"), **settings}
+    prepare(project)
+    (project / "pip.log").unlink()
+    command = ["bash", "-c", script, "bash", str(project), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True)
+
+
+def test_mamba_is_built_where_a_compiler_is_and_a_mamba_model_is_asked_for(project: Path) -> None:
+    done = prepare_mamba(project, "-P", "model_name=state-spaces/mamba-1.4b")
+    assert done.returncode == 0, done.stderr
+    tools, build = installations(project)
+    pinned = f"install --disable-pip-version-check --constraint {project}/constraints.txt"
+    assert tools == f"{pinned} setuptools wheel packaging ninja"
+    assert build == f"{pinned} --no-build-isolation --editable {project}[mamba]"
+    assert f"Building mamba-ssm and causal-conv1d with {project}/cuda/bin/nvcc (once, minutes; the log" in done.stderr
+
+
+def test_a_build_of_mamba_that_fails_leaves_the_rest_to_the_command(project: Path) -> None:
+    done = prepare_mamba(project, "mamba-130m", PIP_EXIT="1")
+    assert done.returncode == 0
+    assert "Warning: mamba-ssm could not be built; see the whole log in" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        (["-P", "model_name=ttt-1b"], {}),
+        (["mamba-130m"], {"CUDA_HOME": "/nowhere", "PATH": "/usr/bin:/bin"}),
+    ],
+    ids=["another model", "no compiler"],
+)
+def test_mamba_is_not_built_otherwise(arguments: list[str], settings: dict[str, str], project: Path) -> None:
+    done = prepare_mamba(project, *arguments, **settings)
+    assert done.returncode == 0, done.stderr
+    assert installations(project) == []
+    assert "Building" not in done.stderr
+
+
 def chosen(*arguments: str, **settings: str) -> list[str]:
     """The command that measures one configuration."""
     script = 'set -euo pipefail; source "$1/scripts/lib/environment.sh"; choose_command "${@:2}"; echo "${command[*]}"'

@@ -80,15 +80,18 @@ def make_report(asked: Asked) -> int:
     return DamagedRecord.exit_code if found.unread else 0
 
 
-def report_on(runs: Sequence[RecordedRun], folder: Path, *, sweep: SweepFile | None = None, title: str) -> list[Path]:
+def report_on(
+    runs: Sequence[RecordedRun], folder: Path, *, sweep: SweepFile | None = None, title: str, store: str | None = None
+) -> list[Path]:
     """Write the report on ``runs`` into ``folder``, which becomes part of a run's artifacts; returns the files.
 
-    sweep: the cells among which some have no run. The Markdown's links lead to the runs within MLflow, whatever its
-    address. Raises OSError if the files cannot be written, DamagedRecord if a run's record is not what was written.
+    sweep: the cells among which some have no run. store: that of the runs that are no records. The Markdown's links
+    lead to the runs within MLflow, whatever its address. Raises OSError if the files cannot be written, DamagedRecord
+    if a run's record is not what was written.
     """
     rows = [row for run in runs if (row := _row(run)) is not None]
     sets = [RunSet(title, rows, (sweep,) if sweep else ())]
-    places = _places(rows)
+    places = _places(rows, store)
     results = results_of(sets, title, **_where(places))
     files = results_files(results, [], [*FORMATS])
     within = replace(results, links={one: run_place(at.experiment_id, at.run_id) for one, at in places.items()})
@@ -191,7 +194,7 @@ def _places(rows: Sequence[RunRow], store: str | None = None) -> dict[str, _Plac
                 uri = clean(published["tracking_uri"])
                 places[row.id] = _Place(uri, published["experiment_id"], published["run_id"])
         elif isinstance(row.run, StoreRun) and store is not None:
-            places[row.id] = _Place(store, row.run.experiment_id, row.id)
+            places[row.id] = _Place(clean(store), row.run.experiment_id, row.id)
     return places
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ttt_mlflow.errors import one_line
+from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocate, Allocations
 from ttt_mlflow.models.decoder import make_decoder, tensors_in
-from ttt_mlflow.models.entry import Decoder, ModelEntry, ModelRequest
+from ttt_mlflow.models.entry import Decoder, Execution, ModelEntry, ModelRequest
 from ttt_mlflow.plugins import BROKEN, Failed, Trial, demand
 from ttt_mlflow.workload import PARTS, Stage, Workload
 
@@ -75,6 +76,8 @@ class _Tried:
             self._check("work() counts bytes and operations", self._work)
         else:
             self.trial.skip(f"{self.label}work() counts bytes and operations", "not given; runs have no roofline")
+        if self.entry.allocations:
+            self._check("allocations() says what a run allocates", self._allocations)
 
     def _check(self, what: str, action: Callable[[], Any], may_print: bool = False) -> Any:
         return self.trial.check(f"{self.label}{what}", action, may_print)
@@ -136,6 +139,17 @@ class _Tried:
                 numbers = (stage.bytes, stage.flops, stage.weight_bytes, stage.state_bytes)
                 demand(all(math.isfinite(one) and one >= 0 for one in numbers), f"{mode}: {stage} has no such numbers")
             demand(sum(stage.bytes for stage in stages) > 0, f"{mode}: no bytes in all")
+
+    def _allocations(self) -> None:
+        assert self.entry.allocations
+        for cuda_graph in (False, True):
+            workload = Workload("decode", BATCH, PROMPT, STEPS)
+            made = self.entry.allocations(self.request, workload, Execution(compiled=False, cuda_graph=cuda_graph))
+            demand(isinstance(made, Allocations), f"it returns {type(made).__name__}, not Allocations")
+            kept = [one for one in made.events if isinstance(one, Allocate)]
+            demand(all(type(one.size) is int and one.size >= 0 for one in kept), "a size is no whole number of bytes")
+            for kind in (WEIGHTS, STATE):
+                demand(any(one.kind == kind for one in kept), f"no {kind} are kept")
 
 
 def _has_members(model: Any) -> None:

@@ -20,8 +20,8 @@ from ttt_mlflow.run.reserve import steps_per_pass
 # has the libraries' code.
 CONTEXT_BYTES, GRAPH_BYTES = 720_000_000, 75_000_000
 CACHED, CONTEXT = "cached by PyTorch", "CUDA context"
-# Of a run whose compiled code is in the caches, without its passes: imports, weights, preparation, recording.
-START_S, COMPILED_S, END_S = 8.0, 8.0, 3.0
+# Of a run without its passes, in a process that need not import: weights and preparation, compilation, recording.
+START_S, COMPILED_S, END_S = 2.0, 6.0, 2.0
 WARMUP_S = 2.5  # until the clocks have settled
 SHARE_OF_ROOFLINE = 0.6
 MOST_BATCH = 1 << 24

@@ -34,6 +34,8 @@ def test_one_parent_with_nested_children_that_a_second_command_leaves_alone(stor
     assert len(ids) == 1
     assert len({run.data.tags["ttt.cell"] for run in stored.children}) == 4
 
+    pages = {one.path for one in stored.client.list_artifacts(parent.info.run_id, "results")}
+    assert {"results/results.html", "results/results.csv", "results/table.png", "results/charts.svg"} <= pages
     path = stored.client.download_artifacts(parent.info.run_id, "sweep.json")
     cells = SweepFile.parse(Path(path).read_bytes(), "sweep.json").cells
     assert [cell.state for cell in cells] == ["done"] * 4
@@ -52,6 +54,7 @@ def test_one_parent_with_nested_children_that_a_second_command_leaves_alone(stor
     assert again.exit_code == 0, again.output
     assert stored.names() == sorted(NAMES * 2)
     assert len(find_journals("elsewhere").journals) == 5
+    assert all(journal.faults() == [] for journal in find_journals("elsewhere").journals)
     assert stored.parent.info.status == "FINISHED"
 
 

@@ -16,12 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.models.generation import generate
-from ttt_mlflow.config import RunConfig
-from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.mamba import model as mamba
 from ttt_mlflow.models.registry import find_model
-from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.workload import named_by
 
 CPU = torch.device("cpu")
@@ -46,31 +43,6 @@ def install(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
         return importlib.machinery.ModuleSpec(name, None) if name in modules else None
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-
-
-@pytest.mark.parametrize(
-    ("installed", "absent"),
-    [
-        ([], "mamba-ssm and causal-conv1d"),
-        (["mamba_ssm"], "causal-conv1d"),
-        (["causal_conv1d"], "mamba-ssm"),
-    ],
-)
-def test_what_is_missing_and_how_to_get_it(installed: list[str], absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, *installed)
-    message = (
-        f"{absent} not installed; on a machine with a GPU and a CUDA toolchain: "
-        "pip install --no-build-isolation '.[mamba]'"
-    )
-    assert mamba.missing() == message
-    with pytest.raises(BadInput) as refused:
-        make_plan(RunConfig.parse({"model_name": "state-spaces/mamba-1.4b"}))
-    assert str(refused.value) == f"model_name=state-spaces/mamba-1.4b: {message}"
-
-
-def test_nothing_is_missing_where_both_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, "mamba_ssm", "causal_conv1d")
-    assert mamba.missing() is None
 
 
 def parameters_of(width: int, layers: int) -> int:

@@ -19,11 +19,13 @@ from ttt_mlflow.app.sweep.check import Checked
 from ttt_mlflow.app.sweep.executors import Ended, Executor
 from ttt_mlflow.app.sweep.executors.inline import InlineExecutor
 from ttt_mlflow.app.sweep.executors.process import ProcessExecutor, chosen_gpus
+from ttt_mlflow.app.sweep.executors.ray import RayExecutor
 from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, sweep_id
 from ttt_mlflow.app.sweep.live import Live, dry_run_text
 from ttt_mlflow.app.sweep.measured import Alike, Measured, local_records, runs_of
 from ttt_mlflow.app.sweep.parent import Place, alone, children_of, end_parent, find_parent, open_parent, show_in
 from ttt_mlflow.app.sweep.publication import SweepPublishing
+from ttt_mlflow.app.sweep.results import write_report
 from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import SweepConfig
@@ -87,6 +89,8 @@ def open_executor(config: SweepConfig) -> Executor:
         raise BadInput(f"gpus={','.join(config.gpus)}: executor={config.executor} chooses its GPU itself; omit gpus")
     if config.address and config.executor != "ray":
         raise BadInput(f"address={config.address}: executor={config.executor} uses no Ray cluster; omit address")
+    if config.executor == "ray":
+        return RayExecutor(config.address)
     if config.executor == "inline":
         return InlineExecutor(Console(stderr=True))
     return ProcessExecutor([] if config.device == "cpu" and not config.gpus else chosen_gpus(config.gpus))
@@ -219,11 +223,11 @@ class _Sweep:
         with Live(self.board, self.executor.width, self.config.executor != "inline") as live:
             try:
                 while waiting or taken:
-                    while waiting and taken < self.executor.width:
+                    while waiting and (taken < self.executor.width or self.executor.queues):
                         taken += 1
                         self.executor.start(self._task(waiting.popleft()))
                     for task, place in self.executor.running():
-                        self.board.by_key[task.cell.key].begin(place)
+                        self.board.by_key[task.key].begin(place)
                     live.show()
                     for ended in self.executor.wait(LOOK_S):
                         taken -= 1
@@ -236,11 +240,11 @@ class _Sweep:
 
     def _task(self, one: CellState) -> Task:
         target = {**self.parent.target, "run_id": None}
-        return Task(one.cell, self.logdir, self.board.sweep_id, record_id(self.parent), target)
+        return Task(one.cell, one.cell.key, self.logdir, self.board.sweep_id, record_id(self.parent), target)
 
     def _take(self, ended: Ended, live: Live) -> None:
         """Note what became of a cell, show it, and publish it."""
-        one = self.board.by_key[ended.task.cell.key]
+        one = self.board.by_key[ended.task.key]
         one.end(Measured.of_record(ended.record) if ended.record else None, ended.reason)
         live.tell(one)
         if ended.record:
@@ -275,6 +279,8 @@ class _Sweep:
             message = f"{failed} of {len(self.board.states)} runs failed; the same command measures them again"
             status, code = "error", RunFailed.exit_code
         show_in(self.parent, self.board)
+        if not killed and (why := write_report(self.parent, self.board, self.publishing.uri)):
+            print_error(f"Warning: the report is not complete: {why}")
         end_parent(self.parent, status, message, code)
         told = self._publish_parent(killed)
         print_text(self.board.text())

@@ -21,11 +21,13 @@ from ttt_mlflow.record.journal import Journal
 class Task:
     """A cell that is to be measured.
 
-    parent: id of the record of the sweep's parent. target: where the run belongs (see :meth:`Journal.set_target`), so
-    that ``sync`` can publish its record even if the sweep is killed.
+    key: of the cell in its sweep, also where ``cell`` has the paths of another host. parent: id of the record of the
+    sweep's parent. target: where the run belongs (see :meth:`Journal.set_target`), so that ``sync`` can publish its
+    record even if the sweep is killed.
     """
 
     cell: Cell
+    key: str
     logdir: Path
     sweep_id: str
     parent: str
@@ -36,13 +38,14 @@ class Task:
         """What the record of the run has from its beginning."""
         return {
             names.TAG_SWEEP_ID: self.sweep_id,
-            names.TAG_CELL: self.cell.key,
+            names.TAG_CELL: self.key,
             names.TAG_PARENT_JOURNAL_ID: self.parent,
         }
 
     def as_json(self) -> dict[str, Any]:
         return {
             "config": self.cell.config.model_dump(mode="json"),
+            "key": self.key,
             "logdir": str(self.logdir),
             "sweep_id": self.sweep_id,
             "parent": self.parent,
@@ -52,7 +55,7 @@ class Task:
     @classmethod
     def of_json(cls, value: Mapping[str, Any]) -> "Task":
         cell = Cell(RunConfig.parse(value["config"]))
-        return cls(cell, Path(value["logdir"]), value["sweep_id"], value["parent"], value["target"])
+        return cls(cell, value["key"], Path(value["logdir"]), value["sweep_id"], value["parent"], value["target"])
 
 
 def measure_task(

@@ -4,7 +4,6 @@ The configurations are the published ones (config.json of state-spaces/mamba-*).
 nothing is downloaded from a hub. Weights are random.
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
+from ttt_mlflow.models.mamba.installation import missing
 from ttt_mlflow.models.mamba.memory import MemoryOfMamba
 from ttt_mlflow.models.mamba.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import (
@@ -46,20 +46,6 @@ FUNCTION_PARTS = {
     "selective_state_update": INNER,
     "selective_scan_fn": INNER,
 }
-
-
-def missing() -> str | None:
-    """What must be installed before a Mamba model can be built, or None."""
-    absent = [
-        package for module, package in (("mamba_ssm", "mamba-ssm"), ("causal_conv1d", "causal-conv1d"))
-        if importlib.util.find_spec(module) is None
-    ]  # fmt: skip
-    if not absent:
-        return None
-    return (
-        f"{' and '.join(absent)} not installed; on a machine with a GPU and a CUDA toolchain: "
-        "pip install --no-build-isolation '.[mamba]'"
-    )
 
 
 class MambaModel:

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.project import wait_until
+from ttt_mlflow.app import fork_server
 from ttt_mlflow.app.sweep.executors import Ended
 from ttt_mlflow.app.sweep.executors import process as processes
 from ttt_mlflow.app.sweep.executors.process import ProcessExecutor, chosen_gpus
@@ -24,13 +25,16 @@ TARGET = {"tracking_uri": "http://nowhere", "run_id": None, "experiment_name": "
 
 
 def task(logdir: Path, **values: object) -> Task:
-    return Task(Cell(RunConfig.parse({**CONFIG, **values})), logdir, "sweep", "parent", TARGET)
+    cell = Cell(RunConfig.parse({**CONFIG, **values}))
+    return Task(cell, cell.key, logdir, "sweep", "parent", TARGET)
 
 
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessExecutor]:
     """On two GPUs that only the environment of the processes knows of; they measure on the CPU."""
     monkeypatch.setattr(processes, "visible_gpus", lambda: GPUS)
+    monkeypatch.setattr(fork_server, "MODULES", ("ttt_mlflow.app.sweep.cell_process",))  # the rest is imported later
+    monkeypatch.setattr(fork_server, "IF_INSTALLED", ())
     with ProcessExecutor(GPUS) as executor:
         yield executor
 
@@ -46,9 +50,11 @@ def test_each_process_has_a_gpu_of_its_own_and_nothing_of_the_users_mlflow(
     executor.start(task(tmp_path))
     executor.start(task(tmp_path, batch=2))
     assert [place for _, place in executor.running()] == ["0 (Fake H200)", "1 (Fake H200)"]
-    children = psutil.Process().children()
-    environments = [child.environ() for child in children]
-    assert sorted(env["CUDA_VISIBLE_DEVICES"] for env in environments) == ["GPU-0", "GPU-1"]
+    environments = [executor._environment(place) for place in ("0 (Fake H200)", "1 (Fake H200)")]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in environments] == ["GPU-0", "GPU-1"]
+    children = psutil.Process().children(recursive=True)
+    assert len(children) == 3, "two cells, and the process that they are forks of"
+    environments += [child.environ() for child in children]
     assert not any(name.startswith("MLFLOW_") for env in environments for name in env)
     assert not any("secret" in word for child in children for word in child.cmdline())
 
@@ -69,12 +75,19 @@ def test_each_process_has_a_gpu_of_its_own_and_nothing_of_the_users_mlflow(
         assert stopped.record.status["message"] is not None
         assert stopped.record.status["message"].startswith("stopped by SIGINT")
     assert killed.record or stopped.record
+    assert len(psutil.Process().children(recursive=True)) == 1, "the server of forks"
+    executor.__exit__(None, None, None)
     assert not psutil.Process().children()
 
 
 def all_ended_of(executor: ProcessExecutor, count: int) -> list[Ended]:
     found: list[Ended] = []
-    wait_until(lambda: bool(found.extend(executor.wait(0.1)) or len(found) >= count))
+
+    def enough() -> bool:
+        found.extend(executor.wait(0.1))
+        return len(found) >= count
+
+    wait_until(enough)
     return found
 
 

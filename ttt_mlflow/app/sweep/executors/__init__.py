@@ -33,11 +33,14 @@ class Ended:
 class Executor(Protocol):
     """Measures cells. It is a context, at whose end all that it started has ended.
 
-    width: how many cells it takes at once. gpu_names: the GPUs on which it measures, by name; CPU without one.
+    width: how many cells it measures at once. queues: whether it takes more than that, and orders them by itself.
+    gpu_names: the GPUs on which it measures, by name; CPU without one.
     """
 
     @property
     def width(self) -> int: ...
+    @property
+    def queues(self) -> bool: ...
     @property
     def gpu_names(self) -> Sequence[str]: ...
 
@@ -50,7 +53,7 @@ class Executor(Protocol):
         """What the place that would measure each cell says of it. Raises BadInput if there is no such place."""
 
     def start(self, task: Task) -> None:
-        """Take ``task``. At most ``width`` tasks are taken and not yet handed back."""
+        """Take ``task``. Unless it ``queues``, at most ``width`` tasks are taken and not yet handed back."""
 
     def running(self) -> list[tuple[Task, str]]:
         """The tasks that are measured at this moment, each with its place."""

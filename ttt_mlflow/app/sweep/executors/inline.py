@@ -18,6 +18,8 @@ from ttt_mlflow.telemetry.gpus import visible_gpus
 class InlineExecutor:
     """See :class:`ttt_mlflow.app.sweep.executors.Executor`. It measures on the first GPU, like ``ttt-mlflow run``."""
 
+    queues = False
+
     def __init__(self, console: Console | None = None) -> None:
         self._console = console
         self._gpus = visible_gpus()[:1]

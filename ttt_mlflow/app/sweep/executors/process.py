@@ -1,6 +1,7 @@
 """Measures each cell in a process of its own. Each GPU of this host takes the next one, one at a time."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from ttt_mlflow.app.fork_server import Forked, ForkServer
 from ttt_mlflow.app.sweep.check import Checked, check_run
 from ttt_mlflow.app.sweep.executors import CPU, Ended
 from ttt_mlflow.app.sweep.grid import Cell
@@ -23,8 +25,11 @@ from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.telemetry.gpus import Gpu, visible_gpus
 
+log = logging.getLogger(__name__)
+
 PATIENCE_S = 30.0  # for a process that was asked to stop, until it is killed
 LOOK_S = 0.2  # between two looks at the processes
+CELL = "ttt_mlflow.app.sweep.cell_process"
 LAST_WORDS = 300  # characters of the last line of a process that left no reason
 
 
@@ -51,7 +56,7 @@ class _Running:
     """A process that measures, what it answered so far, and what it printed."""
 
     task: Task
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     said: IO[bytes]
     answered: bytes = b""
 
@@ -70,7 +75,7 @@ class _Running:
         if "record" in answers and Path(answers["record"]).is_dir():
             record = Journal.open(answers["record"])
             record.close_abandoned()
-        code = self.process.returncode
+        code = self.process.wait()
         if record is None and reason is None:
             how = f"stopped by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             reason = f"its process was {how}" if code < 0 else f"its process {how}"
@@ -89,12 +94,19 @@ class _Running:
 
 
 class ProcessExecutor:
-    """See :class:`ttt_mlflow.app.sweep.executors.Executor`. gpus: those that take part; none: this host's CPU."""
+    """See :class:`ttt_mlflow.app.sweep.executors.Executor`. gpus: those that take part; none: this host's CPU.
 
-    def __init__(self, gpus: Sequence[Gpu]) -> None:
+    forks: whether cells are forks of a process that has imported everything, which pays for several of them.
+    """
+
+    queues = False
+
+    def __init__(self, gpus: Sequence[Gpu], forks: bool = True) -> None:
         self._gpus = {str(gpu): gpu for gpu in gpus}
         self._places: list[str] = list(self._gpus) or [CPU]
         self._running: dict[str, _Running] = {}
+        self._forks = forks
+        self._server: ForkServer | None = None
 
     @property
     def width(self) -> int:
@@ -111,6 +123,8 @@ class ProcessExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop(signal.SIGTERM)
+        if self._server:
+            self._server.close()
 
     def check(self, cells: Sequence[Cell]) -> list[Checked]:
         total = min((gpu.total_bytes for gpu in self._gpus.values()), default=None)
@@ -119,15 +133,7 @@ class ProcessExecutor:
     def start(self, task: Task) -> None:
         place = next(place for place in self._places if place not in self._running)
         said = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the process)
-        # a session of its own: Ctrl-C in the terminal reaches the sweep alone, which then stops its processes
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ttt_mlflow.app.sweep.cell_process"],
-            env=self._environment(place),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            start_new_session=True,
-        )
+        process = self._new_process(self._environment(place), said)
         self._running[place] = _Running(task, process, said)
         assert process.stdin
         assert process.stdout
@@ -135,6 +141,28 @@ class ProcessExecutor:
         with suppress(BrokenPipeError):  # :meth:`wait` tells why it has ended
             process.stdin.write(json.dumps(task.as_json()).encode() + b"\n")
             process.stdin.flush()
+
+    def _new_process(self, environment: Mapping[str, str], said: IO[bytes]) -> subprocess.Popen[bytes] | Forked:
+        """A fork of the process that has imported everything, or a process that imports it for itself.
+
+        Each has a session of its own: Ctrl-C in the terminal reaches the sweep alone, which then stops its processes.
+        """
+        if self._forks:
+            self._server = self._server or ForkServer(environment)
+            fault = self._server.wait_until_ready()
+            if fault is None:
+                with suppress(OSError):  # the server has ended
+                    return self._server.start(CELL, environment, said)
+            log.warning("each cell imports everything by itself: %s", fault or "the server of forks has ended")
+            self._forks = False
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", CELL],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            start_new_session=True,
+        )
 
     def running(self) -> list[tuple[Task, str]]:
         return [(one.task, place) for place, one in self._running.items()]

@@ -1,0 +1,38 @@
+"""A fork of the process that has imported everything can use the GPU."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from ttt_mlflow.app.fork_server import ForkServer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+CELL = """
+import sys
+assert "torch._inductor.compile_fx" in sys.modules
+import torch
+print(torch.compile(lambda x: (x + 1).sum())(torch.ones(1000, device="cuda")).item())
+"""
+
+
+def test_forks_measure_on_the_gpu(tmp_path: Path) -> None:
+    (tmp_path / "cell.py").write_text(CELL)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    server = ForkServer(environment)
+    try:
+        assert server.wait_until_ready() is None
+        for _ in range(2):
+            with tempfile.TemporaryFile() as said:
+                fork = server.start("cell", environment, said)
+                code = fork.wait(120)
+                said.seek(0)
+                assert (code, fork.stdout.read()) == (0, b"2000.0\n"), said.read().decode()
+    finally:
+        server.close()

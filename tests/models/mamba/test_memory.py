@@ -1,0 +1,62 @@
+"""What is said of Mamba's memory: the published weights, the state, and what mamba-ssm allocates on the way."""
+
+import pytest
+import torch
+
+from tests.models.mamba.test_model import PARAMETERS
+from ttt_mlflow.models.allocations import STATE, WEIGHTS, WORKSPACES, Allocate, Allocations, EmptyCache
+from ttt_mlflow.models.mamba.memory import GRAPH, MemoryOfMamba
+from ttt_mlflow.models.mamba.model import SIZES, VOCAB_SIZE
+from ttt_mlflow.run.prediction import replay
+from ttt_mlflow.workload import Workload
+
+NAME = "state-spaces/mamba-1.4b"
+
+
+def made(name: str = NAME, batch: int = 2, promptlen: int = 1, cuda_graph: bool = True) -> Allocations:
+    workload = Workload("decode", batch, promptlen, 4)
+    return MemoryOfMamba(*SIZES[name], VOCAB_SIZE, torch.float16, workload).allocations(cuda_graph)
+
+
+def total(allocations: Allocations, kind: str) -> int:
+    return sum(one.size for one in allocations.events if isinstance(one, Allocate) and one.kind == kind)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_weights_are_the_published_ones_with_a_and_d_in_float32(name: str) -> None:
+    width, layers = SIZES[name]
+    assert total(made(name), WEIGHTS) == 2 * PARAMETERS[name] + 2 * layers * 2 * width * (16 + 1)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_state_is_there_once(cuda_graph: bool) -> None:
+    """Four inputs of the convolution and sixteen numbers for each of 4,096 channels and 48 layers, recorded: 8.0531."""
+    assert total(made(batch=1024, cuda_graph=cuda_graph), STATE) == 1024 * 48 * 4096 * (4 + 16) * 2 == 8_053_063_680
+
+
+def test_peaks_and_parts_are_those_of_a_recorded_memory_profile() -> None:
+    """benchmarks/results/2026-11-24-h200/profiles-3.txt, batch 1024: 11.6251 GB at the peak, in a prompt."""
+    allocator, at_peak = replay(made(batch=1024))
+    assert allocator.peak_allocated / 1e9 == pytest.approx(11.6251, abs=5e-5)
+    assert at_peak[WEIGHTS] / 1e9 == pytest.approx(2.7553, abs=5e-5)
+    assert at_peak[STATE] / 1e9 == pytest.approx(8.0531, abs=5e-5)
+    assert at_peak[WORKSPACES] == 3 * (32 << 20), "of the default stream, the warm-up's stream and the graph"
+    assert allocator.peak_reserved / 1e9 == pytest.approx(12.4885, rel=0.02)
+
+
+def test_a_graph_keeps_its_logits_and_is_captured_with_an_empty_cache() -> None:
+    events = made().events
+    assert sum(isinstance(one, EmptyCache) for one in events) == 1
+    assert not any(isinstance(one, EmptyCache) for one in made(cuda_graph=False).events)
+    in_graph = [one for one in events if isinstance(one, Allocate) and one.pool == GRAPH]
+    allocator, _ = replay(made())
+    assert in_graph[0].kind == WORKSPACES
+    assert allocator.allocated > total(made(), WEIGHTS) + total(made(), STATE) + 2 * 50280 * 2, "logits of the graph"
+
+
+def test_a_prompt_keeps_a_state_for_every_2048_tokens_of_a_layer() -> None:
+    """In float32, with the sums of the step sizes: the largest tensor of a long prompt of many sequences."""
+    peaks = [replay(made(batch=64, promptlen=length, cuda_graph=False))[0].peak_allocated for length in (2048, 2049)]
+    chunk = 64 * 4096 * 2 * 16 * 4
+    rows = 64 * 60 * 2048 * 2  # of one more token, at most
+    assert chunk <= peaks[1] - peaks[0] <= chunk + rows
