@@ -194,7 +194,7 @@ def _places(rows: Sequence[RunRow], store: str | None = None) -> dict[str, _Plac
                 uri = clean(published["tracking_uri"])
                 places[row.id] = _Place(uri, published["experiment_id"], published["run_id"])
         elif isinstance(row.run, StoreRun) and store is not None:
-            places[row.id] = _Place(store, row.run.experiment_id, row.id)
+            places[row.id] = _Place(clean(store), row.run.experiment_id, row.id)
     return places
 
 
