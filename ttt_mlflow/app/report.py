@@ -85,8 +85,9 @@ def report_on(
 ) -> list[Path]:
     """Write the report on ``runs`` into ``folder``, which becomes part of a run's artifacts; returns the files.
 
-    sweep: the cells among which some have no run. store: that of the runs that are no records. The Markdown's links lead to the runs within MLflow, whatever its
-    address. Raises OSError if the files cannot be written, DamagedRecord if a run's record is not what was written.
+    sweep: the cells among which some have no run. store: that of the runs that are no records. The Markdown's links
+    lead to the runs within MLflow, whatever its address. Raises OSError if the files cannot be written, DamagedRecord
+    if a run's record is not what was written.
     """
     rows = [row for run in runs if (row := _row(run)) is not None]
     sets = [RunSet(title, rows, (sweep,) if sweep else ())]
@@ -193,7 +194,7 @@ def _places(rows: Sequence[RunRow], store: str | None = None) -> dict[str, _Plac
                 uri = clean(published["tracking_uri"])
                 places[row.id] = _Place(uri, published["experiment_id"], published["run_id"])
         elif isinstance(row.run, StoreRun) and store is not None:
-            places[row.id] = _Place(store, row.run.experiment_id, row.id)
+            places[row.id] = _Place(clean(store), row.run.experiment_id, row.id)
     return places
 
 
