@@ -29,6 +29,7 @@ def test_one_parent_with_nested_children_that_a_second_command_leaves_alone(stor
     assert parent.info.run_name == "sweep ttt-tiny b1,2"
     assert parent.data.params["batch"] == "1,2"
     assert "| ttt-tiny mlp_2_dual |" in parent.data.tags["mlflow.note.content"]
+    assert "ttt.series" not in parent.data.tags, "it has no model, and so no color"
     assert "4 runs: 4 measured" in parent.data.tags["mlflow.note.content"]
     ids = {run.data.tags["ttt.sweep_id"] for run in stored.runs}
     assert len(ids) == 1
