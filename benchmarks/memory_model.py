@@ -1,17 +1,17 @@
-"""How far is the predicted memory from the measured peak? `python -m benchmarks.memory_model`, on a GPU, 90 seconds.
+"""How far is the predicted memory from the measured peak? `python -m benchmarks.memory_model`, on a GPU, 5 minutes.
 
-Each configuration is prepared as a run prepares it, and makes two prompts and a few steps. All run in this process, one
-after the other, each with an empty allocator at first. A line has three peaks, predicted and measured: of PyTorch's
-tensors, of its allocator, and of the device. Exit code 1: a prediction differs from its peak by more than 5 %.
+Each configuration is prepared as a run prepares it, and makes two prompts and a few steps, in a process of its own, as
+a sweep's run. A line has three peaks, predicted and measured: of PyTorch's tensors, of its allocator, and of the
+device, on which no other process may be. Exit code 1: a prediction differs from its peak by more than 5 %.
 """
 
 import argparse
-import gc
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import torch
 
@@ -63,16 +63,13 @@ class Peaks:
     device: int
 
 
-@contextmanager
-def an_empty_allocator() -> Iterator[None]:
-    """As in a new process, but for the context."""
-    gc.collect()
-    torch._C._cuda_clearCublasWorkspaces()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    if left := torch.cuda.memory_allocated():
-        print(f"  {left / 1e6:.1f} MB of the configuration before are still allocated")
-    yield
+@dataclass(frozen=True)
+class Outcome:
+    """of: the configuration, in words. line: to print, if there is anything. within: the limit, for all peaks."""
+
+    of: str
+    line: str | None = None
+    within: bool = True
 
 
 def measured(plan: Plan) -> Peaks:
@@ -92,8 +89,7 @@ def measured(plan: Plan) -> Peaks:
     return Peaks(torch.cuda.max_memory_allocated(), reserved, reserved + context)
 
 
-def compared(name: str, predicted: Prediction, peaks: Peaks, seconds: float) -> bool:
-    """Print both. Returns whether all peaks are within the limit."""
+def compared(name: str, predicted: Prediction, peaks: Peaks, seconds: float) -> Outcome:
     pairs = [
         (predicted.allocated_bytes, peaks.allocated),
         (predicted.reserved_bytes, peaks.reserved),
@@ -101,41 +97,48 @@ def compared(name: str, predicted: Prediction, peaks: Peaks, seconds: float) -> 
     ]
     errors = [100 * (ours / theirs - 1) for ours, theirs in pairs if ours is not None]
     values = " ".join(f"{(ours or 0) / 1e9:9.3f} {theirs / 1e9:8.3f}" for ours, theirs in pairs)
-    print(f"{name:58} {values}  {' '.join(f'{error:+6.2f}' for error in errors)} {seconds:5.1f} s", flush=True)
-    return len(errors) == len(pairs) and all(abs(error) <= LIMIT_PCT for error in errors)
+    line = f"{name:58} {values}  {' '.join(f'{error:+6.2f}' for error in errors)} {seconds:5.1f} s"
+    return Outcome(name, line, len(errors) == len(pairs) and all(abs(error) <= LIMIT_PCT for error in errors))
+
+
+def tried(asked: Mapping[str, object], words: Sequence[str]) -> Outcome:
+    """In a process of its own: an allocator that is empty, and kernels that nothing has autotuned."""
+    try:
+        plan = make_plan(RunConfig.parse(asked))
+    except BadInput as error:
+        return Outcome(str(error), str(error))
+    name = f"{plan.used.run_name} {plan.used.dtype}"
+    if words and not any(word in name for word in words):
+        return Outcome(name)
+    total = torch.cuda.get_device_properties(0).total_memory
+    predicted, began = predict(plan, total), time.perf_counter()
+    if not predicted.fits:
+        return Outcome(name, f"{name:58} predicted not to fit: {(predicted.peak_bytes or 0) / 1e9:.1f} GB")
+    try:
+        peaks = measured(plan)
+    except RuntimeError as error:
+        return Outcome(name, f"{name:58} failed: {one_line(error)}", within=False)
+    return compared(name, predicted, peaks, time.perf_counter() - began)
+
+
+def gpu() -> str:
+    total = torch.cuda.get_device_properties(0).total_memory
+    return f"{torch.cuda.get_device_name()}, {total / 1e9:.1f} GB, torch {torch.__version__}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="only configurations whose name has one of these words")
     words = parser.parse_args().words
-    total = torch.cuda.get_device_properties(0).total_memory
-    print(f"{torch.cuda.get_device_name()}, {total / 1e9:.1f} GB, torch {torch.__version__}")
-    print(f"{'GB, predicted and measured':58} {'tensors':>18} {'allocator':>18} {'device':>18}  differences in %")
-    outside, missing = [], set()
-    for asked in CONFIGURATIONS:
-        try:
-            plan = make_plan(RunConfig.parse(asked))
-        except BadInput as error:
-            missing.add(str(error))
-            continue
-        name = f"{plan.used.run_name} {plan.used.dtype}"
-        if words and not any(word in name for word in words):
-            continue
-        predicted, began = predict(plan, total), time.perf_counter()
-        if not predicted.fits:
-            print(f"{name:58} predicted not to fit: {(predicted.peak_bytes or 0) / 1e9:.1f} GB")
-            continue
-        try:
-            with an_empty_allocator():
-                peaks = measured(plan)
-        except RuntimeError as error:
-            print(f"{name:58} failed: {one_line(error)}")
-            outside.append(name)
-            continue
-        if not compared(name, predicted, peaks, time.perf_counter() - began):
-            outside.append(name)
-    print("\n".join(sorted(missing)))
+    outside = []
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as one_each:
+        print(one_each.submit(gpu).result())
+        print(f"{'GB, predicted and measured':58} {'tensors':>18} {'allocator':>18} {'device':>18}  differences in %")
+        for outcome in one_each.map(tried, CONFIGURATIONS, [words] * len(CONFIGURATIONS)):
+            if outcome.line:
+                print(outcome.line, flush=True)
+            if not outcome.within:
+                outside.append(outcome.of)
     print(f"more than {LIMIT_PCT:g} % from a measured peak: {', '.join(outside) or 'none'}")
     return 1 if outside else 0
 

@@ -21,8 +21,10 @@ H200 = 150_100_000_000  # bytes, as PyTorch reports them
 LINEAR, MLP, MAMBA = "mlp_1_dual_triton", "mlp_2_dual_triton", "state-spaces/mamba-1.4b"
 EAGER: dict[str, Any] = {"use_compile": False, "cuda_graph": False}
 PREFILL: dict[str, Any] = {"mode": "prefill"}
+PROFILE: dict[str, Any] = {"model_name": "ttt-profile"}
 # GB: of tensors, of PyTorch's allocator, on the device. From benchmarks/results, the newest of each configuration:
-# 2026-11-25-h100 (profiles-4), 2026-11-28-h200 (ab_process-1, first_run-1), 2026-11-29-h200 (prefill-1), and older ones
+# 2026-11-25-h100 (profiles-4), 2026-11-28-h200 (ab_process-1, first_run-1), 2026-11-29-h200 (prefill-1,
+# memory_model-1), and older ones
 RECORDED: list[tuple[dict[str, Any], float, float, float]] = [
     ({"inner_net": LINEAR, "batch": 1024}, 13.41, 13.54, 14.34),
     ({"inner_net": LINEAR, "batch": 1024, "use_compile": False}, 13.41, 13.56, 14.35),
@@ -37,6 +39,23 @@ RECORDED: list[tuple[dict[str, Any], float, float, float]] = [
     ({"inner_net": MLP, "batch": 16, "promptlen": 2048, **PREFILL}, 6.007, 6.201, 6.921),
     ({"inner_net": MLP, "batch": 64, "promptlen": 2048, **PREFILL}, 9.24, 9.441, 10.16),
     ({"inner_net": MLP, "batch": 4, "promptlen": 8192, **PREFILL}, 5.199, 5.394, 6.114),
+    # in a process of its own, with what Triton takes to autotune
+    ({"model_name": MAMBA, "batch": 1}, 3.065, 3.513, 4.306),
+    # memory_model: all in one process, in which graphs were there before
+    ({"inner_net": LINEAR, "batch": 128, "promptlen": 2049, "use_compile": False}, 6.242, 6.499, 7.293),
+    ({**PROFILE, "inner_net": "mlp_1_dual", "batch": 512, **EAGER}, 2.954, 3.183, 3.979),
+    ({**PROFILE, "inner_net": "mlp_2_dual", "batch": 128, **EAGER}, 3.828, 4.163, 4.959),
+    ({**PROFILE, "inner_net": "mlp_2_dual", "batch": 64, "promptlen": 128, **PREFILL}, 2.409, 2.852, 3.648),
+    ({**PROFILE, "inner_net": "mlp_1_dual", "batch": 512, "cuda_graph": False}, 2.159, 2.215, 3.010),
+    ({**PROFILE, "inner_net": "mlp_2_dual", "batch": 128}, 3.106, 3.265, 4.063),
+    # a sweep's cells
+    ({"model_name": MAMBA, "batch": 128}, 4.097, 4.343, 5.021),
+    ({"model_name": MAMBA, "batch": 256}, 5.077, 5.423, 6.204),
+    ({"model_name": MAMBA, "batch": 512}, 7.242, 7.531, 8.325),
+    ({"model_name": MAMBA, "batch": 2048}, 20.394, 22.077, 22.870),
+    ({"model_name": MAMBA, "batch": 4096}, 37.932, 40.997, 41.791),
+    ({"inner_net": LINEAR, "batch": 128}, 4.057, 4.167, 4.961),
+    ({"inner_net": MLP, "batch": 256}, 20.034, 20.110, 20.903),
     # recorded by versions that kept one workspace of cuBLAS and a little more cached memory
     ({"inner_net": LINEAR, "batch": 128}, 4.09, 4.217, 5.011),
     ({"inner_net": LINEAR, "batch": 8192}, 88.27, 90.03, 90.82),

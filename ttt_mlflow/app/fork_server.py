@@ -198,16 +198,15 @@ def _watched() -> Iterator[list[str]]:
 
         return exec_module
 
-    # the first has its function from a class that has no name
-    source, extension = importlib.machinery.SourceFileLoader, importlib.machinery.ExtensionFileLoader
+    source: Any = importlib.machinery.SourceFileLoader  # which inherits the function
+    extension: Any = importlib.machinery.ExtensionFileLoader
     of_extension = extension.exec_module
-    source.exec_module = watched(source.exec_module)  # type: ignore[method-assign]
-    extension.exec_module = watched(of_extension)  # type: ignore[method-assign]
+    source.exec_module, extension.exec_module = watched(source.exec_module), watched(of_extension)
     try:
         yield starters
     finally:
         del source.exec_module
-        extension.exec_module = of_extension  # type: ignore[method-assign]
+        extension.exec_module = of_extension
 
 
 def _driver_is_started() -> bool:
