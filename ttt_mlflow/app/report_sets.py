@@ -104,7 +104,7 @@ def _folder(found: Found, folder: str, condition: "RunFilter | None") -> None:
         record = LocalRun(CheckedJournal.open(root))
         sweep = record if record.kind == SWEEP else None
     # a copy of a parent that is in MLflow has the id of that one, which its children name
-    ids = {sweep.id, sweep.tags.get(names.TAG_JOURNAL_ID.name)} if sweep else set()
+    ids = {sweep.id, sweep.tags.get(names.TAG_JOURNAL_ID.name, sweep.id)} if sweep else set()
     parents: list[RecordedRun] = []
 
     def fits(row: RunRow) -> bool:
