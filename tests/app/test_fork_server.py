@@ -1,7 +1,7 @@
 """Forks of a process that has imported everything: each is a process of its own, as one that was started anew."""
 
+import importlib.machinery
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -119,14 +119,23 @@ os.kill(os.getpid(), {signal.SIGKILL.value})
     [
         ("raise RuntimeError('no such\\nluck')", "imported cannot be imported (RuntimeError: no such luck)"),
         (
-            f"import mmap\nfile = open('{{folder}}/{DRIVER}.1', 'rb')\nkept = mmap.mmap(file.fileno(), 0, prot=1)",
-            "an import has started the CUDA driver, which a fork cannot use",
+            f"import sub, calendar\nkept = sub.start('{{folder}}/{DRIVER}')",
+            "importing imported has started the CUDA driver, which a fork cannot use",
+        ),
+        (
+            f"import sub.deep\nkept = open('{{folder}}/{DRIVER}')",
+            "importing sub.deep has started the CUDA driver, which a fork cannot use",
         ),
     ],
-    ids=["an import that fails", "an import that uses the GPU"],
+    ids=["an import that fails", "an import that uses the GPU", "an import in it that uses the GPU"],
 )
 def test_a_server_that_cannot_be_used_says_why(imported: str, fault: str, modules: Path) -> None:
-    (modules / f"{DRIVER}.1").write_text("a file with its name")
+    """A file with its name stands in for the driver's device."""
+    device = modules / DRIVER
+    device.write_text("")
+    (modules / "sub").mkdir()
+    (modules / "sub" / "__init__.py").write_text("start = open")
+    (modules / "sub" / "deep.py").write_text(f"kept = open('{device}')")
     (modules / "imported.py").write_text(imported.format(folder=modules))
     server = ForkServer(environment(modules))
     assert server.wait_until_ready() == fault
@@ -148,14 +157,10 @@ assert not _driver_is_started()
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler for a library in the driver's place")
-@pytest.mark.parametrize(("answer", "started"), [(3, False), (0, True)])
-def test_a_drivers_library_that_is_only_loaded_does_no_harm(answer: int, started: bool, modules: Path) -> None:
-    source, library = modules / "driver.c", modules / f"{DRIVER}.1"
-    source.write_text(f"int cuDeviceGetCount(int *count) {{ return {answer}; }}")
-    subprocess.run(["cc", "-shared", f"-Wl,-soname,{DRIVER}.1", "-o", library, source], check=True)
-    (modules / "imported.py").write_text(f"import ctypes\nloaded = ctypes.CDLL('{library}')")
-    server = ForkServer(environment(modules))
-    fault = server.wait_until_ready()
-    server.close()
-    assert bool(fault) is started
+def test_watching_imports_leaves_nothing_behind() -> None:
+    loaders = [importlib.machinery.SourceFileLoader, importlib.machinery.ExtensionFileLoader]
+    before = [(loader.exec_module, "exec_module" in vars(loader)) for loader in loaders]
+    with fork_server._watched() as starters:
+        assert [loader.exec_module for loader in loaders] != [function for function, _ in before]
+    assert [(loader.exec_module, "exec_module" in vars(loader)) for loader in loaders] == before
+    assert not starters
