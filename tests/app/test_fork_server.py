@@ -1,5 +1,6 @@
 """Forks of a process that has imported everything: each is a process of its own, as one that was started anew."""
 
+import importlib.machinery
 import os
 import signal
 import subprocess
@@ -118,14 +119,23 @@ os.kill(os.getpid(), {signal.SIGKILL.value})
     [
         ("raise RuntimeError('no such\\nluck')", "imported cannot be imported (RuntimeError: no such luck)"),
         (
-            f"import mmap\nfile = open('{{folder}}/{DRIVER}.1', 'rb')\nkept = mmap.mmap(file.fileno(), 0, prot=1)",
-            "an import has started the CUDA driver, which a fork cannot use",
+            f"import sub, calendar\nkept = sub.start('{{folder}}/{DRIVER}')",
+            "importing imported has started the CUDA driver, which a fork cannot use",
+        ),
+        (
+            f"import sub.deep\nkept = open('{{folder}}/{DRIVER}')",
+            "importing sub.deep has started the CUDA driver, which a fork cannot use",
         ),
     ],
-    ids=["an import that fails", "an import that uses the GPU"],
+    ids=["an import that fails", "an import that uses the GPU", "an import in it that uses the GPU"],
 )
 def test_a_server_that_cannot_be_used_says_why(imported: str, fault: str, modules: Path) -> None:
-    (modules / f"{DRIVER}.1").write_text("a file with its name")
+    """A file with its name stands in for the driver's device."""
+    device = modules / DRIVER
+    device.write_text("")
+    (modules / "sub").mkdir()
+    (modules / "sub" / "__init__.py").write_text("start = open")
+    (modules / "sub" / "deep.py").write_text(f"kept = open('{device}')")
     (modules / "imported.py").write_text(imported.format(folder=modules))
     server = ForkServer(environment(modules))
     assert server.wait_until_ready() == fault
@@ -134,13 +144,23 @@ def test_a_server_that_cannot_be_used_says_why(imported: str, fault: str, module
 
 def test_what_cells_import_is_there_and_uses_no_gpu() -> None:
     program = f"""
-import importlib, pathlib, sys
+import importlib
 for name in {list(fork_server.MODULES)}:
     importlib.import_module(name)
 import torch
+from ttt_mlflow.app.fork_server import _driver_is_started
 assert not torch.cuda.is_initialized()
-assert "{DRIVER}" not in pathlib.Path("/proc/self/maps").read_text()
+assert not _driver_is_started()
 """
     env = environment(Path(), **fork_server.WITHOUT_DRIVER)
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_watching_imports_leaves_nothing_behind() -> None:
+    loaders = [importlib.machinery.SourceFileLoader, importlib.machinery.ExtensionFileLoader]
+    before = [(loader.exec_module, "exec_module" in vars(loader)) for loader in loaders]
+    with fork_server._watched() as starters:
+        assert [loader.exec_module for loader in loaders] != [function for function, _ in before]
+    assert [(loader.exec_module, "exec_module" in vars(loader)) for loader in loaders] == before
+    assert not starters

@@ -17,7 +17,9 @@ pytestmark = [
 CELL = """
 import sys
 assert "torch._inductor.compile_fx" in sys.modules
-import torch
+import pynvml, torch
+pynvml.nvmlInit()
+assert pynvml.nvmlDeviceGetCount()
 print(torch.compile(lambda x: (x + 1).sum())(torch.ones(1000, device="cuda")).item())
 """
 

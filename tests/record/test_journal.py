@@ -356,3 +356,20 @@ def test_signals_are_not_held_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     Journal.create(tmp_path, {}).set_status("ok")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_record_that_is_reopened_goes_on_and_ends_again(make_journal: MakeJournal) -> None:
+    """As that of a sweep which is resumed: of the earlier end, nothing is left."""
+    journal = make_journal("error", "2 of 3 runs failed")
+    journal.update_tags(catalog.tags({"ttt.status": "error", "ttt.message": "2 of 3 runs failed"}))
+    journal.set_published("http://server", "run", "0")
+    first_end = journal.status["ended_at"]
+    again = Journal.open(journal.path)
+    again.reopen()
+    assert (again.status["status"], again.status["ended_at"], again.published) == ("running", None, {})
+    assert again.status["process"]["pid"] == os.getpid()
+    assert not {"ttt.status", "ttt.message"} & set(again.tags)
+    again.write_artifact(catalog.artifact("timing/steps.csv"), "other content")
+    again.set_status("ok")
+    assert again.status["ended_at"] > first_end
+    assert again.faults() == []

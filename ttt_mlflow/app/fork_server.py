@@ -7,6 +7,7 @@ has imported, it takes no time of the host, so that it can wait beside a measure
 
 import gc
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -17,10 +18,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from types import ModuleType
+from typing import IO, Any
 
 from ttt_mlflow.errors import one_line
 
@@ -30,7 +33,8 @@ MODULES = ("ttt_mlflow.app.measure", "ttt_mlflow.app.sweep.task", "torch._dynamo
 IF_INSTALLED = ("transformers.generation", "einops")
 # lets PyTorch count GPUs without the driver, whose state a fork could not use
 WITHOUT_DRIVER = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-DRIVER = "libcuda.so"
+# a process that called cuInit has it open; NVML does not need it, and a driver's library that is only loaded neither
+DRIVER = "nvidia-uvm"
 MESSAGE_BYTES = 1 << 18
 LOOK_S = 0.05  # between two looks at a process that is waited for
 LOST = 1  # the exit code of a process whose server has ended before it
@@ -167,14 +171,52 @@ def main(connection: socket.socket, modules: Sequence[str]) -> int:
 
 def _import_all(modules: Sequence[str]) -> str | None:
     """Returns why no fork could measure, in one line, or None."""
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # a run that needs it will say so
-            return f"{name} cannot be imported ({one_line(error)})"
-    if DRIVER in Path("/proc/self/maps").read_text():
-        return "an import has started the CUDA driver, which a fork cannot use"
+    with _watched() as starters:
+        for name in modules:
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # a run that needs it will say so
+                return f"{name} cannot be imported ({one_line(error)})"
+    if starters:
+        return f"importing {starters[0]} has started the CUDA driver, which a fork cannot use"
     return None
+
+
+@contextmanager
+def _watched() -> Iterator[list[str]]:
+    """Yields a list: of the module that starts the driver while it is imported in the block, if there is one.
+
+    The innermost import ends first, so that it is the right one.
+    """
+    starters: list[str] = []
+
+    def watched(execute: Callable[[Any, ModuleType], None]) -> Callable[[Any, ModuleType], None]:
+        def exec_module(self: Any, module: ModuleType) -> None:
+            execute(self, module)
+            if not starters and _driver_is_started():
+                starters.append(module.__name__)
+
+        return exec_module
+
+    # the first has its function from a class that has no name
+    source, extension = importlib.machinery.SourceFileLoader, importlib.machinery.ExtensionFileLoader
+    of_extension = extension.exec_module
+    source.exec_module = watched(source.exec_module)  # type: ignore[method-assign]
+    extension.exec_module = watched(of_extension)  # type: ignore[method-assign]
+    try:
+        yield starters
+    finally:
+        del source.exec_module
+        extension.exec_module = of_extension  # type: ignore[method-assign]
+
+
+def _driver_is_started() -> bool:
+    """Whether cuInit was called in this process."""
+    for file in os.scandir("/proc/self/fd"):
+        with suppress(OSError):  # the folder's own, which is closed then
+            if os.path.basename(os.readlink(file.path)) == DRIVER:
+                return True
+    return False
 
 
 def _serve(connection: socket.socket) -> str | None:

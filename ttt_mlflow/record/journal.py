@@ -32,7 +32,7 @@ from typing import Any
 
 from ttt_mlflow.config import RunConfig, as_text
 from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed, on_one_line
-from ttt_mlflow.names import ARTIFACT_PASSES, Artifact, KernelMetric, Metrics, Series, Tags
+from ttt_mlflow.names import ARTIFACT_PASSES, TAG_MESSAGE, TAG_STATUS, Artifact, KernelMetric, Metrics, Series, Tags
 from ttt_mlflow.record.checksums import LINES_TO_PUBLISH, Checksums
 from ttt_mlflow.record.files import obstacle, open_inside, walk
 from ttt_mlflow.record.journal_reader import JournalReader
@@ -134,6 +134,8 @@ class Journal(JournalReader):
             },
         )
         (self.path / PUBLISHED).unlink(missing_ok=True)  # what comes now is not there
+        of_an_end = (TAG_STATUS.name, TAG_MESSAGE.name)
+        self._write_json("tags.json", {name: text for name, text in self.tags.items() if name not in of_an_end})
 
     def before_end(self, action: Callable[[], None]) -> None:
         """Call ``action`` once before the final status is written, so that its file is complete then."""

@@ -149,7 +149,7 @@ def expected_seconds(plan: Plan) -> float | None:
     if used.repeats is not None:
         return beside + warmup + used.repeats * pass_s
     warmup = min(warmup, max(pass_s, WARMUP_SHARE * used.max_seconds))
-    precise, least = PASSES_BEFORE_STOP * pass_s, PASSES_LEAST * pass_s
+    precise, least = max(PASSES_BEFORE_STOP * pass_s, used.budget.section_s), PASSES_LEAST * pass_s
     return beside + warmup + max(least, min(precise, used.max_seconds - warmup))
 
 

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Mapping
 
 from ttt_mlflow import names
+from ttt_mlflow.config import SweepConfig
 
 RUN_COLOR = "mlflow.runColor"  # MLflow's own tag
 NOT_VALID = "not valid"
@@ -34,11 +35,11 @@ SATURATION = 0.75
 
 
 def series_of(params: Mapping[str, str], tags: Mapping[str, str]) -> str | None:
-    """What the color of a run stands for. None for a run without a model, such as a micro-benchmark.
+    """What the color of a run stands for. None for a run without one model: a micro-benchmark, a sweep.
 
     params, tags: the run's, with its status and verdict.
     """
-    if "model_name" not in params:
+    if "model_name" not in params or tags.get(names.TAG_KIND.name) == SweepConfig.entry_point:
         return None
     if tags.get(names.TAG_VERDICT.name) != "valid" or tags.get(names.TAG_STATUS.name, "ok") != "ok":
         return NOT_VALID

@@ -126,3 +126,15 @@ def test_gpus() -> None:
         with pytest.raises(BadInput) as refused:
             chosen_gpus(asked, lambda: GPUS)
         assert str(refused.value) == message
+
+
+def test_without_forks_each_process_imports_everything_by_itself(
+    executor: ProcessExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fork_server, "MODULES", ("no_such_module",))
+    (tmp_path / "file").write_text("")
+    executor.start(task(tmp_path / "file"))
+    (refused,) = all_ended_of(executor, 1)
+    assert str(refused.reason).startswith(f"logdir={tmp_path}/file: not writable (")
+    said = "Note: each cell imports everything by itself, which takes seconds: no_such_module cannot be imported"
+    assert said in capsys.readouterr().err

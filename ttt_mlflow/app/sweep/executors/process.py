@@ -1,7 +1,6 @@
 """Measures each cell in a process of its own. Each GPU of this host takes the next one, one at a time."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from ttt_mlflow.app.fork_server import Forked, ForkServer
+from ttt_mlflow.app.output import print_error
 from ttt_mlflow.app.sweep.check import Checked, check_run
 from ttt_mlflow.app.sweep.executors import CPU, Ended
 from ttt_mlflow.app.sweep.grid import Cell
@@ -24,8 +24,6 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.telemetry.gpus import Gpu, visible_gpus
-
-log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0  # for a process that was asked to stop, until it is killed
 LOOK_S = 0.2  # between two looks at the processes
@@ -153,7 +151,8 @@ class ProcessExecutor:
             if fault is None:
                 with suppress(OSError):  # the server has ended
                     return self._server.start(CELL, environment, said)
-            log.warning("each cell imports everything by itself: %s", fault or "the server of forks has ended")
+            why = fault or "the process from which they were forked has ended"
+            print_error(f"Note: each cell imports everything by itself, which takes seconds: {why}")
             self._forks = False
         return subprocess.Popen(
             [sys.executable, "-P", "-m", CELL],
