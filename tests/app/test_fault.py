@@ -18,7 +18,8 @@ SECRET = "postgresql://me:geheim@db/x"
 A_RUN = ["run", "--model-name", "ttt-tiny", "--device", "cpu", "--tracking-uri", "file:///dev/null/nowhere"]
 # a command, and where its work begins
 COMMANDS = {
-    "table": "ttt_mlflow.app.table.find_records",
+    "table": "ttt_mlflow.app.folder_rows.find_records",
+    "report": "ttt_mlflow.app.report.find_sets",
     "record list": "ttt_mlflow.app.record_commands.record_folders",
     "record verify": "ttt_mlflow.app.record_commands.record_folders",
     "sync .": "ttt_mlflow.tracking.sync.sync",

@@ -21,6 +21,7 @@ from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.recorded_run import LocalRun
 from ttt_mlflow.record.sweep_file import SweepCell, SweepFile
 from ttt_mlflow.tracking.publish import publish
+from ttt_mlflow.tracking.query import open_store
 
 FILES = {"results.html", "results.md", "results.csv", "table.png", "table.svg", "charts.png", "charts.svg"}
 TEXTS = "markdown,csv"
@@ -218,6 +219,17 @@ def test_the_report_of_a_sweep(place: Path, tmp_path: Path) -> None:
     assert all(f"](#/experiments/{one['experiment_id']}/runs/{one['run_id']})" in text for one in published)
     assert "http" not in text
     assert "out of memory, predicted" in text
+
+
+def test_a_run_that_only_a_store_has(place: Path, tmp_path: Path) -> None:
+    """Its link leads to that store, without the password that opens it."""
+    with open_store(store_of(place)) as store:
+        runs = [run for run in store.search("metrics.batch = 128", "mine") if run.kind == "decode"]
+        report_on(runs, tmp_path, title="A sweep", store="http://me:geheim@mlflow.example:5000")
+    lines = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert len(lines) == 2
+    assert all(one["link"].startswith("http://mlflow.example:5000/#/experiments/") for one in lines)
+    assert b"geheim" not in (tmp_path / "results.html").read_bytes()
 
 
 def test_a_password_in_a_name_is_in_no_file(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def report_on(
     rows = [row for run in runs if (row := _row(run)) is not None]
     sets = [RunSet(title, rows, (sweep,) if sweep else ())]
     places = _places(rows, store)
-    results = results_of(sets, title, **_where(places))
+    results = results_of(sets, title, links=_links(places), run_ids=_run_ids(places))
     files = results_files(results, [], [*FORMATS])
     within = replace(results, links={one: run_place(at.experiment_id, at.run_id) for one, at in places.items()})
     files[names.ARTIFACT_RESULTS_MARKDOWN] = _encoded(results_markdown(within))
@@ -140,10 +140,12 @@ def _charts(results: Results, best: Sequence[Best]) -> "Figure":
 
 def _results(asked: Asked, found: Found) -> Results:
     rows = [row for one in found.sets for row in one.rows]
+    located = _places(rows, found.store)
     results = results_of(
         found.sets,
         asked.title or f"Results of {', '.join(found.places)}",
-        **_where(_places(rows, found.store)),
+        links=_links(located),
+        run_ids=_run_ids(located),
         notes=found.notes,
         against=asked.against,
     )
@@ -164,12 +166,6 @@ def _formats(text: str) -> list[str]:
 
 def _row(run: RecordedRun) -> RunRow | None:
     return local_row(run) if isinstance(run, LocalRun) else store_row(run)
-
-
-def _where(places: "Mapping[str, _Place]") -> dict[str, Mapping[str, str]]:
-    """The links and the ids of runs, as options of ``results_of``."""
-    links = {one: run_link(at.store, at.experiment_id, at.run_id) for one, at in places.items()}
-    return {"links": links, "run_ids": {one: at.run_id for one, at in places.items()}}
 
 
 @dataclass(frozen=True)
@@ -196,6 +192,14 @@ def _places(rows: Sequence[RunRow], store: str | None = None) -> dict[str, _Plac
         elif isinstance(row.run, StoreRun) and store is not None:
             places[row.id] = _Place(clean(store), row.run.experiment_id, row.id)
     return places
+
+
+def _links(places: Mapping[str, _Place]) -> dict[str, str]:
+    return {one: run_link(at.store, at.experiment_id, at.run_id) for one, at in places.items()}
+
+
+def _run_ids(places: Mapping[str, _Place]) -> dict[str, str]:
+    return {one: at.run_id for one, at in places.items()}
 
 
 def _written(files: Mapping[Artifact, bytes], folder: Path) -> list[Path]:

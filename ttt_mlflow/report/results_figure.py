@@ -20,7 +20,8 @@ LINE_COLOR, PALE, FAINT = "#c9ced6", "#f1f2f4", "#5f6670"
 MOST_ROWS = 12  # of a table, or lines of a chart, in a picture; the page and the Markdown have all
 ROW, HEADING, COLUMN, CHARACTER = 0.42, 0.3, 1.18, 0.082  # inches
 COLUMNS = 3
-PANEL = (4.3, 3.3)  # inches
+PANEL = (4.3, 3.3)  # inches; of these, the margins of the axes:
+LEFT, BESIDE, ABOVE, BELOW = 0.95, 0.25, 0.32, 0.52
 INVALID: dict[str, Any] = {"marker": "x", "color": GRAY}
 LABEL_OFFSETS = ((5, -11), (-5, 4), (5, 4), (-5, -11))  # points, from a point of a chart to its label
 MOST_LABELS = 40  # points that are labeled; more would hide the lines
@@ -137,25 +138,22 @@ def charts_figure(charts: Sequence[tuple[str, Chart]]) -> "Figure":
     rows = math.ceil(len(charts) / columns) if charts else 1
     longest = max((len(label) for label in named), default=1)
     across = max(1, int(columns * PANEL[0] / (0.8 + CHARACTER * longest)))
-    legend = 0.35 + 0.22 * math.ceil((len(named) + 3) / across)
     with mpl.rc_context(LOOKS):
-        figure = Figure(figsize=(columns * PANEL[0], rows * PANEL[1] + legend), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axes in panels[len(charts) :]:
-            axes.axis("off")
-        for axes, (title, chart) in zip(panels, charts, strict=False):
+        handles = [*named.values(), *_signs_of_charts([chart for _, chart in charts])]
+        legend = 0.2 + 0.22 * math.ceil(len(handles) / across)
+        width, height = columns * PANEL[0], rows * PANEL[1] + legend
+        figure = Figure(figsize=(width, height))
+        for index, (title, chart) in enumerate(charts):
+            row, column = divmod(index, columns)
+            left, low = column * PANEL[0] + LEFT, height - (row + 1) * PANEL[1] + BELOW
+            size = PANEL[0] - LEFT - BESIDE, PANEL[1] - BELOW - ABOVE
+            axes = figure.add_axes((left / width, low / height, size[0] / width, size[1] / height))
             _draw(axes, chart)
             axes.set_title(text(title), loc="left", fontsize=10, weight="bold")
-        handles = [*named.values(), *_signs_of_charts([chart for _, chart in charts])]
-        if handles:
-            figure.legend(
-                handles=handles, loc="outside lower center", ncols=across, frameon=False, fontsize=8, handlelength=3
-            )
-        figure.draw_without_rendering()  # the layout, after which it is known where points and labels are
-        figure.set_layout_engine("none")
-        for axes, (_, chart) in zip(panels, charts, strict=False):
             if not chart.over_batch:
                 _label_points(figure, axes, chart)
+        if handles:
+            figure.legend(handles=handles, loc="lower center", ncols=across, frameon=False, fontsize=8, handlelength=3)
         return figure
 
 
@@ -243,14 +241,12 @@ def _draw_line(axes: "Axes", line: Line) -> None:
     ends = [(one.x, one.low, one.high) for one in line.points if one.low is not None and one.high is not None]
     if ends:
         x, low, high = zip(*ends, strict=True)
-        axes.vlines(x, low, high, colors=look["color"], linewidth=1).set_in_layout(False)
+        axes.vlines(x, low, high, colors=look["color"], linewidth=1)
 
 
 def _add_points(axes: "Axes", points: Sequence[Point], look: Mapping[str, Any]) -> None:
-    """The points with their markers. Nothing is drawn outside of the axes, so the layout need not look at them."""
     if points:
-        (drawn,) = axes.plot([one.x for one in points], [one.y for one in points], **{"markersize": 5, **look})
-        drawn.set_in_layout(False)
+        axes.plot([one.x for one in points], [one.y for one in points], **{"markersize": 5, **look})
 
 
 def _label_points(figure: "Figure", axes: "Axes", chart: Chart) -> None:

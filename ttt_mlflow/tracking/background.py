@@ -31,7 +31,12 @@ NO_PROBES = {"MLFLOW_HTTP_TCP_KEEPALIVE": "false"}
 
 
 class Worker:
-    """Carries out one request after the other. ``answers``: where the answers go."""
+    """Carries out one request after the other. ``answers``: where the answers go.
+
+    is_a_process: whether it has this process for itself.
+    """
+
+    is_a_process = False
 
     def __init__(self, answers: IO[str]) -> None:
         self._answers, self._writing = answers, threading.Lock()
@@ -81,6 +86,11 @@ class Worker:
             self._answers.write(json.dumps(answer) + "\n")
             self._answers.flush()
 
+    def _go_behind(self) -> None:
+        """Lower the priority of this process, once: a sweep asks after each of its runs."""
+        if self.is_a_process and os.nice(0) < LOW_PRIORITY:
+            os.nice(LOW_PRIORITY)
+
     # What can be asked
 
     def begin(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +110,7 @@ class Worker:
         return reason
 
     def publish_so_far(self, asked: dict[str, Any]) -> None:
-        os.nice(LOW_PRIORITY)
+        self._go_behind()
         publish.publish_so_far(Journal.open(asked["record"]), asked["uri"])
 
     def publish(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -166,6 +176,7 @@ def main() -> None:
     for name, value in (QUIET | NO_PROBES).items():
         os.environ.setdefault(name, value)
     worker = Worker(answers)
+    worker.is_a_process = True
     threading.Thread(target=worker.read, args=(sys.stdin,), daemon=True).start()
     worker.work()
 

@@ -123,6 +123,7 @@ def test_the_same_grid_in_another_experiment_is_another_sweep(store: str, sweep:
     assert one.names() == other.names() == NAMES[:1]
 
 
+@pytest.mark.long
 def test_a_server_that_is_lost_costs_nothing_and_the_same_command_publishes(server_uri: str, sweep: Sweep) -> None:
     """Lost from the beginning, back before the second command."""
     with proxy(lambda method, path: Answer(503), server_uri) as lost:
@@ -141,6 +142,7 @@ def test_a_server_that_is_lost_costs_nothing_and_the_same_command_publishes(serv
     assert stored.parent.info.status == "FINISHED"
 
 
+@pytest.mark.long
 def test_a_server_that_comes_back_while_the_sweep_goes_on(server_uri: str, sweep: Sweep) -> None:
     """Lost from the beginning until the first run has ended; then the parent is made before its children."""
     with proxy(lambda method, path: Answer(503), server_uri) as lost:
@@ -170,6 +172,7 @@ def test_sync_publishes_the_runs_of_a_lost_sweep_below_their_parent(server_uri: 
     assert len(stored.parent.data.tags["ttt.sweep_id"]) == 16
 
 
+@pytest.mark.long
 def test_two_hosts_that_lost_the_server_have_one_parent(server_uri: str, sweep: Sweep) -> None:
     """The first that reaches it makes the parent; what the other measured becomes the same parent's."""
     with proxy(lambda method, path: Answer(503), server_uri) as lost:

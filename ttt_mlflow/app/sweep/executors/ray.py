@@ -302,7 +302,7 @@ def _connected(address: str | None) -> Any:
 
 def _say_nothing(ray: Any) -> None:
     """Keep Ray's pages about a node that died off the output: :class:`RayExecutor` says it in a line."""
-    worker = getattr(ray._private, "worker", None)
+    worker: Any = getattr(ray._private, "worker", None)
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda data, ignore_prefix: None
 
