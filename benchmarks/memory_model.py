@@ -8,10 +8,11 @@ device, on which no other process may be. Exit code 1: a prediction differs from
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import TypeVar
 
 import torch
 
@@ -21,6 +22,7 @@ from ttt_mlflow.run.plan import Plan, make_plan
 from ttt_mlflow.run.prediction import Prediction, predict
 from ttt_mlflow.run.prepare import build, make_ready
 
+Answer = TypeVar("Answer")
 STEPS = 20  # over the end of a mini-batch
 LIMIT_PCT = 5.0
 EAGER, GRAPH = {"use_compile": False, "cuda_graph": False}, {"use_compile": False}
@@ -126,19 +128,27 @@ def gpu() -> str:
     return f"{torch.cuda.get_device_name()}, {total / 1e9:.1f} GB, torch {torch.__version__}"
 
 
+def in_a_process(function: Callable[..., Answer], *arguments: object) -> Answer:
+    with ProcessPoolExecutor(1, get_context("spawn")) as own:
+        return own.submit(function, *arguments).result()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="only configurations whose name has one of these words")
     words = parser.parse_args().words
-    outside = []
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as one_each:
-        print(one_each.submit(gpu).result())
-        print(f"{'GB, predicted and measured':58} {'tensors':>18} {'allocator':>18} {'device':>18}  differences in %")
-        for outcome in one_each.map(tried, CONFIGURATIONS, [words] * len(CONFIGURATIONS)):
-            if outcome.line:
-                print(outcome.line, flush=True)
-            if not outcome.within:
-                outside.append(outcome.of)
+    if not torch.cuda.is_available():
+        parser.error("needs a CUDA GPU")
+    print(in_a_process(gpu))
+    print(f"{'GB, predicted and measured':58} {'tensors':>18} {'allocator':>18} {'device':>18}  differences in %")
+    outside, said = [], set()
+    for asked in CONFIGURATIONS:
+        outcome = in_a_process(tried, asked, words)
+        if outcome.line and outcome.line not in said:  # what is missing is said once
+            print(outcome.line, flush=True)
+            said.add(outcome.line)
+        if not outcome.within:
+            outside.append(outcome.of)
     print(f"more than {LIMIT_PCT:g} % from a measured peak: {', '.join(outside) or 'none'}")
     return 1 if outside else 0
 
