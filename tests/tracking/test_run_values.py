@@ -21,6 +21,7 @@ from ttt_mlflow.tracking.run_values import (
     RunValues,
     missing,
     points_of,
+    record_id,
     recorded_until,
     send_values,
     values_of,
@@ -150,3 +151,14 @@ def test_a_copy_under_another_name_is_the_same_record(make_journal: MakeJournal)
     with TemporaryDirectory() as folder:
         copy = Journal(Path(shutil.copytree(journal.path, Path(folder, "copy of a run"))))
         assert values_of(copy) == values_of(journal)
+
+
+def test_a_folder_with_another_id_is_another_record(make_journal: MakeJournal) -> None:
+    journal = make_journal("running")
+    journal.update_tags(tags({"ttt.journal_id": journal.journal_id}))
+    other = "20260101-000000-00000000"
+    with TemporaryDirectory() as folder:
+        copy = Journal(Path(shutil.copytree(journal.path, Path(folder, other))))
+        assert record_id(copy) == other
+        copy.update_tags(tags({"ttt.kind": "sweep"}))
+        assert record_id(copy) == journal.journal_id, "a sweep's parent goes on as the one that a store has"

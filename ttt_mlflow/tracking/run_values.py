@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from ttt_mlflow import names
+from ttt_mlflow.config.sweep import SweepConfig
 from ttt_mlflow.record.journal import JOURNAL_ID, Journal
 from ttt_mlflow.tracking.derived import missing_metrics, missing_tags
 from ttt_mlflow.tracking.run_color import RUN_COLOR
@@ -70,9 +71,15 @@ def values_so_far(journal: Journal) -> RunValues:
 
 
 def record_id(journal: Journal) -> str:
-    """The id that the record was given, also in a copy whose folder has another name."""
+    """The id that the record was given, also in a copy whose folder has another name.
+
+    A folder whose name is an id, and another one, is a record of its own. A sweep's parent is the exception: it may go
+    on as the parent that a store has.
+    """
     recorded = journal.tags.get(names.TAG_JOURNAL_ID.name, "")
-    return recorded if JOURNAL_ID.fullmatch(recorded) else journal.journal_id
+    is_copy = JOURNAL_ID.fullmatch(journal.journal_id) is None
+    may_differ = is_copy or journal.tags.get(names.TAG_KIND.name) == SweepConfig.entry_point
+    return recorded if may_differ and JOURNAL_ID.fullmatch(recorded) else journal.journal_id
 
 
 def recorded_until(journal: Journal) -> str:
