@@ -1,6 +1,7 @@
 """A fork of the process that has imported everything can use the GPU."""
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -38,3 +39,17 @@ def test_forks_measure_on_the_gpu(tmp_path: Path) -> None:
                 assert (code, fork.stdout.read()) == (0, b"2000.0\n"), said.read().decode()
     finally:
         server.close()
+
+
+def test_neither_nvml_nor_a_loaded_library_starts_the_driver() -> None:
+    program = """
+import ctypes, pynvml
+from ttt_mlflow.app.fork_server import _driver_is_started
+pynvml.nvmlInit()
+driver = ctypes.CDLL("libcuda.so.1")
+assert not _driver_is_started()
+assert driver.cuInit(0) == 0
+assert _driver_is_started()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
