@@ -87,7 +87,7 @@ def test_artifacts_come_back(client: MlflowClient, recorded: Run, tmp_path: Path
 def test_rejected_parameters_say_why_in_mlflow(client: MlflowClient, project: Path) -> None:
     result = run(mlflow_run_micro({"batches": "a", "batch": "1"}, project), environment(), project)
     assert result.returncode != 0
-    assert "Error: batch=1: no such parameter; the parameters are kernels, batches, heads" in result.stderr
+    assert "Error: batch=1: no such parameter; the parameters are kernels, batches, promptlen" in result.stderr
     assert "Traceback" not in result.stderr
     (rejected,) = client.search_runs(["0"], "tags.`ttt.status` = 'error'")
     assert rejected.info.status == "FAILED"
