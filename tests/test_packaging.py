@@ -71,9 +71,9 @@ def test_mlproject_has_every_entry_point() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_mlproject_declares_or_names_every_parameter(name: str) -> None:
-    taken = re.search(rf"\n#   {name}: (.+)\n", MLPROJECT_TEXT)
+    taken = re.search(rf"\n#   {name}: (.+(?:\n#     .+)*)", MLPROJECT_TEXT)
     assert taken is not None
-    undeclared = taken[1].split(", ")
+    undeclared = re.split(r",\s+", taken[1].replace("\n#", "\n"))
     declared, fields = ENTRY_POINTS[name]["parameters"], CONFIGURATIONS[name].model_fields
     assert {*declared, *undeclared} == set(fields)
     assert not set(declared) & set(undeclared)
