@@ -4,6 +4,7 @@ Ray decides which GPU takes which cell, and repeats the cells of a node that die
 packed and is checked, so that a node or a tracking server that is lost costs no measurement that was finished.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -288,7 +289,7 @@ def _connected(address: str | None) -> Any:
         os.environ.setdefault(name, value)
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(address=address or LOCAL, log_to_driver=False, logging_level="CRITICAL", include_dashboard=None)
+        ray.init(address=address or LOCAL, log_to_driver=False, logging_level=logging.CRITICAL, include_dashboard=None)
         _say_nothing(ray)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         shown = f"address={address}: no Ray cluster answers there" if address else "executor=ray: Ray does not start"
