@@ -96,7 +96,7 @@ def read_grid(path: Path) -> list[dict[str, tuple[Any, ...]]]:
     except OSError as error:
         raise BadInput(f"{where}: cannot be read ({error.strerror}); give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: no YAML ({' '.join(str(error).split())[:200]})") from None
+        raise BadInput(f"{where}: no YAML ({' '.join(str(error).split())[:200]}); it takes {YAML_TAKES}") from None
     if not isinstance(content, dict) or set(content) - {CELLS, DEFAULTS} or not isinstance(content.get(CELLS), list):
         raise BadInput(f"{where}: not a grid; it takes {YAML_TAKES}")
     defaults = _block(content.get(DEFAULTS) or {}, f"{where}: {DEFAULTS}")
@@ -110,7 +110,7 @@ def read_grid(path: Path) -> list[dict[str, tuple[Any, ...]]]:
 
 def _block(block: Any, where: str) -> dict[str, tuple[Any, ...]]:
     if not isinstance(block, dict):
-        raise BadInput(f"{where}: not a mapping of parameters to values")
+        raise BadInput(f"{where}: not a mapping of parameters to values; write `name: value` lines")
     values: dict[str, tuple[Any, ...]] = {}
     for name, value in block.items():
         if name not in RunConfig.model_fields:
@@ -119,9 +119,9 @@ def _block(block: Any, where: str) -> dict[str, tuple[Any, ...]]:
         if not several:
             raise BadInput(f"{where}: {name}: an empty list; give at least one value")
         if len(several) > 1 and name not in AXES:
-            raise BadInput(f"{where}: {name} takes one value")
+            raise BadInput(f"{where}: {name} takes one value; give one")
         if any(isinstance(one, list | dict) for one in several):
-            raise BadInput(f"{where}: {name}: lists and mappings within a list have no meaning here")
+            raise BadInput(f"{where}: {name}: lists and mappings within a list have no meaning here; give values")
         values[str(name)] = tuple("auto" if one is None else one for one in several)
     return values
 

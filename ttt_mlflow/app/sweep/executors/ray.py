@@ -89,7 +89,8 @@ class RayExecutor:
             found: list[Checked] = self._ray.get(checked)
         except self._ray.exceptions.RayError as error:
             raise BadInput(
-                f"executor=ray: the cells could not be checked on the cluster ({_first_line(error)})"
+                f"executor=ray: the cells could not be checked on the cluster ({_first_line(error)}); `ray status` on "
+                "the head node shows the cluster"
             ) from None
         # paths stay as they were given: they are a part of what identifies a cell
         return [
@@ -184,7 +185,8 @@ class RayExecutor:
                 answer = self._ray.get(asked[node["NodeID"]])
             except self._ray.exceptions.RayError as error:
                 raise BadInput(
-                    f"executor=ray: the host {name} does not run Python tasks ({_first_line(error)})"
+                    f"executor=ray: the host {name} does not run Python tasks ({_first_line(error)}); install the "
+                    "project there, with Ray, or take the host out of the cluster"
                 ) from None
             if fault := _fault_of(name, answer):
                 raise BadInput(f"executor=ray: {fault}")
@@ -293,7 +295,7 @@ def _connected(address: str | None) -> Any:
         _say_nothing(ray)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         shown = f"address={address}: no Ray cluster answers there" if address else "executor=ray: Ray does not start"
-        raise BadInput(f"{shown} ({_first_line(error)})") from None
+        raise BadInput(f"{shown} ({_first_line(error)}); `ray status` on the head node shows the cluster") from None
     finally:
         for signum, handler in handlers.items():  # Ray puts its own in their place
             with suppress(ValueError):  # not in the main thread
