@@ -60,7 +60,7 @@ class RayExecutor:
             self._needs: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if self._gpus else {"num_cpus": 1}
             self._found = self._look_at_nodes()
             self._desk = self._ray.remote(num_cpus=0)(_Desk).options(scheduling_strategy=self._here()).remote()
-        except BaseException:
+        except BaseException:  # raised again: whatever ended it, Ctrl-C too, Ray is not left running
             self._ray.shutdown()
             raise
         return self
