@@ -1,21 +1,23 @@
 """What is missing for Mamba, and a command that installs it into this environment and no other."""
 
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.requirements import PROJECT
+from tests.requirements import PROJECT, ROOT
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.mamba import installation
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prediction import missing_requirement
 
-KNOWN = (*installation.REQUIREMENTS, *installation.BUILD_TOOLS, "pip")
+KNOWN = (*installation.REQUIREMENTS, *installation.BUILD_TOOLS)
 TOOLS = ("setuptools", "wheel", "packaging", "ninja", "pip")
 MAMBA, CONV = installation.REQUIREMENTS.values()
 CONFIG = RunConfig.parse({"model_name": "state-spaces/mamba-1.4b"})
@@ -36,6 +38,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
         return importlib.machinery.ModuleSpec(name, None) if name in modules else None
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(installation, "_has_pip", lambda: "pip" in modules)
 
 
 def command() -> str:
@@ -107,3 +110,13 @@ def test_the_compiler_is_found(variable: str, tmp_path: Path, monkeypatch: pytes
     assert installation.find_nvcc() != str(nvcc), "it is not executable"
     nvcc.chmod(0o755)
     assert installation.find_nvcc() == str(nvcc)
+
+
+def test_asking_leaves_setuptools_usable() -> None:
+    """torch.compile imports it, and a process that was told what Mamba lacks measures other models."""
+    asks = "from ttt_mlflow.models.mamba import installation; installation.missing(); print(installation._has_pip())"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{asks}; import setuptools"], capture_output=True, text=True, cwd=ROOT
+    )
+    has_pip = any(importlib.metadata.distributions(name="pip"))
+    assert (done.returncode, done.stdout.strip()) == (0, str(has_pip)), done.stderr

@@ -1,5 +1,6 @@
 """What a Mamba model needs beside this package, and the command that installs it into this environment."""
 
+import importlib.machinery
 import importlib.util
 import os
 import shlex
@@ -41,7 +42,7 @@ def find_nvcc() -> str | None:
 def _command(requirements: list[str]) -> str:
     """For this environment's own pip, or for uv where the environment has no pip."""
     own = [sys.executable, "-m", "pip", "install"]
-    installer = own if _is_there("pip") else ["uv", "pip", "install", "--python", sys.executable]
+    installer = own if _has_pip() else ["uv", "pip", "install", "--python", sys.executable]
     tools = [package for module, package in BUILD_TOOLS.items() if not _is_there(module)]
     build = shlex.join([*installer, "--no-build-isolation", *requirements])
     return f"{shlex.join([*installer, *tools])} && {build}" if tools else build
@@ -49,3 +50,9 @@ def _command(requirements: list[str]) -> str:
 
 def _is_there(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
+
+
+def _has_pip() -> bool:
+    """Looks for pip's files alone. Before Python 3.12 setuptools' import hook takes the question whether there is a pip
+    for pip's start, and then neither setuptools nor torch.compile, which imports it, works in this process."""
+    return importlib.machinery.PathFinder.find_spec("pip") is not None
