@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Lint, types and tests, in their own environment. Arguments are passed on to pytest:
 #
-#   ./scripts/test.sh                 everything that needs no GPU and takes under 30 s
-#   ./scripts/test.sh --long          the same, then the tests that take longer; they may install packages; then 2,000
-#                                     examples of each property, of which the other tests try a hundred
+#   ./scripts/test.sh                 everything that needs no GPU and does not take long
+#   ./scripts/test.sh --long          the same, then the tests that take longer and further cases of quick ones; they may
+#                                     install packages; then 2,000 examples of each property, of which the other tests
+#                                     try a hundred
 #   ./scripts/test.sh -m gpu          tests that need a GPU
 #   ./scripts/test.sh tests/test_cli.py
 set -euo pipefail

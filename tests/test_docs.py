@@ -40,6 +40,7 @@ def test_the_example_model_is_short_and_is_measured(tmp_path: Path) -> None:
     assert "toy b2 g3 cpu" in done.stdout
 
 
+@pytest.mark.long
 def test_the_example_kernel_is_right_and_is_timed(tmp_path: Path) -> None:
     (code,) = blocks(ROOT / "docs/adding-a-kernel.md", "python")
     (entry_points,) = blocks(ROOT / "docs/adding-a-kernel.md", "toml")
@@ -65,6 +66,7 @@ def test_the_micro_page_names_every_parameter_and_kernel() -> None:
     assert all(f"`{entry.name}`" in text for entry in OWN)
 
 
+@pytest.mark.long
 def test_the_example_in_python_measures_and_publishes(tmp_path: Path) -> None:
     (code,) = blocks(ROOT / "docs/python.md", "python")
     assert len(code.splitlines()) < 30

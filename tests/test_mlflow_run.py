@@ -156,6 +156,7 @@ def test_rejected_parameters_say_why_in_the_terminal_and_in_mlflow(in_sqlite: Re
     assert len(list(project.glob("ttt_runs/*"))) == 1  # that of the first run
 
 
+@pytest.mark.long
 def test_a_second_server_on_the_port_is_refused(server: str, tmp_path: Path) -> None:
     port = server.rpartition(":")[2]
     result = run([str(ROOT / "scripts/server.sh"), "--port", port], environment(), tmp_path)

@@ -99,6 +99,7 @@ def test_killed_in_the_middle_and_resumed_by_the_same_command(server_uri: str, t
     assert len(runs_of(server_uri, "killed")) == len(runs) + 1
 
 
+@pytest.mark.long
 def test_ctrl_c_is_recorded_and_the_same_command_goes_on(tmp_path: Path) -> None:
     logdir, store = tmp_path / "runs", new_store(tmp_path)
     grid = {**GRID, "batch": "1,2", "max_seconds": "3600", "logdir": str(logdir)}

@@ -52,6 +52,7 @@ def test_a_refused_one_too(refused: dict[str, str], store: str, tmp_path: Path) 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", ["2", "0"])
 def test_somebody_elses_run_stays_as_it_is(batch: str, store: str, tmp_path: Path) -> None:
     client = MlflowClient(store)

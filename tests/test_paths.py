@@ -46,7 +46,7 @@ def invoke(*words: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", [ODD[0], *(pytest.param(name, marks=pytest.mark.long) for name in ODD[1:])])
 def test_everything_in_a_folder_of_an_odd_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records, store, checkpoint: each by an absolute path, and records by a relative one."""
     folder = tmp_path / name
@@ -114,6 +114,7 @@ def test_an_odd_name_in_a_refusal_is_one_line(place: str, tmp_path: Path) -> Non
     assert line.startswith(f"Error: {place}={tmp_path}/file/two\\nlines\\x1b[31m: ")
 
 
+@pytest.mark.long
 def test_records_and_store_on_another_device(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is renamed from one to the other. TMPDIR is on the first."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -126,7 +126,9 @@ def test_in_the_record_and_in_mlflow(tmp_path: Path) -> None:
     assert_nothing_told(tmp_path, done.stdout + done.stderr)
 
 
-@pytest.mark.parametrize("spelling", RUN_WITH)
+@pytest.mark.parametrize(
+    "spelling", [RUN_WITH[0], *(pytest.param(one, marks=pytest.mark.long) for one in RUN_WITH[1:])]
+)
 def test_a_run_and_all_that_it_starts(spelling: str, tmp_path: Path) -> None:
     uri = spelling.format(SECRET, free_port())
     command = ttt_mlflow_run({**QUICK, "logdir": str(tmp_path / "runs")})

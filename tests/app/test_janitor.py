@@ -70,6 +70,7 @@ def team_server(database: str, tmp_path: Path) -> Iterator[str]:
         server.wait()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(PROGRAMS is None, reason="PostgreSQL is not installed (apt install postgresql)")
 def test_mlflow_run_killed_before_our_process_begins(team_server: str, tmp_path: Path) -> None:
     """Its command starts a Python that takes long to start, as one does from a slow disk."""

@@ -71,6 +71,7 @@ def test_a_report_that_cannot_be_written_nor_told() -> None:
     assert table(">/dev/full 2>/dev/full").returncode == 1
 
 
+@pytest.mark.long
 def test_sync_brings_all_records_although_it_cannot_say_so(make_journal: MakeJournal, tmp_path: Path) -> None:
     journals = [make_journal(), make_journal()]
     command = [sys.executable, "-m", "ttt_mlflow", "sync", str(journals[0].path.parent)]

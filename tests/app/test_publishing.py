@@ -88,6 +88,7 @@ def test_whoever_looks_sees_it_running_and_sigkill_leaves_it_so(store: str, logd
     assert found.info.status == "KILLED"
 
 
+@pytest.mark.long
 def test_a_server_that_never_answers_costs_no_measurement(logdir: Path) -> None:
     with proxy(lambda method, path: SILENCE) as silent:
         done = run(command(logdir, publish_patience="1.5"), environment(silent.uri))
@@ -145,7 +146,7 @@ def test_a_signal_while_the_server_is_asked(logdir: Path) -> None:
 
 def test_a_signal_after_the_run_was_made(server_uri: str, logdir: Path) -> None:
     """Before it is measured: the server is told."""
-    with started(command(logdir, ENDLESS), environment(server_uri)) as process:
+    with started(command(logdir, ENDLESS, publish_patience="120"), environment(server_uri)) as process:
         process.wait_for(lambda: any(read(path.parent, path.name)["run_id"] for path in logdir.glob("*/target.json")))
         process.process.send_signal(signal.SIGTERM)
         assert process.wait() == 143
@@ -153,7 +154,7 @@ def test_a_signal_after_the_run_was_made(server_uri: str, logdir: Path) -> None:
     record = only_record(logdir)
     assert read(record, "status.json")["status"] == "killed"
     (found,) = runs_of(server_uri, record)
-    assert found.info.status == "KILLED"
+    assert found.info.status == "KILLED", process.output
 
 
 def test_a_terminal_that_goes_away(store: str, logdir: Path) -> None:

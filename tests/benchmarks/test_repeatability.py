@@ -112,6 +112,7 @@ QUICK += ["--set", "warmup=1", "--set", "repeats=3", "--set", "device=cpu"]
 QUICK += ["--set", "thresholds=section_s=0,half_width_pct=1e9,drift_pct=1e9"]
 
 
+@pytest.mark.long
 def test_runs_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ten times slower is found on any machine; whether the base runs agree is the machine's affair."""
     assert main([str(tmp_path), *QUICK, "--in-process"]) in (0, 1)

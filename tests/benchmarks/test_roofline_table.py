@@ -44,6 +44,7 @@ def test_the_parts(tmp_path: Path, ceilings: bool, shown: list[str]) -> None:
     assert parts["feed-forward"] == ""
 
 
+@pytest.mark.long
 def test_it_is_made_for_real(tmp_path: Path) -> None:
     words = [str(tmp_path), "--cpu", "--models", "TTT-Linear", "--batches", "1,2", "--genlen", "4", "--seconds", "0.2"]
     assert main(words) == 0

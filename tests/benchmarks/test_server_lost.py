@@ -40,6 +40,7 @@ def test_what_cannot_be_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_begin_ends_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "out"), "--", "--batch=0"]) == 2
     error = capsys.readouterr().err

@@ -90,8 +90,13 @@ ACCUMULATING = [(dtype, dim) for dtype in DTYPES for dim in (64, 96, 128)]
 
 @pytest.mark.parametrize(
     ("capability", "dtype", "dim"),
-    [(90, *case) for case in GENERAL]
-    + [(other, *case) for other in (80, 100) for case in (("fp32", 64), ("fp16", 96))],
+    [(90, *GENERAL[0]), (90, "fp16", 96)]
+    + [pytest.param(90, *case, marks=pytest.mark.long) for case in GENERAL[1:] if case != ("fp16", 96)]
+    + [
+        pytest.param(other, *case, marks=pytest.mark.long)
+        for other in (80, 100)
+        for case in (("fp32", 64), ("fp16", 96))
+    ],
 )
 @pytest.mark.parametrize(
     ("kernel", "name"),
@@ -107,7 +112,9 @@ def test_general_kernels(kernel, name, dtype, dim, capability, capsys):
 
 @pytest.mark.parametrize(
     ("capability", "dtype", "dim"),
-    [(90, *case) for case in ACCUMULATING] + [(other, "fp16", dim) for other in (80, 100) for dim in (64, 96)],
+    [(90, "fp16", 64)]
+    + [pytest.param(90, *case, marks=pytest.mark.long) for case in ACCUMULATING if case != ("fp16", 64)]
+    + [pytest.param(other, "fp16", dim, marks=pytest.mark.long) for other in (80, 100) for dim in (64, 96)],
 )
 @pytest.mark.parametrize(
     ("kernel", "name"),

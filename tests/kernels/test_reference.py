@@ -44,6 +44,7 @@ def test_large_and_tiny_inputs(kind, dtype, scale):
     check(kind, TWINS[kind], dtype, batch=2, heads=2, dim=64, scale=scale)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not CXX, reason="compiling for a CPU needs a C++ compiler")
 @pytest.mark.parametrize(("kind", "dtype"), [("linear", torch.float32), ("mlp", torch.float16)], ids=str)
 def test_a_compiled_step_gives_the_same_bits(kind, dtype):

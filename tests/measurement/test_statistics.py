@@ -110,7 +110,10 @@ def exponential(rng: np.random.Generator, count: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("count", "sets"),
-    [*((count, 4000) for count in (2, 3, 5, 6, 7, 10, 15, 49)), (BOOTSTRAP_LEAST, 400)],
+    [
+        *((count, 4000) for count in (2, 3, 5, 6, 7, 10, 15, 49)),
+        pytest.param(BOOTSTRAP_LEAST, 400, marks=pytest.mark.long),
+    ],
 )
 @pytest.mark.parametrize("draw", [lognormal, exponential])
 def test_interval_covers_the_median_of_skewed_times(

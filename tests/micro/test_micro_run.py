@@ -508,6 +508,7 @@ def test_an_nsys_that_fails_keeps_the_measurement(measure: Measure, tmp_path: Pa
     assert "profiles/nsys/nsys.log" in measured.artifacts
 
 
+@pytest.mark.long
 def test_an_nsys_that_fails_after_a_kernel_did(measure: Measure, tmp_path: Path) -> None:
     measured = measure(failing("first", ValueError("no such thing"), at_batch=3), nsys=FakeNsys(tmp_path, "exit 3"))
     assert "1 of 2 measurements failed" in str(measured.failure)
@@ -515,6 +516,7 @@ def test_an_nsys_that_fails_after_a_kernel_did(measure: Measure, tmp_path: Path)
     assert COMPLETE not in str(measured.failure)
 
 
+@pytest.mark.long
 def test_an_nsys_that_is_gone_by_then(measure: Measure, tmp_path: Path) -> None:
     class Gone(FakeNsys):
         def find(self) -> Nsys:

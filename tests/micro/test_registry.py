@@ -151,11 +151,12 @@ def test_kernels_of_another_installed_package_are_listed(tmp_path: Path) -> None
     ("module", "why"),
     [
         ("import no_such_package\n", "ModuleNotFoundError: No module named 'no_such_package'"),
-        ("mine = 3\n", "TypeError: 3 is not a KernelEntry"),
-        (
+        pytest.param("mine = 3\n", "TypeError: 3 is not a KernelEntry", marks=pytest.mark.long),
+        pytest.param(
             "from ttt_mlflow.micro.registry import KernelEntry\n"
             "mine = KernelEntry('mlp_1_dual', 'linear', 'rank-1', lambda: None, '')\n",
             "ValueError: kernel 'mlp_1_dual' is registered already",
+            marks=pytest.mark.long,
         ),
     ],
 )

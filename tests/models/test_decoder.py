@@ -26,7 +26,9 @@ def assert_varied(tokens: Tensor) -> None:
 
 
 @pytest.mark.skipif(not CXX, reason="compiling for a CPU needs a C++ compiler")
-@pytest.mark.parametrize("inner_net", INNER_NETS)
+@pytest.mark.parametrize(
+    "inner_net", [INNER_NETS[0], *(pytest.param(net, marks=pytest.mark.long) for net in INNER_NETS[1:])]
+)
 def test_compiled_decode_gives_the_tokens_of_eager_decode(inner_net: str) -> None:
     """Over three ends of a mini-batch, at every position."""
     model = leave_initial_values(make_model(inner_net))

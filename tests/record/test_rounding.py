@@ -26,6 +26,7 @@ EXACT = [metric for metric in names.METRICS if metric.unit in ("count", "bytes",
         (1234.56789, 1234.5, 1234.6, (1234.5679, 1234.5, 1234.6)),
         (1.23456789, 0.3, 2.2, (1.235, 0.3, 2.2)),
         (98765432.1, 9e7, 1.1e8, (98800000.0, 90000000.0, 110000000.0)),
+        (512.345, 3.14159e-9, 7.6543e13, (512.0, 3.14e-9, 7.65e13)),  # two passes, one of them disturbed
     ],
 )
 def test_an_interval_says_how_many_digits_are_worth_keeping(
@@ -33,6 +34,15 @@ def test_an_interval_says_how_many_digits_are_worth_keeping(
 ) -> None:
     found = rounded({RATE: value, RATE.ci_low: low, RATE.ci_high: high})
     assert tuple(found.values()) == expected
+
+
+@given(POSITIVE, st.floats(1e-300, 1), st.floats(1, 1e290))
+def test_an_interval_of_any_width_leaves_three_digits(value: float, below: float, above: float) -> None:
+    metrics = {RATE: value, RATE.ci_low: value * below, RATE.ci_high: value * above}
+    found = rounded(metrics)
+    assert found[RATE.ci_low] <= found[RATE] <= found[RATE.ci_high]
+    for metric, old in metrics.items():
+        assert found[metric] == pytest.approx(old, rel=5.1e-3)
 
 
 @given(POSITIVE, st.floats(1e-7, 0.99), st.floats(1e-7, 10))

@@ -79,7 +79,7 @@ def said(folder: Path, number: int) -> Path:
 @pytest.mark.parametrize(
     ("size", "accounts"),
     [
-        pytest.param(SHORT, False, id="short"),
+        pytest.param(SHORT, False, id="short", marks=pytest.mark.long),
         pytest.param(SHORT, True, id="short-accounts", marks=pytest.mark.long),
         pytest.param(LONG, False, id="long", marks=pytest.mark.long),
         pytest.param(LONG, True, id="long-accounts", marks=pytest.mark.long),

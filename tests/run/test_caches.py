@@ -130,6 +130,7 @@ def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
         check_compiler_cache()
 
 
+@pytest.mark.long
 def test_a_full_tmpdir_stops_no_publication(full: Path) -> None:
     publisher = Publisher(Limits(60.0, 60.0))
     try:

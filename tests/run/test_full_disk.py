@@ -121,7 +121,7 @@ def test_a_disk_that_is_full_from_any_write_on(
     assert "Logging error" not in written.out + written.err
 
 
-@pytest.mark.parametrize("kind", [model, kernels])
+@pytest.mark.parametrize("kind", [model, pytest.param(kernels, marks=pytest.mark.long)])
 def test_a_disk_that_is_full_once_the_room_is_reserved(disk: Path, kind: Measure, tmp_path: Path) -> None:
     whole = kind(tmp_path / "whole")
     found = measured_on(disk, kind, full_from=2)

@@ -91,6 +91,7 @@ def test_the_trace_is_whole_and_as_the_profiler_wrote_it(measure: Measure) -> No
     assert names.count("layer 1") == 4
 
 
+@pytest.mark.long
 def test_a_compiled_pass_takes_its_parts_from_an_eager_one(measure: Measure) -> None:
     measured = measure({**TINY, "use_compile": True, "profile": "torch"})
     assert measured.failure is None, measured.log

@@ -98,6 +98,7 @@ def test_no_option_takes_a_password(option: str, capsys: pytest.CaptureFixture[s
     assert "unrecognized arguments" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_as_a_command_the_reason_is_one_line() -> None:
     script = [str(ROOT / "scripts/server/add_person.sh"), "anna", "--tracking-uri", f"http://127.0.0.1:{free_port()}"]
     env = environment() | {"MLFLOW_TRACKING_PASSWORD": "of-the-admin-1", "TTT_MLFLOW_PERSON_PASSWORD": PERSONS}

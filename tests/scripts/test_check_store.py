@@ -52,6 +52,7 @@ def dripping() -> Iterator[str]:
             listener.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.long
 def test_an_answer_that_never_ends(tmp_path: Path) -> None:
     began = time.monotonic()
     with dripping() as uri:

@@ -187,6 +187,7 @@ def test_mlflows_variables_name_the_experiment(variable: str) -> None:
     assert "--experiment-name" not in chosen(**{variable: "3"})
 
 
+@pytest.mark.long
 def test_without_its_server_the_experiment_is_passed_on() -> None:
     away = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
     own = ["python", "-m", "ttt_mlflow", "run"]

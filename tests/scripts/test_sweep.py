@@ -31,6 +31,7 @@ def test_its_options_are_those_of_the_new_command(tmp_path: Path) -> None:
     assert sorted(one.data.tags["ttt.kind"] for one in runs) == ["decode", "decode", "sweep"]
 
 
+@pytest.mark.long
 def test_without_options_it_is_the_seeds_three_loops(tmp_path: Path) -> None:
     """The preset says the same. On a machine without a GPU both are refused, with the same words."""
     done = run([SWEEP, "--dry-run", "-P", "device=cpu", "-P", "checkpoint=weights"], environment(), tmp_path)

@@ -57,8 +57,8 @@ def check_refused(proxy: FaultyProxy, journal: Journal, *parts: str) -> None:
     ("method", "place", "what"),
     [
         ("PUT", STEPS, "an upload"),
-        ("GET", "mlflow-artifacts/artifacts?", "a listing of artifacts"),
-        ("GET", STEPS, "a download"),
+        pytest.param("GET", "mlflow-artifacts/artifacts?", "a listing of artifacts", marks=pytest.mark.long),
+        pytest.param("GET", STEPS, "a download", marks=pytest.mark.long),
     ],
 )
 def test_a_login_page_is_a_failure(

@@ -32,6 +32,7 @@ def experiment(sqlite_uri: str, request: pytest.FixtureRequest) -> Experiment:
     return Experiment(sqlite_uri, request.node.name)
 
 
+@pytest.mark.long
 def test_a_faster_run_takes_the_mark(experiment: Experiment) -> None:
     first = experiment.run("a", 100.0)
     mark_best(experiment.client, experiment.id, "a", "decode")

@@ -122,7 +122,9 @@ def test_the_server_refuses_such_a_path(server_uri: str, server_folder: Path, ma
     assert not [*server_folder.rglob("outside")]
 
 
-@pytest.mark.parametrize("form", ["text", "markdown", "csv", "json"])
+@pytest.mark.parametrize(
+    "form", ["text", *(pytest.param(form, marks=pytest.mark.long) for form in ("markdown", "csv", "json"))]
+)
 def test_names_and_tags_of_others_in_a_table(form: str) -> None:
     with hostile("x") as uri:
         command = [sys.executable, "-m", "ttt_mlflow", "table", "--tracking-uri", uri, "--format", form]

@@ -78,6 +78,7 @@ def test_an_empty_file_at_once(tmp_path: Path) -> None:
     assert_whole(tmp_path / "mlflow.db")
 
 
+@pytest.mark.long
 def test_an_older_store_is_upgraded_once(tmp_path: Path) -> None:
     older_store(tmp_path / "mlflow.db")
     at_once(lambda: make_ready(f"sqlite:///{tmp_path}/mlflow.db"))
@@ -97,6 +98,7 @@ def test_without_links_and_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert_whole(tmp_path / "mlflow.db")
 
 
+@pytest.mark.long
 def test_the_process_that_makes_it_is_killed(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with process(MAKE, uri) as making:
@@ -109,6 +111,7 @@ def test_the_process_that_makes_it_is_killed(tmp_path: Path) -> None:
     assert_whole(tmp_path / "mlflow.db")
 
 
+@pytest.mark.long
 def test_mlflow_itself_makes_it_in_place_meanwhile(tmp_path: Path) -> None:
     """As `mlflow ui` and `mlflow run` do."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"

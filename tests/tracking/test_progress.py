@@ -5,7 +5,26 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from ttt_mlflow.tracking import progress
 from ttt_mlflow.tracking.progress import COMPUTED_S, Moved, _computed_s, bytes_left
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is pytest's: other tests have left threads and files, and it is busy itself."""
+    every = progress._descriptors
+    before = {(one, os.fstat(one).st_ino) for one in every() if Path(f"/proc/self/fd/{one}").exists()}
+
+    def seen(one: int) -> bool:
+        try:
+            return (one, os.fstat(one).st_ino) in before
+        except OSError:
+            return True  # the listing's own, closed again
+
+    monkeypatch.setattr(progress, "_descriptors", lambda: [one for one in every() if not seen(one)])
+    monkeypatch.setattr(progress, "COMPUTED_S", 60.0)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -60,8 +79,9 @@ def test_a_file_that_is_read_or_written(tmp_path: Path) -> None:
         assert not looked(moved)
 
 
-def test_computing_counts() -> None:
+def test_computing_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the server that is waited for. A store that gets its tables answers nothing for seconds."""
+    monkeypatch.setattr(progress, "COMPUTED_S", COMPUTED_S)
     moved = Moved()
     began = _computed_s()
     while _computed_s() - began < 2 * COMPUTED_S:

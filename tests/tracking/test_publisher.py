@@ -77,6 +77,7 @@ def test_errors_come_back_as_they_were(publisher: Publisher, make_journal: MakeJ
         _result({"failed": "Killed", "message": "nobody knows"})
 
 
+@pytest.mark.long
 def test_a_server_that_never_answers(publisher: Publisher, make_journal: MakeJournal) -> None:
     shown: list[Progress] = []
     asked = asked_for(make_journal())
@@ -87,6 +88,7 @@ def test_a_server_that_never_answers(publisher: Publisher, make_journal: MakeJou
     wait_until(lambda: not psutil.pid_exists(publisher.pid))
 
 
+@pytest.mark.long
 def test_an_upload_that_stops_moving(
     publisher: Publisher, server_uri: str, make_journal: MakeJournal, request: pytest.FixtureRequest
 ) -> None:
@@ -108,6 +110,7 @@ def test_an_upload_that_stops_moving(
     large.unlink()
 
 
+@pytest.mark.long
 def test_an_upload_that_moves_may_take_so_long(publisher: Publisher, make_journal: MakeJournal) -> None:
     with proxy(lambda method, path: SILENCE) as silent, pytest.raises(NoAnswer, match=r"it took over 1 s; [\d.]+ MB"):
         publisher.ask(

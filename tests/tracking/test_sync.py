@@ -130,6 +130,7 @@ def test_a_record_goes_to_the_file_that_it_names(root: Path, tmp_path: Path, mak
     assert result.run.tracking_uri == uri
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["http://elsewhere.example/artifacts", "/etc/ttt-mlflow-test"])
 def test_a_file_that_only_the_record_names_keeps_its_artifacts_beside_it(
     root: Path, tmp_path: Path, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch, place: str

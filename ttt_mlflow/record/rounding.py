@@ -13,8 +13,8 @@ def rounded(metrics: Metrics) -> Metrics:
     """``metrics`` with fewer digits. Counts, bytes and operations are exact and stay as they are.
 
     A throughput that comes with its confidence interval keeps two digits beyond the first one of the interval's
-    half-width, and the interval's ends keep as many: 131,748.02 ± 320.1 becomes 131,748. All others keep six
-    significant digits.
+    half-width, and the interval's ends keep as many: 131,748.02 ± 320.1 becomes 131,748. Each of them keeps three
+    significant digits at least, however wide the interval. All others keep six significant digits.
     """
     digits = {one: place for metric in metrics for one, place in _places(metrics, metric).items()}
     return {
@@ -35,5 +35,11 @@ def _places(metrics: Metrics, metric: Metric) -> dict[Metric, int]:
     half_width = (metrics[metric.ci_high] - metrics[metric.ci_low]) / 2
     if not (half_width > 0 and math.isfinite(half_width)):
         return {}
-    places = DIGITS_BEYOND - math.floor(math.log10(half_width))
-    return dict.fromkeys((metric, metric.ci_low, metric.ci_high), places)
+    place = _place_of(half_width)
+    group = (metric, metric.ci_low, metric.ci_high)
+    return {one: max(place, _place_of(metrics[one])) if metrics[one] else place for one in group}
+
+
+def _place_of(value: float) -> int:
+    """The decimal place that is DIGITS_BEYOND digits beyond the first one of ``value``."""
+    return DIGITS_BEYOND - math.floor(math.log10(abs(value)))

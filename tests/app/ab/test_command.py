@@ -228,6 +228,7 @@ def test_one_parent_run_with_its_children(ab: Ab, project: Project, sqlite_uri: 
     assert f"MLflow run {parent.info.run_id} in {sqlite_uri}, with 8 child runs" in result.stderr
 
 
+@pytest.mark.long
 def test_a_server_that_never_answers_holds_the_comparison_up_no_longer_than_asked(ab: Ab) -> None:
     with proxy(lambda method, path: SILENCE) as silent:
         result = ab("slow", "fast", "--tracking-uri", silent.uri, "--publish-patience", "0.5")

@@ -159,6 +159,7 @@ def test_a_server_that_comes_back_while_the_sweep_goes_on(server_uri: str, sweep
     assert Stored(server_uri, "back").names() == NAMES[:2]
 
 
+@pytest.mark.long
 def test_sync_publishes_the_runs_of_a_lost_sweep_below_their_parent(server_uri: str, sweep: Sweep) -> None:
     from click.testing import CliRunner
 

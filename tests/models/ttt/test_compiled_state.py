@@ -50,6 +50,7 @@ def decode(*arguments: Tensor) -> Tensor:
     return state_probe(*arguments, overlap=True)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not CXX, reason="compiling for a CPU needs a C++ compiler")
 def test_a_compiled_step_gives_the_kernel_the_state_itself() -> None:
     seen.clear()
