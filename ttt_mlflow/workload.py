@@ -5,6 +5,7 @@ torch.compile traces, or while a CUDA graph is captured or replayed; :mod:`ttt_m
 how kernels of such steps get their parts. A range that is off is one shared object that does nothing.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,15 +17,31 @@ PROJECTIONS = "projections"
 FEED_FORWARD = "feed-forward"
 CONVOLUTION = "convolution state"
 INNER = "inner net state"
+ATTENTION = "attention and cache"
 HEAD = "embeddings and head"
 SAMPLING = "sampling"
-PARTS = (PROJECTIONS, FEED_FORWARD, CONVOLUTION, INNER, HEAD, SAMPLING)
+PARTS = (PROJECTIONS, FEED_FORWARD, CONVOLUTION, INNER, ATTENTION, HEAD, SAMPLING)
 TOKEN_BYTES = 8  # a sampled token is an int64
+PROFILED_STEPS = 16  # steps of a profiling pass, before rounding up to whole periods
+EAGER_STEPS = 8  # maximum number of eager steps in addition to the profiled steps
+
+
+def whole_periods(steps: int, period: int) -> int:
+    """``steps`` rounded up to whole periods of the model (:attr:`ttt_mlflow.models.ModelEntry.period`)."""
+    return period * math.ceil(steps / period)
+
+
+def profiled_steps(period: int) -> int:
+    """Decode steps of a profiling pass. Whole periods, so that each position of a period occurs equally often."""
+    return whole_periods(PROFILED_STEPS, period)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Work that needs the result of the stage before it. It runs ``count`` times, for example once per layer."""
+    """Work that needs the result of the stage before it. It runs ``count`` times, for example once per layer.
+
+    Of decode steps whose work grows with the position, it is the mean over the steps of a pass.
+    """
 
     part: str  # one of PARTS
     weight_bytes: float  # read once, regardless of the batch
@@ -55,6 +72,20 @@ class Workload:
     def tokens_per_pass(self) -> int:
         """Tokens of all sequences in one timed pass: the decoded tokens, or in prefill mode the prompt's tokens."""
         return self.batch * (self.promptlen if self.mode == "prefill" else self.genlen)
+
+    @property
+    def decode_steps(self) -> int:
+        """Decode steps of a timed pass."""
+        return 0 if self.mode == "prefill" else self.genlen
+
+    @property
+    def mean_position(self) -> float:
+        """The mean over the decode steps of a timed pass: how many tokens of a sequence were fed before a step."""
+        return self.promptlen + max(self.decode_steps - 1, 0) / 2
+
+    def max_length(self, period: int = 1) -> int:
+        """Tokens that are fed of a sequence at most: the prompt, a pass, and the steps that profiles may add to it."""
+        return self.promptlen + self.decode_steps + profiled_steps(period) + EAGER_STEPS
 
 
 # Names for what a profiler sees

@@ -9,7 +9,8 @@ import torch
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.run import prepare
 from ttt_mlflow.run.plan import make_plan
-from ttt_mlflow.run.prepare import EAGER_STEPS, clock_warmup_steps, make_prompt, make_ready, profiled_steps, warm_clocks
+from ttt_mlflow.run.prepare import clock_warmup_steps, make_prompt, make_ready, warm_clocks
+from ttt_mlflow.workload import EAGER_STEPS, profiled_steps
 
 CPU = torch.device("cpu")
 

@@ -20,15 +20,40 @@ from ttt_mlflow.workload import SAMPLING, in_part
 WARM_UP_STEPS = 3  # before a capture, because lazy initialization and compilation must not happen inside it
 
 
-class ModelDecoder:
-    """Decodes any :class:`ttt_mlflow.models.entry.DecodeModel`."""
+def new_state(model: Any, batch: int, max_length: int | None) -> Any:
+    """The state of ``batch`` sequences, of up to ``max_length`` tokens if it grows with them.
 
-    def __init__(self, model: Any, batch: int, device: torch.device) -> None:
+    Raises ValueError for a state that grows if no length is given.
+    """
+    if not hasattr(model, "new_cache"):
+        return model.new_state(batch)
+    if max_length is None:
+        raise ValueError(f"{type(model).__name__} has a cache: max_length must be given")
+    return model.new_cache(batch, max_length)
+
+
+class ModelDecoder:
+    """Decodes any :class:`ttt_mlflow.models.entry.DecodeModel`.
+
+    max_length: tokens of a sequence at most, for a model with a cache; the state of other models has no end. Feeding
+    more raises ValueError.
+    """
+
+    def __init__(self, model: Any, batch: int, device: torch.device, max_length: int | None = None) -> None:
         self.model, self.device = model, device
-        self.state = model.new_state(batch)
+        self.max_length = max_length if hasattr(model, "new_cache") else None
+        self._fed = 0  # tokens of each sequence
+        self.state = new_state(model, batch, max_length)
         self.token = torch.zeros(batch, dtype=torch.int64, device=device)
         self._model_step = model.step
         self._graph: torch.cuda.CUDAGraph | None = None
+
+    @torch.no_grad()
+    def choose(self) -> None:
+        """Let the model choose among its implementations, if it has several. Before ``compile`` and ``capture``."""
+        if hasattr(self.model, "choose"):
+            self.model.choose(self.state)
+            self.model.reset_state(self.state)
 
     def compile(self) -> None:
         """Compile the step: with the model's ``compile_step`` if it has one, otherwise as one function."""
@@ -42,6 +67,7 @@ class ModelDecoder:
     @torch.no_grad()
     def warm_up(self) -> None:
         """Run a few steps and reset the state, so that compilation and lazy initialization are complete."""
+        self.model.reset_state(self.state)  # a full cache takes no more
         for _ in range(WARM_UP_STEPS):
             self._eager_step()
         self.model.reset_state(self.state)
@@ -60,12 +86,15 @@ class ModelDecoder:
 
         A prompt of one token is a decode step like any other.
         """
+        self._fed = 0
+        self._check_room(prompt.shape[1])
         self.model.reset_state(self.state)
         at_once = 0
         if hasattr(self.model, "prefill") and prompt.shape[1] > 1:
             at_once = prompt.shape[1] - prompt.shape[1] % getattr(self.model, "prefill_multiple", 1)
         if at_once:
             self._sample(self.model.prefill(prompt[:, :at_once], self.state))
+        self._fed = at_once
         for token in prompt[:, at_once:].unbind(1):
             self.token.copy_(token)
             self.step()
@@ -73,6 +102,8 @@ class ModelDecoder:
 
     @torch.no_grad()
     def step(self) -> Tensor:
+        self._check_room(1)
+        self._fed += 1
         if self._graph is not None:
             self._graph.replay()
             return self.token
@@ -87,6 +118,13 @@ class ModelDecoder:
                 yield
         finally:
             self._graph = graph
+
+    def _check_room(self, tokens: int) -> None:
+        if self.max_length is not None and self._fed + tokens > self.max_length:
+            raise ValueError(
+                f"the cache has room for {self.max_length} tokens of a sequence: {self._fed} were fed, {tokens} more "
+                "do not fit"
+            )
 
     def _eager_step(self) -> Tensor:
         return self._sample(self._model_step(self.token, self.state))
@@ -124,4 +162,4 @@ def make_decoder(model: Any, batch: int, max_length: int, device: torch.device, 
     """The model's own decoder if it has one, otherwise :class:`ModelDecoder`."""
     if hasattr(model, "decoder"):
         return model.decoder(batch, max_length, cuda_graph)
-    return ModelDecoder(model, batch, device)
+    return ModelDecoder(model, batch, device, max_length)

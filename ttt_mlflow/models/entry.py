@@ -13,7 +13,15 @@ from ttt_mlflow.workload import Stage, Workload
 
 @runtime_checkable
 class DecodeModel(Protocol):
-    """A constant-state language model that decodes token by token.
+    """A language model that decodes token by token.
+
+    A state that grows with the position, as a KV cache does, has a largest size. A model with one offers
+    ``new_cache(batch, max_length) -> state`` instead of ``new_state``: the state of ``batch`` sequences of up to
+    ``max_length`` tokens each, allocated once. :class:`ttt_mlflow.models.decoder.ModelDecoder` refuses to feed more.
+
+    A model that chooses among implementations by measurement offers ``choose(state)``, which is called once, before the
+    step is compiled or captured; ``state`` is empty and may be written to. Its attribute ``attn_impl`` (a text) is
+    recorded as the parameter of that name.
 
     A model may also offer ``prefill(tokens [B, P], state) -> logits [B, V]``, for prompts of any length or of multiples
     of its ``prefill_multiple`` (the rest of a prompt, or all of it, is fed token by token), ``compile_step()``
@@ -38,7 +46,7 @@ class DecodeModel(Protocol):
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What a factory is asked to build."""
+    """What a factory is asked to build. Two implementations of one model differ in ``inner_net`` or ``attn_impl``."""
 
     name: str
     inner_net: str | None
@@ -46,6 +54,8 @@ class ModelRequest:
     device: torch.device
     seed: int
     checkpoint: str | None
+    attn_impl: str | None = None  # as it was asked for; None: the model chooses
+    workload: Workload | None = None  # what the model will be timed with, if that is known
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,8 @@ class ModelEntry:
     """A registered model.
 
     ``inner_nets`` is empty for a model without inner nets. Names that end in ``_triton`` need a GPU (or Triton's
-    interpreter). ``missing()`` returns one line about what must be installed first, or None. ``check(request)`` raises
+    interpreter). ``attn_impls`` has the attentions of a model that has some, with the same rule for ``_triton``. A model
+    that uses two, for a prompt and for a decode step, takes PROMPT+STEP too. ``missing()`` returns one line about what must be installed first, or None. ``check(request)`` raises
     BadInput for what the factory would refuse, without building anything. ``own_generation`` marks a model with its own
     generation code, including the graph; ``use_compile`` does not apply to it. ``prefill_multiple`` is that of the
     model, if it has one. The rest of a prompt goes through the step, which is compiled and captured in prefill mode
@@ -82,6 +93,7 @@ class ModelEntry:
     factory: Callable[[ModelRequest], DecodeModel]
     description: str
     inner_nets: tuple[str, ...] = ()
+    attn_impls: tuple[str, ...] = ()
     needs_cuda: bool = False
     takes_checkpoint: bool = False
     own_generation: bool = False

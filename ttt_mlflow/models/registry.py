@@ -29,9 +29,11 @@ def register_model(entry: ModelEntry) -> ModelEntry:
 def _load_own() -> tuple[str, ...]:
     """Register the models of this package. Returns their names."""
     from ttt_mlflow.models.mamba import model
+    from ttt_mlflow.models.transformer import sizes as transformers
     from ttt_mlflow.models.ttt import sizes
 
-    return tuple(register_model(entry).name for entry in [*sizes.entries(), *model.entries()])
+    entries = [*sizes.entries(), *model.entries(), *transformers.entries()]
+    return tuple(register_model(entry).name for entry in entries)
 
 
 @cache

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ttt_mlflow.errors import one_line
 from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocate, Allocations
-from ttt_mlflow.models.decoder import make_decoder, tensors_in
+from ttt_mlflow.models.decoder import make_decoder, new_state, tensors_in
 from ttt_mlflow.models.entry import Decoder, Execution, ModelEntry, ModelRequest
 from ttt_mlflow.plugins import BROKEN, Failed, Trial, demand
 from ttt_mlflow.workload import PARTS, Stage, Workload
@@ -21,8 +21,11 @@ STEPS = 4
 PROMPT = 5
 # of the logits, relative: what the order of sums may change
 TOLERANCE = {torch.float16: 5e-2, torch.float32: 1e-3}
-OPTIONAL = ("prefill", "compile_step", "parameter_count", "memory_parts", "decoder")
+OPTIONAL = ("prefill", "compile_step", "parameter_count", "memory_parts", "decoder", "new_cache", "choose")
 MEMBERS = ("new_state", "reset_state", "step")
+CACHED_MEMBERS = ("new_cache", "reset_state", "step")
+LENGTH = PROMPT + STEPS  # tokens of a sequence
+TRIED = Workload("decode", BATCH, PROMPT, STEPS)
 
 
 def try_model(entry: ModelEntry, device: torch.device, trial: Trial) -> None:
@@ -41,7 +44,8 @@ def try_model(entry: ModelEntry, device: torch.device, trial: Trial) -> None:
             trial.skip(f"{label}everything", "Triton needs a GPU, and there is none here")
             continue
         try:
-            _Tried(entry, ModelRequest(entry.name, net, dtype, device, 0, None), trial, label).all()
+            request = ModelRequest(entry.name, net, dtype, device, 0, None, workload=TRIED)
+            _Tried(entry, request, trial, label).all()
         except Failed:
             continue
         except BROKEN as error:  # of a member that is only looked at
@@ -84,7 +88,12 @@ class _Tried:
 
     @torch.no_grad()
     def _state_and_step(self, model: Any) -> None:
-        state = self._check(f"new_state({BATCH})", lambda: model.new_state(BATCH))
+        cached = hasattr(model, "new_cache")
+        length = LENGTH + getattr(model, "prefill_multiple", 0)
+        made = f"new_cache({BATCH}, {length})" if cached else f"new_state({BATCH})"
+        state = self._check(made, lambda: new_state(model, BATCH, length))
+        if hasattr(model, "choose"):
+            self._check("choose(state) leaves a name in attn_impl", lambda: _chosen(model, state))
         tokens = torch.arange(BATCH, device=self.request.device) % model.vocab_size
         self._check("step returns logits [B, vocab_size]", lambda: _step(model, tokens, state))
         if any(True for _ in tensors_in(state)):
@@ -155,11 +164,18 @@ class _Tried:
 def _has_members(model: Any) -> None:
     vocab = getattr(model, "vocab_size", None)
     demand(type(vocab) is int and vocab > 0, f"vocab_size is {vocab!r}, not a whole number above 0")
-    wanted = () if hasattr(model, "decoder") else MEMBERS
+    wanted = MEMBERS if not hasattr(model, "new_cache") else CACHED_MEMBERS
+    wanted = () if hasattr(model, "decoder") else wanted
     lacking = [name for name in wanted if not callable(getattr(model, name, None))]
     demand(not lacking, f"{type(model).__name__} has no {', '.join(lacking)}")
     wrong = [name for name in OPTIONAL if hasattr(model, name) and not callable(getattr(model, name))]
     demand(not wrong, f"{', '.join(wrong)}: cannot be called")
+
+
+def _chosen(model: Any, state: Any) -> None:
+    model.choose(state)
+    chosen = getattr(model, "attn_impl", None)
+    demand(isinstance(chosen, str) and bool(chosen), f"attn_impl is {chosen!r}")
 
 
 def _prompt(model: Any, length: int, seed: int, device: torch.device) -> Tensor:

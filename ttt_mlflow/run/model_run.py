@@ -28,7 +28,7 @@ from ttt_mlflow.run.attempt import COMPLETE, after_the_measurement
 from ttt_mlflow.run.gpu_ceilings import FoundCeilings, find_ceilings
 from ttt_mlflow.run.least_memory import least_host_bytes, refuse_beyond_memory
 from ttt_mlflow.run.plan import Plan
-from ttt_mlflow.run.prepare import Prepared, build, make_ready, profiled_steps, whole_periods
+from ttt_mlflow.run.prepare import Prepared, build, make_ready
 from ttt_mlflow.run.profile import Measured, Profiles
 from ttt_mlflow.run.recording import (
     Roofline,
@@ -43,6 +43,7 @@ from ttt_mlflow.run.reserve import RoomForPasses
 from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.quiet import wait_until_quiet
 from ttt_mlflow.telemetry.sampler import NvmlSampler
+from ttt_mlflow.workload import profiled_steps, whole_periods
 
 WARMUP_STEPS = 128  # maximum of a warm-up pass, rounded up to whole periods; it can be shorter than a timed pass
 WARMUP_PASS_MS = 250.0  # sufficient length of a warm-up pass; the warm-up can end after each pass
@@ -84,6 +85,7 @@ class ModelRun:
         self.discarded_steps: list[pd.DataFrame] = []
         self.discarded_rates: dict[int, float] = {}  # median tokens/s, by attempt
         self.measured_ms: float | None = None  # the mean step; in prefill mode, the prompt
+        self.attn_impl: str | None = None  # the attention that the model has chosen
         self.ceilings = FoundCeilings()
         self.roofline = Roofline()
         self.problems: list[str] = []  # of the profiling passes
@@ -159,7 +161,11 @@ class ModelRun:
         if hasattr(model, "parameter_count"):
             self.record.update_metrics({names.MODEL_PARAMETERS: model.parameter_count()})
         with self.reporter.phase(names.COMPILE_S, "compiling and preparing the decode step"):
-            return Prepared(prompt, make_ready(self.plan, model, prompt))
+            prepared = Prepared(prompt, make_ready(self.plan, model, prompt))
+        self.attn_impl = getattr(model, "attn_impl", None)
+        if self.attn_impl is not None:
+            self.record.update_params({"attn_impl": self.attn_impl})
+        return prepared
 
     def _measure_until_valid(self, prepared: Prepared, show: Show) -> None:
         """Measure. Repeat while the verdict is invalid, attempts are left, and another attempt can help."""
@@ -293,4 +299,4 @@ class ModelRun:
     def _measured(self) -> Measured:
         startup = (names.IMPORTS_S, names.SETUP_S, names.COMPILE_S)
         startup_s = sum(self.reporter.phases.get(metric, 0.0) for metric in startup)
-        return Measured(self.measured_ms, self.roofline.parts, startup_s)
+        return Measured(self.measured_ms, self.roofline.parts, startup_s, self.attn_impl)

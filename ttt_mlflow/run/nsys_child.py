@@ -11,8 +11,8 @@ from contextlib import nullcontext
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.profilers.process import end_with_the_run, recorded
 from ttt_mlflow.run.plan import Plan, make_plan
-from ttt_mlflow.run.prepare import build, clock_warmup_steps, make_ready, profiled_steps, warm_clocks
-from ttt_mlflow.workload import STEP, named_by, nvtx
+from ttt_mlflow.run.prepare import Prepared, build, clock_warmup_steps, make_ready, to_mean_position, warm_clocks
+from ttt_mlflow.workload import STEP, named_by, nvtx, profiled_steps
 
 
 def main(text: str) -> None:
@@ -26,6 +26,7 @@ def main(text: str) -> None:
     else:
         decoder.prefill(prompt)
     warm_clocks(step, clock_warmup_steps(used, device), device)
+    to_mean_position(plan, Prepared(prompt, decoder), steps(plan))
     on_gpu = device.type == "cuda"
     with recorded(on_gpu), named_by(nvtx) if on_gpu else nullcontext():
         for index in range(steps(plan)):

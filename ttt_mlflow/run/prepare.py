@@ -1,6 +1,5 @@
 """Prepares a configuration: the prompt, and a decoder whose first step is as fast as the later ones."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,8 +13,6 @@ from ttt_mlflow.models.decoder import ModelDecoder, make_decoder
 from ttt_mlflow.models.entry import DecodeModel, Decoder
 from ttt_mlflow.run.plan import Plan
 
-PROFILED_STEPS = 16  # steps of a profiling pass, before rounding up to whole periods
-EAGER_STEPS = 8  # maximum number of eager steps in addition to the profiled steps
 CLOCK_WARMUP_S = 1.0
 MOST_PROMPTS = 1000
 STEPS_AHEAD = 2  # steps that the host issues before the GPU needs them, so that the GPU is never idle
@@ -35,16 +32,6 @@ def build(plan: Plan) -> tuple[DecodeModel, Tensor]:
     return model, make_prompt(plan.used, model.vocab_size, plan.device)
 
 
-def whole_periods(steps: int, period: int) -> int:
-    """``steps`` rounded up to whole periods of the model (:attr:`ttt_mlflow.models.ModelEntry.period`)."""
-    return period * math.ceil(steps / period)
-
-
-def profiled_steps(period: int) -> int:
-    """Decode steps of a profiling pass. Whole periods, so that each position of a period occurs equally often."""
-    return whole_periods(PROFILED_STEPS, period)
-
-
 def make_prompt(used: RunConfig, vocab_size: int, device: torch.device) -> Tensor:
     """Random tokens [B, P]. A seed gives the same tokens on every device."""
     generator = torch.Generator().manual_seed(used.seed)
@@ -54,11 +41,10 @@ def make_prompt(used: RunConfig, vocab_size: int, device: torch.device) -> Tenso
 def make_ready(plan: Plan, model: DecodeModel, prompt: Tensor) -> Decoder:
     """A decoder that is compiled, with loaded kernels and a captured graph, as the configuration requests."""
     used, device = plan.used, prompt.device
-    # the profiling passes may decode further than the measured passes
-    beyond = profiled_steps(plan.entry.period) + EAGER_STEPS
-    length = used.promptlen + (used.genlen if used.mode == "decode" else 0) + beyond
+    length = plan.workload.max_length(plan.entry.period)
     decoder = make_decoder(model, used.batch, length, device, bool(used.cuda_graph))
     if isinstance(decoder, ModelDecoder):
+        decoder.choose()
         if used.use_compile:
             decoder.compile()
         decoder.capture() if used.cuda_graph else decoder.warm_up()
@@ -73,6 +59,14 @@ def clock_warmup_steps(used: RunConfig, device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return used.genlen if used.mode == "decode" else MOST_PROMPTS
+
+
+def to_mean_position(plan: Plan, prepared: Prepared, count: int) -> None:
+    """For a model whose cost grows: go to where the next ``count`` steps cost the mean of a measured pass."""
+    if plan.entry.cost_grows and plan.workload.mode == "decode":
+        prepared.decoder.prefill(prepared.prompt)
+        for _ in range((plan.workload.genlen - count) // 2):
+            prepared.decoder.step()
 
 
 def warm_clocks(step: Callable[[], object], most: int, device: torch.device) -> None:

@@ -34,7 +34,8 @@ from ttt_mlflow.report.timeline_page import timeline_page
 from ttt_mlflow.run import nsys_child
 from ttt_mlflow.run.attempt import attempt_pass
 from ttt_mlflow.run.plan import Plan
-from ttt_mlflow.run.prepare import Prepared, clock_warmup_steps, profiled_steps, warm_clocks
+from ttt_mlflow.run.prepare import Prepared, clock_warmup_steps, to_mean_position, warm_clocks
+from ttt_mlflow.workload import profiled_steps
 
 MEMORY_STEPS = 4  # all steps allocate and free the same memory
 # time limit of the process under nsys: a constant, and a factor for the seconds that this process needed to get ready
@@ -48,12 +49,13 @@ class Measured:
 
     step_ms: the mean time of what is profiled, measured without a profiler; None if it was not measured.
     parts: the work of each part of a step; empty if the model does not count it. startup_s: seconds from the start of
-    the process until the decoder was ready.
+    the process until the decoder was ready. attn_impl: the attention that was measured; None if the model has none.
     """
 
     step_ms: float | None
     parts: Sequence[PartWork]
     startup_s: float
+    attn_impl: str | None = None
 
 
 class Profiles:
@@ -89,7 +91,12 @@ class Profiles:
         """Profile a few decode steps or one prompt, and write the trace, tables, pictures and page."""
         step, count = self._profiled_step(prepared)
         most = clock_warmup_steps(self.used, self.device)
-        trace = torch_profiler.record(step, count, self.device, lambda: warm_clocks(step, most, self.device))
+
+        def warm_up() -> None:
+            warm_clocks(step, most, self.device)
+            to_mean_position(self.plan, prepared, count)
+
+        trace = torch_profiler.record(step, count, self.device, warm_up)
         packed = gzip.compress(trace.data)
         self.record.write_artifact(names.ARTIFACT_TORCH_TRACE, packed)
         steps = read_steps(trace.content, self.on_gpu)
@@ -180,7 +187,9 @@ class Profiles:
         """Run a few steps of the same configuration under nsys, in a separate process."""
         self.record.update_tags({names.TAG_NSYS: nsys.version})
         options = NsysOptions.parse(self.used.nsys_args, self.used.nsys_export == "sqlite")
-        alone = self.used.model_copy(update={"profile": (), "nsys_args": None, "nsys_export": "none"})
+        alone = self.used.model_copy(
+            update={"profile": (), "nsys_args": None, "nsys_export": "none", "attn_impl": self.measured.attn_impl}
+        )
         command = [sys.executable, "-m", nsys_child.__name__, alone.model_dump_json()]
         limit_s = NSYS_LIMIT_S + NSYS_LIMIT_FACTOR * self.measured.startup_s
         out_dir = self.record.artifact_path(names.ARTIFACT_NSYS_LOG).parent
