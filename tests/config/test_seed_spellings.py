@@ -55,9 +55,9 @@ def test_a_kernel_alone_too() -> None:
         ),
         (
             {"model_name": "transformer-vllm"},
-            "model_name=transformer-vllm: no model here has attention; `ttt-mlflow models` lists the models",
+            "model_name=transformer-vllm: a transformer through vLLM, which is not here; use transformer-1b or "
+            "transformer-1b-gqa4",
         ),
-        ({"attn_impl": "flash"}, "attn_impl: no model here has attention; `ttt-mlflow models` lists the models"),
         (
             {"prompt_len": 1, "promptlen": 2},
             "prompt_len=1: promptlen=2 is given too, which means the same; give one",
@@ -85,7 +85,24 @@ def test_all_faults_are_named_at_once() -> None:
     [
         (["--prompt_len", "0"], "promptlen=0: not allowed"),
         (["--generate-len=0"], "genlen=0: not allowed"),
-        (["--attn_impl", "flash"], "attn_impl=flash: no model here has attention"),
+        (["--attn_impl", "flash"], "attn_impl=flash: ttt-1b has no attention; omit attn_impl"),
+        (
+            ["--model-name=transformer-1b", "--attn-impl", "flashinfer"],
+            "attn_impl=flashinfer: no such attention; transformer-1b has split_kv_triton, cudnn, flash, efficient, "
+            "math, or two of them as PROMPT+STEP",
+        ),
+        (
+            ["--model-name=transformer-1b", "--attn-impl", "split_kv_triton+cudnn", "--device=cpu"],
+            "attn_impl=split_kv_triton+cudnn: Triton needs a GPU",
+        ),
+        (
+            ["--model-name=transformer-1b", "--attn-impl", "flash+flash", "--device=cpu"],
+            "attn_impl=flash+flash: flash is no attention for a decode step; those are split_kv_triton, cudnn",
+        ),
+        (
+            ["--model-name=transformer-1b", "--attn-impl", "cudnn", "--device=cpu"],
+            "attn_impl=cudnn: cudnn needs a GPU; on a CPU, use flash or math",
+        ),
     ],
 )
 def test_on_the_command_line(words: list[str], said: str) -> None:

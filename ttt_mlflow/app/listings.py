@@ -27,6 +27,8 @@ def print_models() -> None:
         print_text(f"{name}: {entry.description}")
         if entry.inner_nets:
             print_text(f"    inner nets: {', '.join(entry.inner_nets)}")
+        if entry.attn_impls:
+            print_text(f"    attentions: {', '.join(entry.attn_impls)}")
         try:
             missing = answer_of(known.package_of(name), "what must be installed for it", entry.missing)
         except BadInput as error:

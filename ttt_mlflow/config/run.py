@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from ttt_mlflow.config.base import Configuration, defaults_of
 from ttt_mlflow.config.numbers import AT_MOST, LONGEST_S, Count, Fraction, Natural, Seconds, Whole
 from ttt_mlflow.config.run_name import model_run_name
-from ttt_mlflow.config.seed_spellings import ATTENTION, ATTENTION_PARAMETER, in_our_words
+from ttt_mlflow.config.seed_spellings import in_our_words
 from ttt_mlflow.config.values import (
     NSYS_ARGS,
     NSYS_EXPORT,
@@ -40,12 +40,14 @@ class RunConfig(Configuration):
         *("model_name", "mode", "batch", "promptlen", "genlen", "inner_net", "dtype", "use_compile", "cuda_graph"),
         *("device", "checkpoint"),
     )
+    added: ClassVar[Mapping[str, Any]] = {"attn_impl": None}
     takes: ClassVar[Mapping[str, str]] = {
         "mode": "decode or prefill",
         "batch": f"a whole number of at least 1{AT_MOST}",
         "promptlen": f"a whole number of at least 1{AT_MOST}",
         "genlen": f"a whole number of at least 1{AT_MOST}",
         "inner_net": "auto, or an inner net of the model",
+        "attn_impl": "auto, or an attention of the model, or two as PROMPT+STEP",
         "dtype": "auto, float16, bfloat16 or float32",
         "use_compile": "auto, true or false",
         "cuda_graph": "auto, true or false",
@@ -68,6 +70,10 @@ class RunConfig(Configuration):
     genlen: Count = Field(default=512, description="decode steps; each yields one token per sequence (decode mode)")
     inner_net: Annotated[str | None, Auto] = Field(
         default=None, description="TTT inner net; auto: mlp_1_dual_triton on a GPU, mlp_1_dual on a CPU"
+    )
+    attn_impl: Annotated[str | None, Auto] = Field(
+        default=None,
+        description="attention of a model that has one, or PROMPT+STEP; auto: the fastest, measured on the GPU",
     )
     dtype: Annotated[Literal["float16", "bfloat16", "float32"] | None, Auto] = Field(
         default=None,
@@ -117,12 +123,6 @@ class RunConfig(Configuration):
     def __init__(self, **values: Any) -> None:
         """Validate ``values`` (strings or typed), also in the spellings of the scripts before. Raises BadInput."""
         super().__init__(**in_our_words(values))
-
-    @classmethod
-    def no_such_parameter(cls, given: str) -> str:
-        if given.partition("=")[0] == ATTENTION_PARAMETER:
-            return f"{given}: {ATTENTION}"
-        return super().no_such_parameter(given)
 
     @property
     def budget(self) -> Budget:

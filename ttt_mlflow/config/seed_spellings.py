@@ -18,8 +18,8 @@ MODELS: Mapping[str, tuple[str, str | None]] = {
     "ttt-mlp-fast": ("ttt-1b", "mlp_2_dual_triton"),
     "mamba": ("state-spaces/mamba-1.4b", None),
 }
-ATTENTION = "no model here has attention; `ttt-mlflow models` lists the models"
-ATTENTION_PARAMETER, TRANSFORMERS = "attn_impl", ("transformer-vllm",)
+TRANSFORMERS = ("transformer-vllm",)
+TRANSFORMER = "a transformer through vLLM, which is not here; use transformer-1b or transformer-1b-gqa4"
 
 
 def full_name(dtype: Any) -> Any:
@@ -39,7 +39,7 @@ def in_our_words(values: Mapping[str, Any]) -> dict[str, Any]:
     if "dtype" in ours:
         ours["dtype"] = full_name(ours["dtype"])
     if _word(ours.get("model_name")) in TRANSFORMERS:
-        faults.append(f"model_name={ours.pop('model_name')}: {ATTENTION}")
+        faults.append(f"model_name={ours.pop('model_name')}: {TRANSFORMER}")
     faults += _with_model(ours)
     net = _word(ours.get("inner_net"))
     if net.endswith("_tk") or "whole_loop" in net:

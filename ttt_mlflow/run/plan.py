@@ -62,6 +62,7 @@ def make_plan(asked: RunConfig) -> Plan:
     device = _device(asked, entry, notices)
     nsys = _profilers(asked, device, notices)
     inner_net = _inner_net(asked, entry, device, notices)
+    _check_attention(asked, device)
     used = asked.model_copy(
         update={
             "device": device,
@@ -76,11 +77,18 @@ def make_plan(asked: RunConfig) -> Plan:
     if device == "cuda":
         choose_kernel_cache(notices)
     assert used.dtype is not None
+    workload = Workload(used.mode, used.batch, used.promptlen, used.genlen)
     request = ModelRequest(
-        used.model_name, inner_net, getattr(torch, used.dtype), torch.device(device), used.seed, used.checkpoint
+        used.model_name,
+        inner_net,
+        getattr(torch, used.dtype),
+        torch.device(device),
+        used.seed,
+        used.checkpoint,
+        used.attn_impl,
+        workload,
     )
     answer_of(package, question, lambda: entry.check(request))
-    workload = Workload(used.mode, used.batch, used.promptlen, used.genlen)
     return Plan(asked, used, workload, entry, request, notices, nsys)
 
 
@@ -152,6 +160,13 @@ def _check_what_the_model_takes(asked: RunConfig, entry: ModelEntry) -> None:
         raise BadInput(
             f"inner_net={asked.inner_net}: no such inner net; {entry.name} has {', '.join(entry.inner_nets)}"
         )
+    if asked.attn_impl and not entry.attn_impls:
+        raise BadInput(f"attn_impl={asked.attn_impl}: {entry.name} has no attention; omit attn_impl")
+    if asked.attn_impl and not set(asked.attn_impl.split("+")) <= set(entry.attn_impls):
+        raise BadInput(
+            f"attn_impl={asked.attn_impl}: no such attention; {entry.name} has {', '.join(entry.attn_impls)}, or two "
+            "of them as PROMPT+STEP"
+        )
     if asked.checkpoint and not entry.takes_checkpoint:
         raise BadInput(
             f"checkpoint={asked.checkpoint}: {asked.model_name} only supports random weights; omit checkpoint"
@@ -185,13 +200,26 @@ def _inner_net(asked: RunConfig, entry: ModelEntry, device: str, notices: list[s
     return asked.inner_net
 
 
+def _check_attention(asked: RunConfig, device: str) -> None:
+    """Refuse an attention in Triton where Triton cannot run."""
+    if _in_triton(asked.attn_impl) and device == "cpu" and not interpreting():
+        raise BadInput(
+            f"attn_impl={asked.attn_impl}: Triton needs a GPU (or TRITON_INTERPRET=1, which is slow); on a CPU, omit "
+            "attn_impl"
+        )
+
+
+def _in_triton(names: str | None) -> bool:
+    return any(name.endswith("_triton") for name in (names or "").split("+"))
+
+
 def _use_compile(asked: RunConfig, entry: ModelEntry, device: str, inner_net: str | None, notices: list[str]) -> bool:
     obstacle = None
     if not _runs_the_step(asked, entry):
         obstacle = "processing the prompt is not compiled"
     elif entry.own_generation:
         obstacle = f"{entry.name} decodes with its own generation code"
-    elif device == "cpu" and inner_net is not None and inner_net.endswith("_triton"):
+    elif device == "cpu" and (_in_triton(inner_net) or _in_triton(asked.attn_impl)):
         obstacle = "code in Triton's interpreter cannot be compiled"
     elif device == "cpu":
         obstacle = missing_cxx_compiler()

@@ -15,6 +15,7 @@ from ttt_mlflow.errors import BadInput, on_one_line
 from ttt_mlflow.models.registry import find_model, models
 
 KEY_LENGTH = 16
+OF_SOME_MODELS = ("inner_net", "attn_impl")
 HOW_OFTEN = "retry_invalid"  # not a part of what is measured: how often it is tried
 CELLS, DEFAULTS = "cells", "defaults"  # of a YAML file
 YAML_TAKES = f"a mapping with `{CELLS}`, a list of mappings of parameters to values, and perhaps `{DEFAULTS}`"
@@ -40,7 +41,7 @@ class Cell:
 def cells_of(config: SweepConfig) -> list[Cell]:
     """The cells of the grid, in the order in which they were asked for.
 
-    ``inner_net`` applies to the models that have one, and cells that come out the same are one. Raises BadInput for
+    ``inner_net`` and ``attn_impl`` apply to the models that have one, and cells that come out the same are one. Raises BadInput for
     parameters that no run takes, for an empty grid, a file that is not one, and a cell that is given twice.
     """
     if config.preset and config.grid:
@@ -135,15 +136,17 @@ def _cells_of_block(block: Mapping[str, tuple[Any, ...]]) -> Iterator[Cell]:
         if times > 1
     ]
     cells: dict[Cell, None] = {}
-    outer = [name for name in block if name != "inner_net"]
+    outer = [name for name in block if name not in OF_SOME_MODELS]
     for values in product(*(block[name] for name in outer)):
         one = dict(zip(outer, values, strict=True))
         try:
-            nets = _own_net(one, block.get("inner_net"))
-            if nets is None:
-                nets = block.get("inner_net", (None,)) if _has_nets(one) else (None,)
-            for net in nets:
-                cells[_cell(one if net is None else {**one, "inner_net": net})] = None
+            own = _own_net(one, block.get("inner_net"))
+            entry = find_model(_cell(one).config.model_name)
+            nets = own or (block.get("inner_net", (None,)) if entry.inner_nets else (None,))
+            attentions = block.get("attn_impl", (None,)) if entry.attn_impls else (None,)
+            for chosen in product(nets, attentions):
+                given = {name: value for name, value in zip(OF_SOME_MODELS, chosen, strict=True) if value is not None}
+                cells[_cell({**one, **given})] = None
         except BadInput as error:
             faults += str(error).splitlines()
     if faults:
@@ -167,11 +170,6 @@ def _own_net(values: dict[str, Any], nets: tuple[Any, ...] | None) -> tuple[str]
     return (net,)
 
 
-def _has_nets(values: Mapping[str, Any]) -> bool:
-    """Whether the model of ``values`` takes an inner net. Raises BadInput for a model that does not exist."""
-    return bool(find_model(_cell(values).config.model_name).inner_nets)
-
-
 def _cell(values: Mapping[str, Any]) -> Cell:
     """The cell of ``values``. One that asks for the largest batch has a batch of one until that is known."""
     batch = values.get("batch")
@@ -182,6 +180,7 @@ def _cell(values: Mapping[str, Any]) -> Cell:
 
 def _asked(cell: Cell) -> dict[str, Any]:
     asked = cell.config.model_dump(mode="json", exclude={HOW_OFTEN})
+    asked = {name: value for name, value in asked.items() if (name, value) not in RunConfig.added.items()}
     return asked | ({"batch": LARGEST} if cell.asks_largest else {})
 
 

@@ -26,7 +26,6 @@ from ttt_mlflow.kernels.opaque import opaque
 
 LEAST_ROWS = 16  # of a tensor-core product
 LOG2_E = 1.4426950408889634
-TOKENS = 16  # of a program that turns a prompt
 
 
 @triton.jit
@@ -66,24 +65,25 @@ def decode_attention_kernel(
 ):
     head = tl.program_id(0).to(tl.int64)  # counts sequences and KV heads
     split = tl.program_id(1)
-    now = tl.load(position)
+    now = tl.minimum(tl.load(position), length)
+    sequence, h = head // KV_HEADS, (head % KV_HEADS).to(tl.int32)
+    dtype = k.dtype.element_ty
+    rows, cols, pairs = tl.arange(0, ROWS), tl.arange(0, HEAD_DIM), tl.arange(0, HEAD_DIM // 2)
+    own = rows < GROUP
+    row = qkv + sequence * qkv_stride
+    query = row + (h * GROUP + rows)[:, None] * HEAD_DIM + cols[None, :]
+    key = row + (KV_HEADS * GROUP + h) * HEAD_DIM + tl.arange(0, 1)[:, None] * HEAD_DIM + cols[None, :]
+    # before the position is known, for which these need not wait
+    unturned_q = tl.load(query, own[:, None], 0.0).to(tl.float32)
+    unturned_k = tl.load(key).to(tl.float32)
+    new_v = tl.load(key + KV_HEADS * HEAD_DIM)
     part = _part(now, splits, BLOCK)
     begin = split * part
     if (begin < now) | (split == 0):
-        sequence, h = head // KV_HEADS, (head % KV_HEADS).to(tl.int32)
-        dtype = k.dtype.element_ty
-        rows, cols, pairs = tl.arange(0, ROWS), tl.arange(0, HEAD_DIM), tl.arange(0, HEAD_DIM // 2)
-        own = rows < GROUP
-        row = qkv + sequence * qkv_stride
-        query = row + (h * GROUP + rows)[:, None] * HEAD_DIM + cols[None, :]
-        key = row + (KV_HEADS * GROUP + h) * HEAD_DIM + tl.arange(0, 1)[:, None] * HEAD_DIM + cols[None, :]
-        q = tl.load(query, own[:, None], 0.0).to(tl.float32)
-        new_k = tl.load(key).to(tl.float32)
-        new_v = tl.load(key + KV_HEADS * HEAD_DIM)
         angle = tl.minimum(now, length - 1) * (HEAD_DIM // 2) + pairs
         c, s = tl.load(cos + angle)[None, :], tl.load(sin + angle)[None, :]
-        q = _rotated(q, c, s, ROWS, HEAD_DIM).to(dtype)
-        new_k = _rotated(new_k, c, s, 1, HEAD_DIM).to(dtype)
+        q = _rotated(unturned_q, c, s, ROWS, HEAD_DIM).to(dtype)
+        new_k = _rotated(unturned_k, c, s, 1, HEAD_DIM).to(dtype)
 
         cache = head * length * HEAD_DIM
         slot = cache + now * HEAD_DIM + tl.arange(0, 1)[:, None] * HEAD_DIM + cols[None, :]
@@ -96,7 +96,7 @@ def decode_attention_kernel(
         highest = tl.where(first, score, float("-inf"))
         total = tl.where(first, 1.0, 0.0) + tl.zeros([ROWS], tl.float32)
         result = tl.where(first, new_v.to(tl.float32), 0.0) + tl.zeros([ROWS, HEAD_DIM], tl.float32)
-        end = tl.minimum(begin + part, tl.minimum(now, length))
+        end = tl.minimum(begin + part, now)
         for start in range(begin, end, BLOCK):
             at = start + tl.arange(0, BLOCK)
             there = at < end
@@ -121,12 +121,13 @@ def decode_attention_kernel(
             tl.store(partial_lse + target, highest + tl.log2(total), own)
 
 
-@triton.jit(do_not_specialize=["splits"])
+@triton.jit(do_not_specialize=["length", "splits"])
 def combine_kernel(
     partial_out,
     partial_lse,
     position,
     out,
+    length,
     splits,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -135,7 +136,7 @@ def combine_kernel(
 ):
     """The parts of one query head together, each by its share of the sum of exponentials."""
     query = tl.program_id(0).to(tl.int64)  # counts sequences and query heads
-    now = tl.load(position)
+    now = tl.minimum(tl.load(position), length)
     used = tl.maximum(tl.cdiv(now, _part(now, splits, BLOCK)), 1)
     part, cols = tl.arange(0, SPLITS), tl.arange(0, HEAD_DIM)
     there = part < used
@@ -147,7 +148,9 @@ def combine_kernel(
     tl.store(out + query * HEAD_DIM + cols, result)
 
 
-def _result(qkv: Tensor, position: Tensor, cos: Tensor, sin: Tensor, k: Tensor, v: Tensor, heads: int, **_: int) -> Tensor:
+def _result(
+    qkv: Tensor, position: Tensor, cos: Tensor, sin: Tensor, k: Tensor, v: Tensor, heads: int, **_: int
+) -> Tensor:
     return qkv.new_empty(qkv.shape[0], heads * k.shape[3])
 
 
@@ -188,13 +191,13 @@ def decode_attention(
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(batch * heads,)](
-            partial_out, partial_lse, position, out, splits, group, dim, block, triton.next_power_of_2(splits),
-            num_warps=4,
+            partial_out, partial_lse, position, out, length, splits, group, dim, block,
+            triton.next_power_of_2(splits), num_warps=4,
         )  # fmt: skip
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "length"])
 def rotate_into_cache_kernel(
     qkv,
     position,
@@ -208,31 +211,28 @@ def rotate_into_cache_kernel(
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    TOKENS: tl.constexpr,
+    HEADS_BLOCK: tl.constexpr,
+    KV_BLOCK: tl.constexpr,
 ):
-    pieces = tl.cdiv(tokens, TOKENS)
-    sequence = (tl.program_id(0) // pieces).to(tl.int64)
-    token = tl.program_id(0) % pieces * TOKENS + tl.arange(0, TOKENS)
-    head = tl.program_id(1)  # of the queries, then of the keys, then of the values
-    at = tl.load(position) + token
+    row = tl.program_id(0).to(tl.int64)  # counts sequences and tokens
+    sequence, at = row // tokens, tl.load(position) + row % tokens
     cols, pairs = tl.arange(0, HEAD_DIM), tl.arange(0, HEAD_DIM // 2)
-    some = (token < tokens)[:, None]
-    width: tl.constexpr = (HEADS + 2 * KV_HEADS) * HEAD_DIM
-    x = tl.load(qkv + ((sequence * tokens + token) * width)[:, None] + head * HEAD_DIM + cols[None, :], some, 0.0)
-    some_slots = some & (at < length)[:, None]
-    if head >= HEADS + KV_HEADS:
-        slot = (sequence * KV_HEADS + head - HEADS - KV_HEADS) * length + at
-        tl.store(v + slot[:, None] * HEAD_DIM + cols[None, :], x, some_slots)
-    else:
-        angle = at[:, None] * (HEAD_DIM // 2) + pairs[None, :]
-        c, s = tl.load(cos + angle, some_slots, 0.0), tl.load(sin + angle, some_slots, 0.0)
-        turned = _rotated(x.to(tl.float32), c, s, TOKENS, HEAD_DIM).to(out.dtype.element_ty)
-        if head < HEADS:
-            target = (sequence * tokens + token) * HEADS + head
-            tl.store(out + target[:, None] * HEAD_DIM + cols[None, :], turned, some)
-        else:
-            slot = (sequence * KV_HEADS + head - HEADS) * length + at
-            tl.store(k + slot[:, None] * HEAD_DIM + cols[None, :], turned, some_slots)
+    heads, kv_heads = tl.arange(0, HEADS_BLOCK), tl.arange(0, KV_BLOCK)
+    query = heads[:, None] * HEAD_DIM + cols[None, :]
+    key = kv_heads[:, None] * HEAD_DIM + cols[None, :]
+    own, own_kv = (heads < HEADS)[:, None], (kv_heads < KV_HEADS)[:, None]
+    x = qkv + row * (HEADS + 2 * KV_HEADS) * HEAD_DIM
+    q = tl.load(x + query, own, 0.0).to(tl.float32)
+    new_k = tl.load(x + HEADS * HEAD_DIM + key, own_kv, 0.0).to(tl.float32)
+    new_v = tl.load(x + (HEADS + KV_HEADS) * HEAD_DIM + key, own_kv, 0.0)
+    there = at < length
+    angle = at * (HEAD_DIM // 2) + pairs
+    c, s = tl.load(cos + angle, there, 0.0)[None, :], tl.load(sin + angle, there, 0.0)[None, :]
+    dtype = out.dtype.element_ty
+    tl.store(out + row * HEADS * HEAD_DIM + query, _rotated(q, c, s, HEADS_BLOCK, HEAD_DIM).to(dtype), own)
+    slot = ((sequence * KV_HEADS + kv_heads) * length + at)[:, None] * HEAD_DIM + cols[None, :]
+    tl.store(k + slot, _rotated(new_k, c, s, KV_BLOCK, HEAD_DIM).to(dtype), own_kv & there)
+    tl.store(v + slot, new_v, own_kv & there)
 
 
 def _queries(qkv: Tensor, position: Tensor, cos: Tensor, sin: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -253,9 +253,9 @@ def rotate_into_cache(
     check_tensor("qkv", qkv, shape, str(k.dtype).removeprefix("torch."), k.device)
     check_contiguous("qkv", qkv)
     out = qkv.new_empty(batch, tokens, heads, dim)
-    rotate_into_cache_kernel[(batch * triton.cdiv(tokens, TOKENS), heads + 2 * kv_heads)](
-        qkv, position, cos, sin, k, v, out, tokens, length, heads, kv_heads, dim, TOKENS,
-        num_warps=2 if dim <= 64 else 4,
+    rotate_into_cache_kernel[(batch * tokens,)](
+        qkv, position, cos, sin, k, v, out, tokens, length, heads, kv_heads, dim, triton.next_power_of_2(heads),
+        triton.next_power_of_2(kv_heads), num_warps=4,
     )  # fmt: skip
     return out
 

@@ -94,12 +94,12 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, name: str | None, causal: bool) 
 def step_mask(position: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     """What is added to the scores of one token [1, 1, 1, N]: 0 up to its position, minus infinity beyond it."""
     beyond = torch.arange(length, device=position.device) > position
-    return torch.zeros(length, dtype=dtype, device=position.device).masked_fill_(beyond, float("-inf")).view(1, 1, 1, -1)
+    return (
+        torch.zeros(length, dtype=dtype, device=position.device).masked_fill_(beyond, float("-inf")).view(1, 1, 1, -1)
+    )
 
 
-def masked_attention(
-    functions: ModuleType, name: str, tensors: Sequence[Tensor], heads: int, mask: Tensor
-) -> Tensor:
+def masked_attention(functions: ModuleType, name: str, tensors: Sequence[Tensor], heads: int, mask: Tensor) -> Tensor:
     """As :func:`ttt_mlflow.kernels.attention.reference.decode_attention`, through PyTorch's attention with a mask.
 
     tensors: qkv, position, cos, sin, k, v. functions: with ``rotate_into_cache``.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from triton.errors import TritonError
 
 from ttt_mlflow.errors import RunFailed, one_line
 from ttt_mlflow.kernels.attention.launch import Launch, default_launch, other_rows, other_splits
@@ -57,7 +58,7 @@ def fastest(what: str, timed: Mapping[str, Timed], asked: str | None) -> Timing:
     for name, time in timed.items():
         try:
             found.append(Timing(name, time()))
-        except (RuntimeError, ValueError, NotImplementedError) as error:  # also out of memory, and of shared memory
+        except (RuntimeError, ValueError, TritonError) as error:  # also too little memory, or shared memory
             faults.append(f"{name}: {one_line(error)}")
             continue
         log.info("%s: %s takes %.4f ms", what, name, found[-1].ms)
@@ -89,7 +90,9 @@ def _prompt(model: "TransformerModel", state: TransformerState, workload: Worklo
     except RunFailed:
         if model.asked.prompt:
             raise
-        return fastest(what, {MATH: partial(timed, MATH)}, None).name  # it keeps all scores: only where nothing else runs
+        return fastest(
+            what, {MATH: partial(timed, MATH)}, None
+        ).name  # it keeps all scores: only where nothing else runs
 
 
 def _step(model: "TransformerModel", state: TransformerState, workload: Workload) -> tuple[str, Launch | None]:
@@ -118,7 +121,7 @@ class _Bench:
         config = model.config
         self.qkv = torch.empty(workload.batch, config.projected, dtype=model.dtype, device=model.device).normal_()
         self.kv_heads = workload.batch * config.num_kv_heads
-        self.multiprocessors = torch.cuda.get_device_properties(model.device).multi_processor_count
+        self.multiprocessors = multiprocessors_of(model.device)
 
     def fastest_launch(self) -> Launch:
         """First the best block, warps and stages, then the best number of parts."""
@@ -159,6 +162,10 @@ class _Bench:
         with captured(warm_stream(device, layers)) as graph:
             layers()
         return _median_ms(graph.replay, 1, device)
+
+
+def multiprocessors_of(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _eager_ms(call: Callable[[], object], device: torch.device) -> float:

@@ -177,7 +177,12 @@ class TransformerModel(nn.Module):
         """The tensors that persist from step to step, by their kind."""
         return {
             "weights": [*self.parameters(), *self.buffers()],
-            "state": [state.position, state.cos, state.sin, *(one for kept in state.layers for one in (kept.k, kept.v))],
+            "state": [
+                state.position,
+                state.cos,
+                state.sin,
+                *(one for kept in state.layers for one in (kept.k, kept.v)),
+            ],
         }
 
     def compile_step(self) -> None:
@@ -219,9 +224,7 @@ class TransformerModel(nn.Module):
                 mask = attention.step_mask(state.position, state.length, self.dtype)
         for index, (layer_step, kept) in enumerate(zip(self._layer_steps, state.layers, strict=True)):
             with in_layer(index):
-                hidden, delta = layer_step(
-                    hidden, delta, state.position, state.cos, state.sin, kept.k, kept.v, mask
-                )
+                hidden, delta = layer_step(hidden, delta, state.position, state.cos, state.sin, kept.k, kept.v, mask)
         with in_part(ATTENTION):
             state.position.add_(1)
         with in_part(HEAD):

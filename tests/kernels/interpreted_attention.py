@@ -1,0 +1,116 @@
+"""The attention kernels in Triton's interpreter, on a CPU. Run by test_attention.py with TRITON_INTERPRET=1.
+
+The interpreter multiplies the bits of bfloat16 as integers in tl.dot: bfloat16 only where no other token is there.
+"""
+
+import pytest
+import torch
+
+from tests.kernels.attention_cases import check_decode, check_rotation, make_case
+from tests.models.generation import generate
+from tests.models.transformer.cases import GQA, make_model, make_tokens, plain_logits
+from ttt_mlflow.errors import RunFailed
+from ttt_mlflow.kernels.attention import decode
+from ttt_mlflow.models.decoder import ModelDecoder
+from ttt_mlflow.models.transformer import choice
+from ttt_mlflow.models.transformer.attention import SPLIT_KV
+from ttt_mlflow.workload import Workload
+
+CPU = torch.device("cpu")
+HEADS = [(2, 2), (6, 2)]  # of a group of three, one row is padded
+BLOCK = 16
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("position", [0, 1, BLOCK, 3 * BLOCK, 3 * BLOCK + 1, 63])
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+def test_decode_matches_float64(heads, kv_heads, position, splits):
+    """Empty, at the ends of a block and of a part, and in the last position of the cache."""
+    case = make_case(torch.float16, 2, heads, kv_heads, 16, 64, position)
+    check_decode(case, heads, splits=splits, block=BLOCK)
+
+
+@pytest.mark.parametrize(("dtype", "position"), [(torch.float32, 37), (torch.bfloat16, 0)], ids=str)
+def test_other_dtypes(dtype, position):
+    check_decode(make_case(dtype, 1, 4, 1, 32, 40, position), 4, splits=2, block=BLOCK)
+
+
+def test_a_position_beyond_the_cache_writes_nothing():
+    case = make_case(torch.float16, 1, 2, 2, 16, 32, 32)
+    k, v = case[4].clone(), case[5].clone()
+    case[1].fill_(35)
+    decode.decode_attention(*case, 2, splits=2, block=BLOCK)
+    assert torch.equal(case[4], k)
+    assert torch.equal(case[5], v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("tokens", "position"), [(1, 0), (1, 31), (19, 3)])
+def test_rotation_matches_its_twin(tokens, position, dtype):
+    check_rotation(make_case(dtype, 2, 6, 3, 16, 32, position), tokens, 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"k": lambda k: k[..., :8].contiguous()}, "k has head dimension 8, a power of two"),
+        ({"v": lambda v: v[:, :, :9]}, "v has shape"),
+        ({"k": lambda k: k.transpose(1, 2).contiguous().transpose(1, 2)}, "k has strides"),
+        ({"position": lambda position: position.long()}, "position is int64"),
+        ({"cos": lambda cos: cos[:5]}, "cos has shape"),
+        ({"qkv": lambda qkv: qkv[:, 1:]}, "qkv has shape"),
+        ({"k": lambda k: k.double()}, "k is float64"),
+    ],
+)
+def test_what_a_kernel_would_read_incorrectly_is_refused(change, said):
+    names = ("qkv", "position", "cos", "sin", "k", "v")
+    case = dict(zip(names, make_case(torch.float16, 2, 2, 2, 16, 32, 3), strict=True))
+    for name, function in change.items():
+        case[name] = function(case[name])
+    with pytest.raises(ValueError, match=said):
+        decode.decode_attention(*case.values(), 2)
+
+
+def test_the_model_decodes_with_the_kernels():
+    model, prompt = make_model(GQA, attn_impl=SPLIT_KV), make_tokens(2, 3)
+    decoder = ModelDecoder(model, 2, CPU, 8)
+    tokens = generate(decoder, prompt, 5)
+    fed = torch.cat((prompt, tokens[:, :-1]), 1)
+    assert torch.equal(plain_logits(model, fed)[:, 2:].argmax(-1), tokens)
+
+
+def test_the_choice_takes_the_fastest_launch(monkeypatch):
+    """With a clock that knows the launches; the attentions that a CPU does not have are left out."""
+    workload = Workload("decode", 2, 3, 4)
+    model = make_model(GQA, torch.float16, attn_impl=SPLIT_KV, workload=workload)
+    called, launches = [], []
+    kernel = model.functions.cache.decode_attention
+
+    def noted(*tensors, **launch):
+        launches.append(launch)
+        return kernel(*tensors, **launch)
+
+    def graph_ms(bench, one):
+        kept = bench.state.layers[0]
+        one(bench.qkv, bench.state.position, bench.state.cos, bench.state.sin, kept.k, kept.v)
+        return 1.0 + abs(launches[-1]["splits"] - 4) + (launches[-1]["warps"] != 8)
+
+    monkeypatch.setattr(model.functions.cache, "decode_attention", noted)
+    monkeypatch.setattr(choice._Bench, "_graph_ms", graph_ms)
+    monkeypatch.setattr(choice, "_eager_ms", lambda call, device: called.append(call()) or 1.0)
+    monkeypatch.setattr(choice, "multiprocessors_of", lambda device: 4)
+    state = model.new_cache(2, 600)
+    choice.choose(model, state, workload)
+    assert model.choice.prompt == "flash"
+    assert model.attn_impl == "flash+split_kv_triton"
+    assert len(called) == 1, "cuDNN and the memory-efficient attention do not run on a CPU"
+    assert model.choice.launch == {"splits": 4, "block": 128, "warps": 8, "stages": 3}
+    assert int(state.position) == 0
+
+
+def test_an_attention_that_was_asked_for_and_does_not_run(monkeypatch):
+    workload = Workload("decode", 2, 3, 4)
+    model = make_model(GQA, workload=workload)
+    model.asked = choice.attention.Asked("cudnn", None)
+    with pytest.raises(RunFailed, match=r"attn_impl=cudnn: the attention of a prompt does not run here \(cudnn: "):
+        choice.choose(model, model.new_cache(2, 40), workload)

@@ -1,0 +1,87 @@
+"""The attention kernels without a GPU: their numerics in the interpreter, their machine code, their launches."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.kernels.cross_compile import cross_compile, resources
+from ttt_mlflow.kernels.attention import decode, launch
+from ttt_mlflow.kernels.attention.launch import FLOAT32_ROWS, ROWS, default_launch, other_rows, other_splits
+
+H200 = 132  # multiprocessors
+
+
+def test_in_the_interpreter():
+    file = Path(__file__).with_name("interpreted_attention.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert "passed" in done.stdout
+
+
+def shape(group, block, single):
+    return {"KV_HEADS": 4, "GROUP": group, "ROWS": 16, "HEAD_DIM": 128, "BLOCK": block, "SINGLE": single}
+
+
+CASES = [(90, "fp16", row) for row in ROWS] + [(90, "bf16", ROWS[0]), (90, "fp32", FLOAT32_ROWS[0])]
+CASES += [(capability, "fp16", ROWS[0]) for capability in (80, 100)]
+
+
+@pytest.mark.parametrize(("capability", "dtype", "row"), CASES, ids=str)
+@pytest.mark.parametrize(("group", "single"), [(1, True), (4, False)])
+def test_decode(group, single, capability, dtype, row, capsys):
+    """The cache is copied ahead of its use, and nothing spills; float32 is for checks."""
+    block, warps, stages = row
+    constants = shape(group, block, single)
+    compiled = cross_compile(
+        decode.decode_attention_kernel, dtype, capability, constants, num_warps=warps, num_stages=stages
+    )
+    found = resources(compiled)
+    with capsys.disabled():
+        print(f"\ndecode_attention {dtype} sm_{capability} {row} group {group}: {found}")
+    assert found.shared_bytes <= (163 if capability == 80 else 227) * 1024
+    assert "cp.async" in compiled.asm["ptx"]
+    assert ("mma.sync" in compiled.asm["ptx"]) == (dtype != "fp32")
+    if capability == 90:
+        assert found.local_bytes <= (16 if dtype == "fp32" else 0)
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_the_other_kernels(capability):
+    heads = {"HEADS": 16, "KV_HEADS": 4, "HEAD_DIM": 128, "HEADS_BLOCK": 16, "KV_BLOCK": 4}
+    parts = {"GROUP": 4, "HEAD_DIM": 128, "BLOCK": 64, "SPLITS": launch.MOST_SPLITS}
+    for kernel, constants in ((decode.rotate_into_cache_kernel, heads), (decode.combine_kernel, parts)):
+        assert resources(cross_compile(kernel, "fp16", capability, constants, num_warps=4)).local_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("heads", "length", "splits"),
+    [
+        (16, 281, 1),  # short: as a whole, whatever the batch
+        (4, 512, 1),
+        (4, 2048, 8),  # no part is shorter than LEAST
+        (4, 32768, 64),
+        (64, 32768, 5),  # two programs on each multiprocessor
+        (16384, 32768, 1),
+    ],
+)
+def test_parts_fill_the_gpu_and_are_not_short(heads, length, splits):
+    assert default_launch(heads, length, H200, torch.float16).splits == splits
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_what_is_tried_begins_with_the_default(dtype):
+    first = default_launch(64, 4096, H200, dtype)
+    rows, parts = other_rows(first, dtype), other_splits(first, 64, 4096, H200)
+    assert rows[0] == parts[0] == first
+    assert len(set(rows)) == len(rows) == len(launch.rows_for(dtype))
+    assert {one.splits for one in parts} == {1, 3, 5, 9, 17}
+    assert all(1 <= one.splits <= launch.MOST_SPLITS for one in other_splits(first, 1, 32768, H200))
