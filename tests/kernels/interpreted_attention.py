@@ -38,7 +38,7 @@ def test_other_dtypes(dtype, position):
 def test_a_position_beyond_the_cache_writes_nothing():
     case = make_case(torch.float16, 1, 2, 2, 16, 32, 32)
     k, v = case[4].clone(), case[5].clone()
-    case[1].fill_(35)
+    case[1].fill_(35)  # the position
     decode.decode_attention(*case, 2, splits=2, block=BLOCK)
     assert torch.equal(case[4], k)
     assert torch.equal(case[5], v)
@@ -64,11 +64,10 @@ def test_rotation_matches_its_twin(tokens, position, dtype):
 )
 def test_what_a_kernel_would_read_incorrectly_is_refused(change, said):
     names = ("qkv", "position", "cos", "sin", "k", "v")
-    case = dict(zip(names, make_case(torch.float16, 2, 2, 2, 16, 32, 3), strict=True))
-    for name, function in change.items():
-        case[name] = function(case[name])
+    case = zip(names, make_case(torch.float16, 2, 2, 2, 16, 32, 3), strict=True)
+    qkv, position, cos, sin, k, v = (change.get(name, torch.Tensor.detach)(tensor) for name, tensor in case)
     with pytest.raises(ValueError, match=said):
-        decode.decode_attention(*case.values(), 2)
+        decode.decode_attention(qkv, position, cos, sin, k, v, 2)
 
 
 def test_the_model_decodes_with_the_kernels():
@@ -90,6 +89,10 @@ def test_the_choice_takes_the_fastest_launch(monkeypatch):
         launches.append(launch)
         return kernel(*tensors, **launch)
 
+    def eager_ms(call, device):
+        called.append(call())
+        return 1.0
+
     def graph_ms(bench, one):
         kept = bench.state.layers[0]
         one(bench.qkv, bench.state.position, bench.state.cos, bench.state.sin, kept.k, kept.v)
@@ -97,7 +100,7 @@ def test_the_choice_takes_the_fastest_launch(monkeypatch):
 
     monkeypatch.setattr(model.functions.cache, "decode_attention", noted)
     monkeypatch.setattr(choice._Bench, "_graph_ms", graph_ms)
-    monkeypatch.setattr(choice, "_eager_ms", lambda call, device: called.append(call()) or 1.0)
+    monkeypatch.setattr(choice, "_eager_ms", eager_ms)
     monkeypatch.setattr(choice, "multiprocessors_of", lambda device: 4)
     state = model.new_cache(2, 600)
     choice.choose(model, state, workload)

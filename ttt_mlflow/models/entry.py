@@ -71,9 +71,10 @@ class ModelEntry:
     """A registered model.
 
     ``inner_nets`` is empty for a model without inner nets. Names that end in ``_triton`` need a GPU (or Triton's
-    interpreter). ``attn_impls`` has the attentions of a model that has some, with the same rule for ``_triton``. A model
-    that uses two, for a prompt and for a decode step, takes PROMPT+STEP too. ``missing()`` returns one line about what must be installed first, or None. ``check(request)`` raises
-    BadInput for what the factory would refuse, without building anything. ``own_generation`` marks a model with its own
+    interpreter). ``attn_impls`` are the attentions of a model that has some, with the same rule; a model that uses two,
+    for a prompt and for a decode step, takes PROMPT+STEP too. ``missing()`` returns one line about what must be
+    installed first, or None. ``check(request)`` raises BadInput for what the factory would refuse, without building
+    anything. ``own_generation`` marks a model with its own
     generation code, including the graph; ``use_compile`` does not apply to it. ``prefill_multiple`` is that of the
     model, if it has one. The rest of a prompt goes through the step, which is compiled and captured in prefill mode
     too. ``work(request, workload)`` counts the bytes and operations; without it, a run has no roofline. In decode mode,

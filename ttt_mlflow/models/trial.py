@@ -164,8 +164,9 @@ class _Tried:
 def _has_members(model: Any) -> None:
     vocab = getattr(model, "vocab_size", None)
     demand(type(vocab) is int and vocab > 0, f"vocab_size is {vocab!r}, not a whole number above 0")
-    wanted = MEMBERS if not hasattr(model, "new_cache") else CACHED_MEMBERS
-    wanted = () if hasattr(model, "decoder") else wanted
+    wanted: tuple[str, ...] = CACHED_MEMBERS if hasattr(model, "new_cache") else MEMBERS
+    if hasattr(model, "decoder"):
+        wanted = ()
     lacking = [name for name in wanted if not callable(getattr(model, name, None))]
     demand(not lacking, f"{type(model).__name__} has no {', '.join(lacking)}")
     wrong = [name for name in OPTIONAL if hasattr(model, name) and not callable(getattr(model, name))]

@@ -147,6 +147,8 @@ def verdict_row(journal: Journal) -> list[tuple[str, str]]:
 def _configuration(journal: Journal) -> list[tuple[str, str]]:
     config = journal.settings
     parts = [str(config[name]) for name in ("device", "dtype") if config.get(name)]
+    if attention := journal.params.get("attn_impl"):
+        parts.append(f"attention {attention}")
     for name, label in (("use_compile", "torch.compile"), ("cuda_graph", "CUDA graph")):
         if config.get(name) is not None:
             parts.append(f"{label} {'on' if config[name] else 'off'}")

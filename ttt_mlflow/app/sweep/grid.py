@@ -41,8 +41,8 @@ class Cell:
 def cells_of(config: SweepConfig) -> list[Cell]:
     """The cells of the grid, in the order in which they were asked for.
 
-    ``inner_net`` and ``attn_impl`` apply to the models that have one, and cells that come out the same are one. Raises BadInput for
-    parameters that no run takes, for an empty grid, a file that is not one, and a cell that is given twice.
+    ``inner_net`` and ``attn_impl`` apply to the models that have one, and cells that come out the same are one. Raises
+    BadInput for parameters that no run takes, an empty grid, a file that is not one, and a cell that is given twice.
     """
     if config.preset and config.grid:
         raise BadInput(f"grid={config.grid}: preset={config.preset} is given too, which is another grid; give one")

@@ -1,6 +1,7 @@
 """Attention of one new token over a KV cache, in Triton: split-KV, with the length in device memory.
 
-Twins: the functions of the same names in :mod:`ttt_mlflow.kernels.attention.reference`, which define shapes and meaning.
+Twins: the functions of the same names in :mod:`ttt_mlflow.kernels.attention.reference`, which defines shapes and
+meaning.
 
 Layout: one program for each KV head of a sequence and each part of its cache. The H / G query heads of a KV head share
 the loads: they are the rows of the tensor-core products, padded to 16. A program turns its queries itself, so that
@@ -8,8 +9,8 @@ rotary embedding and the write of the new key and value need no launch of their 
 adds the new token from registers and writes it to the cache; all parts read only what earlier steps have written. With
 more than one part, a second kernel puts the parts together.
 
-The grid follows from the longest sequence. The parts of the shorter ones that the position leaves empty end at once.
-The parts are equal, in whole blocks: each has ceil(position / parts) positions. So one CUDA graph serves every position.
+The grid follows from the cache's size, and the parts from the position: they are equal, in whole blocks. Where the
+position leaves parts empty, their programs end at once. So one CUDA graph serves every position.
 
 Bytes, for each KV head: 2 F for each token in the cache, 2 F for the new one, and the queries and outputs.
 Limits: F is a power of two from 16 to 256; k and v contiguous; qkv's rows may be strided. Nothing is written for a

@@ -1,8 +1,8 @@
 """Attention of one new token over a KV cache, and rotary embedding into that cache, in plain PyTorch.
 
-Letters of the shapes: B sequences, H query heads, G KV heads (H is a multiple of G, and each H / G neighbors share one),
-F head dimension, N the positions of a cache, L tokens of a prompt. Source: Vaswani et al. 2017, arXiv 1706.03762 (attention); Su et al.
-2021, arXiv 2104.09864 (rotary embedding); Ainslie et al. 2023, arXiv 2305.13245 (shared KV heads).
+Letters of the shapes: B sequences, H query heads, G KV heads (each is shared by H / G neighbors), F head dimension, N
+positions of a cache, L tokens of a prompt. Source: Vaswani et al. 2017, arXiv 1706.03762 (attention); Su et al. 2021,
+arXiv 2104.09864 (rotary embedding); Ainslie et al. 2023, arXiv 2305.13245 (shared KV heads).
 
 ``qkv`` [B, (H + 2 G) F] is the fused projection: the queries of all heads, then the keys, then the values.
 ``position`` [1] int32 is on the device: the index of the (first) new token, which is the number of tokens in the cache.
@@ -20,7 +20,7 @@ from ttt_mlflow.kernels.block.reference import rotate
 def rotate_into_cache(
     qkv: Tensor, position: Tensor, cos: Tensor, sin: Tensor, k: Tensor, v: Tensor, heads: int
 ) -> Tensor:
-    """Write the keys and values of L tokens to the cache. Returns their queries [B, L, H, F], after the rotary embedding.
+    """Write the keys and values of L tokens to the cache. Returns their queries [B, L, H, F], turned like the keys.
 
     qkv [B, L, (H + 2 G) F] is contiguous. The tokens have the positions ``position`` to position + L − 1.
     """

@@ -4,7 +4,6 @@ A name means the same attention for both, if it has both. ``split_kv_triton`` is
 a prompt alone: it takes no mask, and so no length that the host does not know.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
@@ -29,6 +28,7 @@ STEP = (SPLIT_KV, "cudnn", "efficient", MATH)
 NAMES = (SPLIT_KV, *PROMPT)
 ON_A_CPU = {"prompt": ("flash", MATH), "step": (MATH,)}
 TOGETHER = "+"
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # qkv, position, cos, sin, k, v
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,24 @@ class Asked:
 
     prompt: str | None
     step: str | None
+
+
+@dataclass
+class Choice:
+    """The attentions in use. prompt: None is the one that PyTorch chooses. launch: options of ours."""
+
+    prompt: str | None
+    step: str
+    launch: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The parts of a layer outside its products: for one token, for prompts, and for the cache."""
+
+    step: ModuleType
+    prompt: ModuleType
+    cache: ModuleType
 
 
 def asked_for(attn_impl: str | None) -> Asked:
@@ -99,7 +117,7 @@ def step_mask(position: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     )
 
 
-def masked_attention(functions: ModuleType, name: str, tensors: Sequence[Tensor], heads: int, mask: Tensor) -> Tensor:
+def masked_attention(functions: ModuleType, name: str, tensors: Tensors, heads: int, mask: Tensor) -> Tensor:
     """As :func:`ttt_mlflow.kernels.attention.reference.decode_attention`, through PyTorch's attention with a mask.
 
     tensors: qkv, position, cos, sin, k, v. functions: with ``rotate_into_cache``.
@@ -112,6 +130,6 @@ def masked_attention(functions: ModuleType, name: str, tensors: Sequence[Tensor]
     return out.flatten(1)
 
 
-def plain_attention(tensors: Sequence[Tensor], heads: int) -> Tensor:
+def plain_attention(tensors: Tensors, heads: int) -> Tensor:
     """``math`` for one token: the twin of our kernel."""
     return reference.decode_attention(*tensors, heads)

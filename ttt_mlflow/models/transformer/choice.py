@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,17 +20,26 @@ from ttt_mlflow.errors import RunFailed, one_line
 from ttt_mlflow.kernels.attention.launch import Launch, default_launch, other_rows, other_splits
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.models.transformer import attention
-from ttt_mlflow.models.transformer.attention import MATH, SPLIT_KV
+from ttt_mlflow.models.transformer.attention import MATH, SPLIT_KV, Asked, Choice, Functions
+from ttt_mlflow.models.transformer.config import PREFILL_TOKENS, TransformerConfig
 from ttt_mlflow.models.transformer.state import TransformerState
 from ttt_mlflow.workload import Workload
-
-if TYPE_CHECKING:
-    from ttt_mlflow.models.transformer.model import TransformerModel
 
 WARM_UPS, ROUNDS = 1, 5
 SHORTEST_MS = 1.0  # a round of a prompt's attention has as many calls as fill this
 Timed = Callable[[], float]  # returns milliseconds
 log = logging.getLogger(__name__)
+
+
+class Chooser(Protocol):
+    """The model, as far as its attentions depend on it."""
+
+    config: TransformerConfig
+    dtype: torch.dtype
+    device: torch.device
+    functions: Functions
+    asked: Asked
+    choice: Choice
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Timing:
     ms: float
 
 
-def choose(model: "TransformerModel", state: TransformerState, workload: Workload) -> None:
+def choose(model: Chooser, state: TransformerState, workload: Workload) -> None:
     """Set ``model.choice`` to what is fastest, or to what was asked for. ``state`` is empty, and is written to.
 
     Raises RunFailed if an attention that was asked for does not run, or none does.
@@ -70,9 +79,7 @@ def fastest(what: str, timed: Mapping[str, Timed], asked: str | None) -> Timing:
     return min(found, key=lambda one: one.ms)
 
 
-def _prompt(model: "TransformerModel", state: TransformerState, workload: Workload) -> str:
-    from ttt_mlflow.models.transformer.model import PREFILL_TOKENS
-
+def _prompt(model: Chooser, state: TransformerState, workload: Workload) -> str:
     config, length = model.config, workload.promptlen
     count = min(workload.batch, max(PREFILL_TOKENS // length, 1))
     q = torch.empty(count, length, config.num_heads, config.head_dim, dtype=model.dtype, device=model.device).normal_()
@@ -95,7 +102,7 @@ def _prompt(model: "TransformerModel", state: TransformerState, workload: Worklo
         ).name  # it keeps all scores: only where nothing else runs
 
 
-def _step(model: "TransformerModel", state: TransformerState, workload: Workload) -> tuple[str, Launch | None]:
+def _step(model: Chooser, state: TransformerState, workload: Workload) -> tuple[str, Launch | None]:
     bench = _Bench(model, state, workload)
     names = [model.asked.step] if model.asked.step else [name for name in attention.STEP if name != MATH]
     candidates: dict[str, Timed] = {}
@@ -111,7 +118,7 @@ def _step(model: "TransformerModel", state: TransformerState, workload: Workload
 class _Bench:
     """Times one decode step's attention, of all layers."""
 
-    def __init__(self, model: "TransformerModel", state: TransformerState, workload: Workload) -> None:
+    def __init__(self, model: Chooser, state: TransformerState, workload: Workload) -> None:
         self.model, self.state = model, state
         position = min(round(workload.mean_position), state.length - 1)
         state.position.fill_(position)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from ttt_mlflow.models.ttt.config import VOCAB_SIZE
 
+PREFILL_TOKENS = 32768  # tokens of whole sequences that go through a layer at once; a longer sequence goes alone
+
 
 @dataclass(frozen=True)
 class TransformerConfig:

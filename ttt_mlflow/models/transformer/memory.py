@@ -11,8 +11,8 @@ import torch
 
 from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocations, add_decoder, storage_bytes
 from ttt_mlflow.models.decoder import tensors_in
-from ttt_mlflow.models.transformer.config import TransformerConfig
-from ttt_mlflow.models.transformer.model import PREFILL_TOKENS, TransformerModel
+from ttt_mlflow.models.transformer.config import PREFILL_TOKENS, TransformerConfig
+from ttt_mlflow.models.transformer.model import TransformerModel
 from ttt_mlflow.models.transformer.state import allocate
 from ttt_mlflow.models.ttt.model import padded
 from ttt_mlflow.workload import TOKEN_BYTES, Workload

@@ -5,8 +5,6 @@ matrix product computes queries, keys and values, another gate and up. ``step`` 
 prompt; both are in the order of execution.
 """
 
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,32 +14,13 @@ from torch.nn import functional as F
 from ttt_mlflow.kernels.attention import reference as attention_reference
 from ttt_mlflow.kernels.block import prefill_reference, reference
 from ttt_mlflow.models.transformer import attention
-from ttt_mlflow.models.transformer.attention import MATH, SPLIT_KV
-from ttt_mlflow.models.transformer.config import TransformerConfig
+from ttt_mlflow.models.transformer.attention import MATH, SPLIT_KV, Choice, Functions
+from ttt_mlflow.models.transformer.config import PREFILL_TOKENS, TransformerConfig
 from ttt_mlflow.models.transformer.state import LayerCache, TransformerState, allocate
 from ttt_mlflow.models.ttt.model import padded, parameter
 from ttt_mlflow.workload import ATTENTION, FEED_FORWARD, HEAD, PROJECTIONS, Workload, in_layer, in_part
 
 AUTO = "auto"  # what was chosen by PyTorch has no name
-PREFILL_TOKENS = 32768  # tokens of whole sequences that go through a layer at once; a longer sequence goes alone
-
-
-@dataclass
-class Choice:
-    """The attentions in use. prompt: None is the one that PyTorch chooses. launch: options of ours."""
-
-    prompt: str | None
-    step: str
-    launch: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Functions:
-    """The parts of a layer outside its products: for one token, for prompts, and for the cache."""
-
-    step: ModuleType
-    prompt: ModuleType
-    cache: ModuleType
 
 
 class Layer(nn.Module):
@@ -235,10 +214,11 @@ class TransformerModel(nn.Module):
         return F.linear(x, self.table)[:, : self.vocab_size]
 
     def prefill(self, tokens: Tensor, state: TransformerState) -> Tensor:
-        """Begin sequences with a prompt: tokens [B, P] to the last token's logits [B, V]. The state has no tokens before.
+        """Begin sequences with a prompt: tokens [B, P] to the last token's logits [B, V].
 
-        Whole sequences go through the layers in parts, which limits the memory. Raises ValueError for a prompt without
-        tokens, and for one that is longer than the cache.
+        The cache is filled from its beginning, whatever ``state`` had before. Groups of whole sequences go through the
+        layers one after the other, which limits the memory. Raises ValueError for a prompt without tokens, and for one
+        that is longer than the cache.
         """
         batch, length = tokens.shape
         if not 1 <= length <= state.length:
