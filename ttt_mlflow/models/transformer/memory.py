@@ -81,8 +81,9 @@ class MemoryOfTransformer:
         rows = self._bytes(batch, self.config.hidden_size)
         made.put(rows=rows)
         made.put(x=rows)
+        made.drop("rows")
         self._sample(made)
-        made.drop("rows", *(f"row {group}" for group in range(-(-batch // at_once))))
+        made.drop(*(f"row {group}" for group in range(-(-batch // at_once))))
 
     def _layer_of_prompt(self, made: Allocations, count: int, length: int, after: int) -> None:
         """after: tokens of each sequence that pass the attention."""
@@ -92,14 +93,16 @@ class MemoryOfTransformer:
         made.put(x=self._bytes(rows, config.projected))
         made.put(q=self._bytes(rows, width))
         if after < length:
-            made.put(hidden=self._bytes(later, width))
+            made.put(own=self._bytes(later, width))  # the caller's ``hidden`` stays until it returns
         lse = count * config.num_heads * after * SINGLE  # of each query's sum of exponentials
         made.put(x=self._bytes(later, width), lse=lse)
         made.drop("lse", "q")
         made.put(x=self._bytes(later, width))  # normed
-        made.put(gate_up=self._bytes(later, 2 * config.intermediate_size))
+        made.put(x=self._bytes(later, 2 * config.intermediate_size))
         made.put(x=self._bytes(later, config.intermediate_size))
-        made.drop("gate_up", "x")
+        made.drop("x")
+        if after < length:
+            made.rename("own", "hidden")
 
     def _sample(self, made: Allocations) -> None:
         made.put(logits=self._bytes(self.workload.batch, padded(self.config.vocab_size)))

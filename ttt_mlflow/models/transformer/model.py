@@ -84,7 +84,8 @@ class Layer(nn.Module):
             q = functions.cache.rotate_into_cache(x, position, cos, sin, cache.k, cache.v, config.num_heads)
             k, v = cache.k[:, :, :length], cache.v[:, :, :length]
             if last:
-                hidden, q = hidden[:, -1:].contiguous(), q[:, -1:]
+                # a copy: of one sequence it would be a view, which keeps the whole prompt
+                hidden, q = hidden[:, -1:].clone(memory_format=torch.contiguous_format), q[:, -1:]
                 x = attention.last_attention(q, k, v)
             else:
                 x = attention.prompt_attention(q, k, v, self.choice.prompt)
@@ -94,7 +95,8 @@ class Layer(nn.Module):
             torch.addmm(rows, x.flatten(0, 1), self.o.t(), out=rows)
         with in_part(FEED_FORWARD):
             x = functions.prompt.rms_norm(hidden, self.ffn_norm)
-            x = functions.prompt.swiglu(F.linear(x, self.gate_up))
+            x = F.linear(x, self.gate_up)  # one name for all: what is not needed any more is freed
+            x = functions.prompt.swiglu(x)
             torch.addmm(rows, x.flatten(0, 1), self.down.t(), out=rows)
         return hidden
 
