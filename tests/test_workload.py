@@ -29,6 +29,14 @@ def test_the_tokens_of_a_pass() -> None:
     assert Workload("prefill", batch=4, promptlen=3, genlen=5).tokens_per_pass == 4 * 3
 
 
+def test_how_far_a_sequence_goes() -> None:
+    """A prompt of 3 and steps that feed tokens 3 to 7, after which profiles may feed more."""
+    decode, prefill = Workload("decode", 4, 3, 5), Workload("prefill", 4, 3, 5)
+    assert (decode.mean_position, prefill.mean_position) == (5, 3)
+    assert (decode.max_length(), prefill.max_length()) == (3 + 5 + 16 + 8, 3 + 16 + 8)
+    assert decode.max_length(period=24) == 3 + 5 + 24 + 8
+
+
 def test_off_a_range_is_one_object_that_does_nothing() -> None:
     assert not recording()
     assert in_part("sampling") is in_layer(3) is workload.NOTHING

@@ -256,3 +256,65 @@ def test_a_model_with_its_own_decoder() -> None:
     assert isinstance(decoder, Countdown)
     assert decoder.asked == (2, 16, True)
     assert generate(decoder, torch.tensor([[1, 9], [2, 8]]), 3).tolist() == [[8, 7, 6], [7, 6, 5]]
+
+
+class Cached:
+    """Remembers every token of each sequence; its logits name the sum of them."""
+
+    vocab_size = 50
+
+    def new_cache(self, batch: int, max_length: int) -> dict[str, Tensor]:
+        return {
+            "seen": torch.zeros(batch, max_length, dtype=torch.int64),
+            "position": torch.zeros(1, dtype=torch.int64),
+        }
+
+    def reset_state(self, state: dict[str, Tensor]) -> None:
+        state["position"].zero_()
+
+    def step(self, tokens: Tensor, state: dict[str, Tensor]) -> Tensor:
+        state["seen"].index_copy_(1, state["position"], tokens.unsqueeze(1))
+        state["position"].add_(1)
+        there = torch.arange(state["seen"].shape[1]) < state["position"]
+        return torch.nn.functional.one_hot((state["seen"] * there).sum(1) % self.vocab_size, self.vocab_size).float()
+
+    def choose(self, state: dict[str, Tensor]) -> None:
+        state["seen"].fill_(7)
+        state["position"].fill_(3)
+        self.attn_impl = "chosen"
+
+
+def test_a_cache_is_made_for_the_longest_sequence() -> None:
+    """And takes it whole, however often it begins again; one token more is refused before anything is written."""
+    prompt = make_tokens(2, 4, 50)
+    decoder = make_decoder(Cached(), 2, 7, CPU, cuda_graph=False)
+    assert isinstance(decoder, ModelDecoder)
+    assert decoder.state["seen"].shape == (2, 7)
+    for _ in range(2):
+        tokens = generate(decoder, prompt, 4)
+        assert torch.equal(tokens[:, 0], prompt.sum(1) % 50)
+        with pytest.raises(ValueError, match="room for 7 tokens of a sequence: 7 were fed, 1 more do not fit"):
+            decoder.step()
+    assert decoder.state["position"].tolist() == [7]
+    with pytest.raises(ValueError, match="0 were fed, 8 more do not fit"):
+        decoder.prefill(make_tokens(2, 8, 50))
+    with pytest.raises(ValueError, match="Cached has a cache: max_length must be given"):
+        ModelDecoder(Cached(), 2, CPU)
+
+
+def test_a_full_cache_is_made_ready_again() -> None:
+    decoder = ModelDecoder(Cached(), 2, CPU, 4)
+    expected = generate(decoder, make_tokens(2, 3, 50), 2)
+    decoder.warm_up()
+    assert torch.equal(generate(decoder, make_tokens(2, 3, 50), 2), expected)
+
+
+def test_what_a_model_writes_while_it_chooses_is_not_a_part_of_a_sequence() -> None:
+    model = Cached()
+    decoder = ModelDecoder(model, 2, CPU, 7)
+    prompt = make_tokens(2, 4, 50)
+    expected = generate(decoder, prompt, 3)
+    decoder.choose()
+    assert model.attn_impl == "chosen"
+    assert torch.equal(generate(decoder, prompt, 3), expected)
+    ModelDecoder(make_model("mlp_1_dual"), 2, CPU).choose()  # a model without a choice

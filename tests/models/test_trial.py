@@ -165,3 +165,51 @@ def test_our_own_models_are_what_we_ask_for() -> None:
     assert trial.failures == 0, lines
     assert sum("prefill is what the steps do" in line for line in lines) == 2
     assert sum(line.startswith("skipped  mlp_") for line in lines) > 0, "Triton's"
+
+
+CACHED = (
+    ("def new_state(self, batch):\n        return torch.zeros(batch, 64, **self.where)",
+     "def new_cache(self, batch, max_length):\n        return [torch.zeros(batch, max_length, 64, **self.where), "
+     "torch.zeros(1, dtype=torch.int64)]"),
+    ("state.zero_()", "state[1].zero_()"),
+    ("        state.mul_(0.9).add_(self.table(tokens))\n        return state @ self.table.weight.T",
+     "        cache, position = state\n        cache.index_copy_(1, position, self.table(tokens).unsqueeze(1))\n"
+     "        position.add_(1)\n        there = torch.arange(cache.shape[1]) < position\n"
+     "        return (cache * there[:, None]).sum(1) @ self.table.weight.T"),
+    ('"state": [state]', '"state": state'),
+)  # fmt: skip
+
+
+def test_a_model_with_a_cache(installed: Install) -> None:
+    """Its cache takes the longest sequence and nothing more."""
+    pairs = [text for pair in CACHED for text in pair]
+    chooses = "    def choose(self, state):\n        self.attn_impl = 'own'\n\n    def parameter_count"
+    installed("ttt_mlflow.models", "toys", changed(*pairs, "    def parameter_count", chooses), "mine = toys:entry")
+    done = check("toy")
+    assert done.exit_code == 0, done.output
+    assert "ok       new_cache(2, 9)" in done.stdout
+    assert "ok       choose(state) leaves a name in attn_impl" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (["(batch, max_length, 64,", "(batch, max_length - 1, 64,"], "a prompt and 4 steps give tokens [B]"),
+        (["def new_cache", "def new_one"], "Toy has no new_state"),
+        (["state[1].zero_()", "pass"], "reset_state is the start of a sequence"),
+        (
+            ["    def parameter_count", "    def choose(self, state):\n        pass\n\n    def parameter_count"],
+            "attn_impl is None",
+        ),
+    ],
+)
+def test_a_model_with_a_cache_that_is_wrong(pairs: list[str], said: str, installed: Install) -> None:
+    texts = [text for pair in CACHED for text in pair]
+    code = changed(*texts)
+    for old, new in zip(pairs[::2], pairs[1::2], strict=True):
+        assert old in code
+        code = code.replace(old, new)
+    installed("ttt_mlflow.models", "toys", code, "mine = toys:entry")
+    done = check("toy")
+    assert done.exit_code == 1, done.output
+    assert any(said in line for line in done.stdout.splitlines() if line.startswith("FAILED")), done.stdout

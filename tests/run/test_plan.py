@@ -80,7 +80,8 @@ def test_defaults_on_a_cpu() -> None:
     resolved = settle()
     assert switches(resolved) == ("cpu", "mlp_1_dual", "float32", False, False)
     assert resolved.notices == [NO_GPU, NO_TRITON, NO_COMPILE, NO_GRAPH]
-    assert resolved.request == ModelRequest("ttt-tiny", "mlp_1_dual", torch.float32, torch.device("cpu"), 0, None)
+    request = ModelRequest("ttt-tiny", "mlp_1_dual", torch.float32, torch.device("cpu"), 0, None)
+    assert resolved.request == replace(request, workload=resolved.workload)
     assert resolved.entry is find_model("ttt-tiny")
 
 
@@ -238,6 +239,22 @@ def test_triton_in_its_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("on_cpu")
+def test_an_attention_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = settle(model_name="transformer-1b")
+    assert (resolved.used.attn_impl, resolved.request.attn_impl) == (None, None), "it is chosen at set-up"
+    assert settle(model_name="transformer-1b", attn_impl="flash+math").request.attn_impl == "flash+math"
+    assert refusal(attn_impl="math") == "attn_impl=math: ttt-tiny has no attention; omit attn_impl"
+    triton = {"model_name": "transformer-1b", "attn_impl": "math+split_kv_triton"}
+    assert refusal(**triton) == (
+        "attn_impl=math+split_kv_triton: Triton needs a GPU (or TRITON_INTERPRET=1, which is slow); on a CPU, omit "
+        "attn_impl"
+    )
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert settle(**triton).request.attn_impl == "math+split_kv_triton"
+    assert refusal(**triton, use_compile="true").startswith("use_compile=true: code in Triton's interpreter")
+
+
+@pytest.mark.usefixtures("on_cpu")
 def test_a_checkpoint_is_looked_at_before_anything_is_built(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     save_file({"model.unknown.weight": torch.zeros(2)}, file)
@@ -253,7 +270,7 @@ def test_defaults_on_a_gpu() -> None:
     assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", True, True)
     assert resolved.notices == []
     request = ModelRequest("ttt-tiny", "mlp_1_dual_triton", torch.float16, torch.device("cuda"), 0, None)
-    assert resolved.request == request
+    assert resolved.request == replace(request, workload=resolved.workload)
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -264,6 +281,15 @@ def test_asked_for_on_a_gpu() -> None:
     assert resolved.notices == []
     both = settle(device="cuda", use_compile="true", cuda_graph="true", dtype="float32")
     assert switches(both) == ("cuda", "mlp_1_dual_triton", "float32", True, True)
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("attn_impl", ["split_kv_triton", "cudnn", "flash", "flash+split_kv_triton", "math+efficient"])
+def test_an_attention_on_a_gpu(attn_impl: str) -> None:
+    resolved = settle(model_name="transformer-1b-gqa4", attn_impl=attn_impl)
+    assert switches(resolved) == ("cuda", None, "float16", True, True)
+    assert resolved.request.attn_impl == resolved.used.attn_impl == attn_impl
+    assert resolved.used.run_name == f"transformer-1b-gqa4 b64 {attn_impl} compile"
 
 
 @pytest.mark.usefixtures("on_gpu")

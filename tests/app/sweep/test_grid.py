@@ -81,6 +81,30 @@ def test_what_makes_another_sweep_and_what_does_not() -> None:
         assert sweep_id(cells(**other)) != usual
 
 
+def test_ids_of_sweeps_and_cells_never_change() -> None:
+    """A sweep is resumed, and its cells are found again, by these ids: a new parameter changes none of them."""
+    assert Cell(RunConfig.parse({})).key == "fea7dc98ae4d2f7f"
+    assert sweep_id([Cell(RunConfig.parse({}))]) == "65253b657c12d292"
+    assert SweepConfig.parse({}).config_id() == "f5f769141288c28e"
+    assert Cell(RunConfig.parse({"attn_impl": "math"})).key != "fea7dc98ae4d2f7f"
+
+
+def test_inner_nets_and_attentions_are_for_the_models_that_have_some() -> None:
+    found = cells(
+        model_name="ttt-tiny,transformer-tiny,state-spaces/mamba-130m",
+        inner_net="mlp_1_dual,mlp_2_dual",
+        attn_impl="math,flash",
+    )
+    chosen = [(one.config.model_name, one.config.inner_net, one.config.attn_impl) for one in found]
+    assert chosen == [
+        ("ttt-tiny", "mlp_1_dual", None),
+        ("ttt-tiny", "mlp_2_dual", None),
+        ("transformer-tiny", None, "math"),
+        ("transformer-tiny", None, "flash"),
+        ("state-spaces/mamba-130m", None, None),
+    ]
+
+
 def test_a_yaml_file_for_a_grid_that_is_not_full(tmp_path: Path) -> None:
     text = """
     defaults: {genlen: 64, use_compile: false}

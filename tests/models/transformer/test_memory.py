@@ -51,7 +51,7 @@ def model_without_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tra
         monkeypatch.setattr(prefill, f"{name}_kernel", NoKernel())
 
     def attended(q: Tensor, *_: object, **__: object) -> Tensor:
-        batch, length, heads, dim = q.shape
+        batch, length, heads, _ = q.shape
         out, lse = torch.empty_like(q), q.new_empty(batch, heads, length, dtype=torch.float32)
         del lse
         return out.flatten(2)

@@ -70,9 +70,11 @@ class MemoryOfTransformer:
         """The prompts, in the groups of sequences in which the model processes them."""
         batch, length = self.workload.batch, self.workload.promptlen
         at_once = max(PREFILL_TOKENS // length, 1)
+        whole, rest = divmod(batch, at_once)
+        groups = [at_once] * min(whole, 2) + [rest] * (rest > 0)  # a third group allocates nothing new but its rows
         made.workspace()
-        for group, first in enumerate(range(0, batch, at_once)):
-            count = min(at_once, batch - first)
+        made.put(skipped=self._bytes(batch - sum(groups), self.config.hidden_size))
+        for group, count in enumerate(groups):
             made.put(hidden=self._bytes(count * length, self.config.hidden_size))
             for _ in range(self.config.num_layers - 1):
                 self._layer_of_prompt(made, count, length, length)
@@ -83,7 +85,7 @@ class MemoryOfTransformer:
         made.put(x=rows)
         made.drop("rows")
         self._sample(made)
-        made.drop(*(f"row {group}" for group in range(-(-batch // at_once))))
+        made.drop("skipped", *(f"row {group}" for group in range(len(groups))))
 
     def _layer_of_prompt(self, made: Allocations, count: int, length: int, after: int) -> None:
         """after: tokens of each sequence that pass the attention."""
