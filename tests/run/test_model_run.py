@@ -34,6 +34,8 @@ from ttt_mlflow.measurement.verdict import Finding, Verdict
 from ttt_mlflow.models import registry
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import models, register_model
+from ttt_mlflow.models.transformer.sizes import SIZES
+from ttt_mlflow.models.transformer.work import decode_stages
 from ttt_mlflow.profilers import torch_profiler
 from ttt_mlflow.run import lifecycle, model_run
 from ttt_mlflow.run.plan import make_plan
@@ -309,6 +311,35 @@ def test_a_model_with_no_more_than_the_protocol(register: Register, measure: Mea
     assert set(measured.metrics) == DECODE | EVERY_RUN  # no warm-up, and it does not say how large it is
     assert measured.journal.run_name == "toy b2 g4 cpu"
     assert "inner_net" not in measured.journal.params
+
+
+@pytest.mark.parametrize(
+    ("asked", "recorded"),
+    [
+        ({}, "flash+math"),
+        ({"promptlen": 1}, "math"),
+        ({"mode": "prefill"}, "flash"),
+        ({"attn_impl": "math"}, "math+math"),
+    ],
+    ids=str,
+)
+def test_the_attention_in_use_is_recorded(asked: dict[str, Any], recorded: str, measure: Measure) -> None:
+    """Also where it was chosen; the configuration's id is that of what was asked for."""
+    measured = measure({**TINY, "model_name": "transformer-tiny", **asked})
+    assert measured.failure is None, measured.log
+    assert measured.journal.params["attn_impl"] == recorded
+    assert f"attention {recorded}" in measured.journal.description
+    used = RunConfig.parse(measured.journal.config["used"])
+    assert used.attn_impl == asked.get("attn_impl")
+    assert measured.journal.tags["ttt.config_id"] == used.config_id()
+    assert "drift_within_pass_pct" not in measured.metrics, "later steps cost more"
+
+
+def test_the_roofline_is_that_of_the_mean_position(measure: Measure) -> None:
+    measured = measure({**TINY, "model_name": "transformer-tiny", "genlen": 9})
+    config = SIZES["transformer-tiny"]
+    expected = decode_stages(config, torch.float32, batch=2, position=3 + 4)
+    assert measured.metrics["min_bytes_per_step"] == sum(stage.bytes for stage in expected)
 
 
 @pytest.mark.parametrize(("says", "tested"), [({}, True), ({"period": 24}, False), ({"cost_grows": True}, False)])

@@ -29,6 +29,8 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import Killed, RunFailed
 from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.models.entry import Decoder
+from ttt_mlflow.models.transformer.model import TransformerModel
+from ttt_mlflow.models.transformer.state import TransformerState
 from ttt_mlflow.names import Artifact
 from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.record import journal
@@ -37,7 +39,7 @@ from ttt_mlflow.record.room import FOLDER
 from ttt_mlflow.run import profile
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prepare import Prepared
-from ttt_mlflow.workload import ATTENTION, PARTS
+from ttt_mlflow.workload import ATTENTION, CONVOLUTION, INNER, PARTS
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 2}
 Measure = Callable[..., Carried]
@@ -101,6 +103,24 @@ def test_a_compiled_pass_takes_its_parts_from_an_eager_one(measure: Measure) -> 
     assert "unknown" in set(kernels["part"]), "compiled code itself"
     (part,) = set(kernels.loc[kernels["name"] == "aten::argmax", "part"])
     assert part == "sampling"
+
+
+def test_growing_steps_are_profiled_where_they_cost_the_mean(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 of 40 steps after a prompt of 5: at the positions 17 to 32, whose mean is that of 5 to 44."""
+    positions: list[int] = []
+    step = TransformerModel.step
+
+    def noted(self: TransformerModel, tokens: Tensor, state: TransformerState) -> Tensor:
+        positions.append(int(state.position))
+        return step(self, tokens, state)
+
+    monkeypatch.setattr(TransformerModel, "step", noted)
+    asked = {**TINY, "model_name": "transformer-tiny", "promptlen": 5, "genlen": 40, "profile": "torch"}
+    measured = measure(asked)
+    assert measured.failure is None, measured.log
+    assert positions[-16:] == list(range(17, 33))
+    assert set(PARTS) - set(kernels_of(measured)["part"]) == {CONVOLUTION, INNER}
+    assert measured.metrics["part_us/attention_and_cache"] > 0
 
 
 # A GPU's traces, composed

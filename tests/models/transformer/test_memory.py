@@ -50,9 +50,8 @@ def model_without_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tra
     for name in ("rms_norm", "swiglu"):
         monkeypatch.setattr(prefill, f"{name}_kernel", NoKernel())
 
-    def attended(q: Tensor, *_: object, **__: object) -> Tensor:
-        batch, length, heads, _ = q.shape
-        out, lse = torch.empty_like(q), q.new_empty(batch, heads, length, dtype=torch.float32)
+    def attended(q: Tensor, *_: object) -> Tensor:
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
         del lse
         return out.flatten(2)
 

@@ -136,6 +136,12 @@ def test_what_is_recorded_is_what_is_used(mode: str, promptlen: int, recorded: s
     assert attention.asked_for(recorded).step in (None, "math")
 
 
+def test_a_prompt_alone_asks_for_no_attention_of_a_step() -> None:
+    """Which may be one that does not run with these heads."""
+    model = TransformerModel(GQA, torch.float32, CPU, "math", Workload("prefill", 2, 5, 3))
+    assert (model.asked.prompt, model.asked.step, model.attn_impl) == ("math", None, "math")
+
+
 def test_an_attention_that_was_asked_for() -> None:
     assert attention.asked_for(None) == attention.Asked(None, None)
     assert attention.asked_for("flash") == attention.Asked("flash", None)

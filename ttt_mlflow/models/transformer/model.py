@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ttt_mlflow.kernels.attention import reference as attention_reference
 from ttt_mlflow.kernels.block import prefill_reference, reference
 from ttt_mlflow.models.transformer import attention
-from ttt_mlflow.models.transformer.attention import MATH, SPLIT_KV, Choice, Functions
+from ttt_mlflow.models.transformer.attention import MATH, SPLIT_KV, Asked, Choice, Functions
 from ttt_mlflow.models.transformer.config import PREFILL_TOKENS, TransformerConfig
 from ttt_mlflow.models.transformer.state import LayerCache, TransformerState, allocate
 from ttt_mlflow.models.ttt.model import padded, parameter
@@ -119,6 +119,8 @@ class TransformerModel(nn.Module):
         self.config, self.dtype, self.device = config, dtype, device
         self.vocab_size = config.vocab_size
         self.workload, self.asked = workload, attention.check_on(device, attn_impl)
+        if workload and workload.mode == "prefill" and workload.promptlen > 1:
+            self.asked = Asked(self.asked.prompt, None)  # steps are not timed: one that always runs
         functions = Functions(reference, prefill_reference, attention_reference)
         # the kernels compute in float32; a model in float64 is for comparison
         kernels = dtype != torch.float64 and (device.type == "cuda" or self.asked.step == SPLIT_KV)
