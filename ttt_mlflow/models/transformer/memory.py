@@ -73,7 +73,8 @@ class MemoryOfTransformer:
         whole, rest = divmod(batch, at_once)
         groups = [at_once] * min(whole, 2) + [rest] * (rest > 0)  # a third group allocates nothing new but its rows
         made.workspace()
-        made.put(skipped=self._bytes(batch - sum(groups), self.config.hidden_size))
+        if more := batch - sum(groups):
+            made.put(more=self._bytes(more, self.config.hidden_size))
         for group, count in enumerate(groups):
             made.put(hidden=self._bytes(count * length, self.config.hidden_size))
             for _ in range(self.config.num_layers - 1):
@@ -85,7 +86,7 @@ class MemoryOfTransformer:
         made.put(x=rows)
         made.drop("rows")
         self._sample(made)
-        made.drop("skipped", *(f"row {group}" for group in range(len(groups))))
+        made.drop("more", *(f"row {group}" for group in range(len(groups))))
 
     def _layer_of_prompt(self, made: Allocations, count: int, length: int, after: int) -> None:
         """after: tokens of each sequence that pass the attention."""
