@@ -65,6 +65,8 @@ TESTED_ELSEWHERE = {
     "measurement/budget.py": "measurement/test_loop.py",
     "measurement/ceilings.py": "gpu/test_doctor_gpu.py: it measures a GPU",
     "models/entry.py": "models/test_registry.py",
+    "models/transformer/config.py": "models/transformer/test_sizes.py",
+    "models/transformer/state.py": "models/transformer/test_model.py",
     "models/ttt/config.py": "models/ttt/test_model.py",
     "models/ttt/inner_nets.py": "models/ttt/test_model.py",
     "models/ttt/sizes.py": "models/test_registry.py, models/ttt/test_checkpoint.py",

@@ -9,8 +9,6 @@ import torch
 from tests.kernels.decode_cases import relative_error
 from tests.models.generation import generate
 from tests.models.transformer.cases import CONFIGS, GQA, make_model, make_tokens, plain_logits, step_logits
-from ttt_mlflow.errors import BadInput
-from ttt_mlflow.kernels.attention import reference
 from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.models.transformer import attention
 from ttt_mlflow.models.transformer import model as transformer
@@ -108,23 +106,6 @@ def test_a_full_cache() -> None:
         ModelDecoder(model, 2, CPU)
 
 
-def test_attention_with_a_mask_is_that_of_the_twin() -> None:
-    """As PyTorch's attentions decode on a GPU; here with the one that a CPU has."""
-    model, tokens = make_model(GQA), make_tokens(2, 7)
-    state = model.new_cache(2, 12)
-    model.prefill(tokens, state)
-    qkv = torch.randn(2, GQA.projected)
-    kept = state.layers[0]
-    k, v = kept.k.clone(), kept.v.clone()
-    before = (qkv, state.position, state.cos, state.sin)
-    expected = reference.decode_attention(*before, kept.k, kept.v, GQA.num_heads)
-    mask = attention.step_mask(state.position, state.length, torch.float32)
-    found = attention.masked_attention(reference, "math", (*before, k, v), GQA.num_heads, mask)
-    assert relative_error(found, expected) < 1e-6
-    assert torch.equal(k, kept.k)
-    assert torch.equal(v, kept.v)
-
-
 @pytest.mark.parametrize(
     ("mode", "promptlen", "recorded"),
     [("decode", 1, "math"), ("decode", 2, "flash+math"), ("prefill", 2, "flash"), ("prefill", 1, "math")],
@@ -140,15 +121,3 @@ def test_a_prompt_alone_asks_for_no_attention_of_a_step() -> None:
     """Which may be one that does not run with these heads."""
     model = TransformerModel(GQA, torch.float32, CPU, "math", Workload("prefill", 2, 5, 3))
     assert (model.asked.prompt, model.asked.step, model.attn_impl) == ("math", None, "math")
-
-
-def test_an_attention_that_was_asked_for() -> None:
-    assert attention.asked_for(None) == attention.Asked(None, None)
-    assert attention.asked_for("flash") == attention.Asked("flash", None)
-    assert attention.asked_for("split_kv_triton") == attention.Asked(None, "split_kv_triton")
-    assert attention.asked_for("cudnn") == attention.Asked("cudnn", "cudnn")
-    assert attention.asked_for("flash+efficient") == attention.Asked("flash", "efficient")
-    for wrong in ("", "flush", "flash+", "+math", "math+flash", "split_kv_triton+math", "a+b+c"):
-        with pytest.raises(BadInput, match="attn_impl="):
-            attention.asked_for(wrong)
-    assert make_model(GQA, attn_impl="math").attn_impl == "math+math"
