@@ -117,6 +117,14 @@ def test_what_is_recorded_is_what_is_used(mode: str, promptlen: int, recorded: s
     assert attention.asked_for(recorded).step in (None, "math")
 
 
+def test_a_model_in_float64_is_for_comparison() -> None:
+    """Whatever the run that it is compared with asked for."""
+    model = make_model(GQA, torch.float64, attn_impl="flash+split_kv_triton")
+    assert model.choice.step == "math"
+    tokens = make_tokens(1, 5)
+    assert relative_error(step_logits(model, tokens, 5), plain_logits(model, tokens)) < 1e-12
+
+
 def test_a_prompt_alone_asks_for_no_attention_of_a_step() -> None:
     """Which may be one that does not run with these heads."""
     model = TransformerModel(GQA, torch.float32, CPU, "math", Workload("prefill", 2, 5, 3))

@@ -121,8 +121,9 @@ class TransformerModel(nn.Module):
         self.workload, self.asked = workload, attention.check_on(device, attn_impl)
         if workload and workload.mode == "prefill" and workload.promptlen > 1:
             self.asked = Asked(self.asked.prompt, None)  # steps are not timed: one that always runs
+        if dtype == torch.float64:
+            self.asked = Asked(None, None)  # for comparison: what computes in it is PyTorch's affair
         functions = Functions(reference, prefill_reference, attention_reference)
-        # the kernels compute in float32; a model in float64 is for comparison
         kernels = dtype != torch.float64 and (device.type == "cuda" or self.asked.step == SPLIT_KV)
         if kernels:
             from ttt_mlflow.kernels.attention import decode
