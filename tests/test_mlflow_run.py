@@ -91,7 +91,7 @@ def test_run_is_finished_and_named(recorded: Recorded) -> None:
 
 def test_parameters_are_those_really_used(recorded: Recorded) -> None:
     params = recorded.run.data.params
-    assert set(RunConfig.model_fields) - {"nsys_args", "checkpoint"} <= set(params)  # not given
+    assert set(RunConfig.model_fields) - {"attn_impl", "nsys_args", "checkpoint"} <= set(params)  # not given
     assert params["inner_net"] in ("mlp_1_dual", "mlp_2_dual")  # the first is this machine's default
     assert (params["device"], params["dtype"], params["cuda_graph"]) == ("cpu", "float32", "false")
     assert (params["batch"], params["genlen"], params["repeats"], params["seed"]) == ("2", "3", "2", "0")

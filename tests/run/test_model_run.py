@@ -61,7 +61,7 @@ PREFILL = QUALITY | {
     *("prefill_tokens_per_s", "prefill_tokens_per_s_ci_low", "prefill_tokens_per_s_ci_high"),
     "prefill_ms",
 }
-NOT_GIVEN = ("nsys_args", "checkpoint")  # and so absent
+NOT_GIVEN = ("attn_impl", "nsys_args", "checkpoint")  # and so absent
 PROFILE = {
     *("profiles/torch/trace.json.gz", "profiles/torch/open.html", "profiles/torch/step.json"),
     *("profiles/torch/kernels.csv", "profiles/torch/kernels.md", "profiles/torch/parts.csv"),
