@@ -76,7 +76,7 @@ def recorded_micro(
     used = MicroConfig.parse({"kernels": tuple(kernels), "batches": tuple(batches), "device": "cuda"})
     journal = Journal.create(root, used.model_dump(mode="json"), used.entry_point)
     journal.set_used(used.model_dump(mode="json"))
-    journal.update_params(used.model_dump(exclude={"attn_impl", "nsys_args"}))
+    journal.update_params(used.model_dump(exclude={"nsys_args"}))
     results = MicroResults(
         config=used.as_params(),
         device_name=str(host.get("gpu_name", "cpu")),
