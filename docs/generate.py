@@ -25,7 +25,8 @@ These are the parameters of `mlflow run .` and `ttt-mlflow run`.
 - `auto` means that the tool chooses a value for the machine.
 - A run records the value that it used. If `mlflow run` made the run, MLflow keeps the value that was given; the
   artifact `config.json` has both.
-- `inner_net` and `attn_impl` are absent if the model has none. `checkpoint` is absent if the weights are random.
+- `inner_net`, `decode_path` and `attn_impl` are absent if the model has none. `checkpoint` is absent if the weights are
+  random.
 
 {parameters}
 

@@ -147,7 +147,7 @@ def test_neither_seed_nor_path_nor_budget_changes_an_id() -> None:
 def test_a_later_field_enters_an_id_only_with_another_value_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
     class Later(RunConfig):
         kv_heads: int = 8  # today's default; the program worked with 4 before it had the field
-        added: ClassVar[Mapping[str, Any]] = {"kv_heads": 4}
+        added: ClassVar[Mapping[str, tuple[Any, ...]]] = {"kv_heads": (4,)}
 
     old = RunConfig.parse({}).config_id()
     assert Later.parse({"kv_heads": 4}).config_id() == old

@@ -17,12 +17,13 @@ from triton.experimental.gluon._runtime import GluonASTSource
 TRITON_BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 CONSTANTS = {"HEADS": 32, "EPS": 1e-6, "SLOTS": 16, "TOKENS": 16}
 OTHER_TYPES = {
-    **{"lr": "*fp32", "eta": "*fp32", "position": "*i32", "out_lr": "*fp32", "cos": "*fp32", "sin": "*fp32"},
-    **{"partial_out": "*fp32", "partial_lse": "*fp32"},
+    **dict.fromkeys(("lr", "eta", "out_lr", "cos", "sin", "partial_out", "partial_lse"), "*fp32"),
+    **dict.fromkeys(("position", "arrived", "failed"), "*i32"),
+    **dict.fromkeys(("table", "fed", "best", "next_tokens", "times"), "*i64"),
 }
 SCALARS = {
     **{"total_heads": "i32", "base_lr": "fp32", "length": "i32", "count": "i32"},
-    **{"splits": "i32", "scale": "fp32", "tokens": "i32"},
+    **{"splits": "i32", "scale": "fp32", "tokens": "i32", "batch": "i32"},
 }
 
 

@@ -8,7 +8,9 @@ import torch
 
 from tests.kernels.block_cases import check_against_twins
 from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_folds, triton_step
+from tests.kernels.persistent_cases import check_step, distance
 from ttt_mlflow.kernels.block import fused, prefill, reference
+from ttt_mlflow.kernels.persistent.launch import Stuck
 from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
 from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
 from ttt_mlflow.models.entry import ModelRequest
@@ -56,6 +58,53 @@ def test_the_kernels_own_tiles(kind, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_changes_at_the_end_of_a_mini_batch_only(kind):
     check_state_between_folds(kind, triton_step(kind), torch.float16, batch=1, heads=1, dim=32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch", "shape"),
+    [
+        ("linear", 1, {"intermediate": 520}),  # all norms in every program; rows in two parts
+        ("mlp", 3, {}),  # norms as stages of their own
+        pytest.param("mlp", 2, {"heads": 3, "dim": 32, "vocab": 70}, marks=pytest.mark.long),
+        pytest.param("linear", 9, {}, marks=pytest.mark.long),  # a batch of up to 16
+    ],
+    ids=str,
+)
+def test_a_whole_step(kind, batch, shape):
+    check_step(kind, batch, tokens=3, position=14, **shape)
+
+
+def test_a_model_decodes_either_way():
+    """The model with its own weights, state and arg-max: the kernels of a layer one by one, and all as one."""
+    tokens, states, models = [], [], []
+    for path in ("launches", "persistent"):
+        request = ModelRequest(
+            "ttt-tiny", "mlp_1_dual_triton", torch.float16, torch.device("cpu"), 0, None, decode_path=path
+        )
+        models.append(build(request))
+        states.append(models[-1].new_state(2))
+        tokens.append(torch.tensor([3, 500]))
+    assert states[0].whole_step is None
+    assert states[1].whole_step is not None
+    for _ in range(2):
+        launched, whole = (model.step(fed, state) for model, fed, state in zip(models, tokens, states, strict=True))
+        assert distance(whole, launched) < 1e-3
+        assert (states[0].position.item(), states[1].position.item()) in ((1, 1), (2, 2))
+        tokens = [launched.argmax(-1)] * 2
+    best = models[1].step(tokens[1], states[1]).argmax(-1)
+    states[1].position.sub_(1)
+    fed = tokens[1].clone()
+    models[1].greedy_step(fed, states[1])
+    assert fed.tolist() == best.tolist()
+    states[1].whole_step.failed.fill_(1)
+    with pytest.raises(Stuck, match="decode_path=launches"):
+        models[1].reset_state(states[1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_whole_steps_over_a_mini_batch(kind):
+    check_step(kind, 1, tokens=SIZE + 2, layers=1)
 
 
 def twins(name, *arguments):

@@ -7,6 +7,9 @@ import triton
 from tests.kernels.cross_compile import cross_compile, resources
 from ttt_mlflow.kernels.block import fused, prefill
 from ttt_mlflow.kernels.launch import RESIDENT, options_for
+from ttt_mlflow.kernels.persistent import launch as persistent
+from ttt_mlflow.kernels.persistent.grid import PATIENCE
+from ttt_mlflow.kernels.persistent.step import WEIGHTS, persistent_step_kernel
 from ttt_mlflow.kernels.ttt_linear import accumulate as ttt_linear_accumulate
 from ttt_mlflow.kernels.ttt_linear import decode as ttt_linear_decode
 from ttt_mlflow.kernels.ttt_linear.decode_tensor_cores import linear_decode_tensor_kernel
@@ -16,6 +19,8 @@ from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
 from ttt_mlflow.kernels.ttt_mlp.decode_tensor_cores import mlp_decode_tensor_kernel
 from ttt_mlflow.kernels.ttt_mlp.prefill_tensor_cores import mlp_prefill_tensor_kernel
 
+# bytes of a thread on the stack, in spills: at batches of 9 to 16 the rows take as many registers as a tile of weights
+WHOLE_STEPS = [("linear", 1, 0), ("linear", 8, 0), ("linear", 16, 16), ("mlp", 1, 16), ("mlp", 8, 16), ("mlp", 16, 16)]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CAPABILITIES = (80, 90, 100)
 
@@ -165,3 +170,43 @@ def test_stages_of_a_prompt(kernel, warps, registers, capability):
     options = {"num_warps": warps} | ({"maxnreg": registers} if registers else {})
     found = resources(cross_compile(kernel, "fp16", capability, constants, **options))
     assert found.local_bytes <= (16 if registers else 0)  # faster with two programs on a multiprocessor, despite it
+
+
+def compile_step(kind, batch, dtype, capability):
+    tuning = persistent.Tuning.of(batch)
+    constants = {
+        "LAYERS": 24, "COLUMNS": len(WEIGHTS) + (8 if kind == "mlp" else 4), "WIDTH": 2048, "INTERMEDIATE": 5504,
+        "HEAD_DIM": 64, "PROJECTED": 6208, "VOCAB": 50277, "PADDED_VOCAB": 50304, "BATCH": 8 if batch <= 8 else 16,
+        "BLOCK": 2048, "BLOCK_K": persistent.COLUMNS, "BLOCK_DOWN": tuning.columns_down, "AHEAD": tuning.ahead,
+        "WARPS": persistent.WARPS, "PROGRAMS": 256, "REDUNDANT": tuning.redundant, "LINES": 2048 // persistent.LINE,
+        "MLP": kind == "mlp", "TILE": persistent.TILE, "CHUNK": persistent.CHUNK, "PATIENCE": PATIENCE,
+        "TIMELINE": False,
+    }  # fmt: skip
+    options = {"num_warps": persistent.WARPS, "launch_cooperative_grid": True}
+    return cross_compile(persistent_step_kernel, dtype, capability, constants, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch", "spilled"),
+    [WHOLE_STEPS[0], *(pytest.param(*case, marks=pytest.mark.long) for case in WHOLE_STEPS[1:])],
+    ids=str,
+)
+def test_a_whole_step(kind, batch, spilled, capsys):
+    compiled = compile_step(kind, batch, "fp16", 90)
+    found = resources(compiled)
+    with capsys.disabled():
+        print(f"\nwhole step, {kind}, batch {batch}: {found}")
+    assert found.local_bytes <= spilled
+    assert found.registers * persistent.WARPS * 32 <= 64 * 1024  # a program's registers fit, as all must be resident
+    # a weight is loaded 16 bytes at a time, and what is loaded goes to the tensor cores without shared memory
+    weights = [line for line in compiled.asm["ptx"].splitlines() if "evict_first" in line and "ld.global" in line]
+    assert weights
+    assert all(".v4.b32" in line for line in weights)
+    assert "mma.sync.aligned.m16n8k16" in compiled.asm["ptx"]
+    assert compiled.metadata.shared < 16 * persistent.COLUMNS * 2  # a tile would not even fit
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("dtype", "capability"), [("bf16", 90), ("fp16", 80), ("fp16", 100)])
+def test_a_whole_step_elsewhere(dtype, capability):
+    resources(compile_step("mlp", 1, dtype, capability))

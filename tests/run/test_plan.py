@@ -81,7 +81,7 @@ def test_defaults_on_a_cpu() -> None:
     assert switches(resolved) == ("cpu", "mlp_1_dual", "float32", False, False)
     assert resolved.notices == [NO_GPU, NO_TRITON, NO_COMPILE, NO_GRAPH]
     request = ModelRequest("ttt-tiny", "mlp_1_dual", torch.float32, torch.device("cpu"), 0, None)
-    assert resolved.request == replace(request, workload=resolved.workload)
+    assert resolved.request == replace(request, workload=resolved.workload, decode_path="launches")
     assert resolved.entry is find_model("ttt-tiny")
 
 
@@ -95,7 +95,7 @@ def test_what_was_asked_for_is_kept_beside_what_is_used() -> None:
     resolved = settle(batch=3, seed=5)
     assert resolved.asked == RunConfig.parse({"model_name": "ttt-tiny", "batch": 3, "seed": 5})
     changed = {name for name in RunConfig.model_fields if getattr(resolved.asked, name) != getattr(resolved.used, name)}
-    assert changed == {"device", "inner_net", "dtype", "use_compile", "cuda_graph"}
+    assert changed == {"device", "inner_net", "decode_path", "dtype", "use_compile", "cuda_graph"}
     left_open = {name for name in changed if getattr(resolved.used, name) is None}
     assert not left_open
     assert resolved.request.seed == 5
@@ -261,6 +261,31 @@ def test_a_checkpoint_is_looked_at_before_anything_is_built(tmp_path: Path) -> N
     assert refusal(checkpoint=str(file)).startswith(f"checkpoint={file}: does not fit ttt-tiny mlp_1_dual; weights ")
 
 
+@pytest.mark.usefixtures("on_cpu")
+def test_the_decode_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = settle()
+    assert (resolved.used.decode_path, resolved.request.decode_path) == ("launches", "launches")
+    assert settle(decode_path="launches").used.config_id() == resolved.used.config_id(), "it is the same measurement"
+    assert settle(model_name="plain").used.decode_path is None
+    assert refusal(model_name="plain", decode_path="launches") == (
+        "decode_path=launches: plain has no such decode path; it has one alone; omit decode_path"
+    )
+    assert refusal(decode_path="fast") == (
+        "decode_path=fast: ttt-tiny has no such decode path; it has launches, persistent"
+    )
+    assert refusal(decode_path="persistent", batch=1) == (
+        "decode_path=persistent: inner_net=mlp_1_dual is PyTorch; it takes mlp_1_dual_triton; change that, or set "
+        "decode_path to launches"
+    )
+    monkeypatch.setattr(resolve_module, "interpreting", lambda: True)
+    triton = {"decode_path": "persistent", "inner_net": "mlp_1_dual_triton"}
+    assert "dtype=float32: it takes float16 and bfloat16; change that" in refusal(**triton, batch=1)
+    assert "batch=17: it takes 1 to 16 sequences; change that" in refusal(**triton, dtype="float16", batch=17)
+    found = settle(**triton, dtype="bfloat16", batch=16)
+    assert found.request.decode_path == "persistent"
+    assert found.used.config_id() != settle(inner_net="mlp_1_dual", dtype="bfloat16", batch=16).used.config_id()
+
+
 # On a GPU, or what pretends to be one
 
 
@@ -270,7 +295,7 @@ def test_defaults_on_a_gpu() -> None:
     assert switches(resolved) == ("cuda", "mlp_1_dual_triton", "float16", True, True)
     assert resolved.notices == []
     request = ModelRequest("ttt-tiny", "mlp_1_dual_triton", torch.float16, torch.device("cuda"), 0, None)
-    assert resolved.request == replace(request, workload=resolved.workload)
+    assert resolved.request == replace(request, workload=resolved.workload, decode_path="launches")
 
 
 @pytest.mark.usefixtures("on_gpu")

@@ -27,6 +27,8 @@ def print_models() -> None:
         print_text(f"{name}: {entry.description}")
         if entry.inner_nets:
             print_text(f"    inner nets: {', '.join(entry.inner_nets)}")
+        if entry.decode_paths:
+            print_text(f"    decode paths: {', '.join(entry.decode_paths)}")
         if entry.attn_impls:
             print_text(f"    attentions: {', '.join(entry.attn_impls)}")
         try:

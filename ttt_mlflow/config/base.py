@@ -21,9 +21,9 @@ class Configuration(BaseModel):
     entry_point: ClassVar[str]  # of the MLproject file
     how_measured: ClassVar[tuple[str, ...]]  # fields that only set how long and with which tools to measure
     identity: ClassVar[tuple[str, ...]]  # fields that every config_id covers; this never changes
-    # Fields that came later -> the value that the program worked with before it had the field. A field enters the
-    # config_id only with another value, so that a new field changes no id. The value never follows a new default.
-    added: ClassVar[Mapping[str, Any]] = {}
+    # Fields that came later -> the values that the program worked with before it had the field. A field enters the
+    # config_id only with another value, so that a new field changes no id. The values never follow a new default.
+    added: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     takes: ClassVar[Mapping[str, str]]  # field -> its allowed values, in words
 
     def __init__(self, **values: Any) -> None:
@@ -60,7 +60,7 @@ class Configuration(BaseModel):
         """
         values = self.model_dump(mode="json")
         covered = {name: values[name] for name in self.identity}
-        covered |= {name: values[name] for name, before in self.added.items() if values[name] != before}
+        covered |= {name: values[name] for name, before in self.added.items() if values[name] not in before}
         if covered.get("checkpoint") is not None:
             covered["checkpoint"] = checkpoint_id or covered["checkpoint"]
         text = json.dumps({"entry_point": self.entry_point, **covered}, sort_keys=True)

@@ -31,7 +31,7 @@ class MicroConfig(Configuration):
     entry_point = "micro"
     how_measured = ("profile", "nsys_args", "nsys_export", "seconds", "thresholds")
     identity = ("kernels", "batches", "heads", "head_dim", "dtype", "device")
-    added: ClassVar[Mapping[str, Any]] = {"promptlen": 2048, "prompt_batches": None}
+    added: ClassVar[Mapping[str, tuple[Any, ...]]] = {"promptlen": (2048,), "prompt_batches": (None,)}
     takes: ClassVar[Mapping[str, str]] = {
         "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
         "batches": f"auto, or whole numbers of at least 1, comma-separated{AT_MOST}",

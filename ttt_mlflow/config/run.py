@@ -40,13 +40,14 @@ class RunConfig(Configuration):
         *("model_name", "mode", "batch", "promptlen", "genlen", "inner_net", "dtype", "use_compile", "cuda_graph"),
         *("device", "checkpoint"),
     )
-    added: ClassVar[Mapping[str, Any]] = {"attn_impl": None}
+    added: ClassVar[Mapping[str, tuple[Any, ...]]] = {"attn_impl": (None,), "decode_path": (None, "launches")}
     takes: ClassVar[Mapping[str, str]] = {
         "mode": "decode or prefill",
         "batch": f"a whole number of at least 1{AT_MOST}",
         "promptlen": f"a whole number of at least 1{AT_MOST}",
         "genlen": f"a whole number of at least 1{AT_MOST}",
         "inner_net": "auto, or an inner net of the model",
+        "decode_path": "auto, or a decode path of the model",
         "attn_impl": "auto, or an attention of the model, or two as PROMPT+STEP",
         "dtype": "auto, float16, bfloat16 or float32",
         "use_compile": "auto, true or false",
@@ -70,6 +71,10 @@ class RunConfig(Configuration):
     genlen: Count = Field(default=512, description="decode steps; each yields one token per sequence (decode mode)")
     inner_net: Annotated[str | None, Auto] = Field(
         default=None, description="TTT inner net; auto: mlp_1_dual_triton on a GPU, mlp_1_dual on a CPU"
+    )
+    decode_path: Annotated[str | None, Auto] = Field(
+        default=None,
+        description="how a TTT model's decode step runs: launches, or persistent (one kernel); auto: launches",
     )
     attn_impl: Annotated[str | None, Auto] = Field(
         default=None,

@@ -22,6 +22,8 @@ def model_run_name(values: Values, defaults: Values) -> str:
     """
     decode, on_gpu = values["mode"] == "decode", values["device"] != "cpu"
     parts = [_model_and_net(values["model_name"], values["inner_net"]), f"b{values['batch']}"]
+    if values.get("decode_path") not in (None, "launches"):
+        parts.append(values["decode_path"])
     if values.get("attn_impl"):  # records of before it have none
         parts.append(values["attn_impl"])
     if not decode:

@@ -12,8 +12,8 @@ from ttt_mlflow.config.values import Switch, Word, unquoted
 LARGEST = "max"  # instead of a batch: the largest that fits
 # Each may have several values, which are multiplied. The other parameters hold for all runs of a sweep.
 AXES = (
-    *("model_name", "mode", "batch", "promptlen", "genlen", "inner_net", "attn_impl", "dtype", "use_compile"),
-    *("cuda_graph", "checkpoint", "seed"),
+    *("model_name", "mode", "batch", "promptlen", "genlen", "inner_net", "decode_path", "attn_impl", "dtype"),
+    *("use_compile", "cuda_graph", "checkpoint", "seed"),
 )
 BATCHES_NAMED = 3
 # The grids that have a name: values of parameters, which given ones replace.
@@ -64,7 +64,7 @@ class SweepConfig(Configuration):
         *("preset", "grid", "model_name", "mode", "batch", "promptlen", "genlen", "inner_net", "dtype", "use_compile"),
         *("cuda_graph", "device", "checkpoint"),
     )
-    added: ClassVar[Mapping[str, Any]] = {"attn_impl": None}
+    added: ClassVar[Mapping[str, tuple[Any, ...]]] = {"attn_impl": (None,), "decode_path": (None,)}
     takes: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(RunConfig.model_fields, "a text"),
         **dict.fromkeys(AXES, "values, comma-separated, none of them empty"),
@@ -93,6 +93,7 @@ class SweepConfig(Configuration):
     promptlen: Values = _of_a_run("promptlen")
     genlen: Values = _of_a_run("genlen")
     inner_net: Values = _of_a_run("inner_net")
+    decode_path: Values = _of_a_run("decode_path")
     attn_impl: Values = _of_a_run("attn_impl")
     dtype: Values = _of_a_run("dtype")
     use_compile: Values = _of_a_run("use_compile")

@@ -46,6 +46,7 @@ class ModelDecoder:
         self.state = new_state(model, batch, max_length)
         self.token = torch.zeros(batch, dtype=torch.int64, device=device)
         self._model_step = model.step
+        self._greedy_step = getattr(model, "greedy_step", None)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @torch.no_grad()
@@ -63,6 +64,7 @@ class ModelDecoder:
             self.model.compile_step()
         else:
             self._model_step = torch.compile(self.model.step, dynamic=False)
+            self._greedy_step = None
 
     @torch.no_grad()
     def warm_up(self) -> None:
@@ -127,6 +129,9 @@ class ModelDecoder:
             )
 
     def _eager_step(self) -> Tensor:
+        if self._greedy_step is not None:
+            self._greedy_step(self.token, self.state)
+            return self.token
         return self._sample(self._model_step(self.token, self.state))
 
     def _sample(self, logits: Tensor) -> Tensor:

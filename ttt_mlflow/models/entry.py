@@ -27,6 +27,8 @@ class DecodeModel(Protocol):
     of its ``prefill_multiple`` (the rest of a prompt, or all of it, is fed token by token), ``compile_step()``
     (otherwise, ``use_compile`` compiles ``step`` as a whole), ``parameter_count() -> int`` and
     ``memory_parts(state) -> dict[str, list[Tensor]]``, the tensors that persist from step to step, by their kind.
+    ``greedy_step(tokens, state)`` feeds tokens [B] and replaces each by the next one, that of the largest logit, for a
+    model that finds it faster than an arg-max after ``step``.
     Inside ``step``, ``in_layer`` and ``in_part`` of :mod:`ttt_mlflow.workload` provide the names for profilers.
     A model with its own generation code offers ``decoder(batch, max_length, cuda_graph)`` instead of state and step. It
     returns a :class:`ttt_mlflow.models.entry.Decoder`.
@@ -46,7 +48,10 @@ class DecodeModel(Protocol):
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What a factory is asked to build. Two implementations of one model differ in ``inner_net`` or ``attn_impl``."""
+    """What a factory is asked to build.
+
+    Two implementations of one model differ in ``inner_net``, ``attn_impl`` or ``decode_path``.
+    """
 
     name: str
     inner_net: str | None
@@ -56,6 +61,7 @@ class ModelRequest:
     checkpoint: str | None
     attn_impl: str | None = None  # as it was asked for; None: the model chooses
     workload: Workload | None = None  # what the model will be timed with, if that is known
+    decode_path: str | None = None  # None for a model with one alone
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,13 @@ class ModelEntry:
     """A registered model.
 
     ``inner_nets`` is empty for a model without inner nets. Names that end in ``_triton`` need a GPU (or Triton's
-    interpreter). ``attn_impls`` are the attentions of a model that has some, with the same rule; a model that uses two,
-    for a prompt and for a decode step, takes PROMPT+STEP too. ``missing()`` returns one line about what must be
-    installed first, or None. ``check(request)`` raises BadInput for what the factory would refuse, without building
-    anything. ``own_generation`` marks a model with its own
-    generation code, including the graph; ``use_compile`` does not apply to it. ``prefill_multiple`` is that of the
-    model, if it has one. The rest of a prompt goes through the step, which is compiled and captured in prefill mode
+    interpreter). ``attn_impls`` has the attentions of a model that has some, with the same rule for ``_triton``. A
+    model that uses two, for a prompt and for a decode step, takes PROMPT+STEP too. ``decode_paths``: the ways in which
+    a decode step can run, the default first; empty for a model with one alone. ``missing()`` returns one line about
+    what must be installed first, or None. ``check(request)`` raises BadInput for what the factory would refuse, without
+    building anything. ``own_generation`` marks a model with its own generation code, including the graph;
+    ``use_compile`` does not apply to it. ``prefill_multiple`` is that of the model, if it has one. The rest of a prompt
+    goes through the step, which is compiled and captured in prefill mode
     too. ``work(request, workload)`` counts the bytes and operations; without it, a run has no roofline. In decode mode,
     it counts one step (the mean of the steps of a pass); in prefill mode, it counts the whole prompt.
     ``kept_bytes(request, workload)`` counts the bytes of the weights and the state. On a CPU, a run that is certain not
@@ -95,6 +102,7 @@ class ModelEntry:
     description: str
     inner_nets: tuple[str, ...] = ()
     attn_impls: tuple[str, ...] = ()
+    decode_paths: tuple[str, ...] = ()
     needs_cuda: bool = False
     takes_checkpoint: bool = False
     own_generation: bool = False

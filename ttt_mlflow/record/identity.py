@@ -29,7 +29,7 @@ def identity_of(run: RecordedRun) -> dict[str, object]:
     settings = run.settings
     covered = {name: settings.get(name) for name in kind.identity}
     return covered | {
-        name: settings[name] for name, before in kind.added.items() if settings.get(name, before) != before
+        name: settings[name] for name, before in kind.added.items() if settings.get(name, before[0]) not in before
     }
 
 

@@ -41,7 +41,7 @@ HOST_TAGS = {
     names.TAG_GIT_REPO_URL: "git_repo_url",
 }
 # configuration fields that are recorded as parameters only if they have a value
-OPTIONAL = ("inner_net", "attn_impl", "nsys_args", "checkpoint")
+OPTIONAL = ("inner_net", "decode_path", "attn_impl", "nsys_args", "checkpoint")
 Describe = Callable[[Journal, Mapping[str, Any]], str]  # of a record and the status that it is about to have
 log = logging.getLogger(__name__)
 

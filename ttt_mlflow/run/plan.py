@@ -67,6 +67,7 @@ def make_plan(asked: RunConfig) -> Plan:
         update={
             "device": device,
             "inner_net": inner_net,
+            "decode_path": asked.decode_path or (entry.decode_paths[0] if entry.decode_paths else None),
             "dtype": asked.dtype or ("float16" if device == "cuda" else "float32"),
             "use_compile": _use_compile(asked, entry, device, inner_net, notices),
             "cuda_graph": _cuda_graph(asked, entry, device, notices),
@@ -87,6 +88,7 @@ def make_plan(asked: RunConfig) -> Plan:
         used.checkpoint,
         used.attn_impl,
         workload,
+        used.decode_path,
     )
     answer_of(package, question, lambda: entry.check(request))
     return Plan(asked, used, workload, entry, request, notices, nsys)
@@ -160,6 +162,9 @@ def _check_what_the_model_takes(asked: RunConfig, entry: ModelEntry) -> None:
         raise BadInput(
             f"inner_net={asked.inner_net}: no such inner net; {entry.name} has {', '.join(entry.inner_nets)}"
         )
+    if asked.decode_path and asked.decode_path not in entry.decode_paths:
+        has = f"it has {', '.join(entry.decode_paths)}" if entry.decode_paths else "it has one alone; omit decode_path"
+        raise BadInput(f"decode_path={asked.decode_path}: {entry.name} has no such decode path; {has}")
     if asked.attn_impl and not entry.attn_impls:
         raise BadInput(f"attn_impl={asked.attn_impl}: {entry.name} has no attention; omit attn_impl")
     if asked.attn_impl and not set(asked.attn_impl.split("+")) <= set(entry.attn_impls):

@@ -15,7 +15,7 @@ from ttt_mlflow.errors import BadInput, on_one_line
 from ttt_mlflow.models.registry import find_model, models
 
 KEY_LENGTH = 16
-OF_SOME_MODELS = ("inner_net", "attn_impl")
+OF_SOME_MODELS = ("inner_net", "decode_path", "attn_impl")
 HOW_OFTEN = "retry_invalid"  # not a part of what is measured: how often it is tried
 CELLS, DEFAULTS = "cells", "defaults"  # of a YAML file
 YAML_TAKES = f"a mapping with `{CELLS}`, a list of mappings of parameters to values, and perhaps `{DEFAULTS}`"
@@ -41,8 +41,9 @@ class Cell:
 def cells_of(config: SweepConfig) -> list[Cell]:
     """The cells of the grid, in the order in which they were asked for.
 
-    ``inner_net`` and ``attn_impl`` apply to the models that have one, and cells that come out the same are one. Raises
-    BadInput for parameters that no run takes, an empty grid, a file that is not one, and a cell that is given twice.
+    ``inner_net``, ``decode_path`` and ``attn_impl`` apply to the models that have some, and cells that come out the
+    same are one. Raises BadInput for parameters that no run takes, for an empty grid, a file that is not one, and a
+    cell that is given twice.
     """
     if config.preset and config.grid:
         raise BadInput(f"grid={config.grid}: preset={config.preset} is given too, which is another grid; give one")
@@ -143,8 +144,9 @@ def _cells_of_block(block: Mapping[str, tuple[Any, ...]]) -> Iterator[Cell]:
             own = _own_net(one, block.get("inner_net"))
             entry = find_model(_cell(one).config.model_name)
             nets = own or (block.get("inner_net", (None,)) if entry.inner_nets else (None,))
+            paths = block.get("decode_path", (None,)) if entry.decode_paths else (None,)
             attentions = block.get("attn_impl", (None,)) if entry.attn_impls else (None,)
-            for chosen in product(nets, attentions):
+            for chosen in product(nets, paths, attentions):
                 given = {name: value for name, value in zip(OF_SOME_MODELS, chosen, strict=True) if value is not None}
                 cells[_cell({**one, **given})] = None
         except BadInput as error:
@@ -180,7 +182,7 @@ def _cell(values: Mapping[str, Any]) -> Cell:
 
 def _asked(cell: Cell) -> dict[str, Any]:
     asked = cell.config.model_dump(mode="json", exclude={HOW_OFTEN})
-    asked = {name: value for name, value in asked.items() if (name, value) not in RunConfig.added.items()}
+    asked = {name: value for name, value in asked.items() if value not in RunConfig.added.get(name, ())}
     return asked | ({"batch": LARGEST} if cell.asks_largest else {})
 
 

@@ -41,18 +41,26 @@ def _rms_norm(x, weight, WIDTH: tl.constexpr, EPS: tl.constexpr):
 
 
 @triton.jit
+def add_rms_norm_row(
+    hidden, delta, weight, out_hidden, out, keep, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
+):
+    """One sequence's row; the pointers are to it. ``keep``: whether to write ``out_hidden``."""
+    cols = tl.arange(0, BLOCK)
+    mask = cols < WIDTH
+    x = tl.load(hidden + cols, mask, 0.0).to(tl.float32)
+    x += tl.load(delta + cols, mask, 0.0).to(tl.float32)
+    x = x.to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out_hidden + cols, x, mask & keep)
+    weight_row = tl.load(weight + cols, mask, 0.0).to(tl.float32)
+    tl.store(out + cols, _rms_norm(x, weight_row, WIDTH, EPS), mask)
+
+
+@triton.jit
 def _add_rms_norm_kernel(
     hidden, delta, weight, out_hidden, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64) * WIDTH
-    cols = tl.arange(0, BLOCK)
-    mask = cols < WIDTH
-    x = tl.load(hidden + row + cols, mask, 0.0).to(tl.float32)
-    x += tl.load(delta + row + cols, mask, 0.0).to(tl.float32)
-    x = x.to(out.dtype.element_ty).to(tl.float32)
-    tl.store(out_hidden + row + cols, x, mask)
-    weight_row = tl.load(weight + cols, mask, 0.0).to(tl.float32)
-    tl.store(out + row + cols, _rms_norm(x, weight_row, WIDTH, EPS), mask)
+    add_rms_norm_row(hidden + row, delta + row, weight, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS)
 
 
 @opaque(shapes=_two_rows)
@@ -62,6 +70,47 @@ def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float = NOR
     block = triton.next_power_of_2(width)
     _add_rms_norm_kernel[(batch,)](hidden, delta, weight, out_hidden, out, width, block, eps, num_warps=_warps(block))
     return out_hidden, out
+
+
+@triton.jit
+def conv_rms_norm_row(
+    hidden,
+    delta,
+    history,
+    newest,
+    conv_norm_weight,
+    conv_weight,
+    conv_bias,
+    norm_weight,
+    out_hidden,
+    out,
+    keep,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EPS: tl.constexpr,
+):
+    """One sequence's row; the pointers are to it. ``keep``: whether to write ``out_hidden`` and ``history``."""
+    cols = tl.arange(0, BLOCK)
+    mask = cols < WIDTH
+    x = tl.load(hidden + cols, mask, 0.0).to(tl.float32)
+    x += tl.load(delta + cols, mask, 0.0).to(tl.float32)
+    x = x.to(out.dtype.element_ty).to(tl.float32)
+    normed = _rms_norm(x, tl.load(conv_norm_weight + cols, mask, 0.0).to(tl.float32), WIDTH, EPS)
+    normed = normed.to(history.dtype.element_ty)
+
+    history += cols
+    total = tl.load(conv_bias + cols, mask, 0.0).to(tl.float32)
+    for tap in tl.static_range(3):
+        slot = (newest + 1 + tap) % 4
+        old = tl.load(history + slot * WIDTH, mask, 0.0).to(tl.float32)
+        total += old * tl.load(conv_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
+    total += normed.to(tl.float32) * tl.load(conv_weight + 3 * WIDTH + cols, mask, 0.0).to(tl.float32)
+    tl.store(history + newest * WIDTH, normed, mask & keep)
+
+    x = (x + total).to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out_hidden + cols, x, mask & keep)
+    weight_row = tl.load(norm_weight + cols, mask, 0.0).to(tl.float32)
+    tl.store(out + cols, _rms_norm(x, weight_row, WIDTH, EPS), mask)
 
 
 @triton.jit
@@ -80,29 +129,11 @@ def _conv_rms_norm_kernel(
     BLOCK: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    sequence = tl.program_id(0).to(tl.int64)
-    cols = tl.arange(0, BLOCK)
-    mask = cols < WIDTH
-    newest = tl.load(position) % 4
-    x = tl.load(hidden + sequence * WIDTH + cols, mask, 0.0).to(tl.float32)
-    x += tl.load(delta + sequence * WIDTH + cols, mask, 0.0).to(tl.float32)
-    x = x.to(out.dtype.element_ty).to(tl.float32)
-    normed = _rms_norm(x, tl.load(conv_norm_weight + cols, mask, 0.0).to(tl.float32), WIDTH, EPS)
-    normed = normed.to(ring.dtype.element_ty)
-
-    history = ring + sequence * 4 * WIDTH + cols
-    total = tl.load(conv_bias + cols, mask, 0.0).to(tl.float32)
-    for tap in tl.static_range(3):
-        slot = (newest + 1 + tap) % 4
-        old = tl.load(history + slot * WIDTH, mask, 0.0).to(tl.float32)
-        total += old * tl.load(conv_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
-    total += normed.to(tl.float32) * tl.load(conv_weight + 3 * WIDTH + cols, mask, 0.0).to(tl.float32)
-    tl.store(history + newest * WIDTH, normed, mask)
-
-    x = (x + total).to(out.dtype.element_ty).to(tl.float32)
-    tl.store(out_hidden + sequence * WIDTH + cols, x, mask)
-    weight_row = tl.load(norm_weight + cols, mask, 0.0).to(tl.float32)
-    tl.store(out + sequence * WIDTH + cols, _rms_norm(x, weight_row, WIDTH, EPS), mask)
+    row = tl.program_id(0).to(tl.int64) * WIDTH
+    conv_rms_norm_row(
+        hidden + row, delta + row, ring + 4 * row, tl.load(position) % 4, conv_norm_weight, conv_weight, conv_bias,
+        norm_weight, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS,
+    )  # fmt: skip
 
 
 @opaque(mutates=["ring"], shapes=_two_rows)
@@ -125,6 +156,60 @@ def conv_rms_norm(
         out_hidden, out, width, block, eps, num_warps=_warps(block),
     )  # fmt: skip
     return out_hidden, out
+
+
+@triton.jit
+def qk_conv_rotary_columns(
+    x,
+    history,
+    now,
+    q_weight,
+    q_bias,
+    k_weight,
+    k_bias,
+    cos,
+    sin,
+    out_q,
+    out_k,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """COLUMNS columns of one sequence's row of WIDTH, whole heads; the pointers are to the first one."""
+    newest = now % 4
+    # pairs of neighboring dimensions: [BLOCK / 2, 2]
+    pairs = tl.arange(0, BLOCK // 2)
+    cols = pairs[:, None] * 2 + tl.arange(0, 2)[None, :]
+    mask = cols < COLUMNS
+    history += cols
+    current = tl.load(x + cols, mask, 0.0)
+    q = tl.load(q_bias + cols, mask, 0.0).to(tl.float32)
+    k = tl.load(k_bias + cols, mask, 0.0).to(tl.float32)
+    for tap in tl.static_range(4):
+        if tap == 3:
+            value = current.to(tl.float32)
+        else:
+            value = tl.load(history + ((newest + 1 + tap) % 4) * WIDTH, mask, 0.0).to(tl.float32)
+        q += value * tl.load(q_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
+        k += value * tl.load(k_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
+    tl.store(history + newest * WIDTH, current, mask)
+
+    frequency = now * (HEAD_DIM // 2) + pairs % (HEAD_DIM // 2)
+    c, s = tl.load(cos + frequency), tl.load(sin + frequency)
+    pair_mask = pairs * 2 < COLUMNS
+    even, odd = tl.split(q)
+    tl.store(out_q + pairs * 2, even * c - odd * s, pair_mask)
+    tl.store(out_q + pairs * 2 + 1, odd * c + even * s, pair_mask)
+    even, odd = tl.split(k)
+    tl.store(out_k + pairs * 2, even * c - odd * s, pair_mask)
+    tl.store(out_k + pairs * 2 + 1, odd * c + even * s, pair_mask)
+
+
+@triton.jit
+def learning_rate(logit, bias, base_lr, HEAD_DIM: tl.constexpr):
+    """base_lr · sigmoid(logit + bias) / F, in float32."""
+    return base_lr * tl.sigmoid(logit.to(tl.float32) + bias.to(tl.float32)) / HEAD_DIM
 
 
 @triton.jit
@@ -156,40 +241,15 @@ def _qk_conv_rotary_kernel(
     if OVERLAP:
         gdc_launch_dependents()  # meanwhile, the next kernel (decode) reads its state
     sequence = tl.program_id(0).to(tl.int64)
-    now = tl.load(position)
-    newest = now % 4
-    # pairs of neighboring dimensions: [BLOCK / 2, 2]
-    pairs = tl.arange(0, BLOCK // 2)
-    cols = pairs[:, None] * 2 + tl.arange(0, 2)[None, :]
-    mask = cols < WIDTH
-    history = ring + sequence * 4 * WIDTH + cols
-    current = tl.load(x + sequence * x_stride + cols, mask, 0.0)
-    q = tl.load(q_bias + cols, mask, 0.0).to(tl.float32)
-    k = tl.load(k_bias + cols, mask, 0.0).to(tl.float32)
-    for tap in tl.static_range(4):
-        if tap == 3:
-            value = current.to(tl.float32)
-        else:
-            value = tl.load(history + ((newest + 1 + tap) % 4) * WIDTH, mask, 0.0).to(tl.float32)
-        q += value * tl.load(q_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
-        k += value * tl.load(k_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
-    tl.store(history + newest * WIDTH, current, mask)
-
-    frequency = now * (HEAD_DIM // 2) + pairs % (HEAD_DIM // 2)
-    c, s = tl.load(cos + frequency), tl.load(sin + frequency)
-    pair_mask = pairs * 2 < WIDTH
-    out = sequence * WIDTH + pairs * 2
-    even, odd = tl.split(q)
-    tl.store(out_q + out, even * c - odd * s, pair_mask)
-    tl.store(out_q + out + 1, odd * c + even * s, pair_mask)
-    even, odd = tl.split(k)
-    tl.store(out_k + out, even * c - odd * s, pair_mask)
-    tl.store(out_k + out + 1, odd * c + even * s, pair_mask)
-
+    row = sequence * WIDTH
+    qk_conv_rotary_columns(
+        x + sequence * x_stride, ring + 4 * row, tl.load(position), q_weight, q_bias, k_weight, k_bias, cos, sin,
+        out_q + row, out_k + row, WIDTH, WIDTH, HEAD_DIM, BLOCK,
+    )  # fmt: skip
     heads = tl.arange(0, HEADS_BLOCK)
-    logit = tl.load(lr_logits + sequence * lr_stride + heads, heads < HEADS, 0.0).to(tl.float32)
-    logit += tl.load(lr_bias + heads, heads < HEADS, 0.0).to(tl.float32)
-    tl.store(out_lr + sequence * HEADS + heads, base_lr * tl.sigmoid(logit) / HEAD_DIM, heads < HEADS)
+    logit = tl.load(lr_logits + sequence * lr_stride + heads, heads < HEADS, 0.0)
+    bias = tl.load(lr_bias + heads, heads < HEADS, 0.0)
+    tl.store(out_lr + sequence * HEADS + heads, learning_rate(logit, bias, base_lr, HEAD_DIM), heads < HEADS)
 
 
 @opaque(mutates=["ring"], shapes=_qk_lr)
@@ -219,20 +279,27 @@ def qk_conv_rotary(
 
 
 @triton.jit
-def _gated_layer_norm_kernel(
-    x, gate, gate_stride, weight, bias, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
-):
-    sequence = tl.program_id(0).to(tl.int64)
+def gated_layer_norm_row(x, gate, weight, bias, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr):
+    """One sequence's row; the pointers are to it."""
     cols = tl.arange(0, BLOCK)
     mask = cols < WIDTH
-    value = tl.load(x + sequence * WIDTH + cols, mask, 0.0).to(tl.float32)
+    value = tl.load(x + cols, mask, 0.0).to(tl.float32)
     centered = tl.where(mask, value - tl.sum(value, 0) / WIDTH, 0.0)
     rstd = tl.rsqrt(tl.sum(centered * centered, 0) / WIDTH + EPS)
     normed = centered * rstd * tl.load(weight + cols, mask, 0.0).to(tl.float32)
     normed += tl.load(bias + cols, mask, 0.0).to(tl.float32)
-    g = tl.load(gate + sequence * gate_stride + cols, mask, 0.0).to(tl.float32)
+    g = tl.load(gate + cols, mask, 0.0).to(tl.float32)
     g = g * tl.sigmoid(1.5957691216057308 * g * (1.0 + 0.044715 * g * g))
-    tl.store(out + sequence * WIDTH + cols, g * normed, mask)
+    tl.store(out + cols, g * normed, mask)
+
+
+@triton.jit
+def _gated_layer_norm_kernel(
+    x, gate, gate_stride, weight, bias, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
+):
+    sequence = tl.program_id(0).to(tl.int64)
+    row = sequence * WIDTH
+    gated_layer_norm_row(x + row, gate + sequence * gate_stride, weight, bias, out + row, WIDTH, BLOCK, EPS)
 
 
 @opaque(shapes=_one_row)

@@ -25,7 +25,8 @@ from ttt_mlflow.kernels.opaque import opaque
 
 
 @triton.jit
-def linear_decode_kernel(
+def linear_decode_head(
+    head,
     q,
     k,
     v,
@@ -46,7 +47,7 @@ def linear_decode_kernel(
     SLOTS: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    head = tl.program_id(0).to(tl.int64)  # counts sequences and heads
+    """``head`` counts sequences and heads, sequence-major."""
     sequence, h = head // HEADS, head % HEADS
     now = tl.load(position)
     rows, cols, slots = tl.arange(0, BLOCK), tl.arange(0, BLOCK), tl.arange(0, SLOTS)
@@ -95,6 +96,34 @@ def linear_decode_kernel(
         folded -= scale * tl.dot(tl.trans(keys), gradients, input_precision="ieee")
         tl.store(w + tile, folded, tile_mask)
         tl.store(b + vector, bias - scale * tl.sum(gradients.to(tl.float32), 0), mask)
+
+
+@triton.jit
+def linear_decode_kernel(
+    q,
+    k,
+    v,
+    v_stride,
+    lr,
+    eta,
+    position,
+    norm_weight,
+    norm_bias,
+    w,
+    b,
+    k_slots,
+    g_slots,
+    out,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SLOTS: tl.constexpr,
+    EPS: tl.constexpr,
+):
+    linear_decode_head(
+        tl.program_id(0).to(tl.int64), q, k, v, v_stride, lr, eta, position, norm_weight, norm_bias, w, b,
+        k_slots, g_slots, out, HEADS, HEAD_DIM, BLOCK, SLOTS, EPS,
+    )  # fmt: skip
 
 
 @opaque(mutates=["w", "b", "k_slots", "g_slots"], shapes=lambda q, *_, **__: torch.empty_like(q))

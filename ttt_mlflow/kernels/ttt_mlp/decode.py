@@ -28,7 +28,8 @@ from ttt_mlflow.kernels.opaque import opaque
 
 
 @triton.jit
-def mlp_decode_kernel(
+def mlp_decode_head(
+    head,
     q,
     k,
     v,
@@ -56,9 +57,9 @@ def mlp_decode_kernel(
     SLOTS: tl.constexpr,
     EPS: tl.constexpr,
 ):
+    """``head`` counts sequences and heads, sequence-major."""
     HIDDEN: tl.constexpr = 4 * HEAD_DIM
     PIECES: tl.constexpr = 4 * BLOCK // TILE
-    head = tl.program_id(0).to(tl.int64)  # counts sequences and heads
     sequence, h = head // HEADS, head % HEADS
     now = tl.load(position)
     cols, slots, units = tl.arange(0, BLOCK), tl.arange(0, SLOTS), tl.arange(0, TILE)
@@ -158,6 +159,41 @@ def mlp_decode_kernel(
             tl.store(w2_part, w2_new, mask[None, :])
             b1_new = tl.load(b1 + unit).to(tl.float32)
             tl.store(b1 + unit, b1_new - scale * tl.sum(all_g1.to(tl.float32), 0))
+
+
+@triton.jit
+def mlp_decode_kernel(
+    q,
+    k,
+    v,
+    v_stride,
+    lr,
+    eta,
+    position,
+    norm_weight,
+    norm_bias,
+    w1,
+    b1,
+    w2,
+    b2,
+    k_slots,
+    g1_slots,
+    x2_slots,
+    g2_slots,
+    out,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    STAGES: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SLOTS: tl.constexpr,
+    EPS: tl.constexpr,
+):
+    mlp_decode_head(
+        tl.program_id(0).to(tl.int64), q, k, v, v_stride, lr, eta, position, norm_weight, norm_bias, w1, b1, w2, b2,
+        k_slots, g1_slots, x2_slots, g2_slots, out, HEADS, HEAD_DIM, BLOCK, TILE, STAGES, CHUNK, SLOTS, EPS,
+    )  # fmt: skip
 
 
 TILE = 16  # hidden units per tile

@@ -1,10 +1,17 @@
 """The sizes of a TTT model (Sun et al. 2024, arXiv 2407.04620, table of the training recipes; widths as published)."""
 
+import math
 from dataclasses import dataclass
 
 from ttt_mlflow.kernels.inner_layers import INNER_LAYERS, InnerLayer
 
 VOCAB_SIZE = 50277
+ROW_ALIGNMENT = 64  # fused weights are padded to a multiple of this, for the fast path of matrix products
+
+
+def padded(rows: int) -> int:
+    """The rows of a fused weight with ``rows`` that mean something."""
+    return math.ceil(rows / ROW_ALIGNMENT) * ROW_ALIGNMENT
 
 
 @dataclass(frozen=True)

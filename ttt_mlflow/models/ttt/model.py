@@ -8,6 +8,7 @@ The classes are in the order of execution. ``step`` processes one token, ``prefi
 """
 
 import math
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -18,18 +19,14 @@ from torch.nn import functional as F
 from ttt_mlflow.kernels.block import prefill_reference, reference
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
-from ttt_mlflow.models.ttt.config import TTTConfig
+from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
+from ttt_mlflow.models.ttt.config import TTTConfig, padded
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
-from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, in_layer, in_part
+from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
 
 PREFILL_TOKENS = 32768  # tokens of all sequences together that go through a layer at once
-ROW_ALIGNMENT = 64  # fused weights are padded to a multiple of this, for the fast path of matrix products
 Functions = tuple[ModuleType, ModuleType]  # of a layer outside its inner net: for one token, and for a prompt
-
-
-def padded(rows: int) -> int:
-    return math.ceil(rows / ROW_ALIGNMENT) * ROW_ALIGNMENT
 
 
 def parameter(data: Tensor) -> nn.Parameter:
@@ -123,6 +120,17 @@ class Layer(nn.Module):
             (width, width, width, heads, projected.shape[-1] - 3 * width - heads), dim=-1
         )
         return qk, v, gate, logits
+
+    def tensors(self, state: LayerState) -> LayerTensors:
+        """All that a decode step of this layer reads and writes."""
+        block, conv = self.seq_modeling_block, self.conv
+        return LayerTensors(
+            conv.norm.weight, conv.conv.taps, conv.conv.bias, self.seq_norm.weight, block.projection,
+            block.conv_q.taps, block.conv_q.bias, block.conv_k.taps, block.conv_k.bias, block.learnable_ttt_lr_bias,
+            block.eta, block.ttt_norm_weight, block.ttt_norm_bias, block.post_norm.weight, block.post_norm.bias,
+            block.o_proj.weight, self.ffn_norm.weight, self.mlp.gate_up, self.mlp.down_proj.weight,
+            state.conv, state.qk_conv, state.inner, state.slots,
+        )  # fmt: skip
 
     def step(
         self,
@@ -221,9 +229,12 @@ class TTTModel(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: TTTConfig, net: InnerNet, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: TTTConfig, net: InnerNet, dtype: torch.dtype, device: torch.device, *, persistent: bool = False
+    ) -> None:
+        """persistent: decode with one kernel a step (:mod:`ttt_mlflow.kernels.persistent`)."""
         super().__init__()
-        self.config, self.net = config, net
+        self.config, self.net, self.persistent = config, net, persistent
         self.vocab_size = config.vocab_size
         self.dtype, self.device = dtype, device
         functions: Functions = reference, prefill_reference
@@ -269,11 +280,29 @@ class TTTModel(nn.Module):
 
     def new_state(self, batch: int) -> TTTState:
         state = allocate(self.config, self.net, batch, self.dtype, self.device)
+        if self.persistent:
+            from ttt_mlflow.kernels.persistent.launch import PersistentStep
+
+            state = replace(state, whole_step=PersistentStep(self.step_tensors(state), batch))
         self.reset_state(state)
         return state
 
+    def step_tensors(self, state: TTTState) -> StepTensors:
+        """All that a decode step reads and writes."""
+        layers = [layer.tensors(kept) for layer, kept in zip(self.layers, state.layers, strict=True)]
+        backbone = self.model
+        return StepTensors(
+            layers, backbone.table, backbone.norm.weight, self.cos, self.sin, state.position, self.net.layer,
+            self.vocab_size,
+        )  # fmt: skip
+
     def reset_state(self, state: TTTState) -> None:
-        """Start of a sequence. The mini-batch's vectors are not reset, because none is read before it is written."""
+        """Start of a sequence. The mini-batch's vectors are not reset, because none is read before it is written.
+
+        Raises :class:`ttt_mlflow.kernels.persistent.launch.Stuck` if a step before has failed.
+        """
+        if state.whole_step:
+            state.whole_step.check()
         state.position.zero_()
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             layer_state.conv.zero_()
@@ -286,6 +315,8 @@ class TTTModel(nn.Module):
 
     def step(self, tokens: Tensor, state: TTTState) -> Tensor:
         """Feed one token per sequence: tokens [B] to logits [B, V]."""
+        if state.whole_step:
+            return state.whole_step(tokens, torch.empty_like(tokens))
         with in_part(HEAD):
             hidden = F.embedding(tokens, self.model.table)
             delta = torch.zeros_like(hidden)
@@ -299,6 +330,15 @@ class TTTModel(nn.Module):
         with in_part(HEAD):
             _, x = self.functions.add_rms_norm(hidden, delta, self.model.norm.weight)
             return self.logits(x)
+
+    def greedy_step(self, tokens: Tensor, state: TTTState) -> None:
+        """Feed one token per sequence, tokens [B], and replace each by the next one, that of the largest logit."""
+        if state.whole_step:
+            state.whole_step(tokens, tokens)
+            return
+        logits = self.step(tokens, state)
+        with in_part(SAMPLING):
+            tokens.copy_(logits.argmax(-1))
 
     def logits(self, x: Tensor) -> Tensor:
         return F.linear(x, self.model.table)[:, : self.vocab_size]

@@ -8,7 +8,7 @@ from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, config_of_weights, load_checkpoint, published_shapes
-from ttt_mlflow.models.ttt.config import TTTConfig
+from ttt_mlflow.models.ttt.config import TTTConfig, padded
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.memory import MemoryOfTTT
 from ttt_mlflow.models.ttt.model import TTTModel, initialize
@@ -17,6 +17,7 @@ from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import Stage, Workload
 
 # hidden, intermediate, layers, heads: the widths of the paper
+LAUNCHES, PERSISTENT = "launches", "persistent"  # of a decode step: a kernel for each part, or one for all
 SIZES = {
     "ttt-125m": (768, 2048, 12, 12),
     "ttt-350m": (1024, 2736, 24, 16),
@@ -47,8 +48,9 @@ def build(request: ModelRequest) -> TTTModel:
     """Build ``request.name`` with random weights from the seed, or with the weights of a checkpoint."""
     if request.inner_net is None:
         raise BadInput(f"inner_net: {request.name} needs one of {', '.join(INNER_NETS)}")
-    net = INNER_NETS[request.inner_net]
-    model = TTTModel(config_of(request.name, net.layer_type, request.checkpoint), net, request.dtype, request.device)
+    net, persistent = INNER_NETS[request.inner_net], request.decode_path == PERSISTENT
+    config = config_of(request.name, net.layer_type, request.checkpoint)
+    model = TTTModel(config, net, request.dtype, request.device, persistent=persistent)
     if request.checkpoint:
         load_checkpoint(model, request.checkpoint)
     else:
@@ -57,13 +59,36 @@ def build(request: ModelRequest) -> TTTModel:
 
 
 def check(request: ModelRequest) -> None:
-    """Raise BadInput unless the requested checkpoint, if any, fits. Only its header is read."""
+    """Raise BadInput unless the requested checkpoint, if any, fits, and the step can run as requested.
+
+    Of a checkpoint, only the header is read.
+    """
     if request.checkpoint and request.inner_net:
         net = INNER_NETS[request.inner_net]
         empty = TTTModel(
             config_of(request.name, net.layer_type, request.checkpoint), net, request.dtype, torch.device("meta")
         )
         check_fit(request.checkpoint, published_shapes(empty), f"{request.name} {request.inner_net}")
+    if request.decode_path == PERSISTENT:
+        _check_persistent(request)
+
+
+def _check_persistent(request: ModelRequest) -> None:
+    """Raise BadInput if the decode step cannot run as one kernel."""
+    assert request.inner_net is not None
+    net = INNER_NETS[request.inner_net]
+    if not net.triton:
+        reason: str | None = f"inner_net={net.name} is PyTorch; it takes {net.name}_triton"
+    else:
+        from ttt_mlflow.kernels.persistent.launch import StepShape, unsupported
+
+        config = config_of(request.name, net.layer_type, request.checkpoint)
+        projected = padded(3 * config.hidden_size + config.num_heads)
+        sizes = (config.hidden_size, config.intermediate_size, config.head_dim, projected, padded(config.vocab_size))
+        batch = request.workload.batch if request.workload else 1
+        reason = unsupported(StepShape(*sizes), batch, request.dtype, request.device)
+    if reason:
+        raise BadInput(f"decode_path={PERSISTENT}: {reason}; change that, or set decode_path to {LAUNCHES}")
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
@@ -100,6 +125,7 @@ def entries() -> list[ModelEntry]:
             build,
             DESCRIPTIONS.get(name, f"TTT, width {width}, {layers} layers of {heads} heads"),
             inner_nets=tuple(INNER_NETS),
+            decode_paths=(LAUNCHES, PERSISTENT),
             takes_checkpoint=True,
             period=MINI_BATCH,
             check=check,

@@ -1,6 +1,7 @@
 """The state that a batch of sequences carries from token to token. It is allocated once and updated in place."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,6 +10,9 @@ from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
+
+if TYPE_CHECKING:
+    from ttt_mlflow.kernels.persistent.launch import PersistentStep
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,14 @@ class LayerState:
 
 @dataclass(frozen=True)
 class TTTState:
-    """``position`` [1] int32 is the next token's index in its mini-batch. It is updated on the device."""
+    """``position`` [1] int32 is the next token's index in its mini-batch. It is updated on the device.
+
+    ``whole_step``: the decode step of this state as one kernel, if that is how it is decoded.
+    """
 
     position: Tensor
     layers: tuple[LayerState, ...]
+    whole_step: "PersistentStep | None" = None
 
 
 def allocate(config: TTTConfig, net: InnerNet, batch: int, dtype: torch.dtype, device: torch.device) -> TTTState:

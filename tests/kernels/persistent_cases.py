@@ -1,0 +1,109 @@
+"""Random whole-step inputs."""
+
+import torch
+
+from ttt_mlflow.kernels.inner_layers import INNER_LAYERS, MINI_BATCH
+from ttt_mlflow.kernels.persistent.launch import PersistentStep
+from ttt_mlflow.kernels.persistent.reference import persistent_step
+from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
+
+
+def make_step(
+    kind, batch, *, position=0, layers=2, heads=2, dim=16, intermediate=88, vocab=101, dtype=torch.float16, seed=0
+):
+    """Random weights, and a state at ``position`` of a mini-batch: NaN in the slots that are not written yet."""
+    generator = torch.Generator().manual_seed(seed)
+    width, inner = heads * dim, INNER_LAYERS[kind]
+
+    def random(*shape, scale=1.0, shift=0.0, dtype=dtype):
+        return (torch.randn(shape, generator=generator) * scale + shift).to(dtype)
+
+    def slots(width):
+        written = random(batch, heads, MINI_BATCH, width, scale=0.1)
+        written[:, :, position:] = float("nan")
+        return written
+
+    def layer():
+        rows = -(-(3 * width + heads) // 64) * 64
+        projection = random(rows, width, scale=width**-0.5)
+        projection[3 * width + heads :] = 0
+        return LayerTensors(
+            random(width, scale=0.1, shift=1), random(4, width, scale=0.5), random(width, scale=0.1),
+            random(width, scale=0.1, shift=1), projection,
+            random(4, width, scale=0.5), random(width, scale=0.1),
+            random(4, width, scale=0.5), random(width, scale=0.1),
+            random(heads), random(MINI_BATCH, scale=0.1, shift=0.3, dtype=torch.float32),
+            random(heads, dim, scale=0.1, shift=1), random(heads, dim, scale=0.1),
+            random(width, scale=0.1, shift=1), random(width, scale=0.1), random(width, width, scale=width**-0.5),
+            random(width, scale=0.1, shift=1), random(2 * intermediate, width, scale=width**-0.5),
+            random(width, intermediate, scale=intermediate**-0.5),
+            random(batch, 4, width), random(batch, 4, width),
+            tuple(random(batch, heads, *shape, scale=dim**-0.5) for shape in inner.state_shapes(dim)),
+            tuple(slots(width) for width in inner.slot_widths(dim)),
+        )  # fmt: skip
+
+    angles = torch.outer(torch.arange(MINI_BATCH).float(), 10000 ** -(torch.arange(0, dim, 2).float() / dim))
+    embedding = torch.zeros(-(-vocab // 64) * 64, width, dtype=dtype)
+    embedding[:vocab] = random(vocab, width)
+    return StepTensors(
+        [layer() for _ in range(layers)], embedding, random(width, scale=0.1, shift=1), angles.cos(), angles.sin(),
+        torch.tensor([position], dtype=torch.int32), inner, vocab,
+    )  # fmt: skip
+
+
+def converted(step, to):
+    """The same step with every floating-point tensor ``to(tensor)``, in memory of its own."""
+
+    def copy(x):
+        return tuple(map(copy, x)) if isinstance(x, tuple) else to(x)
+
+    return StepTensors(
+        [LayerTensors(*map(copy, one)) for one in step.layers], to(step.embedding), to(step.last_norm), to(step.cos),
+        to(step.sin), to(step.position), step.inner_layer, step.vocab,
+    )  # fmt: skip
+
+
+def widened(x):
+    return x.double() if x.is_floating_point() else x.clone()
+
+
+def distance(out, exact):
+    """‖out - exact‖ / ‖exact‖"""
+    return float((out.double() - exact.double()).norm() / exact.double().norm())
+
+
+def check_step(kind, batch, *, tokens, device="cpu", most=1.2, **shape):
+    """The kernel against float64, token by token, no farther from it than ``most`` times its twin in 16 bit is.
+
+    All buffers and outputs are poisoned before each step. Returns the distances of the kernel and of the twin.
+    """
+    start = make_step(kind, batch, **shape)
+    step = converted(start, lambda x: x.clone().to(device))
+    exact, twin = converted(start, widened), converted(start, lambda x: x.clone())
+    mine = PersistentStep(step, batch)
+    generator = torch.Generator().manual_seed(1)
+    distances = []
+    for _ in range(tokens):
+        fed = torch.randint(step.vocab, (batch,), generator=generator)
+        for buffer in mine.buffers:
+            buffer.fill_(float("nan") if buffer.is_floating_point() else -1)
+        following = torch.full((batch,), -1, device=device)
+        logits = mine(fed.to(device), following)
+        mine.check()
+        wanted, _ = persistent_step(exact, fed)
+        rounded, _ = persistent_step(twin, fed)
+        assert following.tolist() == logits.float().argmax(-1).tolist()
+        assert step.position.item() == exact.position.item()
+        distances.append((distance(logits.cpu(), wanted), distance(rounded, wanted)))
+        assert distances[-1][0] <= most * distances[-1][1]
+    for own, other, ideal in zip(step.layers, twin.layers, exact.layers, strict=True):
+        for name, a, b, c in zip(_names(own), own.changed(), other.changed(), ideal.changed(), strict=True):
+            written = ~c.isnan()
+            assert torch.equal(a.isnan().cpu(), c.isnan()), f"{name}: other elements were written"
+            assert distance(a.cpu()[written], c[written]) <= most * distance(b[written], c[written]) + 1e-6, name
+    return distances
+
+
+def _names(layer):
+    return ["conv_ring", "qk_ring", *(f"state {i}" for i, _ in enumerate(layer.state)),
+            *(f"slots {i}" for i, _ in enumerate(layer.slots))]  # fmt: skip
