@@ -126,7 +126,7 @@ LENGTHS = (names.BATCH.name, names.PROMPTLEN.name, names.GENLEN.name)
 # Of decode and prefill runs. Those in the middle are left out where all runs have the same.
 MODEL_COLUMNS = columns(
     [
-        *("id", "date", "kind", "model_name", "inner_net", "attn_impl", *LENGTHS, "dtype", "use_compile", "cuda_graph"),
+        *("id", "date", "kind", "model_name", "inner_net", *LENGTHS, "dtype", "use_compile", "cuda_graph"),
         *(names.TAG_GPU_NAME.name, "tokens_per_s", names.RELATIVE_HALF_WIDTH_PCT.name),
         *(names.TAG_VERDICT.name, "status"),
     ]
