@@ -17,6 +17,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 TRITON_BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 CONSTANTS = {"HEADS": 32, "EPS": 1e-6, "SLOTS": 16, "TOKENS": 16}
 OTHER_TYPES = {"lr": "*fp32", "eta": "*fp32", "position": "*i32", "out_lr": "*fp32", "cos": "*fp32", "sin": "*fp32"}
+OTHER_TYPES |= {"state": "*fp32", "a_log": "*fp32", "dt_bias": "*fp32"}  # of the peers
 SCALARS = {"total_heads": "i32", "base_lr": "fp32", "length": "i32", "count": "i32"}
 
 

@@ -30,6 +30,9 @@ FLOAT32: Rows = {
     "ttt_linear_accumulate": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
     "ttt_mlp_decode": {128: {"num_warps": 4, "maxnreg": 255}},  # without it, the assembler spills a little
     "ttt_mlp_accumulate": DEFAULT["ttt_mlp_accumulate"],
+    # the peers' state is always float32
+    "gated_delta_step": {256: {"num_warps": 1}},
+    "rwkv7_step": {64: {"num_warps": 4}},
 }
 TABLE: dict[tuple[int, int], Rows] = {(9, 0): DEFAULT}
 

@@ -1,0 +1,35 @@
+"""The peers' kernels in Triton's interpreter, on a CPU. Run by test_peers.py with TRITON_INTERPRET=1."""
+
+import pytest
+import torch
+
+from tests.kernels.peer_cases import check_all, check_delta, check_rwkv7
+from ttt_mlflow.kernels.gated_delta import decode as gated_delta
+from ttt_mlflow.kernels.rwkv7 import decode as rwkv7
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_every_kernel_matches_float64(dtype):
+    check_all(gated_delta, rwkv7, dtype)
+
+
+def test_the_models_own_heads():
+    check_delta(gated_delta, torch.float16, 1, heads=1, groups=1, keys=256, values=512, tokens=2)
+    check_rwkv7(rwkv7, torch.float16, 1, heads=2, dim=64, first_layer=False, tokens=2)
+
+
+def test_what_a_kernel_would_read_wrongly_is_refused():
+    x, logits, group = torch.zeros(2, 80), torch.zeros(2, 1), torch.zeros(1)
+    step = gated_delta.gated_delta_step
+    with pytest.raises(ValueError, match="state is float16, expected float32"):
+        step(x, logits, logits, group, group, torch.zeros(2, 1, 16, 32, dtype=torch.float16))
+    with pytest.raises(
+        ValueError, match=r"qkv has shape \(2, 80\), which holds no q and k for a state \(2, 1, 40, 32\)"
+    ):
+        step(x, logits, logits, group, group, torch.zeros(2, 1, 40, 32))
+    with pytest.raises(ValueError, match="key dimension of at most 256"):
+        step(x, logits, logits, group, group, torch.zeros(2, 1, 16, 512))
+    with pytest.raises(ValueError, match="head dimension of at most 64"):
+        rwkv7.rwkv7_step(x, x, None, x, x, x, x, x, torch.zeros(2, 1, 128, 128), 1e-5)
+    with pytest.raises(ValueError, match="ring has shape"):
+        gated_delta.short_conv(x, torch.zeros(2, 3, 80), torch.zeros(1, dtype=torch.int32), torch.zeros(4, 80))
