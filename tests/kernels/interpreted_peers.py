@@ -30,6 +30,6 @@ def test_what_a_kernel_would_read_wrongly_is_refused():
     with pytest.raises(ValueError, match="key dimension of at most 256"):
         step(x, logits, logits, group, group, torch.zeros(2, 1, 16, 512))
     with pytest.raises(ValueError, match="head dimension of at most 64"):
-        rwkv7.rwkv7_step(x, x, None, x, x, x, x, x, torch.zeros(2, 1, 128, 128), 1e-5)
+        rwkv7.rwkv7_step(x, x, x, None, x, x, x, x, x, torch.zeros(2, 1, 128, 128), 1e-5)
     with pytest.raises(ValueError, match="ring has shape"):
         gated_delta.short_conv(x, torch.zeros(2, 3, 80), torch.zeros(1, dtype=torch.int32), torch.zeros(4, 80))

@@ -110,19 +110,22 @@ def check_rwkv7(
         return normal(width, dtype=dtype, device=device)
 
     k_k, k_a, r_k, norm_weight, norm_bias = vector(), vector(), vector().view(heads, dim), vector(), vector()
+    low_bias = normal(4, width, dtype=dtype, device=device)
+    low_bias[3] = float("nan")  # the gate has none
     state = torch.randn(batch, heads, dim, dim, device=device)
     exact = state.double()
     for _ in range(tokens):
         rkv, low = (normal(count, batch, width, dtype=dtype, device=device) for count in (3, 4))
         first = None if first_layer else normal(batch, width, dtype=dtype, device=device)
         with poisoned_memory():
-            out = functions.rwkv7_step(rkv, low, first, k_k, k_a, r_k, norm_weight, norm_bias, state, eps)
+            out = functions.rwkv7_step(rkv, low, low_bias, first, k_k, k_a, r_k, norm_weight, norm_bias, state, eps)
         expected = torch.empty(batch, heads, dim, dtype=torch.float64, device=device)
         for b in range(batch):
             for h in range(heads):
                 part = slice(h * dim, (h + 1) * dim)
                 r, k, v = (x[b, part].double() for x in rkv)
-                value, decay, rate, gate = (x[b, part].double() for x in low)
+                value, decay, rate = (low[i, b, part].double() + low_bias[i, part].double() for i in range(3))
+                gate = low[3, b, part].double()
                 if first is not None:
                     v = torch.lerp(v, first[b, part].double(), value.sigmoid())
                 kappa = k * k_k[part].double()

@@ -1,4 +1,4 @@
-"""The peers' decode steps: twins and Triton kernels against float64, and the machine code for GPUs that are not here."""
+"""The peers' decode steps: twins and Triton kernels against float64, and their machine code for other GPUs."""
 
 import os
 import subprocess

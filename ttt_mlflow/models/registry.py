@@ -28,10 +28,12 @@ def register_model(entry: ModelEntry) -> ModelEntry:
 @cache
 def _load_own() -> tuple[str, ...]:
     """Register the models of this package. Returns their names."""
+    from ttt_mlflow.models.fla import entries as fla
     from ttt_mlflow.models.mamba import model
     from ttt_mlflow.models.ttt import sizes
 
-    return tuple(register_model(entry).name for entry in [*sizes.entries(), *model.entries()])
+    own = [*sizes.entries(), *model.entries(), *fla.entries()]
+    return tuple(register_model(entry).name for entry in own)
 
 
 @cache

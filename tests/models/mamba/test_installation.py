@@ -13,6 +13,7 @@ import pytest
 from tests.requirements import PROJECT, ROOT
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.models import installation as environment
 from ttt_mlflow.models.mamba import installation
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prediction import missing_requirement
@@ -38,7 +39,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
         return importlib.machinery.ModuleSpec(name, None) if name in modules else None
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    monkeypatch.setattr(installation, "_has_pip", lambda: "pip" in modules)
+    monkeypatch.setattr(environment, "has_pip", lambda: "pip" in modules)
 
 
 def command() -> str:

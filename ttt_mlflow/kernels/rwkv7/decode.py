@@ -103,6 +103,7 @@ def rank_activations(low: Tensor) -> None:
 def rwkv7_step_kernel(
     rkv,
     low,
+    low_bias,
     first,
     k_k,
     k_a,
@@ -136,9 +137,12 @@ def rwkv7_step_kernel(
     v = tl.load(rkv + 2 * size + own_cols, mask, 0.0).to(tl.float32)
     if not FIRST:
         residual = tl.load(low + own_cols, mask, 0.0).to(tl.float32)
+        residual += tl.load(low_bias + weight_cols, mask, 0.0).to(tl.float32)
         v += (tl.load(first + own_cols, mask, 0.0).to(tl.float32) - v) * tl.sigmoid(residual)
     decay = tl.load(low + size + own_rows, row_mask, 0.0).to(tl.float32)
-    rate = tl.sigmoid(tl.load(low + 2 * size + own_rows, row_mask, 0.0).to(tl.float32))
+    decay += tl.load(low_bias + HEADS * HEAD_DIM + weight_rows, row_mask, 0.0).to(tl.float32)
+    rate = tl.load(low + 2 * size + own_rows, row_mask, 0.0).to(tl.float32)
+    rate = tl.sigmoid(rate + tl.load(low_bias + 2 * HEADS * HEAD_DIM + weight_rows, row_mask, 0.0).to(tl.float32))
     gate = tl.load(low + 3 * size + own_cols, mask, 0.0).to(tl.float32)
 
     removal = k * tl.load(k_k + weight_rows, row_mask, 0.0).to(tl.float32)
@@ -162,6 +166,7 @@ def rwkv7_step_kernel(
 def rwkv7_step(
     rkv: Tensor,
     low: Tensor,
+    low_bias: Tensor,
     first: Tensor | None,
     k_k: Tensor,
     k_a: Tensor,
@@ -185,15 +190,16 @@ def rwkv7_step(
     check_tensor("state", state, tuple(state.shape), "float32", rkv.device)
     check_tensor("rkv", rkv, (3, batch, heads * dim), dtype, rkv.device)
     check_tensor("low", low, (4, batch, heads * dim), dtype, rkv.device)
-    for name, tensor in (("state", state), ("rkv", rkv), ("low", low)):
+    for name, tensor in (("state", state), ("rkv", rkv), ("low", low), ("low_bias", low_bias)):
         check_contiguous(name, tensor)
+    check_tensor("low_bias", low_bias, (4, heads * dim), dtype, rkv.device)
     if first is not None:
         check_tensor("first", first, (batch, heads * dim), dtype, rkv.device)
         check_contiguous("first", first)
     out = rkv.new_empty(rkv.shape[1:])
     options = launch_options("rwkv7_step", rkv.device, state.dtype, dim)
     rwkv7_step_kernel[(batch * heads,)](
-        rkv, low, rkv if first is None else first, k_k, k_a, r_k, norm_weight, norm_bias, state, out, batch,
+        rkv, low, low_bias, rkv if first is None else first, k_k, k_a, r_k, norm_weight, norm_bias, state, out, batch,
         first is None, heads, dim, triton.next_power_of_2(dim), DECAY, L2_EPS, eps, **options,
     )  # fmt: skip
     return out

@@ -42,6 +42,7 @@ def rank_activations(low: Tensor) -> None:
 def rwkv7_step(
     rkv: Tensor,
     low: Tensor,
+    low_bias: Tensor,
     first: Tensor | None,
     k_k: Tensor,
     k_a: Tensor,
@@ -53,9 +54,10 @@ def rwkv7_step(
 ) -> Tensor:
     """One token through RWKV-7's time mixing, whose state is updated in place.
 
-    rkv [3, B, D]: receptance r, key k and value v; low [4, B, D], the low-rank projections' outputs: logits of the
-    value's residual, of the decay and of the rate a, and the gate g; first [B, D], the value in the first layer, None in
-    the first layer itself; k_k, k_a, norm_weight, norm_bias [D]; r_k [H, F]; state S [B, H, F, F] float32. Per head:
+    rkv [3, B, D]: receptance r, key k and value v; low [4, B, D], the low-rank projections' outputs without their
+    biases low_bias [4, D]: logits of the value's residual, of the decay and of the rate a, and the gate g, which has no
+    bias (its row is not read); first [B, D], the value in the first layer, None in the first layer itself; k_k, k_a,
+    norm_weight, norm_bias [D]; r_k [H, F]; state S [B, H, F, F] float32. Per head:
 
         v ← v + (first − v) sigmoid(value logits)    w = exp(DECAY · sigmoid(decay logits))     a = sigmoid(rate logits)
         κ = k k_k / ‖k k_k‖                          k ← k (1 + (a − 1) k_a)
@@ -65,7 +67,8 @@ def rwkv7_step(
     """
     heads, dim = state.shape[1], state.shape[2]
     r, k, v = (x.double().unflatten(-1, (heads, 1, dim)) for x in rkv)  # [B, H, 1, F]
-    residual, decay, rate, gate = (x.double().unflatten(-1, (heads, 1, dim)) for x in low)
+    biased = low[:GATE].double() + low_bias[:GATE].double().unsqueeze(1)
+    residual, decay, rate, gate = (x.unflatten(-1, (heads, 1, dim)) for x in (*biased, low[GATE].double()))
     rate = rate.sigmoid()
     if first is not None:
         v = v + (first.double().view_as(v) - v) * residual.sigmoid()

@@ -4,8 +4,8 @@ The configurations are the published ones (config.json of state-spaces/mamba-*).
 nothing is downloaded from a hub. Weights are random.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.mamba.installation import missing
 from ttt_mlflow.models.mamba.memory import MemoryOfMamba
 from ttt_mlflow.models.mamba.work import decode_stages, prefill_stages
+from ttt_mlflow.models.named_calls import inside
 from ttt_mlflow.workload import (
     CONVOLUTION,
     HEAD,
@@ -150,10 +151,10 @@ def named_parts(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for name, part in FUNCTION_PARTS.items():
             if getattr(mamba_simple, name, None) is not None:
-                stack.enter_context(_inside(mamba_simple, name, partial(in_part, part)))
-        stack.enter_context(_inside(model, "forward", partial(in_part, HEAD)))
+                stack.enter_context(inside(mamba_simple, name, partial(in_part, part)))
+        stack.enter_context(inside(model, "forward", partial(in_part, HEAD)))
         for index, layer in enumerate(model.backbone.layers):
-            stack.enter_context(_inside(layer, "forward", partial(_in_layer_projections, index)))
+            stack.enter_context(inside(layer, "forward", partial(_in_layer_projections, index)))
         yield
 
 
@@ -161,22 +162,6 @@ def named_parts(model: Any) -> Iterator[None]:
 def _in_layer_projections(index: int) -> Iterator[None]:
     with in_layer(index), in_part(PROJECTIONS):
         yield
-
-
-@contextmanager
-def _inside(owner: Any, name: str, context: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
-    """Run calls of ``owner.name`` inside ``context()`` until the block ends."""
-    function, own = getattr(owner, name), name in vars(owner)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with context():
-            return function(*args, **kwargs)
-
-    setattr(owner, name, call)
-    try:
-        yield
-    finally:
-        setattr(owner, name, function) if own else delattr(owner, name)
 
 
 def build(request: ModelRequest) -> MambaModel:
