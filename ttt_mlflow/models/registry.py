@@ -29,10 +29,11 @@ def register_model(entry: ModelEntry) -> ModelEntry:
 def _load_own() -> tuple[str, ...]:
     """Register the models of this package. Returns their names."""
     from ttt_mlflow.models.fla import entries as fla
-    from ttt_mlflow.models.mamba import model
+    from ttt_mlflow.models.mamba import model as mamba
+    from ttt_mlflow.models.mamba2 import model as mamba2
     from ttt_mlflow.models.ttt import sizes
 
-    own = [*sizes.entries(), *model.entries(), *fla.entries()]
+    own = [*sizes.entries(), *mamba.entries(), *mamba2.entries(), *fla.entries()]
     return tuple(register_model(entry).name for entry in own)
 
 

@@ -115,7 +115,10 @@ def test_the_compiler_is_found(variable: str, tmp_path: Path, monkeypatch: pytes
 
 def test_asking_leaves_setuptools_usable() -> None:
     """torch.compile imports it, and a process that was told what Mamba lacks measures other models."""
-    asks = "from ttt_mlflow.models.mamba import installation; installation.missing(); print(installation._has_pip())"
+    asks = (
+        "from ttt_mlflow.models import installation; from ttt_mlflow.models.mamba.installation import missing; "
+        "missing(); print(installation.has_pip())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"{asks}; import setuptools"], capture_output=True, text=True, cwd=ROOT
     )

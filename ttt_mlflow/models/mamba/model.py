@@ -4,9 +4,11 @@ The configurations are the published ones (config.json of state-spaces/mamba-*).
 nothing is downloaded from a hub. Weights are random.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -40,27 +42,42 @@ SIZES = {
     "state-spaces/mamba-2.8b": (2560, 64),
 }
 VOCAB_SIZE = 50277  # mamba-ssm pads it to 50280
-# functions of mamba-ssm's block, for a decode step and for a prompt
-FUNCTION_PARTS = {
-    "causal_conv1d_update": CONVOLUTION,
-    "causal_conv1d_fn": CONVOLUTION,
-    "selective_state_update": INNER,
-    "selective_scan_fn": INNER,
-}
+
+
+@dataclass(frozen=True)
+class BlockNames:
+    """A block of mamba-ssm: its module, and the part of each function that it calls in a decode step or a prompt."""
+
+    module: str
+    functions: Mapping[str, str]
+
+
+MAMBA = BlockNames(
+    "mamba_simple",
+    {
+        "causal_conv1d_update": CONVOLUTION,
+        "causal_conv1d_fn": CONVOLUTION,
+        "selective_state_update": INNER,
+        "selective_scan_fn": INNER,
+    },
+)
 
 
 class MambaModel:
-    """Offers :class:`MambaDecoder` through ``decoder``. State and step are mamba-ssm's own."""
+    """Offers :class:`MambaDecoder` through ``decoder``. State and step are mamba-ssm's own.
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    names: what mamba-ssm's blocks look up, for profilers.
+    """
+
+    def __init__(self, model: Any, names: BlockNames) -> None:
+        self.model, self.names = model, names
         self.vocab_size = VOCAB_SIZE
 
     def parameter_count(self) -> int:
         return sum(weight.numel() for weight in self.model.parameters())
 
     def decoder(self, batch: int, max_length: int, cuda_graph: bool) -> "MambaDecoder":
-        return MambaDecoder(self.model, batch, max_length, cuda_graph)
+        return MambaDecoder(self.model, self.names, batch, max_length, cuda_graph)
 
 
 class MambaDecoder:
@@ -69,10 +86,10 @@ class MambaDecoder:
     See :class:`ttt_mlflow.models.entry.Decoder`.
     """
 
-    def __init__(self, model: Any, batch: int, max_length: int, cuda_graph: bool) -> None:
+    def __init__(self, model: Any, names: BlockNames, batch: int, max_length: int, cuda_graph: bool) -> None:
         from mamba_ssm.utils.generation import InferenceParams, update_graph_cache
 
-        self.model, self.batch, self.cuda_graph = model, batch, cuda_graph
+        self.model, self.names, self.batch, self.cuda_graph = model, names, batch, cuda_graph
         self.device = next(model.parameters()).device
         if cuda_graph:
             # as in generate(cg=True): one cache, created once, whose graphs are reused by every generation
@@ -116,7 +133,7 @@ class MambaDecoder:
 
     def _forward(self, tokens: Tensor, **arguments: Any) -> Tensor:
         """The logits of the last token."""
-        with named_parts(self.model):
+        with named_parts(self.model, self.names):
             output = self.model(tokens, inference_params=self.parameters, num_last_tokens=1, **arguments)
         return output.logits.squeeze(1)
 
@@ -136,7 +153,7 @@ class MambaDecoder:
 
 
 @contextmanager
-def named_parts(model: Any) -> Iterator[None]:
+def named_parts(model: Any, names: BlockNames) -> Iterator[None]:
     """Name the layers and parts of mamba-ssm's model while a profiler uses names. Otherwise, do nothing.
 
     The work of a layer counts as its projections, except for the convolution and the scan. mamba-ssm's block looks up
@@ -146,12 +163,11 @@ def named_parts(model: Any) -> Iterator[None]:
     if not recording():
         yield
         return
-    from mamba_ssm.modules import mamba_simple
-
+    block = import_module(f"mamba_ssm.modules.{names.module}")
     with ExitStack() as stack:
-        for name, part in FUNCTION_PARTS.items():
-            if getattr(mamba_simple, name, None) is not None:
-                stack.enter_context(inside(mamba_simple, name, partial(in_part, part)))
+        for name, part in names.functions.items():
+            if getattr(block, name, None) is not None:
+                stack.enter_context(inside(block, name, partial(in_part, part)))
         stack.enter_context(inside(model, "forward", partial(in_part, HEAD)))
         for index, layer in enumerate(model.backbone.layers):
             stack.enter_context(inside(layer, "forward", partial(_in_layer_projections, index)))
@@ -173,7 +189,7 @@ def build(request: ModelRequest) -> MambaModel:
     torch.manual_seed(request.seed)
     config = MambaConfig(d_model=d_model, n_layer=n_layer, vocab_size=VOCAB_SIZE)
     model = MambaLMHeadModel(config, device=request.device, dtype=request.dtype)
-    return MambaModel(model.eval().requires_grad_(False))
+    return MambaModel(model.eval().requires_grad_(False), MAMBA)
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
