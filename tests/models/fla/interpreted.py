@@ -8,6 +8,8 @@ import pytest
 import torch
 from triton.runtime.autotuner import Autotuner, Heuristics
 
+from benchmarks import peer_loops
+from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.models.fla import gated_delta, model, rwkv7
 from ttt_mlflow.models.fla.package import block_classes
 from ttt_mlflow.models.fla.sizes import GATED_DELTA, RWKV7
@@ -56,3 +58,19 @@ def test_a_prompt_leads_to_the_same_state_either_way(name: str, monkeypatch: pyt
     for _ in range(5):
         token = torch.randint(512, (2,))
         torch.testing.assert_close(made.step(token, at_once), made.step(token, by_token), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_packages_own_model_with_our_weights_says_the_same(name: str) -> None:
+    """The other side of benchmarks/peer_loops.py, with fla's own cache: as many tokens as the steps generate."""
+    made = build(name)
+    made.embeddings.mul_(0.1)  # for tokens that vary
+    size = f"{name.replace('_', '-')}-tiny"
+    package = peer_loops.package_model(made, size)
+    tune_nothing()
+    assert package.lm_head.weight.data_ptr() == made.embeddings.data_ptr(), "no weight is there twice"
+    prompt = torch.randint(512, (2, 3))
+    theirs = peer_loops.fla_loop(package, made.vocab_size, 4)(prompt)
+    stepped = {"gated_deltanet": gated_delta.GatedDeltaModel, "rwkv7": rwkv7.Rwkv7Model}[name]
+    made.__class__ = stepped  # its prompt goes token by token
+    assert torch.equal(peer_loops.own_loop(ModelDecoder(made, 2, torch.device("cpu")), 4)(prompt), theirs)

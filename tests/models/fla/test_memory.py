@@ -1,4 +1,4 @@
-"""What is said of the memory of gated delta networks and RWKV-7. Weights and state against the package's: test_models."""
+"""What is said of the memory of gated delta networks and RWKV-7. test_models.py has the package's weights and state."""
 
 import pytest
 import torch

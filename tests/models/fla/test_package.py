@@ -43,9 +43,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
         (["fla", "einops"], "transformers"),
     ],
 )
-def test_what_is_missing_and_how_to_get_it(
-    installed: list[str], absent: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_and_how_to_get_it(installed: list[str], absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "pip", *installed)
     said = package.missing()
     assert said

@@ -34,7 +34,7 @@ def test_state_is_there_once(cuda_graph: bool) -> None:
 
 
 def test_a_prompt_of_one_token_needs_whole_states_beside_the_state() -> None:
-    """mamba-ssm processes it as a chunk: its states in float32, those between chunks in float16, the last in float32."""
+    """mamba-ssm processes it as a chunk: states in float32, those between chunks in float16, the last in float32."""
     found = made(batch=1024)
     allocator, at_peak = replay(found)
     beside = 1024 * 4096 * 128 * (4 + 2 + 4)

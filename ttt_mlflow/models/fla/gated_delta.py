@@ -81,7 +81,9 @@ class GatedDeltaLayer(nn.Module):
     gate_up: Tensor
     taps: Tensor
 
-    def __init__(self, block: Any, size: GatedDeltaSize, functions: tuple[ModuleType, ModuleType], where: dict[str, Any]):
+    def __init__(
+        self, block: Any, size: GatedDeltaSize, functions: tuple[ModuleType, ModuleType], where: dict[str, Any]
+    ):
         super().__init__()
         self.size, self.block = size, block
         self.functions, self.delta_functions = functions
@@ -118,9 +120,7 @@ class GatedDeltaLayer(nn.Module):
         with in_part(CONVOLUTION):
             qkv = self.delta_functions.short_conv(qkv, conv, position, self.taps)
         with in_part(INNER):
-            x = self.delta_functions.gated_delta_step(
-                qkv, decay, beta, block.attn.A_log, block.attn.dt_bias, recurrent
-            )
+            x = self.delta_functions.gated_delta_step(qkv, decay, beta, block.attn.A_log, block.attn.dt_bias, recurrent)
         with in_part(PROJECTIONS):
             x = self.delta_functions.gated_rms_norm(x, gate, block.attn.o_norm.weight, NORM_EPS)
             x = F.linear(x, block.attn.o_proj.weight)

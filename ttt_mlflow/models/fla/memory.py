@@ -155,7 +155,9 @@ class MemoryOfRwkv7(_Memory):
         size, width = self.size, self.size.width
         low = 4 * size.rank * width
         layer = [3 * width**2, 6 * width, low, low, 4 * width, width**2]
-        layer += [width] * 10  # two norms with their biases, k_k, k_a, r_k, the group norm's two, the feed-forward's share
+        layer += [
+            width
+        ] * 10  # two norms with their biases, k_k, k_a, r_k, the group norm's two, the feed-forward's share
         layer += [size.intermediate * width] * 2
         table = padded(size.vocab, VOCABULARY_MULTIPLE) * width
         weights = [elements * self.dtype.itemsize for elements in (table, *[width] * 4, *layer * size.layers)]

@@ -41,8 +41,10 @@ def take_rows(fused: Tensor, linears: Sequence[nn.Module]) -> None:
 
 
 def allocate_rest(block: nn.Module, dtype: torch.dtype, device: torch.device, single: Sequence[str] = ()) -> None:
-    """Memory for the parameters of ``block`` that are fla's own yet, without memory. single: names of those that stay in
-    float32."""
+    """Memory for the parameters of ``block`` that are fla's own yet, without memory.
+
+    single: names of those that stay in float32.
+    """
     for module in block.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if weight.requires_grad:  # ours do not
@@ -93,7 +95,7 @@ class FlaModel(nn.Module):
         with named_layers(self.layers, functions):
             for layer in self.layers:
                 hidden, _, _, kept = layer.block(hidden, past_key_values=cache, use_cache=True, **first)  # type: ignore[operator, union-attr]
-                first = {name: kept for name in first}
+                first = dict.fromkeys(first, kept)
         return hidden[:, -1]
 
     def _parts_of(self, prompt: Tensor) -> Iterator[Tensor]:

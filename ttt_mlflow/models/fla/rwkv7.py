@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ttt_mlflow.kernels.rwkv7 import reference
-
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.fla.model import SIXTEEN_BITS, FlaModel, Function, allocate_rest, parameter
 from ttt_mlflow.models.fla.package import block_classes, empty_layers
@@ -276,7 +275,7 @@ def _initialize_vectors(block: Any, index: int, size: Rwkv7Size) -> None:
     wave = wave * wave.abs()
     for name, power in {"x_r": 0.2, "x_w": 0.9, "x_k": 0.7, "x_v": 0.7, "x_a": 0.9, "x_g": 0.2}.items():
         getattr(attn, name).copy_((1 - share ** (power * left)).view(1, 1, -1))
-    block.ffn.x_k.copy_(1 - share ** left**4)
+    block.ffn.x_k.copy_(1 - share**left**4)
     attn.k_a.fill_(1.02)
     attn.r_k.fill_(-0.04)
     attn.k_k.copy_(0.71 - slope * 0.1)

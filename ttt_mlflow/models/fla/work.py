@@ -93,9 +93,7 @@ def gated_delta_stages(size: GatedDeltaSize, dtype: torch.dtype, workload: Workl
                 CONVOLUTION, TAPS * size.channels, batch * inputs * size.channels, TAPS * size.channels, size.layers
             ),
             inner,
-            *count.behind_state(
-                PROJECTIONS, size.values * width + size.value_dim, size.values * width, size.layers
-            ),
+            *count.behind_state(PROJECTIONS, size.values * width + size.value_dim, size.values * width, size.layers),
             *count.behind_state(
                 FEED_FORWARD, 2 * size.intermediate * width + width, 2 * size.intermediate * width, size.layers
             ),

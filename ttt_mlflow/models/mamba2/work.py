@@ -1,7 +1,7 @@
 """The bytes and operations of a Mamba-2 model, stage by stage. docs/roofline.md derives the counts.
 
-The shapes are those of mamba-ssm's Mamba2 block with the published configurations: width D, inner width E = 2 D in heads
-of 64 channels, a state of 128 numbers per channel, one group, convolutions of 4 taps over x, B and C.
+The shapes are those of mamba-ssm's Mamba2 block with the published configurations: width D, inner width E = 2 D in
+heads of 64 channels, a state of 128 numbers per channel, one group, convolutions of 4 taps over x, B and C.
 """
 
 import math
