@@ -32,12 +32,13 @@ def test_built_from_the_published_configuration(monkeypatch: pytest.MonkeyPatch)
             super().__init__()
             self.config, self.weight = config, nn.Parameter(torch.randn(4, device=device, dtype=dtype))
 
-    for name, content in {
+    contents: dict[str, dict[str, object]] = {
         "mamba_ssm": {},
         "mamba_ssm.models": {},
         "mamba_ssm.models.config_mamba": {"MambaConfig": dict},
         "mamba_ssm.models.mixer_seq_simple": {"MambaLMHeadModel": FakeModel},
-    }.items():
+    }
+    for name, content in contents.items():
         module = ModuleType(name)
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)

@@ -7,7 +7,7 @@ from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.fla import gated_delta, rwkv7
 from ttt_mlflow.models.fla.memory import MemoryOfGatedDelta, MemoryOfRwkv7
 from ttt_mlflow.models.fla.package import missing
-from ttt_mlflow.models.fla.sizes import GATED_DELTA, RWKV7
+from ttt_mlflow.models.fla.sizes import GATED_DELTA, RWKV7, GatedDeltaSize, Rwkv7Size
 from ttt_mlflow.models.fla.work import gated_delta_stages, rwkv7_stages
 from ttt_mlflow.workload import Stage, Workload
 
@@ -50,9 +50,10 @@ def entries() -> list[ModelEntry]:
 
     through = "through flash-linear-attention"
     small = "2 layers of width 128 and 512 tokens, for trying things out on a CPU"
+    sizes: dict[str, GatedDeltaSize | Rwkv7Size] = {**GATED_DELTA, **RWKV7}
     networks = {
         name: small if name.endswith("tiny") else f"width {size.width}, {size.layers} layers of {size.heads} heads"
-        for name, size in {**GATED_DELTA, **RWKV7}.items()
+        for name, size in sizes.items()
     }
     return [
         *(entry(name, gated_delta.build, f"gated delta network, {networks[name]}, {through}") for name in GATED_DELTA),

@@ -31,11 +31,11 @@ def parameter(data: Tensor) -> nn.Parameter:
     return nn.Parameter(data, requires_grad=False)
 
 
-def take_rows(fused: Tensor, linears: Sequence[nn.Module]) -> None:
+def take_rows(fused: Tensor, linears: Sequence[Any]) -> None:
     """Make the weights of ``linears`` consecutive rows of ``fused``."""
     start = 0
     for linear in linears:
-        rows: int = linear.weight.shape[0]  # type: ignore[union-attr, assignment]
+        rows = linear.weight.shape[0]
         linear.weight = parameter(fused[start : start + rows])
         start += rows
 
@@ -58,6 +58,8 @@ class FlaModel(nn.Module):
     layers: one of ours around each of fla's, which is its ``block``.
     """
 
+    norm: Any
+
     def __init__(self, layers: Sequence[nn.Module], norm: nn.Module, width: int, vocab: int, where: dict[str, Any]):
         super().__init__()
         self.vocab_size, self.width = vocab, width
@@ -73,14 +75,15 @@ class FlaModel(nn.Module):
 
     def compile_step(self) -> None:
         """Compile the layers' step. Their kernels stay as they are."""
-        self._layer_steps = [torch.compile(layer.step, dynamic=False) for layer in self.layers]  # type: ignore[union-attr]
+        layers: list[Any] = list(self.layers)
+        self._layer_steps = [torch.compile(layer.step, dynamic=False) for layer in layers]
 
     def logits(self, x: Tensor) -> Tensor:
         return F.linear(x, self.embeddings)[:, : self.vocab_size]
 
     def package_weights(self) -> dict[str, Tensor]:
         """The weights with the names that they have in fla's model, as for its ``load_state_dict``."""
-        named = {name.replace(".block.", "."): weight for name, weight in self.named_parameters()}
+        named: dict[str, Tensor] = {name.replace(".block.", "."): weight for name, weight in self.named_parameters()}
         table = named.pop("embeddings")
         within = {f"model.{name}": weight for name, weight in named.items()}
         return within | {"model.embeddings.weight": table, "lm_head.weight": table}
@@ -94,7 +97,8 @@ class FlaModel(nn.Module):
             hidden = F.embedding(tokens, self.embeddings)
         with named_layers(self.layers, functions):
             for layer in self.layers:
-                hidden, _, _, kept = layer.block(hidden, past_key_values=cache, use_cache=True, **first)  # type: ignore[operator, union-attr]
+                block: Any = layer.block
+                hidden, _, _, kept = block(hidden, past_key_values=cache, use_cache=True, **first)
                 first = dict.fromkeys(first, kept)
         return hidden[:, -1]
 
