@@ -94,8 +94,9 @@ def test_a_large_batch_is_what_the_twins_are_in_float64(dtype: torch.dtype) -> N
     )
     k_k, k_a, r_k, weight, bias = vectors
     exact = state.double()
-    wide: list[Any] = [x.double() for x in (rkv, low, low_bias, first, k_k, k_a, r_k.view(32, 64), weight, bias)]
-    expected = rwkv7_reference.rwkv7_step(*wide, state=exact, eps=64e-5)
+    wide = (x.double() for x in (rkv, low, low_bias, first, k_k, k_a, r_k.view(32, 64), weight, bias))
+    arguments: tuple[Any, ...] = (*wide, exact, 64e-5)
+    expected = rwkv7_reference.rwkv7_step(*arguments)
     with poisoned_memory():
         out = rwkv7_kernels.rwkv7_step(
             rkv, low, low_bias, first, k_k, k_a, r_k.view(32, 64), weight, bias, state, 64e-5
@@ -165,7 +166,7 @@ def test_an_rwkv7_step_is_the_packages_fused_one(batch: int) -> None:
 
 def build(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The 1.3b widths with a few layers, whose outputs weigh enough for greedy tokens to vary."""
-    sizes: dict[str, Any] = GATED_DELTA if name in GATED_DELTA else RWKV7  # type: ignore[assignment]
+    sizes: dict[str, Any] = GATED_DELTA if name in GATED_DELTA else RWKV7
     module = gated_delta if name in GATED_DELTA else rwkv7
     monkeypatch.setitem(sizes, name, replace(sizes[name], layers=LAYERS))
     made = module.build(ModelRequest(name, None, dtype, DEVICE, 0, None))
