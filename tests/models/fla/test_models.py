@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,20 @@ from torch import Tensor
 
 from tests.models.fla.test_work import PARAMETERS
 from tests.models.generation import generate
-from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocate, storage_bytes
+from ttt_mlflow.models.allocations import (
+    STATE,
+    WEIGHTS,
+    WORKSPACE_BYTES,
+    Allocate,
+    Allocations,
+    Free,
+    recorded,
+    storage_bytes,
+)
 from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.models.entry import Execution, ModelRequest
 from ttt_mlflow.models.fla import gated_delta, rwkv7
+from ttt_mlflow.models.fla.memory import MemoryOfGatedDelta, MemoryOfRwkv7
 from ttt_mlflow.models.fla.package import missing
 from ttt_mlflow.models.fla.sizes import GATED_DELTA, RWKV7
 from ttt_mlflow.models.registry import find_model
@@ -40,12 +51,8 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_weights_and_state_are_those_that_are_counted(name: str) -> None:
-    if name in GATED_DELTA:
-        model: Any = gated_delta.GatedDeltaModel(GATED_DELTA[name], torch.float16, META)
-        state: Any = gated_delta.allocate(GATED_DELTA[name], 3, torch.float16, META)
-    else:
-        model = rwkv7.Rwkv7Model(RWKV7[name], torch.float16, META)
-        state = rwkv7.allocate(RWKV7[name], 3, torch.float16, META)
+    model, module = meta_model(name), gated_delta if name in GATED_DELTA else rwkv7
+    state = module.allocate(model.size, 3, torch.float16, META)
     assert model.parameter_count() == PARAMETERS[name]
     request = ModelRequest(name, None, torch.float16, CPU, 0, None)
     allocations = find_model(name).allocations
@@ -169,3 +176,56 @@ def test_prompts_through_the_packages_layers_in_the_interpreter() -> None:
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "passed" in done.stdout
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_step_allocates_what_is_said(name: str) -> None:
+    """The step itself, on a device without memory, with kernels that allocate their results alone."""
+    batch, model = 256, meta_model(name)
+    module: Any = gated_delta if name in GATED_DELTA else rwkv7
+    kernels = SimpleNamespace(
+        add_rms_norm=lambda hidden, delta, *_: (torch.empty_like(hidden), torch.empty_like(hidden)),
+        swiglu=lambda x: x.new_empty(len(x), x.shape[1] // 2),
+        short_conv=lambda x, *_: x.new_empty(x.shape),
+        gated_delta_step=lambda qkv, decay, beta, a, b, state: qkv.new_empty(len(qkv), 3072),
+        gated_rms_norm=lambda x, *_: torch.empty_like(x),
+        shift_mix=lambda h, d, p, w, b, mix, e: (torch.empty_like(h), h.new_empty(len(mix), *h.shape)),
+        rank_activations=lambda low: None,
+        rwkv7_step=lambda rkv, *_: rkv.new_empty(rkv.shape[1:]),
+    )
+    model.functions = kernels
+    for layer in model.layers:
+        layer.functions = layer.delta_functions = kernels
+    state = module.allocate(model.size, batch, torch.float16, META)
+    tokens = torch.zeros(batch, dtype=torch.int64, device=META)
+    with torch.no_grad():
+        found = recorded(lambda: model.step(tokens, state).argmax(-1))
+    said = Allocations()
+    memory(name, batch)._step(said)
+    assert peak(said) == pytest.approx(peak(found) + WORKSPACE_BYTES, rel=0.002)
+
+
+def peak(made: Allocations) -> int:
+    """The most bytes that are there at once."""
+    sizes: dict[int, int] = {}
+    most = 0
+    for event in made.events:
+        if isinstance(event, Allocate):
+            sizes[event.number] = event.size
+        elif isinstance(event, Free):
+            del sizes[event.number]
+        most = max(most, sum(sizes.values()))
+    return most
+
+
+def memory(name: str, batch: int) -> MemoryOfGatedDelta | MemoryOfRwkv7:
+    workload = Workload("decode", batch, 1, 4)
+    if name in GATED_DELTA:
+        return MemoryOfGatedDelta(torch.float16, workload, GATED_DELTA[name])
+    return MemoryOfRwkv7(torch.float16, workload, RWKV7[name])
+
+
+def meta_model(name: str) -> Any:
+    if name in GATED_DELTA:
+        return gated_delta.GatedDeltaModel(GATED_DELTA[name], torch.float16, META)
+    return rwkv7.Rwkv7Model(RWKV7[name], torch.float16, META)
