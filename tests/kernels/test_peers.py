@@ -32,10 +32,11 @@ def test_twins_match_float64(dtype):
     check_all(gated_delta_reference, rwkv7_reference, dtype)
 
 
-def test_kernels_in_the_interpreter():
+@pytest.mark.parametrize("chosen", ["not long", pytest.param("long", marks=pytest.mark.long)])
+def test_kernels_in_the_interpreter(chosen):
     file = Path(__file__).with_name("interpreted_peers.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, file],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -44,14 +45,18 @@ def test_kernels_in_the_interpreter():
     assert "passed" in done.stdout
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+ELSEWHERE = [pytest.param(*case, marks=pytest.mark.long) for case in ((90, "bf16"), (80, "bf16"), (100, "bf16"))]
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [(90, "fp16"), (80, "fp16"), (100, "fp16"), *ELSEWHERE])
 @pytest.mark.parametrize(
     ("kernel", "name", "size", "constants"),
     [
         (gated_delta.gated_delta_step_kernel, "gated_delta_step", 256, DELTA),
         (rwkv7.rwkv7_step_kernel, "rwkv7_step", 64, {**RWKV7, "FIRST": False}),
-        (rwkv7.rwkv7_step_kernel, "rwkv7_step", 64, {**RWKV7, "FIRST": True}),
+        pytest.param(
+            rwkv7.rwkv7_step_kernel, "rwkv7_step", 64, {**RWKV7, "FIRST": True}, marks=pytest.mark.long, id="first"
+        ),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else None,
 )
@@ -63,7 +68,7 @@ def test_steps_spill_nothing(kernel, name, size, constants, dtype, capability, c
     assert found.local_bytes == 0
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("capability", [90, *(pytest.param(other, marks=pytest.mark.long) for other in (80, 100))])
 @pytest.mark.parametrize(("kernel", "constants", "warps"), STAGES, ids=lambda value: getattr(value, "__name__", None))
 def test_stages_spill_nothing(kernel, constants, warps, capability):
     assert resources(cross_compile(kernel, "fp16", capability, constants, num_warps=warps)).local_bytes == 0
