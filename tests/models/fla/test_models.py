@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from tests.models.fla.test_work import PARAMETERS
 from tests.models.generation import generate
@@ -229,3 +231,21 @@ def meta_model(name: str) -> Any:
     if name in GATED_DELTA:
         return gated_delta.GatedDeltaModel(GATED_DELTA[name], torch.float16, META)
     return rwkv7.Rwkv7Model(RWKV7[name], torch.float16, META)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_all_layers_share_their_compiled_code(name: str) -> None:
+    """RWKV-7's first layer has its own. One for each layer would be more than the compiler keeps."""
+    module: Any = gated_delta if name in GATED_DELTA else rwkv7
+    kind: Any = gated_delta.GatedDeltaModel if name in GATED_DELTA else rwkv7.Rwkv7Model
+    size: Any = GATED_DELTA.get(name) or RWKV7[name]
+    model = kind(replace(size, layers=12), torch.float32, CPU)
+    module.initialize(model, 0)
+    torch.compiler.reset()
+    counters.clear()
+    model._layer_steps = [torch.compile(layer.step, dynamic=False, backend="eager") for layer in model.layers]
+    state = model.new_state(2)
+    with torch.no_grad():
+        for _ in range(2):
+            model.step(torch.zeros(2, dtype=torch.int64), state)
+    assert counters["stats"]["unique_graphs"] == (1 if name in GATED_DELTA else 2)
