@@ -143,7 +143,9 @@ def compare(sides: Sides, prompt: Tensor, tokens: int, rounds: int) -> str:
     return "\n".join(lines)
 
 
-def facts(arguments: list[str]) -> str:
+def facts(program: str, arguments: list[str]) -> str:
+    """The first lines of a result: command, commit, GPU, driver and versions."""
+
     def installed(name: str) -> str:
         try:
             return version(name)
@@ -156,7 +158,7 @@ def facts(arguments: list[str]) -> str:
     ).stdout.split()
     return "\n".join(
         [
-            f"$ python -m benchmarks.peer_loops {shlex.join(arguments)}",
+            f"$ python -m benchmarks.{program} {shlex.join(arguments)}",
             f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit or 'unknown'}, {torch.cuda.get_device_name()}, "
             f"driver {driver[0] if driver else 'unknown'}, Python {platform.python_version()}",
             ", ".join(f"{name} {installed(name)}" for name in PACKAGES),
@@ -187,7 +189,7 @@ def main() -> None:
             print(text, flush=True)
             print(text, file=file, flush=True)
 
-        tell(facts(sys.argv[1:]))
+        tell(facts("peer_loops", sys.argv[1:]))
         for name in args.model_name:
             tell(f"\n{name}, {args.dtype}")
             model = _build(name, DTYPES[args.dtype], device)

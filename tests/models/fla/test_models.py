@@ -65,6 +65,13 @@ def test_weights_and_state_are_those_that_are_counted(name: str) -> None:
         assert sorted(storage_bytes(tensors)) == sorted(counted)
 
 
+def test_tuning_that_is_kept_on_disk_is_not_used() -> None:
+    build("rwkv7-tiny")
+    from fla.utils import FLA_CACHE_RESULTS
+
+    assert FLA_CACHE_RESULTS is False
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_it_is_what_a_model_has_to_be(name: str) -> None:
     lines: list[str] = []
