@@ -1,11 +1,15 @@
 """Prompts through fla's layers in Triton's interpreter, on a CPU. Run by test_models.py with TRITON_INTERPRET=1."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
+import triton.language as tl
+from fla.ops.common import chunk_delta_h
+from fla.ops.generalized_delta_rule.dplr import chunk_h_fwd
 from triton.runtime.autotuner import Autotuner, Heuristics
 
 from benchmarks import peer_loops
@@ -33,6 +37,31 @@ def tune_nothing() -> None:
                 value = value.fn
             if isinstance(value, Autotuner):
                 value.configs = value.configs[:1]
+
+
+def counted_with_tensors(*bounds: Any) -> Iterator[Any]:
+    """``range`` as a GPU has it: fla's kernels convert their loop variables, which are Python's in the interpreter."""
+    for i in range(*(int(one) if isinstance(one, int) else int(one.handle.data.item()) for one in bounds)):
+        yield tl.full((), i, tl.int32)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@torch.no_grad()
+def test_a_prompt_in_chunks_leads_to_the_same_state(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole chunk and a rest, through fla's kernels for long prompts."""
+    block_classes(name)
+    tune_nothing()
+    for module in (chunk_delta_h, chunk_h_fwd):
+        monkeypatch.setattr(module, "range", counted_with_tensors, raising=False)
+    made = build(name)
+    prompt = torch.randint(512, (1, 70))
+    at_once, by_token = made.new_state(1), made.new_state(1)
+    logits = made.prefill(prompt, at_once)
+    for token in prompt.unbind(1):
+        expected = made.step(token, by_token)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    for one, other in zip(at_once.layers, by_token.layers, strict=True):
+        torch.testing.assert_close(one.recurrent, other.recurrent, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", KINDS)
