@@ -18,7 +18,18 @@ from ttt_mlflow.record.process import age_s
 
 ROOT = Path(__file__).parents[1]
 SHOWN_LINES = 15  # of the output of a process that failed
-FACTS = ("gpu_name", "cpu_model", "driver", "python", "torch", "triton", "mamba_ssm", "git_commit", "git_dirty")
+FACTS = (
+    "gpu_name",
+    "cpu_model",
+    "driver",
+    "python",
+    "torch",
+    "triton",
+    "mamba_ssm",
+    "flash_linear_attention",
+    "git_commit",
+    "git_dirty",
+)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 
 prepare_environment
 prepare_mamba "$@"
+prepare_peers "$@"
 absolute_paths "$@"
 set -- "${arguments[@]}"
 cd "$project"

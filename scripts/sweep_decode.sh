@@ -65,7 +65,7 @@ done
 logdir=$(realpath -m -- "${logdir:-$project/exp/sweep}")
 
 prepare_environment
-[[ ${#more[@]} -gt 0 ]] || prepare_mamba "$models" # not for a dry run
+[[ ${#more[@]} -gt 0 ]] || { prepare_mamba "$models" && prepare_peers "$models"; } # not for a dry run
 absolute_paths "${passed[@]}"
 command=(ttt-mlflow sweep --model-name "$models" --batch "$batches" --genlen "$genlen" --logdir "$logdir" "${more[@]}")
 for parameter in "${arguments[@]}"; do

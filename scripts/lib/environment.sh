@@ -77,6 +77,11 @@ print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:]))
     echo "$hash" >"$stamp"
 }
 
+# prepare_peers [ARGUMENT ...]: if an argument names a model of flash-linear-attention, install the extra peers, once.
+prepare_peers() {
+    [[ "$*" != *gated-deltanet* && "$*" != *rwkv7* ]] || prepare_environment peers
+}
+
 # prepare_mamba [ARGUMENT ...]: if an argument names a Mamba model, install mamba-ssm and causal-conv1d, once, where a CUDA
 # compiler can build them. Where there is none, or the build fails, the command itself says what is missing.
 prepare_mamba() {

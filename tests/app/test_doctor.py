@@ -31,13 +31,14 @@ from ttt_mlflow.measurement import ceilings as ceilings_module
 from ttt_mlflow.measurement import ceilings_cache
 from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown
+from ttt_mlflow.models.fla import package
 from ttt_mlflow.models.mamba import model as mamba
 from ttt_mlflow.profilers import nsys as nsys_module
 from ttt_mlflow.profilers.nsys import VARIABLE
 
 H200 = Gpu(0, "NVIDIA H200", GPU_UUID.removeprefix("GPU-"), 90, 150_754_820_096)
 CHECKS = [
-    *("gpu", "clocks", "others", "telemetry", "gpm", "ceilings", "triton", "mamba", "nsys"),
+    *("gpu", "clocks", "others", "telemetry", "gpm", "ceilings", "triton", "mamba", "peers", "nsys"),
     *("logdir", "temp", "tracking"),
 ]
 CEILINGS = GpuCeilings(read_gb_per_s=4480.0, copy_gb_per_s=4270.0, matmul_tflops=700.0)
@@ -66,6 +67,7 @@ def whole(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fa
     monkeypatch.setattr(gpu, "find_gpus", lambda: [H200])
     monkeypatch.setattr(software, "_run_a_kernel", lambda gpu: None)
     monkeypatch.setattr(software, "check_mamba", lambda gpus, seconds: "mamba-ssm 2 and causal-conv1d 1")
+    monkeypatch.setattr(software, "check_peers", lambda: "flash-linear-attention 0.6")
     monkeypatch.setattr(ceilings_cache, "known_ceilings", lambda device: CEILINGS)
     monkeypatch.setenv(VARIABLE, str(FakeNsys(tmp_path / "nsight").path))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -343,6 +345,23 @@ def test_mamba_that_was_built_for_another_pytorch(monkeypatch: pytest.MonkeyPatc
     assert found.found == "mamba-ssm 2.3 and causal-conv1d 2.3 do not load: ImportError: undefined symbol: _ZN3c104cuda"
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stderr=""))
     assert software.check_mamba([H200], 5) == "mamba-ssm 2.3 and causal-conv1d 2.3"
+
+
+def test_peers_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "missing", lambda: "flash-linear-attention not installed: pip install it")
+    found = wrong(software.check_peers)
+    assert found.found == "flash-linear-attention not installed: gated delta networks and RWKV-7 cannot be measured"
+    assert found.remedy == "pip install it"
+
+
+def test_halves_of_flash_linear_attention_that_do_not_belong_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"flash-linear-attention": "0.6.0", "fla-core": "0.7.1"}
+    monkeypatch.setattr(package, "missing", lambda: None)
+    monkeypatch.setattr("importlib.metadata.version", versions.__getitem__)
+    found = wrong(software.check_peers)
+    assert found.found == "flash-linear-attention 0.6.0 and fla-core 0.7.1 do not belong together"
+    versions["fla-core"] = "0.6.0"
+    assert software.check_peers() == "flash-linear-attention 0.6.0"
 
 
 def test_no_nsys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ TRITON_BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 CONSTANTS = {"HEADS": 32, "EPS": 1e-6, "SLOTS": 16, "TOKENS": 16}
 OTHER_TYPES = {
     **dict.fromkeys(("lr", "eta", "out_lr", "cos", "sin", "partial_out", "partial_lse"), "*fp32"),
+    **dict.fromkeys(("state", "a_log", "dt_bias"), "*fp32"),  # of the peers
     **dict.fromkeys(("position", "arrived", "failed"), "*i32"),
     **dict.fromkeys(("table", "fed", "best", "next_tokens", "times"), "*i64"),
 }

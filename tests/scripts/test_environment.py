@@ -119,6 +119,22 @@ def test_current_environment_is_taken_as_it_is(project: Path) -> None:
     assert installations(project) == []
 
 
+@pytest.mark.parametrize(
+    ("argument", "wanted"), [("model_name=rwkv7-1.3b", 1), ("model_name=ttt-1b,gated-deltanet-1.3b", 1), ("ttt-1b", 0)]
+)
+def test_the_peers_are_installed_when_one_is_asked_for(argument: str, wanted: int, project: Path) -> None:
+    prepare(project)
+    (project / "pip.log").unlink()
+    script = 'set -euo pipefail; source "$1/scripts/lib/environment.sh"; prepare_environment; prepare_peers "${@:2}"'
+    env = {name: value for name, value in os.environ.items() if name != "TTT_MLFLOW_ENV"}
+    for _ in range(2):  # once
+        command = ["bash", "-c", script, "bash", str(project), "-P", argument]
+        done = subprocess.run(command, env=env | {"PIP_LOG": str(project / "pip.log")}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert len(installations(project)) == wanted
+    assert all(line.endswith(f"--editable {project}[peers]") for line in installations(project))
+
+
 def prepare_mamba(project: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """In an environment without mamba-ssm, on a host with a CUDA compiler."""
     nvcc = project / "cuda/bin/nvcc"

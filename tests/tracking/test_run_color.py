@@ -13,6 +13,9 @@ COMPARED = (
     "ttt-1b mlp_2_dual_triton",
     "ttt-125m mlp_1_dual_triton",
     "state-spaces/mamba-1.4b",
+    "state-spaces/mamba2-1.3b",
+    "gated-deltanet-1.3b",
+    "rwkv7-1.3b",
     "ttt-1b mlp_1_dual",
     "ttt-1b mlp_2_dual",
 )

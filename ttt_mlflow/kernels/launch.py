@@ -1,8 +1,8 @@
 """Launch options of the kernels, by architecture: a table instead of autotuning in every process.
 
 The rows of the tensor-core kernels, and of the accumulating kernels with heads of 64, were chosen by measurements on an
-H200. The others were chosen by registers: the fewest warps without spills on sm_90. An architecture that is not in the
-table gets the default rows, with one log message.
+H200. The others were chosen by registers: the fewest warps without spills on sm_90, and those of the peers by the
+machine code. An architecture that is not in the table gets the default rows, with one log message.
 """
 
 import logging
@@ -30,6 +30,10 @@ FLOAT32: Rows = {
     "ttt_linear_accumulate": {64: {"num_warps": 4}, 128: {"num_warps": 8}},
     "ttt_mlp_decode": {128: {"num_warps": 4, "maxnreg": 255}},  # without it, the assembler spills a little
     "ttt_mlp_accumulate": DEFAULT["ttt_mlp_accumulate"],
+    # The peers' state is always float32. With two warps, a head of RWKV-7 takes a third of the instructions of four,
+    # and with one warp so many registers that a multiprocessor has fewer heads at once.
+    "gated_delta_step": {256: {"num_warps": 1}},
+    "rwkv7_step": {64: {"num_warps": 2}},
 }
 TABLE: dict[tuple[int, int], Rows] = {(9, 0): DEFAULT}
 

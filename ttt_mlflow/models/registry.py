@@ -28,12 +28,14 @@ def register_model(entry: ModelEntry) -> ModelEntry:
 @cache
 def _load_own() -> tuple[str, ...]:
     """Register the models of this package. Returns their names."""
-    from ttt_mlflow.models.mamba import model
+    from ttt_mlflow.models.fla import entries as fla
+    from ttt_mlflow.models.mamba import model as mamba
+    from ttt_mlflow.models.mamba2 import model as mamba2
     from ttt_mlflow.models.transformer import sizes as transformers
     from ttt_mlflow.models.ttt import sizes
 
-    entries = [*sizes.entries(), *model.entries(), *transformers.entries()]
-    return tuple(register_model(entry).name for entry in entries)
+    of_families = (sizes, mamba, mamba2, transformers, fla)
+    return tuple(register_model(entry).name for family in of_families for entry in family.entries())
 
 
 @cache

@@ -29,6 +29,7 @@ FACTS = {
     "cuda": "CUDA",
     "mamba_ssm": "mamba-ssm",
     "causal_conv1d": "causal-conv1d",
+    "flash_linear_attention": "flash-linear-attention",
     "python": "Python",
 }
 # A run on the CPU depends on the host's load and cooling, so its host counts.

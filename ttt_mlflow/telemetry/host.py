@@ -25,11 +25,10 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
 
     hostname, cpu_model, cpu_cores (that this process may use), cpu_load_1min (processes that ran or waited for a core,
     mean of the last minute), host_memory_gb, host_memory_free_gb (available without swapping), host_swap_used_gb
-    (10^9 bytes), kernel, python, torch, triton, mamba_ssm, causal_conv1d, nvidia_ml_py, cuda (for which PyTorch was
-    built), driver, cuda_driver (the newest CUDA that the driver supports), code_id (hash of this
-    package), git_commit, git_dirty, git_branch (if the
-    checkout is on one), git_repo_url (of the first remote, without credentials), gpu_name, gpu_uuid (without NVML's
-    prefix), gpu_memory_gb, gpu_multiprocessors, and those of
+    (10^9 bytes), kernel, python, torch, triton, mamba_ssm, causal_conv1d, flash_linear_attention, nvidia_ml_py, cuda
+    (for which PyTorch was built), driver, cuda_driver (the newest CUDA that the driver supports), code_id (hash of this
+    package), git_commit, git_dirty, git_branch (if the checkout is on one), git_repo_url (of the first remote, without
+    credentials), gpu_name, gpu_uuid (without NVML's prefix), gpu_memory_gb, gpu_multiprocessors, and those of
     :func:`ttt_mlflow.telemetry.gpu_state.gpu_facts`.
     """
     facts: dict[str, object | None] = {
@@ -46,6 +45,7 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
         "triton": _version("triton"),
         "mamba_ssm": _version("mamba-ssm"),
         "causal_conv1d": _version("causal-conv1d"),
+        "flash_linear_attention": _version("flash-linear-attention"),
         "nvidia_ml_py": _version("nvidia-ml-py"),
         "cuda": torch.version.cuda,
         "driver": driver_version(),

@@ -19,6 +19,9 @@ HUES = {
     "mlp_1_dual": 0.50,  # cyan
     "mlp_2_dual": 0.95,  # pink
     "state-spaces/mamba": 0.37,  # green
+    "state-spaces/mamba2": 0.20,  # lime
+    "gated-deltanet": 0.76,  # violet
+    "rwkv7": 0.86,  # magenta
 }
 # The lightness, 0 to 1, tells the models of one hue apart.
 LIGHTNESS = {

@@ -13,6 +13,7 @@ import pytest
 from tests.requirements import PROJECT, ROOT
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.models import installation as environment
 from ttt_mlflow.models.mamba import installation
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prediction import missing_requirement
@@ -38,7 +39,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
         return importlib.machinery.ModuleSpec(name, None) if name in modules else None
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    monkeypatch.setattr(installation, "_has_pip", lambda: "pip" in modules)
+    monkeypatch.setattr(environment, "has_pip", lambda: "pip" in modules)
 
 
 def command() -> str:
@@ -114,7 +115,10 @@ def test_the_compiler_is_found(variable: str, tmp_path: Path, monkeypatch: pytes
 
 def test_asking_leaves_setuptools_usable() -> None:
     """torch.compile imports it, and a process that was told what Mamba lacks measures other models."""
-    asks = "from ttt_mlflow.models.mamba import installation; installation.missing(); print(installation._has_pip())"
+    asks = (
+        "from ttt_mlflow.models import installation; from ttt_mlflow.models.mamba.installation import missing; "
+        "missing(); print(installation.has_pip())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"{asks}; import setuptools"], capture_output=True, text=True, cwd=ROOT
     )

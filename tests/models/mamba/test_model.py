@@ -231,7 +231,7 @@ def test_layers_and_parts_are_named_while_a_profiler_asks(monkeypatch: pytest.Mo
     ]
 
     noted_calls.clear()
-    with named_by(noted), mamba.named_parts(model):
+    with named_by(noted), mamba.named_parts(model, mamba.MAMBA):
         model(torch.ones(2))
     assert noted_calls == [
         *("<embeddings and head>", "embedding", "<layer 0>", *layer, "</layer 0>", "<layer 1>", *layer, "</layer 1>"),
@@ -239,7 +239,7 @@ def test_layers_and_parts_are_named_while_a_profiler_asks(monkeypatch: pytest.Mo
     ]
 
     noted_calls.clear()
-    with mamba.named_parts(model):
+    with mamba.named_parts(model, mamba.MAMBA):
         model(torch.ones(2))
     assert noted_calls == ["embedding", *("product", "convolution", "scan") * 2, "head"]
     assert {name: vars(simple)[name] for name in own} == own

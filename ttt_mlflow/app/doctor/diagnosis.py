@@ -46,6 +46,7 @@ def diagnose(asked: Asked, seconds: float) -> list[Finding]:
         # its kernel makes this process one of the GPU's processes; in a container, NVML lists it with another pid
         "triton": lambda: software.check_triton(_after(others, gpus, seconds / 4)),
         "mamba": lambda: software.check_mamba(gpus.result(), CHILD_SHARE * seconds),
+        "peers": software.check_peers,
         "nsys": lambda: software.check_nsys(CHILD_SHARE * seconds),
         "logdir": lambda: store.check_folder(asked.logdir, "the record of a run"),
         "temp": lambda: store.check_folder(Path(tempfile.gettempdir()), "compilers and profilers"),

@@ -77,6 +77,27 @@ def check_mamba(gpus: Sequence[Gpu], seconds: float) -> str:
     return names if gpus else f"{names}; they need a GPU to run"
 
 
+def check_peers() -> str:
+    """Check that flash-linear-attention is installed whole: its two packages have one version."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from ttt_mlflow.models.fla.package import missing
+
+    if reason := missing():
+        absent, _, command = reason.partition(": ")
+        raise Wrong(f"{absent}: gated delta networks and RWKV-7 cannot be measured", command)
+    found = {}
+    for package in ("flash-linear-attention", "fla-core"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a folder on the path, without what pip notes
+            raise Wrong(f"{package} has no version: gated delta networks and RWKV-7 were not tried with it") from None
+    if len(set(found.values())) > 1:
+        both = " and ".join(f"{name} {number}" for name, number in found.items())
+        raise Wrong(f"{both} do not belong together", "install both in one version")
+    return f"flash-linear-attention {found['fla-core']}"
+
+
 def check_nsys(answer_s: float) -> str:
     from ttt_mlflow.profilers.nsys import find_nsys, importer_fault
 

@@ -25,7 +25,7 @@ def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float = NOR
     return hidden, rms_norm(hidden, weight, eps).to(hidden.dtype)
 
 
-def _ring_conv(x: Tensor, ring: Tensor, position: Tensor) -> list[Tensor]:
+def ring_conv(x: Tensor, ring: Tensor, position: Tensor) -> list[Tensor]:
     """Write x [B, D] to its slot of ``ring`` [B, 4, D]. Returns the last four inputs, the oldest first."""
     ring.index_copy_(1, (position % CONV_TAPS).long(), x.unsqueeze(1))
     slots = (position + 1 + torch.arange(CONV_TAPS, device=position.device)) % CONV_TAPS
@@ -51,7 +51,7 @@ def conv_rms_norm(
     """
     dtype = hidden.dtype
     hidden, x = add_rms_norm(hidden, delta, conv_norm_weight, eps)
-    taps = _ring_conv(x, ring, position)
+    taps = ring_conv(x, ring, position)
     conv = sum((tap * conv_weight[i].double() for i, tap in enumerate(taps)), conv_bias.double())
     hidden = (hidden.double() + conv).to(dtype)
     return hidden, rms_norm(hidden, norm_weight, eps).to(dtype)
@@ -84,7 +84,7 @@ def qk_conv_rotary(
     Returns q, k [B, D] in x's dtype and lr [B, H] float32: base_lr · sigmoid(logit + bias) / F.
     """
     heads = lr_logits.shape[1]
-    taps = _ring_conv(x, ring, position)
+    taps = ring_conv(x, ring, position)
     cos, sin = cos.index_select(0, position.long()), sin.index_select(0, position.long())
 
     def filtered(weight: Tensor, bias: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ for a token, and ``capture_graph``.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -30,6 +31,12 @@ class MemoryOfMamba:
     vocab: int
     dtype: torch.dtype
     workload: Workload
+    TEMPORARIES: ClassVar[tuple[str, ...]] = ("xz", "x", "x_dbl", "dt", "a", "b", "c", "y", "chunks")
+    multiple: ClassVar[int] = VOCABULARY_MULTIPLE
+
+    @property
+    def padded_vocab(self) -> int:
+        return math.ceil(self.vocab / self.multiple) * self.multiple
 
     @property
     def inner(self) -> int:
@@ -62,17 +69,27 @@ class MemoryOfMamba:
         return made
 
     def _weights(self, made: Allocations) -> None:
-        size, width, inner = self.dtype.itemsize, self.width, self.inner
-        embeddings = padded(self.vocab) * width * size
+        size, width = self.dtype.itemsize, self.width
+        embeddings = self.padded_vocab * width * size
         made.keep(WEIGHTS, [embeddings])
         for _ in range(self.layers):
-            elements = (2 * inner * width, inner * TAPS, inner, self.projected * inner)
-            made.keep(WEIGHTS, [elements_ * size for elements_ in elements])
-            made.keep(WEIGHTS, [inner * (self.projected - 2 * STATE_SIZE) * size, inner * size])
-            made.keep(WEIGHTS, [inner * STATE_SIZE * SINGLE, inner * SINGLE, width * inner * size, width * size])
+            made.keep(WEIGHTS, self._block_weights)
+            made.keep(WEIGHTS, [width * size])
         made.keep(WEIGHTS, [width * size])
         made.put(head=embeddings)  # replaced by the embeddings
         made.drop("head")
+
+    @property
+    def _block_weights(self) -> list[int]:
+        """Of one layer, without its norm."""
+        size, width, inner = self.dtype.itemsize, self.width, self.inner
+        elements = (2 * inner * width, inner * TAPS, inner, self.projected * inner)
+        rank = self.projected - 2 * STATE_SIZE
+        return [
+            *(one * size for one in elements),
+            *(inner * rank * size, inner * size),
+            *(inner * STATE_SIZE * SINGLE, inner * SINGLE, width * inner * size),
+        ]
 
     @property
     def _state(self) -> list[int]:
@@ -81,7 +98,7 @@ class MemoryOfMamba:
 
     @property
     def _logits(self) -> int:
-        return self._row(padded(self.vocab))
+        return self._row(self.padded_vocab)
 
     def _row(self, elements: int, length: int = 1) -> int:
         """Bytes of [B, length, elements] in the model's dtype."""
@@ -117,7 +134,7 @@ class MemoryOfMamba:
             if new_state:
                 made.keep(STATE, self._state)
             self._prompt(made, length) if tokens else self._step(made)
-            made.drop("xz", "x", "x_dbl", "dt", "a", "b", "c", "y", "chunks", "normed")
+            made.drop(*self.TEMPORARIES, "normed")
             made.rename("out", "hidden")
             made.rename("added", "residual")
         made.put(normed=row, added=single, rstd=batch * length * SINGLE)
@@ -157,7 +174,3 @@ class MemoryOfMamba:
         made.put(exponentials=exponentials)
         made.put(a=exponentials)
         made.drop("exponentials")
-
-
-def padded(vocab: int) -> int:
-    return math.ceil(vocab / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE

@@ -4,9 +4,11 @@ The configurations are the published ones (config.json of state-spaces/mamba-*).
 nothing is downloaded from a hub. Weights are random.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.mamba.installation import missing
 from ttt_mlflow.models.mamba.memory import MemoryOfMamba
 from ttt_mlflow.models.mamba.work import decode_stages, prefill_stages
+from ttt_mlflow.models.named_calls import inside
 from ttt_mlflow.workload import (
     CONVOLUTION,
     HEAD,
@@ -39,27 +42,42 @@ SIZES = {
     "state-spaces/mamba-2.8b": (2560, 64),
 }
 VOCAB_SIZE = 50277  # mamba-ssm pads it to 50280
-# functions of mamba-ssm's block, for a decode step and for a prompt
-FUNCTION_PARTS = {
-    "causal_conv1d_update": CONVOLUTION,
-    "causal_conv1d_fn": CONVOLUTION,
-    "selective_state_update": INNER,
-    "selective_scan_fn": INNER,
-}
+
+
+@dataclass(frozen=True)
+class BlockNames:
+    """A block of mamba-ssm: its module, and the part of each function that it calls in a decode step or a prompt."""
+
+    module: str
+    functions: Mapping[str, str]
+
+
+MAMBA = BlockNames(
+    "mamba_simple",
+    {
+        "causal_conv1d_update": CONVOLUTION,
+        "causal_conv1d_fn": CONVOLUTION,
+        "selective_state_update": INNER,
+        "selective_scan_fn": INNER,
+    },
+)
 
 
 class MambaModel:
-    """Offers :class:`MambaDecoder` through ``decoder``. State and step are mamba-ssm's own."""
+    """Offers :class:`MambaDecoder` through ``decoder``. State and step are mamba-ssm's own.
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    names: what mamba-ssm's blocks look up, for profilers.
+    """
+
+    def __init__(self, model: Any, names: BlockNames) -> None:
+        self.model, self.names = model, names
         self.vocab_size = VOCAB_SIZE
 
     def parameter_count(self) -> int:
         return sum(weight.numel() for weight in self.model.parameters())
 
     def decoder(self, batch: int, max_length: int, cuda_graph: bool) -> "MambaDecoder":
-        return MambaDecoder(self.model, batch, max_length, cuda_graph)
+        return MambaDecoder(self.model, self.names, batch, max_length, cuda_graph)
 
 
 class MambaDecoder:
@@ -68,10 +86,10 @@ class MambaDecoder:
     See :class:`ttt_mlflow.models.entry.Decoder`.
     """
 
-    def __init__(self, model: Any, batch: int, max_length: int, cuda_graph: bool) -> None:
+    def __init__(self, model: Any, names: BlockNames, batch: int, max_length: int, cuda_graph: bool) -> None:
         from mamba_ssm.utils.generation import InferenceParams, update_graph_cache
 
-        self.model, self.batch, self.cuda_graph = model, batch, cuda_graph
+        self.model, self.names, self.batch, self.cuda_graph = model, names, batch, cuda_graph
         self.device = next(model.parameters()).device
         if cuda_graph:
             # as in generate(cg=True): one cache, created once, whose graphs are reused by every generation
@@ -115,7 +133,7 @@ class MambaDecoder:
 
     def _forward(self, tokens: Tensor, **arguments: Any) -> Tensor:
         """The logits of the last token."""
-        with named_parts(self.model):
+        with named_parts(self.model, self.names):
             output = self.model(tokens, inference_params=self.parameters, num_last_tokens=1, **arguments)
         return output.logits.squeeze(1)
 
@@ -135,7 +153,7 @@ class MambaDecoder:
 
 
 @contextmanager
-def named_parts(model: Any) -> Iterator[None]:
+def named_parts(model: Any, names: BlockNames) -> Iterator[None]:
     """Name the layers and parts of mamba-ssm's model while a profiler uses names. Otherwise, do nothing.
 
     The work of a layer counts as its projections, except for the convolution and the scan. mamba-ssm's block looks up
@@ -145,15 +163,14 @@ def named_parts(model: Any) -> Iterator[None]:
     if not recording():
         yield
         return
-    from mamba_ssm.modules import mamba_simple
-
+    block = import_module(f"mamba_ssm.modules.{names.module}")
     with ExitStack() as stack:
-        for name, part in FUNCTION_PARTS.items():
-            if getattr(mamba_simple, name, None) is not None:
-                stack.enter_context(_inside(mamba_simple, name, partial(in_part, part)))
-        stack.enter_context(_inside(model, "forward", partial(in_part, HEAD)))
+        for name, part in names.functions.items():
+            if getattr(block, name, None) is not None:
+                stack.enter_context(inside(block, name, partial(in_part, part)))
+        stack.enter_context(inside(model, "forward", partial(in_part, HEAD)))
         for index, layer in enumerate(model.backbone.layers):
-            stack.enter_context(_inside(layer, "forward", partial(_in_layer_projections, index)))
+            stack.enter_context(inside(layer, "forward", partial(_in_layer_projections, index)))
         yield
 
 
@@ -161,22 +178,6 @@ def named_parts(model: Any) -> Iterator[None]:
 def _in_layer_projections(index: int) -> Iterator[None]:
     with in_layer(index), in_part(PROJECTIONS):
         yield
-
-
-@contextmanager
-def _inside(owner: Any, name: str, context: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
-    """Run calls of ``owner.name`` inside ``context()`` until the block ends."""
-    function, own = getattr(owner, name), name in vars(owner)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with context():
-            return function(*args, **kwargs)
-
-    setattr(owner, name, call)
-    try:
-        yield
-    finally:
-        setattr(owner, name, function) if own else delattr(owner, name)
 
 
 def build(request: ModelRequest) -> MambaModel:
@@ -188,7 +189,7 @@ def build(request: ModelRequest) -> MambaModel:
     torch.manual_seed(request.seed)
     config = MambaConfig(d_model=d_model, n_layer=n_layer, vocab_size=VOCAB_SIZE)
     model = MambaLMHeadModel(config, device=request.device, dtype=request.dtype)
-    return MambaModel(model.eval().requires_grad_(False))
+    return MambaModel(model.eval().requires_grad_(False), MAMBA)
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:

@@ -1,0 +1,80 @@
+"""Our decoder beside a package's loop: in alternation, the prompt counted alike, both outputs kept."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import peer_loops
+from benchmarks.peer_loops import Sides, compare, mamba_loop, own_loop
+
+
+class Counting:
+    """A decoder whose tokens count on from the sum of the prompt."""
+
+    def prefill(self, prompt: Tensor) -> Tensor:
+        self.token = prompt.sum(1)
+        return self.token
+
+    def step(self) -> Tensor:
+        self.token += 1  # in place, as a decoder may
+        return self.token
+
+    def close(self) -> None: ...
+
+
+def test_our_loop_keeps_every_token() -> None:
+    found = own_loop(Counting(), 4)(torch.tensor([[1, 2], [5, 5]]))
+    assert found.tolist() == [[3, 4, 5, 6], [10, 11, 12, 13]]
+
+
+def test_mamba_ssms_loop_gives_what_follows_the_prompt() -> None:
+    """Greedy, with its graph, and without the ids beyond the vocabulary."""
+
+    class FakeModel:
+        vocab_size = 7
+
+        @property
+        def model(self) -> "FakeModel":
+            return self
+
+        def generate(self, **asked: object) -> Tensor:
+            prompt = asked.pop("input_ids")
+            assert asked == {"max_length": 5, "cg": True, "top_k": 1, "vocab_size": 7}
+            assert isinstance(prompt, Tensor)
+            return torch.cat([prompt, torch.arange(3).repeat(len(prompt), 1)], 1)
+
+    assert mamba_loop(FakeModel(), 3)(torch.ones(2, 2, dtype=torch.int64)).tolist() == [[0, 1, 2]] * 2
+
+
+def test_both_sides_alternate_and_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    clock = [0.0]
+
+    def side(name: str, seconds: float, shift: int) -> peer_loops.Generate:
+        def generate(prompt: Tensor) -> Tensor:
+            order.append(name)
+            clock[0] += seconds
+            return torch.arange(4).repeat(len(prompt), 1) // (1 + shift)
+
+        return generate
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(peer_loops.time, "perf_counter", lambda: clock[0])
+    text = compare(Sides(side("ours", 0.5, 0), side("theirs", 2.0, 1), lambda: None), torch.zeros(3, 2), 4, rounds=2)
+    assert order == ["ours", "theirs", *("ours", "theirs", "theirs", "ours") * 2], "the first two are not timed"
+    assert "batch 3, prompt 2, 4 tokens; first generations 2.5 s" in text
+    assert re.search(
+        r"ours +24\.0 tokens/s at best, +24\.0 in the median, 125\.0000 ms a token; all: (24\.0(, )?){4}", text
+    )
+    assert re.search(
+        r"theirs +6\.0 tokens/s at best, +6\.0 in the median, 500\.0000 ms a token; all: (6\.0(, )?){4}", text
+    )
+    assert "ours / theirs 4.0000; 25.0 % of the tokens are the same" in text
+
+
+@pytest.mark.parametrize(("name", "said"), [("ttt-tiny", "is no peer"), ("no-such", "no such model")])
+def test_what_is_no_peer_is_refused(name: str, said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        peer_loops._build(name, torch.float16, torch.device("cpu"))
