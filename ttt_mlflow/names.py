@@ -249,6 +249,18 @@ VIOLATION_S: dict[str, Metric] = {
     )
     for policy in VIOLATION_POLICIES
 }
+NEIGHBOR_GPUS_BUSY = Metric(
+    "neighbor_gpus_busy",
+    "count",
+    "other GPUs of the host that were busy, mean over the measured section; absent without another GPU",
+    label="busy neighbors",
+)
+NEIGHBOR_POWER_W = Metric(
+    "neighbor_power_w",
+    "W",
+    "power of the host's other GPUs together, mean over the measured section; absent without another GPU",
+    label="power of the neighbors",
+)
 ECC_UNCORRECTED_ERRORS = Metric(
     "ecc_uncorrected_errors",
     "count",
@@ -578,6 +590,11 @@ ARTIFACT_QUERIES = Artifact(
 ARTIFACT_PROCESSES = Artifact(
     "telemetry/processes.csv",
     "other processes on the GPU in the measured section: pid, name, memory_bytes, sm_utilization_pct",
+)
+ARTIFACT_NEIGHBORS = Artifact(
+    "telemetry/neighbors.csv",
+    "the host's other GPUs in the measured section: gpu (NVML's number), uuid, busy_pct, utilization_pct_mean, "
+    "power_w_mean",
 )
 ARTIFACT_CLOCKS = Artifact(
     "telemetry/clocks.png", "clocks, power and temperature over time, with the measured section shaded"
