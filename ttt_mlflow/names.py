@@ -538,7 +538,10 @@ TAG_CHECKPOINT_ID = Tag("ttt.checkpoint_id", "hash of the checkpoint's weights, 
 TAG_COMPARISON = Tag(
     "ttt.comparison", "answer of a comparison: faster, slower, mixed, no significant difference or cannot tell"
 )
-TAG_SIDE = Tag("ttt.side", "side of a run that `ttt-mlflow ab` made: baseline or candidate")
+TAG_SIDE = Tag(
+    "ttt.side",
+    "side of a run that `ttt-mlflow ab` made: baseline or candidate; of `doctor --neighbors`: alone or together",
+)
 TAG_GIT_REF = Tag("ttt.git_ref", "what the side of such a run was given as: a git ref, a folder, or . for uncommitted")
 TAG_PARENT_JOURNAL_ID = Tag(
     "ttt.parent_journal_id",

@@ -115,7 +115,7 @@ def _others(nvml: ModuleType, device: Device) -> tuple[list[Neighbor], str | Non
         return [], "which GPU this MIG instance is a part of is not known"
     found: list[Neighbor] = []
     faults = []
-    errors = (*refusals(nvml), AttributeError)
+    errors: tuple[type[Exception], ...] = (*refusals(nvml), AttributeError)
     try:
         own = text(nvml.nvmlDeviceGetUUID, device.handle if device.parent is None else device.parent)
         count = int(nvml.nvmlDeviceGetCount())
