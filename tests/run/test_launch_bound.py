@@ -1,4 +1,4 @@
-"""Which runs count as launch-bound: by their roofline time for each stage, or by their tokens where that is not known."""
+"""Which runs count as launch-bound: by their roofline time for each stage, else by their tokens."""
 
 from dataclasses import replace
 
