@@ -224,6 +224,10 @@ class FakeNvml(ModuleType):
         assert scope == self.NVML_AFFINITY_SCOPE_NODE
         return [1 << self.node_of(handle)] + [0] * (words - 1)
 
+    def nvmlDeviceGetPciInfo(self, handle: object) -> SimpleNamespace:
+        self._asked("nvmlDeviceGetPciInfo", handle)
+        return SimpleNamespace(busId=f"00000000:{self.gpus.index(str(handle)) + 0x1B:02X}:00.0")
+
     def node_of(self, handle: object) -> int:
         """The NUMA node: the first half of the devices on the first, and so on."""
         return self.gpus.index(str(handle)) * len(self.nodes) // len(self.gpus)

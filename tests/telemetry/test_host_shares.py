@@ -73,10 +73,31 @@ def test_one_node_is_not_pinned_but_its_threads_are_divided(host: FakeNvml, syst
     assert host_shares(range(128), system) == {EIGHT[0]: HostShare(64)}
 
 
-def test_an_nvml_that_does_not_tell(host: FakeNvml, system: Path) -> None:
+def test_an_nvml_that_does_not_tell(host: FakeNvml, system: Path, tmp_path: Path) -> None:
+    """Then the system does, by the PCI slot and the node."""
+    expected = host_shares(range(128), system)
     host.refuses["nvmlDeviceGetMemoryAffinity"] = NOT_SUPPORTED
-    shares = host_shares(range(128), system)
-    assert shares[EIGHT[0]].in_words == "8 threads, not pinned (NVML does not tell the NUMA node of the GPU)"
+    pci = tmp_path / "devices"
+    for number in range(8):
+        slot = pci / f"0000:{number + 0x1B:02x}:00.0"
+        slot.mkdir(parents=True)
+        (slot / "numa_node").write_text(f"{number // 4}\n")
+    assert host_shares(range(128), system, pci) == expected
+    host.refuses["nvmlDeviceGetCpuAffinity"] = NOT_SUPPORTED
+    for node, cores in enumerate(("0-31,64-95", "32-63,96-127")):
+        (system / f"node/node{node}").mkdir()
+        (system / f"node/node{node}/cpulist").write_text(f"{cores}\n")
+    assert host_shares(range(128), system, pci) == expected
+
+
+@pytest.mark.parametrize("told", ["-1", "", "x"])
+def test_a_node_that_nobody_tells(told: str, host: FakeNvml, system: Path, tmp_path: Path) -> None:
+    host.refuses["nvmlDeviceGetMemoryAffinity"] = NOT_SUPPORTED
+    slot = tmp_path / "devices/0000:1b:00.0"
+    slot.mkdir(parents=True)
+    (slot / "numa_node").write_text(told)
+    shares = host_shares(range(128), system, tmp_path / "devices")
+    assert shares[EIGHT[0]].in_words == "8 threads, not pinned (the NUMA node of the GPU is not known)"
     host.refuses["nvmlDeviceGetCount"] = NOT_SUPPORTED
     assert host_shares(range(128), system) == {}
     host.refuses["nvmlInit"] = DRIVER_NOT_LOADED

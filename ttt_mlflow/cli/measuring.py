@@ -46,6 +46,8 @@ Examples:
 \b
 Exit code: 0 nothing is missing, 1 something is missing for full measurements but the rest works,
 2 a run could not be recorded as requested, or --measure found no GPU.
+With --neighbors: 0 measured, whatever was found, 1 a run failed, 2 bad input, 4 measured but not published,
+130 and 143 stopped by Ctrl-C and by SIGTERM.
 """
 
 

@@ -17,7 +17,7 @@ from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, load_nvml, refusals,
 
 WORD_BITS = 64  # of NVML's masks
 MOST_CORES, MOST_NODES = 8192, 1024  # that NVML is asked for
-SYSTEM = Path("/sys/devices/system")
+SYSTEM, PCI = Path("/sys/devices/system"), Path("/sys/bus/pci/devices")
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,17 @@ class HostShare:
 
 @dataclass(frozen=True)
 class Near:
-    """What is near a GPU, as NVML tells: the cores of its NUMA node, and the node. None: NVML does not tell."""
+    """What is near a GPU: the cores of its NUMA node, and the node. None: neither NVML nor the system tells."""
 
     cores: frozenset[int] | None
     node: int | None
 
 
-def host_shares(usable: Iterable[int] | None = None, system: Path = SYSTEM) -> dict[str, HostShare]:
+def host_shares(usable: Iterable[int] | None = None, system: Path = SYSTEM, pci: Path = PCI) -> dict[str, HostShare]:
     """{UUID as NVML spells it: its share} of each GPU that NVML lists; empty without NVML.
 
-    usable: the cores that this process may use; None: those that the system says. system: the folder with the topology.
+    usable: the cores that this process may use; None: those that the system says. system, pci: the folders with the
+    topology and with the devices.
     """
     allowed = frozenset(os.sched_getaffinity(0) if usable is None else usable)
     try:
@@ -69,7 +70,7 @@ def host_shares(usable: Iterable[int] | None = None, system: Path = SYSTEM) -> d
     except TelemetryUnavailable:
         return {}
     try:
-        near = _near_each(nvml)
+        near = _near_each(nvml, system, pci)
     except refusals(nvml):
         return {}
     finally:
@@ -90,7 +91,7 @@ def divided(near: Mapping[str, Near], cores: Sequence[frozenset[int]], nodes: in
     shares: dict[str, HostShare] = {}
     for uuid, one in near.items():
         if one.cores is None or one.node is None:
-            shares[uuid] = HostShare(everywhere, why_not="NVML does not tell the NUMA node of the GPU")
+            shares[uuid] = HostShare(everywhere, why_not="the NUMA node of the GPU is not known")
             continue
         own = [core for core in cores if core <= one.cores]
         if not own:
@@ -149,12 +150,15 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
 
 
-def _near_each(nvml: ModuleType) -> dict[str, Near]:
+def _near_each(nvml: ModuleType, system: Path, pci: Path) -> dict[str, Near]:
     found = {}
     for number in range(int(nvml.nvmlDeviceGetCount())):
         with suppress(*refusals(nvml)):  # one that is lost has no share
             handle = nvml.nvmlDeviceGetHandleByIndex(number)
-            found[text(nvml.nvmlDeviceGetUUID, handle)] = Near(_cores(nvml, handle), _node(nvml, handle))
+            node = _node(nvml, handle)
+            node = _node_of_slot(nvml, handle, pci) if node is None else node
+            cores = _cores(nvml, handle) or _cores_of(node, system)
+            found[text(nvml.nvmlDeviceGetUUID, handle)] = Near(cores, node)
     return found
 
 
@@ -174,6 +178,24 @@ def _node(nvml: ModuleType, handle: Any) -> int | None:
     except refusals(nvml):
         return None
     return next(iter(found)) if len(found) == 1 else None
+
+
+def _node_of_slot(nvml: ModuleType, handle: Any, pci: Path) -> int | None:
+    """The GPU's NUMA node by its PCI slot; None if the system does not tell."""
+    try:
+        # NVML writes 00000000:1B:00.0, the kernel 0000:1b:00.0
+        slot = text(lambda: nvml.nvmlDeviceGetPciInfo(handle).busId).lower()[-12:]
+        node = int((pci / slot / "numa_node").read_text())
+    except (*refusals(nvml), OSError, ValueError):
+        return None
+    return node if node >= 0 else None
+
+
+def _cores_of(node: int | None, system: Path) -> frozenset[int] | None:
+    try:
+        return frozenset(numbers_in((system / f"node/node{node}/cpulist").read_text())) or None
+    except (OSError, ValueError):
+        return None
 
 
 def _bits(words: Iterable[int]) -> frozenset[int]:

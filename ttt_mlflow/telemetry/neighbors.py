@@ -99,7 +99,7 @@ class NeighborWatch:
             drawn = pd.Series([look.power_w[place] for look in looks if look.power_w], dtype="float64")
             busy = 100 * (used > BUSY_PCT).mean()  # NaN without a value
             rows.append((neighbor.number, neighbor.uuid, busy, used.mean(), drawn.mean()))
-        columns = ["gpu", "uuid", "busy_pct", "utilization_pct_mean", "power_w_mean"]
+        columns = ["gpu", "uuid", "busy_pct", "utilization_pct_mean", names.POWER_W_MEAN.name]
         return pd.DataFrame(rows, columns=columns)
 
     def _each(self, read: Callable[[Any], float]) -> Callable[[], list[float]]:

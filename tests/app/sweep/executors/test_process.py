@@ -163,6 +163,16 @@ def test_a_gpu_that_is_lost_takes_no_further_cell(executor: ProcessExecutor, eig
     assert executor.width == 1
 
 
+def test_a_gpu_that_nvml_never_knew_is_not_lost(executor: ProcessExecutor, eight: FakeNvml, tmp_path: Path) -> None:
+    """As an instance of MIG, which CUDA's driver does not call by NVML's name."""
+    eight.uuids = ["GPU-7", "GPU-1"]
+    (tmp_path / "file").write_text("")
+    executor.start(task(tmp_path / "file"))
+    (ended,) = all_ended_of(executor, 1)
+    assert (ended.lost, executor.width) == (None, 2)
+    assert "OMP_NUM_THREADS" not in executor._environment("0 (Fake H200)")
+
+
 def all_ended_of(executor: ProcessExecutor, count: int) -> list[Ended]:
     found: list[Ended] = []
 

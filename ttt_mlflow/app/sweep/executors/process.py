@@ -231,9 +231,8 @@ class ProcessExecutor:
         return found
 
     def _why_lost(self, place: str) -> str | None:
-        """Why the GPU at ``place`` does not work any more, in one line; None if it does."""
-        gpu = self._gpus.get(place)
-        why = why_lost(gpu.uuid) if gpu else None
+        """Why the GPU at ``place`` does not work any more, in one line; None if it does, or if NVML never knew it."""
+        why = why_lost(self._gpus[place].uuid) if place in self.shares else None
         return f"GPU {place} does not answer any more ({why})" if why else None
 
     def _environment(self, place: str) -> Mapping[str, str]:
