@@ -186,7 +186,9 @@ def _node_of_slot(nvml: ModuleType, handle: Any, pci: Path) -> int | None:
         # NVML writes 00000000:1B:00.0, the kernel 0000:1b:00.0
         slot = text(lambda: nvml.nvmlDeviceGetPciInfo(handle).busId).lower()[-12:]
         node = int((pci / slot / "numa_node").read_text())
-    except (*refusals(nvml), OSError, ValueError):
+    except refusals(nvml):
+        return None
+    except (OSError, ValueError):
         return None
     return node if node >= 0 else None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ttt_mlflow.config import RunConfig
 
 # Each run is measured for the whole time, so that those that are measured together end together.
-LENGTH = {"genlen": 64, "max_seconds": 15.0, "precision_pct": 1e-6}
+LENGTH = {"genlen": 64, "max_seconds": 10.0, "precision_pct": 1e-6}
 
 
 @dataclass(frozen=True)
