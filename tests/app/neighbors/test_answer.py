@@ -75,6 +75,7 @@ def test_a_slowdown_of_each_gpu_is_found_although_the_gpus_differ_by_more(tmp_pa
     assert "launch-bound: " in text
     assert "on all 4 GPUs at once" in text
     assert "Answer: slower: launch-bound" in text
+    assert "GPU UUID" not in text, "both sides have the same GPUs"
 
 
 def test_no_change(tmp_path: Path) -> None:
@@ -133,6 +134,8 @@ def test_what_limits_the_answer_is_said(tmp_path: Path) -> None:
     failed = recorded(tmp_path, [], status="error").journal
     runs += [One("launch-bound", TOGETHER, 2, PLACES[3], failed), One("launch-bound", ALONE, 2, PLACES[3], None, "why")]
     notes = found_in(runs).notes
+    text = comparison_text(found_in(runs).report)
+    assert "other GPUs of the host that were busy: 0.4 and 1.5" in text
     assert "launch-bound, together on GPU 3 (NVIDIA H200): not measured: of a test" in notes
     assert "launch-bound, alone on GPU 3 (NVIDIA H200): not measured: why" in notes
     assert "launch-bound: beside GPU 0 (NVIDIA H200), 1.5 of 3 other GPUs were busy, in the mean" in notes

@@ -111,6 +111,13 @@ def test_numbers_of_a_marked_gpu() -> None:
     assert "†" in table.markdown()
 
 
+def test_what_is_known_of_the_gpus_is_beside_the_table() -> None:
+    table = board(batch="1")
+    table.remarks = ["GPU 3 is 1.8 % slower than the median of eight"]
+    assert "  GPU 3 is 1.8 % slower than the median of eight" in table.text().splitlines()
+    assert "- GPU 3 is 1.8 % slower than the median of eight" in table.markdown().splitlines()
+
+
 def test_the_file_has_each_cell() -> None:
     table = board(batch="1")
     table.states[1].state, table.states[1].reason = "predicted_oom", "predicted to need 200 GB"

@@ -7,7 +7,7 @@ import pytest
 from tests.app.sweep.test_board import NUMBERS
 from tests.telemetry.conftest import nvml
 from tests.telemetry.fake_nvml import FakeNvml, process
-from ttt_mlflow.app.sweep.host_notes import marked_gpus, neighbor_notes, slower_notes
+from ttt_mlflow.app.sweep.host_notes import marked_gpus, neighbor_notes, not_known_note, slower_notes
 from ttt_mlflow.app.sweep.measured import Measured
 from ttt_mlflow.config import SweepConfig
 from ttt_mlflow.errors import BadInput
@@ -73,17 +73,19 @@ def test_with_any_gpu_its_numbers_are_marked(host: FakeNvml) -> None:
 def test_what_is_known_of_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert list(neighbor_notes(GPUS[:1], False)) == [], "one GPU has no neighbors"
-    (unknown,) = neighbor_notes(GPUS, False)
-    assert "is not known on this host; `ttt-mlflow doctor --neighbors` measures it" in unknown
+    assert list(neighbor_notes(GPUS, False)) == []
+    assert "is not known on this host; `ttt-mlflow doctor --neighbors` measures it" in str(not_known_note(GPUS))
+    assert not_known_note(GPUS[:1]) is None
     same = NeighborChange("power-bound", "no significant difference", 0.1, -0.2, 0.3)
     keep_neighbors("0123", [same], [])
     assert list(neighbor_notes(GPUS[:2], False)) == []
+    assert not_known_note(GPUS[:2]) is None
     slower = NeighborChange("launch-bound", "slower", -3.1, -3.6, -2.6)
     keep_neighbors("0123", [slower, same], ["GPU 3 is 1.8 % slower than the median of four (power-bound)"])
     offered, named = neighbor_notes(GPUS[:2], False)
-    assert offered.startswith("Note: launch-bound runs are 3.1 % slower [2.6, 3.6] beside others on this host (doctor")
+    assert offered.startswith("launch-bound runs are 3.1 % slower [2.6, 3.6] beside others on this host (doctor")
     assert offered.endswith("; --exclusive measures launch-bound runs alone on the host")
-    assert named.startswith("Note: GPU 3 is 1.8 % slower than the median of four (power-bound) (2")
+    assert named.startswith("GPU 3 is 1.8 % slower than the median of four (power-bound) (2")
     assert "--exclusive" not in next(iter(neighbor_notes(GPUS, True))), "it was chosen"
 
 

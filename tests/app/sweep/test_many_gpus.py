@@ -136,3 +136,16 @@ def test_launch_bound_runs_are_alone(host: Host, sweep: Sweep, store: str, monke
     monkeypatch.setattr(ProcessExecutor, "start", noted)
     assert sweep(*on(3), "--batch=1,2,32,33", "--exclusive").exit_code == 0
     assert beside == [(32, []), (33, [32]), (1, []), (2, [])]
+
+
+@pytest.mark.long
+def test_two_that_compile_the_same_at_once_share_a_cache(
+    host: Host, sweep: Sweep, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host(2)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    done = sweep(*on(2), "--batch=2", "--seed=0,1", "--use-compile=true")
+    assert done.exit_code == 0, done.output
+    first, second = (run.data.metrics["compile_s"] for run in Stored(store).children)
+    assert min(first, second) > 0
+    assert list((tmp_path / "inductor").iterdir())

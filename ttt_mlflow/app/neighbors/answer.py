@@ -98,12 +98,14 @@ def common_time(runs: Sequence[Sequence[TimedPass]]) -> tuple[float, float]:
 
 
 def _with(pair: Pair, name: str, values: Sequence[PairValues]) -> Pair:
-    """``pair`` compared by pairs of runs on one GPU. What is not the same on both sides cancels then."""
+    """``pair`` compared by pairs of runs on one GPU. GPUs that differ from each other are on both sides alike."""
     title = f"{name}: {pair.title}"
+    conditions = tuple(one for one in pair.conditions if one.baseline != one.candidate)
+    pair = replace(pair, title=title, conditions=conditions, intervals=(None, None))
     if not values:
         why = pair.why or "no GPU was measured both alone and together"
-        return replace(pair, title=title, comparison=None, answer=CANNOT_TELL, why=why, intervals=(None, None))
-    return replace(pair, title=title, comparison=compare_pairs(values), intervals=(None, None))
+        return replace(pair, comparison=None, answer=CANNOT_TELL, why=why)
+    return replace(pair, comparison=compare_pairs(values))
 
 
 def _answered(pairs: Sequence[Pair]) -> list[Pair]:

@@ -35,6 +35,9 @@ from ttt_mlflow.report.comparison_text import comparison_text
 from ttt_mlflow.report.text import json_text, printable
 from ttt_mlflow.telemetry.gpus import Gpu
 from ttt_mlflow.telemetry.siblings import gpu_faults
+from ttt_mlflow.tracking.later import sync_command
+from ttt_mlflow.tracking.own_run import note_target
+from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri
 
 OFFER = "`ttt-mlflow sweep --exclusive` measures launch-bound runs alone on the host"
 
@@ -45,13 +48,17 @@ def run_neighbors(destination: Destination, as_json: bool) -> int:
     Raises BadInput, before anything is measured, and Killed before the first run has ended.
     """
     with SignalHandler() as signals:
-        gpus = chosen_gpus(None)
-        asked, notes = _checked(gpus)
-        destination.limits()
-        guard_output()
-        with ProcessExecutor(gpus) as executor:
-            asked = _those_that_fit(asked, executor, notes)
-            return _Neighbors(asked, executor, destination, notes).carry_out(signals, as_json)
+        try:
+            gpus = chosen_gpus(None)
+            asked, notes = _checked(gpus)
+            destination.limits()
+            guard_output()
+            with ProcessExecutor(gpus) as executor:
+                asked = _those_that_fit(asked, executor, notes)
+                return _Neighbors(asked, executor, destination, notes).carry_out(signals, as_json)
+        except Killed as killed:
+            killed.during = NOTHING_MEASURED
+            raise
 
 
 def _checked(gpus: Sequence[Gpu]) -> tuple[list[Case], list[str]]:
@@ -89,13 +96,10 @@ class _Neighbors:
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
     def carry_out(self, signals: SignalHandler, as_json: bool) -> int:
-        from ttt_mlflow.tracking.publish import note_target
-        from ttt_mlflow.tracking.store import resolve_tracking_uri
-
-        logdir = Path(self.destination.logdir).absolute()
+        logdir, uri = Path(self.destination.logdir).absolute(), self._store()
         config = CompareConfig(baseline=(ALONE,), candidate=(TOGETHER,), include_invalid=True)
         parent = Journal.create(logdir, config.model_dump(mode="json"), config.entry_point)
-        note_target(parent, resolve_tracking_uri(self.destination.tracking_uri), None, self.destination.experiment_name)
+        note_target(parent, uri, None, self.destination.experiment_name)
         places = [str(gpu) for gpu in self.executor.gpus]
         turns = Turns(self.cases, places)
         for place in places:
@@ -108,7 +112,6 @@ class _Neighbors:
             killed = stopped
             if not any(one.record for one in turns.runs):
                 shutil.rmtree(parent.path, ignore_errors=True)
-                killed.during = NOTHING_MEASURED
                 raise
         except Exception as error:  # raised again: the record has an end
             record_fault(parent, error)
@@ -130,6 +133,14 @@ class _Neighbors:
         elif answer:
             self._keep(answer)
         return code
+
+    def _store(self) -> str:
+        """Where the runs will go. Raises BadInput, before anything is measured, for what is no store."""
+        uri = resolve_tracking_uri(self.destination.tracking_uri)
+        if reason := check_tracking(uri):
+            place = without_secrets(uri)
+            print_error(f"Warning: tracking_uri={place}: cannot be reached ({reason}); the runs are kept on this disk")
+        return uri
 
     def _measure(self, turns: Turns, parent: Journal, logdir: Path) -> None:
         began, count = time.monotonic(), len(turns.all())
@@ -161,8 +172,6 @@ class _Neighbors:
             parent.set_description("\n".join([parent.description, "", *(f"- {line}" for line in lines)]))
 
     def _publish(self, parent: Journal, turns: Turns) -> bool:
-        from ttt_mlflow.tracking.later import sync_command
-
         records = {"": [one.record for one in turns.runs if one.record]}
         try:
             with Publishing(self.destination, parent=None) as publishing:
@@ -170,7 +179,7 @@ class _Neighbors:
                 place = publish_all(parent, records, publishing)
         except (BadInput, PublishFailed) as error:  # bad input: the server refuses, but all is measured
             show_error(error)
-            later = sync_command(Path(self.destination.logdir).absolute(), self.destination.tracking_uri or "")
+            later = sync_command(Path(self.destination.logdir).absolute(), str(parent.target["tracking_uri"]))
             self._say(f"The runs are kept; `{later}` publishes them later")
             return False
         self._say(f"MLflow run {place.run_id} in {place.tracking_uri}, with {len(records[''])} child runs")

@@ -86,12 +86,14 @@ class CellState:
 class Board:
     """All cells of a sweep, in the order in which they were asked for.
 
-    marked: {UUID of a GPU without NVML's prefix: what distinguishes it from the others}.
+    marked: {UUID of a GPU without NVML's prefix: what distinguishes it from the others}. remarks: what is known of the
+    host's GPUs, one line each.
     """
 
     sweep_id: str
     states: list[CellState]
     marked: Mapping[str, str] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
     by_key: dict[str, CellState] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +147,7 @@ class Board:
         if len(methods) > 1 or len(codes) > 1:
             yield "Measured with different versions of the code: a repetition with --redo all measures all with one"
         used = {_uuid(one) for one in self.states if one.state == "done"}
+        yield from self.remarks
         yield from (f"{MARK} {text}" for uuid, text in self.marked.items() if uuid in used)
         for one in self.states:
             if one.state not in ("done", "missing", "running") and one.reason:

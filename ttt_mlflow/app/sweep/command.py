@@ -20,7 +20,7 @@ from ttt_mlflow.app.sweep.executors.inline import InlineExecutor
 from ttt_mlflow.app.sweep.executors.process import ProcessExecutor, chosen_gpus
 from ttt_mlflow.app.sweep.executors.ray import RayExecutor
 from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, sweep_id
-from ttt_mlflow.app.sweep.host_notes import PREFIX, marked_gpus, neighbor_notes, slower_notes
+from ttt_mlflow.app.sweep.host_notes import PREFIX, marked_gpus, neighbor_notes, not_known_note, slower_notes
 from ttt_mlflow.app.sweep.live import Live, dry_run_text
 from ttt_mlflow.app.sweep.measured import Alike, Measured, local_records, runs_of
 from ttt_mlflow.app.sweep.parent import Place, alone, children_of, end_parent, find_parent, open_parent, show_in
@@ -94,6 +94,8 @@ def open_executor(config: SweepConfig) -> Executor:
     if config.exclusive and config.executor != "process":
         why = "measures one run at a time" if config.executor == "inline" else "shares the hosts of a cluster itself"
         raise BadInput(f"exclusive=true: executor={config.executor} {why}; omit exclusive")
+    if config.any_gpu and config.executor == "ray":
+        raise BadInput("any_gpu=true: executor=ray chooses the GPUs of the cluster itself; omit any_gpu")
     if config.executor == "ray":
         return RayExecutor(config.address)
     if config.executor == "inline":
@@ -200,6 +202,7 @@ class _Sweep:
             return None, False
 
     def _begin(self, todo: Sequence[CellState], stored: SweepRuns | None, is_resumed: bool) -> None:
+        self.board.remarks = list(neighbor_notes(self.executor.gpus, self.config.exclusive is True))
         self.alive_s = sum(may_take_s(one.cell.config) for one in todo) + PER_CELL_S * len(self.board.states)
         show_in(self.parent, self.board)
         if stored:
@@ -215,8 +218,8 @@ class _Sweep:
             print_error("Warning: the GPUs are of different kinds; each number of the table names its own")
         for text in self.board.marked.values():
             print_error(f"Warning: {text}; the table marks its numbers with {MARK}")
-        for note in neighbor_notes(self.executor.gpus, self.config.exclusive is True):
-            print_error(note)
+        for note in filter(None, [*self.board.remarks, not_known_note(self.executor.gpus)]):
+            print_error(f"Note: {note}")
 
     def _nothing_to_do(self, stored: SweepRuns) -> int:
         """All is there. A run that `mlflow run` made for it is told."""
@@ -297,13 +300,14 @@ class _Sweep:
         if left and not killed:
             message = f"all GPUs were lost; {failed} runs failed and {left} are left; the same command goes on"
             status, code = "error", RunFailed.exit_code
+        self.board.remarks = [*self.board.remarks, *self._slower()]
         show_in(self.parent, self.board)
         if not killed and (why := write_report(self.parent, self.board, self.publishing.uri)):
             print_error(f"Warning: the report is not complete: {why}")
         end_parent(self.parent, status, message, code)
         told = self._publish_parent(killed)
         print_text(self.board.text())
-        for line in [*self._slower(), *told]:
+        for line in told:
             print_text(line)
         if message:
             print_error(f"Stopped by {killed}; the same command goes on" if killed else f"Error: {message}")
@@ -317,7 +321,7 @@ class _Sweep:
         """The GPUs that were slower than their siblings, by all runs of this sweep that this disk has."""
         numbers = {gpu.uuid.removeprefix(PREFIX): gpu.number for gpu in self.executor.gpus}
         local = local_records(self.logdir, self.board.sweep_id)
-        return [f"  {note}" for note in slower_notes(runs_of(local.children, None, False), numbers)]
+        return slower_notes(runs_of(local.children, None, False), numbers)
 
     def _publish_parent(self, killed: Killed | None) -> list[str]:
         """Publish the parent. Returns what to tell about where it is."""

@@ -39,18 +39,26 @@ def marked_gpus(config: SweepConfig, gpus: Sequence[Gpu]) -> dict[str, str]:
 
 def neighbor_notes(gpus: Sequence[Gpu], exclusive: bool) -> Iterator[str]:
     """What is known of measuring side by side on ``gpus``, one line each; nothing for fewer than two."""
-    if len(gpus) < 2:
-        return
-    known = known_neighbors(gpu.uuid.removeprefix(PREFIX) for gpu in gpus)
+    known = known_neighbors(_uuids(gpus)) if len(gpus) > 1 else None
     if known is None:
-        todo = "`ttt-mlflow doctor --neighbors` measures it"
-        yield f"Note: whether runs side by side change each other is not known on this host; {todo}"
         return
     source = f"beside others on this host (doctor --neighbors, {known.measured_at[:10]})"
     if found := known.that_differ:
         offer = "" if exclusive else "; --exclusive measures launch-bound runs alone on the host"
-        yield f"Note: {', '.join(map(str, found))} {source}{offer}"
-    yield from (f"Note: {sentence} ({known.measured_at[:10]})" for sentence in known.slower)
+        yield f"{', '.join(map(str, found))} {source}{offer}"
+    yield from (f"{sentence} ({known.measured_at[:10]})" for sentence in known.slower)
+
+
+def not_known_note(gpus: Sequence[Gpu]) -> str | None:
+    """What to do where it was never measured whether runs side by side change each other; None if it was."""
+    if len(gpus) < 2 or known_neighbors(_uuids(gpus)):
+        return None
+    todo = "`ttt-mlflow doctor --neighbors` measures it"
+    return f"whether runs side by side change each other is not known on this host; {todo}"
+
+
+def _uuids(gpus: Sequence[Gpu]) -> list[str]:
+    return [gpu.uuid.removeprefix(PREFIX) for gpu in gpus]
 
 
 def slower_notes(runs: Sequence[Measured], numbers: Mapping[str, int]) -> list[str]:
