@@ -70,7 +70,9 @@ def test_one_node_is_not_pinned_but_its_threads_are_divided(host: FakeNvml, syst
     assert set(shares.values()) == {HostShare(8)}
     assert shares[EIGHT[0]].in_words == "8 threads, not pinned"
     host.uuids = EIGHT[:1]
-    assert host_shares(range(128), system) == {EIGHT[0]: HostShare(64)}
+    alone = host_shares(range(128), system)
+    assert alone == {EIGHT[0]: HostShare(None)}, "nothing is divided"
+    assert alone[EIGHT[0]].in_words == "all threads, not pinned"
 
 
 def test_an_nvml_that_does_not_tell(host: FakeNvml, system: Path, tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_system_that_does_not_tell(tmp_path: Path) -> None:
 
 
 def test_a_share_goes_to_another_process_and_comes_back() -> None:
-    for share in (HostShare(8, (0, 1), 1), HostShare(2), HostShare(1, why_not="because")):
+    for share in (HostShare(8, (0, 1), 1), HostShare(2), HostShare(None), HostShare(1, why_not="because")):
         assert HostShare.of_json(share.as_json()) == share
 
 
@@ -148,7 +150,7 @@ def test_no_core_is_given_twice_while_there_are_enough(nodes: Sequence[Sequence[
     shares = divided(near, cores, len(nodes))
     assert shares.keys() == near.keys()
     for uuid, share in shares.items():
-        assert share.threads >= 1
+        assert share.threads is None if len(gpus) == len(nodes) == 1 else (share.threads or 0) >= 1
         assert set(share.cores) <= set(near[uuid].cores or ())
         assert bool(share.cores) == (len(nodes) > 1)
         for core in cores:

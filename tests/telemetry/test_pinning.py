@@ -49,6 +49,7 @@ def test_what_is_not_pinned_is_said() -> None:
     whole = sorted(os.sched_getaffinity(0))
     found = pinned(HostShare(3))
     assert (found["thread"], found["facts"]) == (whole, {"host_threads": 3, "pinned_cores": "none"})
+    assert pinned(HostShare(None))["facts"] == {"pinned_cores": "none"}
     found = pinned(HostShare(3, why_not="nobody knows"))
     assert found["facts"] == {"host_threads": 3, "pinned_cores": "none: nobody knows"}
 

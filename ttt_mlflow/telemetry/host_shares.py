@@ -24,12 +24,12 @@ SYSTEM, PCI = Path("/sys/devices/system"), Path("/sys/bus/pci/devices")
 class HostShare:
     """What one process of a GPU gets of the host.
 
-    threads: for its libraries and compilers. cores: to which it is pinned; empty: it is not, as on a host with one NUMA
-    node. node: the NUMA node of these cores, from which it takes its memory; None if it is not pinned. why_not: why it
-    is not pinned although the host has several nodes.
+    threads: for its libraries and compilers; None: as many as they choose, as with the only GPU of a host. cores: to
+    which it is pinned; empty: it is not, as on a host with one NUMA node. node: the NUMA node of these cores, from which
+    it takes its memory; None if it is not pinned. why_not: why it is not pinned although the host has several nodes.
     """
 
-    threads: int
+    threads: int | None
     cores: tuple[int, ...] = ()
     node: int | None = None
     why_not: str | None = None
@@ -44,7 +44,7 @@ class HostShare:
     @property
     def in_words(self) -> str:
         """For example ``cores 0-15,64-79 of NUMA node 0, 16 threads``."""
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        threads = f"{self.threads or 'all'} thread{'' if self.threads == 1 else 's'}"
         if self.cores:
             return f"cores {ranges(self.cores)} of NUMA node {self.node}, {threads}"
         return f"{threads}, not pinned{f' ({self.why_not})' if self.why_not else ''}"
@@ -85,7 +85,7 @@ def divided(near: Mapping[str, Near], cores: Sequence[frozenset[int]], nodes: in
     how many NUMA nodes the host has. Where several GPUs are near the same cores, each gets as many whole cores as the
     others; where there are fewer cores than GPUs, they share them.
     """
-    everywhere = max(1, len(cores) // max(1, len(near)))
+    everywhere = max(1, len(cores) // len(near)) if len(near) > 1 else None
     if nodes < 2:
         return dict.fromkeys(near, HostShare(everywhere))
     shares: dict[str, HostShare] = {}

@@ -23,7 +23,8 @@ def pin(share: HostShare) -> None:
     What the system refuses is left as it is, and :func:`pinned_facts` says so.
     """
     _facts.clear()
-    _facts["host_threads"] = share.threads
+    if share.threads:
+        _facts["host_threads"] = share.threads
     if not share.cores or share.node is None:
         _facts["pinned_cores"] = f"none{f': {share.why_not}' if share.why_not else ''}"
         return
@@ -41,8 +42,9 @@ def pin(share: HostShare) -> None:
 def pinned_facts() -> dict[str, object]:
     """What this process was pinned to, for the record; empty if :func:`pin` was not called.
 
-    host_threads (of its libraries and compilers), pinned_cores (such as 0-15,64-79, or none and why), numa_node (of
-    these cores), numa_memory (preferred: memory comes from this node as long as it has some; or first touch).
+    host_threads (of its libraries and compilers, if they were divided), pinned_cores (such as 0-15,64-79, or none and
+    why), numa_node (of these cores), numa_memory (preferred: memory comes from this node as long as it has some; or
+    first touch).
     """
     return dict(_facts)
 

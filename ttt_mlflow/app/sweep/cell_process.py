@@ -51,7 +51,9 @@ def _take_share(share: dict[str, Any] | None) -> None:
     from ttt_mlflow.telemetry.pinning import pin
 
     pin(HostShare.of_json(share))
-    if "torch" in sys.modules:  # a fork: PyTorch has read the environment of the process that it was forked from
+    if (
+        share["threads"] and "torch" in sys.modules
+    ):  # a fork: PyTorch has read the environment of the process that it was forked from
         sys.modules["torch"].set_num_threads(share["threads"])
 
 

@@ -149,6 +149,15 @@ def test_a_number_of_threads_that_was_chosen_is_kept(
     assert executor.shares["0 (Fake H200)"].threads == 7
 
 
+def test_the_only_gpu_of_a_host_leaves_the_threads_as_they_are(
+    executor: ProcessExecutor, eight: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eight.uuids = ["GPU-0"]
+    monkeypatch.setattr(host_shares, "numa_nodes", lambda system: 1)
+    assert executor.shares["0 (Fake H200)"].in_words == "all threads, not pinned"
+    assert not {"OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"} & executor._environment("0 (Fake H200)").keys()
+
+
 def test_a_gpu_that_is_lost_takes_no_further_cell(executor: ProcessExecutor, eight: FakeNvml, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     executor.start(task(tmp_path / "file"))

@@ -39,6 +39,7 @@ CELL = "ttt_mlflow.app.sweep.cell_process"
 LAST_WORDS = 300  # characters of the last line of a process that left no reason
 # Threads of PyTorch's operators on the host, and processes with which Inductor compiles. Libraries read them once.
 THREADS, COMPILE_THREADS = "OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"
+MOST_COMPILE = 32  # Inductor's own limit
 MEASURED = ("ok", "oom")
 
 
@@ -243,7 +244,8 @@ class ProcessExecutor:
         # with a single one, the user's own variable already names it: an instance of MIG has another kind of name
         chosen = {"CUDA_VISIBLE_DEVICES": gpu.uuid} if gpu and self._is_one_of_several else {}
         share = self.shares.get(place)
-        threads = dict.fromkeys((THREADS, COMPILE_THREADS), str(share.threads)) if share else {}
+        count = share.threads if share else None
+        threads = {THREADS: str(count), COMPILE_THREADS: str(min(count, MOST_COMPILE))} if count else {}
         return {**threads, **kept, **chosen, "PYTHONPATH": paths}
 
     @property
