@@ -25,8 +25,8 @@ class HostShare:
     """What one process of a GPU gets of the host.
 
     threads: for its libraries and compilers; None: as many as they choose, as with the only GPU of a host. cores: to
-    which it is pinned; empty: it is not, as on a host with one NUMA node. node: the NUMA node of these cores, from which
-    it takes its memory; None if it is not pinned. why_not: why it is not pinned although the host has several nodes.
+    which it is pinned; empty: it is not, as on a host with one NUMA node. node: the NUMA node of these cores, from
+    which it takes its memory; None if it is not pinned. why_not: why it is not pinned although there are several nodes.
     """
 
     threads: int | None
