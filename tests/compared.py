@@ -33,8 +33,12 @@ def recorded(
     values: Mapping[str, float] | None = None,
     tag: Mapping[str, str] | None = None,
     status: str = "ok",
+    ended_ms: Sequence[int] | None = None,
 ) -> LocalRun:
-    """A decode or prefill run with these passes. ``config``, ``values``, ``tag``: what is not the default."""
+    """A decode or prefill run with these passes. ``config``, ``values``, ``tag``: what is not the default.
+
+    ended_ms: when each pass ended, in ms since 1970; None as of a version that did not record it.
+    """
     used = RunConfig.parse({"batch": 128, "genlen": 128, **USED, **(config or {})})
     journal = Journal.create(root, used.model_dump(mode="json"))
     journal.set_used(used.model_dump(mode="json"))
@@ -45,6 +49,8 @@ def recorded(
         "repeat_total_ms": [1e3 * tokens / rate for rate in tokens_per_s],
         "repeat_complete": [True] * len(tokens_per_s),
     }
+    if ended_ms is not None:
+        timed |= {"repeat_ended_ms": list(ended_ms), "repeat_wall_ms": timed["repeat_total_ms"]}
     if tokens_per_s:
         journal.write_artifact(names.ARTIFACT_PASSES, json.dumps(timed))
         journal.update_metrics(metrics({"decode_tokens_per_s": sorted(tokens_per_s)[len(tokens_per_s) // 2]}))

@@ -19,6 +19,7 @@ FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 TESTED_ELSEWHERE = {
     "__main__.py": "every test of the command line as a process",
     "app/ab/parent.py": "app/ab/test_command.py",
+    "app/neighbors/cases.py": "app/neighbors/test_answer.py",
     "app/sweep/cell_process.py": "app/sweep/executors/test_process.py",
     "app/sweep/check.py": "app/sweep/test_command.py",
     "app/sweep/executors/inline.py": "app/sweep/test_command.py",

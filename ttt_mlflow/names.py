@@ -249,6 +249,18 @@ VIOLATION_S: dict[str, Metric] = {
     )
     for policy in VIOLATION_POLICIES
 }
+NEIGHBOR_GPUS_BUSY = Metric(
+    "neighbor_gpus_busy",
+    "count",
+    "other GPUs of the host that were busy, mean over the measured section; absent without another GPU",
+    label="busy neighbors",
+)
+NEIGHBOR_POWER_W = Metric(
+    "neighbor_power_w",
+    "W",
+    "power of the host's other GPUs together, mean over the measured section; absent without another GPU",
+    label="power of the neighbors",
+)
 ECC_UNCORRECTED_ERRORS = Metric(
     "ecc_uncorrected_errors",
     "count",
@@ -526,7 +538,10 @@ TAG_CHECKPOINT_ID = Tag("ttt.checkpoint_id", "hash of the checkpoint's weights, 
 TAG_COMPARISON = Tag(
     "ttt.comparison", "answer of a comparison: faster, slower, mixed, no significant difference or cannot tell"
 )
-TAG_SIDE = Tag("ttt.side", "side of a run that `ttt-mlflow ab` made: baseline or candidate")
+TAG_SIDE = Tag(
+    "ttt.side",
+    "side of a run that `ttt-mlflow ab` made: baseline or candidate; of `doctor --neighbors`: alone or together",
+)
 TAG_GIT_REF = Tag("ttt.git_ref", "what the side of such a run was given as: a git ref, a folder, or . for uncommitted")
 TAG_PARENT_JOURNAL_ID = Tag(
     "ttt.parent_journal_id",
@@ -578,6 +593,11 @@ ARTIFACT_QUERIES = Artifact(
 ARTIFACT_PROCESSES = Artifact(
     "telemetry/processes.csv",
     "other processes on the GPU in the measured section: pid, name, memory_bytes, sm_utilization_pct",
+)
+ARTIFACT_NEIGHBORS = Artifact(
+    "telemetry/neighbors.csv",
+    "the host's other GPUs in the measured section: gpu (NVML's number), uuid, busy_pct, utilization_pct_mean, "
+    "power_w_mean",
 )
 ARTIFACT_CLOCKS = Artifact(
     "telemetry/clocks.png", "clocks, power and temperature over time, with the measured section shaded"

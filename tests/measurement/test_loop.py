@@ -56,7 +56,8 @@ class Machine:
         self.totals = iter(totals)
         self.seconds = 0.0
         self.log: list[str] = []
-        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: self.seconds))
+        clocks = SimpleNamespace(perf_counter=lambda: self.seconds, time_ns=lambda: int(1e9 * self.seconds))
+        monkeypatch.setattr(loop, "time", clocks)
 
     def one_pass(self) -> StepTimes:
         self.log.append("pass")
@@ -103,6 +104,12 @@ def test_a_given_count_is_kept_whatever_the_time(monkeypatch: pytest.MonkeyPatch
     assert len(measurement.repeats) == 3
     assert measurement.stop_reason == "count"
     assert not measurement.interrupted
+
+
+def test_it_is_kept_when_each_timed_pass_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = Machine(monkeypatch, endless(100, 20, 30)).measure(warmup=1, repeats=3)
+    assert measurement.ended_ms == [120, 150, 180]
+    assert measurement.record(1)["repeat_ended_ms"] == [120, 150, 180]
 
 
 def test_warmup_ends_when_passes_agree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,8 @@ def test_what_is_read_is_what_was_measured(workload: Workload, tmp_path: Path) -
     assert so_far
     assert so_far.workload == workload
     measurement.interrupted, measurement.stop_reason = True, "interrupted"
+    assert len(so_far.measurement.ended_ms) == 3
+    measurement.ended_ms = so_far.ended_ms  # when they were written
     assert so_far.measurement.record(1) == measurement.record(1)
     assert so_far.measurement.steps_frame().equals(measurement.steps_frame())
     assert so_far.measurement.metrics(workload) == measurement.metrics(workload)

@@ -10,7 +10,7 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.names import ARTIFACT_PASSES
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.record.passes import throughputs
+from ttt_mlflow.record.passes import TimedPass, throughputs, timed_passes
 from ttt_mlflow.record.recorded_run import LocalRun
 
 
@@ -36,3 +36,15 @@ def test_an_older_record_has_its_tokens_from_its_configuration(mode: str, tokens
 def test_tokens_that_are_no_number_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"timing/passes.json does not hold the passes of a run"):
         throughputs(record(tmp_path, {"tokens_per_pass": "many"}))
+
+
+def test_complete_passes_have_their_times(tmp_path: Path) -> None:
+    times = {"tokens_per_pass": 50, "repeat_ended_ms": [5010, 5030], "repeat_wall_ms": [10.5, 20.5]}
+    (found,) = timed_passes(record(tmp_path, times))
+    assert found == TimedPass(4999.5, 5010, 5000)
+
+
+@pytest.mark.parametrize("times", [{}, {"repeat_ended_ms": [1, 2]}, {"repeat_ended_ms": [], "repeat_wall_ms": []}])
+def test_a_record_that_does_not_say_when_is_refused(times: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"does not say when its passes ended; measure it again"):
+        timed_passes(record(tmp_path, {"tokens_per_pass": 50, **times}))

@@ -43,11 +43,14 @@ def test_on_a_cpu_the_host_counts(tmp_path: Path) -> None:
         ({"sm_clock_mhz_mean": 1900.0}, ["mean SM clock in MHz: 1,980 and 1,900"]),
         ({"temperature_c_max": 45.0}, []),
         ({"temperature_c_max": 61.0}, ["temperature in °C: 40 and 61"]),
+        ({"neighbor_gpus_busy": 0.4}, []),
+        ({"neighbor_gpus_busy": 6.8}, ["other GPUs of the host that were busy: 0 and 6.8"]),
         ({}, []),
     ],
 )
-def test_clocks_and_temperature(tmp_path: Path, values: dict[str, float], expected: list[str]) -> None:
-    base = recorded(tmp_path, [1.0], values={"sm_clock_mhz_mean": 1980.0, "temperature_c_max": 40.0})
+def test_clocks_temperature_and_neighbors(tmp_path: Path, values: dict[str, float], expected: list[str]) -> None:
+    known = {"sm_clock_mhz_mean": 1980.0, "temperature_c_max": 40.0, "neighbor_gpus_busy": 0.0}
+    base = recorded(tmp_path, [1.0], values=known)
     assert conditions([base], [recorded(tmp_path, [1.0], values=values)]) == expected
 
 

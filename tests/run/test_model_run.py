@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tests.catalog import ARTIFACT_PATHS, METRIC_NAMES
 from tests.runs import Carried, a_signal_at_the_first_end, measured_in
-from tests.telemetry.fake_nvml import GPU_UUID, NOT_SUPPORTED, FakeNvml, process
+from tests.telemetry.fake_nvml import GPU_UUID, NOT_SUPPORTED, OTHER_UUID, FakeNvml, process
 from ttt_mlflow import names
 from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.config import RunConfig
@@ -39,6 +39,7 @@ from ttt_mlflow.models.transformer.work import decode_stages
 from ttt_mlflow.profilers import torch_profiler
 from ttt_mlflow.run import lifecycle, model_run
 from ttt_mlflow.run.plan import make_plan
+from ttt_mlflow.telemetry import sampler as telemetry_sampler
 from ttt_mlflow.telemetry.clock import SteadyClock
 from ttt_mlflow.telemetry.sampler import NvmlSampler
 
@@ -805,6 +806,22 @@ def test_who_else_was_on_the_card_is_recorded(
     assert queries.loc["energy", "calls"] == 2 * 3, "at both ends of each pass"
     facts = json.loads((measured.journal.artifacts / "environment/host.json").read_text())
     assert facts["cpu_load_1min_end"] >= 0
+    assert measured.artifacts <= ARTIFACT_PATHS
+
+
+def test_which_other_gpus_were_busy_is_recorded(
+    register: Register, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml = FakeNvml()
+    nvml.uuids = [GPU_UUID, OTHER_UUID]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(telemetry_sampler, "LOOKS_PER_SECOND", 500.0)
+    monkeypatch.setattr(lifecycle, "open_sampler", lambda device, reporter: NvmlSampler.open(GPU_UUID, hz=500))
+    register(lambda step, tokens: nvml.wait_for_samples(3))
+    measured = measure(TOY)
+    assert (measured.metrics["neighbor_gpus_busy"], measured.metrics["neighbor_power_w"]) == (1, 500)
+    others = pd.read_csv(measured.journal.artifacts / "telemetry/neighbors.csv")
+    assert others[["gpu", "uuid", "busy_pct"]].values.tolist() == [[1, OTHER_UUID, 100.0]]
     assert measured.artifacts <= ARTIFACT_PATHS
 
 

@@ -1,4 +1,4 @@
-"""Stands for pynvml on a machine without a GPU: one H200 under load, with the names and errors of pynvml."""
+"""Stands for pynvml on a machine without a GPU: H200s under load, one or more, with the names and errors of pynvml."""
 
 import os
 import threading
@@ -75,6 +75,7 @@ class FakeNvml(ModuleType):
     NVML_SUCCESS = SUCCESS
     NVML_ERROR_NOT_SUPPORTED = NOT_SUPPORTED
     NVML_ERROR_NOT_FOUND = NOT_FOUND
+    NVML_ERROR_GPU_IS_LOST = GPU_IS_LOST
     NVML_CLOCK_SM = 1
     NVML_CLOCK_MEM = 2
     NVML_TEMPERATURE_GPU = 0
@@ -92,6 +93,7 @@ class FakeNvml(ModuleType):
     NVML_GPM_METRIC_ANY_TENSOR_UTIL = 5
     NVML_GPM_METRIC_DRAM_BW_UTIL = 10
     NVML_GPM_METRICS_GET_VERSION = 1
+    NVML_AFFINITY_SCOPE_NODE = 0
     c_nvmlGpmMetricsGet_t = GpmRequest
 
     def __init__(self) -> None:
@@ -107,6 +109,11 @@ class FakeNvml(ModuleType):
         self.cuda_version = 13010  # that the driver supports, as NVML writes 13.1
         self.sm_clock = 1980
         self.sm_clocks: dict[str, int] = {}  # by UUID, where a device has one of its own
+        self.utilizations: dict[str, int] = {}  # likewise
+        self.power_limits: dict[str, int] = {}  # likewise, W
+        self.users: dict[str, list[SimpleNamespace]] = {}  # likewise, the processes
+        self.lost: set[str] = set()  # devices that have fallen off the bus
+        self.nodes = [range(4)]  # the cores of each NUMA node
         self.temperature = 41
         self.energy_mj = 5_000_000_000
         self.violation_ns = {policy: 10**9 * policy for policy in range(6)}
@@ -142,6 +149,8 @@ class FakeNvml(ModuleType):
         self.calls[function] += 1
         if function in self.refuses:
             raise NVMLError(self.refuses[function])
+        if handle in self.lost:
+            raise NVMLError(GPU_IS_LOST)
         if str(handle).startswith("MIG-") and function not in OF_AN_INSTANCE:
             raise NVMLError(NOT_SUPPORTED)
 
@@ -186,9 +195,42 @@ class FakeNvml(ModuleType):
             return self.sm_clocks.get(str(handle), self.sm_clock)
         return 3201
 
+    @property
+    def gpus(self) -> list[str]:
+        """The devices that are no MIG instances: those that NVML numbers."""
+        return [uuid for uuid in self.uuids if not uuid.startswith("MIG-")]
+
     def nvmlDeviceGetCount(self) -> int:
         self._asked("nvmlDeviceGetCount")
-        return len(self.uuids)
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> object:
+        self._asked("nvmlDeviceGetHandleByIndex", self.gpus[index])
+        return self.gpus[index]
+
+    def nvmlDeviceGetUUID(self, handle: object) -> str:
+        self._asked("nvmlDeviceGetUUID")
+        return str(handle)
+
+    def nvmlDeviceGetCpuAffinity(self, handle: object, words: int) -> list[int]:
+        """As pynvml: words of 64 cores, of the node of the device."""
+        self._asked("nvmlDeviceGetCpuAffinity", handle)
+        cores = self.nodes[self.node_of(handle)]
+        mask = sum(1 << core for core in cores)
+        return [mask >> 64 * word & (1 << 64) - 1 for word in range(words)]
+
+    def nvmlDeviceGetMemoryAffinity(self, handle: object, words: int, scope: int) -> list[int]:
+        self._asked("nvmlDeviceGetMemoryAffinity", handle)
+        assert scope == self.NVML_AFFINITY_SCOPE_NODE
+        return [1 << self.node_of(handle)] + [0] * (words - 1)
+
+    def nvmlDeviceGetPciInfo(self, handle: object) -> SimpleNamespace:
+        self._asked("nvmlDeviceGetPciInfo", handle)
+        return SimpleNamespace(busId=f"00000000:{self.gpus.index(str(handle)) + 0x1B:02X}:00.0")
+
+    def node_of(self, handle: object) -> int:
+        """The NUMA node: the first half of the devices on the first, and so on."""
+        return self.gpus.index(str(handle)) * len(self.nodes) // len(self.gpus)
 
     def nvmlDeviceGetMaxClockInfo(self, handle: object, kind: int) -> int:
         self._asked("nvmlDeviceGetMaxClockInfo", handle)
@@ -196,11 +238,11 @@ class FakeNvml(ModuleType):
 
     def nvmlDeviceGetPowerManagementLimit(self, handle: object) -> int:
         self._asked("nvmlDeviceGetPowerManagementLimit", handle)
-        return 700_000
+        return 1000 * self.power_limits.get(str(handle), 700)
 
     def nvmlDeviceGetEnforcedPowerLimit(self, handle: object) -> int:
         self._asked("nvmlDeviceGetEnforcedPowerLimit", handle)
-        return 700_000
+        return 1000 * self.power_limits.get(str(handle), 700)
 
     def nvmlDeviceGetEccMode(self, handle: object) -> list[int]:
         self._asked("nvmlDeviceGetEccMode", handle)
@@ -228,7 +270,7 @@ class FakeNvml(ModuleType):
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[SimpleNamespace]:
         self._asked("nvmlDeviceGetComputeRunningProcesses", handle)
-        return self.processes
+        return self.users.get(str(handle), self.processes)
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, handle: object) -> list[SimpleNamespace]:
         self._asked("nvmlDeviceGetGraphicsRunningProcesses", handle)
@@ -310,7 +352,7 @@ class FakeNvml(ModuleType):
 
     def nvmlDeviceGetUtilizationRates(self, handle: object) -> SimpleNamespace:
         self._asked("nvmlDeviceGetUtilizationRates", handle)
-        return SimpleNamespace(gpu=self.utilization, memory=60)
+        return SimpleNamespace(gpu=self.utilizations.get(str(handle), self.utilization), memory=60)
 
     def nvmlDeviceGetMemoryInfo(self, handle: object, version: int | None = None) -> SimpleNamespace:
         self._asked("nvmlDeviceGetMemoryInfo_v2" if version else "nvmlDeviceGetMemoryInfo", handle)

@@ -41,10 +41,13 @@ Examples:
   ttt-mlflow doctor
   ttt-mlflow doctor --json --tracking-uri http://mlflow.example:5000
   ttt-mlflow doctor --measure
+  ttt-mlflow doctor --neighbors
 
 \b
 Exit code: 0 nothing is missing, 1 something is missing for full measurements but the rest works,
 2 a run could not be recorded as requested, or --measure found no GPU.
+With --neighbors: 0 measured, whatever was found, 1 a run failed, 2 bad input, 4 measured but not published,
+130 and 143 stopped by Ctrl-C and by SIGTERM.
 """
 
 
@@ -109,12 +112,14 @@ def micro_command(
 @click.command("doctor", epilog=DOCTOR_EXAMPLES)
 @click.option("--json", "as_json", is_flag=True, help="print the findings as JSON")
 @click.option("--measure", is_flag=True, help="first measure the ceilings of each visible GPU, and keep them")
+@click.option("--neighbors", is_flag=True, help="measure on each GPU alone and on all at once, and compare; minutes")
 @record_options
 @click.pass_context
 def doctor_command(
     context: click.Context,
     as_json: bool,
     measure: bool,
+    neighbors: bool,
     logdir: str | None,
     tracking_uri: str | None,
     experiment_name: str | None,
@@ -123,7 +128,7 @@ def doctor_command(
     from ttt_mlflow.app.doctor.command import run_doctor
 
     destination = Destination(logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
-    context.exit(run_doctor(destination, as_json=as_json, measure=measure))
+    context.exit(run_doctor(destination, as_json=as_json, measure=measure, neighbors=neighbors))
 
 
 COMMANDS = (run_command, micro_command, doctor_command)

@@ -30,7 +30,7 @@ BARE: dict[type[Configuration], dict[str, str]] = {
     MicroConfig: {"profile": "nsys"},
     SweepConfig: {
         **{"use_compile": "true", "cuda_graph": "true", "profile": "torch"},
-        **{"try_all": "true", "skip_missing": "true"},
+        **{"try_all": "true", "skip_missing": "true", "any_gpu": "true", "exclusive": "true"},
     },
 }
 TRACKING_URI_HELP = "MLflow store or server  [default: $MLFLOW_TRACKING_URI, else the SQLite file ./mlflow.db]"

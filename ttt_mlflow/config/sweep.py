@@ -57,7 +57,7 @@ class SweepConfig(Configuration):
 
     entry_point = "sweep"
     how_measured = (
-        *("executor", "gpus", "address", "redo", "try_all", "skip_missing", "retry_invalid"),
+        *("executor", "gpus", "any_gpu", "exclusive", "address", "redo", "try_all", "skip_missing", "retry_invalid"),
         *("profile", "nsys_args", "nsys_export", "warmup", "repeats", "precision_pct", "max_seconds", "thresholds"),
     )
     identity = (
@@ -72,6 +72,8 @@ class SweepConfig(Configuration):
         "grid": "auto, or a YAML file",
         "executor": "process, inline or ray",
         "gpus": "auto, or numbers of GPUs, comma-separated",
+        "any_gpu": "true or false",
+        "exclusive": "true or false",
         "address": "auto, or the address of a Ray cluster",
         "redo": "none, invalid or all",
         "try_all": "true or false",
@@ -117,6 +119,15 @@ class SweepConfig(Configuration):
     )
     gpus: Values = Field(
         default=None, description="GPUs of this host that take part, by number, comma-separated; auto: all"
+    )
+    any_gpu: Switch = Field(
+        default=False,
+        description="also measure on a GPU that another process uses, or that differs from its siblings; the table "
+        "marks its numbers",
+    )
+    exclusive: Switch = Field(
+        default=False,
+        description="measure the runs whose steps wait for kernel launches alone on the host, after the others",
     )
     address: Value = Field(default=None, description="address of the Ray cluster; auto: a local one")
     redo: Literal["none", "invalid", "all"] = Field(

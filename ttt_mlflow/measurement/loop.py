@@ -68,6 +68,7 @@ class Pass:
 class Measurement:
     """What has been measured so far. The loop fills it in place, so that an interruption loses nothing.
 
+    ended_ms: when each timed pass ended, in ms since 1970 by the host's clock. It tells what was measured at one time.
     prefill_ms, first_token_ms: of the prompt before each decode pass, those of the warm-up first; whoever prepares the
     passes adds them. ``period`` and ``cost_grows`` come from the model: see
     :class:`ttt_mlflow.models.entry.ModelEntry`.
@@ -78,6 +79,7 @@ class Measurement:
     warmup_stop_reason: str | None = None
     warmup_watched_clocks: bool = False
     repeats: list[StepTimes] = field(default_factory=list)
+    ended_ms: list[int] = field(default_factory=list)
     stop_reason: str | None = None
     interrupted: bool = False
     prefill_ms: list[float] = field(default_factory=list)
@@ -195,6 +197,7 @@ class Measurement:
             "repeat_complete": [repeat.complete for repeat in self.repeats],
             "repeat_total_ms": [repeat.total_ms for repeat in self.repeats],
             "repeat_wall_ms": [repeat.wall_ms for repeat in self.repeats],
+            "repeat_ended_ms": self.ended_ms,
             "drift_false_alarm_rate": FALSE_ALARM_RATE,
             "drift": {name: asdict(drift) | {"found": drift.found} for name, drift in self.drifts().items()},
             "prefill_ms": self.prefill_ms,
@@ -285,6 +288,7 @@ class _Loop:
             pass_began = self.elapsed
             self.one.prepare()
             done.append(self._timed_pass())
+            self.measurement.ended_ms.append(_now_ms())
             self.observer.passed()
             if count is None and len(done) >= next_check:
                 half_width = relative_half_width_pct([1 / repeat.total_ms for repeat in done])
@@ -315,6 +319,11 @@ class _Loop:
             finished = finished_steps(error)
             if finished is not None:
                 self.measurement.repeats.append(finished)
+                self.measurement.ended_ms.append(_now_ms())
             raise
         finally:
             self.observer.section("end")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -181,6 +181,7 @@ def read_so_far(folder: Path) -> SoFar | None:
             found.warmup_stop_reason = line["warmup_stop_reason"]
             found.warmup_watched_clocks = line["warmup_watched_clocks"]
             ended_ms.append(line["at_ms"])
+        found.ended_ms = ended_ms
         return SoFar(Workload(**head["workload"]), found, ended_ms, lines[-1]["at_ms"])
     except (KeyError, TypeError) as error:
         raise _damaged(folder, error) from None

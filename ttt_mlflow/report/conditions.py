@@ -35,6 +35,7 @@ FACTS = {
 # A run on the CPU depends on the host's load and cooling, so its host counts.
 CPU_FACTS = {"hostname": "host"}
 CLOCK_PCT = 2.0  # difference of the mean SM clocks that is named; a run that draws more power has a lower clock
+BUSY_NEIGHBORS = 0.5  # difference in the mean number of other GPUs of the host that were busy that is named
 TEMPERATURE_C = 10.0  # difference of the highest temperatures that is named
 UNKNOWN = "unknown"
 
@@ -81,13 +82,16 @@ def _facts(sides: tuple[list[RecordedRun], list[RecordedRun]], facts: Facts) -> 
 
 
 def _measured_conditions(sides: tuple[list[RecordedRun], list[RecordedRun]]) -> Iterable[Condition]:
-    """Clocks and temperature in the measured section."""
+    """Clocks, temperature and busy neighbors in the measured section."""
     clocks = [_median(side, names.SM_CLOCK_MHZ_MEAN) for side in sides]
     if None not in clocks and abs(clocks[1] / clocks[0] - 1) > CLOCK_PCT / 100:  # type: ignore[operator]
         yield Condition("mean SM clock in MHz", *(number(clock) for clock in clocks if clock is not None))
     heat = [_median(side, names.TEMPERATURE_C_MAX) for side in sides]
     if None not in heat and abs(heat[1] - heat[0]) > TEMPERATURE_C:  # type: ignore[operator]
         yield Condition("temperature in °C", *(number(one) for one in heat if one is not None))
+    busy = [_median(side, names.NEIGHBOR_GPUS_BUSY) for side in sides]
+    if None not in busy and abs(busy[1] - busy[0]) > BUSY_NEIGHBORS:  # type: ignore[operator]
+        yield Condition("other GPUs of the host that were busy", *(number(one) for one in busy if one is not None))
 
 
 def _verdicts(baseline: Sequence[Measured], candidate: Sequence[Measured]) -> Iterable[Condition]:

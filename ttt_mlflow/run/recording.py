@@ -68,6 +68,9 @@ def record_samples(
     record_optional(record, reporter, names.ARTIFACT_QUERIES, lambda: sampler.queries().to_csv(index=False))
     if others := sampler.other_processes():
         record_optional(record, reporter, names.ARTIFACT_PROCESSES, lambda: processes_csv(others))
+    neighbors = sampler.neighbors()
+    if not neighbors.empty:
+        record_optional(record, reporter, names.ARTIFACT_NEIGHBORS, lambda: neighbors.to_csv(index=False))
     frame = sampler.frame()
     if frame.empty:
         return {}

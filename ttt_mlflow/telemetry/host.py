@@ -16,6 +16,7 @@ from ttt_mlflow.telemetry.code import code_id
 from ttt_mlflow.telemetry.context import cuda_uuid
 from ttt_mlflow.telemetry.gpu_state import gpu_facts
 from ttt_mlflow.telemetry.nvml import TelemetryUnavailable, cuda_driver_version, driver_version
+from ttt_mlflow.telemetry.pinning import pinned_facts
 
 GIT_SECONDS = 10
 
@@ -28,8 +29,9 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
     (10^9 bytes), kernel, python, torch, triton, mamba_ssm, causal_conv1d, flash_linear_attention, nvidia_ml_py, cuda
     (for which PyTorch was built), driver, cuda_driver (the newest CUDA that the driver supports), code_id (hash of this
     package), git_commit, git_dirty, git_branch (if the checkout is on one), git_repo_url (of the first remote, without
-    credentials), gpu_name, gpu_uuid (without NVML's prefix), gpu_memory_gb, gpu_multiprocessors, and those of
-    :func:`ttt_mlflow.telemetry.gpu_state.gpu_facts`.
+    credentials), gpu_name, gpu_uuid (without NVML's prefix), gpu_memory_gb, gpu_multiprocessors, those of
+    :func:`ttt_mlflow.telemetry.gpu_state.gpu_facts`, and in a run of a sweep those of
+    :func:`ttt_mlflow.telemetry.pinning.pinned_facts`.
     """
     facts: dict[str, object | None] = {
         "hostname": platform.node() or None,
@@ -51,6 +53,7 @@ def host_facts(device: torch.device | None = None) -> dict[str, object]:
         "driver": driver_version(),
         "cuda_driver": cuda_driver_version(),
         "code_id": code_id(),
+        **pinned_facts(),
         **_git_facts(),
         **_gpu_facts(device),
     }

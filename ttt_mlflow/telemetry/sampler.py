@@ -18,6 +18,7 @@ from ttt_mlflow.names import VIOLATION_POLICIES
 from ttt_mlflow.telemetry.clock import SteadyClock
 from ttt_mlflow.telemetry.counters import ECC, ENERGY, SectionCounters, violation_query
 from ttt_mlflow.telemetry.gpm import GpmReader
+from ttt_mlflow.telemetry.neighbors import NeighborWatch
 from ttt_mlflow.telemetry.nvml import Device, TelemetryUnavailable, find_device, load_nvml
 from ttt_mlflow.telemetry.processes import GpuProcess, ProcessWatch
 from ttt_mlflow.telemetry.query import Query
@@ -25,7 +26,7 @@ from ttt_mlflow.telemetry.readings import Row, memory_total_query, sample_querie
 from ttt_mlflow.telemetry.samples import Section, inside
 
 SAMPLES_PER_SECOND = 20.0
-LOOKS_PER_SECOND = 2.0  # reads of the processes on the GPU
+LOOKS_PER_SECOND = 2.0  # reads of the processes on the GPU, and of the host's other GPUs
 log = logging.getLogger(__name__)
 STOP_SECONDS = 5.0  # time to wait for the thread; a lost GPU can block a call forever
 
@@ -50,6 +51,7 @@ class NvmlSampler:
         self._gpm = GpmReader(nvml, device)
         self._counters = SectionCounters(nvml, device)
         self._processes = ProcessWatch(nvml, device, self.clock)
+        self._neighbors = NeighborWatch(nvml, device)
         self._memory_total = memory_total_query(nvml, device)
         self.memory_total_bytes = self._memory_total.ask()
         self._open_section: tuple[int, dict[str, float]] | None = None
@@ -126,7 +128,7 @@ class NvmlSampler:
     def refused(self) -> dict[str, str]:
         """{query: reason} of queries that the GPU does not answer, stopped answering, or answers uselessly."""
         refused = {query.name: query.refused for query in self._queries if query.refused is not None}
-        refused |= self._gpm.refused | self._counters.backwards
+        refused |= self._gpm.refused | self._counters.backwards | self._neighbors.refused
         if problem := self._processes.problem():
             refused.setdefault("processes", problem)
         return refused | ({"sampling": self._ended} if self._ended else {})
@@ -161,13 +163,17 @@ class NvmlSampler:
         the last second), power_instant_w, power_instant_age_ms (from NVML's timestamp), temperature_c,
         gpu_utilization_pct, memory_utilization_pct, memory_used_bytes, clock_event_reasons (a mask: bit i is
         names.CLOCK_EVENT_REASONS[i]), and about every 150 ms sm_active_pct, tensor_active_pct, dram_bandwidth_pct and
-        gpm_span_ms, the time before the row that these three cover. A reading that the GPU no longer provides is NaN
-        from then on.
+        gpm_span_ms, the time before the row that these three cover. Twice a second, on a host with several GPUs:
+        neighbor_gpus_busy and neighbor_power_w. A reading that the GPU no longer provides is NaN from then on.
         """
         frame = pd.DataFrame(list(self.samples))
         if not frame.empty:
             frame["measured"] = inside(frame, self.sections)
         return frame
+
+    def neighbors(self) -> pd.DataFrame:
+        """The host's other GPUs in the sections (:meth:`NeighborWatch.frame`); empty if there are none."""
+        return self._neighbors.frame(self.sections)
 
     def queries(self) -> pd.DataFrame:
         """One row for each query: what it covers, the age and cost of its answers, or why it is refused.
@@ -192,6 +198,7 @@ class NvmlSampler:
             self._gpm.query,
             *self._counters.queries,
             *self._processes.queries,
+            *self._neighbors.queries,
             self._memory_total,
         ]
 
@@ -205,18 +212,21 @@ class NvmlSampler:
     def _sample_in_rhythm(self) -> None:
         due = look_due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
-            self._sample()
-            if time.monotonic() >= look_due:
+            looks = time.monotonic() >= look_due
+            self._sample(looks)
+            if looks:
                 self._processes.look(in_section=self._open_section is not None)
                 look_due = time.monotonic() + 1 / LOOKS_PER_SECOND
             # keep the rhythm; after a delay, continue from now instead of catching up
             due = max(due + 1 / self.hz, time.monotonic())
 
-    def _sample(self) -> None:
+    def _sample(self, with_neighbors: bool = False) -> None:
         time_ns, began = self.clock.now_ns(), time.perf_counter()
         row = self._gpm.read()  # first, so that its span ends at the row's time
         for query in self._readings.values():
             row |= query.ask() or {}
+        if with_neighbors:
+            row |= self._neighbors.look(time_ns)
         if row:
             self.samples.append({"time_ns": time_ns, "read_ms": 1e3 * (time.perf_counter() - began)} | row)
 

@@ -72,6 +72,8 @@ def summarize(samples: pd.DataFrame, sections: Sequence[Section]) -> Metrics:
         (names.TEMPERATURE_C_MAX, "temperature_c", "max", 1.0),
         (names.GPU_UTILIZATION_PCT_MEAN, "gpu_utilization_pct", "mean", 1.0),
         (names.DEVICE_MEMORY_USED_GB, "memory_used_bytes", "max", 1e-9),
+        (names.NEIGHBOR_GPUS_BUSY, names.NEIGHBOR_GPUS_BUSY.name, "mean", 1.0),
+        (names.NEIGHBOR_POWER_W, names.NEIGHBOR_POWER_W.name, "mean", 1.0),
     ):
         values = rows[column].dropna() if column in rows else pd.Series()
         if not values.empty:

@@ -93,6 +93,31 @@ def test_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert board(seconds=5.0, batch="1,2").seconds_left(1) == 20.0, "as predicted"
 
 
+def test_what_is_measured_alone_takes_its_time_alone() -> None:
+    table = board(seconds=8.0, batch="1,2")
+    table.states[0].alone = table.states[1].alone = "few tokens"
+    assert table.seconds_left(4) == 8 + 8 + 2 * 8 / 4
+
+
+def test_numbers_of_a_marked_gpu() -> None:
+    table = board(batch="1")
+    table.marked = {"uuid-3": "GPU 3 (NVIDIA H200) has power limit 500 W, its siblings have 700 W"}
+    table.states[0].end(measured(gpu_uuid="uuid-0"), None)
+    assert "†" not in table.text(), "nothing was measured on it"
+    table.states[1].end(measured(gpu_uuid="uuid-3"), None)
+    _, rows = table.table()
+    assert [row[1] for row in rows] == ["67,641 ±0.0089 %", "67,641 ±0.0089 % †"]
+    assert "† GPU 3 (NVIDIA H200) has power limit 500 W, its siblings have 700 W" in list(table.notes())
+    assert "†" in table.markdown()
+
+
+def test_what_is_known_of_the_gpus_is_beside_the_table() -> None:
+    table = board(batch="1")
+    table.remarks = ["GPU 3 is 1.8 % slower than the median of eight"]
+    assert "  GPU 3 is 1.8 % slower than the median of eight" in table.text().splitlines()
+    assert "- GPU 3 is 1.8 % slower than the median of eight" in table.markdown().splitlines()
+
+
 def test_the_file_has_each_cell() -> None:
     table = board(batch="1")
     table.states[1].state, table.states[1].reason = "predicted_oom", "predicted to need 200 GB"

@@ -200,6 +200,10 @@ def test_two_hosts_that_lost_the_server_have_one_parent(server_uri: str, sweep: 
         (["--executor=process", "--gpus=0"], "gpus=0: no such GPU as 0; this host has none that CUDA can use"),
         (["--gpus=0"], "gpus=0: executor=inline chooses its GPU itself; omit gpus"),
         (["--address=auto:1"], "address=auto:1: executor=inline uses no Ray cluster; omit address"),
+        (["--exclusive"], "exclusive=true: executor=inline measures one run at a time; omit exclusive"),
+        (["--exclusive=maybe"], "exclusive=maybe: not allowed; exclusive takes true or false"),
+        (["--any-gpu=3"], "any_gpu=3: not allowed; any_gpu takes true or false"),
+        (["--executor=ray", "--any-gpu"], "any_gpu=true: executor=ray chooses the GPUs of the cluster itself; omit"),
         (["--redo=some"], "redo=some: not allowed; redo takes none, invalid or all"),
         (["--preset=decode-3k"], "preset=decode-3k: not allowed; preset takes auto, or decode-2k"),
         (["--batch=max"], "batch=max: ttt-tiny would be measured on a CPU; give a number there"),
@@ -244,6 +248,24 @@ def test_dry_run_lists_the_runs_and_leaves_nothing(sweep: Sweep) -> None:
         ["4", "ttt-tiny", "mlp_1_dual", "b2"],
     ]
     assert os.listdir() == []
+
+
+def test_a_dry_run_shows_what_is_measured_alone(sweep: Sweep) -> None:
+    words = ("--executor=process", "--batch=1,16,17,64", "--dry-run")
+    shown = sweep(*words, "--exclusive").stdout.splitlines()[2:6]
+    assert [line.split()[0:3] for line in shown] == [
+        ["1", "ttt-tiny", "b17"],
+        ["2", "ttt-tiny", "b64"],
+        ["3", "ttt-tiny", "b1"],
+        ["4", "ttt-tiny", "b16"],
+    ]
+    assert [line.partition("alone on the host: ")[2] for line in shown] == [
+        "",
+        "",
+        "1 token in a step, at most 16",
+        "16 tokens in a step, at most 16",
+    ]
+    assert "alone on the host" not in sweep(*words).stdout
 
 
 def test_what_is_predicted_not_to_fit_is_marked_and_not_tried(

@@ -9,10 +9,20 @@ from ttt_mlflow.app.doctor.gpu import measure_gpus
 from ttt_mlflow.app.job import process_age_s
 from ttt_mlflow.app.output import print_text
 from ttt_mlflow.app.publishing import Destination
+from ttt_mlflow.errors import BadInput
 
 
-def run_doctor(destination: Destination, *, as_json: bool, measure: bool) -> int:
-    """Print the findings and return the exit code. ``measure``: measure the ceilings of each GPU first."""
+def run_doctor(destination: Destination, *, as_json: bool, measure: bool, neighbors: bool = False) -> int:
+    """Print the findings and return the exit code. ``measure``: measure the ceilings of each GPU first.
+
+    ``neighbors``: instead, measure whether the GPUs of this host change each other's numbers.
+    """
+    if neighbors and measure:
+        raise BadInput("neighbors: measure is given too; one after the other: `ttt-mlflow doctor --measure` first")
+    if neighbors:
+        from ttt_mlflow.app.neighbors.command import run_neighbors
+
+        return run_neighbors(destination, as_json)
     seconds = max(diagnosis.LEAST_SECONDS, diagnosis.SECONDS - process_age_s())  # --measure is not part of this limit
     # with as_json, the JSON has the ceilings, and progress goes to standard error
     measured = measure_gpus(lambda text: print(text, file=sys.stderr if as_json else sys.stdout)) if measure else None

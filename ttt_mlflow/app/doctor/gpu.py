@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from ttt_mlflow.telemetry.gpu_state import GpuState
 
 UNKNOWN = "unknown"  # in the place of a UUID: nothing can be read from NVML
-BUSY_PCT = 5  # utilization by other processes from which a GPU counts as busy
 
 
 def measure_gpus(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
@@ -150,6 +149,7 @@ def _known(value: float | None) -> str:
 
 def check_others(gpus: Sequence[Gpu]) -> str:
     """Other processes that compute on a GPU. A process that only holds memory is named, but is not a fault."""
+    from ttt_mlflow.telemetry.neighbors import BUSY_PCT
     from ttt_mlflow.telemetry.processes import is_related
 
     named, busy = [], []

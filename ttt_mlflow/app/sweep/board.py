@@ -24,12 +24,16 @@ IN_WORDS: Mapping[SweepState, str] = {
 }
 OF_STATUS: Mapping[str, SweepState] = {"ok": "done", "oom": "oom", "killed": "killed", "running": "killed"}
 ROW = ("model_name", "inner_net")  # always a part of a row's name
+MARK = "†"  # beside a number of a GPU that another process uses, or that differs from its siblings
 GIVEN_UP: tuple[SweepState, ...] = ("failed", "killed")
 
 
 @dataclass
 class CellState:
-    """One cell, and what is known of it. run: its last measurement that counts. took_s: of this process's own."""
+    """One cell, and what is known of it. run: its last measurement that counts. took_s: of this process's own.
+
+    alone: why it is measured alone on the host; None if others may be measured beside it.
+    """
 
     cell: Cell
     checked: Checked
@@ -39,6 +43,7 @@ class CellState:
     place: str | None = None
     began: float | None = None
     took_s: float | None = None
+    alone: str | None = None
 
     def begin(self, place: str) -> None:
         if self.began is None or self.state != "running":
@@ -79,10 +84,16 @@ class CellState:
 
 @dataclass
 class Board:
-    """All cells of a sweep, in the order in which they were asked for."""
+    """All cells of a sweep, in the order in which they were asked for.
+
+    marked: {UUID of a GPU without NVML's prefix: what distinguishes it from the others}. remarks: what is known of the
+    host's GPUs, one line each.
+    """
 
     sweep_id: str
     states: list[CellState]
+    marked: Mapping[str, str] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
     by_key: dict[str, CellState] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +110,7 @@ class Board:
         took = [one.took_s for one in self.states if one.took_s is not None]
         mean = sum(took) / len(took) if took else None
         left = 0.0
+        beside = max(1, width)
         for one in self.states:
             if one.state not in ("missing", "running"):
                 continue
@@ -106,8 +118,8 @@ class Board:
             if expected is None:
                 return None
             spent = time.monotonic() - one.began if one.state == "running" and one.began is not None else 0.0
-            left += max(0.0, expected - spent)
-        return left / max(1, width)
+            left += max(0.0, expected - spent) / (1 if one.alone else beside)
+        return left
 
     def headline(self) -> str:
         """For example ``21 runs: 12 measured (1 invalid), 2 out of memory, 7 to do``."""
@@ -134,6 +146,9 @@ class Board:
         codes = {one.run.tags.get(names.TAG_CODE_ID.name, "") for one in self.states if one.run}
         if len(methods) > 1 or len(codes) > 1:
             yield "Measured with different versions of the code: a repetition with --redo all measures all with one"
+        used = {_uuid(one) for one in self.states if one.state == "done"}
+        yield from self.remarks
+        yield from (f"{MARK} {text}" for uuid, text in self.marked.items() if uuid in used)
         for one in self.states:
             if one.state not in ("done", "missing", "running") and one.reason:
                 yield f"{one.cell.name}: {IN_WORDS[one.state]}: {one.reason}"
@@ -149,6 +164,8 @@ class Board:
             text = one.text
             if len(self.gpu_names) > 1 and one.state == "done" and one.run:
                 text = f"{text}, {one.run.gpu_name}"
+            if one.state == "done" and _uuid(one) in self.marked:
+                text = f"{text} {MARK}"
             rows.setdefault(_row_name(one, varying), {})[one.cell.config.batch] = text
         columns = ["tokens/s", *(f"batch {batch}" for batch in batches)]
         return columns, [[name, *(cells.get(batch, "") for batch in batches)] for name, cells in rows.items()]
@@ -187,6 +204,11 @@ def _row_name(one: CellState, varying: Sequence[str]) -> str:
 def _value(one: CellState, name: str) -> Any:
     """A parameter as it is used, where that is known."""
     return getattr(one.checked.used or one.cell.config, name)
+
+
+def _uuid(one: CellState) -> str | None:
+    """The GPU of a cell's run, without NVML's prefix."""
+    return one.run.tags.get(names.TAG_GPU_UUID.name) if one.run else None
 
 
 def _is_invalid(one: CellState) -> bool:

@@ -27,6 +27,7 @@ def main() -> int:
     with SignalHandler() as signals:
         try:
             asked = json.loads(sys.stdin.readline())
+            _take_share(asked.pop("share", None))
             threading.Thread(target=_stop_at_the_end_of, args=(sys.stdin,), daemon=True).start()
             return _measure(asked, answers)
         except BadInput as error:
@@ -40,6 +41,20 @@ def main() -> int:
             traceback.print_exc()
             _tell(answers, reason=one_line(error))
             return FAULT
+
+
+def _take_share(share: dict[str, Any] | None) -> None:
+    """Pin this process, which has no other thread yet, to its share of the host; None: it has none."""
+    if share is None:
+        return
+    from ttt_mlflow.telemetry.host_shares import HostShare
+    from ttt_mlflow.telemetry.pinning import pin
+
+    pin(HostShare.of_json(share))
+    if (
+        share["threads"] and "torch" in sys.modules
+    ):  # a fork: PyTorch has read the environment of the process that it was forked from
+        sys.modules["torch"].set_num_threads(share["threads"])
 
 
 def _measure(asked: dict[str, Any], answers: IO[str]) -> int:

@@ -6,6 +6,7 @@ from functools import cache
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.checkpoint_id import checkpoint_id
+from ttt_mlflow.run.launch_bound import launch_bound
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prediction import Prediction, largest_batch, missing_requirement, predict
 
@@ -16,7 +17,8 @@ class Checked:
 
     config: as asked, with the batch that was found for the largest one. used: with all values chosen; None if it is not
     possible. fault: why not, one line for each fault. missing: what must be installed before, in one line. config_id:
-    what the tag ``ttt.config_id`` of its run will be.
+    what the tag ``ttt.config_id`` of its run will be. launch_bound: why its steps wait for kernel launches; None if
+    they do not.
     """
 
     config: RunConfig
@@ -25,6 +27,7 @@ class Checked:
     missing: str | None = None
     prediction: Prediction = field(default_factory=Prediction)
     config_id: str | None = None
+    launch_bound: str | None = None
 
 
 def check_run(config: RunConfig, asks_largest: bool, total_bytes: int | None) -> Checked:
@@ -40,7 +43,13 @@ def check_run(config: RunConfig, asks_largest: bool, total_bytes: int | None) ->
     except BadInput as error:
         return Checked(config, fault=str(error))
     weights = _checkpoint_id(plan.used.checkpoint) if plan.used.checkpoint else None
-    return Checked(config, plan.used, prediction=predict(plan, total_bytes), config_id=plan.used.config_id(weights))
+    return Checked(
+        config,
+        plan.used,
+        prediction=predict(plan, total_bytes),
+        config_id=plan.used.config_id(weights),
+        launch_bound=launch_bound(plan),
+    )
 
 
 @cache

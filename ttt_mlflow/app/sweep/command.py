@@ -1,7 +1,6 @@
 """Carries out ``ttt-mlflow sweep``: checks every cell, measures what is missing, publishes one parent and its runs."""
 
 import shutil
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,18 +13,20 @@ from ttt_mlflow.app.job import may_take_s
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
 from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
-from ttt_mlflow.app.sweep.board import GIVEN_UP, Board, CellState, in_minutes
+from ttt_mlflow.app.sweep.board import GIVEN_UP, MARK, Board, CellState, in_minutes
 from ttt_mlflow.app.sweep.check import Checked
 from ttt_mlflow.app.sweep.executors import Ended, Executor
 from ttt_mlflow.app.sweep.executors.inline import InlineExecutor
 from ttt_mlflow.app.sweep.executors.process import ProcessExecutor, chosen_gpus
 from ttt_mlflow.app.sweep.executors.ray import RayExecutor
 from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, sweep_id
+from ttt_mlflow.app.sweep.host_notes import PREFIX, marked_gpus, neighbor_notes, not_known_note, slower_notes
 from ttt_mlflow.app.sweep.live import Live, dry_run_text
 from ttt_mlflow.app.sweep.measured import Alike, Measured, local_records, runs_of
 from ttt_mlflow.app.sweep.parent import Place, alone, children_of, end_parent, find_parent, open_parent, show_in
 from ttt_mlflow.app.sweep.publication import SweepPublishing
 from ttt_mlflow.app.sweep.results import write_report
+from ttt_mlflow.app.sweep.schedule import Schedule
 from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import SweepConfig
@@ -72,6 +73,7 @@ def run_sweep(parse: Callable[[], AskedSweep], destination: Destination) -> int:
                 if asked.dry_run:
                     print_text(dry_run_text(board, in_order(board)))
                     return 0
+                board.marked = marked_gpus(asked.config, executor.gpus)
                 publishing.start()
                 guard_output()
                 return _Sweep(asked, board, executor, publishing, signals).carry_out()
@@ -89,6 +91,11 @@ def open_executor(config: SweepConfig) -> Executor:
         raise BadInput(f"gpus={','.join(config.gpus)}: executor={config.executor} chooses its GPU itself; omit gpus")
     if config.address and config.executor != "ray":
         raise BadInput(f"address={config.address}: executor={config.executor} uses no Ray cluster; omit address")
+    if config.exclusive and config.executor != "process":
+        why = "measures one run at a time" if config.executor == "inline" else "shares the hosts of a cluster itself"
+        raise BadInput(f"exclusive=true: executor={config.executor} {why}; omit exclusive")
+    if config.any_gpu and config.executor == "ray":
+        raise BadInput("any_gpu=true: executor=ray chooses the GPUs of the cluster itself; omit any_gpu")
     if config.executor == "ray":
         return RayExecutor(config.address)
     if config.executor == "inline":
@@ -110,6 +117,7 @@ def checked_board(config: SweepConfig, executor: Executor) -> Board:
     if all(one.state == "skipped" for one in board.states):
         raise BadInput(f"skip_missing=true: nothing is left to measure: {missing[0]}")
     for one in board.states:
+        one.alone = one.checked.launch_bound if config.exclusive else None
         if one.checked.prediction.fits is False and not config.try_all:
             one.state, one.reason = "predicted_oom", _too_large(one.checked)
     return board
@@ -127,9 +135,9 @@ def _states(checked: Sequence[Checked]) -> list[CellState]:
 
 
 def in_order(board: Board) -> list[CellState]:
-    """The cells that are missing, in the order in which they are measured."""
+    """The cells that are missing, in the order in which they are measured: those that are to be alone come last."""
     missing = [one.cell for one in board.states if one.state == "missing"]
-    return [board.by_key[cell.key] for cell in interleaved(missing)]
+    return sorted((board.by_key[cell.key] for cell in interleaved(missing)), key=lambda one: bool(one.alone))
 
 
 def _too_large(checked: Checked) -> str:
@@ -194,6 +202,7 @@ class _Sweep:
             return None, False
 
     def _begin(self, todo: Sequence[CellState], stored: SweepRuns | None, is_resumed: bool) -> None:
+        self.board.remarks = list(neighbor_notes(self.executor.gpus, self.config.exclusive is True))
         self.alive_s = sum(may_take_s(one.cell.config) for one in todo) + PER_CELL_S * len(self.board.states)
         show_in(self.parent, self.board)
         if stored:
@@ -207,6 +216,10 @@ class _Sweep:
         )
         if len(self.executor.gpu_names) > 1:
             print_error("Warning: the GPUs are of different kinds; each number of the table names its own")
+        for text in self.board.marked.values():
+            print_error(f"Warning: {text}; the table marks its numbers with {MARK}")
+        for note in filter(None, [*self.board.remarks, not_known_note(self.executor.gpus)]):
+            print_error(f"Note: {note}")
 
     def _nothing_to_do(self, stored: SweepRuns) -> int:
         """All is there. A run that `mlflow run` made for it is told."""
@@ -219,19 +232,20 @@ class _Sweep:
     # Measuring
 
     def _measure(self, todo: Sequence[CellState]) -> None:
-        waiting, taken = deque(todo), 0
+        schedule = Schedule(todo)
         with Live(self.board, self.executor.width, self.config.executor != "inline") as live:
             try:
-                while waiting or taken:
-                    while waiting and (taken < self.executor.width or self.executor.queues):
-                        taken += 1
-                        self.executor.start(self._task(waiting.popleft()))
+                while not schedule.is_done:
+                    while one := schedule.next(self.executor.width, self.executor.queues):
+                        self.executor.start(self._task(one))
+                    if not schedule.taken:
+                        return  # all GPUs were lost
                     for task, place in self.executor.running():
                         self.board.by_key[task.key].begin(place)
                     live.show()
                     for ended in self.executor.wait(LOOK_S):
-                        taken -= 1
-                        self._take(ended, live)
+                        schedule.ended()
+                        self._take(ended, live, schedule)
             except Killed as killed:
                 self.signals.stopping = True
                 for ended in self.executor.stop(killed.signum):
@@ -242,11 +256,16 @@ class _Sweep:
         target = {**self.parent.target, "run_id": None}
         return Task(one.cell, one.cell.key, self.logdir, self.board.sweep_id, record_id(self.parent), target)
 
-    def _take(self, ended: Ended, live: Live) -> None:
-        """Note what became of a cell, show it, and publish it."""
+    def _take(self, ended: Ended, live: Live, schedule: Schedule | None = None) -> None:
+        """Note what became of a cell, show it, and publish it. If its GPU was lost, it goes elsewhere, once."""
         one = self.board.by_key[ended.task.key]
-        one.end(Measured.of_record(ended.record) if ended.record else None, ended.reason)
+        one.end(Measured.of_record(ended.record) if ended.record else None, ended.reason or ended.lost)
         live.tell(one)
+        if ended.lost:
+            again = bool(self.executor.width and schedule and schedule.once_more(one))
+            print_error(f"Warning: {ended.lost}{f'; {one.cell.name} goes to another GPU' if again else ''}")
+            if again:
+                one.state, one.run, one.reason = "missing", None, None
         if ended.record:
             self.unpublished.append(ended.record)
             self._publish([ended.record])
@@ -271,13 +290,17 @@ class _Sweep:
         """Publish what is not yet, end the parent, print, and return the exit code."""
         self.signals.stopping = True  # from here on, a signal does not interrupt publishing
         self._publish(list(self.unpublished))
-        failed = self.board.count(*GIVEN_UP)
+        failed, left = self.board.count(*GIVEN_UP), self.board.count("missing")
         status, message, code = "ok", None, 0
         if killed:
             status, message, code = "killed", f"stopped by {killed}", killed.exit_code
         elif failed:
             message = f"{failed} of {len(self.board.states)} runs failed; the same command measures them again"
             status, code = "error", RunFailed.exit_code
+        if left and not killed:
+            message = f"all GPUs were lost; {failed} runs failed and {left} are left; the same command goes on"
+            status, code = "error", RunFailed.exit_code
+        self.board.remarks = [*self.board.remarks, *self._slower()]
         show_in(self.parent, self.board)
         if not killed and (why := write_report(self.parent, self.board, self.publishing.uri)):
             print_error(f"Warning: the report is not complete: {why}")
@@ -293,6 +316,12 @@ class _Sweep:
             print_error(f"Error: {len(self.unpublished)} runs are not published; `{later}` publishes them later")
             return code or PublishFailed.exit_code
         return code
+
+    def _slower(self) -> list[str]:
+        """The GPUs that were slower than their siblings, by all runs of this sweep that this disk has."""
+        numbers = {gpu.uuid.removeprefix(PREFIX): gpu.number for gpu in self.executor.gpus}
+        local = local_records(self.logdir, self.board.sweep_id)
+        return slower_notes(runs_of(local.children, None, False), numbers)
 
     def _publish_parent(self, killed: Killed | None) -> list[str]:
         """Publish the parent. Returns what to tell about where it is."""

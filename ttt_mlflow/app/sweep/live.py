@@ -82,7 +82,8 @@ def _predicted(one: CellState) -> list[str]:
     found = one.checked.prediction
     memory = "" if found.peak_bytes is None else f"{number(found.peak_bytes / GB)} GB"
     seconds = "" if found.seconds is None else in_minutes(found.seconds)
-    return [one.cell.name, memory, seconds, "" if one.state == "missing" else f"{IN_WORDS[one.state]}: {one.reason}"]
+    note = f"alone on the host: {one.alone}" if one.alone else ""
+    return [one.cell.name, memory, seconds, note if one.state == "missing" else f"{IN_WORDS[one.state]}: {one.reason}"]
 
 
 def _shown(text: str) -> str:

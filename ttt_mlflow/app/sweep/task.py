@@ -21,9 +21,9 @@ from ttt_mlflow.record.journal import Journal
 class Task:
     """A cell that is to be measured.
 
-    key: of the cell in its sweep, also where ``cell`` has the paths of another host. parent: id of the record of the
-    sweep's parent. target: where the run belongs (see :meth:`Journal.set_target`), so that ``sync`` can publish its
-    record even if the sweep is killed.
+    key: of the cell in its sweep, also where ``cell`` has the paths of another host. sweep_id: empty for a run that
+    belongs to no sweep but to another parent. parent: id of the record of the parent. target: where the run belongs
+    (see :meth:`Journal.set_target`), so that ``sync`` can publish its record even if the sweep is killed.
     """
 
     cell: Cell
@@ -36,11 +36,8 @@ class Task:
     @property
     def tags(self) -> Tags:
         """What the record of the run has from its beginning."""
-        return {
-            names.TAG_SWEEP_ID: self.sweep_id,
-            names.TAG_CELL: self.key,
-            names.TAG_PARENT_JOURNAL_ID: self.parent,
-        }
+        of_sweep = {names.TAG_SWEEP_ID: self.sweep_id, names.TAG_CELL: self.key} if self.sweep_id else {}
+        return {**of_sweep, names.TAG_PARENT_JOURNAL_ID: self.parent}
 
     def as_json(self) -> dict[str, Any]:
         return {

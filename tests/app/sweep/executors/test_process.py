@@ -1,7 +1,9 @@
 """Cells in processes of their own: what each process gets, and what a process that dies leaves."""
 
+import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import psutil
 import pytest
 
 from tests.project import wait_until
+from tests.telemetry.fake_nvml import FakeNvml
 from ttt_mlflow.app import fork_server
 from ttt_mlflow.app.sweep.executors import Ended
 from ttt_mlflow.app.sweep.executors import process as processes
@@ -17,6 +20,7 @@ from ttt_mlflow.app.sweep.grid import Cell
 from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.telemetry import host_shares
 from ttt_mlflow.telemetry.gpus import Gpu
 
 GPUS = [Gpu(number, "Fake H200", f"GPU-{number}", 141 * 10**9) for number in (0, 1)]
@@ -78,6 +82,104 @@ def test_each_process_has_a_gpu_of_its_own_and_nothing_of_the_users_mlflow(
     assert len(psutil.Process().children(recursive=True)) == 1, "the server of forks"
     executor.__exit__(None, None, None)
     assert not psutil.Process().children()
+
+
+@pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    """A host with eight GPUs, as NVML has it: four on each of two NUMA nodes, whose cores are those of this machine."""
+    nvml = FakeNvml()
+    nvml.uuids = [f"GPU-{number}" for number in range(8)]
+    cores = sorted(os.sched_getaffinity(0))
+    nvml.nodes = [cores[: len(cores) // 2] or cores, cores[len(cores) // 2 :]]  # type: ignore[list-item]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(host_shares, "numa_nodes", lambda system: 2)
+    monkeypatch.delenv(processes.THREADS, raising=False)
+    return nvml
+
+
+def test_eight_gpus_take_one_cell_each(
+    executor: ProcessExecutor, eight: FakeNvml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = [Gpu(number, "Fake H200", f"GPU-{number}", 141 * 10**9) for number in range(8)]
+    monkeypatch.setattr(processes, "visible_gpus", lambda: gpus)
+    with ProcessExecutor(gpus) as executor:
+        assert executor.width == 8
+        for number in range(8):
+            executor.start(task(tmp_path, batch=number + 1))
+        assert [place for _, place in executor.running()] == [str(gpu) for gpu in gpus]
+        uuids = [executor._environment(place)["CUDA_VISIBLE_DEVICES"] for place in map(str, gpus)]
+        assert uuids == [gpu.uuid for gpu in gpus]
+        with pytest.raises(StopIteration):
+            executor.start(task(tmp_path))
+        executor.stop(signal.SIGTERM)
+        assert executor.width == 8, "they were stopped, and no GPU was lost"
+
+
+def test_each_process_is_pinned_to_its_share_and_the_record_says_so(
+    executor: ProcessExecutor, eight: FakeNvml, tmp_path: Path
+) -> None:
+    shares = executor.shares
+    assert list(shares) == ["0 (Fake H200)", "1 (Fake H200)"]
+    (core,) = eight.nodes[0][:1]
+    share = shares["1 (Fake H200)"]
+    assert (share.node, share.threads) == (0, 1)
+    executor.start(task(tmp_path), on="1 (Fake H200)")
+    assert executor._environment("1 (Fake H200)")["OMP_NUM_THREADS"] == "1"
+    assert executor._environment("1 (Fake H200)")["TORCHINDUCTOR_COMPILE_THREADS"] == "1"
+    wait_until(lambda: started(tmp_path))
+    process = psutil.Process(executor._running["1 (Fake H200)"].process.pid)
+    assert process.cpu_affinity() == list(share.cores)
+    threads = [psutil.Process(thread.id).cpu_affinity() for thread in process.threads()]
+    assert all(affinity == list(share.cores) for affinity in threads), "those of its libraries too"
+    (stopped,) = executor.stop(signal.SIGINT)
+    assert stopped.record
+    facts = json.loads((stopped.record.artifacts / "environment/host.json").read_text())
+    assert (facts["pinned_cores"], facts["numa_node"], facts["host_threads"]) == (str(core), 0, 1)
+    assert facts["numa_memory"] == "preferred" or facts["numa_memory"].startswith("first touch (")
+    assert facts["cpu_cores"] == 1
+
+
+def test_a_number_of_threads_that_was_chosen_is_kept(
+    executor: ProcessExecutor, eight: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "3")
+    environment = executor._environment("0 (Fake H200)")
+    assert (environment["OMP_NUM_THREADS"], environment["TORCHINDUCTOR_COMPILE_THREADS"]) == ("7", "3")
+    assert executor.shares["0 (Fake H200)"].threads == 7
+
+
+def test_the_only_gpu_of_a_host_leaves_the_threads_as_they_are(
+    executor: ProcessExecutor, eight: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eight.uuids = ["GPU-0"]
+    monkeypatch.setattr(host_shares, "numa_nodes", lambda system: 1)
+    assert executor.shares["0 (Fake H200)"].in_words == "all threads, not pinned"
+    assert not {"OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"} & executor._environment("0 (Fake H200)").keys()
+
+
+def test_a_gpu_that_is_lost_takes_no_further_cell(executor: ProcessExecutor, eight: FakeNvml, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    executor.start(task(tmp_path / "file"))
+    eight.lost = {"GPU-0"}
+    (ended,) = all_ended_of(executor, 1)
+    assert ended.lost == "GPU 0 (Fake H200) does not answer any more (GPU is lost)"
+    assert executor.width == 1
+    executor.start(task(tmp_path / "file"))
+    assert [place for _, place in executor.running()] == ["1 (Fake H200)"]
+    (refused,) = all_ended_of(executor, 1)
+    assert refused.lost is None, "its process failed for another reason"
+    assert executor.width == 1
+
+
+def test_a_gpu_that_nvml_never_knew_is_not_lost(executor: ProcessExecutor, eight: FakeNvml, tmp_path: Path) -> None:
+    """As an instance of MIG, which CUDA's driver does not call by NVML's name."""
+    eight.uuids = ["GPU-7", "GPU-1"]
+    (tmp_path / "file").write_text("")
+    executor.start(task(tmp_path / "file"))
+    (ended,) = all_ended_of(executor, 1)
+    assert (ended.lost, executor.width) == (None, 2)
+    assert "OMP_NUM_THREADS" not in executor._environment("0 (Fake H200)")
 
 
 def all_ended_of(executor: ProcessExecutor, count: int) -> list[Ended]:

@@ -13,6 +13,7 @@ from ttt_mlflow.app.sweep.check import Checked
 from ttt_mlflow.app.sweep.grid import Cell
 from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.telemetry.gpus import Gpu
 
 CPU = "CPU"  # the place, and the name of the GPU, of a cell that is measured without a GPU
 
@@ -22,19 +23,21 @@ class Ended:
     """A cell that was measured, or that ended early. place: where, for example a GPU.
 
     record: of its run; None if it ended before it had one. reason: why it failed without recording it, in one line.
+    lost: why the place does not work any more and is given up, in one line; None if it does.
     """
 
     task: Task
     place: str
     record: Journal | None
     reason: str | None = None
+    lost: str | None = None
 
 
 class Executor(Protocol):
     """Measures cells. It is a context, at whose end all that it started has ended.
 
-    width: how many cells it measures at once. queues: whether it takes more than that, and orders them by itself.
-    gpu_names: the GPUs on which it measures, by name; CPU without one.
+    width: how many cells it measures at once; 0 when all places were lost. queues: whether it takes more than that, and
+    orders them by itself. gpu_names: the GPUs on which it measures, by name; CPU without one. gpus: those of this host.
     """
 
     @property
@@ -43,6 +46,8 @@ class Executor(Protocol):
     def queues(self) -> bool: ...
     @property
     def gpu_names(self) -> Sequence[str]: ...
+    @property
+    def gpus(self) -> Sequence[Gpu]: ...
 
     def __enter__(self) -> Self: ...
     def __exit__(

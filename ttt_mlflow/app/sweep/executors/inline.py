@@ -12,7 +12,7 @@ from ttt_mlflow.app.sweep.grid import Cell
 from ttt_mlflow.app.sweep.task import Task, measure_task
 from ttt_mlflow.errors import BadInput, one_line
 from ttt_mlflow.record.journal import Journal
-from ttt_mlflow.telemetry.gpus import visible_gpus
+from ttt_mlflow.telemetry.gpus import Gpu, visible_gpus
 
 
 class InlineExecutor:
@@ -33,6 +33,10 @@ class InlineExecutor:
     @property
     def gpu_names(self) -> Sequence[str]:
         return [gpu.name for gpu in self._gpus] or [CPU]
+
+    @property
+    def gpus(self) -> Sequence[Gpu]:
+        return self._gpus
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,9 @@
-"""Measures each cell in a process of its own. Each GPU of this host takes the next one, one at a time."""
+"""Measures each cell in a process of its own. Each GPU of this host takes the next one, one at a time.
+
+A process is pinned to its GPU's share of the host (:mod:`ttt_mlflow.telemetry.host_shares`). The compilers' caches are
+shared by all: their files are written whole, so that processes that compile the same kernel at once do not disturb each
+other, and what Inductor has tuned on one GPU holds for all.
+"""
 
 import json
 import os
@@ -9,7 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -24,11 +30,17 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.telemetry.gpus import Gpu, visible_gpus
+from ttt_mlflow.telemetry.host_shares import HostShare, host_shares
+from ttt_mlflow.telemetry.siblings import why_lost
 
 PATIENCE_S = 30.0  # for a process that was asked to stop, until it is killed
 LOOK_S = 0.2  # between two looks at the processes
 CELL = "ttt_mlflow.app.sweep.cell_process"
 LAST_WORDS = 300  # characters of the last line of a process that left no reason
+# Threads of PyTorch's operators on the host, and processes with which Inductor compiles. Libraries read them once.
+THREADS, COMPILE_THREADS = "OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"
+MOST_COMPILE = 32  # Inductor's own limit
+MEASURED = ("ok", "oom")
 
 
 def chosen_gpus(asked: Sequence[str] | None, find: Callable[[], list[Gpu]] = visible_gpus) -> list[Gpu]:
@@ -91,6 +103,10 @@ class _Running:
         return without_secrets(said)[:LAST_WORDS] or "it said nothing"
 
 
+def _is_measured(ended: Ended) -> bool:
+    return ended.record is not None and ended.record.status["status"] in MEASURED
+
+
 class ProcessExecutor:
     """See :class:`ttt_mlflow.app.sweep.executors.Executor`. gpus: those that take part; none: this host's CPU.
 
@@ -101,7 +117,7 @@ class ProcessExecutor:
 
     def __init__(self, gpus: Sequence[Gpu], forks: bool = True) -> None:
         self._gpus = {str(gpu): gpu for gpu in gpus}
-        self._places: list[str] = list(self._gpus) or [CPU]
+        self._places: list[str] = list(self._gpus) or [CPU]  # without those that were lost
         self._running: dict[str, _Running] = {}
         self._forks = forks
         self._server: ForkServer | None = None
@@ -113,6 +129,10 @@ class ProcessExecutor:
     @property
     def gpu_names(self) -> Sequence[str]:
         return list(dict.fromkeys(gpu.name for gpu in self._gpus.values())) or [CPU]
+
+    @property
+    def gpus(self) -> Sequence[Gpu]:
+        return list(self._gpus.values())
 
     def __enter__(self) -> Self:
         return self
@@ -128,16 +148,28 @@ class ProcessExecutor:
         total = min((gpu.total_bytes for gpu in self._gpus.values()), default=None)
         return [check_run(cell.config, cell.asks_largest, total) for cell in cells]
 
-    def start(self, task: Task) -> None:
-        place = next(place for place in self._places if place not in self._running)
+    @cached_property
+    def shares(self) -> Mapping[str, HostShare]:
+        """The share of the host of each place that has one. A number of threads that the user has chosen is kept."""
+        found = host_shares() if self._gpus else {}
+        given = os.environ.get(THREADS, "")
+        threads = int(given) if given.isascii() and given.isdecimal() and int(given) else None
+        shares = {place: found[gpu.uuid] for place, gpu in self._gpus.items() if gpu.uuid in found}
+        return {place: replace(share, threads=threads or share.threads) for place, share in shares.items()}
+
+    def start(self, task: Task, on: str | None = None) -> None:
+        """on: the place that takes it, which must be free; None: the first that is."""
+        place = on or next(place for place in self._places if place not in self._running)
         said = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the process)
         process = self._new_process(self._environment(place), said)
         self._running[place] = _Running(task, process, said)
         assert process.stdin
         assert process.stdout
         os.set_blocking(process.stdout.fileno(), False)
+        share = self.shares.get(place)
+        asked = {**task.as_json(), "share": share.as_json() if share else None}
         with suppress(BrokenPipeError):  # :meth:`wait` tells why it has ended
-            process.stdin.write(json.dumps(task.as_json()).encode() + b"\n")
+            process.stdin.write(json.dumps(asked).encode() + b"\n")
             process.stdin.flush()
 
     def _new_process(self, environment: Mapping[str, str], said: IO[bytes]) -> subprocess.Popen[bytes] | Forked:
@@ -189,8 +221,20 @@ class ProcessExecutor:
         return [place for place, one in self._running.items() if one.process.poll() is not None]
 
     def _taken(self, places: Sequence[str]) -> list[Ended]:
-        """What came of the processes at ``places``, which have ended and free their places."""
-        return [self._running.pop(place).ended(place) for place in places]
+        """What came of the processes at ``places``, which have ended and free their places, unless those are lost."""
+        found = []
+        for place in places:
+            ended = self._running.pop(place).ended(place)
+            if not _is_measured(ended) and (lost := self._why_lost(place)):
+                self._places.remove(place)
+                ended = replace(ended, lost=lost)
+            found.append(ended)
+        return found
+
+    def _why_lost(self, place: str) -> str | None:
+        """Why the GPU at ``place`` does not work any more, in one line; None if it does, or if NVML never knew it."""
+        why = why_lost(self._gpus[place].uuid) if place in self.shares else None
+        return f"GPU {place} does not answer any more ({why})" if why else None
 
     def _environment(self, place: str) -> Mapping[str, str]:
         """The environment of a cell's process: its GPU alone, this package, and nothing of the user's MLflow."""
@@ -199,7 +243,10 @@ class ProcessExecutor:
         gpu = self._gpus.get(place)
         # with a single one, the user's own variable already names it: an instance of MIG has another kind of name
         chosen = {"CUDA_VISIBLE_DEVICES": gpu.uuid} if gpu and self._is_one_of_several else {}
-        return {**kept, **chosen, "PYTHONPATH": paths}
+        share = self.shares.get(place)
+        count = share.threads if share else None
+        threads = {THREADS: str(count), COMPILE_THREADS: str(min(count, MOST_COMPILE))} if count else {}
+        return {**threads, **kept, **chosen, "PYTHONPATH": paths}
 
     @property
     def _is_one_of_several(self) -> bool:

@@ -27,6 +27,7 @@ from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.errors import BadInput, DamagedRecord
 from ttt_mlflow.record.packed import pack, unpack
 from ttt_mlflow.telemetry.code import code_id
+from ttt_mlflow.telemetry.gpus import Gpu
 
 if TYPE_CHECKING:
     import ray
@@ -50,6 +51,10 @@ class RayExecutor:
         self._address = address
         self._tasks: dict[ray.ObjectRef[Any], Task] = {}
         self._found: list[Mapping[str, Any]] = []  # what each node of the cluster says of itself
+
+    @property
+    def gpus(self) -> Sequence[Gpu]:
+        return []  # Ray chooses them, on all hosts of the cluster
 
     def __enter__(self) -> Self:
         self._ray = _connected(self._address)
