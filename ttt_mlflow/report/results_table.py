@@ -124,7 +124,8 @@ CSV_METRICS = (
             *(names.RELATIVE_HALF_WIDTH_PCT, names.DECODE_STEP_MS_P50, names.DECODE_STEP_MS_P90),
             *(names.DECODE_STEP_MS_P99, names.DECODE_STEP_MS_MEAN, names.PREFILL_MS, names.TIME_TO_FIRST_TOKEN_MS),
             *(names.PEAK_MEMORY_ALLOCATED_GB, names.JOULES_PER_TOKEN, names.POWER_W_MEAN, names.SM_CLOCK_MHZ_MEAN),
-            *(names.ROOFLINE_MS, names.ROOFLINE_PCT),
+            *(names.ROOFLINE_MS, names.ROOFLINE_PCT, names.ACCURACY_DIFFERING_TOKENS_PCT, names.ACCURACY_RATIO),
+            names.ACCURACY_LOGITS_ERROR,
         )
     ),
 )

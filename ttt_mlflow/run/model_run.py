@@ -135,11 +135,14 @@ class ModelRun:
         if not self.used.profile:
             prepared.decoder.close()
             return
-        profiles = Profiles(self.record, self.plan, self._measured())
-        with self.reporter.phase(names.PROFILE_S, "profiling"), after_the_measurement("while profiling"):
-            profiles.of_the_model(prepared)
+        with self.reporter.phase(names.PROFILE_S, "profiling") as doing, after_the_measurement("while profiling"):
+            profiles = Profiles(self.record, self.plan, self._measured(), doing)
+            profiles.of_the_decoder(prepared)
             prepared.decoder.close()
-            del prepared  # the separate process needs the memory
+            prompt, model = prepared.prompt, prepared.model
+            del prepared  # and with it the state
+            profiles.of_the_model(prompt, model)
+            del prompt, model  # the separate process needs the memory
             profiles.of_a_process()
         self.record.update_metrics(self.reporter.phases)
         self.problems = profiles.problems
@@ -159,7 +162,7 @@ class ModelRun:
         if hasattr(model, "parameter_count"):
             self.record.update_metrics({names.MODEL_PARAMETERS: model.parameter_count()})
         with self.reporter.phase(names.COMPILE_S, "compiling and preparing the decode step"):
-            return Prepared(prompt, make_ready(self.plan, model, prompt))
+            return Prepared(prompt, make_ready(self.plan, model, prompt), model)
 
     def _measure_until_valid(self, prepared: Prepared, show: Show) -> None:
         """Measure. Repeat while the verdict is invalid, attempts are left, and another attempt can help."""

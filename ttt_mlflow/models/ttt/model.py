@@ -221,13 +221,16 @@ class TTTModel(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: TTTConfig, net: InnerNet, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: TTTConfig, net: InnerNet, dtype: torch.dtype, device: torch.device, is_plain: bool = False
+    ) -> None:
+        """is_plain: without Triton kernels outside the inner net too, on any device."""
         super().__init__()
         self.config, self.net = config, net
         self.vocab_size = config.vocab_size
         self.dtype, self.device = dtype, device
         functions: Functions = reference, prefill_reference
-        if net.triton or device.type == "cuda":
+        if net.triton or (device.type == "cuda" and not is_plain):
             from ttt_mlflow.kernels.block import fused, prefill
 
             functions = fused, prefill
