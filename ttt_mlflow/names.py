@@ -613,6 +613,9 @@ TAG_GIT_REPO_URL = Tag(
 )
 TAG_KIND = Tag("ttt.kind", "what the run is: decode, prefill, micro, sweep or compare")
 TAG_METHOD = Tag("ttt.method", "version of the way of measuring; it rises whenever the timing changes")
+TAG_COST_GROWS = Tag(
+    "ttt.cost_grows", "true if a step of the model costs more with the context, as with a KV cache; else false"
+)
 TAG_CONFIG_ID = Tag(
     "ttt.config_id",
     "hash of the configuration: the same configuration has the same id on every host. It covers neither the seed nor "
@@ -772,6 +775,15 @@ ARTIFACT_RESULTS_PAGE = Artifact(
 )
 ARTIFACT_RESULTS_MARKDOWN = Artifact("results/results.md", "the tables to read, with links to the runs")
 ARTIFACT_RESULTS_CSV = Artifact("results/results.csv", "the same for programs: one line for each run")
+ARTIFACT_RESULTS_CROSSINGS = Artifact(
+    "results/crossings.csv",
+    "from which context on a model with a constant state decodes faster than one whose cache grows, by pair of models",
+)
+ARTIFACT_RESULTS_CONTEXT_PNG = Artifact(
+    "results/context.png",
+    "decode step and memory over the context, where models cross, and the highest batch that fits",
+)
+ARTIFACT_RESULTS_CONTEXT_SVG = Artifact("results/context.svg", "the same as SVG")
 ARTIFACT_RESULTS_TABLE_PNG = Artifact("results/table.png", "the throughput by model, inner net and batch")
 ARTIFACT_RESULTS_TABLE_SVG = Artifact("results/table.svg", "the same as SVG")
 ARTIFACT_RESULTS_CHARTS_PNG = Artifact(

@@ -8,7 +8,9 @@ from urllib.parse import quote
 from ttt_mlflow import names
 from ttt_mlflow.report.best_run import Best
 from ttt_mlflow.report.columns import THROUGHPUT
+from ttt_mlflow.report.contexts_table import contexts_markdown
 from ttt_mlflow.report.results import FACTS, GPU, Cell, Grid, Placed, Results, Run, Series
+from ttt_mlflow.report.results_contexts import context_of
 from ttt_mlflow.report.results_quantities import (
     QUANTITIES,
     Quantity,
@@ -47,6 +49,7 @@ def results_markdown(results: Results, best: Sequence[Best] = ()) -> str:
     lines += [f"- {escaped(line)}" for line in results.notes]
     for grid in results.grids:
         lines += _grid_markdown(results, grid)
+    lines += contexts_markdown(results)
     return "\n".join([*lines, "", "## Runs", "", *_runs_markdown(results)]) + "\n"
 
 
@@ -141,7 +144,19 @@ def results_csv(results: Results) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         [
-            *("kind", "set", "model_name", "inner_net", "batch", GPU, *CSV_FACTS, "state", "reason", "shown"),
+            *(
+                "kind",
+                "set",
+                "model_name",
+                "inner_net",
+                "batch",
+                GPU,
+                *CSV_FACTS,
+                "context",
+                "state",
+                "reason",
+                "shown",
+            ),
             *(
                 *CSV_METRICS,
                 "speedup",
@@ -174,7 +189,8 @@ def _csv_line(
     cell = place.cell
     yield from (place.kind, results.sets[place.set_index], place.model, place.inner_net, place.batch)
     yield from (place.facts.get(name, "") for name in (GPU, *CSV_FACTS))
-    yield from (cell.state, cell.reason, str(shown).lower())
+    context = context_of(place.kind, place.facts)
+    yield from ("" if context is None else context, cell.state, cell.reason, str(shown).lower())
     yield from _csv_metrics(cell)
     yield from (factor.factor, against) if factor else ("", "")
     row = cell.row

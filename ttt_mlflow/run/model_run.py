@@ -90,6 +90,7 @@ class ModelRun:
 
     def measure(self, sampler: NvmlSampler | None) -> None:
         self.sampler = sampler
+        self.record.update_tags({names.TAG_COST_GROWS: str(self.plan.entry.cost_grows).lower()})
         refuse_beyond_memory(self.used.run_name, least_host_bytes(self.plan))
         self.ceilings = find_ceilings(self.plan, self.reporter, sampler)
         if self.on_gpu:
