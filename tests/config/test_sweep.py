@@ -3,7 +3,6 @@
 import pytest
 
 from ttt_mlflow.config import RunConfig, SweepConfig
-from ttt_mlflow.config.presets import PRESETS
 from ttt_mlflow.config.sweep import AXES
 from ttt_mlflow.errors import BadInput
 
@@ -11,15 +10,6 @@ from ttt_mlflow.errors import BadInput
 def test_every_parameter_of_a_run_is_there() -> None:
     assert set(RunConfig.model_fields) <= set(SweepConfig.model_fields)
     assert set(AXES) <= set(RunConfig.model_fields)
-    for preset in PRESETS.values():
-        assert all(set(block) <= set(AXES) for block in preset.blocks)
-
-
-def test_every_preset_can_be_asked_for() -> None:
-    for name in PRESETS:
-        assert SweepConfig.parse({"preset": name}).preset == name
-    with pytest.raises(BadInput, match="preset takes auto, or decode-2k or published-prefill or"):
-        SweepConfig.parse({"preset": "published"})
 
 
 def test_several_values_of_an_axis_and_one_of_the_others() -> None:

@@ -17,7 +17,6 @@ from ttt_mlflow.report.results_contexts import (
     context_charts,
     context_of,
     contexts_of,
-    fit_text,
     pairs_of,
 )
 from ttt_mlflow.report.results_grids import RunSet, results_of
@@ -139,13 +138,6 @@ def test_the_highest_batch_says_what_bounds_it(rows: list[RunRow], tmp_path: Pat
     text = contexts_text(results)
     assert "16, not 1,024 (predicted)" in text
     assert "at least 1,024" in text
-
-
-def test_how_a_bound_is_said() -> None:
-    assert fit_text(Fit(None)) == ""
-    assert fit_text(Fit(None, 8, True)) == "less than 8 (predicted)"
-    assert fit_text(Fit(4)) == "at least 4"
-    assert fit_text(Fit(4, 8)) == "4, not 8"
 
 
 def test_all_files_have_them(rows: list[RunRow], tmp_path: Path) -> None:

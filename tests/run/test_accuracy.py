@@ -137,6 +137,13 @@ def test_a_part_of_a_large_batch_is_compared(measure: Measure, monkeypatch: pyte
     assert len(known(measured)["first_differences"]) == 2
 
 
+@pytest.mark.parametrize(("promptlen", "sequences"), [(1, 64), (1024, 64), (2048, 32), (32768, 2), (100000, 1)])
+def test_of_long_prompts_fewer_are_compared(promptlen: int, sequences: int) -> None:
+    plan = make_plan(RunConfig.parse({**TINY, "batch": 100, "promptlen": promptlen}))
+    prompt = torch.zeros(1, dtype=torch.int64)
+    assert accuracy.AccuracyPass(plan, prompt, 512, lambda what: None).sequences == sequences
+
+
 def test_given_tokens_are_fed_as_the_model_takes_them_one_by_one() -> None:
     """Over two ends of a mini-batch, after a prompt that ends within one: the logits are those of the steps."""
     model = leave_initial_values(make_model("mlp_1_dual"))

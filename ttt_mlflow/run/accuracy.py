@@ -22,6 +22,7 @@ from ttt_mlflow.run.plan import Plan
 from ttt_mlflow.run.prepare import release
 
 MOST_SEQUENCES, MOST_POSITIONS = 64, 512
+MOST_PROMPT_TOKENS = 65536  # of the compared sequences together: plain PyTorch takes seconds for so many
 FED_TOKENS = 0x5EED  # added to the seed, so that the fed tokens are not those of the prompt
 REFERENCE = torch.float32
 Doing = Callable[[str], object]  # shows what is done at the moment
@@ -63,7 +64,7 @@ class AccuracyPass:
     def __init__(self, plan: Plan, prompt: Tensor, vocab_size: int, doing: Doing) -> None:
         used = plan.used
         self.plan, self.prompt, self._doing = plan, prompt, doing
-        self.sequences = min(used.batch, MOST_SEQUENCES)
+        self.sequences = min(used.batch, MOST_SEQUENCES, max(1, MOST_PROMPT_TOKENS // used.promptlen))
         # a cache is as long as the measured steps need; in prefill mode, the decoder is one of this pass
         self.positions = MOST_POSITIONS if used.mode == "prefill" else min(used.genlen, MOST_POSITIONS)
         generator = torch.Generator().manual_seed((used.seed + FED_TOKENS) % 2**63)
