@@ -194,7 +194,8 @@ class Profiles:
     def _accuracy_pass(self, prompt: Tensor, model: DecodeModel) -> None:
         """Compare the predictions with those of the same weights in float32."""
         one = AccuracyPass(self.plan, prompt, model.vocab_size, self._doing)
-        compared = one.compare(self._predicted or one.predict_anew(model), model)
+        predicted, self._predicted = self._predicted, None  # its logits take gigabytes of the host's memory
+        compared = one.compare(predicted or one.predict_anew(model), model)
         accuracy, metrics = compared.accuracy, compared.accuracy.metrics()
         self.record.update_metrics(metrics)
         known = {
