@@ -103,7 +103,7 @@ def refused(result: Result, fake: FakeRunner) -> str:
         ("genlen", "0", "a whole number of at least 1"),
         ("mode", "encode", "decode or prefill"),
         ("dtype", "int8", "auto, float16, bfloat16 or float32"),
-        ("profile", "vtune", "none, or any of torch, nsys, memory, comma-separated"),
+        ("profile", "vtune", "none, or any of torch, nsys, memory, accuracy, comma-separated"),
         ("use_compile", "perhaps", "auto, true or false"),
         ("cuda_graph", "perhaps", "auto, true or false"),
         ("device", "tpu", "auto, cpu or cuda"),

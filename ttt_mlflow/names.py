@@ -30,8 +30,8 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Throughput(Metric):
-    """A median of passes, which has a confidence interval: two more metrics."""
+class Estimate(Metric):
+    """A number with a confidence interval: two more metrics."""
 
     @property
     def ci_low(self) -> Metric:
@@ -44,6 +44,11 @@ class Throughput(Metric):
     def _end(self, suffix: str, word: str) -> Metric:
         meaning = f"{word} end of the 95 % confidence interval of {self.name}"
         return Metric(f"{self.name}_ci_{suffix}", self.unit, meaning, self.better, f"{self.label}, {word} end")
+
+
+@dataclass(frozen=True)
+class Throughput(Estimate):
+    """A median of passes."""
 
 
 @dataclass(frozen=True)
@@ -386,6 +391,97 @@ HOST_MS_PER_STEP = Metric(
 
 PART_US = PartMetric("part_us", "µs", "time of one part of a profiled step, mean; by part", "lower", "time of the part")
 
+# Accuracy: metrics of profile=accuracy, which compares the model's predictions with those of a float32 reference that
+# has the same weights. The yardstick is plain PyTorch in the dtype of the run.
+
+ACCURACY_SEQUENCES = Metric(
+    "accuracy_sequences", "count", "sequences of the batch that profile=accuracy compared", label="compared sequences"
+)
+ACCURACY_POSITIONS = Metric(
+    "accuracy_positions", "count", "predictions of each of these sequences", label="compared predictions of a sequence"
+)
+ACCURACY_LOGITS_ERROR = Metric(
+    "accuracy_logits_error",
+    "1",
+    "||logits - reference|| / ||reference||, over all compared positions; the same tokens were fed to both",
+    "lower",
+    "logits' error",
+)
+ACCURACY_TOTAL_VARIATION = Metric(
+    "accuracy_total_variation",
+    "1",
+    "total variation between the predicted distribution and the reference's, mean over these positions",
+    "lower",
+    "total variation of the predictions",
+)
+ACCURACY_DIFFERING_TOKENS_PCT = Metric(
+    "accuracy_differing_tokens_pct",
+    "%",
+    "share of these positions at which the greedy token is not the reference's",
+    "lower",
+    "greedy tokens that differ",
+)
+ACCURACY_FIRST_DIFFERENCE = Metric(
+    "accuracy_first_difference",
+    "count",
+    "generated token, from 1, at which free-running greedy decode first parts from the reference's, in any of the "
+    "compared sequences; absent if none parts",
+    "higher",
+    "first token that differs",
+)
+ACCURACY_PARTED_SEQUENCES_PCT = Metric(
+    "accuracy_parted_sequences_pct",
+    "%",
+    "share of the compared sequences whose free-running greedy decode parts from the reference's",
+    "lower",
+    "sequences that part",
+)
+ACCURACY_EAGER_DIFFERING_TOKENS_PCT = Metric(
+    "accuracy_eager_differing_tokens_pct",
+    "%",
+    "share of the free-running greedy tokens that differ between the decode as it was measured (compiled, as a graph) "
+    "and the same model's eager decode",
+    "lower",
+    "tokens that differ from eager decode",
+)
+ACCURACY_YARDSTICK_LOGITS_ERROR = Metric(
+    "accuracy_yardstick_logits_error",
+    "1",
+    "accuracy_logits_error of plain PyTorch in the dtype of the run",
+    label="logits' error of plain PyTorch",
+)
+ACCURACY_YARDSTICK_TOTAL_VARIATION = Metric(
+    "accuracy_yardstick_total_variation",
+    "1",
+    "accuracy_total_variation of plain PyTorch in the dtype of the run",
+    label="total variation of plain PyTorch",
+)
+ACCURACY_YARDSTICK_DIFFERING_TOKENS_PCT = Metric(
+    "accuracy_yardstick_differing_tokens_pct",
+    "%",
+    "accuracy_differing_tokens_pct of plain PyTorch in the dtype of the run",
+    label="greedy tokens of plain PyTorch that differ",
+)
+ACCURACY_YARDSTICK_FIRST_DIFFERENCE = Metric(
+    "accuracy_yardstick_first_difference",
+    "count",
+    "accuracy_first_difference of plain PyTorch in the dtype of the run",
+    label="first token of plain PyTorch that differs",
+)
+ACCURACY_YARDSTICK_PARTED_SEQUENCES_PCT = Metric(
+    "accuracy_yardstick_parted_sequences_pct",
+    "%",
+    "accuracy_parted_sequences_pct of plain PyTorch in the dtype of the run",
+    label="sequences of plain PyTorch that part",
+)
+ACCURACY_RATIO = Estimate(
+    "accuracy_ratio",
+    "1",
+    "accuracy_differing_tokens_pct divided by that of plain PyTorch in the same dtype; absent if either has none",
+    "lower",
+    "differing tokens against plain PyTorch",
+)
+
 # Metrics of one kernel of a micro-benchmark. Each is a series with the batch as its step, except for the error and the
 # first use.
 
@@ -529,6 +625,9 @@ TAG_GIT_REPO_URL = Tag(
 )
 TAG_KIND = Tag("ttt.kind", "what the run is: decode, prefill, micro, sweep or compare")
 TAG_METHOD = Tag("ttt.method", "version of the way of measuring; it rises whenever the timing changes")
+TAG_COST_GROWS = Tag(
+    "ttt.cost_grows", "true if a step of the model costs more with the context, as with a KV cache; else false"
+)
 TAG_CONFIG_ID = Tag(
     "ttt.config_id",
     "hash of the configuration: the same configuration has the same id on every host. It covers neither the seed nor "
@@ -651,6 +750,15 @@ ARTIFACT_MEMORY_PARTS = Artifact(
 ARTIFACT_MEMORY_TABLE = Artifact(
     "profiles/memory/parts.md", "the same as a table to read, beside the allocator's own sums"
 )
+ARTIFACT_ACCURACY = Artifact(
+    "profiles/accuracy/accuracy.json", "what was compared with the float32 reference, and how: all values and notes"
+)
+ARTIFACT_ACCURACY_TABLE = Artifact("profiles/accuracy/accuracy.md", "the same as a table to read")
+ARTIFACT_ACCURACY_POSITIONS = Artifact(
+    "profiles/accuracy/positions.csv",
+    "logits' error, total variation and differing tokens at each position, of the model and of plain PyTorch",
+)
+ARTIFACT_ACCURACY_CHART = Artifact("profiles/accuracy/positions.png", "the same as a chart")
 ARTIFACT_NSYS_REPORT = Artifact("profiles/nsys/report.nsys-rep", "Nsight Systems report; opens in nsys-ui")
 ARTIFACT_NSYS_RECORDING = Artifact(
     "profiles/nsys/report.qdstrm", "raw recording of Nsight Systems, if its importer could not make a report of it"
@@ -687,6 +795,15 @@ ARTIFACT_RESULTS_PAGE = Artifact(
 )
 ARTIFACT_RESULTS_MARKDOWN = Artifact("results/results.md", "the tables to read, with links to the runs")
 ARTIFACT_RESULTS_CSV = Artifact("results/results.csv", "the same for programs: one line for each run")
+ARTIFACT_RESULTS_CROSSINGS = Artifact(
+    "results/crossings.csv",
+    "from which context on a model with a constant state decodes faster than one whose cache grows, by pair of models",
+)
+ARTIFACT_RESULTS_CONTEXT_PNG = Artifact(
+    "results/context.png",
+    "decode step and memory over the context, where models cross, and the highest batch that fits",
+)
+ARTIFACT_RESULTS_CONTEXT_SVG = Artifact("results/context.svg", "the same as SVG")
 ARTIFACT_RESULTS_TABLE_PNG = Artifact("results/table.png", "the throughput by model, inner net and batch")
 ARTIFACT_RESULTS_TABLE_SVG = Artifact("results/table.svg", "the same as SVG")
 ARTIFACT_RESULTS_CHARTS_PNG = Artifact(
@@ -707,7 +824,7 @@ def _defined(kind: type[Kind]) -> tuple[Kind, ...]:
 
 
 def _with_ends(metric: Metric) -> tuple[Metric, ...]:
-    return (metric, metric.ci_low, metric.ci_high) if isinstance(metric, Throughput) else (metric,)
+    return (metric, metric.ci_low, metric.ci_high) if isinstance(metric, Estimate) else (metric,)
 
 
 KERNEL_METRICS = _defined(KernelMetric)

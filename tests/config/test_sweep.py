@@ -3,15 +3,13 @@
 import pytest
 
 from ttt_mlflow.config import RunConfig, SweepConfig
-from ttt_mlflow.config.sweep import AXES, PRESETS
+from ttt_mlflow.config.sweep import AXES
 from ttt_mlflow.errors import BadInput
 
 
 def test_every_parameter_of_a_run_is_there() -> None:
     assert set(RunConfig.model_fields) <= set(SweepConfig.model_fields)
     assert set(AXES) <= set(RunConfig.model_fields)
-    for preset in PRESETS.values():
-        assert set(preset) <= set(AXES)
 
 
 def test_several_values_of_an_axis_and_one_of_the_others() -> None:

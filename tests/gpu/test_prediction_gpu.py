@@ -55,8 +55,9 @@ def check(metrics: dict[str, float], predicted: Prediction) -> None:
         {"batch": 512, "use_compile": None, "model_name": "ttt-profile"},
         {"batch": 64, "inner_net": "mlp_2_dual", "cuda_graph": False, "model_name": "ttt-profile"},
         {"batch": 16, "promptlen": 2048, "mode": "prefill"},
+        {"batch": 4, "promptlen": 32768},
     ],
-    ids=["graph", "eager", "graph and prompt", "compiled graph", "PyTorch", "prefill"],
+    ids=["graph", "eager", "graph and prompt", "compiled graph", "PyTorch", "prefill", "a long prompt"],
 )
 def test_each_peak_is_within_five_percent_of_the_prediction(asked: dict[str, object], tmp_path: Path) -> None:
     asked = {**SHORT, **asked}

@@ -140,6 +140,18 @@ def test_numbers_beside_the_headline(tmp_path: Path) -> None:
     assert "decode_step_ms_p99" not in beside
 
 
+def test_accuracy_is_beside_it_and_says_which_way_is_better(tmp_path: Path) -> None:
+    """By the direction in the catalog."""
+    left = recorded(
+        tmp_path, passes_around(1000), values={"accuracy_ratio": 1.25, "accuracy_differing_tokens_pct": 2.0}
+    )
+    right = recorded(
+        tmp_path, passes_around(1000), values={"accuracy_ratio": 1.0, "accuracy_differing_tokens_pct": 2.5}
+    )
+    beside = {one.metric.name: one.word for one in compare_sides([left], [right], OPTIONS).pairs[0].beside}
+    assert (beside["accuracy_ratio"], beside["accuracy_differing_tokens_pct"]) == ("better", "worse")
+
+
 def test_an_empty_side_and_two_kinds(tmp_path: Path) -> None:
     decode = recorded(tmp_path, passes_around(1000))
     prefill = recorded(tmp_path, passes_around(1000), config={"mode": "prefill"})

@@ -198,3 +198,16 @@ def test_an_empty_table() -> None:
     assert len(table_text([]).splitlines()) == 2
     assert json.loads(table_json([])) == []
     assert len(table_csv([]).splitlines()) == 1
+
+
+def test_the_accuracy_of_runs_that_have_one(rows: list[RunRow], tmp_path: Path) -> None:
+    assert "tokens differ" not in table_text(rows)
+    assert "accuracy" not in table_csv(rows)
+    found = {"accuracy_differing_tokens_pct": 1.75, "accuracy_ratio": 1.0625}
+    more = [*rows, run_row(tmp_path, MEASURED | found, batch=2)]
+    heading, _, *lines = table_text(more).splitlines()
+    assert "tokens differ %   of PyTorch's   verdict" in heading
+    assert "1.75" in lines[-1]
+    assert "1.062" in lines[-1]
+    table = list(csv.DictReader(io.StringIO(table_csv(more))))
+    assert [row["accuracy_ratio"] for row in table] == ["", "", "", "1.0625"]

@@ -43,6 +43,7 @@ from ttt_mlflow.workload import ATTENTION, CONVOLUTION, INNER, PARTS
 
 TINY = {"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 4, "warmup": 0, "repeats": 2}
 Measure = Callable[..., Carried]
+NO_MODEL: Any = None  # of passes that need the decoder alone
 
 
 @pytest.fixture
@@ -168,13 +169,13 @@ def gpu_passes(
     profiles = profile.Profiles(new_record(plan, folder), plan, profile.Measured(None, (), 0.0))
     profiles.on_gpu = True
     decoder = Replayed() if eager is None else ReplayedWithEager()
-    profiles.of_the_model(Prepared(torch.zeros(2, 1, dtype=torch.int64), decoder))
+    profiles.of_the_decoder(Prepared(torch.zeros(2, 1, dtype=torch.int64), decoder, NO_MODEL))
     return profiles
 
 
 def test_whole_periods_of_the_model_are_profiled(tmp_path: Path) -> None:
     plan = make_plan(RunConfig.parse({**TINY, "genlen": 100, "profile": "torch"}))
-    prepared = Prepared(torch.zeros(2, 1, dtype=torch.int64), Replayed())
+    prepared = Prepared(torch.zeros(2, 1, dtype=torch.int64), Replayed(), NO_MODEL)
     counts = []
     for period in (16, 24):
         plan = replace(plan, entry=replace(plan.entry, period=period))

@@ -23,6 +23,8 @@ from ttt_mlflow.report.profile_diff import ProfileDiff, profile_diff, read_profi
 from ttt_mlflow.tracking.begin import PUBLISHING_S
 from ttt_mlflow.tracking.query import fetch
 
+KERNEL_PROFILES = frozenset(("torch", "nsys"))  # passes that time kernels
+
 
 def execute(parse: Callable[[], CompareConfig], destination: Destination, record: bool = False) -> int:
     """Compare, print, and return the exit code. ``record``: keep the comparison as a run of its own.
@@ -106,7 +108,7 @@ def _profiles(pair: Pair) -> ProfileDiff | None:
 
 
 def _has_profile(run: RecordedRun) -> bool:
-    return run.params.get("profile", "none") not in ("none", "memory", "")
+    return not KERNEL_PROFILES.isdisjoint(run.params.get("profile", "none").split(","))
 
 
 def _record(config: CompareConfig, report: Report, logdir: str, publishing: Publishing) -> int:

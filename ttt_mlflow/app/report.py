@@ -20,8 +20,10 @@ from ttt_mlflow.record.run_row import RunRow, local_row, store_row
 from ttt_mlflow.record.sweep_file import SweepFile
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.best_run import Best, best_of, parse_limits
+from ttt_mlflow.report.contexts_table import contexts_text, crossings_csv
 from ttt_mlflow.report.results import Results
 from ttt_mlflow.report.results_charts import charts_of
+from ttt_mlflow.report.results_contexts import context_charts
 from ttt_mlflow.report.results_figure import charts_figure, table_figure
 from ttt_mlflow.report.results_grids import RunSet, results_of
 from ttt_mlflow.report.results_page import results_html
@@ -40,6 +42,13 @@ FORMATS: dict[str, tuple[Artifact, ...]] = {
     "png": (names.ARTIFACT_RESULTS_TABLE_PNG, names.ARTIFACT_RESULTS_CHARTS_PNG),
     "svg": (names.ARTIFACT_RESULTS_TABLE_SVG, names.ARTIFACT_RESULTS_CHARTS_SVG),
 }
+# files that a report has if its runs have several context lengths
+OF_CONTEXTS: dict[str, tuple[Artifact, ...]] = {
+    "csv": (names.ARTIFACT_RESULTS_CROSSINGS,),
+    "png": (names.ARTIFACT_RESULTS_CONTEXT_PNG,),
+    "svg": (names.ARTIFACT_RESULTS_CONTEXT_SVG,),
+}
+MOST_BATCHES = 2  # that have charts over the context in a picture; the page has all
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,8 @@ def make_report(asked: Asked) -> int:
         paths = _written(files, Path(asked.out))
     except OSError as error:
         raise BadInput(f"out={asked.out}: cannot be written ({error.strerror}); choose another folder") from None
-    print_text("\n\n".join([*("\n".join(one.lines) for one in best), results_text(results)]))
+    parts = [*("\n".join(one.lines) for one in best), results_text(results), contexts_text(results)]
+    print_text("\n\n".join(filter(None, parts)))
     print_error(f"Written: {', '.join(map(str, paths))}")
     return DamagedRecord.exit_code if found.unread else 0
 
@@ -113,6 +123,18 @@ def results_files(results: Results, best: Sequence[Best], formats: Sequence[str]
                 files[artifact] = save(drawn[name])
         else:
             files[FORMATS[form][0]] = _TEXTS[form](results, best)
+    return files | _of_contexts(results, formats)
+
+
+def _of_contexts(results: Results, formats: Sequence[str]) -> dict[Artifact, bytes]:
+    files = {}
+    if "csv" in formats and (table := crossings_csv(results)):
+        files[names.ARTIFACT_RESULTS_CROSSINGS] = _encoded(table)
+    if charts := context_charts(results, MOST_BATCHES):
+        figure = charts_figure([(chart.title, chart) for chart in charts], columns=2)
+        for form, save in (("png", figure_png), ("svg", figure_svg)):
+            if form in formats:
+                files[OF_CONTEXTS[form][0]] = save(figure)
     return files
 
 

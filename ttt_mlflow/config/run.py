@@ -52,7 +52,7 @@ class RunConfig(Configuration):
         "dtype": "auto, float16, bfloat16 or float32",
         "use_compile": "auto, true or false",
         "cuda_graph": "auto, true or false",
-        "profile": "none, or any of torch, nsys, memory, comma-separated",
+        "profile": "none, or any of torch, nsys, memory, accuracy, comma-separated",
         "nsys_export": "none or sqlite",
         "device": "auto, cpu or cuda",
         "warmup": f"auto, or a whole number of at least 0{AT_MOST}",
@@ -86,9 +86,12 @@ class RunConfig(Configuration):
     )
     use_compile: Switch = Field(default=None, description="torch.compile the decode step; auto: on with a GPU")
     cuda_graph: Switch = Field(default=None, description="replay the decode step as a CUDA graph; auto: on with a GPU")
-    profile: Annotated[tuple[Literal["torch", "nsys", "memory"], ...], BeforeValidator(as_profilers)] = Field(
-        default=(),
-        description="profilers to run after the measurement: torch, nsys, memory, comma-separated; or none",
+    profile: Annotated[tuple[Literal["torch", "nsys", "memory", "accuracy"], ...], BeforeValidator(as_profilers)] = (
+        Field(
+            default=(),
+            description="passes after the measurement: the profilers torch, nsys and memory, and accuracy, which "
+            "compares the predictions with float32; comma-separated, or none",
+        )
     )
     nsys_args: NsysArgs = Field(default=None, description=NSYS_ARGS)
     nsys_export: NsysExport = Field(default="none", description=NSYS_EXPORT)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from ttt_mlflow.config.base import Configuration
+from ttt_mlflow.config.presets import PRESETS
 from ttt_mlflow.config.run import RunConfig
 from ttt_mlflow.config.values import Switch, Word, unquoted
 
@@ -16,17 +17,7 @@ AXES = (
     *("use_compile", "cuda_graph", "checkpoint", "seed"),
 )
 BATCHES_NAMED = 3
-# The grids that have a name: values of parameters, which given ones replace.
-PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "decode-2k": {
-        "model_name": ("state-spaces/mamba-1.4b", "ttt-1b"),
-        "inner_net": ("mlp_1_dual_triton", "mlp_2_dual_triton"),
-        "batch": ("128", "256", "512", "1024", "2048", "4096", "8192"),
-        "mode": ("decode",),
-        "promptlen": ("1",),
-        "genlen": ("2048",),
-    },
-}
+NO_YARDSTICK = "none"
 
 
 def _as_words(value: Any) -> Any:
@@ -52,12 +43,17 @@ def _of_a_run(name: str) -> Any:
     return Field(default=None, description=f"{described}; several, comma-separated" if name in AXES else described)
 
 
+def _described() -> list[str]:
+    return [f"{name}: {preset.meaning}" for name, preset in PRESETS.items()]
+
+
 class SweepConfig(Configuration):
     """One sweep, as it was given. A field that is None was not given: it is the preset's, or the default of a run."""
 
     entry_point = "sweep"
     how_measured = (
-        *("executor", "gpus", "any_gpu", "exclusive", "address", "redo", "try_all", "skip_missing", "retry_invalid"),
+        *("executor", "gpus", "any_gpu", "exclusive", "address", "redo", "try_all", "skip_missing", "yardstick"),
+        "retry_invalid",
         *("profile", "nsys_args", "nsys_export", "warmup", "repeats", "precision_pct", "max_seconds", "thresholds"),
     )
     identity = (
@@ -78,11 +74,13 @@ class SweepConfig(Configuration):
         "redo": "none, invalid or all",
         "try_all": "true or false",
         "skip_missing": "true or false",
+        "yardstick": "auto, none, or name=value words of a run, separated by spaces",
     }
 
-    preset: Annotated[Literal["decode-2k"] | None, BeforeValidator(unquoted)] = Field(
-        default=None, description="a grid with a name: decode-2k is Mamba-1.4b, TTT-Linear and TTT-MLP, 128 to 8192"
-    )
+    preset: Annotated[
+        Literal["decode-2k", "published-prefill", "published-decode", "published-both", "crossing", "peers"] | None,
+        BeforeValidator(unquoted),
+    ] = Field(default=None, description=f"a grid with a name: {'; '.join(_described())}")
     grid: Value = Field(default=None, description="YAML file with the runs of a grid that is not full")
     model_name: Values = Field(
         default=None,
@@ -136,6 +134,11 @@ class SweepConfig(Configuration):
     try_all: Switch = Field(default=False, description="also try the runs that are predicted not to fit into memory")
     skip_missing: Switch = Field(
         default=False, description="leave out the models that need something that is not installed"
+    )
+    yardstick: Value = Field(
+        default=None,
+        description="a run that is measured at the beginning of each session of the sweep, as name=value words, for "
+        "example model_name=ttt-1b batch=1024; auto: that of the grid; none: no such run",
     )
 
     @property

@@ -88,19 +88,25 @@ class ModelDecoder:
 
         A prompt of one token is a decode step like any other.
         """
+        logits, rest = self._begin(prompt)
+        if logits is not None:
+            self._sample(logits)
+        for token in rest.unbind(1):
+            self.token.copy_(token)
+            self.step()
+        return self.token
+
+    def _begin(self, prompt: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Process what the model's own prefill takes. Returns its logits, and the rest of the prompt [B, R]."""
         self._fed = 0
         self._check_room(prompt.shape[1])
         self.model.reset_state(self.state)
         at_once = 0
         if hasattr(self.model, "prefill") and prompt.shape[1] > 1:
             at_once = prompt.shape[1] - prompt.shape[1] % getattr(self.model, "prefill_multiple", 1)
-        if at_once:
-            self._sample(self.model.prefill(prompt[:, :at_once], self.state))
+        logits = self.model.prefill(prompt[:, :at_once], self.state) if at_once else None
         self._fed = at_once
-        for token in prompt[:, at_once:].unbind(1):
-            self.token.copy_(token)
-            self.step()
-        return self.token
+        return logits, prompt[:, at_once:]
 
     @torch.no_grad()
     def step(self) -> Tensor:
@@ -110,6 +116,23 @@ class ModelDecoder:
             self._graph.replay()
             return self.token
         return self._eager_step()
+
+    @torch.no_grad()
+    def start(self, prompt: Tensor) -> Tensor:
+        """As ``prefill``, without a graph. Returns the logits [B, V] from which the first token follows."""
+        logits, rest = self._begin(prompt)
+        for token in rest.unbind(1):
+            logits = self.feed(token)
+        assert logits is not None
+        return logits
+
+    @torch.no_grad()
+    def feed(self, tokens: Tensor) -> Tensor:
+        """As ``step``, with ``tokens`` [B] instead of its own and without a graph. Returns the logits [B, V]."""
+        self._check_room(1)
+        self._fed += 1
+        self.token.copy_(tokens)
+        return self._model_step(self.token, self.state)
 
     @contextmanager
     def eagerly(self) -> Iterator[None]:

@@ -29,6 +29,8 @@ class DecodeModel(Protocol):
     ``memory_parts(state) -> dict[str, list[Tensor]]``, the tensors that persist from step to step, by their kind.
     ``greedy_step(tokens, state)`` feeds tokens [B] and replaces each by the next one, that of the largest logit, for a
     model that finds it faster than an arg-max after ``step``.
+    A model that is no ``torch.nn.Module`` may offer ``state_dict`` and ``load_state_dict``, and one that derives values
+    from its weights ``weights_changed()``; :mod:`ttt_mlflow.models.reference` copies weights with them.
     Inside ``step``, ``in_layer`` and ``in_part`` of :mod:`ttt_mlflow.workload` provide the names for profilers.
     A model with its own generation code offers ``decoder(batch, max_length, cuda_graph)`` instead of state and step. It
     returns a :class:`ttt_mlflow.models.entry.Decoder`.
@@ -91,6 +93,10 @@ class ModelEntry:
     ``allocations(request, workload, execution)`` says what a run allocates on a GPU. Without it, nothing is known of a
     configuration's memory before it is measured, and a sweep tries all of them.
 
+    ``plain(request)`` builds the same model from plain PyTorch operations, in any dtype and with any weights; those of
+    the measured model are then copied into it. It is the reference of ``profile=accuracy``. Without it, the reference
+    is the factory's own model in float32, with the PyTorch counterpart of a Triton inner net.
+
     ``period``: decode steps after which the pattern of costs repeats; 1 if all steps cost the same. Drift within a pass
     is tested over whole periods, and warm-up passes and profiles have whole periods. ``cost_grows`` marks a model whose
     steps cost more with the position, as with a KV cache. Its passes are not tested for drift within them.
@@ -112,6 +118,7 @@ class ModelEntry:
     work: Callable[[ModelRequest, Workload], list[Stage]] | None = None
     kept_bytes: Callable[[ModelRequest, Workload], int] | None = None
     allocations: Callable[[ModelRequest, Workload, Execution], Allocations] | None = None
+    plain: Callable[[ModelRequest], DecodeModel] | None = None
     period: int = 1
     cost_grows: bool = False
 
@@ -125,7 +132,9 @@ class ModelEntry:
 class Decoder(Protocol):
     """The interface that is measured. ``prefill`` starts a batch of sequences, ``step`` continues it, both greedily.
 
-    A decoder may also offer two methods for profilers. ``eagerly()`` is a context in which ``prefill`` and ``step`` do
+    A decoder may also offer methods for profiling passes. ``start(prompt) -> logits`` [B, V] and
+    ``feed(tokens [B]) -> logits`` do what ``prefill`` and ``step`` do, with given tokens and without a graph.
+    ``eagerly()`` is a context in which ``prefill`` and ``step`` do
     the same without a graph and without compiled code. ``memory_parts() -> dict[str, list[Tensor]]`` returns the
     tensors that persist from step to step, by their kind (weights, state, …).
     """

@@ -2,7 +2,7 @@
 
 import math
 
-from ttt_mlflow.names import Metric, Metrics, Throughput
+from ttt_mlflow.names import Estimate, Metric, Metrics
 
 DIGITS = 6  # significant digits of a value without a confidence interval
 DIGITS_BEYOND = 2  # decimal places below the first digit of the interval's half-width
@@ -30,7 +30,7 @@ def shortened(metric: Metric, value: float) -> float:
 
 def _places(metrics: Metrics, metric: Metric) -> dict[Metric, int]:
     """The decimal places of a throughput and both ends; empty for others, and for an interval without a width."""
-    if not isinstance(metric, Throughput) or not {metric.ci_low, metric.ci_high} <= set(metrics):
+    if not isinstance(metric, Estimate) or not {metric.ci_low, metric.ci_high} <= set(metrics):
         return {}
     half_width = (metrics[metric.ci_high] - metrics[metric.ci_low]) / 2
     if not (half_width > 0 and math.isfinite(half_width)):

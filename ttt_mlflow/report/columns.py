@@ -56,6 +56,8 @@ TITLES = {
     names.TAG_GPU_NAME.name: "GPU",
     "tokens_per_s": "tokens/s",
     names.RELATIVE_HALF_WIDTH_PCT.name: "± %",
+    names.ACCURACY_DIFFERING_TOKENS_PCT.name: "tokens differ %",
+    names.ACCURACY_RATIO.name: "of PyTorch's",
     names.TAG_VERDICT.name: "verdict",
 }
 PARAMETERS = tuple(dict.fromkeys([*RunConfig.model_fields, *MicroConfig.model_fields]))
@@ -131,6 +133,8 @@ MODEL_COLUMNS = columns(
         *(names.TAG_VERDICT.name, "status"),
     ]
 )
+# of runs with profile=accuracy, before the verdict
+ACCURACY_COLUMNS = columns([names.ACCURACY_DIFFERING_TOKENS_PCT.name, names.ACCURACY_RATIO.name])
 MICRO_COLUMNS = [
     Column("id", "micro-benchmark"),
     *columns(["date", "kernels", "batches", "heads", "head_dim", "dtype"]),
@@ -148,17 +152,23 @@ def for_people(rows: Sequence[RunRow]) -> list[Column]:
     }
     if all(row.kind == "decode" for row in rows):
         hidden.add("kind")
-    return [one for one in MODEL_COLUMNS if one.name not in hidden]
+    return [one for one in _model_columns(rows) if one.name not in hidden]
 
 
 def for_machines(rows: Sequence[RunRow]) -> list[Column]:
     """The columns of decode and prefill runs, whatever their values, and of micro-benchmarks if there are some."""
-    found = [*MODEL_COLUMNS]
+    found = _model_columns(rows)
     found.insert(len(found) - 1, column(names.TAG_REASONS.name))
     if any(row.kind == MicroConfig.entry_point for row in rows):
         there = {one.name for one in found}
         found += [one for one in MICRO_COLUMNS if one.name not in there]
     return found
+
+
+def _model_columns(rows: Sequence[RunRow]) -> list[Column]:
+    """Those of decode and prefill runs; the accuracy is among them if one of ``rows`` has it."""
+    accuracy = [one for one in ACCURACY_COLUMNS if any(one.value(row) is not None for row in rows)]
+    return [*MODEL_COLUMNS[:-2], *accuracy, *MODEL_COLUMNS[-2:]]
 
 
 def refuse_unknown(asked: Sequence[Column], option: str, rows: Sequence[RunRow]) -> None:

@@ -35,6 +35,8 @@ BESIDE: tuple[Metric, ...] = (
     names.TIME_TO_FIRST_TOKEN_MS,
     names.PEAK_MEMORY_ALLOCATED_GB,
     names.JOULES_PER_TOKEN,
+    names.ACCURACY_DIFFERING_TOKENS_PCT,
+    names.ACCURACY_RATIO,
 )
 
 

@@ -28,7 +28,7 @@ LOGARITHMIC = 30.0  # an axis whose largest value is that many times its smalles
 
 @dataclass(frozen=True)
 class Point:
-    """One run. low, high: the ends of the confidence interval of y, if there is one."""
+    """One run. low, high: the ends of the confidence interval of y, or what y can be, if there is such a range."""
 
     x: float
     y: float
@@ -37,6 +37,15 @@ class Point:
     batch: int
     state: State
     run_id: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point that was found between others, such as where two lines cross."""
+
+    x: float
+    y: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,8 @@ class Chart:
     """One chart. batches: where the x axis has its ticks; empty for a numeric axis.
 
     front: the Pareto front, from the shortest latency to the highest throughput. limit: a latency that --best named.
-    best: the point that --best found.
+    best: the point that --best found. labeled: whether points have their batch beside them. marks: points on no line.
+    is_linear: whether y is linear in x from point to point, which is a curve on a logarithmic axis.
     """
 
     name: str
@@ -63,6 +73,9 @@ class Chart:
     front: tuple[tuple[float, float], ...] = ()
     limit: float | None = None
     best: tuple[float, float] | None = None
+    labeled: bool = False
+    is_linear: bool = False
+    marks: tuple[Mark, ...] = ()
 
     @property
     def over_batch(self) -> bool:
@@ -96,7 +109,7 @@ def _over_batch(grid: Grid, quantity: Quantity) -> Chart:
         f"{quantity.title} over batch",
         "batch",
         quantity.heading,
-        _is_logarithmic(point.y for line in lines for point in line.points),
+        is_logarithmic(point.y for line in lines for point in line.points),
         grid.batches,
         tuple(lines),
     )
@@ -123,12 +136,13 @@ def _latency(grid: Grid, answer: Best | None) -> Chart:
         "Throughput against latency",
         f"{metric.label}, {metric.unit}",
         throughput.heading,
-        _is_logarithmic(point.y for point in every),
+        is_logarithmic(point.y for point in every),
         (),
         tuple(lines),
         pareto_front(point for point in every if point.state != "invalid"),
         limits[0].bound if limits else None,
         best,
+        labeled=True,
     )
 
 
@@ -146,9 +160,9 @@ def pareto_front(points: Iterable[Point]) -> tuple[tuple[float, float], ...]:
     return tuple(front)
 
 
-def _is_logarithmic(values: Iterable[float]) -> bool:
+def is_logarithmic(values: Iterable[float], from_ratio: float = LOGARITHMIC) -> bool:
     found = list(values)
-    return bool(found) and min(found) > 0 and max(found) > LOGARITHMIC * min(found)
+    return bool(found) and min(found) > 0 and max(found) > from_ratio * min(found)
 
 
 def x_ticks(chart: Chart) -> list[float]:

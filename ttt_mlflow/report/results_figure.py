@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.report.crossings import curve_of
 from ttt_mlflow.report.results import Cell, Grid, Results, Series
 from ttt_mlflow.report.results_charts import Chart, Line, Point, x_ticks, y_ticks
 from ttt_mlflow.report.results_quantities import interval_text, throughput_of
@@ -23,7 +24,11 @@ COLUMNS = 3
 PANEL = (4.3, 3.3)  # inches; of these, the margins of the axes:
 LEFT, BESIDE, ABOVE, BELOW = 0.95, 0.25, 0.32, 0.52
 INVALID: dict[str, Any] = {"marker": "x", "color": GRAY}
+# how the marker of a point is filled; the last two are of the chart of the highest batches
+FILLS: dict[str, Any] = {"valid": "full", "unjudged": "none", "predicted_oom": "none", "missing": "full"}
 LABEL_OFFSETS = ((5, -11), (-5, 4), (5, 4), (-5, -11))  # points, from a point of a chart to its label
+CROSSING = "crossing: constant state is faster from here on"
+AT_LEAST = "$≥$"
 MOST_LABELS = 40  # points that are labeled; more would hide the lines
 CHARACTER_PX, LABEL_PX = 5.5, 10.0  # a label's size at 100 dots per inch
 
@@ -128,18 +133,18 @@ def _signs(grid: Grid) -> list[str]:
     return [sign for state, sign in signs.items() if state in states]
 
 
-def charts_figure(charts: Sequence[tuple[str, Chart]]) -> "Figure":
-    """All charts side by side, with one legend. Each comes with the text above it."""
+def charts_figure(charts: Sequence[tuple[str, Chart]], columns: int | None = None) -> "Figure":
+    """All charts side by side, with one legend. Each comes with the text above it. columns: None: as many as fit."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     named = _named(charts)
-    columns = 2 if len(charts) in (2, 4) else min(COLUMNS, max(len(charts), 1))
+    columns = columns or (2 if len(charts) in (2, 4) else min(COLUMNS, max(len(charts), 1)))
     rows = math.ceil(len(charts) / columns) if charts else 1
-    longest = max((len(label) for label in named), default=1)
-    across = max(1, int(columns * PANEL[0] / (0.8 + CHARACTER * longest)))
     with mpl.rc_context(LOOKS):
         handles = [*named.values(), *_signs_of_charts([chart for _, chart in charts])]
+        longest = max((len(handle.get_label()) for handle in handles), default=1)
+        across = max(1, int(columns * PANEL[0] / (0.8 + CHARACTER * longest)))
         legend = 0.2 + 0.22 * math.ceil(len(handles) / across)
         width, height = columns * PANEL[0], rows * PANEL[1] + legend
         figure = Figure(figsize=(width, height))
@@ -150,7 +155,7 @@ def charts_figure(charts: Sequence[tuple[str, Chart]]) -> "Figure":
             axes = figure.add_axes((left / width, low / height, size[0] / width, size[1] / height))
             _draw(axes, chart)
             axes.set_title(text(title), loc="left", fontsize=10, weight="bold")
-            if not chart.over_batch:
+            if chart.labeled:
                 _label_points(figure, axes, chart)
         if handles:
             figure.legend(handles=handles, loc="lower center", ncols=across, frameon=False, fontsize=8, handlelength=3)
@@ -195,8 +200,17 @@ def _signs_of_charts(charts: Sequence[Chart]) -> Iterator[Any]:
         yield Line2D([], [], linestyle="none", label="best within the limit (dotted)", **ring)
     if any(point.state == "invalid" for point in points):
         yield Line2D([], [], linestyle="none", label="invalid", **INVALID)
-    if any(point.state == "unjudged" for point in points):
-        yield Line2D([], [], linestyle="none", marker="o", fillstyle="none", color=FAINT, label="not judged (hollow)")
+    signs = {
+        "unjudged": "not judged (hollow)",
+        "predicted_oom": "next batch predicted not to fit (hollow)",
+        "missing": "no larger batch was tried",
+    }
+    for state, told in signs.items():
+        marker = AT_LEAST if state == "missing" else "o"
+        if any(point.state == state for point in points):
+            yield Line2D([], [], linestyle="none", marker=marker, fillstyle=FILLS[state], color=FAINT, label=told)
+    if any(chart.marks for chart in charts):
+        yield Line2D([], [], linestyle="none", marker="D", fillstyle="none", color="black", label=CROSSING)
 
 
 def _draw(axes: "Axes", chart: Chart) -> None:
@@ -211,7 +225,7 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         }
         axes.step(x, y, where="post", **look)
     for line in _shown(chart):
-        _draw_line(axes, line)
+        _draw_line(axes, line, chart.is_linear)
     axes.set(xlabel=text(chart.x_title), ylabel=text(chart.y_title), xscale="log")
     axes.grid(alpha=0.25)
     if chart.y_logarithmic:
@@ -226,17 +240,28 @@ def _draw(axes: "Axes", chart: Chart) -> None:
     axes.set_xticks([], minor=True)
     if chart.limit is not None:
         axes.axvline(chart.limit, color=FAINT, linestyle=":", linewidth=1)
+    for mark in chart.marks:
+        axes.plot(mark.x, mark.y, marker="D", markersize=7, fillstyle="none", color="black", zorder=4)
+        beside: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+        axes.annotate(mark.text, (mark.x, mark.y), **beside)
     if chart.best is not None:
         axes.plot(*chart.best, marker="o", markersize=13, fillstyle="none", color="black", zorder=4)
 
 
-def _draw_line(axes: "Axes", line: Line) -> None:
+def _draw_line(axes: "Axes", line: Line, is_linear: bool) -> None:
     """The line, which leaves invalid points out; unjudged points are hollow, invalid ones gray crosses."""
     look = _look(line)
     kept = [point for point in line.points if point.state != "invalid"]
-    _add_points(axes, kept, look | {"marker": "", "linewidth": 1.5})
-    for state, fill in (("valid", "full"), ("unjudged", "none")):
+    if is_linear and kept:
+        x, y = zip(*curve_of([(point.x, point.y) for point in kept]), strict=True)
+        axes.plot(x, y, **look | {"marker": "", "linewidth": 1.5})
+    else:
+        _add_points(axes, kept, look | {"marker": "", "linewidth": 1.5})
+    for state, fill in FILLS.items():
         _add_points(axes, [one for one in kept if one.state == state], look | {"linestyle": "none", "fillstyle": fill})
+    for point in (one for one in kept if one.state == "missing"):
+        below: dict[str, Any] = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+        axes.annotate("≥", (point.x, point.y), color=look["color"], **below)
     _add_points(axes, [one for one in line.points if one.state == "invalid"], INVALID | {"linestyle": "none"})
     ends = [(one.x, one.low, one.high) for one in line.points if one.low is not None and one.high is not None]
     if ends:

@@ -193,7 +193,7 @@ def _grid(kind: str, runs: Sequence[Placed], asked: Sequence[Placed], sets: Sequ
             look,
             _cells(groups[key]),
         )
-        for key, first, label, look in zip(keys, firsts, _labels(firsts, sets), _looks(firsts), strict=True)
+        for key, first, label, look in zip(keys, firsts, labels_of(firsts, sets), looks_of(firsts), strict=True)
     ]
     # the same configuration of each set stands together
     series.sort(key=lambda one: (one.look, one.set_index))
@@ -223,7 +223,7 @@ def _shown(cells: Sequence[Cell]) -> Cell:
     return Cell(best.state, best.reason, best.row, len(runs) - 1)
 
 
-def _labels(placed: Sequence[Placed], sets: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+def labels_of(placed: Sequence[Placed], sets: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     """For each series what tells it apart, and in what else it differs from series of other models."""
     like: dict[tuple[str, str], list[Placed]] = {}
     for one in placed:
@@ -253,7 +253,7 @@ def _short(model: str) -> str:
     return model.rpartition("/")[2]
 
 
-def _looks(firsts: Sequence[Placed]) -> list[int]:
+def looks_of(firsts: Sequence[Placed]) -> list[int]:
     """A number for each series; the series of one configuration have the same in each set."""
     gpus = {(one.set_index, one.facts.get(GPU)) for one in firsts}
     one_gpu_a_set = len(gpus) == len({index for index, _ in gpus})

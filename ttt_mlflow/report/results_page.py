@@ -7,9 +7,12 @@ from typing import Any
 from ttt_mlflow import names
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.best_run import Best
+from ttt_mlflow.report.contexts_table import CROSSINGS, crossing_tables
+from ttt_mlflow.report.crossings import curve_of
 from ttt_mlflow.report.page import page
 from ttt_mlflow.report.results import Cell, Grid, Results, Run
-from ttt_mlflow.report.results_charts import Chart, charts_of, x_ticks, y_ticks
+from ttt_mlflow.report.results_charts import Chart, Line, charts_of, x_ticks, y_ticks
+from ttt_mlflow.report.results_contexts import context_charts
 from ttt_mlflow.report.results_quantities import (
     QUANTITIES,
     WORDS,
@@ -47,13 +50,14 @@ def page_data(results: Results, best: Sequence[Best]) -> dict[str, Any]:
         "words": WORDS,
         "headings": {one.name: one.short for one in quantities},
         "grids": [_grid(grid, best, numbers) for grid in results.grids],
+        "contexts": _contexts(results, numbers),
         "fields": fields,
         "runs": [_run(results, run, quantities, others) for run in results.runs],
     }
 
 
 def _grid(grid: Grid, best: Sequence[Best], numbers: Mapping[str, int]) -> dict[str, Any]:
-    throughput = throughput_of(grid)
+    throughput, labels = throughput_of(grid), [one.label for one in grid.series]
     return {
         "kind": grid.kind,
         "shared": _clean(", ".join(grid.shared)),
@@ -73,7 +77,26 @@ def _grid(grid: Grid, best: Sequence[Best], numbers: Mapping[str, int]) -> dict[
             }
             for one in grid.series
         ],
-        "charts": [_chart(chart, grid, numbers) for chart in charts_of(grid, best)],
+        "charts": [_chart(chart, labels, numbers) for chart in charts_of(grid, best)],
+    }
+
+
+def _contexts(results: Results, numbers: Mapping[str, int]) -> dict[str, Any] | None:
+    """The charts over the context, drawn as those of a grid, and where models cross; None without several contexts."""
+    charts = context_charts(results)
+    if not charts:
+        return None
+    series = list(dict.fromkeys(line.series.label for chart in charts for line in chart.lines))
+    shown = {line.series.label: line.series for chart in charts for line in chart.lines}
+    return {
+        "kind": "context",
+        "series": [{"label": _clean(one), "look": shown[one].look, "set": shown[one].set_index} for one in series],
+        "charts": [_chart(chart, series, numbers) for chart in charts],
+        "about": CROSSINGS,
+        "crossings": [
+            {"batch": batch, "columns": list(map(_clean, columns)), "rows": [list(map(_clean, row)) for row in rows]}
+            for batch, columns, rows in crossing_tables(results)
+        ],
     }
 
 
@@ -84,7 +107,7 @@ def _cell(cell: Cell | None, numbers: Mapping[str, int]) -> int | list[str] | No
     return numbers[cell.row.id] if cell.row else [cell.state, _clean(cell.reason)]
 
 
-def _chart(chart: Chart, grid: Grid, numbers: Mapping[str, int]) -> dict[str, Any]:
+def _chart(chart: Chart, labels: Sequence[str], numbers: Mapping[str, int]) -> dict[str, Any]:
     return {
         "name": chart.name,
         "title": chart.title,
@@ -96,17 +119,25 @@ def _chart(chart: Chart, grid: Grid, numbers: Mapping[str, int]) -> dict[str, An
         "front": [[_short(x), _short(y)] for x, y in chart.front],
         "limit": chart.limit,
         "best": chart.best,
+        "marks": [[_short(mark.x), _short(mark.y), mark.text] for mark in chart.marks],
         "lines": [
             {
-                "series": grid.series.index(line.series),
+                "series": labels.index(line.series.label),
                 "points": [
-                    [numbers[one.run_id], *map(_short, (one.x, one.y, one.low, one.high))] for one in line.points
+                    [numbers[one.run_id], *map(_short, (one.x, one.y, one.low, one.high)), one.state]
+                    for one in line.points
                 ],
+                "curve": _curve(line) if chart.is_linear else None,
             }
             for line in chart.lines
             if line.points
         ],
     }
+
+
+def _curve(line: Line) -> list[list[float | None]]:
+    kept = [(one.x, one.y) for one in line.points if one.state != "invalid"]
+    return [[_short(x), _short(y)] for x, y in curve_of(kept)]
 
 
 def _run(results: Results, run: Run, quantities: Sequence[Quantity], others: Mapping[str, int]) -> list[Any]:

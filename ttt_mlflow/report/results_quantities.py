@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ttt_mlflow import names
-from ttt_mlflow.names import Metric, Throughput
+from ttt_mlflow.names import Estimate, Metric
 from ttt_mlflow.report.results import Cell, Grid, Series
 from ttt_mlflow.report.text import number
 
@@ -28,7 +28,7 @@ class Quantity:
 
     def interval(self, cell: Cell | None) -> tuple[float, float] | None:
         """The ends of the 95 % confidence interval; None for a quantity without one."""
-        if cell is None or not isinstance(self.metric, Throughput):
+        if cell is None or not isinstance(self.metric, Estimate):
             return None
         low, high = cell.value(self.metric.ci_low), cell.value(self.metric.ci_high)
         return None if low is None or high is None else (low * self.scale, high * self.scale)
@@ -41,18 +41,35 @@ class Quantity:
 MEMORY = Quantity("memory", "Peak memory", "peak GB", names.PEAK_MEMORY_ALLOCATED_GB, "GB")
 ENERGY = Quantity("energy", "Energy per token", "mJ/token", names.JOULES_PER_TOKEN, "mJ", 1e3)
 ROOFLINE = Quantity("roofline", "Share of the roofline", "roofline %", names.ROOFLINE_PCT, "%")
+ACCURACY = (
+    Quantity(
+        "differing",
+        "Greedy tokens that differ from float32",
+        "tokens differ %",
+        names.ACCURACY_DIFFERING_TOKENS_PCT,
+        "%",
+    ),
+    Quantity(
+        "against_pytorch",
+        "Differing tokens against plain PyTorch in the same dtype",
+        "of PyTorch's",
+        names.ACCURACY_RATIO,
+        "times",
+    ),
+    Quantity("logits", "Logits' error against float32", "logits' error", names.ACCURACY_LOGITS_ERROR, "relative"),
+)
 QUANTITIES: dict[str, tuple[Quantity, ...]] = {
     "decode": (
         Quantity("throughput", "Decode throughput", "tokens/s", names.DECODE_TOKENS_PER_S, "tokens/s"),
         Quantity("step", "Decode step, median", "p50 ms", names.DECODE_STEP_MS_P50, "ms"),
         Quantity("step_p99", "Decode step, 99th percentile", "p99 ms", names.DECODE_STEP_MS_P99, "ms"),
-        *(MEMORY, ENERGY, ROOFLINE),
+        *(MEMORY, ENERGY, ROOFLINE, *ACCURACY),
     ),
     "prefill": (
         Quantity("throughput", "Prefill throughput", "tokens/s", names.PREFILL_TOKENS_PER_S, "tokens/s"),
         Quantity("prefill", "Prefill time", "prefill ms", names.PREFILL_MS, "ms"),
         Quantity("first_token", "Time to first token", "first token ms", names.TIME_TO_FIRST_TOKEN_MS, "ms"),
-        *(MEMORY, ENERGY, ROOFLINE),
+        *(MEMORY, ENERGY, ROOFLINE, *ACCURACY),
     ),
 }
 

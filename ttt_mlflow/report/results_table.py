@@ -8,7 +8,9 @@ from urllib.parse import quote
 from ttt_mlflow import names
 from ttt_mlflow.report.best_run import Best
 from ttt_mlflow.report.columns import THROUGHPUT
+from ttt_mlflow.report.contexts_table import contexts_markdown
 from ttt_mlflow.report.results import FACTS, GPU, Cell, Grid, Placed, Results, Run, Series
+from ttt_mlflow.report.results_contexts import context_of
 from ttt_mlflow.report.results_quantities import (
     QUANTITIES,
     Quantity,
@@ -47,6 +49,7 @@ def results_markdown(results: Results, best: Sequence[Best] = ()) -> str:
     lines += [f"- {escaped(line)}" for line in results.notes]
     for grid in results.grids:
         lines += _grid_markdown(results, grid)
+    lines += contexts_markdown(results)
     return "\n".join([*lines, "", "## Runs", "", *_runs_markdown(results)]) + "\n"
 
 
@@ -124,7 +127,8 @@ CSV_METRICS = (
             *(names.RELATIVE_HALF_WIDTH_PCT, names.DECODE_STEP_MS_P50, names.DECODE_STEP_MS_P90),
             *(names.DECODE_STEP_MS_P99, names.DECODE_STEP_MS_MEAN, names.PREFILL_MS, names.TIME_TO_FIRST_TOKEN_MS),
             *(names.PEAK_MEMORY_ALLOCATED_GB, names.JOULES_PER_TOKEN, names.POWER_W_MEAN, names.SM_CLOCK_MHZ_MEAN),
-            *(names.ROOFLINE_MS, names.ROOFLINE_PCT),
+            *(names.ROOFLINE_MS, names.ROOFLINE_PCT, names.ACCURACY_DIFFERING_TOKENS_PCT, names.ACCURACY_RATIO),
+            names.ACCURACY_LOGITS_ERROR,
         )
     ),
 )
@@ -140,7 +144,19 @@ def results_csv(results: Results) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         [
-            *("kind", "set", "model_name", "inner_net", "batch", GPU, *CSV_FACTS, "state", "reason", "shown"),
+            *(
+                "kind",
+                "set",
+                "model_name",
+                "inner_net",
+                "batch",
+                GPU,
+                *CSV_FACTS,
+                "context",
+                "state",
+                "reason",
+                "shown",
+            ),
             *(
                 *CSV_METRICS,
                 "speedup",
@@ -173,7 +189,8 @@ def _csv_line(
     cell = place.cell
     yield from (place.kind, results.sets[place.set_index], place.model, place.inner_net, place.batch)
     yield from (place.facts.get(name, "") for name in (GPU, *CSV_FACTS))
-    yield from (cell.state, cell.reason, str(shown).lower())
+    context = context_of(place.kind, place.facts)
+    yield from ("" if context is None else context, cell.state, cell.reason, str(shown).lower())
     yield from _csv_metrics(cell)
     yield from (factor.factor, against) if factor else ("", "")
     row = cell.row

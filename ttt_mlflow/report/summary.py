@@ -9,7 +9,15 @@ from typing import Any
 
 from ttt_mlflow import names
 from ttt_mlflow.measurement.verdict import verdict_text
-from ttt_mlflow.names import CLOCK_EVENT_PCT, CLOCK_EVENT_REASONS, VIOLATION_POLICIES, VIOLATION_S, Metric, Throughput
+from ttt_mlflow.names import (
+    CLOCK_EVENT_PCT,
+    CLOCK_EVENT_REASONS,
+    VIOLATION_POLICIES,
+    VIOLATION_S,
+    Estimate,
+    Metric,
+    Throughput,
+)
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.report.description import again_markdown, headline_markdown
 from ttt_mlflow.report.text import escaped, number
@@ -84,6 +92,25 @@ LISTED: dict[str, dict[Metric, str]] = {
         names.GPU_IDLE_PCT: "GPU idle {} %",
         names.LAUNCH_GAP_US_MEAN: "{} µs between kernels",
         names.HOST_MS_PER_STEP: "{} ms per step on the host",
+    },
+    "accuracy": {
+        names.ACCURACY_DIFFERING_TOKENS_PCT: "{} % of the greedy tokens differ from float32",
+        names.ACCURACY_LOGITS_ERROR: "logits' error {}",
+        names.ACCURACY_TOTAL_VARIATION: "total variation {}",
+        names.ACCURACY_PARTED_SEQUENCES_PCT: "free-running, {} % of the sequences part",
+        names.ACCURACY_FIRST_DIFFERENCE: "the first at token {}",
+        names.ACCURACY_SEQUENCES: "{} sequences",
+        names.ACCURACY_POSITIONS: "{} positions each",
+    },
+    "plain PyTorch": {
+        names.ACCURACY_YARDSTICK_DIFFERING_TOKENS_PCT: "{} % of the greedy tokens differ from float32",
+        names.ACCURACY_YARDSTICK_LOGITS_ERROR: "logits' error {}",
+        names.ACCURACY_YARDSTICK_TOTAL_VARIATION: "total variation {}",
+        names.ACCURACY_YARDSTICK_PARTED_SEQUENCES_PCT: "free-running, {} % of the sequences part",
+        names.ACCURACY_YARDSTICK_FIRST_DIFFERENCE: "the first at token {}",
+    },
+    "eager decode": {
+        names.ACCURACY_EAGER_DIFFERING_TOKENS_PCT: "{} % of the free-running tokens are others",
     },
     "model": {
         names.MODEL_PARAMETERS: "{} parameters",
@@ -177,6 +204,10 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         ("clocks held down", _violations_row(metrics)),
         _listed(metrics, "memory errors"),
         _listed(metrics, "profiled"),
+        _listed(metrics, "accuracy"),
+        _listed(metrics, "plain PyTorch"),
+        ("against it", _ratio_row(metrics)),
+        _listed(metrics, "eager decode"),
         _listed(metrics, "overhead"),
         _listed(metrics, "model"),
     ]
@@ -204,6 +235,14 @@ def _passes_row(metrics: MetricValues, tags: Mapping[str, str]) -> str:
     if warmup:
         warmup += _words(WARMUP_ENDED, tags.get(names.TAG_WARMUP_STOP_REASON.name))
     return ", ".join(parts + warmup)
+
+
+def _ratio_row(metrics: MetricValues) -> str:
+    """How often greedy tokens differ from float32, in comparison with plain PyTorch's."""
+    ratio = _present(metrics, {names.ACCURACY_RATIO: "tokens differ {} times as often"})
+    return ", ".join(
+        ratio + [f"95 % confidence interval {interval}" for interval in _interval(metrics, names.ACCURACY_RATIO)]
+    )
 
 
 def _words(meanings: Mapping[str, str], reason: str | None) -> list[str]:
@@ -256,7 +295,7 @@ def host_row(journal: Journal) -> list[tuple[str, str]]:
     return [("host", ", ".join(parts))] if parts else []
 
 
-def _interval(metrics: MetricValues, metric: Throughput) -> list[str]:
+def _interval(metrics: MetricValues, metric: Estimate) -> list[str]:
     """``[low, high]`` of ``metric`` as a list of one text; empty if it was not measured."""
     low, high = metrics.get(metric.ci_low.name), metrics.get(metric.ci_high.name)
     return [] if low is None or high is None else [f"[{number(low)}, {number(high)}]"]

@@ -92,6 +92,7 @@ class ModelRun:
 
     def measure(self, sampler: NvmlSampler | None) -> None:
         self.sampler = sampler
+        self.record.update_tags({names.TAG_COST_GROWS: str(self.plan.entry.cost_grows).lower()})
         refuse_beyond_memory(self.used.run_name, least_host_bytes(self.plan))
         self.ceilings = find_ceilings(self.plan, self.reporter, sampler)
         if self.on_gpu:
@@ -137,11 +138,14 @@ class ModelRun:
         if not self.used.profile:
             prepared.decoder.close()
             return
-        profiles = Profiles(self.record, self.plan, self._measured())
-        with self.reporter.phase(names.PROFILE_S, "profiling"), after_the_measurement("while profiling"):
-            profiles.of_the_model(prepared)
+        with self.reporter.phase(names.PROFILE_S, "profiling") as doing, after_the_measurement("while profiling"):
+            profiles = Profiles(self.record, self.plan, self._measured(), doing)
+            profiles.of_the_decoder(prepared)
             prepared.decoder.close()
-            del prepared  # the separate process needs the memory
+            prompt, model = prepared.prompt, prepared.model
+            del prepared  # and with it the state
+            profiles.of_the_model(prompt, model)
+            del prompt, model  # the separate process needs the memory
             profiles.of_a_process()
         self.record.update_metrics(self.reporter.phases)
         self.problems = profiles.problems
@@ -161,7 +165,7 @@ class ModelRun:
         if hasattr(model, "parameter_count"):
             self.record.update_metrics({names.MODEL_PARAMETERS: model.parameter_count()})
         with self.reporter.phase(names.COMPILE_S, "compiling and preparing the decode step"):
-            prepared = Prepared(prompt, make_ready(self.plan, model, prompt))
+            prepared = Prepared(prompt, make_ready(self.plan, model, prompt), model)
         self.attn_impl = getattr(model, "attn_impl", None)
         if self.attn_impl is not None:
             self.record.update_params({"attn_impl": self.attn_impl})

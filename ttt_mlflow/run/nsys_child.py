@@ -26,7 +26,7 @@ def main(text: str) -> None:
     else:
         decoder.prefill(prompt)
     warm_clocks(step, clock_warmup_steps(used, device), device)
-    to_mean_position(plan, Prepared(prompt, decoder), steps(plan))
+    to_mean_position(plan, Prepared(prompt, decoder, model), steps(plan))
     on_gpu = device.type == "cuda"
     with recorded(on_gpu), named_by(nvtx) if on_gpu else nullcontext():
         for index in range(steps(plan)):

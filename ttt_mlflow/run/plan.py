@@ -115,7 +115,7 @@ def _profilers(asked: RunConfig, device: str, notices: list[str]) -> Nsys | None
                 nsys = choose_nsys(device, notices)
             elif profiler == "memory":
                 _check_memory_profiler(device)
-            else:
+            elif profiler == "torch":
                 _check_torch_profiler(device)
         except BadInput as fault:
             faults.append(str(fault))

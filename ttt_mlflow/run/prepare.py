@@ -1,5 +1,6 @@
 """Prepares a configuration: the prompt, and a decoder whose first step is as fast as the later ones."""
 
+import gc
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,10 +21,11 @@ STEPS_AHEAD = 2  # steps that the host issues before the GPU needs them, so that
 
 @dataclass(frozen=True)
 class Prepared:
-    """A decoder that is ready to run, and the prompt [B, P] that it starts from."""
+    """A decoder that is ready to run, the prompt [B, P] that it starts from, and the model that it decodes."""
 
     prompt: Tensor
     decoder: Decoder
+    model: DecodeModel
 
 
 def build(plan: Plan) -> tuple[DecodeModel, Tensor]:
@@ -85,3 +87,10 @@ def warm_clocks(step: Callable[[], object], most: int, device: torch.device) -> 
                 ends.popleft().synchronize()
         if time.perf_counter() >= until:
             return
+
+
+def release(device: torch.device) -> None:
+    """Release unused memory. PyTorch's profiler leaves a reference cycle that holds the model."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

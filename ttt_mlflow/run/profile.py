@@ -3,7 +3,6 @@
 A failure of one pass is kept as a problem. It affects neither the other passes nor the measurement.
 """
 
-import gc
 import gzip
 import json
 import logging
@@ -12,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
 from ttt_mlflow import names
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.measurement.roofline import PartWork
-from ttt_mlflow.models.entry import Decoder
+from ttt_mlflow.models.entry import DecodeModel, Decoder
 from ttt_mlflow.names import Metrics
 from ttt_mlflow.profilers import memory, torch_profiler
 from ttt_mlflow.profilers.attribution import with_parts_of
@@ -27,14 +27,16 @@ from ttt_mlflow.profilers.step_profile import PartRoofline, StepProfile, kernel_
 from ttt_mlflow.profilers.trace import Steps, read_steps
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.kernel_table import ProfiledKernel, kernels_json
+from ttt_mlflow.report.accuracy_report import accuracy_markdown, positions_csv, positions_png
 from ttt_mlflow.report.memory_report import memory_page, parts_csv, parts_markdown
 from ttt_mlflow.report.profile_pictures import kernels_png, timeline_png
 from ttt_mlflow.report.profile_tables import kernels_markdown
 from ttt_mlflow.report.timeline_page import timeline_page
 from ttt_mlflow.run import nsys_child
+from ttt_mlflow.run.accuracy import AccuracyPass, Doing, Predicted
 from ttt_mlflow.run.attempt import attempt_pass
 from ttt_mlflow.run.plan import Plan
-from ttt_mlflow.run.prepare import Prepared, clock_warmup_steps, to_mean_position, warm_clocks
+from ttt_mlflow.run.prepare import Prepared, clock_warmup_steps, release, to_mean_position, warm_clocks
 from ttt_mlflow.workload import profiled_steps
 
 MEMORY_STEPS = 4  # all steps allocate and free the same memory
@@ -59,26 +61,35 @@ class Measured:
 
 
 class Profiles:
-    """The profiling passes of one run. problems: one line for each pass that failed."""
+    """The profiling passes of one run. problems: one line for each pass that failed. doing: shows the progress."""
 
-    def __init__(self, record: Journal, plan: Plan, measured: Measured) -> None:
-        self.record, self.plan, self.measured = record, plan, measured
+    def __init__(self, record: Journal, plan: Plan, measured: Measured, doing: Doing = lambda what: None) -> None:
+        self.record, self.plan, self.measured, self._doing = record, plan, measured, doing
         self.used, self.device = plan.used, plan.device
         self.on_gpu = plan.device.type == "cuda"
         self.problems: list[str] = []
+        self._predicted: Predicted | None = None
 
-    def of_the_model(self, prepared: Prepared) -> None:
-        """Run the passes that need the measured model."""
+    def of_the_decoder(self, prepared: Prepared) -> None:
+        """Run the passes that need the measured decoder."""
         # the memory pass is first, so that it does not see memory of the other passes
         if "memory" in self.used.profile:
             self._attempt("memory", lambda: self._memory_pass(prepared))
         if "torch" in self.used.profile:
             self._attempt("torch", lambda: self._torch_pass(prepared))
+        if "accuracy" in self.used.profile and self.used.mode == "decode":
+            self._attempt("accuracy", lambda: self._predict(prepared))
+
+    def of_the_model(self, prompt: Tensor, model: DecodeModel) -> None:
+        """Run the passes that need the weights, after the memory of the measured decoder was released."""
+        if "accuracy" in self.used.profile and (self._predicted or self.used.mode == "prefill"):
+            release(self.device)
+            self._attempt("accuracy", lambda: self._accuracy_pass(prompt, model))
 
     def of_a_process(self) -> None:
         """Run the passes in a separate process, after the model's memory was released."""
         if nsys := self.plan.nsys:
-            _release(self.device)
+            release(self.device)
             self._attempt("nsys", lambda: self._nsys_pass(nsys))
 
     def _attempt(self, kind: str, action: Callable[[], None]) -> None:
@@ -181,6 +192,35 @@ class Profiles:
         page = memory_page(rows, memory.history(recorded), f"{self.used.run_name}: memory")
         self.record.write_artifact(names.ARTIFACT_MEMORY_PAGE, page)
 
+    # Accuracy
+
+    def _predict(self, prepared: Prepared) -> None:
+        one = AccuracyPass(self.plan, prepared.prompt, prepared.model.vocab_size, self._doing)
+        self._predicted = one.predict(prepared.decoder)
+
+    def _accuracy_pass(self, prompt: Tensor, model: DecodeModel) -> None:
+        """Compare the predictions with those of the same weights in float32."""
+        one = AccuracyPass(self.plan, prompt, model.vocab_size, self._doing)
+        predicted, self._predicted = self._predicted, None  # its logits take gigabytes of the host's memory
+        compared = one.compare(predicted or one.predict_anew(model), model)
+        accuracy, metrics = compared.accuracy, compared.accuracy.metrics()
+        self.record.update_metrics(metrics)
+        known = {
+            "reference": compared.reference,
+            "yardstick": compared.yardstick,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "metrics": {metric.name: value for metric, value in metrics.items()},
+            "first_differences": list(accuracy.own.first),
+            "yardstick_first_differences": list(accuracy.yardstick.first) if accuracy.yardstick else None,
+            "notes": compared.notes,
+        }
+        self.record.write_artifact(names.ARTIFACT_ACCURACY, json.dumps(known, indent=1))
+        table = accuracy_markdown(accuracy, compared.reference, compared.yardstick, compared.notes)
+        self.record.write_artifact(names.ARTIFACT_ACCURACY_TABLE, table)
+        if accuracy.own.deviations is not None:
+            self.record.write_artifact(names.ARTIFACT_ACCURACY_POSITIONS, positions_csv(accuracy))
+            self.record.write_artifact(names.ARTIFACT_ACCURACY_CHART, positions_png(accuracy, self.used.run_name))
+
     # Nsight Systems
 
     def _nsys_pass(self, nsys: Nsys) -> None:
@@ -210,13 +250,6 @@ class Profiles:
             for row in read_kernel_summary(kernels.read_text())
         ]
         self.record.write_artifact(names.ARTIFACT_KERNELS, kernels_json(rows))
-
-
-def _release(device: torch.device) -> None:
-    """Release unused memory. PyTorch's profiler leaves a reference cycle that holds the model."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _metrics(profile: StepProfile) -> Metrics:

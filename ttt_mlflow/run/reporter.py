@@ -48,11 +48,11 @@ class Reporter:
         return self.console.status(Text(_shown(text)))
 
     @contextmanager
-    def phase(self, metric: Metric, text: str) -> Iterator[None]:
-        """Time and show a phase that is not measured."""
+    def phase(self, metric: Metric, text: str) -> Iterator[Callable[[str], None]]:
+        """Time and show a phase that is not measured. The block gets a function that shows what it does."""
         began = time.perf_counter()
-        with self.status(text):
-            yield
+        with self.console.status(Text(_shown(text))) as status:
+            yield lambda what: status.update(Text(_shown(f"{text}, {what}")))
         self.phases[metric] = time.perf_counter() - began
         self._print(f"{text}: {self.phases[metric]:.1f} s")
         log.info("%s: %.3f s", text, self.phases[metric])

@@ -205,7 +205,7 @@ def test_two_hosts_that_lost_the_server_have_one_parent(server_uri: str, sweep: 
         (["--any-gpu=3"], "any_gpu=3: not allowed; any_gpu takes true or false"),
         (["--executor=ray", "--any-gpu"], "any_gpu=true: executor=ray chooses the GPUs of the cluster itself; omit"),
         (["--redo=some"], "redo=some: not allowed; redo takes none, invalid or all"),
-        (["--preset=decode-3k"], "preset=decode-3k: not allowed; preset takes auto, or decode-2k"),
+        (["--preset=decode-3k"], "preset=decode-3k: not allowed; preset takes auto, or decode-2k or"),
         (["--batch=max"], "batch=max: ttt-tiny would be measured on a CPU; give a number there"),
         (["--foo=1"], "foo=1: no such parameter; the parameters are preset, grid, model_name"),
         (["--preset=decode-2k", "--grid=x.yaml"], "grid=x.yaml: preset=decode-2k is given too, which is another grid"),

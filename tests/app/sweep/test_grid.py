@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, read_grid, sweep_id
+from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, read_grid, sweep_id, yardstick_of
 from ttt_mlflow.config import RunConfig, SweepConfig
+from ttt_mlflow.config.presets import GATED_DELTA, PEERS, PRESETS, PUBLISHED, RWKV_7
 from ttt_mlflow.errors import BadInput
 
 MAMBA, TTT = "state-spaces/mamba-1.4b", "ttt-1b"
@@ -38,6 +39,71 @@ def test_the_preset_is_the_seeds_three_loops() -> None:
         ("mlp_1_dual_triton", 64),
         ("mlp_2_dual_triton", 64),
     ]
+
+
+def test_the_published_loops() -> None:
+    for name, sizes, lengths in (
+        ("published-prefill", {8, 16, 32, 64, 128, 256, 512}, {("prefill", 2048 << n, 512) for n in range(5)}),
+        ("published-decode", {64 << n for n in range(7)}, {("decode", 1, 512 << n) for n in range(5)}),
+        ("published-both", {8, 16, 32, 64, 128, 256, 512}, {("decode", 2048 << n, 128) for n in range(5)}),
+    ):
+        found = [cell.config for cell in cells(preset=name)]
+        assert len(found) == len(PUBLISHED) * 7 * 5
+        assert {one.batch for one in found} == sizes
+        assert {(one.mode, one.promptlen, one.genlen) for one in found} == lengths
+
+
+def test_the_peers_are_compared_by_batch_by_prompt_and_by_context() -> None:
+    found = [cell.config for cell in cells(preset="peers")]
+    assert len({(one.model_name, one.inner_net) for one in found}) == len(PEERS) == 8
+    assert len(found) == 8 * (4 + 1 + 5)
+    assert {one.promptlen for one in found if one.mode == "decode" and one.batch == 16} == {
+        *(1, 2048, 4096, 8192, 16384, 32768),
+    }
+    fewer = cells(preset="peers", mode="decode", promptlen="1", genlen="8", batch="16", model_name="ttt-tiny")
+    assert [cell.config.genlen for cell in fewer] == [8], "cells of several blocks that come out the same are one"
+
+
+def test_a_model_of_a_preset_that_is_not_registered_has_cells_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttt_mlflow.app.sweep.grid.is_registered", lambda name: name == TTT)
+    found = [cell.config.model_name for cell in cells(preset="peers")]
+    assert (found.count(GATED_DELTA), found.count(RWKV_7)) == (10, 10)
+    with pytest.raises(BadInput, match="model_name=ttt-tniy: no such model"):
+        cells(preset="peers", model_name="ttt-tniy")
+
+
+def yardstick(**values: str) -> Cell | None:
+    return yardstick_of(SweepConfig.parse(values))
+
+
+def test_the_yardstick_is_that_of_the_grid_unless_another_is_given(tmp_path: Path) -> None:
+    assert yardstick(batch="1,2") is None
+    own = yardstick(preset="peers", device="cpu", max_seconds="3", batch="1")
+    assert own is not None
+    assert (own.config.run_name, own.config.max_seconds) == ("ttt-1b mlp_1_dual_triton b1024 g256 cpu", 3)
+    assert yardstick(preset="peers", yardstick="none") is None
+    given = yardstick(preset="peers", yardstick="model_name=ttt-tiny batch=3  genlen=5")
+    assert given == Cell(RunConfig.parse({"model_name": "ttt-tiny", "batch": 3, "genlen": 5}))
+    path = grid(tmp_path, "yardstick: {model_name: ttt-tiny, batch: 7}\ncells: [{batch: 1}]")
+    assert yardstick(grid=path) == Cell(RunConfig.parse({"model_name": "ttt-tiny", "batch": 7}))
+    assert PRESETS["peers"].yardstick
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("ttt-1b", "yardstick=ttt-1b: ttt-1b: no name=value"),
+        ("modl=ttt-1b", "yardstick=modl=ttt-1b: modl: no such parameter; the parameters are model_name"),
+        ("batch=x", "yardstick: batch=x: not allowed; batch takes a whole number"),
+        ("model_name=ttt-tniy", "yardstick: model_name=ttt-tniy: no such model"),
+        ("batch=max", "yardstick: it is one run, with a batch that is a number"),
+    ],
+)
+def test_what_is_no_yardstick_is_one_line(words: str, message: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        yardstick(yardstick=words)
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(message)
 
 
 def test_a_model_with_an_inner_net_of_its_own() -> None:
@@ -151,6 +217,7 @@ FORTY = f"cells: [{THIRTY_NINE}, %s]"
         (FORTY % "{model_name: ttt-tiny, batch: 7}", "ttt-tiny b7 is given twice, in the cells 7 and 40; remove one"),
         ("!!python/object/apply:os.system [true]", "no YAML ("),
         ("cells: [{batch: 1}]\nmore: 1", "not a grid"),
+        ("cells: [{batch: 1}]\nyardstick: ttt-1b", "yardstick: not a mapping of parameters to values"),
     ],
 )
 def test_a_file_that_is_no_grid_is_one_line(tmp_path: Path, text: str, message: str | None) -> None:

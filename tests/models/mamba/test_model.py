@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tests.models.generation import generate
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.mamba import model as mamba
+from ttt_mlflow.models.reference import copy_weights
 from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.workload import named_by
 
@@ -168,6 +169,24 @@ def test_decodes_greedily_and_keeps_count_of_the_position() -> None:
     assert positions == [None, [3, 3], [4, 4], [5, 5]]
     assert torch.equal(generate(decoder, prompt, 4), tokens), "a prompt starts afresh"
     decoder.close()
+
+
+@pytest.mark.usefixtures("fake_mamba")
+def test_given_tokens_lead_to_the_logits_of_the_vocabulary() -> None:
+    decoder = build().decoder(batch=2, max_length=32, cuda_graph=False)
+    logits = [decoder.start(torch.tensor([[1, 2, 3], [7, 8, 9]]))]
+    logits += [decoder.feed(torch.tensor([first, 40])) for first in (20, 30)]
+    assert {one.shape for one in logits} == {(2, VOCABULARY)}
+    # the token that was fed, and its position
+    assert [one.argmax(-1).tolist() for one in logits] == [[6, 12], [24, 44], [35, 45]]
+
+
+@pytest.mark.usefixtures("fake_mamba")
+def test_weights_can_be_copied_into_another_dtype() -> None:
+    model, twin = build(), build(seed=1)
+    twin.model.float()
+    copy_weights(model, twin)
+    assert torch.equal(twin.model.weight, model.model.weight.float())
 
 
 # Names for a profiler

@@ -9,6 +9,7 @@ from ttt_mlflow import names
 from ttt_mlflow.app.sweep.check import Checked
 from ttt_mlflow.app.sweep.grid import Cell
 from ttt_mlflow.app.sweep.measured import Measured
+from ttt_mlflow.app.sweep.yardstick import Yardstick
 from ttt_mlflow.record.sweep_file import SweepCell, SweepFile, SweepState
 from ttt_mlflow.report.text import escaped, markdown_table, number, text_table
 
@@ -94,6 +95,7 @@ class Board:
     states: list[CellState]
     marked: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    yardstick: Yardstick | None = None
     by_key: dict[str, CellState] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,6 +144,8 @@ class Board:
             yield f"Measured on different GPUs, named beside each number: {', '.join(self.gpu_names)}"
         elif self.gpu_names:
             yield f"Measured on: {self.gpu_names[0]}"
+        if self.yardstick:
+            yield self.yardstick.text
         methods = {one.run.tags.get(names.TAG_METHOD.name, "") for one in self.states if one.run}
         codes = {one.run.tags.get(names.TAG_CODE_ID.name, "") for one in self.states if one.run}
         if len(methods) > 1 or len(codes) > 1:

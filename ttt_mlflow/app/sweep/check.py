@@ -29,6 +29,12 @@ class Checked:
     config_id: str | None = None
     launch_bound: str | None = None
 
+    @property
+    def too_large(self) -> str:
+        """Of a run that is predicted not to fit: what it needs."""
+        peak = self.prediction.peak_bytes
+        return f"predicted to need {peak / 1e9:,.1f} GB" if peak else "predicted to need more memory than there is"
+
 
 def check_run(config: RunConfig, asks_largest: bool, total_bytes: int | None) -> Checked:
     """Check one configuration on this machine. total_bytes: memory of the GPU; None on a CPU."""

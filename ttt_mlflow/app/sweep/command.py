@@ -19,7 +19,7 @@ from ttt_mlflow.app.sweep.executors import Ended, Executor
 from ttt_mlflow.app.sweep.executors.inline import InlineExecutor
 from ttt_mlflow.app.sweep.executors.process import ProcessExecutor, chosen_gpus
 from ttt_mlflow.app.sweep.executors.ray import RayExecutor
-from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, sweep_id
+from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, is_registered, sweep_id, yardstick_of
 from ttt_mlflow.app.sweep.host_notes import PREFIX, marked_gpus, neighbor_notes, not_known_note, slower_notes
 from ttt_mlflow.app.sweep.live import Live, dry_run_text
 from ttt_mlflow.app.sweep.measured import Alike, Measured, local_records, runs_of
@@ -28,6 +28,7 @@ from ttt_mlflow.app.sweep.publication import SweepPublishing
 from ttt_mlflow.app.sweep.results import write_report
 from ttt_mlflow.app.sweep.schedule import Schedule
 from ttt_mlflow.app.sweep.task import Task
+from ttt_mlflow.app.sweep.yardstick import Yardstick
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import SweepConfig
 from ttt_mlflow.errors import (
@@ -105,22 +106,41 @@ def open_executor(config: SweepConfig) -> Executor:
 
 def checked_board(config: SweepConfig, executor: Executor) -> Board:
     """The cells of the sweep, each checked where it would be measured. Raises BadInput with each fault in one line."""
-    asked = cells_of(config)
-    checked = executor.check(asked)
+    asked, yardstick = cells_of(config), yardstick_of(config)
+    checked = _checked(asked, executor)
+    measure = None
+    if yardstick:
+        (measure,) = executor.check([yardstick])
+        if said := measure.fault or measure.missing:
+            todo = "" if measure.fault else "; or measure none with yardstick=none"
+            raise BadInput("\n".join(f"yardstick: {line}{todo}" for line in said.splitlines()))
     faults = [line for one in checked if one.fault for line in one.fault.splitlines()]
     missing = [one.missing for one in checked if one.missing]
     if missing and not config.skip_missing:
         faults += [f"{line}; or leave it out with skip_missing" for line in missing]
     if faults:
         raise BadInput("\n".join(dict.fromkeys(faults)))
-    board = Board(sweep_id(asked), _states(checked))
+    measured_first = Yardstick(yardstick, measure) if yardstick and measure else None
+    board = Board(sweep_id(asked), _states(checked), yardstick=measured_first)
     if all(one.state == "skipped" for one in board.states):
         raise BadInput(f"skip_missing=true: nothing is left to measure: {missing[0]}")
     for one in board.states:
         one.alone = one.checked.launch_bound if config.exclusive else None
         if one.checked.prediction.fits is False and not config.try_all:
-            one.state, one.reason = "predicted_oom", _too_large(one.checked)
+            one.state, one.reason = "predicted_oom", one.checked.too_large
     return board
+
+
+def _checked(asked: Sequence[Cell], executor: Executor) -> list[Checked]:
+    """What is found of each cell. A model of a preset that is not registered is one that is missing."""
+    there = {cell.config.model_name: is_registered(cell.config.model_name) for cell in asked}
+    found = iter(executor.check([cell for cell in asked if there[cell.config.model_name]]))
+    return [
+        next(found)
+        if there[cell.config.model_name]
+        else Checked(cell.config, missing=f"model_name={cell.config.model_name}: no such model is registered")
+        for cell in asked
+    ]
 
 
 def _states(checked: Sequence[Checked]) -> list[CellState]:
@@ -138,11 +158,6 @@ def in_order(board: Board) -> list[CellState]:
     """The cells that are missing, in the order in which they are measured: those that are to be alone come last."""
     missing = [one.cell for one in board.states if one.state == "missing"]
     return sorted((board.by_key[cell.key] for cell in interleaved(missing)), key=lambda one: bool(one.alone))
-
-
-def _too_large(checked: Checked) -> str:
-    peak = checked.prediction.peak_bytes
-    return f"predicted to need {peak / 1e9:,.1f} GB" if peak else "predicted to need more memory than there is"
 
 
 class _Sweep:
@@ -166,7 +181,10 @@ class _Sweep:
                 print_error(f"Error: {damaged}; the sweep goes on without it")
             found = find_parent(local, stored, self.place, answers)
             children = children_of(found, local, stored)
-            mark_done(self.board, runs_of(children, stored, answers), self.config.redo, self.executor.gpu_names)
+            runs = runs_of(children, stored, answers)
+            mark_done(self.board, runs, self.config.redo, self.executor.gpu_names)
+            if self.board.yardstick:
+                self.board.yardstick.remember(runs, Alike(code_id(), self.executor.gpu_names, str(METHOD)))
             self.unpublished = [one for one in children if not one.published]
             todo = in_order(self.board)
             if stored and stored.status == FINISHED and not todo and not self.unpublished:
@@ -203,7 +221,9 @@ class _Sweep:
 
     def _begin(self, todo: Sequence[CellState], stored: SweepRuns | None, is_resumed: bool) -> None:
         self.board.remarks = list(neighbor_notes(self.executor.gpus, self.config.exclusive is True))
-        self.alive_s = sum(may_take_s(one.cell.config) for one in todo) + PER_CELL_S * len(self.board.states)
+        configs = [one.cell.config for one in todo]
+        configs += [self.board.yardstick.cell.config] if self.board.yardstick else []
+        self.alive_s = sum(map(may_take_s, configs)) + PER_CELL_S * (1 + len(self.board.states))
         show_in(self.parent, self.board)
         if stored:
             self.publishing.resume(self.parent, self.alive_s)
@@ -235,9 +255,11 @@ class _Sweep:
         schedule = Schedule(todo)
         with Live(self.board, self.executor.width, self.config.executor != "inline") as live:
             try:
+                if self.board.yardstick and todo:
+                    self._measure_yardstick(self.board.yardstick, live)
                 while not schedule.is_done:
                     while one := schedule.next(self.executor.width, self.executor.queues):
-                        self.executor.start(self._task(one))
+                        self.executor.start(self._task(one.cell, one.cell.key))
                     if not schedule.taken:
                         return  # all GPUs were lost
                     for task, place in self.executor.running():
@@ -252,20 +274,33 @@ class _Sweep:
                     self._take(ended, live)
                 raise
 
-    def _task(self, one: CellState) -> Task:
+    def _measure_yardstick(self, yardstick: Yardstick, live: Live) -> None:
+        """Measure the yardstick before anything else is measured, and say so if the sessions differ."""
+        self.executor.start(self._task(yardstick.cell, yardstick.key))
+        while not (ended := self.executor.wait(LOOK_S)):
+            live.show()
+        for one in ended:
+            self._take(one, live)
+        print_error(f"{'Warning: ' if yardstick.disagrees or yardstick.fault else ''}{yardstick.text}")
+
+    def _task(self, cell: Cell, key: str) -> Task:
         target = {**self.parent.target, "run_id": None}
-        return Task(one.cell, one.cell.key, self.logdir, self.board.sweep_id, record_id(self.parent), target)
+        return Task(cell, key, self.logdir, self.board.sweep_id, record_id(self.parent), target)
 
     def _take(self, ended: Ended, live: Live, schedule: Schedule | None = None) -> None:
         """Note what became of a cell, show it, and publish it. If its GPU was lost, it goes elsewhere, once."""
-        one = self.board.by_key[ended.task.key]
-        one.end(Measured.of_record(ended.record) if ended.record else None, ended.reason or ended.lost)
-        live.tell(one)
-        if ended.lost:
-            again = bool(self.executor.width and schedule and schedule.once_more(one))
-            print_error(f"Warning: {ended.lost}{f'; {one.cell.name} goes to another GPU' if again else ''}")
-            if again:
-                one.state, one.run, one.reason = "missing", None, None
+        run = Measured.of_record(ended.record) if ended.record else None
+        if self.board.yardstick and ended.task.key == self.board.yardstick.key:
+            self.board.yardstick.end(run, ended.reason or ended.lost)
+        else:
+            one = self.board.by_key[ended.task.key]
+            one.end(run, ended.reason or ended.lost)
+            live.tell(one)
+            if ended.lost:
+                again = bool(self.executor.width and schedule and schedule.once_more(one))
+                print_error(f"Warning: {ended.lost}{f'; {one.cell.name} goes to another GPU' if again else ''}")
+                if again:
+                    one.state, one.run, one.reason = "missing", None, None
         if ended.record:
             self.unpublished.append(ended.record)
             self._publish([ended.record])

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ttt_mlflow.config import RunConfig, SweepConfig, as_text
-from ttt_mlflow.config.sweep import AXES, LARGEST, PRESETS
+from ttt_mlflow.config.presets import PRESETS
+from ttt_mlflow.config.sweep import AXES, LARGEST, NO_YARDSTICK
 from ttt_mlflow.errors import BadInput, on_one_line
 from ttt_mlflow.models.registry import find_model, models
 
 KEY_LENGTH = 16
 OF_SOME_MODELS = ("inner_net", "decode_path", "attn_impl")
 HOW_OFTEN = "retry_invalid"  # not a part of what is measured: how often it is tried
-CELLS, DEFAULTS = "cells", "defaults"  # of a YAML file
-YAML_TAKES = f"a mapping with `{CELLS}`, a list of mappings of parameters to values, and perhaps `{DEFAULTS}`"
+CELLS, DEFAULTS, YARDSTICK = "cells", "defaults", "yardstick"  # of a YAML file
+YAML_TAKES = (
+    f"a mapping with `{CELLS}`, a list of mappings of parameters to values, and perhaps `{DEFAULTS}` and `{YARDSTICK}`"
+)
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,19 @@ def cells_of(config: SweepConfig) -> list[Cell]:
     if config.preset and config.grid:
         raise BadInput(f"grid={config.grid}: preset={config.preset} is given too, which is another grid; give one")
     given = config.of_runs
+    own: Sequence[Mapping[str, tuple[Any, ...]]] = [{}]
     if config.grid:
-        blocks = [{**block, **given} for block in read_grid(Path(config.grid))]
-    else:
-        blocks = [{**(PRESETS[config.preset] if config.preset else {}), **given}]
+        own = read_grid(Path(config.grid)).blocks
+    elif config.preset:
+        own = PRESETS[config.preset].blocks
     cells: dict[Cell, int] = {}
     faults: list[str] = []
-    for number, block in enumerate(blocks, 1):
+    for number, block in enumerate(own, 1):
         try:
-            for cell in _cells_of_block(block):
+            known, unknown = _by_registration(block if config.preset and "model_name" not in given else {})
+            for cell in (*_cells_of_block({**block, **known, **given}), *_unregistered({**block, **given, **unknown})):
                 before = cells.setdefault(cell, number)
-                if before != number:
+                if config.grid and before != number:
                     twice = f"{cell.name} is given twice, in the cells {before} and {number}"
                     raise BadInput(f"grid={config.grid}: {twice}; remove one")
         except BadInput as error:
@@ -66,6 +71,66 @@ def cells_of(config: SweepConfig) -> list[Cell]:
     if faults:
         raise BadInput("\n".join(dict.fromkeys(faults)))
     return list(cells)
+
+
+def yardstick_of(config: SweepConfig) -> Cell | None:
+    """The run that each session of the sweep begins with; None if there is none. Raises BadInput."""
+    if config.yardstick == NO_YARDSTICK:
+        return None
+    block: Mapping[str, tuple[Any, ...]] | None = None
+    if config.yardstick:
+        block = _words(config.yardstick)
+    elif config.grid:
+        block = read_grid(Path(config.grid)).yardstick
+    elif config.preset and (words := PRESETS[config.preset].yardstick):
+        block = _words(words)
+    if block is None:
+        return None
+    shared = {name: value for name, value in config.of_runs.items() if name not in AXES}
+    try:
+        cells = list(_cells_of_block({**shared, **block}))
+    except BadInput as error:
+        raise BadInput("\n".join(f"yardstick: {line}" for line in str(error).splitlines())) from None
+    if len(cells) != 1 or cells[0].asks_largest:
+        raise BadInput("yardstick: it is one run, with a batch that is a number; give one value of each parameter")
+    return cells[0]
+
+
+def _words(text: str) -> dict[str, tuple[str, ...]]:
+    """``name=value`` words as a block. Raises BadInput."""
+    values: dict[str, tuple[str, ...]] = {}
+    for word in text.split():
+        name, sign, value = word.partition("=")
+        if not sign or name not in RunConfig.model_fields:
+            what = RunConfig.no_such_parameter(on_one_line(name)) if sign else f"{on_one_line(word)}: no name=value"
+            raise BadInput(f"yardstick={on_one_line(text)}: {what}")
+        values[name] = (value,)
+    return values
+
+
+def is_registered(model_name: str) -> bool:
+    """Whether there is such a model here."""
+    try:
+        find_model(model_name)
+    except BadInput:
+        return False
+    return True
+
+
+def _by_registration(block: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The models of a preset that are registered, and those that are not, each as a part of a block."""
+    if "model_name" not in block:
+        return {}, {"model_name": ()}
+    known = tuple(name for name in block["model_name"] if is_registered(name.partition(":")[0]))
+    unknown = tuple(name for name in block["model_name"] if name not in known)
+    return {"model_name": known}, {"model_name": unknown}
+
+
+def _unregistered(block: Mapping[str, tuple[Any, ...]]) -> Iterator[Cell]:
+    """The cells of models that are not here, which nobody asks about them."""
+    outer = [name for name in block if name != "inner_net"]
+    for values in product(*(block[name] for name in outer)):
+        yield _cell(dict(zip(outer, values, strict=True)))
 
 
 def sweep_id(cells: Sequence[Cell]) -> str:
@@ -88,8 +153,16 @@ def interleaved(cells: Sequence[Cell]) -> list[Cell]:
     return ordered
 
 
-def read_grid(path: Path) -> list[dict[str, tuple[Any, ...]]]:
-    """The blocks of a YAML file: the values of each parameter. Raises BadInput, in one line, for what is no grid."""
+@dataclass(frozen=True)
+class GridFile:
+    """A grid as a YAML file has it. blocks: the values of each parameter. yardstick: the same of one run."""
+
+    blocks: Sequence[Mapping[str, tuple[Any, ...]]]
+    yardstick: Mapping[str, tuple[Any, ...]] | None = None
+
+
+def read_grid(path: Path) -> GridFile:
+    """The grid of a YAML file. Raises BadInput, in one line, for what is none."""
     import yaml
 
     where = f"grid={on_one_line(path)}"
@@ -99,7 +172,8 @@ def read_grid(path: Path) -> list[dict[str, tuple[Any, ...]]]:
         raise BadInput(f"{where}: cannot be read ({error.strerror}); give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise BadInput(f"{where}: no YAML ({' '.join(str(error).split())[:200]}); it takes {YAML_TAKES}") from None
-    if not isinstance(content, dict) or set(content) - {CELLS, DEFAULTS} or not isinstance(content.get(CELLS), list):
+    parts = {CELLS, DEFAULTS, YARDSTICK}
+    if not isinstance(content, dict) or set(content) - parts or not isinstance(content.get(CELLS), list):
         raise BadInput(f"{where}: not a grid; it takes {YAML_TAKES}")
     defaults = _block(content.get(DEFAULTS) or {}, f"{where}: {DEFAULTS}")
     blocks = [
@@ -107,7 +181,8 @@ def read_grid(path: Path) -> list[dict[str, tuple[Any, ...]]]:
     ]
     if not blocks:
         raise BadInput(f"{where}: an empty grid; name at least one run under `{CELLS}`")
-    return blocks
+    yardstick = content.get(YARDSTICK)
+    return GridFile(blocks, None if yardstick is None else _block(yardstick, f"{where}: {YARDSTICK}"))
 
 
 def _block(block: Any, where: str) -> dict[str, tuple[Any, ...]]:

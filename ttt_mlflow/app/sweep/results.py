@@ -11,13 +11,15 @@ from ttt_mlflow.errors import BadInput, DamagedRecord
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.recorded_run import LocalRun, RecordedRun
 
+FILES = (*report.FORMATS.values(), *report.OF_CONTEXTS.values())
+
 
 def write_report(parent: Journal, board: Board, tracking_uri: str) -> str | None:
     """Write the report on the runs of ``board`` into the parent's record. Returns why that failed, or None.
 
     A run whose record is not on this disk is read from the store.
     """
-    by_name = {PurePosixPath(one.path).name: one for form in report.FORMATS.values() for one in form}
+    by_name = {PurePosixPath(one.path).name: one for form in FILES for one in form}
     try:
         with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
             runs = list(_runs(board, tracking_uri, stack))

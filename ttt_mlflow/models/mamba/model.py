@@ -76,6 +76,12 @@ class MambaModel:
     def parameter_count(self) -> int:
         return sum(weight.numel() for weight in self.model.parameters())
 
+    def state_dict(self) -> Mapping[str, Tensor]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, weights: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(weights)
+
     def decoder(self, batch: int, max_length: int, cuda_graph: bool) -> "MambaDecoder":
         return MambaDecoder(self.model, self.names, batch, max_length, cuda_graph)
 
@@ -103,15 +109,35 @@ class MambaDecoder:
     @torch.inference_mode()
     def prefill(self, prompt: Tensor) -> Tensor:
         """Process the prompt [B, P]. Returns the first token [B]."""
+        return self._sample(self._process(prompt))
+
+    def _process(self, prompt: Tensor) -> Tensor:
+        """Start again with the prompt [B, P]. Returns its logits."""
         parameters = self.parameters
         parameters.reset(parameters.max_seqlen, self.batch)
         logits = self._forward(prompt)
         parameters.seqlen_offset += prompt.shape[1]
-        return self._sample(logits)
+        return logits
+
+    @torch.inference_mode()
+    def start(self, prompt: Tensor) -> Tensor:
+        """As ``prefill``. Returns the logits [B, V] from which the first token follows."""
+        return self._process(prompt)[:, :VOCAB_SIZE]
+
+    @torch.inference_mode()
+    def feed(self, tokens: Tensor) -> Tensor:
+        """As ``step``, with ``tokens`` [B] instead of its own and without a graph. Returns the logits [B, V]."""
+        self.token.copy_(tokens)
+        with self.eagerly():
+            return self._advance()[:, :VOCAB_SIZE]
 
     @torch.inference_mode()
     def step(self) -> Tensor:
         """Feed the last token. Returns the next one [B]."""
+        return self._sample(self._advance())
+
+    def _advance(self) -> Tensor:
+        """Feed the last token. Returns its logits."""
         parameters = self.parameters
         tokens = self.token.unsqueeze(1)
         position = torch.full((self.batch, 1), parameters.seqlen_offset, dtype=torch.long, device=self.device)
@@ -120,7 +146,7 @@ class MambaDecoder:
         else:
             logits = self._forward(tokens, position_ids=position)
         parameters.seqlen_offset += 1
-        return self._sample(logits)
+        return logits
 
     @contextmanager
     def eagerly(self) -> Iterator[None]:

@@ -113,8 +113,12 @@ class TransformerModel(nn.Module):
         device: torch.device,
         attn_impl: str | None = None,
         workload: Workload | None = None,
+        is_plain: bool = False,
     ) -> None:
-        """attn_impl: what was asked for. workload: what the attentions are chosen for; None: not by measurement."""
+        """attn_impl: what was asked for. workload: what the attentions are chosen for; None: not by measurement.
+
+        is_plain: without Triton kernels, on any device.
+        """
         super().__init__()
         self.config, self.dtype, self.device = config, dtype, device
         self.vocab_size = config.vocab_size
@@ -124,7 +128,7 @@ class TransformerModel(nn.Module):
         if dtype == torch.float64:
             self.asked = Asked(None, None)  # for comparison: what computes in it is PyTorch's affair
         functions = Functions(reference, prefill_reference, attention_reference)
-        kernels = dtype != torch.float64 and (device.type == "cuda" or self.asked.step == SPLIT_KV)
+        kernels = not is_plain and dtype != torch.float64 and (device.type == "cuda" or self.asked.step == SPLIT_KV)
         if kernels:
             from ttt_mlflow.kernels.attention import decode
             from ttt_mlflow.kernels.block import fused, prefill
@@ -132,6 +136,8 @@ class TransformerModel(nn.Module):
             functions = Functions(fused, prefill, decode)
         prompt = self.asked.prompt or (attention.ON_A_CPU["prompt"][0] if device.type == "cpu" else None)
         self.choice = Choice(prompt, self.asked.step or (SPLIT_KV if kernels else MATH), {})
+        if is_plain:
+            self.choice = Choice(None, MATH, {})
         self.functions = functions
         where: Any = {"dtype": dtype, "device": device}
         # padded to full tiles for the output projection, which shares these weights

@@ -33,6 +33,11 @@ def build(request: ModelRequest) -> TransformerModel:
     return model.eval()
 
 
+def build_plain(request: ModelRequest) -> TransformerModel:
+    """The same model from plain PyTorch operations. Its weights are not initialized."""
+    return TransformerModel(SIZES[request.name], request.dtype, request.device, is_plain=True).eval()
+
+
 def check(request: ModelRequest) -> None:
     """Raise BadInput for an attention that there is not, or not on this device."""
     check_on(request.device, request.attn_impl)
@@ -73,6 +78,7 @@ def entries() -> list[ModelEntry]:
             work=work,
             kept_bytes=kept_bytes,
             allocations=allocations,
+            plain=build_plain,  # type: ignore[arg-type]
             cost_grows=True,
         )
         for name, config in SIZES.items()

@@ -230,15 +230,24 @@ class TTTModel(nn.Module):
     sin: Tensor
 
     def __init__(
-        self, config: TTTConfig, net: InnerNet, dtype: torch.dtype, device: torch.device, *, persistent: bool = False
+        self,
+        config: TTTConfig,
+        net: InnerNet,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        is_plain: bool = False,
+        persistent: bool = False,
     ) -> None:
-        """persistent: decode with one kernel a step (:mod:`ttt_mlflow.kernels.persistent`)."""
+        """is_plain: without Triton kernels outside the inner net too, on any device. persistent: decode with one kernel
+        a step (:mod:`ttt_mlflow.kernels.persistent`).
+        """
         super().__init__()
         self.config, self.net, self.persistent = config, net, persistent
         self.vocab_size = config.vocab_size
         self.dtype, self.device = dtype, device
         functions: Functions = reference, prefill_reference
-        if net.triton or device.type == "cuda":
+        if net.triton or (device.type == "cuda" and not is_plain):
             from ttt_mlflow.kernels.block import fused, prefill
 
             functions = fused, prefill
@@ -316,7 +325,7 @@ class TTTModel(nn.Module):
     def step(self, tokens: Tensor, state: TTTState) -> Tensor:
         """Feed one token per sequence: tokens [B] to logits [B, V]."""
         if state.whole_step:
-            return state.whole_step(tokens, torch.empty_like(tokens))
+            return state.whole_step(tokens, torch.empty_like(tokens)).clone()  # it is overwritten by the next step
         with in_part(HEAD):
             hidden = F.embedding(tokens, self.model.table)
             delta = torch.zeros_like(hidden)

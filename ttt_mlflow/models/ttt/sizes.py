@@ -58,6 +58,14 @@ def build(request: ModelRequest) -> TTTModel:
     return model.eval()
 
 
+def build_plain(request: ModelRequest) -> TTTModel:
+    """The same model from plain PyTorch operations. Its weights are not initialized."""
+    assert request.inner_net is not None
+    net = INNER_NETS[request.inner_net.removesuffix("_triton")]
+    config = config_of(request.name, net.layer_type, request.checkpoint)
+    return TTTModel(config, net, request.dtype, request.device, is_plain=True).eval()
+
+
 def check(request: ModelRequest) -> None:
     """Raise BadInput unless the requested checkpoint, if any, fits, and the step can run as requested.
 
@@ -132,6 +140,7 @@ def entries() -> list[ModelEntry]:
             work=work,
             kept_bytes=kept_bytes,
             allocations=allocations,
+            plain=build_plain,
         )
         for name, (width, _, layers, heads) in SIZES.items()
     ]

@@ -156,7 +156,10 @@ function traces(grid, chart, colors) {
     const color = data.looks.colors[series.look % data.looks.colors.length];
     const symbol = data.looks.markers[series.look % data.looks.markers.length];
     const dash = data.looks.dashes[series.set % data.looks.dashes.length];
-    const parts = {false: line.points.filter((one) => of(one[0], "state") !== "invalid"), true: line.points.filter((one) => of(one[0], "state") === "invalid")};
+    if (line.curve && line.curve.length) {
+      found.push({x: line.curve.map((one) => one[0]), y: line.curve.map((one) => one[1]), mode: "lines", name: series.label, legendgroup: series.label, showlegend: false, line: {color, dash, width: 2}, hoverinfo: "skip"});
+    }
+    const parts = {false: line.points.filter((one) => one[5] !== "invalid"), true: line.points.filter((one) => one[5] === "invalid")};
     for (const [invalid, points] of Object.entries(parts)) {
       if (!points.length) continue;
       const gray = invalid === "true";
@@ -169,9 +172,9 @@ function traces(grid, chart, colors) {
         name: series.label,
         legendgroup: series.label,
         showlegend: !gray || !parts.false.length,
-        mode: gray ? "markers" : "lines+markers",
+        mode: gray || line.curve ? "markers" : "lines+markers",
         line: {color, dash, width: 2},
-        marker: {color: gray ? data.looks.gray : color, size: 8, line: {width: 1.5, color}, symbol: gray ? "x-thin-open" : points.map((one) => (of(one[0], "state") === "unjudged" ? `${symbol}-open` : symbol))},
+        marker: {color: gray ? data.looks.gray : color, size: 8, line: {width: 1.5, color}, symbol: gray ? "x-thin-open" : points.map((one) => (["unjudged", "predicted_oom"].includes(one[5]) ? `${symbol}-open` : one[5] === "missing" ? `${symbol}-open-dot` : symbol))},
       };
       if (points.some((one) => one[3] !== null)) {
         const far = (end, sign) => points.map((one) => (one[end] === null ? 0 : Math.max(0, sign * (one[end] - one[2]))));
@@ -179,6 +182,9 @@ function traces(grid, chart, colors) {
       }
       found.push(trace);
     }
+  }
+  if (chart.marks.length) {
+    found.push({x: chart.marks.map((one) => one[0]), y: chart.marks.map((one) => one[1]), text: chart.marks.map((one) => one[2]), mode: "markers+text", name: "crossing", textposition: "top right", textfont: {size: 11}, marker: {symbol: "diamond-open", size: 11, color: colors.text, line: {width: 1.5}}, hovertemplate: "crossing at a context of %{text} tokens<extra></extra>"});
   }
   if (chart.best) {
     found.push({x: [chart.best[0]], y: [chart.best[1]], mode: "markers", name: "best within the limit", marker: {symbol: "circle-open", size: 20, color: colors.text, line: {width: 2}}, hoverinfo: "skip"});
@@ -261,6 +267,36 @@ for (const grid of data.grids) {
   grids.insertBefore(legends, place);
   chartLegend(legends, grid, places);
   for (const quantity of others) quantityTable(grids, grid, quantity);
+}
+if (data.contexts) {
+  const block = data.contexts;
+  add(grids, "h2", "Over the context");
+  for (const one of block.crossings) {
+    add(grids, "h3", `Crossings, ${one.batch}`);
+    const element = add(add(grids, "div", undefined, "wide"), "table", undefined, "results");
+    const head = add(add(element, "thead"), "tr");
+    for (const column of one.columns) add(head, "th", column);
+    const body = add(element, "tbody");
+    for (const cells of one.rows) {
+      const row = add(body, "tr");
+      cells.forEach((text, column) => add(row, column ? "td" : "th", text));
+    }
+    add(grids, "p", `${block.about}.`, "faint");
+  }
+  const legends = add(grids, "div");
+  const place = add(grids, "div", undefined, "charts");
+  const places = block.charts.map((chart) => {
+    const panel = add(place, "div", undefined, "panel");
+    add(panel, "h3", chart.title);
+    const one = add(panel, "div", undefined, "chart");
+    one.dataset.chart = chart.name;
+    drawn.push([one, block, chart]);
+    return one;
+  });
+  chartLegend(legends, block, places);
+  if (block.charts.some((chart) => chart.name.startsWith("fits"))) {
+    add(grids, "p", "Highest batch: filled, the next larger one that was tried does not fit; hollow, that was predicted; with a dot, no larger one was tried. The bar ends at the batch that does not fit.", "faint");
+  }
 }
 function drawAll() {
   for (const one of drawn) draw(...one);

@@ -1,0 +1,77 @@
+"""profile=accuracy on a GPU: our kernels and graphs against float32, with plain PyTorch in float16 beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.catalog import ARTIFACT_PATHS
+from tests.runs import Carried, measured_in
+from ttt_mlflow.config import RunConfig
+from ttt_mlflow.models.mamba.installation import missing
+from ttt_mlflow.models.reference import Twins
+from ttt_mlflow.run.plan import make_plan
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+# four layers of the 1b widths; 128 positions are eight mini-batches
+PROFILE: dict[str, Any] = {"model_name": "ttt-profile", "batch": 24, "genlen": 128, "warmup": 1, "repeats": 2}
+PROFILE = {**PROFILE, "profile": "accuracy"}
+NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
+
+
+def compared(folder: Path, **asked: Any) -> Carried:
+    measured = measured_in(folder, {**PROFILE, **asked})
+    assert measured.failure is None, measured.log
+    assert measured.artifacts <= ARTIFACT_PATHS
+    return measured
+
+
+@pytest.mark.parametrize("inner_net", NETS)
+def test_our_kernels_part_from_float32_about_as_often_as_plain_pytorch(inner_net: str, tmp_path: Path) -> None:
+    """The interval of the ratio of few predictions is wide: that of the goal must only not exclude it."""
+    found = compared(tmp_path, inner_net=inner_net).metrics
+    assert (found["accuracy_sequences"], found["accuracy_positions"]) == (24, 128)
+    assert 0 < found["accuracy_logits_error"] < 1.2 * found["accuracy_yardstick_logits_error"]
+    assert 0 < found["accuracy_total_variation"] < 1.2 * found["accuracy_yardstick_total_variation"]
+    assert 0 < found["accuracy_yardstick_differing_tokens_pct"] < 10
+    assert found["accuracy_ratio_ci_low"] <= 1.1
+
+
+@pytest.mark.parametrize("inner_net", NETS)
+def test_a_graph_of_eager_code_decodes_what_eager_code_decodes(inner_net: str, tmp_path: Path) -> None:
+    found = compared(tmp_path, inner_net=inner_net, use_compile=False, cuda_graph=True).metrics
+    assert found["accuracy_eager_differing_tokens_pct"] == 0
+
+
+def test_the_reference_and_the_yardstick_launch_no_kernel_of_ours() -> None:
+    plan = make_plan(RunConfig.parse({**PROFILE, "inner_net": NETS[0]}))
+    model: Any = plan.entry.factory(plan.request)
+    for dtype in (torch.float32, torch.float16):
+        twin: Any = Twins(plan.entry, plan.request).build(model, dtype)
+        assert twin.dtype == dtype
+        assert not twin.net.triton
+        assert twin.functions.__name__.endswith("block.reference")
+        assert twin.prefill_functions.__name__.endswith("block.prefill_reference")
+        weights = dict(model.named_parameters())
+        assert all(torch.equal(one, weights[name].to(dtype)) for name, one in twin.named_parameters())
+
+
+def test_prefill_kernels(tmp_path: Path) -> None:
+    measured = compared(tmp_path, inner_net=NETS[0], mode="prefill", promptlen=300, batch=4)
+    assert measured.metrics["accuracy_positions"] == 512
+    assert measured.metrics["accuracy_logits_error"] < 1.2 * measured.metrics["accuracy_yardstick_logits_error"]
+
+
+@pytest.mark.skipif(missing() is not None, reason="mamba-ssm is not installed")
+def test_mamba_beside_its_own_code_in_float32(tmp_path: Path) -> None:
+    measured = compared(tmp_path, model_name="state-spaces/mamba-130m", batch=4, genlen=64)
+    found = json.loads((measured.journal.artifacts / "profiles/accuracy/accuracy.json").read_text())
+    assert found["reference"] == "the model's own code, float32"
+    assert found["yardstick"] is None
+    assert 0 < measured.metrics["accuracy_logits_error"] < 0.05
+    assert measured.metrics["accuracy_eager_differing_tokens_pct"] == 0
