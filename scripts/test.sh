@@ -44,9 +44,11 @@ ruff check .
 mypy
 if [[ ${#given[@]} -eq 0 ]]; then
   prepare_programs
-  # all tests run in several processes. Each has one thread, so that they do not compete for cores. The files keep their
-  # own order, because the files with the fewest tests, which would be last, are among the longest
-  OMP_NUM_THREADS=1 run_pytest -m "not gpu and not long" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+  # All tests run in several processes, more than there are cores, since many wait for servers and other processes. Each
+  # has one thread, so that they do not compete for cores. The files keep their own order, because the files with the
+  # fewest tests, which would be last, are among the longest.
+  processes=$(($(nproc) < 2 ? 2 : 4))
+  OMP_NUM_THREADS=1 run_pytest -m "not gpu and not long" -n "$processes" --dist loadfile --no-loadscope-reorder
 else
   run_pytest -m "not gpu and not long" "${given[@]}"
 fi
