@@ -78,7 +78,8 @@ def test_each_session_begins_with_it_and_the_parent_shows_all(
     assert first.exit_code == 0, first.output
     stored = Stored(store)
     assert len(stored.children) == 3
-    order = [one.run_name for one in sorted(find_journals("ttt_runs").journals, key=lambda one: one.status["started_at"])]
+    records = sorted(find_journals("ttt_runs").journals, key=lambda one: one.status["started_at"])
+    order = [one.run_name for one in records]
     assert order[0] == "sweep ttt-tiny b1,2"
     assert "b3" in order[1], "before the cells"
     note = stored.parent.data.tags["mlflow.note.content"]
