@@ -44,10 +44,10 @@ ruff check .
 mypy
 if [[ ${#given[@]} -eq 0 ]]; then
   prepare_programs
-  # All tests run in four processes, also on two cores, since many wait for servers and for other processes. Each
+  # All tests run in three processes, also on two cores, since many wait for servers and for other processes. Each
   # has one thread, so that they do not compete for cores. The files keep their own order, because the files with the
   # fewest tests, which would be last, are among the longest.
-  OMP_NUM_THREADS=1 run_pytest -m "not gpu and not long" -n 4 --dist loadfile --no-loadscope-reorder
+  OMP_NUM_THREADS=1 run_pytest -m "not gpu and not long" -n 3 --dist loadfile --no-loadscope-reorder
 else
   run_pytest -m "not gpu and not long" "${given[@]}"
 fi

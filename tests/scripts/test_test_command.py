@@ -11,7 +11,7 @@ from tests.project import ROOT
 PLAIN = "not gpu and not long"
 LONG = "long and not gpu"
 PROPERTIES = "properties and not gpu --hypothesis-profile=thorough"
-IN_PROCESSES = "-n 4 --dist loadfile --no-loadscope-reorder"
+IN_PROCESSES = "-n 3 --dist loadfile --no-loadscope-reorder"
 NO_TESTS = "5"  # pytest's exit code
 
 

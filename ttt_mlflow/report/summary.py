@@ -76,6 +76,10 @@ LISTED: dict[str, dict[Metric, str]] = {
         names.TENSOR_ACTIVE_PCT_MEAN: "tensor cores {} %",
         names.DRAM_BANDWIDTH_PCT_MEAN: "DRAM bandwidth {} %",
     },
+    "neighbors": {
+        names.NEIGHBOR_GPUS_BUSY: "{} of the host's other GPUs busy",
+        names.NEIGHBOR_POWER_W: "{} W",
+    },
     "overhead": {
         names.IMPORTS_S: "imports {} s",
         names.SETUP_S: "build {} s",
@@ -200,6 +204,7 @@ def _results(journal: Journal) -> list[tuple[str, str]]:
         ("clocks", _clocks_row(metrics)),
         _listed(metrics, "power"),
         _listed(metrics, "utilization"),
+        _listed(metrics, "neighbors"),
         ("clock events", _clock_events_row(metrics)),
         ("clocks held down", _violations_row(metrics)),
         _listed(metrics, "memory errors"),
