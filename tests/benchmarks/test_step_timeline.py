@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from click.testing import CliRunner
 
@@ -44,9 +45,8 @@ def test_a_layer_is_drawn() -> None:
     assert DRAWN_LAYER < 24
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is what is tested")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        return
     done = CliRunner().invoke(main, [str(tmp_path / "out")])
     assert done.exit_code == 1
     assert "no CUDA GPU was found" in done.output

@@ -28,7 +28,8 @@ class DecodeModel(Protocol):
     (otherwise, ``use_compile`` compiles ``step`` as a whole), ``parameter_count() -> int`` and
     ``memory_parts(state) -> dict[str, list[Tensor]]``, the tensors that persist from step to step, by their kind.
     ``greedy_step(tokens, state)`` feeds tokens [B] and replaces each by the next one, that of the largest logit, for a
-    model that finds it faster than an arg-max after ``step``.
+    model that finds it faster than an arg-max after ``step``. ``check_state(state)`` raises what went wrong on the
+    device in earlier steps; it is called after each timed pass, which then does not count.
     A model that is no ``torch.nn.Module`` may offer ``state_dict`` and ``load_state_dict``, and one that derives values
     from its weights ``weights_changed()``; :mod:`ttt_mlflow.models.reference` copies weights with them.
     Inside ``step``, ``in_layer`` and ``in_part`` of :mod:`ttt_mlflow.workload` provide the names for profilers.

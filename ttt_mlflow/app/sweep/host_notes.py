@@ -12,7 +12,7 @@ from ttt_mlflow.telemetry.gpus import Gpu
 from ttt_mlflow.telemetry.siblings import gpu_faults
 
 PREFIX = "GPU-"  # of a UUID, as NVML spells it
-TODO = {
+REMEDIES = {
     "busy": "wait until it is idle",
     "different": "set it as they are",
 }
@@ -28,7 +28,9 @@ def marked_gpus(config: SweepConfig, gpus: Sequence[Gpu]) -> dict[str, str]:
         others = [str(gpu.number) for gpu in gpus if gpu.uuid not in {fault.uuid for fault in faults}]
         leave_out = f", leave it out with gpus={','.join(others)}" if others and config.executor == "process" else ""
         asked = f"gpus={','.join(config.gpus) if config.gpus else 'auto'}"
-        lines = [f"{asked}: {one.text}; {TODO[one.kind]}{leave_out}, or mark its numbers: any_gpu" for one in faults]
+        lines = [
+            f"{asked}: {one.text}; {REMEDIES[one.kind]}{leave_out}, or mark its numbers: any_gpu" for one in faults
+        ]
         raise BadInput("\n".join(lines))
     marked: dict[str, str] = {}
     for one in faults:

@@ -43,6 +43,16 @@ def at(row, column: tl.constexpr, like):
 
 
 @triton.jit
+def rows_are_there(arrived, failed, times, met, patience, REDUNDANT: tl.constexpr, TIMELINE: tl.constexpr):
+    """Wait for the rows that the next product takes: for this program's own threads, or for all programs."""
+    if REDUNDANT:
+        tl.debug_barrier()
+    else:
+        met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+    return met, patience
+
+
+@triton.jit
 def head_of_layer(
     unit, row, now, position, projected, q, k, lr, mixed, cos, sin, base_lr, eta_like,
     PROJECTED: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, MLP: tl.constexpr,
@@ -117,10 +127,7 @@ def persistent_step_kernel(
                 at(row, 1, hidden), at(row, 2, hidden), at(row, 3, hidden), between + line, own + line, keep,
                 WIDTH, BLOCK, EPS,
             )  # fmt: skip
-        if REDUNDANT:
-            tl.debug_barrier()
-        else:
-            met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+        met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             ahead, own, WIDTH, weight, projected, PROJECTED, batch, PROJECTED,
             PROJECTED, WIDTH, BATCH, BLOCK_K, WARPS, False, False,
@@ -144,10 +151,7 @@ def persistent_step_kernel(
                 mixed + line, projected + sequence * PROJECTED + 2 * WIDTH, at(row, 13, hidden), at(row, 14, hidden),
                 own + line, WIDTH, BLOCK, EPS,
             )  # fmt: skip
-        if REDUNDANT:
-            tl.debug_barrier()
-        else:
-            met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+        met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             ahead, own, WIDTH, weight, delta, WIDTH, batch, WIDTH,
             WIDTH, WIDTH, BATCH, BLOCK_K, WARPS, False, False,
@@ -161,10 +165,7 @@ def persistent_step_kernel(
             add_rms_norm_row(
                 between + line, delta + line, at(row, 16, hidden), hidden + line, own + line, keep, WIDTH, BLOCK, EPS
             )  # fmt: skip
-        if REDUNDANT:
-            tl.debug_barrier()
-        else:
-            met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+        met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             ahead, own, WIDTH, weight, inner, INTERMEDIATE, batch, INTERMEDIATE,
             2 * INTERMEDIATE, WIDTH, BATCH, BLOCK_K, WARPS, True, False,
@@ -184,10 +185,7 @@ def persistent_step_kernel(
         add_rms_norm_row(
             hidden + line, delta + line, last_norm, between + line, own + line, keep, WIDTH, BLOCK, EPS
         )  # fmt: skip
-    if REDUNDANT:
-        tl.debug_barrier()
-    else:
-        met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+    met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
     own_best = product(
         ahead, own, WIDTH, embedding, logits, VOCAB, batch, VOCAB,
         PADDED_VOCAB, WIDTH, BATCH, BLOCK_K, WARPS, False, True,

@@ -310,8 +310,7 @@ class TTTModel(nn.Module):
 
         Raises :class:`ttt_mlflow.kernels.persistent.launch.Stuck` if a step before has failed.
         """
-        if state.whole_step:
-            state.whole_step.check()
+        self.check_state(state)
         state.position.zero_()
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             layer_state.conv.zero_()
@@ -321,6 +320,11 @@ class TTTModel(nn.Module):
                 # PyTorch repeats element by element, whatever the size
                 words = tensor.view(torch.complex128)
                 words.copy_(initial.view(torch.complex128).expand_as(words))
+
+    def check_state(self, state: TTTState) -> None:
+        """Raise :class:`ttt_mlflow.kernels.persistent.launch.Stuck` if a step before has failed."""
+        if state.whole_step:
+            state.whole_step.check()
 
     def step(self, tokens: Tensor, state: TTTState) -> Tensor:
         """Feed one token per sequence: tokens [B] to logits [B, V]."""
