@@ -1,6 +1,7 @@
 """Forks of a process that has imported everything: each is a process of its own, as one that was started anew."""
 
 import importlib.machinery
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from tests.project import wait_until
 from ttt_mlflow.app import fork_server
-from ttt_mlflow.app.fork_server import DRIVER, Forked, ForkServer
+from ttt_mlflow.app.fork_server import DRIVER, NVML, Forked, ForkServer
 
 CELL = """
 import json, os, sys, time
@@ -114,32 +115,130 @@ os.kill(os.getpid(), {signal.SIGKILL.value})
     wait_until(lambda: not psutil.pid_exists(int(done.stdout)))
 
 
+# stand-ins for the driver and for NVML, which opens the same device as the driver does
+LIBRARIES = {
+    DRIVER: """
+static int started;
+int cuInit(unsigned flags) { started = 1; return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return started ? 0 : 3; }
+""",
+    NVML: """
+#include <fcntl.h>
+#include <unistd.h>
+static int times, device;
+int nvmlInit(void) { if (!times++) device = open("{folder}/nvidia-uvm", O_RDWR | O_CREAT, 0600); return 0; }
+int nvmlShutdown(void) { if (!times) return 1; if (!--times) close(device); return 0; }
+""",
+}
+LOOK = """
+import json, os, sys
+from ttt_mlflow.app.fork_server import driver_is_started
+files = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.exists(entry.path)]
+devices = [os.path.basename(file) for file in files if "nvidia" in file]
+print(json.dumps([driver_is_started(), devices, sorted({"imported", "other", "sub.deep"} & set(sys.modules))]))
+"""
+
+
+@pytest.fixture
+def libraries(modules: Path) -> Path:
+    """A module ``gpu`` whose functions call stand-ins for the libraries of a GPU, and a cell that looks around."""
+    for name, text in LIBRARIES.items():
+        source, library = modules / f"{name}.c", modules / name
+        source.write_text(text.replace("{folder}", str(modules)))
+        subprocess.run(["cc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", library, source], check=True)
+    (modules / "gpu.py").write_text(
+        f"import ctypes\ndriver, nvml = (ctypes.CDLL('{modules}/' + name) for name in {list(LIBRARIES)})\n"
+        "def start():\n    driver.cuInit(0)\n"
+    )
+    (modules / "sub").mkdir()
+    (modules / "sub" / "__init__.py").write_text("")
+    (modules / "sub" / "deep.py").write_text("import gpu\ngpu.start()")
+    (modules / "cell.py").write_text(LOOK)
+    return modules
+
+
+def looked(server: ForkServer, folder: Path) -> list[object]:
+    with tempfile.TemporaryFile() as said:
+        fork = server.start("cell", environment(folder), said)
+        code = fork.wait(20)
+        said.seek(0)
+        assert code == 0, said.read().decode()
+        return list(json.loads(fork.stdout.read()))
+
+
+def test_what_opens_the_device_without_starting_the_driver_does_no_harm(libraries: Path) -> None:
+    """PyTorch asks NVML for GPUs while it is imported. Each fork begins it anew."""
+    (libraries / "imported.py").write_text("import gpu\ngpu.nvml.nvmlInit()\ngpu.nvml.nvmlInit()")
+    server = ForkServer(environment(libraries))
+    assert server.wait_until_ready() is None
+    assert server.left_out == []
+    assert looked(server, libraries) == [False, [], ["imported"]]
+    server.close()
+
+
+def test_what_starts_the_driver_is_left_out_and_the_rest_is_shared(
+    libraries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_server, "MODULES", ("imported", "deeper", "other", "direct"))
+    (libraries / "other.py").write_text("")
+    (libraries / "deeper.py").write_text("import sub.deep, calendar")
+    (libraries / "direct.py").write_text("import gpu\ngpu.start()")
+    server = ForkServer(environment(libraries))
+    assert server.wait_until_ready() is None
+    assert server.left_out == [
+        "deeper: importing sub.deep starts the CUDA driver, which a fork cannot use",
+        "direct: importing direct starts the CUDA driver, which a fork cannot use",
+    ]
+    assert looked(server, libraries) == [False, [], ["imported", "other"]]
+    server.close()
+
+
 @pytest.mark.parametrize(
     ("imported", "fault"),
     [
         ("raise RuntimeError('no such\\nluck')", "imported cannot be imported (RuntimeError: no such luck)"),
         (
-            f"import sub, calendar\nkept = sub.start('{{folder}}/{DRIVER}')",
-            "importing imported has started the CUDA driver, which a fork cannot use",
+            "import gpu, calendar\ngpu.start()",
+            "imported: importing imported starts the CUDA driver, which a fork cannot use",
         ),
-        (
-            f"import sub.deep\nkept = open('{{folder}}/{DRIVER}')",
-            "importing sub.deep has started the CUDA driver, which a fork cannot use",
-        ),
+        ("import sub.deep", "imported: importing sub.deep starts the CUDA driver, which a fork cannot use"),
     ],
     ids=["an import that fails", "an import that uses the GPU", "an import in it that uses the GPU"],
 )
-def test_a_server_that_cannot_be_used_says_why(imported: str, fault: str, modules: Path) -> None:
-    """A file with its name stands in for the driver's device."""
-    device = modules / DRIVER
-    device.write_text("")
-    (modules / "sub").mkdir()
-    (modules / "sub" / "__init__.py").write_text("start = open")
-    (modules / "sub" / "deep.py").write_text(f"kept = open('{device}')")
-    (modules / "imported.py").write_text(imported.format(folder=modules))
-    server = ForkServer(environment(modules))
+def test_a_server_that_cannot_be_used_says_why(imported: str, fault: str, libraries: Path) -> None:
+    (libraries / "imported.py").write_text(imported)
+    server = ForkServer(environment(libraries))
     assert server.wait_until_ready() == fault
     server.close()
+
+
+def test_the_calls_that_start_the_driver_are_all_found(libraries: Path) -> None:
+    """For a GPU's host, on which tests/gpu looks at what is really imported."""
+    (libraries / "direct.py").write_text("import gpu\ndef here():\n    gpu.start()\nhere()")
+    command = [sys.executable, "-m", "tests.driver_starts"]
+    found = subprocess.run(
+        [*command, "imported", "sub.deep", "calendar", "direct"],
+        env=environment(libraries),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    starts = [line for line in found.splitlines() if "starts the driver" in line]
+    assert starts == [f"{name}: importing {name} starts the driver:" for name in ("sub.deep", "direct")]
+    assert found.count('gpu.py", line 4, in start') == 2
+    assert 'direct.py", line 3, in here' in found
+    none = subprocess.run(
+        [*command, "imported", "calendar"], env=environment(libraries), capture_output=True, text=True
+    )
+    assert (none.returncode, none.stdout) == (0, ""), none.stderr
+
+
+def test_a_server_that_nobody_needs_does_not_import_to_its_end(modules: Path) -> None:
+    (modules / "imported.py").write_text(f"import time\nopen('{modules}/begun', 'w').close()\ntime.sleep(600)")
+    server = ForkServer(environment(modules))
+    wait_until((modules / "begun").exists)
+    server.close()
+    assert server._process.returncode == -signal.SIGKILL
 
 
 def test_what_cells_import_is_there_and_uses_no_gpu() -> None:
@@ -148,9 +247,9 @@ import importlib
 for name in {list(fork_server.MODULES)}:
     importlib.import_module(name)
 import torch
-from ttt_mlflow.app.fork_server import _driver_is_started
+from ttt_mlflow.app.fork_server import driver_is_started
 assert not torch.cuda.is_initialized()
-assert not _driver_is_started()
+assert not driver_is_started()
 """
     env = environment(Path(), **fork_server.WITHOUT_DRIVER)
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)

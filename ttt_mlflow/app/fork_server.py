@@ -1,10 +1,11 @@
 """Starts processes from one that has imported everything that they need.
 
 Importing PyTorch, its compiler and this package takes each new process over ten seconds. A fork has all of it at once.
-The server only imports: it has no CUDA context, which no fork could use, and it starts no threads of its own. Once it
-has imported, it takes no time of the host, so that it can wait beside a measurement.
+The server only imports: it has not started the CUDA driver, which no fork could use then, and it starts no threads of
+its own. Once it has imported, it takes no time of the host, so that it can wait beside a measurement.
 """
 
+import ctypes
 import gc
 import importlib
 import importlib.machinery
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,14 +28,23 @@ from typing import IO, Any
 
 from ttt_mlflow.errors import one_line
 
-# what a cell imports before it measures, and the compiler
-MODULES = ("ttt_mlflow.app.measure", "ttt_mlflow.app.sweep.task", "torch._dynamo", "torch._inductor.compile_fx")
+# what a cell imports before it measures, and the compiler; what takes longest comes first, so that most is kept of it
+# where one of them must be left out
+MODULES = (
+    "torch",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "ttt_mlflow.app.measure",
+    "ttt_mlflow.app.sweep.task",
+)
 # what mamba-ssm imports; itself, it asks the GPU while it is imported, which a fork's server must not
 IF_INSTALLED = ("transformers.generation", "einops")
 # lets PyTorch count GPUs without the driver, whose state a fork could not use
 WITHOUT_DRIVER = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-# a process that called cuInit has it open; NVML does not need it, and a driver's library that is only loaded neither
-DRIVER = "nvidia-uvm"
+DRIVER, NVML = "libcuda.so.1", "libnvidia-ml.so.1"
+NOT_INITIALIZED = 3  # CUDA_ERROR_NOT_INITIALIZED: what the driver answers until cuInit was called
+LEFT_OUT = "--left-out="
+COMMAND = (sys.executable, "-P", "-m", "ttt_mlflow.app.fork_server")
 MESSAGE_BYTES = 1 << 18
 LOOK_S = 0.05  # between two looks at a process that is waited for
 LOST = 1  # the exit code of a process whose server has ended before it
@@ -68,13 +78,16 @@ class Forked:
 
 
 class ForkServer:
-    """The server, and what it has started. environment: of the server, which /proc shows for its forks too."""
+    """The server, and what it has started. environment: of the server, which /proc shows for its forks too.
+
+    left_out: what each fork must import by itself, and why, one line each; known when the server is ready.
+    """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(there.fileno()), *MODULES, *_installed()],
+                [*COMMAND, str(there.fileno()), *MODULES, *_installed()],
                 env={**environment, **WITHOUT_DRIVER},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -83,20 +96,24 @@ class ForkServer:
                 start_new_session=True,
             )
         self._forked: dict[int, Forked] = {}
-        self._is_ready = False
+        self.is_ready = False
+        self.left_out: list[str] = []
 
     def close(self) -> None:
         self._socket.close()
+        if not self.is_ready:  # nobody waits for what it still imports
+            self._process.kill()
         self._process.wait()
 
     def wait_until_ready(self) -> str | None:
         """Wait until everything is imported. Returns why no process can be started, in one line, or None."""
-        if not self._is_ready:
+        if not self.is_ready:
             answer = self._receive()
             fault = answer["fault"] if answer else f"it ended with code {self._process.wait()}"
-            if fault:
+            if fault or not answer:
                 return str(fault)
-            self._is_ready = True
+            self.left_out = answer["left_out"]
+            self.is_ready = True
         return None
 
     def start(self, module: str, environment: Mapping[str, str], stderr: IO[bytes]) -> Forked:
@@ -137,7 +154,7 @@ class ForkServer:
     def _note(self, answer: Mapping[str, int]) -> None:
         self._forked.pop(answer["ended"]).returncode = answer["code"]
 
-    def _receive(self, flags: int = 0) -> dict[str, int] | None:
+    def _receive(self, flags: int = 0) -> dict[str, Any] | None:
         """The next answer; None if the server has ended."""
         try:
             text = self._socket.recv(MESSAGE_BYTES, flags)
@@ -153,12 +170,18 @@ def _installed() -> list[str]:
     return [name for name in IF_INSTALLED if importlib.util.find_spec(name.partition(".")[0])]
 
 
-def main(connection: socket.socket, modules: Sequence[str]) -> int:
-    """Import, then fork on request. In a fork, it runs what was asked for."""
-    fault = _import_all(modules)
-    connection.send(json.dumps({"fault": fault}).encode())
+def main(connection: socket.socket, words: Sequence[str]) -> int:
+    """Import, then fork on request. In a fork, it runs what was asked for.
+
+    words: the modules to import, and what earlier attempts of this process have left out, as ``LEFT_OUT`` texts.
+    """
+    modules = [word for word in words if not word.startswith(LEFT_OUT)]
+    left_out = [word.removeprefix(LEFT_OUT) for word in words if word.startswith(LEFT_OUT)]
+    fault = _import_all(modules, connection.fileno(), left_out)
+    connection.send(json.dumps({"fault": fault, "left_out": left_out}).encode())
     if fault:
         return 1
+    _end_nvml()
     gc.collect()
     gc.freeze()  # so that a fork's collections leave the shared memory alone
     module = _serve(connection)
@@ -169,16 +192,24 @@ def main(connection: socket.socket, modules: Sequence[str]) -> int:
     return 0
 
 
-def _import_all(modules: Sequence[str]) -> str | None:
-    """Returns why no fork could measure, in one line, or None."""
+def _import_all(modules: Sequence[str], connection: int, left_out: Sequence[str]) -> str | None:
+    """Returns why no fork could measure, in one line, or None.
+
+    If one of ``modules`` starts the driver, this process begins anew without it: nothing else ends the driver.
+    """
     with _watched() as starters:
         for name in modules:
             try:
                 importlib.import_module(name)
             except Exception as error:  # a run that needs it will say so
                 return f"{name} cannot be imported ({one_line(error)})"
-    if starters:
-        return f"importing {starters[0]} has started the CUDA driver, which a fork cannot use"
+            if starters:
+                others = [other for other in modules if other != name]
+                why = f"importing {starters[0]} starts the CUDA driver, which a fork cannot use"
+                if not others:
+                    return "; ".join([*left_out, f"{name}: {why}"])
+                texts = [f"{LEFT_OUT}{text}" for text in (*left_out, f"{name}: {why}")]
+                os.execv(sys.executable, [*COMMAND, str(connection), *others, *texts])
     return None
 
 
@@ -193,7 +224,7 @@ def _watched() -> Iterator[list[str]]:
     def watched(execute: Callable[[Any, ModuleType], None]) -> Callable[[Any, ModuleType], None]:
         def exec_module(self: Any, module: ModuleType) -> None:
             execute(self, module)
-            if not starters and _driver_is_started():
+            if not starters and driver_is_started():
                 starters.append(module.__name__)
 
         return exec_module
@@ -209,13 +240,29 @@ def _watched() -> Iterator[list[str]]:
         extension.exec_module = of_extension
 
 
-def _driver_is_started() -> bool:
-    """Whether cuInit was called in this process."""
-    for file in os.scandir("/proc/self/fd"):
-        with suppress(OSError):  # the folder's own, which is closed then
-            if os.path.basename(os.readlink(file.path)) == DRIVER:
-                return True
-    return False
+def driver_is_started() -> bool:
+    """Whether cuInit was called in this process.
+
+    The driver itself is asked. Its open devices tell nothing: NVML opens /dev/nvidia-uvm too. Nor does its library,
+    which others bring with them.
+    """
+    driver = _loaded(DRIVER)
+    return driver is not None and driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALIZED
+
+
+def _end_nvml() -> None:
+    """End NVML, which PyTorch has asked for GPUs, so that each fork begins it anew with files of its own."""
+    if nvml := _loaded(NVML):
+        while nvml.nvmlShutdown() == 0:  # as often as it was begun
+            pass
+
+
+def _loaded(library: str) -> ctypes.CDLL | None:
+    """``library`` if this process has it already; None otherwise."""
+    try:
+        return ctypes.CDLL(library, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+    except OSError:
+        return None
 
 
 def _serve(connection: socket.socket) -> str | None:

@@ -70,6 +70,8 @@ def run_sweep(parse: Callable[[], AskedSweep], destination: Destination) -> int:
         try:
             asked = parse()
             with open_executor(asked.config) as executor:
+                if not asked.dry_run:
+                    executor.prepare()  # beside the checks and the store's answer
                 board = checked_board(asked.config, executor)
                 if asked.dry_run:
                     print_text(dry_run_text(board, in_order(board)))

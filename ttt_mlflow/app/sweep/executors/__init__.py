@@ -54,6 +54,9 @@ class Executor(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
+    def prepare(self) -> None:
+        """Begin what the first cell would else wait for, and return at once. It need not be called."""
+
     def check(self, cells: Sequence[Cell]) -> list[Checked]:
         """What the place that would measure each cell says of it. Raises BadInput if there is no such place."""
 

@@ -46,6 +46,9 @@ class InlineExecutor:
     ) -> None:
         pass
 
+    def prepare(self) -> None:
+        pass
+
     def check(self, cells: Sequence[Cell]) -> list[Checked]:
         total = self._gpus[0].total_bytes if self._gpus else None
         return [check_run(cell.config, cell.asks_largest, total) for cell in cells]

@@ -144,6 +144,10 @@ class ProcessExecutor:
         if self._server:
             self._server.close()
 
+    def prepare(self) -> None:
+        if self._forks and self._server is None:
+            self._server = ForkServer(self._environment(self._places[0]))
+
     def check(self, cells: Sequence[Cell]) -> list[Checked]:
         total = min((gpu.total_bytes for gpu in self._gpus.values()), default=None)
         return [check_run(cell.config, cell.asks_largest, total) for cell in cells]
@@ -179,7 +183,12 @@ class ProcessExecutor:
         """
         if self._forks:
             self._server = self._server or ForkServer(environment)
+            was_ready = self._server.is_ready
             fault = self._server.wait_until_ready()
+            if self._server.left_out and not was_ready:
+                print_error(
+                    f"Note: some is imported by each cell, which takes seconds: {'; '.join(self._server.left_out)}"
+                )
             if fault is None:
                 with suppress(OSError):  # the server has ended
                     return self._server.start(CELL, environment, said)

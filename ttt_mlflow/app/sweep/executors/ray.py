@@ -86,6 +86,9 @@ class RayExecutor:
         names = [name for node in self._found for name in node["gpus"]]
         return list(dict.fromkeys(names)) or [CPU]
 
+    def prepare(self) -> None:
+        pass
+
     def check(self, cells: Sequence[Cell]) -> list[Checked]:
         totals = [size for node in self._found for size in node["totals"]]
         asked = [(_with_whole_paths(cell.config), cell.asks_largest) for cell in cells]
