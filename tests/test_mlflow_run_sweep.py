@@ -68,9 +68,14 @@ def test_killed_in_the_middle_and_resumed_by_the_same_command(server_uri: str, t
     assert (parent.info.status, parent.data.tags["ttt.kind"]) == ("RUNNING", "sweep")
     assert "2 to do" in parent.data.tags["mlflow.note.content"] or "being measured" in str(parent.data.tags)
 
-    resumed = run(command, environment(server_uri))
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "Resuming the sweep of" in resumed.stderr
+    with started(command, environment(server_uri)) as process:
+        process.wait_for(lambda: "ttt.resumes" in runs_of(server_uri, "killed")[-1].data.tags)
+        resumption = runs_of(server_uri, "killed")[-1]
+        assert resumption.info.run_name == f"resumed: {parent.info.run_name}", "it says so even if it is killed"
+        assert "measures nothing itself: it resumes" in resumption.data.tags["mlflow.note.content"]
+        assert (resumption.info.status, "ttt.status" in resumption.data.tags) == ("RUNNING", False)
+        assert process.wait() == 0, process.output
+    assert "Resuming the sweep of" in process.output
     runs = runs_of(server_uri, "killed")
     again = {one.info.run_id: one for one in runs}
     parent = again[parent.info.run_id]
@@ -88,6 +93,7 @@ def test_killed_in_the_middle_and_resumed_by_the_same_command(server_uri: str, t
     assert (tags["ttt.kind"], tags["ttt.resumes"]) == ("sweep", parent.info.run_id)
     assert "ttt.sweep_id" not in tags
     assert f"{server_uri}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}" in str(tags)
+    assert "measured nothing itself: it resumed" in tags["mlflow.note.content"]
     assert "3 runs: 3 measured" in tags["mlflow.note.content"]
     assert "| ttt-tiny mlp_1_dual |" in tags["mlflow.note.content"]
 

@@ -353,6 +353,8 @@ def test_the_drift_of_the_complete_passes_is_recorded() -> None:
 
 def test_drift_that_cannot_be_tested_is_absent() -> None:
     measurement = Measurement(repeats=[times([1, 2])] * 3)
+    assert {name for name in by_name(measurement.decode_metrics(1)) if "drift" in name} == {"drift_pct"}
+    measurement = Measurement(repeats=[times([1, 2])])
     assert not [name for name in by_name(measurement.decode_metrics(1)) if "drift" in name]
     assert measurement.record(8)["drift"] == {}
 

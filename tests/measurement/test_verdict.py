@@ -99,6 +99,7 @@ def test_faults_of_the_measurement(changes: dict[str, object], reason: str) -> N
         {"relative_half_width_pct": 4.9, "precision_pct": 5.0},  # narrow enough for what was asked
         {"drift": Drift(0.5, 0.001)},  # found, and too small to matter
         {"drift": Drift(3.0, 0.03)},  # large, and no more than noise
+        {"drift": Drift(-0.5, None), "passes": 2},  # too small to matter, whether noise or not
     ],
 )
 def test_what_is_within_the_thresholds_is_no_fault(changes: dict[str, object]) -> None:
@@ -109,7 +110,8 @@ def test_what_is_within_the_thresholds_is_no_fault(changes: dict[str, object]) -
     ("changes", "missing"),
     [
         ({"relative_half_width_pct": None, "passes": 1}, "interval"),
-        ({"drift": None, "passes": 3}, "drift"),
+        ({"drift": None, "passes": 1}, "drift"),
+        ({"drift": Drift(0.51, None), "passes": 3}, "drift"),
         ({"gpu": None}, "gpu_telemetry"),
         ({"interrupted": True}, "end"),
     ],

@@ -13,7 +13,8 @@ import numpy as np
 from scipy.stats import t
 
 FALSE_ALARM_RATE = 0.05  # of both tests together, for a run without drift
-ACROSS_LEAST = 4  # passes: one for each third, and one more to estimate the noise
+ACROSS_LEAST = 2  # passes
+NOISE_LEAST = 4  # passes: one for each third, and one more to estimate the noise
 WITHIN_LEAST = 3  # passes
 THIRD_LEAST = 16  # steps in a third of a pass; in fewer, the first step after the prompt would weigh too much
 ROUNDING = 1e-12  # logarithms that differ by less count as equal
@@ -22,15 +23,15 @@ ROUNDING = 1e-12  # logarithms that differ by less count as equal
 @dataclass(frozen=True)
 class Drift:
     """pct: how much longer the last third took than the first, in percent; negative if it was faster.
-    p_value: probability of a difference at least as large without drift."""
+    p_value: probability of a difference at least as large without drift; None where too few passes tell the noise."""
 
     pct: float
-    p_value: float
+    p_value: float | None
 
     @property
     def found(self) -> bool:
         """Whether the difference exceeds noise. Each of the two tests uses half of FALSE_ALARM_RATE."""
-        return self.p_value < FALSE_ALARM_RATE / 2
+        return self.p_value is not None and self.p_value < FALSE_ALARM_RATE / 2
 
 
 def drift_across(total_ms: Sequence[float]) -> Drift | None:
@@ -38,12 +39,15 @@ def drift_across(total_ms: Sequence[float]) -> Drift | None:
 
     The method is Student's t for the contrast between the first and the last of three groups. The noise is the scatter
     within all three groups. The test is exact for passes that are independent and lognormal. A steady drift also adds
-    scatter within the thirds, so with fewer than six passes only a jump can be found.
+    scatter within the thirds, so with fewer than six passes only a jump can be found. With fewer than NOISE_LEAST, the
+    first pass is compared with the last, and nothing tells the noise.
     """
     count = len(total_ms)
     if count < ACROSS_LEAST:
         return None
-    logs, third = np.log(total_ms), count // 3
+    logs, third = np.log(total_ms), max(1, count // 3)
+    if count < NOISE_LEAST:
+        return Drift(100 * float(np.expm1(logs[-1] - logs[0])), None)
     thirds = logs[:third], logs[third : count - third], logs[count - third :]
     squares = sum(float(np.sum((group - np.mean(group)) ** 2)) for group in thirds)
     freedom = count - len(thirds)

@@ -165,7 +165,7 @@ class Measurement:
             metrics |= {names.RELATIVE_HALF_WIDTH_PCT: half_width, names.RELATIVE_SPREAD_PCT: spread}
         for name, drift in self.drifts().items():
             pct, p_value = DRIFT_METRICS[name]
-            metrics |= {pct: drift.pct, p_value: drift.p_value}
+            metrics |= {pct: drift.pct} | ({} if drift.p_value is None else {p_value: drift.p_value})
         return metrics
 
     def stop_tags(self) -> Tags:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ttt_mlflow import names
-from ttt_mlflow.measurement.drift import ACROSS_LEAST
+from ttt_mlflow.measurement.drift import ACROSS_LEAST, NOISE_LEAST
 from ttt_mlflow.measurement.evidence import EXPLAINED_BY_POWER, Evidence, GpuEvidence
 from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.names import Tags
@@ -175,8 +175,16 @@ def _of_the_measurement(evidence: Evidence, limit: Thresholds) -> Iterator[Answe
         yield Finding("wide_interval", f"±{evidence.relative_half_width_pct:.3g} %, at most ±{widest:g} % is allowed")
     drift = evidence.drift
     if drift is None:
-        yield Missing("drift", f"{evidence.passes} complete passes; the test needs at least {ACROSS_LEAST}")
-    elif drift.found and abs(drift.pct) > limit.drift_pct:
+        yield Missing("drift", f"{evidence.passes} complete passes; drift needs at least {ACROSS_LEAST}")
+    elif abs(drift.pct) <= limit.drift_pct:
+        return  # noise or not, it is too small to matter
+    elif drift.p_value is None:
+        yield Missing(
+            "drift",
+            f"{drift.pct:+.3g} % from the first of {evidence.passes} complete passes to the last; it takes at least "
+            f"{NOISE_LEAST} to tell whether that is noise",
+        )
+    elif drift.found:
         allowed = f"at most {limit.drift_pct:g} % is allowed"
         yield Finding(
             "drift", f"{drift.pct:+.3g} % from the first third to the last (p {drift.p_value:.2g}), {allowed}"

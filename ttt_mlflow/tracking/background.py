@@ -133,8 +133,8 @@ class Worker:
     def resume_sweep(self, asked: dict[str, Any]) -> None:
         sweeps.resume_sweep(Journal.open(asked["record"]), asked["uri"], asked["alive_s"])
 
-    def end_resumption(self, asked: dict[str, Any]) -> None:
-        sweeps.end_resumption(**asked)
+    def tell_resumption(self, asked: dict[str, Any]) -> None:
+        sweeps.tell_resumption(**asked)
 
 
 ACTIONS: dict[str, Callable[[Worker, dict[str, Any]], Any]] = {
@@ -146,7 +146,7 @@ ACTIONS: dict[str, Callable[[Worker, dict[str, Any]], Any]] = {
     "answers": Worker.answers,
     "find_sweep": Worker.find_sweep,
     "resume_sweep": Worker.resume_sweep,
-    "end_resumption": Worker.end_resumption,
+    "tell_resumption": Worker.tell_resumption,
 }
 
 

@@ -93,28 +93,39 @@ def resume_sweep(journal: Journal, tracking_uri: str, alive_s: float) -> None:
         client.log_batch(run_id, tags=[RunTag(*tag) for tag in living_tags(journal, alive_s).items()])
 
 
-def end_resumption(
-    tracking_uri: str, run_id: str, parent: Mapping[str, str], description: str, status: str, message: str | None
+def tell_resumption(
+    tracking_uri: str,
+    run_id: str,
+    parent: Mapping[str, str],
+    description: str = "",
+    status: str | None = None,
+    message: str | None = None,
 ) -> None:
-    """End the run that `mlflow run` made for a resumption, in which nothing is measured.
+    """Let the run that `mlflow run` made for a resumption, in which nothing is measured, say so, and end it.
 
-    parent: the id, the name and the link of the sweep's parent, by ``run_id``, ``name`` and ``url``.
+    parent: the id, the name and the link of the sweep's parent, by ``run_id``, ``name`` and ``url``. status: None as
+    long as the sweep goes on. Then the run says what it is, and does so too if the sweep is killed.
     """
     from mlflow.entities import RunTag
     from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
-    link = f"**This run measured nothing itself: it resumed the sweep [{parent['name']}]({parent['url']})**"
+    says = "measured nothing itself: it resumed" if status else "measures nothing itself: it resumes"
+    link = f"**This run {says} the sweep [{parent['name']}]({parent['url']})**"
     tags = {
         names.TAG_KIND.name: SweepConfig.entry_point,
         names.TAG_ENTRY_POINT.name: SweepConfig.entry_point,
         names.TAG_RESUMES.name: parent["run_id"],
-        names.TAG_STATUS.name: status,
         DESCRIPTION: clipped(f"{link}, run `{parent['run_id']}`.\n\n{description}", MAX_TAG_VAL_LENGTH),
         RUN_NAME: clipped(f"resumed: {parent['name']}", MOST),
-    } | ({names.TAG_MESSAGE.name: clipped(message, MAX_TAG_VAL_LENGTH)} if message else {})
+    }
+    if status:
+        tags[names.TAG_STATUS.name] = status
+    if message:
+        tags[names.TAG_MESSAGE.name] = clipped(message, MAX_TAG_VAL_LENGTH)
     with asking_client(tracking_uri, f"tracking_uri={without_secrets(tracking_uri)}") as client:
         client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
-        client.set_terminated(run_id, MLFLOW_STATUS[status])
+        if status:
+            client.set_terminated(run_id, MLFLOW_STATUS[status])
 
 
 def link_to(tracking_uri: str, experiment_id: str, run_id: str) -> str:

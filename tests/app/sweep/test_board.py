@@ -1,6 +1,7 @@
 """The table of a sweep: what stands in a cell, what the notes say, the time that is left, and the file of the cells."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,24 @@ def test_the_table_has_a_row_for_each_model_and_net_and_a_column_for_each_batch(
     assert table.markdown("about 3 min left").splitlines()[0] == "**4 runs: 1 measured, 3 to do**; about 3 min left"
     _, rows = board(batch="1", genlen="8,16").table()
     assert {row[0] for row in rows} == {f"ttt-1b mlp_{net}_dual genlen={steps}" for net in (1, 2) for steps in (8, 16)}
+
+
+def test_what_was_chosen_for_a_model_names_no_row() -> None:
+    table = board(batch="1")
+    for one, compiled, path in zip(table.states, (True, False), ("launches", None), strict=True):
+        used = one.cell.config.model_copy(update={"use_compile": compiled, "decode_path": path})
+        one.checked = replace(one.checked, used=used)
+    assert [row[0] for row in table.table()[1]] == ["ttt-1b mlp_1_dual", "ttt-1b mlp_2_dual"]
+    both = board(batch="1", decode_path="launches,persistent")
+    both.states[0].checked = replace(
+        both.states[0].checked, used=both.states[0].cell.config.model_copy(update={"decode_path": None})
+    )
+    assert [row[0] for row in both.table()[1]] == [
+        "ttt-1b mlp_1_dual",
+        "ttt-1b mlp_1_dual decode_path=persistent",
+        "ttt-1b mlp_2_dual decode_path=launches",
+        "ttt-1b mlp_2_dual decode_path=persistent",
+    ]
 
 
 def test_different_gpus_and_code_are_said() -> None:

@@ -8,10 +8,12 @@ from typing import Any
 from ttt_mlflow import names
 from ttt_mlflow.app.sweep.check import Checked
 from ttt_mlflow.app.sweep.grid import Cell
-from ttt_mlflow.app.sweep.measured import Measured
+from ttt_mlflow.app.sweep.measured import Alike, Measured
 from ttt_mlflow.app.sweep.yardstick import Yardstick
+from ttt_mlflow.measurement.method import METHOD
 from ttt_mlflow.record.sweep_file import SweepCell, SweepFile, SweepState
 from ttt_mlflow.report.text import escaped, markdown_table, number, text_table
+from ttt_mlflow.telemetry.code import code_id
 
 IN_WORDS: Mapping[SweepState, str] = {
     "done": "measured",
@@ -194,15 +196,34 @@ class Board:
         return [f"  {note}" for note in self.notes()]
 
     def _varying(self) -> list[str]:
-        """The parameters beside model, inner net and batch that are not the same in all cells."""
+        """The parameters beside model, inner net and batch that were not asked for alike in all cells.
+
+        What was chosen for a model, as whether it is compiled, tells no row from another.
+        """
         fields = [name for name in type(self.states[0].cell.config).model_fields if name not in (*ROW, "batch")]
-        return [name for name in fields if len({_value(one, name) for one in self.states}) > 1]
+        return [name for name in fields if len({getattr(one.cell.config, name) for one in self.states}) > 1]
+
+
+def mark_done(board: Board, runs: Sequence[Measured], redo: str, gpu_names: Sequence[str]) -> None:
+    """Note which cells are done: by the newest of their runs of this code, this GPU model and this way of measuring.
+
+    redo: none; invalid: those with that verdict are missing; all: all are.
+    """
+    alike = Alike(code_id(), gpu_names, str(METHOD))
+    for run in runs:  # the oldest first
+        one = board.by_key.get(run.cell)
+        if one is None or one.state == "skipped" or not alike.fits(run, one.checked):
+            continue
+        one.end(run, None)
+        if redo == "all" or (redo == "invalid" and run.verdict == "invalid"):
+            one.run, one.state, one.reason = None, "missing", None
 
 
 def _row_name(one: CellState, varying: Sequence[str]) -> str:
     model, net = (_value(one, name) for name in ROW)
     parts = [str(model).rpartition("/")[2], *([str(net)] if net else [])]
-    return " ".join([*parts, *(f"{name}={_value(one, name)}" for name in varying)])
+    values = {name: _value(one, name) for name in varying}
+    return " ".join([*parts, *(f"{name}={value}" for name, value in values.items() if value is not None)])
 
 
 def _value(one: CellState, name: str) -> Any:

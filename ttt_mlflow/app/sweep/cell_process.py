@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import traceback
-from typing import IO, Any
+from contextlib import suppress
+from typing import IO, Any, NoReturn
 
 from ttt_mlflow.app.output import guard_output, open_output
 from ttt_mlflow.app.signals import SignalHandler
@@ -80,5 +81,17 @@ def _stop_at_the_end_of(stream: IO[str]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _end(code: int) -> NoReturn:
+    """End this process at once: all is recorded and told, and the next cell waits for the GPU.
+
+    Else Python would wait for the compiler's workers and take the model apart, for seconds. The workers end by
+    themselves when they miss this process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

@@ -13,7 +13,7 @@ from ttt_mlflow.app.job import may_take_s
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
 from ttt_mlflow.app.publishing import Destination
 from ttt_mlflow.app.signals import ParentRun, SignalHandler
-from ttt_mlflow.app.sweep.board import GIVEN_UP, MARK, Board, CellState, in_minutes
+from ttt_mlflow.app.sweep.board import GIVEN_UP, MARK, Board, CellState, in_minutes, mark_done
 from ttt_mlflow.app.sweep.check import Checked
 from ttt_mlflow.app.sweep.executors import Ended, Executor
 from ttt_mlflow.app.sweep.executors.inline import InlineExecutor
@@ -174,6 +174,7 @@ class _Sweep:
         self.place = Place(publishing.uri, publishing.experiment_name)
         self.unpublished: list[Journal] = []
         self.alive_s = PER_CELL_S
+        self.untold: list[Ended] = []  # what has ended since the store was told
 
     def carry_out(self) -> int:
         with alone(self.logdir, self.board.sweep_id):
@@ -260,6 +261,8 @@ class _Sweep:
                 if self.board.yardstick and todo:
                     self._measure_yardstick(self.board.yardstick, live)
                 while not schedule.is_done:
+                    if not self.executor.gpus:
+                        self._tell()  # before the next cell, whose CPU it takes
                     while one := schedule.next(self.executor.width, self.executor.queues):
                         self.executor.start(self._task(one.cell, one.cell.key))
                     if not schedule.taken:
@@ -267,6 +270,7 @@ class _Sweep:
                     for task, place in self.executor.running():
                         self.board.by_key[task.key].begin(place)
                     live.show()
+                    self._tell()  # beside the next cells, which prepare meanwhile
                     for ended in self.executor.wait(LOOK_S):
                         schedule.ended()
                         self._take(ended, live, schedule)
@@ -290,7 +294,7 @@ class _Sweep:
         return Task(cell, key, self.logdir, self.board.sweep_id, record_id(self.parent), target)
 
     def _take(self, ended: Ended, live: Live, schedule: Schedule | None = None) -> None:
-        """Note what became of a cell, show it, and publish it. If its GPU was lost, it goes elsewhere, once."""
+        """Note what became of a cell, and show it. If its GPU was lost, it goes elsewhere, once."""
         run = Measured.of_record(ended.record) if ended.record else None
         if self.board.yardstick and ended.task.key == self.board.yardstick.key:
             self.board.yardstick.end(run, ended.reason or ended.lost)
@@ -303,9 +307,16 @@ class _Sweep:
                 print_error(f"Warning: {ended.lost}{f'; {one.cell.name} goes to another GPU' if again else ''}")
                 if again:
                     one.state, one.run, one.reason = "missing", None, None
+        self.untold.append(ended)
         if ended.record:
             self.unpublished.append(ended.record)
-            self._publish([ended.record])
+
+    def _tell(self) -> None:
+        """Publish what has ended since, and the table."""
+        ended, self.untold = self.untold, []
+        if not ended:
+            return
+        self._publish([one.record for one in ended if one.record])
         left = self.board.seconds_left(self.executor.width)
         show_in(self.parent, self.board, f"about {in_minutes(left)} left" if left else None)
         self.publishing.update(self.parent)
@@ -382,18 +393,3 @@ class _Sweep:
             self.publishing.end_resumption(parent, self.board.markdown(), killed)
         except (PublishFailed, BadInput) as error:
             print_error(f"Warning: the run that `mlflow run` made could not be told: {error}")
-
-
-def mark_done(board: Board, runs: Sequence[Measured], redo: str, gpu_names: Sequence[str]) -> None:
-    """Note which cells are done: by the newest of their runs of this code, this GPU model and this way of measuring.
-
-    redo: none; invalid: those with that verdict are missing; all: all are.
-    """
-    alike = Alike(code_id(), gpu_names, str(METHOD))
-    for run in runs:  # the oldest first
-        one = board.by_key.get(run.cell)
-        if one is None or one.state == "skipped" or not alike.fits(run, one.checked):
-            continue
-        one.end(run, None)
-        if redo == "all" or (redo == "invalid" and run.verdict == "invalid"):
-            one.run, one.state, one.reason = None, "missing", None

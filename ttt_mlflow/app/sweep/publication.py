@@ -16,7 +16,7 @@ from ttt_mlflow.errors import BadInput, BeingPublished, DamagedRecord, Killed, P
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.publisher import Limits, NoAnswer
 from ttt_mlflow.tracking.run_values import record_id
-from ttt_mlflow.tracking.sweeps import ChildRun, SweepRuns
+from ttt_mlflow.tracking.sweeps import ChildRun, SweepRuns, link_to
 
 QUESTION_S = 10.0  # how long one question may take; a server that is lost is asked before each further publication
 
@@ -53,11 +53,17 @@ class SweepPublishing(Publishing):
             self.lost = "it did not answer when the sweep began"
 
     def resume(self, record: Journal, alive_s: float) -> None:
-        """Let the run of the parent's record go on. The run that `mlflow run` made, if any, is only told at the end."""
+        """Let the run of the parent's record go on. The run that `mlflow run` made, if any, says that it resumes it."""
         self.set_aside()
         try:
             self._question("resume_sweep", record=str(record.path), uri=self.uri, alive_s=alive_s)
             self._begun = True
+            if self.resumption:
+                where = record.target
+                url = link_to(self.uri, str(where["experiment_id"]), str(where["run_id"]))
+                parent = {"run_id": where["run_id"], "name": record.run_name, "url": url}
+                resumption = self.resumption.candidate.run_id
+                self._question("tell_resumption", tracking_uri=self.uri, run_id=resumption, parent=parent)
         except PublishFailed as error:
             self.lost = str(error)
             print_error(f"Warning: the store cannot be reached ({error}); the runs are kept in {record.path.parent}")
@@ -101,7 +107,7 @@ class SweepPublishing(Publishing):
         if self.resumption is None:
             return
         self._question(
-            "end_resumption",
+            "tell_resumption",
             tracking_uri=self.uri,
             run_id=self.resumption.candidate.run_id,
             parent=dict(parent),
