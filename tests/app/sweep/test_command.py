@@ -9,7 +9,7 @@ import pytest
 
 from tests.app.sweep.conftest import BROKEN, Stored, Sweep
 from tests.proxies import Answer, proxy
-from ttt_mlflow.app.sweep import command
+from ttt_mlflow.app.sweep import board, command
 from ttt_mlflow.models.entry import ModelEntry
 from ttt_mlflow.record.finding import find_journals
 from ttt_mlflow.record.sweep_file import SweepFile
@@ -74,7 +74,7 @@ def test_other_code_another_card_and_another_method_are_measured_again(
     stored = Stored(store)
     for name, value in (("code_id", lambda: "edited"), ("METHOD", 99)):
         with monkeypatch.context() as changed:
-            changed.setattr(command, name, value)
+            changed.setattr(board, name, value)
             assert sweep("--batch=1").exit_code == 0
     assert len(stored.children) == 3
     stored.client.set_tag(stored.children[-1].info.run_id, "ttt.gpu_name", "another")

@@ -54,6 +54,7 @@ def run_neighbors(destination: Destination, as_json: bool) -> int:
             destination.limits()
             guard_output()
             with ProcessExecutor(gpus) as executor:
+                executor.prepare()
                 asked = _those_that_fit(asked, executor, notes)
                 return _Neighbors(asked, executor, destination, notes).carry_out(signals, as_json)
         except Killed as killed:

@@ -13,6 +13,7 @@ import pytest
 from tests.project import wait_until
 from tests.telemetry.fake_nvml import FakeNvml
 from ttt_mlflow.app import fork_server
+from ttt_mlflow.app.fork_server import ForkServer
 from ttt_mlflow.app.sweep.executors import Ended
 from ttt_mlflow.app.sweep.executors import process as processes
 from ttt_mlflow.app.sweep.executors.process import ProcessExecutor, chosen_gpus
@@ -235,8 +236,29 @@ def test_without_forks_each_process_imports_everything_by_itself(
 ) -> None:
     monkeypatch.setattr(fork_server, "MODULES", ("no_such_module",))
     (tmp_path / "file").write_text("")
+    executor.prepare()
     executor.start(task(tmp_path / "file"))
     (refused,) = all_ended_of(executor, 1)
     assert str(refused.reason).startswith(f"logdir={tmp_path}/file: not writable (")
     said = "Note: each cell imports everything by itself, which takes seconds: no_such_module cannot be imported"
     assert said in capsys.readouterr().err
+
+
+def test_what_no_fork_can_share_is_told_once(
+    executor: ProcessExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = ForkServer.wait_until_ready
+
+    def wait_until_ready(server: ForkServer) -> str | None:
+        fault, server.left_out = ready(server), ["a.b: importing a.b.c starts the CUDA driver"]
+        return fault
+
+    monkeypatch.setattr(ForkServer, "wait_until_ready", wait_until_ready)
+    (tmp_path / "file").write_text("")
+    for _ in range(2):
+        executor.start(task(tmp_path / "file"))
+    all_ended_of(executor, 2)
+    said = (
+        "Note: each cell imports some of it by itself, which takes seconds: a.b: importing a.b.c starts the CUDA driver"
+    )
+    assert capsys.readouterr().err.splitlines().count(said) == 1

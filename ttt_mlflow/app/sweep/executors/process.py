@@ -183,12 +183,10 @@ class ProcessExecutor:
         """
         if self._forks:
             self._server = self._server or ForkServer(environment)
-            was_ready = self._server.is_ready
+            is_first = not self._server.is_ready
             fault = self._server.wait_until_ready()
-            if self._server.left_out and not was_ready:
-                print_error(
-                    f"Note: some is imported by each cell, which takes seconds: {'; '.join(self._server.left_out)}"
-                )
+            if is_first and (left_out := self._server.left_out):
+                print_error(f"Note: each cell imports some of it by itself, which takes seconds: {'; '.join(left_out)}")
             if fault is None:
                 with suppress(OSError):  # the server has ended
                     return self._server.start(CELL, environment, said)
