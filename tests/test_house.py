@@ -20,7 +20,6 @@ TESTED_ELSEWHERE = {
     "__main__.py": "every test of the command line as a process",
     "app/ab/parent.py": "app/ab/test_command.py",
     "app/neighbors/cases.py": "app/neighbors/test_answer.py",
-    "app/sweep/cell_process.py": "app/sweep/executors/test_process.py",
     "app/sweep/check.py": "app/sweep/test_command.py",
     "app/sweep/executors/inline.py": "app/sweep/test_command.py",
     "app/sweep/measured.py": "app/sweep/test_command.py, app/sweep/test_board.py",

@@ -1,6 +1,7 @@
 """Prepares a configuration: the prompt, and a decoder whose first step is as fast as the later ones."""
 
 import gc
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from ttt_mlflow.models.decoder import ModelDecoder, make_decoder
 from ttt_mlflow.models.entry import DecodeModel, Decoder
 from ttt_mlflow.run.plan import Plan
 
+log = logging.getLogger(__name__)
 CLOCK_WARMUP_S = 1.0
 MOST_PROMPTS = 1000
 STEPS_AHEAD = 2  # steps that the host issues before the GPU needs them, so that the GPU is never idle
@@ -44,15 +46,18 @@ def make_ready(plan: Plan, model: DecodeModel, prompt: Tensor) -> Decoder:
     """A decoder that is compiled, with loaded kernels and a captured graph, as the configuration requests."""
     used, device = plan.used, prompt.device
     length = plan.workload.max_length(plan.entry.period)
+    began = time.perf_counter()
     decoder = make_decoder(model, used.batch, length, device, bool(used.cuda_graph))
     if isinstance(decoder, ModelDecoder):
         decoder.choose()
         if used.use_compile:
             decoder.compile()
         decoder.capture() if used.cuda_graph else decoder.warm_up()
+    has_step = time.perf_counter()
     decoder.prefill(prompt)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    log.info("the step took %.1f s, the first prompt %.1f s", has_step - began, time.perf_counter() - has_step)
     return decoder
 
 
