@@ -66,6 +66,12 @@ def test_the_table_has_a_row_for_each_model_and_net_and_a_column_for_each_batch(
     assert {row[0] for row in rows} == {f"ttt-1b mlp_{net}_dual genlen={steps}" for net in (1, 2) for steps in (8, 16)}
 
 
+def test_a_row_does_not_name_what_its_model_has_not() -> None:
+    models = "ttt-1b:mlp_1_dual,transformer-1b"
+    _, rows = board(batch="1", model_name=models, decode_path="launches", attn_impl="math").table()
+    assert [row[0] for row in rows] == ["ttt-1b mlp_1_dual decode_path=launches", "transformer-1b attn_impl=math"]
+
+
 def test_different_gpus_and_code_are_said() -> None:
     table = board(batch="1")
     table.states[0].end(measured(), None)

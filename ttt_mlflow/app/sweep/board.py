@@ -202,7 +202,8 @@ class Board:
 def _row_name(one: CellState, varying: Sequence[str]) -> str:
     model, net = (_value(one, name) for name in ROW)
     parts = [str(model).rpartition("/")[2], *([str(net)] if net else [])]
-    return " ".join([*parts, *(f"{name}={_value(one, name)}" for name in varying)])
+    given = {name: _value(one, name) for name in varying}  # a model without decode paths has none to name
+    return " ".join([*parts, *(f"{name}={value}" for name, value in given.items() if value is not None)])
 
 
 def _value(one: CellState, name: str) -> Any:
