@@ -143,16 +143,14 @@ def compare(sides: Sides, prompt: Tensor, tokens: int, rounds: int) -> str:
     return "\n".join(lines)
 
 
-def compare_at(
-    batch: int, name: str, model: Any, promptlen: int, tokens: int, rounds: int, device: torch.device
-) -> str:
+def compare_at(batch: int, name: str, model: Any, args: argparse.Namespace, device: torch.device) -> str:
     """The lines of one batch. One whose two states do not fit together says so, and costs no other batch."""
     generator = torch.Generator().manual_seed(0)
-    prompt = torch.randint(model.vocab_size, (batch, promptlen), generator=generator).to(device)
+    prompt = torch.randint(model.vocab_size, (batch, args.promptlen), generator=generator).to(device)
     try:
-        sides = both_sides(name, model, batch, promptlen + tokens, tokens, device)
+        sides = both_sides(name, model, batch, args.promptlen + args.genlen, args.genlen, device)
         try:
-            return compare(sides, prompt, tokens, rounds)
+            return compare(sides, prompt, args.genlen, args.rounds)
         finally:
             sides.close()
     except torch.OutOfMemoryError as error:
@@ -210,7 +208,7 @@ def main() -> None:
             tell(f"\n{name}, {args.dtype}")
             model = _build(name, DTYPES[args.dtype], device)
             for batch in args.batch:
-                tell(compare_at(batch, name, model, args.promptlen, args.genlen, args.rounds, device))
+                tell(compare_at(batch, name, model, args, device))
                 torch.cuda.empty_cache()
             del model
 

@@ -1,6 +1,7 @@
 """Our decoder beside a package's loop: in alternation, the prompt counted alike, both outputs kept."""
 
 import re
+from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
@@ -83,8 +84,8 @@ def test_a_batch_that_does_not_fit_says_so_and_is_closed(monkeypatch: pytest.Mon
 
     sides = Sides(too_large, too_large, lambda: closed.append(True))
     monkeypatch.setattr(peer_loops, "both_sides", lambda *_: sides)
-    model = SimpleNamespace(vocab_size=7)
-    text = peer_loops.compare_at(1024, "rwkv7-1.3b", model, 1, 4, 1, torch.device("cpu"))
+    model, asked = SimpleNamespace(vocab_size=7), Namespace(promptlen=1, genlen=4, rounds=1)
+    text = peer_loops.compare_at(1024, "rwkv7-1.3b", model, asked, torch.device("cpu"))
     assert text.startswith("batch 1024: not compared, because both sides do not fit into the memory: ")
     assert "3.00 GiB" in text
     assert closed == [True]

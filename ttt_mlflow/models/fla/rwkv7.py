@@ -257,8 +257,8 @@ def allocate(size: Rwkv7Size, batch: int, dtype: torch.dtype, device: torch.devi
 def initialize(model: Rwkv7Model, seed: int) -> None:
     """Random weights. A seed gives the same weights on one kind of device.
 
-    RWKV-7 norms its embeddings. With weights of 1 in that norm, a token's own embedding would be most of the last hidden
-    state, and the head has the same embeddings: the most likely token would always be the one that was given.
+    RWKV-7 norms its embeddings. With weights of 1 in that norm, a token's own embedding would be much of the last
+    hidden state, and the head has the same embeddings: the most likely token would always be the one that was given.
     """
     generator = torch.Generator(model.device).manual_seed(seed)
     for name, weight in model.named_parameters():
