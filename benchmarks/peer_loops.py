@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.runs import ROOT
-from ttt_mlflow.errors import BadInput
+from ttt_mlflow.errors import BadInput, one_line
 from ttt_mlflow.models.decoder import ModelDecoder, make_decoder
 from ttt_mlflow.models.entry import Decoder, ModelRequest
 from ttt_mlflow.models.fla.sizes import GATED_DELTA, RWKV7
@@ -143,6 +143,20 @@ def compare(sides: Sides, prompt: Tensor, tokens: int, rounds: int) -> str:
     return "\n".join(lines)
 
 
+def compare_at(batch: int, name: str, model: Any, args: argparse.Namespace, device: torch.device) -> str:
+    """The lines of one batch. One whose two states do not fit together says so, and costs no other batch."""
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(model.vocab_size, (batch, args.promptlen), generator=generator).to(device)
+    try:
+        sides = both_sides(name, model, batch, args.promptlen + args.genlen, args.genlen, device)
+        try:
+            return compare(sides, prompt, args.genlen, args.rounds)
+        finally:
+            sides.close()
+    except torch.OutOfMemoryError as error:
+        return f"batch {batch}: not compared, because both sides do not fit into the memory: {one_line(error)}"
+
+
 def facts(program: str, arguments: list[str]) -> str:
     """The first lines of a result: command, commit, GPU, driver and versions."""
 
@@ -194,12 +208,7 @@ def main() -> None:
             tell(f"\n{name}, {args.dtype}")
             model = _build(name, DTYPES[args.dtype], device)
             for batch in args.batch:
-                generator = torch.Generator().manual_seed(0)
-                prompt = torch.randint(model.vocab_size, (batch, args.promptlen), generator=generator).to(device)
-                sides = both_sides(name, model, batch, args.promptlen + args.genlen, args.genlen, device)
-                tell(compare(sides, prompt, args.genlen, args.rounds))
-                sides.close()
-                del sides
+                tell(compare_at(batch, name, model, args, device))
                 torch.cuda.empty_cache()
             del model
 

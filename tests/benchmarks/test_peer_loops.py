@@ -1,6 +1,8 @@
 """Our decoder beside a package's loop: in alternation, the prompt counted alike, both outputs kept."""
 
 import re
+from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +74,21 @@ def test_both_sides_alternate_and_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
         r"theirs +6\.0 tokens/s at best, +6\.0 in the median, 500\.0000 ms a token; all: (6\.0(, )?){4}", text
     )
     assert "ours / theirs 4.0000; 25.0 % of the tokens are the same" in text
+
+
+def test_a_batch_that_does_not_fit_says_so_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+
+    def too_large(prompt: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+
+    sides = Sides(too_large, too_large, lambda: closed.append(True))
+    monkeypatch.setattr(peer_loops, "both_sides", lambda *_: sides)
+    model, asked = SimpleNamespace(vocab_size=7), Namespace(promptlen=1, genlen=4, rounds=1)
+    text = peer_loops.compare_at(1024, "rwkv7-1.3b", model, asked, torch.device("cpu"))
+    assert text.startswith("batch 1024: not compared, because both sides do not fit into the memory: ")
+    assert "3.00 GiB" in text
+    assert closed == [True]
 
 
 @pytest.mark.parametrize(("name", "said"), [("ttt-tiny", "is no peer"), ("no-such", "no such model")])

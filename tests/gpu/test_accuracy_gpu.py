@@ -28,6 +28,7 @@ def compared(folder: Path, **asked: Any) -> Carried:
     measured = measured_in(folder, {**PROFILE, **asked})
     assert measured.failure is None, measured.log
     assert measured.artifacts <= ARTIFACT_PATHS
+    print({name: value for name, value in measured.metrics.items() if name.startswith("accuracy_")})
     return measured
 
 

@@ -85,6 +85,12 @@ def test_what_was_chosen_for_a_model_names_no_row() -> None:
     ]
 
 
+def test_a_row_does_not_name_what_its_model_has_not() -> None:
+    models = "ttt-1b:mlp_1_dual,transformer-1b"
+    _, rows = board(batch="1", model_name=models, decode_path="launches", attn_impl="math").table()
+    assert [row[0] for row in rows] == ["ttt-1b mlp_1_dual decode_path=launches", "transformer-1b attn_impl=math"]
+
+
 def test_different_gpus_and_code_are_said() -> None:
     table = board(batch="1")
     table.states[0].end(measured(), None)

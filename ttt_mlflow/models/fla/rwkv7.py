@@ -1,7 +1,8 @@
 """RWKV-7: flash-linear-attention's layers of it, with a decode step that runs as one graph.
 
 Source: Peng et al. 2025, arXiv 2503.14456. Weights are random: vectors as fla initializes them, matrices of a normal
-distribution (fla begins with zeros in the output projections, with which every token would be the same).
+distribution (fla begins with zeros in the output projections, with which every token would be the same), and a first
+norm that leaves embeddings as small as they are: see :func:`initialize`.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ttt_mlflow.models.fla.sizes import RWKV7, VOCABULARY_MULTIPLE, Rwkv7Size, p
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, in_layer, in_part
 
 NORM_EPS = 1e-5
+SCALE = 0.02  # the standard deviation of random matrices
 MIXTURES = ("x_r", "x_k", "x_v", "x_w", "x_a", "x_g")  # r, k and v first; from v on, those of the low-rank projections
 
 
@@ -253,14 +255,20 @@ def allocate(size: Rwkv7Size, batch: int, dtype: torch.dtype, device: torch.devi
 
 
 def initialize(model: Rwkv7Model, seed: int) -> None:
-    """Random weights. A seed gives the same weights on one kind of device."""
+    """Random weights. A seed gives the same weights on one kind of device.
+
+    RWKV-7 norms its embeddings. With weights of 1 in that norm, a token's own embedding would be much of the last
+    hidden state, and the head has the same embeddings: the most likely token would always be the one that was given.
+    """
     generator = torch.Generator(model.device).manual_seed(seed)
     for name, weight in model.named_parameters():
         leaf, parent = name.rsplit(".", 1)[-1], name.rsplit(".", 2)[-2] if "." in name else ""
         if parent.endswith("norm"):
             weight.fill_(1 if leaf == "weight" else 0)
         elif weight.dim() == 2 and leaf != "r_k":
-            weight.normal_(0, 0.02, generator=generator)
+            weight.normal_(0, SCALE, generator=generator)
+    before: Any = model.layers[0].block.pre_norm  # type: ignore[union-attr]
+    before.weight.fill_(SCALE)
     for index, layer in enumerate(model.layers):
         _initialize_vectors(layer.block, index, model.size)
 
