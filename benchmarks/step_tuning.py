@@ -1,8 +1,8 @@
 """Which choices make a decode step as one kernel fastest? `python -m benchmarks.step_tuning`
 
 For both inner nets and some batches of ttt-1b, random weights, fp16: milliseconds a step with each Tuning, the median
-of some repetitions in turns, and how far its logits are from the first one's. The kernels are compiled first, several at
-a time. Needs a GPU.
+of some repetitions in turns, and how far its logits are from the first one's. The kernels are compiled first,
+several at a time. Needs a GPU.
 """
 
 import os
