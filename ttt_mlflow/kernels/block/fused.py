@@ -41,8 +41,15 @@ def _rms_norm(x, weight, WIDTH: tl.constexpr, EPS: tl.constexpr):
 
 
 @triton.jit
+def load_row(x, wanted, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """A row of WIDTH, padded with zeros; nothing but zeros unless ``wanted``."""
+    cols = tl.arange(0, BLOCK)
+    return tl.load(x + cols, (cols < WIDTH) & wanted, 0.0)
+
+
+@triton.jit
 def add_rms_norm_row(
-    hidden, delta, weight, out_hidden, out, keep, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
+    hidden, delta, weight_row, out_hidden, out, keep, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
 ):
     """One sequence's row; the pointers are to it. ``keep``: whether to write ``out_hidden``."""
     cols = tl.arange(0, BLOCK)
@@ -51,8 +58,7 @@ def add_rms_norm_row(
     x += tl.load(delta + cols, mask, 0.0).to(tl.float32)
     x = x.to(out.dtype.element_ty).to(tl.float32)
     tl.store(out_hidden + cols, x, mask & keep)
-    weight_row = tl.load(weight + cols, mask, 0.0).to(tl.float32)
-    tl.store(out + cols, _rms_norm(x, weight_row, WIDTH, EPS), mask)
+    tl.store(out + cols, _rms_norm(x, weight_row.to(tl.float32), WIDTH, EPS), mask)
 
 
 @triton.jit
@@ -60,7 +66,8 @@ def _add_rms_norm_kernel(
     hidden, delta, weight, out_hidden, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64) * WIDTH
-    add_rms_norm_row(hidden + row, delta + row, weight, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS)
+    weight_row = load_row(weight, True, WIDTH, BLOCK)
+    add_rms_norm_row(hidden + row, delta + row, weight_row, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS)
 
 
 @opaque(shapes=_two_rows)
@@ -73,15 +80,41 @@ def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float = NOR
 
 
 @triton.jit
-def conv_rms_norm_row(
-    hidden,
-    delta,
+def conv_rms_norm_inputs(
     history,
     newest,
     conv_norm_weight,
     conv_weight,
     conv_bias,
     norm_weight,
+    wanted,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What :func:`conv_rms_norm_row` takes that depends on no other stage of the step: weights, and older tokens."""
+    old = (newest + 1) % 4
+    older, oldest = (newest + 2) % 4, (newest + 3) % 4
+    return (
+        load_row(conv_norm_weight, wanted, WIDTH, BLOCK),
+        load_row(conv_bias, wanted, WIDTH, BLOCK),
+        load_row(history + old * WIDTH, wanted, WIDTH, BLOCK),
+        load_row(history + older * WIDTH, wanted, WIDTH, BLOCK),
+        load_row(history + oldest * WIDTH, wanted, WIDTH, BLOCK),
+        load_row(conv_weight, wanted, WIDTH, BLOCK),
+        load_row(conv_weight + WIDTH, wanted, WIDTH, BLOCK),
+        load_row(conv_weight + 2 * WIDTH, wanted, WIDTH, BLOCK),
+        load_row(conv_weight + 3 * WIDTH, wanted, WIDTH, BLOCK),
+        load_row(norm_weight, wanted, WIDTH, BLOCK),
+    )
+
+
+@triton.jit
+def conv_rms_norm_row(
+    inputs,
+    hidden,
+    delta,
+    history,
+    newest,
     out_hidden,
     out,
     keep,
@@ -89,28 +122,27 @@ def conv_rms_norm_row(
     BLOCK: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    """One sequence's row; the pointers are to it. ``keep``: whether to write ``out_hidden`` and ``history``."""
+    """One sequence's row; the pointers are to it. inputs: of :func:`conv_rms_norm_inputs`. ``keep``: whether to write
+    ``out_hidden`` and ``history``."""
+    conv_norm_row, bias_row, first, second, third, tap_0, tap_1, tap_2, tap_3, norm_row = inputs
     cols = tl.arange(0, BLOCK)
     mask = cols < WIDTH
     x = tl.load(hidden + cols, mask, 0.0).to(tl.float32)
     x += tl.load(delta + cols, mask, 0.0).to(tl.float32)
     x = x.to(out.dtype.element_ty).to(tl.float32)
-    normed = _rms_norm(x, tl.load(conv_norm_weight + cols, mask, 0.0).to(tl.float32), WIDTH, EPS)
+    normed = _rms_norm(x, conv_norm_row.to(tl.float32), WIDTH, EPS)
     normed = normed.to(history.dtype.element_ty)
 
-    history += cols
-    total = tl.load(conv_bias + cols, mask, 0.0).to(tl.float32)
-    for tap in tl.static_range(3):
-        slot = (newest + 1 + tap) % 4
-        old = tl.load(history + slot * WIDTH, mask, 0.0).to(tl.float32)
-        total += old * tl.load(conv_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
-    total += normed.to(tl.float32) * tl.load(conv_weight + 3 * WIDTH + cols, mask, 0.0).to(tl.float32)
-    tl.store(history + newest * WIDTH, normed, mask & keep)
+    total = bias_row.to(tl.float32)
+    total += first.to(tl.float32) * tap_0.to(tl.float32)
+    total += second.to(tl.float32) * tap_1.to(tl.float32)
+    total += third.to(tl.float32) * tap_2.to(tl.float32)
+    total += normed.to(tl.float32) * tap_3.to(tl.float32)
+    tl.store(history + newest * WIDTH + cols, normed, mask & keep)
 
     x = (x + total).to(out.dtype.element_ty).to(tl.float32)
     tl.store(out_hidden + cols, x, mask & keep)
-    weight_row = tl.load(norm_weight + cols, mask, 0.0).to(tl.float32)
-    tl.store(out + cols, _rms_norm(x, weight_row, WIDTH, EPS), mask)
+    tl.store(out + cols, _rms_norm(x, norm_row.to(tl.float32), WIDTH, EPS), mask)
 
 
 @triton.jit
@@ -130,10 +162,13 @@ def _conv_rms_norm_kernel(
     EPS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * WIDTH
+    newest = tl.load(position) % 4
+    inputs = conv_rms_norm_inputs(
+        ring + 4 * row, newest, conv_norm_weight, conv_weight, conv_bias, norm_weight, True, WIDTH, BLOCK
+    )
     conv_rms_norm_row(
-        hidden + row, delta + row, ring + 4 * row, tl.load(position) % 4, conv_norm_weight, conv_weight, conv_bias,
-        norm_weight, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS,
-    )  # fmt: skip
+        inputs, hidden + row, delta + row, ring + 4 * row, newest, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS
+    )
 
 
 @opaque(mutates=["ring"], shapes=_two_rows)
@@ -159,8 +194,7 @@ def conv_rms_norm(
 
 
 @triton.jit
-def qk_conv_rotary_columns(
-    x,
+def qk_conv_inputs(
     history,
     now,
     q_weight,
@@ -169,41 +203,55 @@ def qk_conv_rotary_columns(
     k_bias,
     cos,
     sin,
-    out_q,
-    out_k,
+    wanted,
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """COLUMNS columns of one sequence's row of WIDTH, whole heads; the pointers are to the first one."""
+    """What :func:`qk_conv_rotary_columns` takes that depends on no other stage of the step: weights, older tokens."""
     newest = now % 4
-    # pairs of neighboring dimensions: [BLOCK / 2, 2]
     pairs = tl.arange(0, BLOCK // 2)
-    cols = pairs[:, None] * 2 + tl.arange(0, 2)[None, :]
-    mask = cols < COLUMNS
+    cols = pairs[:, None] * 2 + tl.arange(0, 2)[None, :]  # pairs of neighboring dimensions: [BLOCK / 2, 2]
+    mask = (cols < COLUMNS) & wanted
     history += cols
-    current = tl.load(x + cols, mask, 0.0)
-    q = tl.load(q_bias + cols, mask, 0.0).to(tl.float32)
-    k = tl.load(k_bias + cols, mask, 0.0).to(tl.float32)
-    for tap in tl.static_range(4):
-        if tap == 3:
-            value = current.to(tl.float32)
-        else:
-            value = tl.load(history + ((newest + 1 + tap) % 4) * WIDTH, mask, 0.0).to(tl.float32)
-        q += value * tl.load(q_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
-        k += value * tl.load(k_weight + tap * WIDTH + cols, mask, 0.0).to(tl.float32)
-    tl.store(history + newest * WIDTH, current, mask)
-
     frequency = now * (HEAD_DIM // 2) + pairs % (HEAD_DIM // 2)
-    c, s = tl.load(cos + frequency), tl.load(sin + frequency)
-    pair_mask = pairs * 2 < COLUMNS
-    even, odd = tl.split(q)
-    tl.store(out_q + pairs * 2, even * c - odd * s, pair_mask)
-    tl.store(out_q + pairs * 2 + 1, odd * c + even * s, pair_mask)
-    even, odd = tl.split(k)
-    tl.store(out_k + pairs * 2, even * c - odd * s, pair_mask)
-    tl.store(out_k + pairs * 2 + 1, odd * c + even * s, pair_mask)
+    return (
+        tl.load(q_bias + cols, mask, 0.0), tl.load(k_bias + cols, mask, 0.0),
+        tl.load(history + ((newest + 1) % 4) * WIDTH, mask, 0.0),
+        tl.load(history + ((newest + 2) % 4) * WIDTH, mask, 0.0),
+        tl.load(history + ((newest + 3) % 4) * WIDTH, mask, 0.0),
+        tl.load(q_weight + cols, mask, 0.0), tl.load(q_weight + WIDTH + cols, mask, 0.0),
+        tl.load(q_weight + 2 * WIDTH + cols, mask, 0.0), tl.load(q_weight + 3 * WIDTH + cols, mask, 0.0),
+        tl.load(k_weight + cols, mask, 0.0), tl.load(k_weight + WIDTH + cols, mask, 0.0),
+        tl.load(k_weight + 2 * WIDTH + cols, mask, 0.0), tl.load(k_weight + 3 * WIDTH + cols, mask, 0.0),
+        tl.load(cos + frequency), tl.load(sin + frequency),
+    )  # fmt: skip
+
+
+@triton.jit
+def qk_conv_rotary_columns(inputs, x, history, now, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """COLUMNS columns of one sequence's row of WIDTH, whole heads; the pointers are to the first one.
+
+    inputs: of :func:`qk_conv_inputs`. Returns even and odd dimensions of q, and of k: four of [BLOCK / 2], float32.
+    """
+    q_bias, k_bias, first, second, third, q_0, q_1, q_2, q_3, k_0, k_1, k_2, k_3, c, s = inputs
+    cols = tl.arange(0, BLOCK // 2)[:, None] * 2 + tl.arange(0, 2)[None, :]
+    mask = cols < COLUMNS
+    current = tl.load(x + cols, mask, 0.0)
+    first, second, third = first.to(tl.float32), second.to(tl.float32), third.to(tl.float32)
+    q = q_bias.to(tl.float32) + first * q_0.to(tl.float32)
+    k = k_bias.to(tl.float32) + first * k_0.to(tl.float32)
+    q += second * q_1.to(tl.float32)
+    k += second * k_1.to(tl.float32)
+    q += third * q_2.to(tl.float32)
+    k += third * k_2.to(tl.float32)
+    q += current.to(tl.float32) * q_3.to(tl.float32)
+    k += current.to(tl.float32) * k_3.to(tl.float32)
+    tl.store(history + (now % 4) * WIDTH + cols, current, mask)
+    q_even, q_odd = tl.split(q)
+    k_even, k_odd = tl.split(k)
+    return q_even * c - q_odd * s, q_odd * c + q_even * s, k_even * c - k_odd * s, k_odd * c + k_even * s
 
 
 @triton.jit
@@ -242,10 +290,19 @@ def _qk_conv_rotary_kernel(
         gdc_launch_dependents()  # meanwhile, the next kernel (decode) reads its state
     sequence = tl.program_id(0).to(tl.int64)
     row = sequence * WIDTH
-    qk_conv_rotary_columns(
-        x + sequence * x_stride, ring + 4 * row, tl.load(position), q_weight, q_bias, k_weight, k_bias, cos, sin,
-        out_q + row, out_k + row, WIDTH, WIDTH, HEAD_DIM, BLOCK,
-    )  # fmt: skip
+    now = tl.load(position)
+    inputs = qk_conv_inputs(
+        ring + 4 * row, now, q_weight, q_bias, k_weight, k_bias, cos, sin, True, WIDTH, WIDTH, HEAD_DIM, BLOCK
+    )
+    q_even, q_odd, k_even, k_odd = qk_conv_rotary_columns(
+        inputs, x + sequence * x_stride, ring + 4 * row, now, WIDTH, WIDTH, BLOCK
+    )
+    even = tl.arange(0, BLOCK // 2) * 2
+    mask = even < WIDTH
+    tl.store(out_q + row + even, q_even, mask)
+    tl.store(out_q + row + even + 1, q_odd, mask)
+    tl.store(out_k + row + even, k_even, mask)
+    tl.store(out_k + row + even + 1, k_odd, mask)
     heads = tl.arange(0, HEADS_BLOCK)
     logit = tl.load(lr_logits + sequence * lr_stride + heads, heads < HEADS, 0.0)
     bias = tl.load(lr_bias + heads, heads < HEADS, 0.0)
@@ -279,16 +336,17 @@ def qk_conv_rotary(
 
 
 @triton.jit
-def gated_layer_norm_row(x, gate, weight, bias, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr):
+def gated_layer_norm_row(
+    x, gate_row, weight_row, bias_row, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
+):
     """One sequence's row; the pointers are to it."""
     cols = tl.arange(0, BLOCK)
     mask = cols < WIDTH
     value = tl.load(x + cols, mask, 0.0).to(tl.float32)
     centered = tl.where(mask, value - tl.sum(value, 0) / WIDTH, 0.0)
     rstd = tl.rsqrt(tl.sum(centered * centered, 0) / WIDTH + EPS)
-    normed = centered * rstd * tl.load(weight + cols, mask, 0.0).to(tl.float32)
-    normed += tl.load(bias + cols, mask, 0.0).to(tl.float32)
-    g = tl.load(gate + cols, mask, 0.0).to(tl.float32)
+    normed = centered * rstd * weight_row.to(tl.float32) + bias_row.to(tl.float32)
+    g = gate_row.to(tl.float32)
     g = g * tl.sigmoid(1.5957691216057308 * g * (1.0 + 0.044715 * g * g))
     tl.store(out + cols, g * normed, mask)
 
@@ -299,7 +357,9 @@ def _gated_layer_norm_kernel(
 ):
     sequence = tl.program_id(0).to(tl.int64)
     row = sequence * WIDTH
-    gated_layer_norm_row(x + row, gate + sequence * gate_stride, weight, bias, out + row, WIDTH, BLOCK, EPS)
+    gate_row = load_row(gate + sequence * gate_stride, True, WIDTH, BLOCK)
+    weight_row, bias_row = load_row(weight, True, WIDTH, BLOCK), load_row(bias, True, WIDTH, BLOCK)
+    gated_layer_norm_row(x + row, gate_row, weight_row, bias_row, out + row, WIDTH, BLOCK, EPS)
 
 
 @opaque(shapes=_one_row)

@@ -16,28 +16,31 @@ from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
 
 LARGEST_BATCH = 16
 WARPS = 8
-COLUMNS = 2048  # of a weight's tile
 LINE = 64  # elements of 16 bits in a line of the cache
-TILE, CHUNK = 128, 32  # hidden units of TTT-MLP that are processed, and folded, at a time
+CHUNK = 32  # hidden units of TTT-MLP that are folded at a time
+LARGEST_MLP_HEAD = 64  # the matrices of a larger one do not fit into a program's registers
 assert LayerTensors._fields[:-2] == WEIGHTS
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What changes the time of a step, and nothing else. None of it has been measured yet.
+    """What changes the time of a step, and nothing else.
 
-    redundant: every program computes all norms for itself. columns_down: of a tile of the down projection, whose rows
-    are the longest. ahead: tiles of the gate and up projections that a program without a head requests meanwhile.
+    redundant: every program computes all norms for itself. span, span_down: columns of a weight's tile; the down
+    projection's rows are the longest. requested: sixteens of rows of the gate and up projections that a program without
+    a head requests meanwhile.
     """
 
     redundant: bool
-    columns_down: int
-    ahead: int
+    span: int
+    span_down: int
+    requested: int
 
     @classmethod
     def of(cls, batch: int) -> "Tuning":
         """The choice for this batch."""
-        return cls(redundant=batch <= 2, columns_down=2048 if batch <= 8 else 1024, ahead=2)
+        span = 1024 if batch <= 8 else 512
+        return cls(redundant=batch <= 2, span=span, span_down=span, requested=2)
 
 
 class Stuck(RuntimeError):
@@ -61,6 +64,7 @@ class StepShape:
     head_dim: int
     projected: int
     embedding: int
+    is_mlp: bool
 
 
 def unsupported(shape: StepShape, batch: int, dtype: torch.dtype, device: torch.device) -> str | None:
@@ -73,6 +77,8 @@ def unsupported(shape: StepShape, batch: int, dtype: torch.dtype, device: torch.
         return f"the GPU has compute capability {capability[0]}.{capability[1]}; it needs {TENSOR_CORES[0]}.0"
     if shape.head_dim < ROWS or shape.head_dim & (shape.head_dim - 1):
         return f"heads of {shape.head_dim}: it takes powers of two from {ROWS} on"
+    if shape.is_mlp and shape.head_dim > LARGEST_MLP_HEAD:
+        return f"TTT-MLP with heads of {shape.head_dim}: it takes up to {LARGEST_MLP_HEAD}"
     for what, rows in (("hidden size", shape.width), ("projection", shape.projected), ("vocabulary", shape.embedding)):
         if rows % ROWS:
             return f"{what} of {rows}: it takes multiples of {ROWS}"
@@ -97,7 +103,7 @@ class PersistentStep:
         self.device, dtype = embedding.device, embedding.dtype
         width, intermediate, projected = one.o_proj.shape[0], one.down_proj.shape[1], one.projection.shape[0]
         heads, dim = one.norm_weight.shape
-        shape = StepShape(width, intermediate, dim, projected, embedding.shape[0])
+        shape = StepShape(width, intermediate, dim, projected, embedding.shape[0], tensors.inner_layer is MLP)
         if reason := unsupported(shape, batch, dtype, self.device):
             raise ValueError(f"a whole step as one kernel: {reason}")
         cuda = self.device.type == "cuda"
@@ -117,8 +123,7 @@ class PersistentStep:
         self.best = empty(self.programs, self.padded, dtype=torch.int64)
         self.buffers = [
             *(empty(batch, width) for _ in range(3)), empty(rows, width), empty(batch, projected),
-            empty(batch, width), empty(batch, width), empty(batch, heads, dtype=torch.float32), empty(batch, width),
-            empty(batch, intermediate), self.logits, self.best,
+            empty(batch, width), empty(batch, intermediate), self.logits, self.best,
         ]  # fmt: skip
         self.arrived = torch.zeros(1, dtype=torch.int32, device=self.device)
         # in the host's memory, so that looking at it waits for nothing
@@ -131,21 +136,27 @@ class PersistentStep:
             "LAYERS": len(tensors.layers), "COLUMNS": self.table.shape[1], "WIDTH": width,
             "INTERMEDIATE": intermediate, "HEADS": heads, "HEAD_DIM": dim, "PROJECTED": projected,
             "VOCAB": tensors.vocab, "PADDED_VOCAB": embedding.shape[0], "BATCH": self.padded,
-            "BLOCK": triton.next_power_of_2(width), "BLOCK_K": _columns(width, COLUMNS),
-            "BLOCK_DOWN": _columns(intermediate, tuning.columns_down), "WARPS": WARPS,
+            "BLOCK": triton.next_power_of_2(width), "SPAN": _columns(width, tuning.span),
+            "SPAN_DOWN": _columns(intermediate, tuning.span_down), "WARPS": WARPS,
             "PROGRAMS": triton.next_power_of_2(self.programs), "REDUNDANT": redundant,
-            "MLP": tensors.inner_layer is MLP, "TILE": min(TILE, 4 * dim), "CHUNK": CHUNK, "SLOTS": MINI_BATCH,
+            "MLP": tensors.inner_layer is MLP, "CHUNK": CHUNK, "SLOTS": MINI_BATCH,
+            "SEQUENCES": batch if redundant else triton.cdiv(batch, self.programs),
+            "UNITS": triton.cdiv(batch * heads, self.programs),
             "EPS": NORM_EPS, "PATIENCE": PATIENCE, "TIMELINE": timeline,
-            "AHEAD": tuning.ahead if cuda else 0,  # the interpreter knows no PTX
+            "REQUESTED": tuning.requested if cuda else 0,  # the interpreter knows no PTX
             "LINES": triton.next_power_of_2(triton.cdiv(width, LINE)),
         }  # fmt: skip
 
     def __call__(self, tokens: Tensor, next_tokens: Tensor) -> Tensor:
         """Feed tokens [B] int64; the next ones go to ``next_tokens`` [B] int64, which may be the same tensor.
 
-        Returns logits [B, V], which the next call overwrites. Raises :class:`Stuck` after a call that has failed.
+        Returns logits [B, V], which the next call overwrites. Raises :class:`Stuck` after a call that has failed, and
+        ValueError if ``next_tokens`` is not contiguous.
         """
         self.check()
+        if not next_tokens.is_contiguous():
+            raise ValueError("next_tokens: the kernel writes one after the other, and this tensor has gaps")
+        tokens = tokens.contiguous()
         shared = self.tensors
         self.arrived.zero_()
         persistent_step_kernel[(self.programs,)](

@@ -1,13 +1,17 @@
 """Products of a few rows with a large weight, whose tiles go from memory straight into the tensor cores' registers.
 
-y [B, N] = x [B, K] Wᵀ for W [N, K] row-major, B ≤ 16. A tile is 16 rows of W times BLOCK_K columns. The warps of a
+y [B, N] = x [B, K] Wᵀ for W [N, K] row-major, B ≤ 16. A tile is 16 rows of W times SPAN columns. The warps of a
 program divide its columns and add their sums at the end, so that every warp's loads are in flight at once.
 
-Loads and tensor cores want different orders. A thread loads 16 bytes, eight neighboring columns of one row. The
-instruction wants, of every 16 columns, two neighbors and the two that are eight further on. The order of the columns is
-free as long as it is the same for W and x. So the columns are renamed: of five bits c4 c3 c2 c1 c0 that number 32
-columns, c2 c1 c4 c3 c0 number them for the product. A thread's 16 bytes then are its operands, and nothing passes
-through shared memory.
+A program has AHEAD tiles on their way: as soon as one is multiplied, its registers are requested anew. With fewer, the
+memory would pause whenever a tile has come and the next has not been asked for. Which registers a tile has is known
+when the kernel is compiled, so nothing is moved between them.
+
+Loads and tensor cores want different orders. A thread loads 16 bytes, eight neighboring columns of one row. As operands
+of two instructions, it is to have, of 32 columns, four neighbors and the four that are sixteen further on. The order of
+the columns is free as long as it is the same for W and x. So the columns are renamed: of five bits c4 c3 c2 c1 c0 that
+number 32 columns, c2 c4 c3 c1 c0 number them for the product. A thread's 16 bytes then are its operands, and nothing
+passes through shared memory or another thread.
 """
 
 import triton
@@ -15,57 +19,106 @@ import triton.language as tl
 
 ROWS = 16  # of W in a tile, as the tensor cores' instruction has
 LANE_COLUMNS = 32  # columns that a warp's lanes cover with 16-byte loads, eight rows at a time
+AHEAD = 4  # tiles that a program has on their way
+
+
+@triton.jit
+def as_pairs(x):
+    """A pointer to elements of 16 bits as one to pairs of them. What a loop hands on is loaded in pairs: a single
+    element would take a whole register, and taking a pair apart waits until it has come."""
+    return x.to(tl.pointer_type(tl.int32), bitcast=True)
+
+
+@triton.jit
+def unpacked(pairs, dtype: tl.constexpr):
+    """Pairs [...] as elements [..., 2]."""
+    low, high = pairs.to(tl.int16), (pairs >> 16).to(tl.int16)
+    return tl.join(low.to(dtype, bitcast=True), high.to(dtype, bitcast=True))
 
 
 @triton.jit
 def load_tile(
-    w, tile, chunk, wanted, N: tl.constexpr, K: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    w, tile, CHUNK: tl.constexpr, wanted, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
     GATED: tl.constexpr,
 ):  # fmt: skip
-    """Tile number ``tile`` of W [N, K], columns from ``chunk`` · BLOCK_K on, as it lies in memory; zeros unless
+    """Sixteen rows, number ``tile``, of W [N, K], columns from CHUNK · SPAN on, as they lie in memory; zeros unless
     ``wanted``. GATED: rows 0 to 7 are of the first half of W, rows 8 to 15 their partners in the second half."""
-    STEPS: tl.constexpr = BLOCK_K // (32 * WARPS)
+    STEPS: tl.constexpr = SPAN // (32 * WARPS)
     half = tl.arange(0, 2)[:, None, None, None, None]
     step = tl.arange(0, STEPS)[None, :, None, None, None]
     warp = tl.arange(0, WARPS)[None, None, :, None, None]
     row = tl.arange(0, 8)[None, None, None, :, None]
-    column = tl.arange(0, 32)[None, None, None, None, :]
+    pair = tl.arange(0, 16)[None, None, None, None, :]
     rows = tile * 8 + row + half * (N // 2) if GATED else tile * 16 + row + half * 8
-    columns = chunk * BLOCK_K + (step * WARPS + warp) * 32 + column
+    pairs = CHUNK * (SPAN // 2) + (step * WARPS + warp) * 16 + pair
     return tl.load(
-        w + rows.to(tl.int64) * K + columns, (columns < K) & wanted, 0.0, eviction_policy="evict_first"
-    )  # fmt: skip
+        as_pairs(w) + rows.to(tl.int64) * (K // 2) + pairs, (pairs < K // 2) & wanted, 0, eviction_policy="evict_first"
+    )
 
 
 @triton.jit
-def as_left(tile, STEPS: tl.constexpr, WARPS: tl.constexpr):
+def as_left(tile, dtype: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr):
     """A loaded tile as the left operand [WARPS, 16, STEPS · 32] of the tensor cores."""
-    bits = tl.permute(tl.reshape(tile, (2, STEPS, WARPS, 8, 4, 2, 2, 2)), (2, 0, 3, 1, 5, 6, 4, 7))
-    return tl.reshape(bits, (WARPS, 16, STEPS * 32))
+    bits = unpacked(tl.reshape(tile, (2, STEPS, WARPS, 8, 4, 2, 2)), dtype)
+    return tl.reshape(tl.permute(bits, (2, 0, 3, 1, 5, 4, 6, 7)), (WARPS, 16, STEPS * 32))
 
 
 @triton.jit
 def load_rows(
-    x, stride, batch, chunk, K: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr, BATCH: tl.constexpr
+    x, stride, batch, CHUNK: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, BATCH: tl.constexpr
 ):
-    """The columns of x [B, K] from ``chunk`` · BLOCK_K on as the right operand [WARPS, BLOCK_K / WARPS, BATCH]."""
-    STEPS: tl.constexpr = BLOCK_K // (32 * WARPS)
+    """The columns of x [B, K] from CHUNK · SPAN on as the right operand [WARPS, SPAN / WARPS, BATCH]."""
+    STEPS: tl.constexpr = SPAN // (32 * WARPS)
     eighth = tl.arange(0, BATCH // 8)[:, None, None, None, None]
     step = tl.arange(0, STEPS)[None, :, None, None, None]
     warp = tl.arange(0, WARPS)[None, None, :, None, None]
     row = tl.arange(0, 8)[None, None, None, :, None]
-    column = tl.arange(0, 32)[None, None, None, None, :]
+    pair = tl.arange(0, 16)[None, None, None, None, :]
     rows = eighth * 8 + row
-    columns = chunk * BLOCK_K + (step * WARPS + warp) * 32 + column
-    loaded = tl.load(x + rows * stride + columns, (rows < batch) & (columns < K), 0.0)
-    bits = tl.permute(tl.reshape(loaded, (BATCH // 8, STEPS, WARPS, 8, 4, 2, 2, 2)), (2, 1, 5, 6, 4, 7, 0, 3))
-    return tl.reshape(bits, (WARPS, STEPS * 32, BATCH))
+    pairs = CHUNK * (SPAN // 2) + (step * WARPS + warp) * 16 + pair
+    loaded = tl.load(as_pairs(x) + rows * (stride // 2) + pairs, (rows < batch) & (pairs < K // 2), 0)
+    bits = unpacked(tl.reshape(loaded, (BATCH // 8, STEPS, WARPS, 8, 4, 2, 2)), x.dtype.element_ty)
+    return tl.reshape(tl.permute(bits, (2, 1, 5, 4, 6, 7, 0, 3)), (WARPS, STEPS * 32, BATCH))
 
 
 @triton.jit
-def first_tile(w, N: tl.constexpr, K: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr):
-    """The tile with which this program begins, to be requested before the rows of x are known."""
-    return load_tile(w, tl.program_id(0), 0, tl.program_id(0) < N // 16, N, K, BLOCK_K, WARPS, GATED)
+def load_turn(
+    w, first, TURN: tl.constexpr, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
+    GATED: tl.constexpr,
+):  # fmt: skip
+    """This program's tile, TURN turns after its sixteen rows number ``first`` began; zeros after the last."""
+    sixteen = tl.program_id(0) + (first + TURN // turns(K, SPAN)) * tl.num_programs(0)
+    return load_tile(w, sixteen, TURN % turns(K, SPAN), sixteen < N // 16, N, K, SPAN, WARPS, GATED)
+
+
+@triton.constexpr_function
+def ahead():
+    """AHEAD, for kernels."""
+    return AHEAD
+
+
+@triton.constexpr_function
+def turns(k, span):
+    """Tiles of 16 rows of W: as many as divide AHEAD, or a multiple of it; the last ones may be empty."""
+    needed = -(-k // span)
+    return 1 if needed == 1 else 2 if needed == 2 else -(-needed // AHEAD) * AHEAD
+
+
+@triton.jit
+def first_tiles(w, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr):
+    """The tiles with which this program begins, to be requested before the rows of x are known."""
+    return (
+        load_turn(w, 0, 0, N, K, SPAN, WARPS, GATED),
+        load_turn(w, 0, 1, N, K, SPAN, WARPS, GATED),
+        load_turn(w, 0, 2, N, K, SPAN, WARPS, GATED),
+        load_turn(w, 0, 3, N, K, SPAN, WARPS, GATED),
+    )
+
+
+@triton.jit
+def replaced(tiles, PLACE: tl.constexpr, tile):
+    """The tiles with another one at PLACE."""
+    return tiles[:PLACE] + (tile,) + tiles[PLACE + 1 :]  # noqa: RUF005 - Triton knows no starred expressions
 
 
 @triton.jit
@@ -85,52 +138,64 @@ def index_of(best):
 
 @triton.jit
 def product(
-    tile_ahead, x, stride, w, out, out_stride, batch, real_rows,
-    N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    tiles, x, stride, w, out, out_stride, batch, real_rows,
+    N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
     GATED: tl.constexpr, BEST: tl.constexpr,
 ):  # fmt: skip
-    """This program's tiles of out = x Wᵀ, rounded to out's dtype. ``tile_ahead``: of :func:`first_tile`.
+    """This program's rows of out = x Wᵀ, rounded to out's dtype. tiles: of :func:`first_tiles`.
 
     GATED: out [B, N / 2] = silu(gate) · up, of the first and the second half of W's rows, each rounded before.
     BEST: returns [BATCH] int64, the largest value of this program's first ``real_rows`` rows (:func:`best_of`).
     """
-    TILES: tl.constexpr = N // 16
-    CHUNKS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
-    STEPS: tl.constexpr = BLOCK_K // (32 * WARPS)
+    TURNS: tl.constexpr = turns(K, SPAN)
+    STEPS: tl.constexpr = SPAN // (32 * WARPS)
+    COUNT: tl.constexpr = ahead()
+    TOGETHER: tl.constexpr = COUNT // TURNS if TURNS < COUNT else 1  # sixteens of rows in a round of the loop
+    HELD: tl.constexpr = TURNS < COUNT  # x stays in registers; else its columns are loaded anew in each turn
     program, programs = tl.program_id(0), tl.num_programs(0)
     sequences = tl.arange(0, BATCH)
-    best = tl.full((BATCH,), -0x8000000000000000, tl.int64)
-    rows = load_rows(x, stride, batch, 0, K, BLOCK_K, WARPS, BATCH)
-    rows_ahead = rows
-    sums = tl.zeros((WARPS, 16, BATCH), tl.float32)
-    for index in range((TILES - program + programs - 1) // programs * CHUNKS):
-        tile, chunk = program + index // CHUNKS * programs, index % CHUNKS
-        tile_now, following = tile_ahead, index + 1
-        next_tile = program + following // CHUNKS * programs
-        if CHUNKS > 1:
-            rows = rows_ahead
-            rows_ahead = load_rows(x, stride, batch, following % CHUNKS, K, BLOCK_K, WARPS, BATCH)
-        tile_ahead = load_tile(w, next_tile, following % CHUNKS, next_tile < TILES, N, K, BLOCK_K, WARPS, GATED)
-        sums = tl.dot(as_left(tile_now, STEPS, WARPS), rows, sums)
-        if chunk == CHUNKS - 1:
+    best = tl.full((16, BATCH), -0x8000000000000000, tl.int64)
+    rows = load_rows(x, stride, batch, 0, K, SPAN, WARPS, BATCH)
+    others = rows
+    if TURNS == 2:
+        others = load_rows(x, stride, batch, 1, K, SPAN, WARPS, BATCH)
+    rounds = (N // 16 - program + programs * TOGETHER - 1) // (programs * TOGETHER)
+    # one stage: Triton's own pipeline would take the tiles through shared memory
+    for round in tl.range(0, rounds, num_stages=1):
+        for part in tl.static_range(TOGETHER):
+            sixteen = program + (round * TOGETHER + part) * programs
+            sums = tl.zeros((WARPS, 16, BATCH), tl.float32)
+            for turn in tl.static_range(TURNS):
+                if HELD:
+                    now = others if turn == 1 else rows
+                else:
+                    now = rows
+                    rows = load_rows(x, stride, batch, (turn + 1) % TURNS, K, SPAN, WARPS, BATCH)
+                sums = tl.dot(
+                    as_left(tiles[(part * TURNS + turn) % COUNT], x.dtype.element_ty, STEPS, WARPS), now, sums
+                )
+                following = load_turn(
+                    w, round * TOGETHER, part * TURNS + turn + COUNT, N, K, SPAN, WARPS, GATED
+                )  # fmt: skip
+                tiles = replaced(tiles, (part * TURNS + turn) % COUNT, following)
+            there = sixteen < N // 16
             rounded = tl.sum(sums, 0).to(out.dtype.element_ty)
             if GATED:
                 halves = tl.permute(tl.reshape(rounded, (2, 8, BATCH)), (1, 2, 0))
                 gate, up = tl.split(halves.to(tl.float32))
-                columns = tile * 8 + tl.arange(0, 8)
+                columns = sixteen * 8 + tl.arange(0, 8)
                 result = gate * tl.sigmoid(gate) * up
             else:
-                columns = tile * 16 + tl.arange(0, 16)
+                columns = sixteen * 16 + tl.arange(0, 16)
                 result = rounded
-            place = sequences[None, :] * out_stride + columns[:, None]
-            real = (columns < real_rows)[:, None]
-            tl.store(out + place, result, (sequences < batch)[None, :] & real)
+            real = ((columns < real_rows) & there)[:, None]
+            tl.store(
+                out + sequences[None, :] * out_stride + columns[:, None], result, (sequences < batch)[None, :] & real
+            )
             if BEST:
                 values = tl.where(real, rounded.to(tl.float32), -float("inf"))
-                here = best_of(values, columns[:, None] + tl.zeros((16, BATCH), tl.int32))
-                best = tl.maximum(best, tl.max(here, 0))
-            sums = tl.zeros((WARPS, 16, BATCH), tl.float32)
-    return best
+                best = tl.maximum(best, best_of(values, columns[:, None] + tl.zeros((16, BATCH), tl.int32)))
+    return tl.max(best, 0)
 
 
 @triton.jit

@@ -9,7 +9,8 @@ With REDUNDANT, every program computes the norms of all sequences for itself, wh
 a layer; it pays at one or two sequences. A step begins with the embedding and ends with the head and the arg-max.
 
 Buffers that two stages share are written in one and read in another, with a meeting between them. Only what a program
-writes for itself alone, q, k, lr and with REDUNDANT x, it reads in the same stage.
+writes for itself alone, with REDUNDANT x, it reads in the same stage. Weights, older tokens and the state depend on no
+other program: a program requests them when it has come to a meeting, and they travel while it waits for the others.
 """
 
 import triton
@@ -17,15 +18,18 @@ import triton.language as tl
 
 from ttt_mlflow.kernels.block.fused import (
     add_rms_norm_row,
+    conv_rms_norm_inputs,
     conv_rms_norm_row,
     gated_layer_norm_row,
     learning_rate,
+    load_row,
+    qk_conv_inputs,
     qk_conv_rotary_columns,
 )
-from ttt_mlflow.kernels.persistent.grid import meet
-from ttt_mlflow.kernels.persistent.products import first_tile, index_of, product, request
-from ttt_mlflow.kernels.ttt_linear.decode import linear_decode_head
-from ttt_mlflow.kernels.ttt_mlp.decode import mlp_decode_head
+from ttt_mlflow.kernels.persistent.grid import arrive, wait
+from ttt_mlflow.kernels.persistent.products import first_tiles, index_of, product, request
+from ttt_mlflow.kernels.ttt_linear.decode import linear_head_state, linear_head_step
+from ttt_mlflow.kernels.ttt_mlp.decode_held import mlp_head_state, mlp_head_step
 
 # what a layer's row of the table of addresses holds, in this order; then the state and the slots
 WEIGHTS = (
@@ -48,56 +52,91 @@ def rows_are_there(arrived, failed, times, met, patience, REDUNDANT: tl.constexp
     if REDUNDANT:
         tl.debug_barrier()
     else:
-        met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+        met = arrive(arrived, times, met, TIMELINE)
+        patience = wait(arrived, failed, times, met, patience, TIMELINE)
     return met, patience
 
 
 @triton.jit
-def head_of_layer(
-    unit, row, now, position, projected, q, k, lr, mixed, cos, sin, base_lr, eta_like,
-    PROJECTED: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, MLP: tl.constexpr,
-    TILE: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr,
+def head_inputs(
+    unit, wanted, row, now, like, float_like, cos, sin,
+    WIDTH: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, MLP: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """One sequence and head: convolutions, rotary embedding, learning rate, and the inner net's decode step."""
+    """What :func:`head_step` takes that depends on no other stage: weights, older tokens, and the state."""
     sequence, h = unit // HEADS, unit % HEADS
     first = h * HEAD_DIM
-    BLOCK: tl.constexpr = triton.next_power_of_2(HEAD_DIM)
-    qk_conv_rotary_columns(
-        projected + sequence * PROJECTED + first, at(row, 20, q) + sequence * 4 * WIDTH + first, now,
-        at(row, 5, q) + first, at(row, 6, q) + first, at(row, 7, q) + first, at(row, 8, q) + first, cos, sin,
-        q + unit * HEAD_DIM, k + unit * HEAD_DIM, HEAD_DIM, WIDTH, HEAD_DIM, BLOCK,
+    convolution = qk_conv_inputs(
+        at(row, 20, like) + sequence * 4 * WIDTH + first, now, at(row, 5, like) + first, at(row, 6, like) + first,
+        at(row, 7, like) + first, at(row, 8, like) + first, cos, sin, wanted, HEAD_DIM, WIDTH, HEAD_DIM, HEAD_DIM,
     )  # fmt: skip
-    logit = tl.load(projected + sequence * PROJECTED + 3 * WIDTH + h)
-    tl.store(lr + unit, learning_rate(logit, tl.load(at(row, 9, q) + h), base_lr, HEAD_DIM))
-    tl.debug_barrier()  # q, k and lr are read below by other threads
-    eta, norm_weight, norm_bias, v = at(row, 10, eta_like), at(row, 11, q), at(row, 12, q), projected + WIDTH
+    lr_bias = tl.load(at(row, 9, like) + h)
+    eta, norm_weight, norm_bias = at(row, 10, float_like), at(row, 11, like), at(row, 12, like)
     if MLP:
-        mlp_decode_head(
-            unit, q, k, v, PROJECTED, lr, eta, position, norm_weight, norm_bias,
-            at(row, INNER, q), at(row, INNER + 1, q), at(row, INNER + 2, q), at(row, INNER + 3, q),
-            at(row, INNER + 4, q), at(row, INNER + 5, q), at(row, INNER + 6, q), at(row, INNER + 7, q),
-            mixed, HEADS, HEAD_DIM, BLOCK, TILE, 1, CHUNK, SLOTS, EPS,
+        state = mlp_head_state(
+            unit, now, wanted, eta, norm_weight, norm_bias,
+            at(row, INNER, like), at(row, INNER + 1, like), at(row, INNER + 2, like), at(row, INNER + 3, like),
+            at(row, INNER + 4, like), at(row, INNER + 5, like), at(row, INNER + 6, like), at(row, INNER + 7, like),
+            HEADS, HEAD_DIM, SLOTS,
         )  # fmt: skip
     else:
-        linear_decode_head(
-            unit, q, k, v, PROJECTED, lr, eta, position, norm_weight, norm_bias,
-            at(row, INNER, q), at(row, INNER + 1, q), at(row, INNER + 2, q), at(row, INNER + 3, q),
-            mixed, HEADS, HEAD_DIM, BLOCK, SLOTS, EPS,
+        state = linear_head_state(
+            unit, now, wanted, eta, norm_weight, norm_bias,
+            at(row, INNER, like), at(row, INNER + 1, like), at(row, INNER + 2, like), at(row, INNER + 3, like),
+            HEADS, HEAD_DIM, HEAD_DIM, SLOTS,
+        )  # fmt: skip
+    return convolution, lr_bias, state
+
+
+@triton.jit
+def head_step(
+    unit, inputs, row, now, projected, mixed, base_lr,
+    PROJECTED: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, MLP: tl.constexpr,
+    CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr,
+):  # fmt: skip
+    """One sequence and head: convolutions, rotary embedding, learning rate, and the inner net's decode step."""
+    convolution, lr_bias, state = inputs
+    sequence, h = unit // HEADS, unit % HEADS
+    first = h * HEAD_DIM
+    projected += sequence * PROJECTED
+    v = tl.load(projected + WIDTH + first + tl.arange(0, HEAD_DIM))
+    rate = learning_rate(tl.load(projected + 3 * WIDTH + h), lr_bias, base_lr, HEAD_DIM)
+    q_even, q_odd, k_even, k_odd = qk_conv_rotary_columns(
+        convolution, projected + first, at(row, 20, projected) + sequence * 4 * WIDTH + first, now,
+        HEAD_DIM, WIDTH, HEAD_DIM,
+    )  # fmt: skip
+    q = tl.reshape(tl.join(q_even, q_odd), (HEAD_DIM,)).to(v.dtype)
+    k = tl.reshape(tl.join(k_even, k_odd), (HEAD_DIM,)).to(v.dtype)
+    if MLP:
+        mlp_head_step(
+            unit, now, state, k, q, v, rate,
+            at(row, INNER, mixed), at(row, INNER + 1, mixed), at(row, INNER + 2, mixed), at(row, INNER + 3, mixed),
+            at(row, INNER + 4, mixed), at(row, INNER + 5, mixed), at(row, INNER + 6, mixed), at(row, INNER + 7, mixed),
+            mixed, HEAD_DIM, CHUNK, SLOTS, EPS,
+        )  # fmt: skip
+    else:
+        linear_head_step(
+            unit, now, state, k, q, k, q, v, rate,
+            at(row, INNER, mixed), at(row, INNER + 1, mixed), at(row, INNER + 2, mixed), at(row, INNER + 3, mixed),
+            mixed, HEAD_DIM, HEAD_DIM, SLOTS, EPS,
         )  # fmt: skip
 
 
 @triton.jit
 def persistent_step_kernel(
     table, fed, position, embedding, last_norm, cos, sin, base_lr, batch,
-    hidden, between, delta, x, projected, q, k, lr, mixed, inner, logits, best, next_tokens, arrived, failed, times,
+    hidden, between, delta, x, projected, mixed, inner, logits, best, next_tokens, arrived, failed, times,
     LAYERS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, INTERMEDIATE: tl.constexpr,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PROJECTED: tl.constexpr, VOCAB: tl.constexpr,
-    PADDED_VOCAB: tl.constexpr, BATCH: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
-    BLOCK_DOWN: tl.constexpr, WARPS: tl.constexpr, PROGRAMS: tl.constexpr, REDUNDANT: tl.constexpr, MLP: tl.constexpr,
-    TILE: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr, PATIENCE: tl.constexpr,
-    TIMELINE: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr,
+    PADDED_VOCAB: tl.constexpr, BATCH: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
+    SPAN_DOWN: tl.constexpr, WARPS: tl.constexpr, PROGRAMS: tl.constexpr, REDUNDANT: tl.constexpr, MLP: tl.constexpr,
+    SEQUENCES: tl.constexpr, UNITS: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr,
+    PATIENCE: tl.constexpr,
+    TIMELINE: tl.constexpr, REQUESTED: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
-    """One token of ``batch`` sequences; see :func:`ttt_mlflow.kernels.persistent.launch.persistent_step`."""
+    """One token of ``batch`` sequences; see :class:`ttt_mlflow.kernels.persistent.launch.PersistentStep`.
+
+    SEQUENCES whose norms a program computes, UNITS of a sequence and a head that it takes, at most.
+    """
     program, programs = tl.program_id(0), tl.num_programs(0)
     now = tl.load(position)
     newest = now % 4
@@ -114,84 +153,114 @@ def persistent_step_kernel(
         word = tl.load(embedding + token * WIDTH + cols, cols < WIDTH, 0.0)
         tl.store(hidden + sequence * WIDTH + cols, word, cols < WIDTH)
         tl.store(delta + sequence * WIDTH + cols, word * 0, cols < WIDTH)
+    met = arrive(arrived, times, met, TIMELINE)
 
+    # each stage: say that this program has come, request what does not depend on the others, wait for them
     for layer in range(LAYERS):
         row = table + layer * COLUMNS
-        weight = at(row, 4, hidden)
-        ahead = first_tile(weight, PROJECTED, WIDTH, BLOCK_K, WARPS, False)
-        met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
-        for sequence in range(start, batch, stride):
-            line = sequence * WIDTH
+        ring, conv_norm, conv_taps = at(row, 19, hidden), at(row, 0, hidden), at(row, 1, hidden)
+        conv_bias, seq_norm, weight = at(row, 2, hidden), at(row, 3, hidden), at(row, 4, hidden)
+        inputs = conv_rms_norm_inputs(
+            ring + 4 * start * WIDTH, newest, conv_norm, conv_taps, conv_bias, seq_norm, start < batch, WIDTH, BLOCK
+        )
+        tiles = first_tiles(weight, PROJECTED, WIDTH, SPAN, WARPS, False)
+        patience = wait(arrived, failed, times, met, patience, TIMELINE)
+        if start < batch:
+            line = start * WIDTH
             conv_rms_norm_row(
-                hidden + line, delta + line, at(row, 19, hidden) + 4 * line, newest, at(row, 0, hidden),
-                at(row, 1, hidden), at(row, 2, hidden), at(row, 3, hidden), between + line, own + line, keep,
+                inputs, hidden + line, delta + line, ring + 4 * line, newest, between + line, own + line, keep,
                 WIDTH, BLOCK, EPS,
             )  # fmt: skip
+        for more in tl.static_range(1, SEQUENCES):
+            if start + more * stride < batch:
+                line = (start + more * stride) * WIDTH
+                others = conv_rms_norm_inputs(
+                    ring + 4 * line, newest, conv_norm, conv_taps, conv_bias, seq_norm, True, WIDTH, BLOCK
+                )
+                conv_rms_norm_row(
+                    others, hidden + line, delta + line, ring + 4 * line, newest, between + line, own + line, keep,
+                    WIDTH, BLOCK, EPS,
+                )  # fmt: skip
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
-            ahead, own, WIDTH, weight, projected, PROJECTED, batch, PROJECTED,
-            PROJECTED, WIDTH, BATCH, BLOCK_K, WARPS, False, False,
+            tiles, own, WIDTH, weight, projected, PROJECTED, batch, PROJECTED,
+            PROJECTED, WIDTH, BATCH, SPAN, WARPS, False, False,
         )  # fmt: skip
-        met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+        met = arrive(arrived, times, met, TIMELINE)
 
+        if UNITS == 1:
+            head = head_inputs(
+                program, program < batch * HEADS, row, now, hidden, cos, cos, sin, WIDTH, HEADS, HEAD_DIM, MLP, SLOTS
+            )
         # programs without a head have nothing to do until the others meet them, and so has the memory
-        if AHEAD and program >= batch * HEADS:
-            request(at(row, 17, hidden), AHEAD, 2 * INTERMEDIATE, WIDTH, LINES, True)
-        for unit in range(program, batch * HEADS, programs):
-            head_of_layer(
-                unit, row, now, position, projected, q, k, lr, mixed, cos, sin, base_lr, lr,
-                PROJECTED, WIDTH, HEADS, HEAD_DIM, MLP, TILE, CHUNK, SLOTS, EPS,
-            )  # fmt: skip
+        if REQUESTED and program >= batch * HEADS:
+            request(at(row, 17, hidden), REQUESTED, 2 * INTERMEDIATE, WIDTH, LINES, True)
+        patience = wait(arrived, failed, times, met, patience, TIMELINE)
+        if UNITS == 1:
+            if program < batch * HEADS:
+                head_step(
+                    program, head, row, now, projected, mixed, base_lr,
+                    PROJECTED, WIDTH, HEADS, HEAD_DIM, MLP, CHUNK, SLOTS, EPS,
+                )  # fmt: skip
+        else:
+            for unit in range(program, batch * HEADS, programs):
+                one = head_inputs(unit, True, row, now, hidden, cos, cos, sin, WIDTH, HEADS, HEAD_DIM, MLP, SLOTS)
+                head_step(
+                    unit, one, row, now, projected, mixed, base_lr,
+                    PROJECTED, WIDTH, HEADS, HEAD_DIM, MLP, CHUNK, SLOTS, EPS,
+                )  # fmt: skip
+        met = arrive(arrived, times, met, TIMELINE)
+
         weight = at(row, 15, hidden)
-        ahead = first_tile(weight, WIDTH, WIDTH, BLOCK_K, WARPS, False)
-        met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+        norm_row = load_row(at(row, 13, hidden), True, WIDTH, BLOCK)
+        bias_row = load_row(at(row, 14, hidden), True, WIDTH, BLOCK)
+        tiles = first_tiles(weight, WIDTH, WIDTH, SPAN, WARPS, False)
+        patience = wait(arrived, failed, times, met, patience, TIMELINE)
         for sequence in range(start, batch, stride):
             line = sequence * WIDTH
-            gated_layer_norm_row(
-                mixed + line, projected + sequence * PROJECTED + 2 * WIDTH, at(row, 13, hidden), at(row, 14, hidden),
-                own + line, WIDTH, BLOCK, EPS,
-            )  # fmt: skip
+            gate_row = load_row(projected + sequence * PROJECTED + 2 * WIDTH, True, WIDTH, BLOCK)
+            gated_layer_norm_row(mixed + line, gate_row, norm_row, bias_row, own + line, WIDTH, BLOCK, EPS)
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
-        product(
-            ahead, own, WIDTH, weight, delta, WIDTH, batch, WIDTH,
-            WIDTH, WIDTH, BATCH, BLOCK_K, WARPS, False, False,
-        )  # fmt: skip
+        product(tiles, own, WIDTH, weight, delta, WIDTH, batch, WIDTH, WIDTH, WIDTH, BATCH, SPAN, WARPS, False, False)
+        met = arrive(arrived, times, met, TIMELINE)
 
         weight = at(row, 17, hidden)
-        ahead = first_tile(weight, 2 * INTERMEDIATE, WIDTH, BLOCK_K, WARPS, True)
-        met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+        norm_row = load_row(at(row, 16, hidden), True, WIDTH, BLOCK)
+        tiles = first_tiles(weight, 2 * INTERMEDIATE, WIDTH, SPAN, WARPS, True)
+        patience = wait(arrived, failed, times, met, patience, TIMELINE)
         for sequence in range(start, batch, stride):
             line = sequence * WIDTH
-            add_rms_norm_row(
-                between + line, delta + line, at(row, 16, hidden), hidden + line, own + line, keep, WIDTH, BLOCK, EPS
-            )  # fmt: skip
+            add_rms_norm_row(between + line, delta + line, norm_row, hidden + line, own + line, keep, WIDTH, BLOCK, EPS)
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
-            ahead, own, WIDTH, weight, inner, INTERMEDIATE, batch, INTERMEDIATE,
-            2 * INTERMEDIATE, WIDTH, BATCH, BLOCK_K, WARPS, True, False,
+            tiles, own, WIDTH, weight, inner, INTERMEDIATE, batch, INTERMEDIATE,
+            2 * INTERMEDIATE, WIDTH, BATCH, SPAN, WARPS, True, False,
         )  # fmt: skip
-        weight = at(row, 18, hidden)
-        ahead_down = first_tile(weight, WIDTH, INTERMEDIATE, BLOCK_DOWN, WARPS, False)
-        met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
-        product(
-            ahead_down, inner, INTERMEDIATE, weight, delta, WIDTH, batch, WIDTH,
-            WIDTH, INTERMEDIATE, BATCH, BLOCK_DOWN, WARPS, False, False,
-        )  # fmt: skip
+        met = arrive(arrived, times, met, TIMELINE)
 
-    ahead = first_tile(embedding, PADDED_VOCAB, WIDTH, BLOCK_K, WARPS, False)
-    met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+        weight = at(row, 18, hidden)
+        tiles = first_tiles(weight, WIDTH, INTERMEDIATE, SPAN_DOWN, WARPS, False)
+        patience = wait(arrived, failed, times, met, patience, TIMELINE)
+        product(
+            tiles, inner, INTERMEDIATE, weight, delta, WIDTH, batch, WIDTH,
+            WIDTH, INTERMEDIATE, BATCH, SPAN_DOWN, WARPS, False, False,
+        )  # fmt: skip
+        met = arrive(arrived, times, met, TIMELINE)
+
+    norm_row = load_row(last_norm, True, WIDTH, BLOCK)
+    tiles = first_tiles(embedding, PADDED_VOCAB, WIDTH, SPAN, WARPS, False)
+    patience = wait(arrived, failed, times, met, patience, TIMELINE)
     for sequence in range(start, batch, stride):
         line = sequence * WIDTH
-        add_rms_norm_row(
-            hidden + line, delta + line, last_norm, between + line, own + line, keep, WIDTH, BLOCK, EPS
-        )  # fmt: skip
+        add_rms_norm_row(hidden + line, delta + line, norm_row, between + line, own + line, keep, WIDTH, BLOCK, EPS)
     met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
     own_best = product(
-        ahead, own, WIDTH, embedding, logits, VOCAB, batch, VOCAB,
-        PADDED_VOCAB, WIDTH, BATCH, BLOCK_K, WARPS, False, True,
+        tiles, own, WIDTH, embedding, logits, VOCAB, batch, VOCAB,
+        PADDED_VOCAB, WIDTH, BATCH, SPAN, WARPS, False, True,
     )  # fmt: skip
     tl.store(best + program * BATCH + tl.arange(0, BATCH), own_best)
-    met, patience = meet(arrived, failed, times, met, patience, TIMELINE)
+    met = arrive(arrived, times, met, TIMELINE)
+    patience = wait(arrived, failed, times, met, patience, TIMELINE)
     for sequence in range(program, batch, programs):
         others = tl.arange(0, PROGRAMS)
         found = tl.load(best + others * BATCH + sequence, others < programs, -0x8000000000000000)

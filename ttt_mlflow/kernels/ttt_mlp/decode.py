@@ -28,6 +28,52 @@ from ttt_mlflow.kernels.opaque import opaque
 
 
 @triton.jit
+def mlp_fold(
+    bias2,
+    scale,
+    w1,
+    b1,
+    w2,
+    b2,
+    k_slots,
+    g1_slots,
+    x2_slots,
+    g2_slots,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SLOTS: tl.constexpr,
+):
+    """At a mini-batch's end: subtract its update from a head's state. The pointers are to the head's own.
+
+    bias2 [BLOCK] float32: b2, as it was. CHUNK: hidden units that are processed at a time.
+    """
+    HIDDEN: tl.constexpr = 4 * HEAD_DIM
+    cols, slots = tl.arange(0, BLOCK), tl.arange(0, SLOTS)
+    mask = cols < HEAD_DIM
+    tl.debug_barrier()  # this position's vectors, stored before, are read below by other threads
+    narrow = slots[:, None] * HEAD_DIM + cols[None, :]
+    all_narrow = mask[None, :] & (slots >= 0)[:, None]
+    all_keys = tl.load(k_slots + narrow, all_narrow, 0.0)
+    all_g2 = tl.load(g2_slots + narrow, all_narrow, 0.0)
+    tl.store(b2 + cols, bias2 - scale * tl.sum(all_g2.to(tl.float32), 0), mask)
+    for start in range(0, HIDDEN, CHUNK):
+        unit = start + tl.arange(0, CHUNK)
+        all_g1 = tl.load(g1_slots + slots[:, None] * HIDDEN + unit[None, :])
+        all_x2 = tl.load(x2_slots + slots[:, None] * HIDDEN + unit[None, :])
+        w1_part = w1 + cols[:, None] * HIDDEN + unit[None, :]
+        w1_new = tl.load(w1_part, mask[:, None], 0.0).to(tl.float32)
+        w1_new -= scale * tl.dot(tl.trans(all_keys), all_g1, input_precision="ieee")
+        tl.store(w1_part, w1_new, mask[:, None])
+        w2_part = w2 + unit[:, None] * HEAD_DIM + cols[None, :]
+        w2_new = tl.load(w2_part, mask[None, :], 0.0).to(tl.float32)
+        w2_new -= scale * tl.dot(tl.trans(all_x2), all_g2, input_precision="ieee")
+        tl.store(w2_part, w2_new, mask[None, :])
+        b1_new = tl.load(b1 + unit).to(tl.float32)
+        tl.store(b1 + unit, b1_new - scale * tl.sum(all_g1.to(tl.float32), 0))
+
+
+@triton.jit
 def mlp_decode_head(
     head,
     q,
@@ -69,6 +115,7 @@ def mlp_decode_head(
     b1 += head * HIDDEN
     k_slots, g2_slots = k_slots + head * SLOTS * HEAD_DIM, g2_slots + head * SLOTS * HEAD_DIM
     g1_slots, x2_slots = g1_slots + head * SLOTS * HIDDEN, x2_slots + head * SLOTS * HIDDEN
+    b2 += head * HEAD_DIM
     first = cols[:, None] * HIDDEN + units[None, :]  # the first tile of W1
     second = units[:, None] * HEAD_DIM + cols[None, :]  # the first tile of W2
     narrow = slots[:, None] * HEAD_DIM + cols[None, :]  # slots of F
@@ -101,7 +148,7 @@ def mlp_decode_head(
     v_cols = tl.load(v + sequence * v_stride + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
     gamma = tl.load(norm_weight + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
     beta = tl.load(norm_bias + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
-    bias2 = tl.load(b2 + vector, mask, 0.0).to(tl.float32)
+    bias2 = tl.load(b2 + cols, mask, 0.0).to(tl.float32)
     rate = tl.load(lr + head)
     g2 = layer_norm_l2_grad(z2 + bias2, v_cols - k_wide, gamma, beta, mask, HEAD_DIM, EPS) * rate
     g2 = g2.to(g2_slots.dtype.element_ty)
@@ -135,30 +182,12 @@ def mlp_decode_head(
     # read again, now from the cache, instead of kept in registers
     gamma = tl.load(norm_weight + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
     beta = tl.load(norm_bias + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
-    bias2 = tl.load(b2 + vector, mask, 0.0).to(tl.float32)
+    bias2 = tl.load(b2 + cols, mask, 0.0).to(tl.float32)
     result = q_cols + layer_norm(z2 + bias2 - scale * update, gamma, beta, mask, HEAD_DIM, EPS)
     tl.store(out + vector, result, mask)
 
     if now == SLOTS - 1:
-        tl.debug_barrier()  # this position's vectors, stored above, are read below by other threads
-        all_narrow = mask[None, :] & (slots >= 0)[:, None]
-        all_keys = tl.load(k_slots + narrow, all_narrow, 0.0)
-        all_g2 = tl.load(g2_slots + narrow, all_narrow, 0.0)
-        tl.store(b2 + vector, bias2 - scale * tl.sum(all_g2.to(tl.float32), 0), mask)
-        for start in range(0, HIDDEN, CHUNK):
-            unit = start + tl.arange(0, CHUNK)
-            all_g1 = tl.load(g1_slots + slots[:, None] * HIDDEN + unit[None, :])
-            all_x2 = tl.load(x2_slots + slots[:, None] * HIDDEN + unit[None, :])
-            w1_part = w1 + cols[:, None] * HIDDEN + unit[None, :]
-            w1_new = tl.load(w1_part, mask[:, None], 0.0).to(tl.float32)
-            w1_new -= scale * tl.dot(tl.trans(all_keys), all_g1, input_precision="ieee")
-            tl.store(w1_part, w1_new, mask[:, None])
-            w2_part = w2 + unit[:, None] * HEAD_DIM + cols[None, :]
-            w2_new = tl.load(w2_part, mask[None, :], 0.0).to(tl.float32)
-            w2_new -= scale * tl.dot(tl.trans(all_x2), all_g2, input_precision="ieee")
-            tl.store(w2_part, w2_new, mask[None, :])
-            b1_new = tl.load(b1 + unit).to(tl.float32)
-            tl.store(b1 + unit, b1_new - scale * tl.sum(all_g1.to(tl.float32), 0))
+        mlp_fold(bias2, scale, w1, b1, w2, b2, k_slots, g1_slots, x2_slots, g2_slots, HEAD_DIM, BLOCK, CHUNK, SLOTS)
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import torch
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.kernels.inner_layers import MINI_BATCH
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH, MLP
 from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
@@ -92,7 +92,10 @@ def _check_persistent(request: ModelRequest) -> None:
 
         config = config_of(request.name, net.layer_type, request.checkpoint)
         projected = padded(3 * config.hidden_size + config.num_heads)
-        sizes = (config.hidden_size, config.intermediate_size, config.head_dim, projected, padded(config.vocab_size))
+        sizes = (
+            config.hidden_size, config.intermediate_size, config.head_dim, projected, padded(config.vocab_size),
+            net.layer is MLP,
+        )  # fmt: skip
         batch = request.workload.batch if request.workload else 1
         reason = unsupported(StepShape(*sizes), batch, request.dtype, request.device)
     if reason:
