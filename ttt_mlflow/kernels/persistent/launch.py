@@ -39,7 +39,7 @@ class Tuning:
     @classmethod
     def of(cls, batch: int) -> "Tuning":
         """The choice for this batch."""
-        span = 1024 if batch <= 8 else 512
+        span = 512
         return cls(redundant=batch <= 2, span=span, span_down=span, requested=2)
 
 
