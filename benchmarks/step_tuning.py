@@ -23,11 +23,11 @@ from ttt_mlflow.models.ttt.sizes import PERSISTENT, build
 NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
 STEPS, TURNS = 100, 5
 CHOICES = {
-    1: [Tuning(True, 1024, 1024, 2), Tuning(True, 1024, 1024, 0), Tuning(True, 1024, 1024, 5),
-        Tuning(True, 512, 512, 2), Tuning(True, 512, 1024, 2), Tuning(False, 1024, 1024, 2)],
-    2: [Tuning(True, 1024, 1024, 2), Tuning(False, 1024, 1024, 2)],
-    8: [Tuning(False, 1024, 1024, 2), Tuning(False, 512, 512, 2)],
-    16: [Tuning(False, 512, 512, 2), Tuning(False, 1024, 1024, 2), Tuning(False, 512, 1024, 2)],
+    1: [Tuning(True, 512, 512, 4), Tuning(True, 512, 512, 2), Tuning(True, 512, 1024, 2), Tuning(True, 1024, 1024, 2),
+        Tuning(False, 512, 512, 4)],
+    2: [Tuning(True, 512, 512, 4), Tuning(True, 512, 512, 2), Tuning(False, 512, 512, 4)],
+    8: [Tuning(False, 512, 512, 4), Tuning(False, 512, 512, 2)],
+    16: [Tuning(False, 512, 512, 4), Tuning(False, 512, 512, 2), Tuning(False, 512, 1024, 2)],
 }  # fmt: skip
 
 

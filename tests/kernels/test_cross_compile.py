@@ -19,8 +19,15 @@ from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
 from ttt_mlflow.kernels.ttt_mlp.decode_tensor_cores import mlp_decode_tensor_kernel
 from ttt_mlflow.kernels.ttt_mlp.prefill_tensor_cores import mlp_prefill_tensor_kernel
 
-# bytes of a thread on the stack, in spills: at batches of 9 to 16 the rows take as many registers as a tile of weights
-WHOLE_STEPS = [("linear", 1, 0), ("linear", 8, 0), ("linear", 16, 16), ("mlp", 1, 16), ("mlp", 8, 16), ("mlp", 16, 16)]
+# bytes of a thread on the stack: addresses that do not change from layer to layer
+WHOLE_STEPS = [
+    ("linear", 1, 24),
+    ("linear", 8, 56),
+    ("linear", 16, 40),
+    ("mlp", 1, 16),
+    ("mlp", 8, 32),
+    ("mlp", 16, 24),
+]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CAPABILITIES = (80, 90, 100)
 
@@ -174,13 +181,15 @@ def test_stages_of_a_prompt(kernel, warps, registers, capability):
 
 def compile_step(kind, batch, dtype, capability):
     tuning = persistent.Tuning.of(batch)
+    together = 1 if kind == "mlp" else min(triton.next_power_of_2(-(-batch * 32 // 132)), persistent.LARGEST_GROUP)
     constants = {
         "LAYERS": 24, "COLUMNS": len(WEIGHTS) + (8 if kind == "mlp" else 4), "WIDTH": 2048, "INTERMEDIATE": 5504,
         "HEAD_DIM": 64, "PROJECTED": 6208, "VOCAB": 50277, "PADDED_VOCAB": 50304, "BATCH": 8 if batch <= 8 else 16,
-        "BLOCK": 2048, "SPAN": tuning.span, "SPAN_DOWN": tuning.span_down, "REQUESTED": tuning.requested,
-        "WARPS": persistent.WARPS, "PROGRAMS": 256, "REDUNDANT": tuning.redundant, "LINES": 2048 // persistent.LINE,
+        "BLOCK": 2048, "SPAN": tuning.span, "SPAN_DOWN": tuning.span_down, "EARLY": tuning.early,
+        "WARPS": persistent.WARPS, "PROGRAMS": 256, "REDUNDANT": tuning.redundant,
         "MLP": kind == "mlp", "CHUNK": persistent.CHUNK, "PATIENCE": PATIENCE, "TIMELINE": False,
-        "SEQUENCES": batch if tuning.redundant else 1, "UNITS": -(-batch * 32 // 132),
+        "SEQUENCES": batch if tuning.redundant else 1, "TOGETHER": together,
+        "ROUNDS": -(-batch * 32 // (132 * together)),
     }  # fmt: skip
     options = {"num_warps": persistent.WARPS, "launch_cooperative_grid": True}
     return cross_compile(persistent_step_kernel, dtype, capability, constants, **options)
@@ -198,7 +207,7 @@ def test_a_whole_step(kind, batch, spilled, capsys):
         print(f"\nwhole step, {kind}, batch {batch}: {found}")
     assert found.local_bytes <= spilled
     assert found.registers * persistent.WARPS * 32 <= 64 * 1024  # a program's registers fit, as all must be resident
-    # a weight is loaded 16 bytes at a time, and what is loaded goes to the tensor cores without shared memory
+    # a weight is loaded 16 bytes at a time, and goes to the tensor cores without shared memory or another thread
     weights = [line for line in compiled.asm["ptx"].splitlines() if "evict_first" in line and "ld.global" in line]
     assert weights
     assert all(".v4.b32" in line for line in weights)

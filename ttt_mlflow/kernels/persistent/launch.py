@@ -16,7 +16,7 @@ from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
 
 LARGEST_BATCH = 16
 WARPS = 8
-LINE = 64  # elements of 16 bits in a line of the cache
+LARGEST_GROUP = 4  # heads of TTT-Linear that a program has in its registers at once
 CHUNK = 32  # hidden units of TTT-MLP that are folded at a time
 LARGEST_MLP_HEAD = 64  # the matrices of a larger one do not fit into a program's registers
 assert LayerTensors._fields[:-2] == WEIGHTS
@@ -27,20 +27,18 @@ class Tuning:
     """What changes the time of a step, and nothing else.
 
     redundant: every program computes all norms for itself. span, span_down: columns of a weight's tile; the down
-    projection's rows are the longest. requested: sixteens of rows of the gate and up projections that a program without
-    a head requests meanwhile.
+    projection's rows are the longest. early: tiles, two or four, that a program requests before it waits for others.
     """
 
     redundant: bool
     span: int
     span_down: int
-    requested: int
+    early: int
 
     @classmethod
     def of(cls, batch: int) -> "Tuning":
         """The choice for this batch."""
-        span = 512
-        return cls(redundant=batch <= 2, span=span, span_down=span, requested=2)
+        return cls(redundant=batch <= 2, span=512, span_down=512, early=4)
 
 
 class Stuck(RuntimeError):
@@ -111,6 +109,7 @@ class PersistentStep:
         self.programs = torch.cuda.get_device_properties(self.device).multi_processor_count if cuda else 1
         self.padded = 8 if batch <= 8 else 16
         redundant = tuning.redundant
+        together = 1 if tensors.inner_layer is MLP else _together(heads, triton.cdiv(batch * heads, self.programs))
 
         addresses = [[tensor.data_ptr() for tensor in layer.flat()] for layer in tensors.layers]
         self.table = torch.tensor(addresses, dtype=torch.int64).to(self.device)
@@ -141,10 +140,9 @@ class PersistentStep:
             "PROGRAMS": triton.next_power_of_2(self.programs), "REDUNDANT": redundant,
             "MLP": tensors.inner_layer is MLP, "CHUNK": CHUNK, "SLOTS": MINI_BATCH,
             "SEQUENCES": batch if redundant else triton.cdiv(batch, self.programs),
-            "UNITS": triton.cdiv(batch * heads, self.programs),
+            "TOGETHER": together, "ROUNDS": triton.cdiv(batch * heads, self.programs * together),
             "EPS": NORM_EPS, "PATIENCE": PATIENCE, "TIMELINE": timeline,
-            "REQUESTED": tuning.requested if cuda else 0,  # the interpreter knows no PTX
-            "LINES": triton.next_power_of_2(triton.cdiv(width, LINE)),
+            "EARLY": tuning.early,
         }  # fmt: skip
 
     def __call__(self, tokens: Tensor, next_tokens: Tensor) -> Tensor:
@@ -182,6 +180,14 @@ class PersistentStep:
             layer = ("projection", "inner net", "output projection", "gate and up projections", "down projection")
         last = ("head",) if self.constants["REDUNDANT"] else ("norm", "head")
         return Timeline(self.times.cpu(), ("embedding", *(layer * len(self.tensors.layers)), *last))
+
+
+def _together(heads: int, most: int) -> int:
+    """The largest power of two that divides the heads, not above the next power of two of ``most`` and LARGEST_GROUP."""
+    together = min(triton.next_power_of_2(most), LARGEST_GROUP)
+    while heads % together:
+        together //= 2
+    return together
 
 
 def _columns(width: int, most: int) -> int:

@@ -105,14 +105,22 @@ def turns(k, span):
 
 
 @triton.jit
-def first_tiles(w, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr):
-    """The tiles with which this program begins, to be requested before the rows of x are known."""
-    return (
-        load_turn(w, 0, 0, N, K, SPAN, WARPS, GATED),
-        load_turn(w, 0, 1, N, K, SPAN, WARPS, GATED),
-        load_turn(w, 0, 2, N, K, SPAN, WARPS, GATED),
-        load_turn(w, 0, 3, N, K, SPAN, WARPS, GATED),
-    )
+def first_tiles(
+    w, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """The EARLY tiles, two or four, with which this program begins, to be requested before the rows of x are known.
+
+    What is requested while a program waits for the others arrives before their answer does.
+    """
+    first = (load_turn(w, 0, 0, N, K, SPAN, WARPS, GATED), load_turn(w, 0, 1, N, K, SPAN, WARPS, GATED))
+    return first + other_tiles(w, N, K, SPAN, WARPS, GATED) if EARLY > 2 else first
+
+
+@triton.jit
+def other_tiles(w, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr):
+    """The tiles that follow the first two."""
+    return load_turn(w, 0, 2, N, K, SPAN, WARPS, GATED), load_turn(w, 0, 3, N, K, SPAN, WARPS, GATED)
 
 
 @triton.jit
@@ -140,9 +148,9 @@ def index_of(best):
 def product(
     tiles, x, stride, w, out, out_stride, batch, real_rows,
     N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
-    GATED: tl.constexpr, BEST: tl.constexpr,
+    GATED: tl.constexpr, BEST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """This program's rows of out = x Wᵀ, rounded to out's dtype. tiles: of :func:`first_tiles`.
+    """This program's rows of out = x Wᵀ, rounded to out's dtype. tiles: of :func:`first_tiles` with EARLY.
 
     GATED: out [B, N / 2] = silu(gate) · up, of the first and the second half of W's rows, each rounded before.
     BEST: returns [BATCH] int64, the largest value of this program's first ``real_rows`` rows (:func:`best_of`).
@@ -151,14 +159,18 @@ def product(
     STEPS: tl.constexpr = SPAN // (32 * WARPS)
     COUNT: tl.constexpr = ahead()
     TOGETHER: tl.constexpr = COUNT // TURNS if TURNS < COUNT else 1  # sixteens of rows in a round of the loop
-    HELD: tl.constexpr = TURNS < COUNT  # x stays in registers; else its columns are loaded anew in each turn
+    HELD: tl.constexpr = TURNS <= COUNT  # x stays in registers; else its columns are loaded anew in each turn
     program, programs = tl.program_id(0), tl.num_programs(0)
     sequences = tl.arange(0, BATCH)
     best = tl.full((16, BATCH), -0x8000000000000000, tl.int64)
-    rows = load_rows(x, stride, batch, 0, K, SPAN, WARPS, BATCH)
-    others = rows
-    if TURNS == 2:
-        others = load_rows(x, stride, batch, 1, K, SPAN, WARPS, BATCH)
+    rows = (load_rows(x, stride, batch, 0, K, SPAN, WARPS, BATCH),)
+    if HELD and TURNS > 1:
+        rows = rows + (load_rows(x, stride, batch, 1, K, SPAN, WARPS, BATCH),)  # noqa: RUF005 - as above
+    if HELD and TURNS > 2:
+        third = load_rows(x, stride, batch, 2, K, SPAN, WARPS, BATCH)
+        rows = rows + (third, load_rows(x, stride, batch, 3, K, SPAN, WARPS, BATCH))
+    if EARLY == 2:
+        tiles = tiles + other_tiles(w, N, K, SPAN, WARPS, GATED)
     rounds = (N // 16 - program + programs * TOGETHER - 1) // (programs * TOGETHER)
     # one stage: Triton's own pipeline would take the tiles through shared memory
     for round in tl.range(0, rounds, num_stages=1):
@@ -166,11 +178,9 @@ def product(
             sixteen = program + (round * TOGETHER + part) * programs
             sums = tl.zeros((WARPS, 16, BATCH), tl.float32)
             for turn in tl.static_range(TURNS):
-                if HELD:
-                    now = others if turn == 1 else rows
-                else:
-                    now = rows
-                    rows = load_rows(x, stride, batch, (turn + 1) % TURNS, K, SPAN, WARPS, BATCH)
+                now = rows[turn if HELD else 0]
+                if not HELD:
+                    rows = (load_rows(x, stride, batch, (turn + 1) % TURNS, K, SPAN, WARPS, BATCH),)
                 sums = tl.dot(
                     as_left(tiles[(part * TURNS + turn) % COUNT], x.dtype.element_ty, STEPS, WARPS), now, sums
                 )
@@ -196,21 +206,3 @@ def product(
                 values = tl.where(real, rounded.to(tl.float32), -float("inf"))
                 best = tl.maximum(best, best_of(values, columns[:, None] + tl.zeros((16, BATCH), tl.int32)))
     return tl.max(best, 0)
-
-
-@triton.jit
-def request(w, rounds, N: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr):
-    """Ask for this program's first ``rounds`` tiles of W [N, K] in the L2 cache, and wait for nothing.
-
-    BLOCK: a power of two, at least the cache lines of 128 bytes that a row of W touches.
-    """
-    line = tl.arange(0, BLOCK)[None, :] * 64  # in elements of 16 bits
-    for ahead in range(rounds):
-        tile = tl.program_id(0) + ahead * tl.num_programs(0)
-        row = tl.arange(0, 16)[:, None]
-        rows = tile * 8 + row % 8 + row // 8 * (N // 2) if GATED else tile * 16 + row
-        inside = (line < K) & (rows < N) & (tile < N // 16)
-        address = w + tl.where(inside, rows.to(tl.int64) * K + line, 0)  # a line too often costs nothing
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [address.to(tl.int64)], tl.int32, False, 1
-        )

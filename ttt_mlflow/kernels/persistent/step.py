@@ -27,8 +27,8 @@ from ttt_mlflow.kernels.block.fused import (
     qk_conv_rotary_columns,
 )
 from ttt_mlflow.kernels.persistent.grid import arrive, wait
-from ttt_mlflow.kernels.persistent.products import first_tiles, index_of, product, request
-from ttt_mlflow.kernels.ttt_linear.decode import linear_head_state, linear_head_step
+from ttt_mlflow.kernels.persistent.products import first_tiles, index_of, product
+from ttt_mlflow.kernels.ttt_linear.decode_held import linear_heads_state, linear_heads_step
 from ttt_mlflow.kernels.ttt_mlp.decode_held import mlp_head_state, mlp_head_step
 
 # what a layer's row of the table of addresses holds, in this order; then the state and the slots
@@ -58,66 +58,75 @@ def rows_are_there(arrived, failed, times, met, patience, REDUNDANT: tl.constexp
 
 
 @triton.jit
-def head_inputs(
+def heads_inputs(
     unit, wanted, row, now, like, float_like, cos, sin,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, MLP: tl.constexpr, SLOTS: tl.constexpr,
+    WIDTH: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, MLP: tl.constexpr, TOGETHER: tl.constexpr,
+    SLOTS: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """What :func:`head_step` takes that depends on no other stage: weights, older tokens, and the state."""
+    """What :func:`heads_step` takes that depends on no other stage: weights, older tokens, and the state."""
     sequence, h = unit // HEADS, unit % HEADS
     first = h * HEAD_DIM
+    COLUMNS: tl.constexpr = TOGETHER * HEAD_DIM
     convolution = qk_conv_inputs(
         at(row, 20, like) + sequence * 4 * WIDTH + first, now, at(row, 5, like) + first, at(row, 6, like) + first,
-        at(row, 7, like) + first, at(row, 8, like) + first, cos, sin, wanted, HEAD_DIM, WIDTH, HEAD_DIM, HEAD_DIM,
+        at(row, 7, like) + first, at(row, 8, like) + first, cos, sin, wanted, COLUMNS, WIDTH, HEAD_DIM, COLUMNS,
     )  # fmt: skip
-    lr_bias = tl.load(at(row, 9, like) + h)
     eta, norm_weight, norm_bias = at(row, 10, float_like), at(row, 11, like), at(row, 12, like)
     if MLP:
+        lr_bias = tl.load(at(row, 9, like) + h)
         state = mlp_head_state(
             unit, now, wanted, eta, norm_weight, norm_bias,
             at(row, INNER, like), at(row, INNER + 1, like), at(row, INNER + 2, like), at(row, INNER + 3, like),
             at(row, INNER + 4, like), at(row, INNER + 5, like), at(row, INNER + 6, like), at(row, INNER + 7, like),
-            HEADS, HEAD_DIM, SLOTS,
+            HEADS, HEAD_DIM, SLOTS, WARPS,
         )  # fmt: skip
     else:
-        state = linear_head_state(
+        lr_bias = tl.load(at(row, 9, like) + h + tl.arange(0, TOGETHER))
+        state = linear_heads_state(
             unit, now, wanted, eta, norm_weight, norm_bias,
             at(row, INNER, like), at(row, INNER + 1, like), at(row, INNER + 2, like), at(row, INNER + 3, like),
-            HEADS, HEAD_DIM, HEAD_DIM, SLOTS,
+            TOGETHER, HEADS, HEAD_DIM, SLOTS,
         )  # fmt: skip
     return convolution, lr_bias, state
 
 
 @triton.jit
-def head_step(
+def heads_step(
     unit, inputs, row, now, projected, mixed, base_lr,
     PROJECTED: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, MLP: tl.constexpr,
-    CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr,
+    TOGETHER: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """One sequence and head: convolutions, rotary embedding, learning rate, and the inner net's decode step."""
+    """TOGETHER heads of a sequence: convolutions, rotary embedding, learning rate, and the inner net's decode step.
+
+    ``unit``: the first one, counting sequences and heads, sequence-major.
+    """
     convolution, lr_bias, state = inputs
     sequence, h = unit // HEADS, unit % HEADS
     first = h * HEAD_DIM
+    COLUMNS: tl.constexpr = TOGETHER * HEAD_DIM
     projected += sequence * PROJECTED
-    v = tl.load(projected + WIDTH + first + tl.arange(0, HEAD_DIM))
-    rate = learning_rate(tl.load(projected + 3 * WIDTH + h), lr_bias, base_lr, HEAD_DIM)
+    v = tl.load(projected + WIDTH + first + tl.arange(0, COLUMNS))
+    logits = projected + 3 * WIDTH + h
     q_even, q_odd, k_even, k_odd = qk_conv_rotary_columns(
         convolution, projected + first, at(row, 20, projected) + sequence * 4 * WIDTH + first, now,
-        HEAD_DIM, WIDTH, HEAD_DIM,
+        COLUMNS, WIDTH, COLUMNS,
     )  # fmt: skip
-    q = tl.reshape(tl.join(q_even, q_odd), (HEAD_DIM,)).to(v.dtype)
-    k = tl.reshape(tl.join(k_even, k_odd), (HEAD_DIM,)).to(v.dtype)
+    q, k = tl.join(q_even, q_odd).to(v.dtype), tl.join(k_even, k_odd).to(v.dtype)
     if MLP:
         mlp_head_step(
-            unit, now, state, k, q, v, rate,
+            unit, now, state, tl.reshape(k, (HEAD_DIM,)), tl.reshape(q, (HEAD_DIM,)), v,
+            learning_rate(tl.load(logits), lr_bias, base_lr, HEAD_DIM),
             at(row, INNER, mixed), at(row, INNER + 1, mixed), at(row, INNER + 2, mixed), at(row, INNER + 3, mixed),
             at(row, INNER + 4, mixed), at(row, INNER + 5, mixed), at(row, INNER + 6, mixed), at(row, INNER + 7, mixed),
-            mixed, HEAD_DIM, CHUNK, SLOTS, EPS,
+            mixed, HEAD_DIM, CHUNK, SLOTS, EPS, WARPS,
         )  # fmt: skip
     else:
-        linear_head_step(
-            unit, now, state, k, q, k, q, v, rate,
+        linear_heads_step(
+            unit, now, state, tl.reshape(k, (TOGETHER, HEAD_DIM)), tl.reshape(q, (TOGETHER, HEAD_DIM)),
+            tl.reshape(v, (TOGETHER, HEAD_DIM)),
+            learning_rate(tl.load(logits + tl.arange(0, TOGETHER)), lr_bias, base_lr, HEAD_DIM),
             at(row, INNER, mixed), at(row, INNER + 1, mixed), at(row, INNER + 2, mixed), at(row, INNER + 3, mixed),
-            mixed, HEAD_DIM, HEAD_DIM, SLOTS, EPS,
+            mixed, TOGETHER, HEAD_DIM, SLOTS, EPS,
         )  # fmt: skip
 
 
@@ -129,13 +138,13 @@ def persistent_step_kernel(
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PROJECTED: tl.constexpr, VOCAB: tl.constexpr,
     PADDED_VOCAB: tl.constexpr, BATCH: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
     SPAN_DOWN: tl.constexpr, WARPS: tl.constexpr, PROGRAMS: tl.constexpr, REDUNDANT: tl.constexpr, MLP: tl.constexpr,
-    SEQUENCES: tl.constexpr, UNITS: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr,
+    SEQUENCES: tl.constexpr, TOGETHER: tl.constexpr, ROUNDS: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr,
     PATIENCE: tl.constexpr,
-    TIMELINE: tl.constexpr, REQUESTED: tl.constexpr, LINES: tl.constexpr,
+    TIMELINE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One token of ``batch`` sequences; see :class:`ttt_mlflow.kernels.persistent.launch.PersistentStep`.
 
-    SEQUENCES whose norms a program computes, UNITS of a sequence and a head that it takes, at most.
+    A program computes the norms of SEQUENCES, and has TOGETHER heads of one sequence in each of ROUNDS, at most.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     now = tl.load(position)
@@ -163,7 +172,7 @@ def persistent_step_kernel(
         inputs = conv_rms_norm_inputs(
             ring + 4 * start * WIDTH, newest, conv_norm, conv_taps, conv_bias, seq_norm, start < batch, WIDTH, BLOCK
         )
-        tiles = first_tiles(weight, PROJECTED, WIDTH, SPAN, WARPS, False)
+        tiles = first_tiles(weight, PROJECTED, WIDTH, SPAN, WARPS, False, EARLY)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
         if start < batch:
             line = start * WIDTH
@@ -184,49 +193,53 @@ def persistent_step_kernel(
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             tiles, own, WIDTH, weight, projected, PROJECTED, batch, PROJECTED,
-            PROJECTED, WIDTH, BATCH, SPAN, WARPS, False, False,
+            PROJECTED, WIDTH, BATCH, SPAN, WARPS, False, False, EARLY,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
-        if UNITS == 1:
-            head = head_inputs(
-                program, program < batch * HEADS, row, now, hidden, cos, cos, sin, WIDTH, HEADS, HEAD_DIM, MLP, SLOTS
-            )
-        # programs without a head have nothing to do until the others meet them, and so has the memory
-        if REQUESTED and program >= batch * HEADS:
-            request(at(row, 17, hidden), REQUESTED, 2 * INTERMEDIATE, WIDTH, LINES, True)
+        unit = program * TOGETHER
+        if ROUNDS == 1:
+            heads = heads_inputs(
+                unit, unit < batch * HEADS, row, now, hidden, cos, cos, sin,
+                WIDTH, HEADS, HEAD_DIM, MLP, TOGETHER, SLOTS, WARPS,
+            )  # fmt: skip
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
-        if UNITS == 1:
-            if program < batch * HEADS:
-                head_step(
-                    program, head, row, now, projected, mixed, base_lr,
-                    PROJECTED, WIDTH, HEADS, HEAD_DIM, MLP, CHUNK, SLOTS, EPS,
+        if ROUNDS == 1:
+            if unit < batch * HEADS:
+                heads_step(
+                    unit, heads, row, now, projected, mixed, base_lr,
+                    PROJECTED, WIDTH, HEADS, HEAD_DIM, MLP, TOGETHER, CHUNK, SLOTS, EPS, WARPS,
                 )  # fmt: skip
         else:
-            for unit in range(program, batch * HEADS, programs):
-                one = head_inputs(unit, True, row, now, hidden, cos, cos, sin, WIDTH, HEADS, HEAD_DIM, MLP, SLOTS)
-                head_step(
-                    unit, one, row, now, projected, mixed, base_lr,
-                    PROJECTED, WIDTH, HEADS, HEAD_DIM, MLP, CHUNK, SLOTS, EPS,
+            for first in range(unit, batch * HEADS, programs * TOGETHER):
+                some = heads_inputs(
+                    first, True, row, now, hidden, cos, cos, sin,
+                    WIDTH, HEADS, HEAD_DIM, MLP, TOGETHER, SLOTS, WARPS,
+                )  # fmt: skip
+                heads_step(
+                    first, some, row, now, projected, mixed, base_lr,
+                    PROJECTED, WIDTH, HEADS, HEAD_DIM, MLP, TOGETHER, CHUNK, SLOTS, EPS, WARPS,
                 )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
         weight = at(row, 15, hidden)
         norm_row = load_row(at(row, 13, hidden), True, WIDTH, BLOCK)
         bias_row = load_row(at(row, 14, hidden), True, WIDTH, BLOCK)
-        tiles = first_tiles(weight, WIDTH, WIDTH, SPAN, WARPS, False)
+        tiles = first_tiles(weight, WIDTH, WIDTH, SPAN, WARPS, False, EARLY)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
         for sequence in range(start, batch, stride):
             line = sequence * WIDTH
             gate_row = load_row(projected + sequence * PROJECTED + 2 * WIDTH, True, WIDTH, BLOCK)
             gated_layer_norm_row(mixed + line, gate_row, norm_row, bias_row, own + line, WIDTH, BLOCK, EPS)
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
-        product(tiles, own, WIDTH, weight, delta, WIDTH, batch, WIDTH, WIDTH, WIDTH, BATCH, SPAN, WARPS, False, False)
+        product(
+            tiles, own, WIDTH, weight, delta, WIDTH, batch, WIDTH, WIDTH, WIDTH, BATCH, SPAN, WARPS, False, False, EARLY
+        )
         met = arrive(arrived, times, met, TIMELINE)
 
         weight = at(row, 17, hidden)
         norm_row = load_row(at(row, 16, hidden), True, WIDTH, BLOCK)
-        tiles = first_tiles(weight, 2 * INTERMEDIATE, WIDTH, SPAN, WARPS, True)
+        tiles = first_tiles(weight, 2 * INTERMEDIATE, WIDTH, SPAN, WARPS, True, EARLY)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
         for sequence in range(start, batch, stride):
             line = sequence * WIDTH
@@ -234,21 +247,21 @@ def persistent_step_kernel(
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             tiles, own, WIDTH, weight, inner, INTERMEDIATE, batch, INTERMEDIATE,
-            2 * INTERMEDIATE, WIDTH, BATCH, SPAN, WARPS, True, False,
+            2 * INTERMEDIATE, WIDTH, BATCH, SPAN, WARPS, True, False, EARLY,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
         weight = at(row, 18, hidden)
-        tiles = first_tiles(weight, WIDTH, INTERMEDIATE, SPAN_DOWN, WARPS, False)
+        tiles = first_tiles(weight, WIDTH, INTERMEDIATE, SPAN_DOWN, WARPS, False, EARLY)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
         product(
             tiles, inner, INTERMEDIATE, weight, delta, WIDTH, batch, WIDTH,
-            WIDTH, INTERMEDIATE, BATCH, SPAN_DOWN, WARPS, False, False,
+            WIDTH, INTERMEDIATE, BATCH, SPAN_DOWN, WARPS, False, False, EARLY,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
     norm_row = load_row(last_norm, True, WIDTH, BLOCK)
-    tiles = first_tiles(embedding, PADDED_VOCAB, WIDTH, SPAN, WARPS, False)
+    tiles = first_tiles(embedding, PADDED_VOCAB, WIDTH, SPAN, WARPS, False, EARLY)
     patience = wait(arrived, failed, times, met, patience, TIMELINE)
     for sequence in range(start, batch, stride):
         line = sequence * WIDTH
@@ -256,7 +269,7 @@ def persistent_step_kernel(
     met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
     own_best = product(
         tiles, own, WIDTH, embedding, logits, VOCAB, batch, VOCAB,
-        PADDED_VOCAB, WIDTH, BATCH, SPAN, WARPS, False, True,
+        PADDED_VOCAB, WIDTH, BATCH, SPAN, WARPS, False, True, EARLY,
     )  # fmt: skip
     tl.store(best + program * BATCH + tl.arange(0, BATCH), own_best)
     met = arrive(arrived, times, met, TIMELINE)

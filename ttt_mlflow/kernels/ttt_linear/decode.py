@@ -25,79 +25,56 @@ from ttt_mlflow.kernels.opaque import opaque
 
 
 @triton.jit
-def linear_head_state(
+def linear_decode_head(
     head,
-    now,
-    wanted,
+    q,
+    k,
+    v,
+    v_stride,
+    lr,
     eta,
+    position,
     norm_weight,
     norm_bias,
     w,
     b,
     k_slots,
     g_slots,
-    HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SLOTS: tl.constexpr,
-):
-    """What :func:`linear_head_step` takes that depends on no other stage of the step: the state and the weights.
-
-    ``head`` counts sequences and heads, sequence-major. Nothing but zeros unless ``wanted``.
-    """
-    rows, cols, slots = tl.arange(0, BLOCK), tl.arange(0, BLOCK), tl.arange(0, SLOTS)
-    mask = (cols < HEAD_DIM) & wanted
-    tile = head * HEAD_DIM * HEAD_DIM + rows[:, None] * HEAD_DIM + cols[None, :]
-    tile_mask = (rows < HEAD_DIM)[:, None] & mask[None, :]
-    slot = head * SLOTS * HEAD_DIM + slots[:, None] * HEAD_DIM + cols[None, :]
-    past = (slots < now)[:, None] & mask[None, :]
-    norm = head % HEADS * HEAD_DIM + cols
-    return (
-        tl.load(w + tile, tile_mask, 0.0),
-        tl.load(k_slots + slot, past, 0.0),
-        tl.load(g_slots + slot, past, 0.0),
-        tl.load(b + head * HEAD_DIM + cols, mask, 0.0),
-        tl.load(norm_weight + norm, mask, 0.0),
-        tl.load(norm_bias + norm, mask, 0.0),
-        tl.load(eta + now),
-    )
-
-
-@triton.jit
-def linear_head_step(
-    head,
-    now,
-    state,
-    k_rows,
-    q_rows,
-    k_cols,
-    q_cols,
-    v_cols,
-    rate,
-    w,
-    b,
-    k_slots,
-    g_slots,
     out,
+    HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     SLOTS: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    """A head's step. state: of :func:`linear_head_state`. q, k, v [BLOCK] in the state's dtype, q and k also along the
-    rows of a matrix."""
-    matrix, keys, gradients, bias, gamma, beta, scale = state
+    """``head`` counts sequences and heads, sequence-major."""
+    sequence, h = head // HEADS, head % HEADS
+    now = tl.load(position)
     rows, cols, slots = tl.arange(0, BLOCK), tl.arange(0, BLOCK), tl.arange(0, SLOTS)
-    mask = cols < HEAD_DIM
+    row_mask, mask = rows < HEAD_DIM, cols < HEAD_DIM
     tile = head * HEAD_DIM * HEAD_DIM + rows[:, None] * HEAD_DIM + cols[None, :]
-    tile_mask = (rows < HEAD_DIM)[:, None] & mask[None, :]
+    tile_mask = row_mask[:, None] & mask[None, :]
     vector = head * HEAD_DIM + cols
-    q_cols, v_cols, bias = q_cols.to(tl.float32), v_cols.to(tl.float32), bias.to(tl.float32)
-    gamma, beta = gamma.to(tl.float32), beta.to(tl.float32)
+    slot = head * SLOTS * HEAD_DIM + slots[:, None] * HEAD_DIM + cols[None, :]
+    past = (slots < now)[:, None] & mask[None, :]
+
+    matrix = tl.load(w + tile, tile_mask, 0.0)
+    keys = tl.load(k_slots + slot, past, 0.0)
+    gradients = tl.load(g_slots + slot, past, 0.0)
+    k_rows = tl.load(k + head * HEAD_DIM + rows, row_mask, 0.0).to(tl.float32)
+    q_rows = tl.load(q + head * HEAD_DIM + rows, row_mask, 0.0).to(tl.float32)
+    k_cols = tl.load(k + vector, mask, 0.0)
+    q_cols = tl.load(q + vector, mask, 0.0).to(tl.float32)
+    v_cols = tl.load(v + sequence * v_stride + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
+    bias = tl.load(b + vector, mask, 0.0).to(tl.float32)
+    gamma = tl.load(norm_weight + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
+    beta = tl.load(norm_bias + h * HEAD_DIM + cols, mask, 0.0).to(tl.float32)
+    rate = tl.load(lr + head)
+    scale = tl.load(eta + now)
 
     wide = matrix.to(tl.float32)
-    z_k = tl.sum(k_rows.to(tl.float32)[:, None] * wide, 0) + bias
-    z_q = tl.sum(q_rows.to(tl.float32)[:, None] * wide, 0) + bias
+    z_k = tl.sum(k_rows[:, None] * wide, 0) + bias
+    z_q = tl.sum(q_rows[:, None] * wide, 0) + bias
 
     k_wide = k_cols.to(tl.float32)
     gradient = layer_norm_l2_grad(z_k, v_cols - k_wide, gamma, beta, mask, HEAD_DIM, EPS) * rate
@@ -143,20 +120,9 @@ def linear_decode_kernel(
     SLOTS: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    head, now = tl.program_id(0).to(tl.int64), tl.load(position)
-    state = linear_head_state(
-        head, now, True, eta, norm_weight, norm_bias, w, b, k_slots, g_slots, HEADS, HEAD_DIM, BLOCK, SLOTS
-    )
-    rows, cols = tl.arange(0, BLOCK), tl.arange(0, BLOCK)
-    row_mask, mask = rows < HEAD_DIM, cols < HEAD_DIM
-    k_rows = tl.load(k + head * HEAD_DIM + rows, row_mask, 0.0)
-    q_rows = tl.load(q + head * HEAD_DIM + rows, row_mask, 0.0)
-    k_cols = tl.load(k + head * HEAD_DIM + cols, mask, 0.0)
-    q_cols = tl.load(q + head * HEAD_DIM + cols, mask, 0.0)
-    v_cols = tl.load(v + head // HEADS * v_stride + head % HEADS * HEAD_DIM + cols, mask, 0.0)
-    linear_head_step(
-        head, now, state, k_rows, q_rows, k_cols, q_cols, v_cols, tl.load(lr + head), w, b, k_slots, g_slots, out,
-        HEAD_DIM, BLOCK, SLOTS, EPS,
+    linear_decode_head(
+        tl.program_id(0).to(tl.int64), q, k, v, v_stride, lr, eta, position, norm_weight, norm_bias, w, b,
+        k_slots, g_slots, out, HEADS, HEAD_DIM, BLOCK, SLOTS, EPS,
     )  # fmt: skip
 
 
