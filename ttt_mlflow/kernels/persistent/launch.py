@@ -183,7 +183,7 @@ class PersistentStep:
 
 
 def _together(heads: int, most: int) -> int:
-    """The largest power of two that divides the heads, not above the next power of two of ``most`` and LARGEST_GROUP."""
+    """The largest power of two that divides the heads, up to the next power of two of ``most`` and LARGEST_GROUP."""
     together = min(triton.next_power_of_2(most), LARGEST_GROUP)
     while heads % together:
         together //= 2

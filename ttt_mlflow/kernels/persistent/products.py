@@ -168,7 +168,7 @@ def product(
         rows = rows + (load_rows(x, stride, batch, 1, K, SPAN, WARPS, BATCH),)  # noqa: RUF005 - as above
     if HELD and TURNS > 2:
         third = load_rows(x, stride, batch, 2, K, SPAN, WARPS, BATCH)
-        rows = rows + (third, load_rows(x, stride, batch, 3, K, SPAN, WARPS, BATCH))
+        rows = rows + (third, load_rows(x, stride, batch, 3, K, SPAN, WARPS, BATCH))  # noqa: RUF005 - as above
     if EARLY == 2:
         tiles = tiles + other_tiles(w, N, K, SPAN, WARPS, GATED)
     rounds = (N // 16 - program + programs * TOGETHER - 1) // (programs * TOGETHER)

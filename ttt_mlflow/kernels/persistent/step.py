@@ -138,7 +138,8 @@ def persistent_step_kernel(
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PROJECTED: tl.constexpr, VOCAB: tl.constexpr,
     PADDED_VOCAB: tl.constexpr, BATCH: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
     SPAN_DOWN: tl.constexpr, WARPS: tl.constexpr, PROGRAMS: tl.constexpr, REDUNDANT: tl.constexpr, MLP: tl.constexpr,
-    SEQUENCES: tl.constexpr, TOGETHER: tl.constexpr, ROUNDS: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr,
+    SEQUENCES: tl.constexpr, TOGETHER: tl.constexpr, ROUNDS: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr,
+    EPS: tl.constexpr,
     PATIENCE: tl.constexpr,
     TIMELINE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip

@@ -1,9 +1,9 @@
 """TTT-Linear decode step in Triton for the heads that one program has, all at once, for few sequences.
 
-Twin: :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode`. The arithmetic of ``linear_decode_head``. That kernel
-has a program a head, and many programs hide each other's waits. Here a program has a multiprocessor for itself, so its
-heads wait together: tensors have a leading axis of UNITS heads of one sequence. The state is loaded in a function of its
-own, because it depends on no other stage of a decode step.
+Twin: :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode`. The arithmetic of ``linear_decode_head``. That
+kernel has a program a head, and many programs hide each other's waits. Here a program has a multiprocessor for itself,
+so its heads wait together: tensors have a leading axis of UNITS heads of one sequence. The state is loaded in a
+function of its own, because it depends on no other stage of a decode step.
 
 Limits: F a power of two; UNITS a power of two that divides the heads; all matrices of a program in its registers.
 """
