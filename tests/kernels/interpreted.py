@@ -83,7 +83,7 @@ def test_a_model_decodes_either_way():
         )
         models.append(build(request))
         states.append(models[-1].new_state(2))
-        tokens.append(torch.tensor([3, 500]))
+        tokens.append(torch.tensor([[3, 9], [500, 9]])[:, 0])  # with gaps, as a column of a prompt
     assert states[0].whole_step is None
     assert states[1].whole_step is not None
     for _ in range(2):
@@ -96,6 +96,8 @@ def test_a_model_decodes_either_way():
     fed = tokens[1].clone()
     models[1].greedy_step(fed, states[1])
     assert fed.tolist() == best.tolist()
+    with pytest.raises(ValueError, match="gaps"):
+        states[1].whole_step(fed, torch.zeros(2, 2, dtype=torch.int64)[:, 0])
     states[1].whole_step.failed.fill_(1)
     with pytest.raises(Stuck, match="decode_path=launches"):
         models[1].reset_state(states[1])

@@ -181,7 +181,7 @@ def test_stages_of_a_prompt(kernel, warps, registers, capability):
 
 def compile_step(kind, batch, dtype, capability):
     tuning = persistent.Tuning.of(batch)
-    together = 1 if kind == "mlp" else min(triton.next_power_of_2(-(-batch * 32 // 132)), persistent.LARGEST_GROUP)
+    together = 1 if kind == "mlp" else persistent.heads_together(batch * 32, 32, 132)
     constants = {
         "LAYERS": 24, "COLUMNS": len(WEIGHTS) + (8 if kind == "mlp" else 4), "WIDTH": 2048, "INTERMEDIATE": 5504,
         "HEAD_DIM": 64, "PROJECTED": 6208, "VOCAB": 50277, "PADDED_VOCAB": 50304, "BATCH": 8 if batch <= 8 else 16,

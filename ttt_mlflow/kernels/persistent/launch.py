@@ -109,7 +109,7 @@ class PersistentStep:
         self.programs = torch.cuda.get_device_properties(self.device).multi_processor_count if cuda else 1
         self.padded = 8 if batch <= 8 else 16
         redundant = tuning.redundant
-        together = 1 if tensors.inner_layer is MLP else _together(heads, triton.cdiv(batch * heads, self.programs))
+        together = 1 if tensors.inner_layer is MLP else heads_together(batch * heads, heads, self.programs)
 
         addresses = [[tensor.data_ptr() for tensor in layer.flat()] for layer in tensors.layers]
         self.table = torch.tensor(addresses, dtype=torch.int64).to(self.device)
@@ -182,9 +182,12 @@ class PersistentStep:
         return Timeline(self.times.cpu(), ("embedding", *(layer * len(self.tensors.layers)), *last))
 
 
-def _together(heads: int, most: int) -> int:
-    """The largest power of two that divides the heads, up to the next power of two of ``most`` and LARGEST_GROUP."""
-    together = min(triton.next_power_of_2(most), LARGEST_GROUP)
+def heads_together(units: int, heads: int, programs: int) -> int:
+    """Heads of TTT-Linear that a program has at once: a power of two that divides ``heads``, those of a sequence.
+
+    No more than are needed for all ``units``, the heads of all sequences, at once, and than LARGEST_GROUP.
+    """
+    together = min(triton.next_power_of_2(triton.cdiv(units, programs)), LARGEST_GROUP)
     while heads % together:
         together //= 2
     return together
