@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Run:
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls"), **environment}
-        command = [SCRIPT, tmp_path / "out", *arguments]
+        command = [str(SCRIPT), str(tmp_path / "out"), *arguments]
         return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=60)
 
     return run
@@ -76,7 +76,10 @@ def test_a_sweep_that_was_stopped_is_the_last(code: str, run: Run, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["600", "nothing"], "no stage nothing: benchmarks/peers has no nothing.yaml"), (["0"], "SECONDS: 0 is no number")],
+    [
+        (["600", "nothing"], "no stage nothing: benchmarks/peers has no nothing.yaml"),
+        (["0"], "SECONDS: 0 is no number"),
+    ],
 )
 def test_what_cannot_be_begun(arguments: list[str], message: str, run: Run, tmp_path: Path) -> None:
     done = run(*arguments)

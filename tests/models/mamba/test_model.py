@@ -191,15 +191,20 @@ def test_weights_can_be_copied_into_another_dtype() -> None:
 
 
 @pytest.mark.usefixtures("fake_mamba")
-def test_another_batch_or_length_is_tuned_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_batch_or_run_is_tuned_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = tuned()
     module = ModuleType("mamba_ssm.ops")
     vars(module).update(kernel=kernel)
     monkeypatch.setitem(sys.modules, "mamba_ssm.ops", module)
-    model = build()
-    for batch, length, again in ((2, 32, True), (2, 32, False), (3, 32, True), (3, 64, True)):
+    model, of_another_run = build(), build()
+    for made, batch, length, again in (
+        (model, 2, 32, True),
+        (model, 2, 64, False),
+        (model, 3, 32, True),
+        (of_another_run, 3, 32, True),
+    ):
         kernel.cache = {"a key without the batch": "what was best before"}
-        model.decoder(batch, length, cuda_graph=False).close()
+        made.decoder(batch, length, cuda_graph=False).close()
         assert (kernel.cache == {}) == again, (batch, length)
 
 

@@ -73,7 +73,7 @@ class MambaModel:
     def __init__(self, model: Any, names: BlockNames) -> None:
         self.model, self.names = model, names
         self.vocab_size = VOCAB_SIZE
-        self._tuned_for: tuple[int, int] | None = None  # batch and length
+        self._tuned_for: int | None = None  # batch
 
     def parameter_count(self) -> int:
         return sum(weight.numel() for weight in self.model.parameters())
@@ -85,10 +85,13 @@ class MambaModel:
         self.model.load_state_dict(weights)
 
     def decoder(self, batch: int, max_length: int, cuda_graph: bool) -> "MambaDecoder":
-        """A decoder whose kernels are autotuned for its shape, also where another one's were tuned in this process."""
-        if self._tuned_for != (batch, max_length):
+        """A decoder whose kernels are autotuned for its batch, also where another run's were tuned in this process.
+
+        Decoders of one batch share what was tuned: other configurations would round differently.
+        """
+        if self._tuned_for != batch:
             forget_tuning("mamba_ssm")
-            self._tuned_for = (batch, max_length)
+            self._tuned_for = batch
         return MambaDecoder(self.model, self.names, batch, max_length, cuda_graph)
 
 
