@@ -170,7 +170,7 @@ def build(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Any
     module = gated_delta if name in GATED_DELTA else rwkv7
     monkeypatch.setitem(sizes, name, replace(sizes[name], layers=LAYERS))
     # all tests here have prompts of one batch; tuning takes half a minute
-    monkeypatch.setattr(model, "forget_tuning", lambda: None)
+    monkeypatch.setattr(model, "forget_tuning", lambda package: None)
     made = module.build(ModelRequest(name, None, dtype, DEVICE, 0, None))
     for weight_name, weight in made.named_parameters():
         if weight_name.endswith(("o_proj.weight", "down_proj.weight", "value.weight")):

@@ -4,10 +4,8 @@ import importlib.machinery
 import importlib.util
 import shlex
 import sys
-from types import ModuleType
 
 import pytest
-from triton.runtime.autotuner import Autotuner, Heuristics
 
 from tests.requirements import PROJECT
 from ttt_mlflow.config import RunConfig
@@ -82,21 +80,3 @@ def test_entries_say_what_they_are(name: str) -> None:
     assert entry.period == 1
     assert not entry.cost_grows
     assert "through flash-linear-attention" in entry.description
-
-
-def test_every_tuned_kernel_of_fla_is_tuned_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tuned() -> Autotuner:
-        one = Autotuner.__new__(Autotuner)
-        one.cache = {"a key without the batch": "what was best for another batch"}
-        return one
-
-    inner, bare, other = tuned(), tuned(), tuned()
-    module, elsewhere = ModuleType("fla.ops.stand_in"), ModuleType("flatland")
-    vars(module).update(kernel=Heuristics(Heuristics(inner, [], {}), [], {}), second=bare, number=3, nothing=None)
-    vars(elsewhere).update(kernel=other)
-    monkeypatch.setitem(sys.modules, "fla.ops.stand_in", module)
-    monkeypatch.setitem(sys.modules, "flatland", elsewhere)
-    package.forget_tuning()
-    assert inner.cache == {}
-    assert bare.cache == {}
-    assert other.cache, "of another package"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.models.generation import generate
+from tests.models.test_tuning import tuned
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.mamba import model as mamba
 from ttt_mlflow.models.reference import copy_weights
@@ -187,6 +188,24 @@ def test_weights_can_be_copied_into_another_dtype() -> None:
     twin.model.float()
     copy_weights(model, twin)
     assert torch.equal(twin.model.weight, model.model.weight.float())
+
+
+@pytest.mark.usefixtures("fake_mamba")
+def test_another_batch_or_run_is_tuned_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = tuned()
+    module = ModuleType("mamba_ssm.ops")
+    vars(module).update(kernel=kernel)
+    monkeypatch.setitem(sys.modules, "mamba_ssm.ops", module)
+    model, of_another_run = build(), build()
+    for made, batch, length, again in (
+        (model, 2, 32, True),
+        (model, 2, 64, False),
+        (model, 3, 32, True),
+        (of_another_run, 3, 32, True),
+    ):
+        kernel.cache = {"a key without the batch": "what was best before"}
+        made.decoder(batch, length, cuda_graph=False).close()
+        assert (kernel.cache == {}) == again, (batch, length)
 
 
 # Names for a profiler

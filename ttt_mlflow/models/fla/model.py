@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ttt_mlflow.models.fla.package import forget_tuning
 from ttt_mlflow.models.fla.sizes import VOCABULARY_MULTIPLE, padded
 from ttt_mlflow.models.named_calls import inside
+from ttt_mlflow.models.tuning import forget_tuning
 from ttt_mlflow.workload import FEED_FORWARD, HEAD, PROJECTIONS, in_layer, in_part, recording
 
 PREFILL_TOKENS = 65536  # tokens of all sequences together that go through a layer at once
@@ -110,7 +110,7 @@ class FlaModel(nn.Module):
 
     def _new_batch(self) -> None:
         if self.device.type == "cuda":
-            forget_tuning()
+            forget_tuning("fla")
 
 
 @contextmanager

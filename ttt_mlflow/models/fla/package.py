@@ -1,7 +1,6 @@
-"""flash-linear-attention: whether it is there, its empty layers, and what its autotuning has to forget."""
+"""flash-linear-attention: whether it is there, and its empty layers."""
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,16 +59,3 @@ def empty_layers() -> Iterator[None]:
     finally:
         for owner, function in zip(owners, before, strict=True):
             owner._initialize_weights = function
-
-
-def forget_tuning() -> None:
-    """Let every autotuned kernel of fla be tuned again. Its keys leave the batch out."""
-    from triton.runtime.autotuner import Autotuner, Heuristics
-
-    for name, module in list(sys.modules.items()):
-        if name == "fla" or name.startswith("fla."):
-            for value in list(vars(module).values()):
-                while isinstance(value, Heuristics):
-                    value = value.fn
-                if isinstance(value, Autotuner):
-                    value.cache.clear()

@@ -20,6 +20,7 @@ from ttt_mlflow.models.mamba.installation import missing
 from ttt_mlflow.models.mamba.memory import MemoryOfMamba
 from ttt_mlflow.models.mamba.work import decode_stages, prefill_stages
 from ttt_mlflow.models.named_calls import inside
+from ttt_mlflow.models.tuning import forget_tuning
 from ttt_mlflow.workload import (
     CONVOLUTION,
     HEAD,
@@ -72,6 +73,7 @@ class MambaModel:
     def __init__(self, model: Any, names: BlockNames) -> None:
         self.model, self.names = model, names
         self.vocab_size = VOCAB_SIZE
+        self._tuned_for: int | None = None  # batch
 
     def parameter_count(self) -> int:
         return sum(weight.numel() for weight in self.model.parameters())
@@ -83,6 +85,13 @@ class MambaModel:
         self.model.load_state_dict(weights)
 
     def decoder(self, batch: int, max_length: int, cuda_graph: bool) -> "MambaDecoder":
+        """A decoder whose kernels are autotuned for its batch, also where another run's were tuned in this process.
+
+        Decoders of one batch share what was tuned: other configurations would round differently.
+        """
+        if self._tuned_for != batch:
+            forget_tuning("mamba_ssm")
+            self._tuned_for = batch
         return MambaDecoder(self.model, self.names, batch, max_length, cuda_graph)
 
 
