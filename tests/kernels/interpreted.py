@@ -5,11 +5,14 @@ Each kernel runs once in each way that differs in its code; more dtypes and head
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from tests.kernels.block_cases import check_against_twins
 from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_folds, triton_step
 from tests.kernels.persistent_cases import check_step, distance
 from ttt_mlflow.kernels.block import fused, prefill, reference
+from ttt_mlflow.kernels.persistent import products
 from ttt_mlflow.kernels.persistent.launch import Stuck
 from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
 from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
@@ -72,6 +75,47 @@ def test_state_changes_at_the_end_of_a_mini_batch_only(kind):
 )
 def test_a_whole_step(kind, batch, shape):
     check_step(kind, batch, tokens=3, position=14, **shape)
+
+
+@triton.jit
+def product_kernel(x, w, out, best, batch, real_rows, N: tl.constexpr, K: tl.constexpr, GATED: tl.constexpr,
+                   EARLY: tl.constexpr, GRID: tl.constexpr):  # fmt: skip
+    tiles = products.first_tiles(w, N, K, 256, 8, GATED, EARLY, GRID)
+    width: tl.constexpr = N // 2 if GATED else N
+    found = products.product(
+        tiles, x, K, w, out, width, batch, real_rows, N, K, 8, 256, 8, GATED, not GATED, EARLY, GRID
+    )
+    tl.store(best + tl.program_id(0) * 8 + tl.arange(0, 8), found)
+
+
+@pytest.mark.parametrize(
+    ("grid", "rows", "width", "gated", "early"),
+    [
+        (5, 16 * 6, 256, False, 4),  # one sixteen is left over, for four programs
+        (5, 16 * 7, 512, True, 2),  # two, for two each
+        (3, 16 * 5, 1024, False, 2),  # two, for one each
+        (4, 16 * 8, 1536, True, 4),  # none; columns in eight parts, two of them empty
+        (20, 16 * 2, 256, False, 4),  # fewer than programs
+    ],
+)
+def test_products_are_shared_by_any_number_of_programs(grid, rows, width, gated, early):
+    generator = torch.Generator().manual_seed(grid)
+    x = torch.randn(3, width, generator=generator).half()
+    w = (torch.randn(rows, width, generator=generator) * width**-0.5).half()
+    written = rows // 2 if gated else rows
+    out = torch.full((3, written), float("nan"), dtype=torch.float16)
+    best = torch.zeros(grid, 8, dtype=torch.int64)
+    real = written if gated else rows - 3  # the last rows are padding
+    product_kernel[(grid,)](x, w, out, best, 3, real, rows, width, gated, early, grid)
+    exact = x.double() @ w.double().T
+    if gated:
+        gate, up = exact.chunk(2, 1)
+        exact = gate * gate.sigmoid() * up
+    assert out[:, real:].isnan().all(), "padding was written"
+    assert distance(out[:, :real], exact[:, :real]) < 1e-3
+    if not gated:
+        chosen = [0x7FFFFFFF - (int(value) & 0x7FFFFFFF) for value in best.max(0).values[:3]]
+        assert chosen == out[:, :real].float().argmax(1).tolist()
 
 
 def test_a_model_decodes_either_way():

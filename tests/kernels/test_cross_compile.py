@@ -185,7 +185,7 @@ def compile_step(kind, batch, dtype, capability):
     constants = {
         "LAYERS": 24, "COLUMNS": len(WEIGHTS) + (8 if kind == "mlp" else 4), "WIDTH": 2048, "INTERMEDIATE": 5504,
         "HEAD_DIM": 64, "PROJECTED": 6208, "VOCAB": 50277, "PADDED_VOCAB": 50304, "BATCH": 8 if batch <= 8 else 16,
-        "BLOCK": 2048, "SPAN": tuning.span, "SPAN_DOWN": tuning.span_down, "EARLY": tuning.early,
+        "BLOCK": 2048, "SPAN": tuning.span, "SPAN_DOWN": tuning.span_down, "EARLY": tuning.early, "GRID": 132,
         "WARPS": persistent.WARPS, "PROGRAMS": 256, "REDUNDANT": tuning.redundant,
         "MLP": kind == "mlp", "CHUNK": persistent.CHUNK, "PATIENCE": PATIENCE, "TIMELINE": False,
         "SEQUENCES": batch if tuning.redundant else 1, "TOGETHER": together,

@@ -142,7 +142,7 @@ class PersistentStep:
             "SEQUENCES": batch if redundant else triton.cdiv(batch, self.programs),
             "TOGETHER": together, "ROUNDS": triton.cdiv(batch * heads, self.programs * together),
             "EPS": NORM_EPS, "PATIENCE": PATIENCE, "TIMELINE": timeline,
-            "EARLY": tuning.early,
+            "EARLY": tuning.early, "GRID": self.programs,
         }  # fmt: skip
 
     def __call__(self, tokens: Tensor, next_tokens: Tensor) -> Tensor:

@@ -38,22 +38,26 @@ def unpacked(pairs, dtype: tl.constexpr):
 
 @triton.jit
 def load_tile(
-    w, tile, CHUNK: tl.constexpr, wanted, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
-    GATED: tl.constexpr,
+    w, sixteen, row_wanted, CHUNK: tl.constexpr, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr,
+    WARPS: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """Sixteen rows, number ``tile``, of W [N, K], columns from CHUNK · SPAN on, as they lie in memory; zeros unless
-    ``wanted``. GATED: rows 0 to 7 are of the first half of W, rows 8 to 15 their partners in the second half."""
+    """Sixteen rows of W [N, K], columns from CHUNK · SPAN on, as they lie in memory.
+
+    GATED: rows 0 to 7 are of the first half of W, rows 8 to 15 their partners in the second half. row_wanted [8]: which
+    of rows 0 to 7, and of rows 8 to 15, to load; the others are zeros.
+    """
     STEPS: tl.constexpr = SPAN // (32 * WARPS)
     half = tl.arange(0, 2)[:, None, None, None, None]
     step = tl.arange(0, STEPS)[None, :, None, None, None]
     warp = tl.arange(0, WARPS)[None, None, :, None, None]
     row = tl.arange(0, 8)[None, None, None, :, None]
     pair = tl.arange(0, 16)[None, None, None, None, :]
-    rows = tile * 8 + row + half * (N // 2) if GATED else tile * 16 + row + half * 8
+    rows = sixteen * 8 + row + half * (N // 2) if GATED else sixteen * 16 + row + half * 8
     pairs = CHUNK * (SPAN // 2) + (step * WARPS + warp) * 16 + pair
+    wanted = (pairs < K // 2) & row_wanted[None, None, None, :, None]
     return tl.load(
-        as_pairs(w) + rows.to(tl.int64) * (K // 2) + pairs, (pairs < K // 2) & wanted, 0, eviction_policy="evict_first"
-    )
+        as_pairs(w) + rows.to(tl.int64) * (K // 2) + pairs, wanted, 0, eviction_policy="evict_first"
+    )  # fmt: skip
 
 
 @triton.jit
@@ -81,14 +85,45 @@ def load_rows(
     return tl.reshape(tl.permute(bits, (2, 1, 5, 4, 6, 7, 0, 3)), (WARPS, STEPS * 32, BATCH))
 
 
+@triton.constexpr_function
+def left_over(n, grid):
+    """Of n rows: sixteens that are left when every program of the grid has had as many as the others."""
+    return n // 16 % grid
+
+
+@triton.constexpr_function
+def parts(n, grid):
+    """Programs that share one of the sixteens that are left over, 1, 2, 4 or 8, so that few programs wait for them."""
+    left = left_over(n, grid)
+    return 1 if not left else max(part for part in (1, 2, 4, 8) if part == 1 or part * left <= grid)
+
+
+@triton.jit
+def share(round, N: tl.constexpr, GRID: tl.constexpr):
+    """Which sixteen rows of N this program has in a round, and which of eight: the number, and [8] of bool.
+
+    The grid's programs take the sixteens in turn. In the last round, PARTS programs share each of what is left.
+    """
+    FULL: tl.constexpr = N // 16 // GRID
+    PARTS: tl.constexpr = parts(N, GRID)
+    program, row = tl.program_id(0), tl.arange(0, 8)
+    if PARTS == 1:
+        sixteen = program + round * GRID
+        return sixteen, (row >= 0) & (sixteen < N // 16)
+    last = round == FULL
+    sixteen = tl.where(last, FULL * GRID + program // PARTS, program + round * GRID)
+    mine = row // (8 // PARTS) == program % PARTS
+    return sixteen, (round < FULL) | (last & mine & (program < left_over(N, GRID) * PARTS))
+
+
 @triton.jit
 def load_turn(
     w, first, TURN: tl.constexpr, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
-    GATED: tl.constexpr,
+    GATED: tl.constexpr, GRID: tl.constexpr,
 ):  # fmt: skip
-    """This program's tile, TURN turns after its sixteen rows number ``first`` began; zeros after the last."""
-    sixteen = tl.program_id(0) + (first + TURN // turns(K, SPAN)) * tl.num_programs(0)
-    return load_tile(w, sixteen, TURN % turns(K, SPAN), sixteen < N // 16, N, K, SPAN, WARPS, GATED)
+    """This program's tile, TURN turns after round ``first`` began; zeros after the last."""
+    sixteen, row_wanted = share(first + TURN // turns(K, SPAN), N, GRID)
+    return load_tile(w, sixteen, row_wanted, TURN % turns(K, SPAN), N, K, SPAN, WARPS, GATED)
 
 
 @triton.constexpr_function
@@ -107,20 +142,23 @@ def turns(k, span):
 @triton.jit
 def first_tiles(
     w, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr,
-    EARLY: tl.constexpr,
+    EARLY: tl.constexpr, GRID: tl.constexpr,
 ):  # fmt: skip
     """The EARLY tiles, two or four, with which this program begins, to be requested before the rows of x are known.
 
     What is requested while a program waits for the others arrives before their answer does.
     """
-    first = (load_turn(w, 0, 0, N, K, SPAN, WARPS, GATED), load_turn(w, 0, 1, N, K, SPAN, WARPS, GATED))
-    return first + other_tiles(w, N, K, SPAN, WARPS, GATED) if EARLY > 2 else first
+    first = (load_turn(w, 0, 0, N, K, SPAN, WARPS, GATED, GRID), load_turn(w, 0, 1, N, K, SPAN, WARPS, GATED, GRID))
+    return first + other_tiles(w, N, K, SPAN, WARPS, GATED, GRID) if EARLY > 2 else first
 
 
 @triton.jit
-def other_tiles(w, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr):
+def other_tiles(
+    w, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr,
+    GRID: tl.constexpr,
+):  # fmt: skip
     """The tiles that follow the first two."""
-    return load_turn(w, 0, 2, N, K, SPAN, WARPS, GATED), load_turn(w, 0, 3, N, K, SPAN, WARPS, GATED)
+    return load_turn(w, 0, 2, N, K, SPAN, WARPS, GATED, GRID), load_turn(w, 0, 3, N, K, SPAN, WARPS, GATED, GRID)
 
 
 @triton.jit
@@ -148,7 +186,7 @@ def index_of(best):
 def product(
     tiles, x, stride, w, out, out_stride, batch, real_rows,
     N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
-    GATED: tl.constexpr, BEST: tl.constexpr, EARLY: tl.constexpr,
+    GATED: tl.constexpr, BEST: tl.constexpr, EARLY: tl.constexpr, GRID: tl.constexpr,
 ):  # fmt: skip
     """This program's rows of out = x Wᵀ, rounded to out's dtype. tiles: of :func:`first_tiles` with EARLY.
 
@@ -160,7 +198,7 @@ def product(
     COUNT: tl.constexpr = ahead()
     TOGETHER: tl.constexpr = COUNT // TURNS if TURNS < COUNT else 1  # sixteens of rows in a round of the loop
     HELD: tl.constexpr = TURNS <= COUNT  # x stays in registers; else its columns are loaded anew in each turn
-    program, programs = tl.program_id(0), tl.num_programs(0)
+    FULL: tl.constexpr = N // 16 // GRID
     sequences = tl.arange(0, BATCH)
     best = tl.full((16, BATCH), -0x8000000000000000, tl.int64)
     rows = (load_rows(x, stride, batch, 0, K, SPAN, WARPS, BATCH),)
@@ -170,12 +208,12 @@ def product(
         third = load_rows(x, stride, batch, 2, K, SPAN, WARPS, BATCH)
         rows = rows + (third, load_rows(x, stride, batch, 3, K, SPAN, WARPS, BATCH))  # noqa: RUF005 - as above
     if EARLY == 2:
-        tiles = tiles + other_tiles(w, N, K, SPAN, WARPS, GATED)
-    rounds = (N // 16 - program + programs * TOGETHER - 1) // (programs * TOGETHER)
+        tiles = tiles + other_tiles(w, N, K, SPAN, WARPS, GATED, GRID)
+    mine = FULL + (tl.program_id(0) < left_over(N, GRID) * parts(N, GRID)).to(tl.int32)
     # one stage: Triton's own pipeline would take the tiles through shared memory
-    for round in tl.range(0, rounds, num_stages=1):
+    for group in tl.range(0, (mine + TOGETHER - 1) // TOGETHER, num_stages=1):
         for part in tl.static_range(TOGETHER):
-            sixteen = program + (round * TOGETHER + part) * programs
+            sixteen, row_wanted = share(group * TOGETHER + part, N, GRID)
             sums = tl.zeros((WARPS, 16, BATCH), tl.float32)
             for turn in tl.static_range(TURNS):
                 now = rows[turn if HELD else 0]
@@ -185,20 +223,20 @@ def product(
                     as_left(tiles[(part * TURNS + turn) % COUNT], x.dtype.element_ty, STEPS, WARPS), now, sums
                 )
                 following = load_turn(
-                    w, round * TOGETHER, part * TURNS + turn + COUNT, N, K, SPAN, WARPS, GATED
+                    w, group * TOGETHER, part * TURNS + turn + COUNT, N, K, SPAN, WARPS, GATED, GRID
                 )  # fmt: skip
                 tiles = replaced(tiles, (part * TURNS + turn) % COUNT, following)
-            there = sixteen < N // 16
             rounded = tl.sum(sums, 0).to(out.dtype.element_ty)
             if GATED:
                 halves = tl.permute(tl.reshape(rounded, (2, 8, BATCH)), (1, 2, 0))
                 gate, up = tl.split(halves.to(tl.float32))
-                columns = sixteen * 8 + tl.arange(0, 8)
+                columns, wanted = sixteen * 8 + tl.arange(0, 8), row_wanted
                 result = gate * tl.sigmoid(gate) * up
             else:
                 columns = sixteen * 16 + tl.arange(0, 16)
+                wanted = tl.reshape(tl.broadcast_to(row_wanted[None, :], (2, 8)), (16,))
                 result = rounded
-            real = ((columns < real_rows) & there)[:, None]
+            real = ((columns < real_rows) & wanted)[:, None]
             tl.store(
                 out + sequences[None, :] * out_stride + columns[:, None], result, (sequences < batch)[None, :] & real
             )

@@ -141,7 +141,7 @@ def persistent_step_kernel(
     SEQUENCES: tl.constexpr, TOGETHER: tl.constexpr, ROUNDS: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr,
     EPS: tl.constexpr,
     PATIENCE: tl.constexpr,
-    TIMELINE: tl.constexpr, EARLY: tl.constexpr,
+    TIMELINE: tl.constexpr, EARLY: tl.constexpr, GRID: tl.constexpr,
 ):  # fmt: skip
     """One token of ``batch`` sequences; see :class:`ttt_mlflow.kernels.persistent.launch.PersistentStep`.
 
@@ -173,7 +173,7 @@ def persistent_step_kernel(
         inputs = conv_rms_norm_inputs(
             ring + 4 * start * WIDTH, newest, conv_norm, conv_taps, conv_bias, seq_norm, start < batch, WIDTH, BLOCK
         )
-        tiles = first_tiles(weight, PROJECTED, WIDTH, SPAN, WARPS, False, EARLY)
+        tiles = first_tiles(weight, PROJECTED, WIDTH, SPAN, WARPS, False, EARLY, GRID)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
         if start < batch:
             line = start * WIDTH
@@ -194,7 +194,7 @@ def persistent_step_kernel(
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             tiles, own, WIDTH, weight, projected, PROJECTED, batch, PROJECTED,
-            PROJECTED, WIDTH, BATCH, SPAN, WARPS, False, False, EARLY,
+            PROJECTED, WIDTH, BATCH, SPAN, WARPS, False, False, EARLY, GRID,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
@@ -226,7 +226,7 @@ def persistent_step_kernel(
         weight = at(row, 15, hidden)
         norm_row = load_row(at(row, 13, hidden), True, WIDTH, BLOCK)
         bias_row = load_row(at(row, 14, hidden), True, WIDTH, BLOCK)
-        tiles = first_tiles(weight, WIDTH, WIDTH, SPAN, WARPS, False, EARLY)
+        tiles = first_tiles(weight, WIDTH, WIDTH, SPAN, WARPS, False, EARLY, GRID)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
         for sequence in range(start, batch, stride):
             line = sequence * WIDTH
@@ -234,13 +234,29 @@ def persistent_step_kernel(
             gated_layer_norm_row(mixed + line, gate_row, norm_row, bias_row, own + line, WIDTH, BLOCK, EPS)
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
-            tiles, own, WIDTH, weight, delta, WIDTH, batch, WIDTH, WIDTH, WIDTH, BATCH, SPAN, WARPS, False, False, EARLY
+            tiles,
+            own,
+            WIDTH,
+            weight,
+            delta,
+            WIDTH,
+            batch,
+            WIDTH,
+            WIDTH,
+            WIDTH,
+            BATCH,
+            SPAN,
+            WARPS,
+            False,
+            False,
+            EARLY,
+            GRID,
         )
         met = arrive(arrived, times, met, TIMELINE)
 
         weight = at(row, 17, hidden)
         norm_row = load_row(at(row, 16, hidden), True, WIDTH, BLOCK)
-        tiles = first_tiles(weight, 2 * INTERMEDIATE, WIDTH, SPAN, WARPS, True, EARLY)
+        tiles = first_tiles(weight, 2 * INTERMEDIATE, WIDTH, SPAN, WARPS, True, EARLY, GRID)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
         for sequence in range(start, batch, stride):
             line = sequence * WIDTH
@@ -248,21 +264,21 @@ def persistent_step_kernel(
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             tiles, own, WIDTH, weight, inner, INTERMEDIATE, batch, INTERMEDIATE,
-            2 * INTERMEDIATE, WIDTH, BATCH, SPAN, WARPS, True, False, EARLY,
+            2 * INTERMEDIATE, WIDTH, BATCH, SPAN, WARPS, True, False, EARLY, GRID,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
         weight = at(row, 18, hidden)
-        tiles = first_tiles(weight, WIDTH, INTERMEDIATE, SPAN_DOWN, WARPS, False, EARLY)
+        tiles = first_tiles(weight, WIDTH, INTERMEDIATE, SPAN_DOWN, WARPS, False, EARLY, GRID)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
         product(
             tiles, inner, INTERMEDIATE, weight, delta, WIDTH, batch, WIDTH,
-            WIDTH, INTERMEDIATE, BATCH, SPAN_DOWN, WARPS, False, False, EARLY,
+            WIDTH, INTERMEDIATE, BATCH, SPAN_DOWN, WARPS, False, False, EARLY, GRID,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
     norm_row = load_row(last_norm, True, WIDTH, BLOCK)
-    tiles = first_tiles(embedding, PADDED_VOCAB, WIDTH, SPAN, WARPS, False, EARLY)
+    tiles = first_tiles(embedding, PADDED_VOCAB, WIDTH, SPAN, WARPS, False, EARLY, GRID)
     patience = wait(arrived, failed, times, met, patience, TIMELINE)
     for sequence in range(start, batch, stride):
         line = sequence * WIDTH
@@ -270,7 +286,7 @@ def persistent_step_kernel(
     met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
     own_best = product(
         tiles, own, WIDTH, embedding, logits, VOCAB, batch, VOCAB,
-        PADDED_VOCAB, WIDTH, BATCH, SPAN, WARPS, False, True, EARLY,
+        PADDED_VOCAB, WIDTH, BATCH, SPAN, WARPS, False, True, EARLY, GRID,
     )  # fmt: skip
     tl.store(best + program * BATCH + tl.arange(0, BATCH), own_best)
     met = arrive(arrived, times, met, TIMELINE)
