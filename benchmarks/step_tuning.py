@@ -63,6 +63,9 @@ def milliseconds(step: PersistentStep, fed: torch.Tensor) -> float:
 @click.option("--batches", default="1,2,8,16", show_default=True, help="Batches, comma-separated.")
 @click.option("--inner-nets", default=",".join(NETS), show_default=True, help="Inner nets, comma-separated.")
 def main(batches: str, inner_nets: str) -> None:
+    for value, name, known in ((batches, "--batches", map(str, CHOICES)), (inner_nets, "--inner-nets", NETS)):
+        if unknown := set(value.split(",")) - set(choices := list(known)):
+            raise click.BadParameter(f"{', '.join(sorted(unknown))}; it takes {', '.join(choices)}", param_hint=name)
     if not torch.cuda.is_available():
         raise click.ClickException("no CUDA GPU was found; the choices are about a GPU's time")
     nets, sizes = inner_nets.split(","), [int(one) for one in batches.split(",")]

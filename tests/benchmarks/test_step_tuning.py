@@ -1,0 +1,30 @@
+"""What the comparison of a step's choices refuses. Its times are a GPU's."""
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks.step_tuning import CHOICES, main
+from ttt_mlflow.kernels.persistent.launch import LARGEST_BATCH, Tuning
+
+
+def test_the_present_choice_is_among_those_compared() -> None:
+    assert all(Tuning.of(batch) in choices for batch, choices in CHOICES.items())
+    assert max(CHOICES) == LARGEST_BATCH
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--batches=1,3", "3; it takes 1, 2, 8, 16"), ("--inner-nets=mlp_1", "mlp_1; it takes mlp_1_dual_triton, mlp_2")],
+)
+def test_bad_input(option: str, said: str) -> None:
+    done = CliRunner().invoke(main, [option])
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is what is tested")
+def test_without_a_gpu_it_says_so() -> None:
+    done = CliRunner().invoke(main, ["--batches=1"])
+    assert done.exit_code == 1
+    assert "no CUDA GPU was found" in done.output
