@@ -10,6 +10,7 @@ import torch
 from tests.catalog import ARTIFACT_PATHS
 from tests.runs import Carried, measured_in
 from ttt_mlflow.config import RunConfig
+from ttt_mlflow.models.fla.package import missing as missing_fla
 from ttt_mlflow.models.mamba.installation import missing
 from ttt_mlflow.models.reference import Twins
 from ttt_mlflow.run.plan import make_plan
@@ -60,6 +61,20 @@ def test_the_reference_and_the_yardstick_launch_no_kernel_of_ours() -> None:
         assert twin.prefill_functions.__name__.endswith("block.prefill_reference")
         weights = dict(model.named_parameters())
         assert all(torch.equal(one, weights[name].to(dtype)) for name, one in twin.named_parameters())
+
+
+@pytest.mark.skipif(missing_fla() is not None, reason="flash-linear-attention is not installed")
+@pytest.mark.parametrize(
+    ("name", "functions"), [("gated-deltanet-tiny", "delta_functions"), ("rwkv7-tiny", "functions")]
+)
+def test_the_plain_twin_of_a_peer(name: str, functions: str, tmp_path: Path) -> None:
+    plan = make_plan(RunConfig.parse({**PROFILE, "model_name": name, "inner_net": None}))
+    model: Any = plan.entry.factory(plan.request)
+    twin: Any = Twins(plan.entry, plan.request).build(model, torch.float16)
+    assert getattr(model.layers[0], functions).__name__.endswith(".decode")
+    assert getattr(twin.layers[0], functions).__name__.endswith(".reference")
+    found = compared(tmp_path, model_name=name, inner_net=None).metrics
+    assert 0 < found["accuracy_logits_error"] < 1.2 * found["accuracy_yardstick_logits_error"]
 
 
 def test_prefill_kernels(tmp_path: Path) -> None:

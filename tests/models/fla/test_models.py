@@ -31,6 +31,7 @@ from ttt_mlflow.models.fla import gated_delta, rwkv7
 from ttt_mlflow.models.fla.memory import MemoryOfGatedDelta, MemoryOfRwkv7
 from ttt_mlflow.models.fla.package import missing
 from ttt_mlflow.models.fla.sizes import GATED_DELTA, RWKV7
+from ttt_mlflow.models.reference import Twins
 from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.models.trial import try_model
 from ttt_mlflow.plugins import Trial
@@ -109,6 +110,27 @@ def test_the_tokens_depend_on_the_prompt(name: str, dtype: torch.dtype) -> None:
     assert len(tokens.unique()) > 6, "a test with one token would see nothing"
     assert torch.equal(generate(decoder, prompt, 12), tokens)
     assert not torch.equal(generate(decoder, prompt.flip(1), 12), tokens)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_plain_twin_has_the_weights_and_predicts_the_same(name: str) -> None:
+    """On a CPU both are plain; tests/gpu/test_accuracy_gpu.py looks at the functions of a twin on a GPU."""
+    model = build(name, dtype=torch.bfloat16)
+    twins = Twins(find_model(name), ModelRequest(name, None, torch.bfloat16, CPU, 0, None))
+    assert twins.is_plain
+    prompt = torch.randint(512, (2, 7), generator=torch.Generator().manual_seed(5))
+    found = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        twin: Any = twins.build(model, dtype)
+        weights = dict(model.named_parameters())
+        assert all(torch.equal(one, weights[name].to(one.dtype)) for name, one in twin.named_parameters())
+        state = twin.new_state(2)
+        found[dtype] = torch.stack([twin.step(one, state).double() for one in prompt.unbind(1)])
+    state = model.new_state(2)
+    own = torch.stack([model.step(one, state).double() for one in prompt.unbind(1)])
+    assert torch.equal(own, found[torch.bfloat16])
+    apart = (own - found[torch.float32]).norm() / own.norm()
+    assert 0 < apart < 0.05
 
 
 @pytest.mark.long

@@ -1,5 +1,7 @@
 """The models of flash-linear-attention in the registry. It is imported when one is built."""
 
+from types import ModuleType
+
 import torch
 
 from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocate, Allocations
@@ -37,11 +39,12 @@ def kept_bytes(request: ModelRequest, workload: Workload) -> int:
 
 
 def entries() -> list[ModelEntry]:
-    def entry(name: str, build: object, description: str) -> ModelEntry:
+    def entry(name: str, module: ModuleType, description: str) -> ModelEntry:
         return ModelEntry(
             name,
-            build,  # type: ignore[arg-type]
+            module.build,
             description,
+            plain=module.build_plain,
             missing=missing,
             work=work,
             kept_bytes=kept_bytes,
@@ -56,6 +59,6 @@ def entries() -> list[ModelEntry]:
         for name, size in sizes.items()
     }
     return [
-        *(entry(name, gated_delta.build, f"gated delta network, {networks[name]}, {through}") for name in GATED_DELTA),
-        *(entry(name, rwkv7.build, f"RWKV-7, {networks[name]}, {through}") for name in RWKV7),
+        *(entry(name, gated_delta, f"gated delta network, {networks[name]}, {through}") for name in GATED_DELTA),
+        *(entry(name, rwkv7, f"RWKV-7, {networks[name]}, {through}") for name in RWKV7),
     ]

@@ -132,10 +132,13 @@ class GatedDeltaLayer(nn.Module):
 class GatedDeltaModel(FlaModel):
     """A gated delta network whose prompts go token by token through the step."""
 
-    def __init__(self, size: GatedDeltaSize, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, size: GatedDeltaSize, dtype: torch.dtype, device: torch.device, *, is_plain: bool = False
+    ) -> None:
+        """is_plain: from plain PyTorch operations on a GPU too."""
         where: dict[str, Any] = {"dtype": dtype, "device": device}
         functions = reference, delta_reference
-        if device.type == "cuda":
+        if device.type == "cuda" and not is_plain:
             from ttt_mlflow.kernels.block import fused
             from ttt_mlflow.kernels.gated_delta import decode
 
@@ -261,3 +264,8 @@ def build(request: ModelRequest) -> GatedDeltaModel:
     model = kind(GATED_DELTA[request.name], request.dtype, request.device)
     initialize(model, request.seed)
     return model.eval()
+
+
+def build_plain(request: ModelRequest) -> GatedDeltaModel:
+    """The same model from plain PyTorch operations. Its weights are not initialized."""
+    return GatedDeltaModel(GATED_DELTA[request.name], request.dtype, request.device, is_plain=True).eval()

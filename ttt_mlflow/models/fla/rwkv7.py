@@ -154,10 +154,11 @@ class Rwkv7Layer(nn.Module):
 class Rwkv7Model(FlaModel):
     """RWKV-7 whose prompts go token by token through the step."""
 
-    def __init__(self, size: Rwkv7Size, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, size: Rwkv7Size, dtype: torch.dtype, device: torch.device, *, is_plain: bool = False) -> None:
+        """is_plain: from plain PyTorch operations on a GPU too."""
         where: dict[str, Any] = {"dtype": dtype, "device": device}
         functions: ModuleType = reference
-        if device.type == "cuda":
+        if device.type == "cuda" and not is_plain:
             from ttt_mlflow.kernels.rwkv7 import decode
 
             functions = decode
@@ -302,3 +303,8 @@ def build(request: ModelRequest) -> Rwkv7Model:
     model = kind(RWKV7[request.name], request.dtype, request.device)
     initialize(model, request.seed)
     return model.eval()
+
+
+def build_plain(request: ModelRequest) -> Rwkv7Model:
+    """The same model from plain PyTorch operations. Its weights are not initialized."""
+    return Rwkv7Model(RWKV7[request.name], request.dtype, request.device, is_plain=True).eval()
