@@ -13,7 +13,7 @@ from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_f
 from tests.kernels.persistent_cases import check_step, distance
 from ttt_mlflow.kernels.block import fused, prefill, reference
 from ttt_mlflow.kernels.persistent import products
-from ttt_mlflow.kernels.persistent.launch import Stuck
+from ttt_mlflow.kernels.persistent.launch import Stuck, Tuning
 from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
 from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
 from ttt_mlflow.models.entry import ModelRequest
@@ -75,6 +75,11 @@ def test_state_changes_at_the_end_of_a_mini_batch_only(kind):
 )
 def test_a_whole_step(kind, batch, shape):
     check_step(kind, batch, tokens=3, position=14, **shape)
+
+
+def test_a_whole_step_with_other_choices():
+    """Two tiles before a program waits, the others after; wider tiles of the down projection."""
+    check_step("linear", 2, tokens=2, position=15, intermediate=520, tuning=Tuning(True, 256, 512, 2))
 
 
 @triton.jit

@@ -72,7 +72,7 @@ def distance(out, exact):
     return float((out.double() - exact.double()).norm() / exact.double().norm())
 
 
-def check_step(kind, batch, *, tokens, device="cpu", most=1.2, **shape):
+def check_step(kind, batch, *, tokens, device="cpu", most=1.2, tuning=None, **shape):
     """The kernel against float64, token by token, no farther from it than ``most`` times its twin in 16 bit is.
 
     All buffers and outputs are poisoned before each step. Returns the distances of the kernel and of the twin.
@@ -80,7 +80,7 @@ def check_step(kind, batch, *, tokens, device="cpu", most=1.2, **shape):
     start = make_step(kind, batch, **shape)
     step = converted(start, lambda x: x.clone().to(device))
     exact, twin = converted(start, widened), converted(start, lambda x: x.clone())
-    mine = PersistentStep(step, batch)
+    mine = PersistentStep(step, batch, tuning=tuning)
     generator = torch.Generator().manual_seed(1)
     distances = []
     for _ in range(tokens):

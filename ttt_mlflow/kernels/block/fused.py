@@ -49,13 +49,13 @@ def load_row(x, wanted, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def add_rms_norm_row(
-    hidden, delta, weight_row, out_hidden, out, keep, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
-):
+    hidden_row, delta_row, weight_row, out_hidden, out, keep,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr,
+):  # fmt: skip
     """One sequence's row; the pointers are to it. ``keep``: whether to write ``out_hidden``."""
     cols = tl.arange(0, BLOCK)
     mask = cols < WIDTH
-    x = tl.load(hidden + cols, mask, 0.0).to(tl.float32)
-    x += tl.load(delta + cols, mask, 0.0).to(tl.float32)
+    x = hidden_row.to(tl.float32) + delta_row.to(tl.float32)
     x = x.to(out.dtype.element_ty).to(tl.float32)
     tl.store(out_hidden + cols, x, mask & keep)
     tl.store(out + cols, _rms_norm(x, weight_row.to(tl.float32), WIDTH, EPS), mask)
@@ -67,7 +67,8 @@ def _add_rms_norm_kernel(
 ):
     row = tl.program_id(0).to(tl.int64) * WIDTH
     weight_row = load_row(weight, True, WIDTH, BLOCK)
-    add_rms_norm_row(hidden + row, delta + row, weight_row, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS)
+    hidden_row, delta_row = load_row(hidden + row, True, WIDTH, BLOCK), load_row(delta + row, True, WIDTH, BLOCK)
+    add_rms_norm_row(hidden_row, delta_row, weight_row, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS)
 
 
 @opaque(shapes=_two_rows)
@@ -111,8 +112,8 @@ def conv_rms_norm_inputs(
 @triton.jit
 def conv_rms_norm_row(
     inputs,
-    hidden,
-    delta,
+    hidden_row,
+    delta_row,
     history,
     newest,
     out_hidden,
@@ -127,8 +128,7 @@ def conv_rms_norm_row(
     conv_norm_row, bias_row, first, second, third, tap_0, tap_1, tap_2, tap_3, norm_row = inputs
     cols = tl.arange(0, BLOCK)
     mask = cols < WIDTH
-    x = tl.load(hidden + cols, mask, 0.0).to(tl.float32)
-    x += tl.load(delta + cols, mask, 0.0).to(tl.float32)
+    x = hidden_row.to(tl.float32) + delta_row.to(tl.float32)
     x = x.to(out.dtype.element_ty).to(tl.float32)
     normed = _rms_norm(x, conv_norm_row.to(tl.float32), WIDTH, EPS)
     normed = normed.to(history.dtype.element_ty)
@@ -166,8 +166,9 @@ def _conv_rms_norm_kernel(
     inputs = conv_rms_norm_inputs(
         ring + 4 * row, newest, conv_norm_weight, conv_weight, conv_bias, norm_weight, True, WIDTH, BLOCK
     )
+    hidden_row, delta_row = load_row(hidden + row, True, WIDTH, BLOCK), load_row(delta + row, True, WIDTH, BLOCK)
     conv_rms_norm_row(
-        inputs, hidden + row, delta + row, ring + 4 * row, newest, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS
+        inputs, hidden_row, delta_row, ring + 4 * row, newest, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS
     )
 
 
@@ -337,12 +338,12 @@ def qk_conv_rotary(
 
 @triton.jit
 def gated_layer_norm_row(
-    x, gate_row, weight_row, bias_row, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
+    x_row, gate_row, weight_row, bias_row, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr
 ):
-    """One sequence's row; the pointers are to it."""
+    """One sequence's row; the pointer is to it."""
     cols = tl.arange(0, BLOCK)
     mask = cols < WIDTH
-    value = tl.load(x + cols, mask, 0.0).to(tl.float32)
+    value = x_row.to(tl.float32)
     centered = tl.where(mask, value - tl.sum(value, 0) / WIDTH, 0.0)
     rstd = tl.rsqrt(tl.sum(centered * centered, 0) / WIDTH + EPS)
     normed = centered * rstd * weight_row.to(tl.float32) + bias_row.to(tl.float32)
@@ -359,7 +360,8 @@ def _gated_layer_norm_kernel(
     row = sequence * WIDTH
     gate_row = load_row(gate + sequence * gate_stride, True, WIDTH, BLOCK)
     weight_row, bias_row = load_row(weight, True, WIDTH, BLOCK), load_row(bias, True, WIDTH, BLOCK)
-    gated_layer_norm_row(x + row, gate_row, weight_row, bias_row, out + row, WIDTH, BLOCK, EPS)
+    x_row = load_row(x + row, True, WIDTH, BLOCK)
+    gated_layer_norm_row(x_row, gate_row, weight_row, bias_row, out + row, WIDTH, BLOCK, EPS)
 
 
 @opaque(shapes=_one_row)

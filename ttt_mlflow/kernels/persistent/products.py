@@ -144,12 +144,21 @@ def first_tiles(
     w, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr,
     EARLY: tl.constexpr, GRID: tl.constexpr,
 ):  # fmt: skip
-    """The EARLY tiles, two or four, with which this program begins, to be requested before the rows of x are known.
+    """The tiles with which this program begins, to be requested before it waits for the rows of x: EARLY, two or four.
 
-    What is requested while a program waits for the others arrives before their answer does.
+    What is requested before a program waits arrives before the others' answer does. After two, :func:`all_tiles`.
     """
     first = (load_turn(w, 0, 0, N, K, SPAN, WARPS, GATED, GRID), load_turn(w, 0, 1, N, K, SPAN, WARPS, GATED, GRID))
     return first + other_tiles(w, N, K, SPAN, WARPS, GATED, GRID) if EARLY > 2 else first
+
+
+@triton.jit
+def all_tiles(
+    tiles, w, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, GATED: tl.constexpr,
+    EARLY: tl.constexpr, GRID: tl.constexpr,
+):  # fmt: skip
+    """The tiles of :func:`first_tiles`, and those that it left out, to be requested after what is waited for."""
+    return tiles + other_tiles(w, N, K, SPAN, WARPS, GATED, GRID) if EARLY == 2 else tiles
 
 
 @triton.jit
@@ -188,7 +197,7 @@ def product(
     N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
     GATED: tl.constexpr, BEST: tl.constexpr, EARLY: tl.constexpr, GRID: tl.constexpr,
 ):  # fmt: skip
-    """This program's rows of out = x Wᵀ, rounded to out's dtype. tiles: of :func:`first_tiles` with EARLY.
+    """This program's rows of out = x Wᵀ, rounded to out's dtype. tiles: the EARLY first ones.
 
     GATED: out [B, N / 2] = silu(gate) · up, of the first and the second half of W's rows, each rounded before.
     BEST: returns [BATCH] int64, the largest value of this program's first ``real_rows`` rows (:func:`best_of`).
@@ -207,8 +216,7 @@ def product(
     if HELD and TURNS > 2:
         third = load_rows(x, stride, batch, 2, K, SPAN, WARPS, BATCH)
         rows = rows + (third, load_rows(x, stride, batch, 3, K, SPAN, WARPS, BATCH))  # noqa: RUF005 - as above
-    if EARLY == 2:
-        tiles = tiles + other_tiles(w, N, K, SPAN, WARPS, GATED, GRID)
+    tiles = all_tiles(tiles, w, N, K, SPAN, WARPS, GATED, EARLY, GRID)
     mine = FULL + (tl.program_id(0) < left_over(N, GRID) * parts(N, GRID)).to(tl.int32)
     # one stage: Triton's own pipeline would take the tiles through shared memory
     for group in tl.range(0, (mine + TOGETHER - 1) // TOGETHER, num_stages=1):

@@ -27,7 +27,7 @@ from ttt_mlflow.kernels.block.fused import (
     qk_conv_rotary_columns,
 )
 from ttt_mlflow.kernels.persistent.grid import arrive, wait
-from ttt_mlflow.kernels.persistent.products import first_tiles, index_of, product
+from ttt_mlflow.kernels.persistent.products import all_tiles, first_tiles, index_of, product
 from ttt_mlflow.kernels.ttt_linear.decode_held import linear_heads_state, linear_heads_step
 from ttt_mlflow.kernels.ttt_mlp.decode_held import mlp_head_state, mlp_head_step
 
@@ -157,6 +157,7 @@ def persistent_step_kernel(
     if REDUNDANT:
         own = x + program * BATCH * WIDTH
         start, stride, keep = 0, 1, program == 0
+    mine, any_row = start * WIDTH, start < batch  # of this program's first sequence
 
     for sequence in range(program, batch, programs):
         token = tl.load(fed + sequence)
@@ -171,14 +172,18 @@ def persistent_step_kernel(
         ring, conv_norm, conv_taps = at(row, 19, hidden), at(row, 0, hidden), at(row, 1, hidden)
         conv_bias, seq_norm, weight = at(row, 2, hidden), at(row, 3, hidden), at(row, 4, hidden)
         inputs = conv_rms_norm_inputs(
-            ring + 4 * start * WIDTH, newest, conv_norm, conv_taps, conv_bias, seq_norm, start < batch, WIDTH, BLOCK
+            ring + 4 * mine, newest, conv_norm, conv_taps, conv_bias, seq_norm, any_row, WIDTH, BLOCK
         )
         tiles = first_tiles(weight, PROJECTED, WIDTH, SPAN, WARPS, False, EARLY, GRID)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
-        if start < batch:
-            line = start * WIDTH
+        hidden_row, delta_row = (
+            load_row(hidden + mine, any_row, WIDTH, BLOCK),
+            load_row(delta + mine, any_row, WIDTH, BLOCK),
+        )
+        tiles = all_tiles(tiles, weight, PROJECTED, WIDTH, SPAN, WARPS, False, EARLY, GRID)
+        if any_row:
             conv_rms_norm_row(
-                inputs, hidden + line, delta + line, ring + 4 * line, newest, between + line, own + line, keep,
+                inputs, hidden_row, delta_row, ring + 4 * mine, newest, between + mine, own + mine, keep,
                 WIDTH, BLOCK, EPS,
             )  # fmt: skip
         for more in tl.static_range(1, SEQUENCES):
@@ -188,13 +193,13 @@ def persistent_step_kernel(
                     ring + 4 * line, newest, conv_norm, conv_taps, conv_bias, seq_norm, True, WIDTH, BLOCK
                 )
                 conv_rms_norm_row(
-                    others, hidden + line, delta + line, ring + 4 * line, newest, between + line, own + line, keep,
-                    WIDTH, BLOCK, EPS,
+                    others, load_row(hidden + line, True, WIDTH, BLOCK), load_row(delta + line, True, WIDTH, BLOCK),
+                    ring + 4 * line, newest, between + line, own + line, keep, WIDTH, BLOCK, EPS,
                 )  # fmt: skip
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             tiles, own, WIDTH, weight, projected, PROJECTED, batch, PROJECTED,
-            PROJECTED, WIDTH, BATCH, SPAN, WARPS, False, False, EARLY, GRID,
+            PROJECTED, WIDTH, BATCH, SPAN, WARPS, False, False, 4, GRID,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
@@ -228,43 +233,51 @@ def persistent_step_kernel(
         bias_row = load_row(at(row, 14, hidden), True, WIDTH, BLOCK)
         tiles = first_tiles(weight, WIDTH, WIDTH, SPAN, WARPS, False, EARLY, GRID)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
-        for sequence in range(start, batch, stride):
-            line = sequence * WIDTH
-            gate_row = load_row(projected + sequence * PROJECTED + 2 * WIDTH, True, WIDTH, BLOCK)
-            gated_layer_norm_row(mixed + line, gate_row, norm_row, bias_row, own + line, WIDTH, BLOCK, EPS)
+        gates = projected + 2 * WIDTH
+        mixed_row = load_row(mixed + mine, any_row, WIDTH, BLOCK)
+        gate_row = load_row(gates + start * PROJECTED, any_row, WIDTH, BLOCK)
+        tiles = all_tiles(tiles, weight, WIDTH, WIDTH, SPAN, WARPS, False, EARLY, GRID)
+        if any_row:
+            gated_layer_norm_row(mixed_row, gate_row, norm_row, bias_row, own + mine, WIDTH, BLOCK, EPS)
+        for more in tl.static_range(1, SEQUENCES):
+            if start + more * stride < batch:
+                line = (start + more * stride) * WIDTH
+                gate_row = load_row(gates + (start + more * stride) * PROJECTED, True, WIDTH, BLOCK)
+                gated_layer_norm_row(
+                    load_row(mixed + line, True, WIDTH, BLOCK), gate_row, norm_row, bias_row, own + line,
+                    WIDTH, BLOCK, EPS,
+                )  # fmt: skip
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
-            tiles,
-            own,
-            WIDTH,
-            weight,
-            delta,
-            WIDTH,
-            batch,
-            WIDTH,
-            WIDTH,
-            WIDTH,
-            BATCH,
-            SPAN,
-            WARPS,
-            False,
-            False,
-            EARLY,
-            GRID,
-        )
+            tiles, own, WIDTH, weight, delta, WIDTH, batch, WIDTH, WIDTH, WIDTH, BATCH, SPAN, WARPS, False, False,
+            4, GRID,
+        )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
         weight = at(row, 17, hidden)
         norm_row = load_row(at(row, 16, hidden), True, WIDTH, BLOCK)
         tiles = first_tiles(weight, 2 * INTERMEDIATE, WIDTH, SPAN, WARPS, True, EARLY, GRID)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
-        for sequence in range(start, batch, stride):
-            line = sequence * WIDTH
-            add_rms_norm_row(between + line, delta + line, norm_row, hidden + line, own + line, keep, WIDTH, BLOCK, EPS)
+        between_row, delta_row = (
+            load_row(between + mine, any_row, WIDTH, BLOCK),
+            load_row(delta + mine, any_row, WIDTH, BLOCK),
+        )
+        tiles = all_tiles(tiles, weight, 2 * INTERMEDIATE, WIDTH, SPAN, WARPS, True, EARLY, GRID)
+        if any_row:
+            add_rms_norm_row(
+                between_row, delta_row, norm_row, hidden + mine, own + mine, keep, WIDTH, BLOCK, EPS
+            )  # fmt: skip
+        for more in tl.static_range(1, SEQUENCES):
+            if start + more * stride < batch:
+                line = (start + more * stride) * WIDTH
+                add_rms_norm_row(
+                    load_row(between + line, True, WIDTH, BLOCK), load_row(delta + line, True, WIDTH, BLOCK), norm_row,
+                    hidden + line, own + line, keep, WIDTH, BLOCK, EPS,
+                )  # fmt: skip
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             tiles, own, WIDTH, weight, inner, INTERMEDIATE, batch, INTERMEDIATE,
-            2 * INTERMEDIATE, WIDTH, BATCH, SPAN, WARPS, True, False, EARLY, GRID,
+            2 * INTERMEDIATE, WIDTH, BATCH, SPAN, WARPS, True, False, 4, GRID,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
@@ -282,7 +295,10 @@ def persistent_step_kernel(
     patience = wait(arrived, failed, times, met, patience, TIMELINE)
     for sequence in range(start, batch, stride):
         line = sequence * WIDTH
-        add_rms_norm_row(hidden + line, delta + line, norm_row, between + line, own + line, keep, WIDTH, BLOCK, EPS)
+        add_rms_norm_row(
+            load_row(hidden + line, True, WIDTH, BLOCK), load_row(delta + line, True, WIDTH, BLOCK), norm_row,
+            between + line, own + line, keep, WIDTH, BLOCK, EPS,
+        )  # fmt: skip
     met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
     own_best = product(
         tiles, own, WIDTH, embedding, logits, VOCAB, batch, VOCAB,
