@@ -24,6 +24,7 @@ ROW, HEADING, COLUMN, CHARACTER = 0.42, 0.3, 1.18, 0.082  # inches
 COLUMNS = 3
 PANEL = (4.3, 3.3)  # inches; of these, the margins of the axes:
 LEFT, BESIDE, ABOVE, BELOW = 0.95, 0.25, 0.32, 0.52
+MARGIN = 0.05  # of an axis, beyond its first and last value
 INVALID: dict[str, Any] = {"marker": "x", "color": GRAY}
 # how the marker of a point is filled; the last two are of the chart of the highest batches
 FILLS: dict[str, Any] = {"valid": "full", "unjudged": "none", "predicted_oom": "none", "missing": "full"}
@@ -241,7 +242,7 @@ def _draw(axes: "Axes", chart: Chart) -> None:
     ticks = x_ticks(chart)
     axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
     if len(chart.batches) > 1:  # all batches, also those without a point here, with the same margins in each chart
-        axes.set_xlim(*_with_margins(chart.batches[0], chart.batches[-1], axes.margins()[0]))
+        axes.set_xlim(*_with_margins(chart.batches[0], chart.batches[-1]))
     axes.set_xticks([], minor=True)
     if chart.limit is not None:
         axes.axvline(chart.limit, color=FAINT, linestyle=":", linewidth=1)
@@ -253,9 +254,9 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         axes.plot(*chart.best, marker="o", markersize=13, fillstyle="none", color="black", zorder=4)
 
 
-def _with_margins(low: float, high: float, share: float) -> tuple[float, float]:
-    """The ends of a logarithmic axis from ``low`` to ``high`` with ``share`` of its length more at each of them."""
-    beyond = (high / low) ** share
+def _with_margins(low: float, high: float) -> tuple[float, float]:
+    """The ends of a logarithmic axis from ``low`` to ``high`` with a part of its length more at each of them."""
+    beyond = (high / low) ** MARGIN
     return low / beyond, high * beyond
 
 
@@ -324,7 +325,7 @@ def _places_on_lines(axes: "Axes", chart: Chart) -> Iterator[tuple[float, float]
     """Places along all lines and the limit, in pixels, near to each other."""
     for line in _shown(chart):
         kept = [(point.x, point.y) for point in line.points if point.state != "invalid"]
-        corners = axes.transData.transform(kept) if kept else []
+        corners: Any = axes.transData.transform(kept) if kept else ()
         for (x, y), (end_x, end_y) in pairwise(corners):
             count = max(1, math.ceil(math.hypot(end_x - x, end_y - y) / LINE_PX))
             yield from ((x + (end_x - x) * i / count, y + (end_y - y) * i / count) for i in range(count + 1))
