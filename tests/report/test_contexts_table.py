@@ -29,8 +29,8 @@ def test_a_table_of_crossings_has_the_constant_states_as_rows(results: Results) 
 
 def test_markdown(results: Results) -> None:
     lines = list(contexts_markdown(results))
-    assert "| ttt-350m mlp_1_dual | 1.42 | 1.81 | 2.9 | 7.15 |" in lines
-    assert "| ttt-760m mlp_1_dual | 3 | 9.3 | 29 | 106 |" in lines
+    assert "| ttt-350m mlp_1_dual | 1.420 | 1.810 | 2.900 | 7.150 |" in lines
+    assert "| ttt-760m mlp_1_dual | 3.000 | 9.300 | 29.00 | 106.0 |" in lines
     assert "| ttt-1b mlp_1_dual_triton | 980 (65 to 2,048) | 293 (65 to 2,048) |" in lines
     (fits,) = [line for line in lines if line.startswith("| ttt-760m") and "not 64" in line]
     assert fits == "| ttt-760m mlp_1_dual | at least 16 | at least 16 | at least 16 | 16, not 64 |"

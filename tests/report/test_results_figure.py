@@ -47,7 +47,7 @@ def test_the_table(results: Results) -> None:
     (axes,) = figure.axes
     (hatched,) = (one for one in axes.patches if one.get_hatch())
     assert isinstance(hatched, Rectangle)
-    (invalid,) = (one for one in axes.texts if one.get_text() == "999")
+    (invalid,) = (one for one in axes.texts if one.get_text() == "999.0")
     assert invalid.get_color() == GRAY
     assert shown.count("?") == 2, "not judged"
 
@@ -81,6 +81,42 @@ def test_labels_of_points_do_not_overlap(results: Results) -> None:
     boxes = [text.get_window_extent() for text in figure.axes[1].texts]
     assert len(boxes) == 7
     assert not [1 for one, other in combinations(boxes, 2) if one.overlaps(other)]
+
+
+def test_a_configuration_of_two_sets_is_labeled_once(tmp_path: Path) -> None:
+    """Its points lie on top of each other, and so would the labels."""
+    two = results_of([RunSet("before", h200.rows(tmp_path / "1")), RunSet("after", h200.rows(tmp_path / "2"))], "")
+    labels = charts(two).axes[1].texts
+    assert sorted(label.get_text() for label in labels) == ["1,024"] * 3 + ["128"] * 2 + ["2,048", "8,192"]
+
+
+def test_a_label_stands_where_it_hides_no_line(tmp_path: Path) -> None:
+    """A line goes down: below and to the right of a point, where labels stand by default, it would run through one."""
+    speeds = {128: 9000.0, 256: 5000.0, 512: 1000.0}
+    rows = [
+        h200.row(tmp_path, {"decode_tokens_per_s": speed, "decode_step_ms_p99": 1.0 + batch / 100}, batch=batch)
+        for batch, speed in speeds.items()
+    ]
+    axes = charts(of(rows)).axes[1]
+    points = [(1.0 + batch / 100, speed) for batch, speed in speeds.items()]
+    x, y = axes.transData.transform(points).T
+    places = [
+        (x[i] + (x[i + 1] - x[i]) * k / 99, y[i] + (y[i + 1] - y[i]) * k / 99) for i in (0, 1) for k in range(100)
+    ]
+    (middle,) = (one for one in axes.texts if one.get_text() == "256")
+    assert not any(middle.get_window_extent().contains(*place) for place in places)
+
+
+def test_a_chart_has_the_batches_of_all(tmp_path: Path) -> None:
+    """Also where energy was measured from batch 1024 on, and the lowest batch has its place within the axis."""
+    kept = [
+        row for row in h200.rows(tmp_path) if row.params["batch"] != "128" or not row.metrics.get("joules_per_token")
+    ]
+    throughput, _, _, energy = charts(of(kept)).axes
+    assert energy.get_title(loc="left").startswith("Energy")
+    low, high = energy.get_xlim()
+    assert low < 0.9 * 128
+    assert (low, high) == pytest.approx(throughput.get_xlim(), rel=1e-6)
 
 
 def test_files(results: Results) -> None:

@@ -123,6 +123,24 @@ def test_speed_ups_follow_the_chosen_row(page: Chromium) -> None:
 
 
 @needs_browser
+def test_two_sets(tmp_path: Path) -> None:
+    """The list says of which set a run is, and one configuration is compared to the per mille."""
+    valid = {"ttt.verdict": "valid"}
+    rows = [h200.row(tmp_path, {"decode_tokens_per_s": speed}, told=valid) for speed in (100_000.0, 100_300.0)]
+    results = results_of([RunSet("one GPU", rows[:1]), RunSet("two GPUs", rows[1:])], "")
+    (tmp_path / "results.html").write_bytes(results_html(results))
+    with chromium(tmp_path, 1500, 1000) as browser:
+        browser.open((tmp_path / "results.html").as_uri())
+        browser.wait_for("document.body?.dataset.ready")
+        assert [row[1] for row in table(browser, "Throughput against")[1:]] == ["1.000×", "1.003×"]
+        heads = ask(browser, "[...document.querySelectorAll('#list thead th')].map(one => one.innerText)")
+        at = heads.index("set")
+        assert sorted(row[at] for row in listed(browser)) == ["one GPU", "two GPUs"]
+        titles = ask(browser, "[...document.querySelectorAll('td[title]')].map(one => one.title)")
+        assert any("two GPUs" in title for title in titles), "on hover"
+
+
+@needs_browser
 def test_the_charts(page: Chromium) -> None:
     drawn = ask(
         page,

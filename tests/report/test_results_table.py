@@ -87,6 +87,26 @@ def test_further_tables_have_only_what_was_measured(results: Results) -> None:
     assert linear[3].startswith("[5.245]")
 
 
+def test_zeros_at_the_end_of_a_number_are_kept(tmp_path: Path) -> None:
+    """18 beside 34.1 looks as if one was measured to a millisecond."""
+    row = h200.row(tmp_path, {"decode_tokens_per_s": 66611.0, "decode_step_ms_p50": 18.0})
+    text = results_markdown(results_of([RunSet("a", [row])], ""))
+    assert cells(block(text, "Decode step, median, ms")[2])[1].startswith("18.00")
+    assert "| 66,611 | 18.00 |" in text, "in the table of runs"
+
+
+def test_sets_are_told_apart_and_compared_to_the_per_mille(tmp_path: Path) -> None:
+    """One configuration differs by a percent or less from one set to the next."""
+    rows = [h200.row(tmp_path, {"decode_tokens_per_s": speed}) for speed in (100_000.0, 100_300.0)]
+    text = results_markdown(results_of([RunSet("one GPU", rows[:1]), RunSet("two GPUs", rows[1:])], ""))
+    assert [
+        line.split("|")[2].strip() for line in block(text, "Throughput against the same configuration of one GPU")[2:4]
+    ] == ["1.000×", "1.003×"]
+    runs = block(text, "Runs")
+    assert cells(runs[0])[2] == "set"
+    assert sorted(cells(line)[2] for line in runs[2:]) == ["one GPU", "two GPUs"]
+
+
 def test_speed_up(results: Results) -> None:
     (grid,) = results.grids
     linear = grid.series[1]

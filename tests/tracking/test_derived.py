@@ -31,6 +31,11 @@ def test_tags_of_a_run_of_version_0_1() -> None:
     assert missing_tags({"kernels": "auto"}, {"ttt.entry_point": "micro"}) == {"ttt.kind": "micro", "ttt.method": "1"}
 
 
+def test_a_sweep_was_measured_by_no_method() -> None:
+    """Its cells name theirs; the first one, which runs of version 0.1 had, would be wrong beside them."""
+    assert missing_tags({"batch": "1,2"}, {"ttt.kind": "sweep", "ttt.entry_point": "sweep"}) == {}
+
+
 def test_what_is_there_stays() -> None:
     there = {"ttt.kind": "sweep", "ttt.method": "3", "mlflow.runColor": "#123456", "ttt.series": "mine"}
     assert missing_tags(PARAMS, there) == {}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ttt_mlflow.redaction import without_secrets
@@ -10,7 +11,7 @@ from ttt_mlflow.report.results import Cell, Grid, Results, Series
 from ttt_mlflow.report.results_charts import Chart, Line, Point, x_ticks, y_ticks
 from ttt_mlflow.report.results_quantities import interval_text, throughput_of
 from ttt_mlflow.report.style import DASHES, GRAY, MARKERS, SAFE_COLORS
-from ttt_mlflow.report.text import number, printable
+from ttt_mlflow.report.text import figures, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ ROW, HEADING, COLUMN, CHARACTER = 0.42, 0.3, 1.18, 0.082  # inches
 COLUMNS = 3
 PANEL = (4.3, 3.3)  # inches; of these, the margins of the axes:
 LEFT, BESIDE, ABOVE, BELOW = 0.95, 0.25, 0.32, 0.52
+MARGIN = 0.05  # of an axis, beyond its first and last value
 INVALID: dict[str, Any] = {"marker": "x", "color": GRAY}
 # how the marker of a point is filled; the last two are of the chart of the highest batches
 FILLS: dict[str, Any] = {"valid": "full", "unjudged": "none", "predicted_oom": "none", "missing": "full"}
@@ -31,6 +33,8 @@ CROSSING = "crossing: constant state is faster from here on"
 AT_LEAST = "$≥$"
 MOST_LABELS = 40  # points that are labeled; more would hide the lines
 CHARACTER_PX, LABEL_PX = 5.5, 10.0  # a label's size at 100 dots per inch
+SAME_PX = 24.0  # points of one configuration in several sets that are as near as that have one label
+LINE_PX = 4.0  # from one to the next of the places on a line that labels avoid
 
 
 def text(what: str) -> str:
@@ -113,7 +117,7 @@ def _cell(axes: "Axes", grid: Grid, cell: Cell | None, corner: tuple[float, floa
     value, line = quantity.value(cell), middle - (0.07 if interval else 0)
     color = GRAY if invalid else "black"
     if value is not None:
-        axes.text(right, line, number(value), ha="right", va="center", color=color)
+        axes.text(right, line, figures(value), ha="right", va="center", color=color)
     if cell.state == "unjudged":  # beside the number, whose last digit stays under those of other cells
         axes.text(right + 0.01, line, "?", ha="left", va="center", color=FAINT)
     if interval:
@@ -237,6 +241,8 @@ def _draw(axes: "Axes", chart: Chart) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     ticks = x_ticks(chart)
     axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+    if len(chart.batches) > 1:  # all batches, also those without a point here, with the same margins in each chart
+        axes.set_xlim(*_with_margins(chart.batches[0], chart.batches[-1]))
     axes.set_xticks([], minor=True)
     if chart.limit is not None:
         axes.axvline(chart.limit, color=FAINT, linestyle=":", linewidth=1)
@@ -246,6 +252,12 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         axes.annotate(mark.text, (mark.x, mark.y), **beside)
     if chart.best is not None:
         axes.plot(*chart.best, marker="o", markersize=13, fillstyle="none", color="black", zorder=4)
+
+
+def _with_margins(low: float, high: float) -> tuple[float, float]:
+    """The ends of a logarithmic axis from ``low`` to ``high`` with a part of its length more at each of them."""
+    beyond = (high / low) ** MARGIN
+    return low / beyond, high * beyond
 
 
 def _draw_line(axes: "Axes", line: Line, is_linear: bool) -> None:
@@ -275,33 +287,52 @@ def _add_points(axes: "Axes", points: Sequence[Point], look: Mapping[str, Any]) 
 
 
 def _label_points(figure: "Figure", axes: "Axes", chart: Chart) -> None:
-    """Write its batch beside each point, where there is room for it; beside none if there are many."""
+    """Write its batch beside each point, where there is room, best where no line runs; beside none of many points."""
     scale = figure.dpi / 72
-    points = [point for line in _shown(chart) for point in line.points]
+    of_lines = [(line.series.look, point) for line in _shown(chart) for point in line.points]
+    points = [point for _, point in of_lines]
     if not 0 < len(points) <= MOST_LABELS:
         return
     at = axes.transData.transform([(point.x, point.y) for point in points])
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
-    inside = axes.get_window_extent()
-    for point, (x, y) in zip(points, at, strict=True):
+    inside, lines = axes.get_window_extent(), list(_places_on_lines(axes, chart))
+    labeled: list[tuple[tuple[int, int], float, float]] = []
+    for (look, point), (x, y) in zip(of_lines, at, strict=True):
+        own = look, point.batch
+        if any(own == other and math.hypot(x - left, y - low) < SAME_PX for other, left, low in labeled):
+            continue
         label = f"{point.batch:,}"
         wide = CHARACTER_PX * len(label)
+        free = []
         for right, up in LABEL_OFFSETS:
             left, low = x + right * scale - (wide if right < 0 else 0), y + up * scale
             box = (left, low, left + wide, low + LABEL_PX)
-            free = not any(_overlap(box, other) for other in taken)
-            if free and inside.x0 <= box[0] and box[2] <= inside.x1 and inside.y0 <= box[1] and box[3] <= inside.y1:
-                axes.annotate(
-                    label,
-                    (point.x, point.y),
-                    xytext=(right, up),
-                    textcoords="offset points",
-                    fontsize=7,
-                    color=FAINT,
-                    ha="right" if right < 0 else "left",
-                )
-                taken.append(box)
-                break
+            within = inside.x0 <= box[0] and box[2] <= inside.x1 and inside.y0 <= box[1] and box[3] <= inside.y1
+            if within and not any(_overlap(box, other) for other in taken):
+                hidden = sum(box[0] <= across <= box[2] and box[1] <= along <= box[3] for across, along in lines)
+                free.append((hidden, right, up, box))
+        if not free:
+            continue
+        _, right, up, box = min(free, key=lambda one: one[0])  # the first of those that hide as little of a line
+        beside: dict[str, Any] = {"xytext": (right, up), "textcoords": "offset points"}
+        beside |= {"fontsize": 7, "color": FAINT, "ha": "right" if right < 0 else "left"}
+        axes.annotate(label, (point.x, point.y), **beside)
+        taken.append(box)
+        labeled.append((own, x, y))
+
+
+def _places_on_lines(axes: "Axes", chart: Chart) -> Iterator[tuple[float, float]]:
+    """Places along all lines and the limit, in pixels, near to each other."""
+    for line in _shown(chart):
+        kept = [(point.x, point.y) for point in line.points if point.state != "invalid"]
+        corners: Any = axes.transData.transform(kept) if kept else ()
+        for (x, y), (end_x, end_y) in pairwise(corners):
+            count = max(1, math.ceil(math.hypot(end_x - x, end_y - y) / LINE_PX))
+            yield from ((x + (end_x - x) * i / count, y + (end_y - y) * i / count) for i in range(count + 1))
+    if chart.limit is not None:
+        inside = axes.get_window_extent()
+        x = axes.transData.transform((chart.limit, 0.0))[0]
+        yield from ((x, inside.y0 + LINE_PX * i) for i in range(int(inside.height / LINE_PX)))
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

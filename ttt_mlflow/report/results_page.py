@@ -41,7 +41,7 @@ def page_data(results: Results, best: Sequence[Best]) -> dict[str, Any]:
     numbers = {run.row.id: number for number, run in enumerate(results.runs)}
     others = {cell.row.id: cell.others for grid in results.grids for _, _, cell in grid.cells() if cell.row}
     fields = ["id", "name", "date", "kind", "model", "batch", "state", "reason", "gpu", "commit", "link", "others"]
-    fields += ["low", "high", *(one.name for one in quantities)]
+    fields += ["set", "low", "high", *(one.name for one in quantities)]
     return {
         "sets": list(map(_clean, results.sets)),
         "best": [_clean(line) for one in best for line in one.lines],
@@ -147,10 +147,11 @@ def _run(results: Results, run: Run, quantities: Sequence[Quantity], others: Map
     values = [own[one.name].value(run.cell) if one.name in own else None for one in quantities]
     told = [_clean(run.name), f"{row.started_at.astimezone():%Y-%m-%d %H:%M}", place.kind]
     model = " ".join(filter(None, [place.model, place.inner_net]))
+    of_set = _clean(results.sets[place.set_index]) if len(results.sets) > 1 else None
     rest = [run.cell.reason, place.facts.get("gpu", ""), row.tags.get(names.TAG_GIT_COMMIT.name, "")[:12]]
     return [
         *(results.id_of(row), *told, _clean(model), place.batch, run.state, *map(_clean, rest)),
-        *(results.links.get(row.id, ""), others.get(row.id), *map(_short, (low, high, *values))),
+        *(results.links.get(row.id, ""), others.get(row.id), of_set, *map(_short, (low, high, *values))),
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ttt_mlflow import names
 from ttt_mlflow.names import Estimate, Metric
 from ttt_mlflow.report.results import Cell, Grid, Series
-from ttt_mlflow.report.text import number
+from ttt_mlflow.report.text import figures
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,18 @@ def measured_quantities(grid: Grid) -> list[Quantity]:
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast as the baseline. low, high: from the ends of both confidence intervals, if there are."""
+    """How many times as fast as the baseline. low, high: from the ends of both confidence intervals, if there are.
+
+    decimals: of the factor as text. One configuration in two sets differs by per mille, two models by far more.
+    """
 
     factor: float
     low: float | None = None
     high: float | None = None
+    decimals: int = 2
 
     def __str__(self) -> str:
-        return f"{self.factor:.2f}×"
+        return f"{self.factor:.{self.decimals}f}×"
 
 
 def speedup(grid: Grid, series: Series, batch: int) -> Speedup | None:
@@ -110,9 +114,10 @@ def speedup(grid: Grid, series: Series, batch: int) -> Speedup | None:
     if value is None or not base:
         return None
     ends, base_ends = quantity.interval(cell), quantity.interval(baseline)
+    decimals = 2 if grid.against else 3
     if ends is None or base_ends is None or not base_ends[0]:
-        return Speedup(value / base)
-    return Speedup(value / base, ends[0] / base_ends[1], ends[1] / base_ends[0])
+        return Speedup(value / base, decimals=decimals)
+    return Speedup(value / base, ends[0] / base_ends[1], ends[1] / base_ends[0], decimals)
 
 
 def baseline_text(grid: Grid, sets: Sequence[str]) -> str:
@@ -144,14 +149,14 @@ def cell_text(quantity: Quantity, cell: Cell | None) -> str:
     value = quantity.value(cell)
     if value is None:
         return ""
-    text = number(value)
+    text = figures(value)
     return f"({text})" if cell.state == "invalid" else f"{text}?" if cell.state == "unjudged" else text
 
 
 def interval_text(quantity: Quantity, cell: Cell | None) -> str:
     """For example ``[67,634, 67,646]``; empty for a quantity without a confidence interval."""
     ends = quantity.interval(cell)
-    return "" if ends is None else f"[{number(ends[0])}, {number(ends[1])}]"
+    return "" if ends is None else f"[{figures(ends[0])}, {figures(ends[1])}]"
 
 
 def legend(cells: Sequence[Cell]) -> list[str]:

@@ -23,7 +23,7 @@ from ttt_mlflow.report.results_quantities import (
     speedup,
     throughput_of,
 )
-from ttt_mlflow.report.text import escaped, number, spreadsheet_cell, text_table
+from ttt_mlflow.report.text import escaped, figures, spreadsheet_cell, text_table
 
 LINK_SAFE = ":/?#[]@!$&'*+,;=%-._~"  # not parentheses, which would end a link of Markdown
 
@@ -100,13 +100,16 @@ def _linked(results: Results, quantity: Quantity, cell: Cell | None) -> str:
 
 def _runs_markdown(results: Results) -> Iterator[str]:
     quantities = list({one.name: one for grid in results.grids for one in measured_quantities(grid)}.values())
-    yield f"| run | id | {' | '.join(one.short for one in quantities)} | verdict | why |"
-    yield f"| --- | --- |{' ---: |' * len(quantities)} --- | --- |"
+    several = len(results.sets) > 1
+    yield f"| run | id |{' set |' * several} {' | '.join(one.short for one in quantities)} | verdict | why |"
+    yield f"| --- | --- |{' --- |' * several}{' ---: |' * len(quantities)} --- | --- |"
     for run in results.runs:
         name, link = escaped(run.name), results.links.get(run.row.id)
         texts = [_number(value) for value in values(quantities, run)]
         linked = f"[{name}]({quote(link, LINK_SAFE)})" if link else name
-        yield f"| {' | '.join([linked, f'`{results.id_of(run.row)}`', *texts, run.state, escaped(run.cell.reason)])} |"
+        of = [escaped(results.sets[run.place.set_index])] * several
+        told = [linked, f"`{results.id_of(run.row)}`", *of, *texts, run.state, escaped(run.cell.reason)]
+        yield f"| {' | '.join(told)} |"
 
 
 def values(quantities: Iterable[Quantity], run: Run) -> list[float | None]:
@@ -116,7 +119,7 @@ def values(quantities: Iterable[Quantity], run: Run) -> list[float | None]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else number(value)
+    return "" if value is None else figures(value)
 
 
 CSV_METRICS = (

@@ -16,6 +16,11 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def figures(value: float) -> str:
+    """As :func:`number` for a column of numbers: zeros at the end say how exact it is, ``18.00`` beside ``34.10``."""
+    return number(value) if abs(value) >= 999.95 else f"{value:#.4g}"
+
+
 # what a renderer would take for HTML, an entity, a link or an image, code, a column's end, or a fence of code
 MARKDOWN = re.compile(r"\\(?=\W)|&(?=#|\w+;)|<|\||`|(?<=\])\(|^~~~")
 

@@ -7,7 +7,7 @@ in a store already.
 from collections.abc import Mapping
 
 from ttt_mlflow import names
-from ttt_mlflow.config import RunConfig
+from ttt_mlflow.config import RunConfig, SweepConfig
 from ttt_mlflow.measurement.method import FIRST_METHOD
 from ttt_mlflow.record.derived import sizes
 from ttt_mlflow.record.recorded_run import kind_of
@@ -25,10 +25,9 @@ def missing_tags(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str
     ``tags`` has the entry point, the status and the verdict of the run.
     """
     entry_point = tags.get(names.TAG_ENTRY_POINT.name, RunConfig.entry_point)
-    wanted = {
-        names.TAG_KIND.name: kind_of(tags, entry_point, params.get("mode")),
-        names.TAG_METHOD.name: str(FIRST_METHOD),
-    }
+    wanted = {names.TAG_KIND.name: kind_of(tags, entry_point, params.get("mode"))}
+    if wanted[names.TAG_KIND.name] != SweepConfig.entry_point:  # its cells are measured, each with a method of its own
+        wanted[names.TAG_METHOD.name] = str(FIRST_METHOD)
     if series := series_of(params, tags):
         wanted |= {names.TAG_SERIES.name: series, RUN_COLOR: color_of(series)}
     return {name: value for name, value in wanted.items() if name not in tags}

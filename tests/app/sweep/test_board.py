@@ -55,6 +55,26 @@ def test_a_cell_says_what_became_of_it() -> None:
     assert (one.text, one.state, one.reason) == ("failed", "failed", "its process was stopped by SIGKILL")
 
 
+def test_an_interval_that_is_a_little_too_wide_is_not_said_to_be_as_wide_as_allowed() -> None:
+    """At most ±1 % is allowed, and it was ±1.03 %."""
+    one = board(batch="1").states[0]
+    ends = {"decode_tokens_per_s_ci_low": 131620.0, "decode_tokens_per_s_ci_high": 134360.0}
+    one.end(replace(measured(verdict="invalid"), metrics={"decode_tokens_per_s": 133360.0, **ends}), None)
+    assert one.text == "(133,360 ±1.03 %)"
+
+
+def test_the_end_says_how_invalid_runs_are_measured_again() -> None:
+    table = board(batch="1")
+    table.states[0].end(measured(verdict="invalid", reasons="wide_interval"), None)
+    assert "--redo" not in "".join(table.notes()), "as long as others are left"
+    table.states[1].end(measured(), None)
+    *_, again, narrower = table.notes()
+    assert again == "1 run is invalid: the same command with --redo invalid measures it again"
+    assert narrower.startswith("wide_interval: more time (max_seconds)")
+    table.states[1].end(measured(verdict="invalid", reasons="drift"), None)
+    assert "2 runs are invalid: the same command with --redo invalid measures them again" in table.text()
+
+
 def test_the_table_has_a_row_for_each_model_and_net_and_a_column_for_each_batch() -> None:
     table = board(batch="128,64")
     table.states[0].end(measured(), None)

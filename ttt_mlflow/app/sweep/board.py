@@ -72,7 +72,9 @@ class CellState:
         low, high = found.get(metric.ci_low.name), found.get(metric.ci_high.name)
         if low is None or high is None or not value:
             return number(value)
-        return f"{number(value)} ±{number(float(f'{50 * (high - low) / value:.2g}'))} %"
+        half = 50 * (high - low) / value
+        digits = 2 if half < 1 else 3  # ±1 % must not stand where 1.03 was too wide and 1 is the limit
+        return f"{number(value)} ±{number(float(f'{half:.{digits}g}'))} %"
 
     @property
     def text(self) -> str:
@@ -160,6 +162,17 @@ class Board:
                 yield f"{one.cell.name}: {IN_WORDS[one.state]}: {one.reason}"
             elif _is_invalid(one) and one.run and one.run.why:
                 yield f"{one.cell.name}: invalid: {one.run.why}"
+        yield from self._what_to_do()
+
+    def _what_to_do(self) -> Iterator[str]:
+        """How invalid runs are measured again, once nothing else is left."""
+        invalid = [one.run for one in self.states if _is_invalid(one) and one.run]
+        if not invalid or self.count("missing", "running"):
+            return
+        are, them = ("1 run is", "it") if len(invalid) == 1 else (f"{len(invalid)} runs are", "them")
+        yield f"{are} invalid: the same command with --redo invalid measures {them} again"
+        if any("wide_interval" in (run.why or "") for run in invalid):
+            yield "wide_interval: more time (max_seconds) or longer passes (genlen) narrow it, as a sweep of its own"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """The columns and the rows: a row for each model and inner net, a column for each batch."""

@@ -14,8 +14,9 @@ function add(parent, tag, text, className) {
   return element;
 }
 
+// Zeros at the end are kept: they say how exact a number is.
 function fourDigits(value) {
-  return Math.abs(value) >= 999.95 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(4)));
+  return Math.abs(value) >= 999.95 ? Math.round(value).toLocaleString("en-US") : value.toPrecision(4);
 }
 
 function of(run, name) { return runs[run][field[name]]; }
@@ -35,7 +36,7 @@ function about(run) {
     const value = of(run, name);
     if (value !== null) lines.push(`${heading}: ${fourDigits(value)}${name === "throughput" ? " " + interval(run) : ""}`);
   }
-  lines.push(of(run, "gpu"), of(run, "date"), of(run, "id"));
+  lines.push(of(run, "set"), of(run, "gpu"), of(run, "date"), of(run, "id"));
   if (of(run, "others")) lines.push(`${of(run, "others")} more of this configuration, see the runs below`);
   return lines.filter(Boolean);
 }
@@ -112,10 +113,11 @@ function speedTable(parent, grid) {
       const baseline = choice.value === "own" ? grid.series.find((one) => one.look === series.look && one.set === 0) : grid.series[Number(choice.value)];
       const base = baseline?.cells[column];
       if (typeof base !== "number" || [base, run].some((one) => !measured(one) || of(one, "state") === "invalid")) return;
-      add(cell, "span", `${(of(run, "throughput") / of(base, "throughput")).toFixed(2)}×`);
+      const decimals = choice.value === "own" ? 3 : 2; // one configuration in two sets differs by per mille
+      add(cell, "span", `${(of(run, "throughput") / of(base, "throughput")).toFixed(decimals)}×`);
       if (run !== base && interval(run) && interval(base)) {
         const ends = [of(run, "low") / of(base, "high"), of(run, "high") / of(base, "low")];
-        add(cell, "span", `[${ends.map((end) => end.toFixed(2)).join(", ")}]`, "faint");
+        add(cell, "span", `[${ends.map((end) => end.toFixed(decimals)).join(", ")}]`, "faint");
       }
     });
   }
@@ -311,7 +313,7 @@ for (const line of data.notes) add(document.getElementById("notes"), "li", line)
 
 // All runs, to search and to sort
 
-const COLUMNS = [["name", "run"], ["id", "id"], ["date", "date"], ["model", "model"], ["batch", "batch"], ...Object.entries(data.headings), ["state", "verdict"], ["reason", "why"], ["gpu", "GPU"], ["commit", "commit"]];
+const COLUMNS = [["name", "run"], ["id", "id"], ["date", "date"], ...(data.sets.length > 1 ? [["set", "set"]] : []), ["model", "model"], ["batch", "batch"], ...Object.entries(data.headings), ["state", "verdict"], ["reason", "why"], ["gpu", "GPU"], ["commit", "commit"]];
 const NUMBERS = new Set(["batch", ...Object.keys(data.headings)]);
 const texts = runs.map((run) => run.map((value) => String(value ?? "").toLowerCase()).join(" "));
 const rows = new Map();
@@ -342,7 +344,7 @@ function rowOf(run) {
       const cell = add(row, "td", undefined, NUMBERS.has(name) ? "number" : name);
       const link = of(run, "link");
       if (name === "name" && !FRAMED && /^https?:/.test(link)) leading(cell, value, run);
-      else cell.textContent = value === null ? "" : typeof value === "number" ? fourDigits(value) : value;
+      else cell.textContent = value === null ? "" : typeof value !== "number" ? value : name === "batch" ? value.toLocaleString("en-US") : fourDigits(value);
     }
     rows.set(run, row);
   }
