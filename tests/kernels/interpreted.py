@@ -77,6 +77,7 @@ def test_a_whole_step(kind, batch, shape):
     check_step(kind, batch, tokens=3, position=14, **shape)
 
 
+@pytest.mark.long
 def test_a_whole_step_with_other_choices():
     """Two tiles before a program waits, the others after; wider tiles of the down projection."""
     check_step("linear", 2, tokens=2, position=15, intermediate=520, tuning=Tuning(True, 256, 512, 2))
