@@ -87,10 +87,9 @@ def test_a_whole_step_with_other_choices():
 def product_kernel(x, w, out, best, batch, real_rows, N: tl.constexpr, K: tl.constexpr, GATED: tl.constexpr,
                    EARLY: tl.constexpr, GRID: tl.constexpr):  # fmt: skip
     tiles = products.first_tiles(w, N, K, 256, 8, GATED, EARLY, GRID)
+    tiles = products.all_tiles(tiles, w, N, K, 256, 8, GATED, EARLY, GRID)
     width: tl.constexpr = N // 2 if GATED else N
-    found = products.product(
-        tiles, x, K, w, out, width, batch, real_rows, N, K, 8, 256, 8, GATED, not GATED, EARLY, GRID
-    )
+    found = products.product(tiles, x, K, w, out, width, batch, real_rows, N, K, 8, 256, 8, GATED, not GATED, GRID)
     tl.store(best + tl.program_id(0) * 8 + tl.arange(0, 8), found)
 
 

@@ -195,9 +195,9 @@ def index_of(best):
 def product(
     tiles, x, stride, w, out, out_stride, batch, real_rows,
     N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
-    GATED: tl.constexpr, BEST: tl.constexpr, EARLY: tl.constexpr, GRID: tl.constexpr,
+    GATED: tl.constexpr, BEST: tl.constexpr, GRID: tl.constexpr,
 ):  # fmt: skip
-    """This program's rows of out = x Wᵀ, rounded to out's dtype. tiles: the EARLY first ones.
+    """This program's rows of out = x Wᵀ, rounded to out's dtype. tiles: of :func:`all_tiles`.
 
     GATED: out [B, N / 2] = silu(gate) · up, of the first and the second half of W's rows, each rounded before.
     BEST: returns [BATCH] int64, the largest value of this program's first ``real_rows`` rows (:func:`best_of`).
@@ -216,7 +216,6 @@ def product(
     if HELD and TURNS > 2:
         third = load_rows(x, stride, batch, 2, K, SPAN, WARPS, BATCH)
         rows = rows + (third, load_rows(x, stride, batch, 3, K, SPAN, WARPS, BATCH))  # noqa: RUF005 - as above
-    tiles = all_tiles(tiles, w, N, K, SPAN, WARPS, GATED, EARLY, GRID)
     mine = FULL + (tl.program_id(0) < left_over(N, GRID) * parts(N, GRID)).to(tl.int32)
     # one stage: Triton's own pipeline would take the tiles through shared memory
     for group in tl.range(0, (mine + TOGETHER - 1) // TOGETHER, num_stages=1):

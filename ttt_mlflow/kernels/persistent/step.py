@@ -47,6 +47,16 @@ def at(row, column: tl.constexpr, like):
 
 
 @triton.jit
+def state_pointers(row, like, MLP: tl.constexpr):
+    """Pointers to a layer's state and slots, in the order of the inner net's functions."""
+    some = (at(row, INNER, like), at(row, INNER + 1, like), at(row, INNER + 2, like), at(row, INNER + 3, like))
+    if MLP:
+        others = (at(row, INNER + 4, like), at(row, INNER + 5, like), at(row, INNER + 6, like))
+        some = some + others + (at(row, INNER + 7, like),)
+    return some
+
+
+@triton.jit
 def rows_are_there(arrived, failed, times, met, patience, REDUNDANT: tl.constexpr, TIMELINE: tl.constexpr):
     """Wait for the rows that the next product takes: for this program's own threads, or for all programs."""
     if REDUNDANT:
@@ -76,15 +86,14 @@ def heads_inputs(
         lr_bias = tl.load(at(row, 9, like) + h)
         state = mlp_head_state(
             unit, now, wanted, eta, norm_weight, norm_bias,
-            at(row, INNER, like), at(row, INNER + 1, like), at(row, INNER + 2, like), at(row, INNER + 3, like),
-            at(row, INNER + 4, like), at(row, INNER + 5, like), at(row, INNER + 6, like), at(row, INNER + 7, like),
+            state_pointers(row, like, MLP),
             HEADS, HEAD_DIM, SLOTS, WARPS,
         )  # fmt: skip
     else:
         lr_bias = tl.load(at(row, 9, like) + h + tl.arange(0, TOGETHER))
         state = linear_heads_state(
             unit, now, wanted, eta, norm_weight, norm_bias,
-            at(row, INNER, like), at(row, INNER + 1, like), at(row, INNER + 2, like), at(row, INNER + 3, like),
+            state_pointers(row, like, MLP),
             TOGETHER, HEADS, HEAD_DIM, SLOTS,
         )  # fmt: skip
     return convolution, lr_bias, state
@@ -116,8 +125,7 @@ def heads_step(
         mlp_head_step(
             unit, now, state, tl.reshape(k, (HEAD_DIM,)), tl.reshape(q, (HEAD_DIM,)), v,
             learning_rate(tl.load(logits), lr_bias, base_lr, HEAD_DIM),
-            at(row, INNER, mixed), at(row, INNER + 1, mixed), at(row, INNER + 2, mixed), at(row, INNER + 3, mixed),
-            at(row, INNER + 4, mixed), at(row, INNER + 5, mixed), at(row, INNER + 6, mixed), at(row, INNER + 7, mixed),
+            state_pointers(row, mixed, MLP),
             mixed, HEAD_DIM, CHUNK, SLOTS, EPS, WARPS,
         )  # fmt: skip
     else:
@@ -125,7 +133,7 @@ def heads_step(
             unit, now, state, tl.reshape(k, (TOGETHER, HEAD_DIM)), tl.reshape(q, (TOGETHER, HEAD_DIM)),
             tl.reshape(v, (TOGETHER, HEAD_DIM)),
             learning_rate(tl.load(logits + tl.arange(0, TOGETHER)), lr_bias, base_lr, HEAD_DIM),
-            at(row, INNER, mixed), at(row, INNER + 1, mixed), at(row, INNER + 2, mixed), at(row, INNER + 3, mixed),
+            state_pointers(row, mixed, MLP),
             mixed, TOGETHER, HEAD_DIM, SLOTS, EPS,
         )  # fmt: skip
 
@@ -199,7 +207,7 @@ def persistent_step_kernel(
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             tiles, own, WIDTH, weight, projected, PROJECTED, batch, PROJECTED,
-            PROJECTED, WIDTH, BATCH, SPAN, WARPS, False, False, 4, GRID,
+            PROJECTED, WIDTH, BATCH, SPAN, WARPS, False, False, GRID,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
@@ -250,7 +258,7 @@ def persistent_step_kernel(
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             tiles, own, WIDTH, weight, delta, WIDTH, batch, WIDTH, WIDTH, WIDTH, BATCH, SPAN, WARPS, False, False,
-            4, GRID,
+            GRID,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
@@ -277,22 +285,24 @@ def persistent_step_kernel(
         met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
         product(
             tiles, own, WIDTH, weight, inner, INTERMEDIATE, batch, INTERMEDIATE,
-            2 * INTERMEDIATE, WIDTH, BATCH, SPAN, WARPS, True, False, 4, GRID,
+            2 * INTERMEDIATE, WIDTH, BATCH, SPAN, WARPS, True, False, GRID,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
         weight = at(row, 18, hidden)
         tiles = first_tiles(weight, WIDTH, INTERMEDIATE, SPAN_DOWN, WARPS, False, EARLY, GRID)
         patience = wait(arrived, failed, times, met, patience, TIMELINE)
+        tiles = all_tiles(tiles, weight, WIDTH, INTERMEDIATE, SPAN_DOWN, WARPS, False, EARLY, GRID)
         product(
             tiles, inner, INTERMEDIATE, weight, delta, WIDTH, batch, WIDTH,
-            WIDTH, INTERMEDIATE, BATCH, SPAN_DOWN, WARPS, False, False, EARLY, GRID,
+            WIDTH, INTERMEDIATE, BATCH, SPAN_DOWN, WARPS, False, False, GRID,
         )  # fmt: skip
         met = arrive(arrived, times, met, TIMELINE)
 
     norm_row = load_row(last_norm, True, WIDTH, BLOCK)
     tiles = first_tiles(embedding, PADDED_VOCAB, WIDTH, SPAN, WARPS, False, EARLY, GRID)
     patience = wait(arrived, failed, times, met, patience, TIMELINE)
+    tiles = all_tiles(tiles, embedding, PADDED_VOCAB, WIDTH, SPAN, WARPS, False, EARLY, GRID)
     for sequence in range(start, batch, stride):
         line = sequence * WIDTH
         add_rms_norm_row(
@@ -302,7 +312,7 @@ def persistent_step_kernel(
     met, patience = rows_are_there(arrived, failed, times, met, patience, REDUNDANT, TIMELINE)
     own_best = product(
         tiles, own, WIDTH, embedding, logits, VOCAB, batch, VOCAB,
-        PADDED_VOCAB, WIDTH, BATCH, SPAN, WARPS, False, True, EARLY, GRID,
+        PADDED_VOCAB, WIDTH, BATCH, SPAN, WARPS, False, True, GRID,
     )  # fmt: skip
     tl.store(best + program * BATCH + tl.arange(0, BATCH), own_best)
     met = arrive(arrived, times, met, TIMELINE)

@@ -22,10 +22,7 @@ def linear_heads_state(
     eta,
     norm_weight,
     norm_bias,
-    w,
-    b,
-    k_slots,
-    g_slots,
+    pointers,
     UNITS: tl.constexpr,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -34,7 +31,9 @@ def linear_heads_state(
     """What :func:`linear_heads_step` takes that depends on no other stage of the step: the state and the weights.
 
     ``head``: the first one, counting sequences and heads, sequence-major. Nothing but zeros unless ``wanted``.
+    pointers: to w, b and the slots of k and g, of all heads.
     """
+    w, b, k_slots, g_slots = pointers
     units, cols, slots = head + tl.arange(0, UNITS), tl.arange(0, HEAD_DIM), tl.arange(0, SLOTS)
     vector = units[:, None] * HEAD_DIM + cols[None, :]
     matrix = units[:, None, None] * (HEAD_DIM * HEAD_DIM) + cols[None, :, None] * HEAD_DIM + cols[None, None, :]
@@ -61,17 +60,16 @@ def linear_heads_step(
     q,
     v,
     rate,
-    w,
-    b,
-    k_slots,
-    g_slots,
+    pointers,
     out,
     UNITS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     SLOTS: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    """The heads' step. state: of :func:`linear_heads_state`. q, k, v [UNITS, F] in the state's dtype; rate [UNITS]."""
+    """The heads' step. pointers, state: of :func:`linear_heads_state`. q, k, v [UNITS, F] in the state's dtype; rate
+    [UNITS]."""
+    w, b, k_slots, g_slots = pointers
     matrix, keys, gradients, bias, gamma, beta, scale = state
     units, cols, slots = head + tl.arange(0, UNITS), tl.arange(0, HEAD_DIM), tl.arange(0, SLOTS)
     vector = units[:, None] * HEAD_DIM + cols[None, :]

@@ -62,14 +62,7 @@ def mlp_head_state(
     eta,
     norm_weight,
     norm_bias,
-    w1,
-    b1,
-    w2,
-    b2,
-    k_slots,
-    g1_slots,
-    x2_slots,
-    g2_slots,
+    pointers,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -77,8 +70,10 @@ def mlp_head_state(
 ):
     """What :func:`mlp_head_step` takes that depends on no other stage of the step: the state and the weights.
 
-    ``head`` counts sequences and heads, sequence-major. Nothing but zeros unless ``wanted``.
+    ``head`` counts sequences and heads, sequence-major. Nothing but zeros unless ``wanted``. pointers: to w1, b1, w2,
+    b2 and the slots of k, g1, x2 and g2, of all heads.
     """
+    w1, b1, w2, b2, k_slots, g1_slots, x2_slots, g2_slots = pointers
     HIDDEN: tl.constexpr = 4 * HEAD_DIM
     PART: tl.constexpr = HIDDEN // WARPS
     cols, slots = tl.arange(0, HEAD_DIM), tl.arange(0, SLOTS)
@@ -114,14 +109,7 @@ def mlp_head_step(
     q,
     v,
     rate,
-    w1,
-    b1,
-    w2,
-    b2,
-    k_slots,
-    g1_slots,
-    x2_slots,
-    g2_slots,
+    pointers,
     out,
     HEAD_DIM: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -129,7 +117,8 @@ def mlp_head_step(
     EPS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """A head's step. state: of :func:`mlp_head_state`. q, k, v [F] in the state's dtype."""
+    """A head's step. pointers, state: of :func:`mlp_head_state`. q, k, v [F] in the state's dtype."""
+    w1, b1, w2, b2, k_slots, g1_slots, x2_slots, g2_slots = pointers
     HIDDEN: tl.constexpr = 4 * HEAD_DIM
     w1_held, w2_held, bias1, bias2, keys, past_g1, past_x2, past_g2, gamma, beta, scale = state
     cols = tl.arange(0, HEAD_DIM)
