@@ -53,7 +53,6 @@ TESTED_ELSEWHERE = {
     "config/compare.py": "config/test_base.py",
     "config/numbers.py": "config/test_base.py, test_numerals.py",
     "config/values.py": "config/test_base.py",
-    "errors.py": "run/test_attempt.py, app/test_signals.py",
     "measurement/method.py": "run/test_model_run.py",
     "report/comparison_export.py": "report/test_comparison_text.py",
     "report/comparison_page.py": "report/test_comparison_text.py",

@@ -6,6 +6,8 @@ nothing was being measured, 128 + n stopped by signal n.
 """
 
 import signal
+import threading
+from typing import Self
 
 FAULT = 70  # EX_SOFTWARE of sysexits.h
 NOTHING_MEASURED = "before anything was measured"  # what a signal interrupted
@@ -77,9 +79,14 @@ _asked: Killed | None = None
 
 
 def request_stop(killed: Killed | None) -> None:
-    """Store the signal's request for the end of the run, in addition to raising it. None clears the request."""
+    """Store the signal's request for the end of the run, and raise it, in a signal handler. None clears the request.
+
+    Inside of :class:`Uninterrupted` it is raised at the end of the block.
+    """
     global _asked
     _asked = killed
+    if killed:
+        Uninterrupted.stop(killed)
 
 
 def end_if_asked() -> None:
@@ -90,6 +97,50 @@ def end_if_asked() -> None:
     """
     if _asked:
         raise _asked
+
+
+class Uninterrupted:
+    """A block that is over in a moment and that no signal cuts in two. What a signal raises comes at its end.
+
+    Without it a signal may arrive between a call and what is done with its result: a lock stays held, for which the
+    same process then waits without an end, or a file is announced that never comes. Signals arrive in the main thread
+    alone; elsewhere this does nothing. It holds for the handlers that call :func:`request_stop`, and for Python's own
+    of Ctrl-C.
+    """
+
+    _depth = 0
+    _waiting: BaseException | None = None
+    _restores = False
+
+    @classmethod
+    def stop(cls, why: BaseException) -> None:
+        """Raise ``why``, now or when the block ends."""
+        if not cls._depth:
+            raise why
+        cls._waiting = why
+
+    def __enter__(self) -> Self:
+        self._counts = threading.current_thread() is threading.main_thread()
+        if self._counts:
+            Uninterrupted._depth += 1
+            if Uninterrupted._depth == 1:
+                Uninterrupted._waiting = None
+                if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                    Uninterrupted._restores = True
+                    signal.signal(signal.SIGINT, lambda *_: Uninterrupted.stop(KeyboardInterrupt()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._counts:
+            return
+        Uninterrupted._depth -= 1  # from here on a signal may raise again, in this method too
+        if Uninterrupted._depth:
+            return
+        if Uninterrupted._restores:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            Uninterrupted._restores = False
+        if Uninterrupted._waiting:
+            raise Uninterrupted._waiting
 
 
 def one_line(error: BaseException) -> str:

@@ -118,6 +118,4 @@ class SignalHandler:
                 os.write(2, b"already stopping, recording what was measured\n")
             return
         self.stopping = True
-        killed = Killed(signum)
-        request_stop(killed)
-        raise killed
+        request_stop(Killed(signum))

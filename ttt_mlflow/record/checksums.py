@@ -8,15 +8,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ttt_mlflow.errors import DamagedRecord
+from ttt_mlflow.errors import DamagedRecord, Uninterrupted
 from ttt_mlflow.record.files import open_inside, read_inside
 from ttt_mlflow.record.locks import locked
 
@@ -70,40 +70,41 @@ def of_file(folder: Path, name: str) -> tuple[str, int]:
 def append(folder: Path, entries: Iterable[Entry], create: bool = False) -> None:
     """Write lines at the end, and have them on the disk. Nothing if the record has no checksums and is to get none."""
     lines = "".join(f"{json.dumps(vars(entry))}\n" for entry in entries).encode()
-    try:
-        file = open_inside(folder, CHECKSUMS, os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0))
-    except FileNotFoundError:
-        return  # a record of an earlier version
-    try:
-        with locked(folder / CHECKSUMS, file):  # threads, and the process that publishes, write lines too
-            place = _end(file)
-            if create:
-                lines += RESERVED
-            elif place and os.pread(file, 1, place) != b"\n":
-                lines = b"\n" + lines  # after the beginning of a line, which a process that was killed has left
-            elif place:
-                place += 1
-            while lines:
-                written = os.pwrite(file, lines, place)
-                place, lines = place + written, lines[written:]
-            os.fdatasync(file)
-    finally:
-        os.close(file)
+    with suppress(FileNotFoundError), _opened(folder, os.O_CREAT | os.O_EXCL if create else 0) as file:
+        place = _end(file)
+        if create:
+            lines += RESERVED
+        elif place and os.pread(file, 1, place) != b"\n":
+            lines = b"\n" + lines  # after the beginning of a line, which a process that was killed has left
+        elif place:
+            place += 1
+        while lines:
+            written = os.pwrite(file, lines, place)
+            place, lines = place + written, lines[written:]
+        os.fdatasync(file)
 
 
 def give_back(folder: Path, keep: int = 0) -> None:
     """Give back the reserved space that is left, but for ``keep`` bytes, after the end of a run."""
-    try:
-        file = open_inside(folder, CHECKSUMS, os.O_RDWR)
-    except FileNotFoundError:
-        return
-    try:
-        with locked(folder / CHECKSUMS, file):
-            end = _end(file)
-            if os.pread(file, 1, end) == b"\n":  # else a process that was killed has left the beginning of a line
-                os.truncate(file, min(end + 1 + keep, os.fstat(file).st_size))
-    finally:
-        os.close(file)
+    with suppress(FileNotFoundError), _opened(folder) as file:
+        end = _end(file)
+        if os.pread(file, 1, end) == b"\n":  # else a process that was killed has left the beginning of a line
+            os.truncate(file, min(end + 1 + keep, os.fstat(file).st_size))
+
+
+@contextmanager
+def _opened(folder: Path, flags: int = 0) -> Iterator[int]:
+    """A descriptor of the file. Threads, and the process that publishes, write lines too: they wait until it is closed.
+
+    Raises FileNotFoundError for a record of an earlier version.
+    """
+    with Uninterrupted():
+        file = open_inside(folder, CHECKSUMS, os.O_RDWR | flags)
+        try:
+            with locked(folder / CHECKSUMS, file):
+                yield file
+        finally:
+            os.close(file)
 
 
 def _end(file: int) -> int:

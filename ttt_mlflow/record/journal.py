@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt_mlflow.config import RunConfig, as_text
-from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed, on_one_line
+from ttt_mlflow.errors import BadInput, DamagedRecord, PublishFailed, Uninterrupted, on_one_line
 from ttt_mlflow.names import ARTIFACT_PASSES, TAG_MESSAGE, TAG_STATUS, Artifact, KernelMetric, Metrics, Series, Tags
 from ttt_mlflow.record.checksums import LINES_TO_PUBLISH, Checksums
 from ttt_mlflow.record.files import obstacle, open_inside, walk
@@ -333,20 +333,21 @@ class Journal(JournalReader):
 
         def announce() -> None:
             nonlocal announced
+            announced = True  # before it is: a line may be written by a call that fails
             self._register.announce(name, data, at)
-            announced = True
 
-        try:
+        with Uninterrupted():
             try:
-                # not in artifacts/, because everything there is uploaded
-                write_whole(path, data, self.path, announce)
-            except OSError as error:
-                if not reserved or error.errno not in NO_SPACE or not self.room.write(path, data, announce):
-                    raise
-        except BaseException:  # raised again: whatever ended the write, a signal too, the announced line may be wrong
-            if announced:
-                self._register.doubt(name)
-            raise
+                try:
+                    # not in artifacts/, because everything there is uploaded
+                    write_whole(path, data, self.path, announce)
+                except OSError as error:
+                    if not reserved or error.errno not in NO_SPACE or not self.room.write(path, data, announce):
+                        raise
+            except BaseException:  # raised again: whatever ended the write, the announced line may be wrong
+                if announced:
+                    self._register.doubt(name)
+                raise
 
     def _refuse_obstacle(self, path: Path) -> None:
         """Raise DamagedRecord for a link or a folder where ``path`` is to be written, or a link above it."""
