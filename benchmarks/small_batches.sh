@@ -17,7 +17,7 @@ export MLFLOW_TRACKING_URI="sqlite:///$folder/mlflow.db"
   git log -1 --format='commit %h %s' 2>/dev/null
   for net in mlp_1_dual_triton mlp_2_dual_triton; do
     for batch in $batches; do
-      for path in launches persistent; do
+      for path in launches overlapped persistent; do
         echo
         echo "\$ ttt-mlflow run --inner-net $net --batch $batch --decode-path $path"
         python3 -m ttt_mlflow run --model-name ttt-1b --dtype float16 --promptlen 1 --genlen 256 --inner-net "$net" \

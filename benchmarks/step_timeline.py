@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from ttt_mlflow.kernels.persistent.launch import PersistentStep, Timeline
 from ttt_mlflow.models.entry import ModelRequest
-from ttt_mlflow.models.ttt.sizes import PERSISTENT, build
+from ttt_mlflow.models.ttt.config import PERSISTENT
+from ttt_mlflow.models.ttt.sizes import build
 
 NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
 WARM_UP, STEPS = 200, 16

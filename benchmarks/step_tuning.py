@@ -1,58 +1,92 @@
-"""Which choices make a decode step as one kernel fastest? `python -m benchmarks.step_tuning`
+"""Which choices make a decode step of few sequences fastest? `python -m benchmarks.step_tuning`
 
-For both inner nets and some batches of ttt-1b, random weights, fp16: milliseconds a step with each Tuning, the median
-of some repetitions in turns, and how far its logits are from the first one's. The kernels are compiled first,
-several at a time. Needs a GPU.
+For both inner nets and some batches of ttt-1b, random weights, fp16: milliseconds a step, as one kernel and as kernels
+that overlap, with each Tuning. A CUDA graph of one step is replayed; the median of some repetitions in turns, and how
+far the logits are from the first choice's. The kernels are compiled first, several at a time. Needs a GPU.
 """
 
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple, fields
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from statistics import median
 
 import click
 import torch
 
-from ttt_mlflow.kernels.persistent.launch import PersistentStep, Tuning
+from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
+from ttt_mlflow.kernels.overlapped.launch import Tuning as Overlapped
+from ttt_mlflow.kernels.persistent.launch import PersistentStep
+from ttt_mlflow.kernels.persistent.launch import Tuning as Persistent
 from ttt_mlflow.models.entry import ModelRequest
+from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.models.ttt.model import TTTModel
-from ttt_mlflow.models.ttt.sizes import PERSISTENT, build
+from ttt_mlflow.models.ttt.sizes import build
 
 NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
 STEPS, TURNS = 100, 5
-CHOICES = {
-    1: [Tuning(True, 512, 512, 4), Tuning(True, 512, 512, 2), Tuning(True, 512, 1024, 2), Tuning(True, 1024, 1024, 2),
-        Tuning(False, 512, 512, 4)],
-    2: [Tuning(True, 512, 512, 4), Tuning(True, 512, 512, 2), Tuning(False, 512, 512, 4)],
-    8: [Tuning(False, 512, 512, 4), Tuning(False, 512, 512, 2)],
-    16: [Tuning(False, 512, 512, 4), Tuning(False, 512, 512, 2), Tuning(False, 512, 1024, 2)],
+Tuning = Overlapped | Persistent
+PERSISTENT = {
+    1: [Persistent(True, 512, 512, 4), Persistent(True, 512, 512, 2), Persistent(True, 512, 1024, 2),
+        Persistent(True, 1024, 1024, 2), Persistent(False, 512, 512, 4)],
+    2: [Persistent(True, 512, 512, 4), Persistent(True, 512, 512, 2), Persistent(False, 512, 512, 4)],
+    8: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2)],
+    16: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2), Persistent(False, 512, 1024, 2)],
 }  # fmt: skip
+# differences from the present choice
+OVERLAPPED: list[dict[str, int]] = [
+    {}, {"warps": 4}, {"warps": 16, "registers": 64}, {"sixteens": 2}, {"sixteens": 2, "warps": 16},
+    {"registers": 80}, {"span": 2048}, {"columns": 1024}, {"columns": 4096}, {"norm_warps": 4}, {"norm_warps": 16},
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    inner_net: str
+    batch: int
+    tuning: Tuning
+
+    def step(self, model: TTTModel) -> OverlappedStep | PersistentStep:
+        tensors = model.step_tensors(model.new_state(self.batch))
+        if isinstance(self.tuning, Persistent):
+            return PersistentStep(tensors, self.batch, tuning=self.tuning)
+        return OverlappedStep(tensors, self.batch, tuning=self.tuning)
+
+    def tokens(self) -> torch.Tensor:
+        return torch.arange(self.batch, dtype=torch.int64, device="cuda")
+
+
+def cases_of(inner_net: str, batch: int) -> list[Case]:
+    present = Overlapped.of(inner_net.startswith("mlp_2"))
+    choices: list[Tuning] = [replace(present, **changed) for changed in OVERLAPPED]
+    return [Case(inner_net, batch, one) for one in (*choices, *PERSISTENT[batch])]
 
 
 def model_of(inner_net: str) -> TTTModel:
-    return build(
-        ModelRequest("ttt-1b", inner_net, torch.float16, torch.device("cuda"), 0, None, decode_path=PERSISTENT)
-    )
+    return build(ModelRequest("ttt-1b", inner_net, torch.float16, torch.device("cuda"), 0, None))
 
 
-def prepared(model: TTTModel, batch: int, tuning: Tuning) -> tuple[PersistentStep, torch.Tensor]:
-    fed = torch.arange(batch, dtype=torch.int64, device="cuda")
-    return PersistentStep(model.step_tensors(model.new_state(batch)), batch, tuning=tuning), fed
-
-
-def compile_one(inner_net: str, batch: int, tuning: Tuning) -> None:
-    step, fed = prepared(model_of(inner_net), batch, tuning)
-    step(fed, fed)
+def compile_one(case: Case) -> None:
+    fed = case.tokens()
+    case.step(model_of(case.inner_net))(fed, fed)
     torch.cuda.synchronize()
 
 
-def milliseconds(step: PersistentStep, fed: torch.Tensor) -> float:
+def replayed(step: OverlappedStep | PersistentStep, fed: torch.Tensor) -> Callable[[], object]:
+    """A function that replays a step which feeds itself."""
+    stream = warm_stream(fed.device, lambda: step(fed, fed))
+    with captured(stream) as graph:
+        step(fed, fed)
+    return graph.replay
+
+
+def milliseconds(step: OverlappedStep | PersistentStep, replay: Callable[[], object]) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(STEPS):
-        step(fed, fed)
+        replay()
     end.record()
     torch.cuda.synchronize()
     step.check()
@@ -62,8 +96,9 @@ def milliseconds(step: PersistentStep, fed: torch.Tensor) -> float:
 @click.command(help=__doc__, context_settings={"max_content_width": 120})
 @click.option("--batches", default="1,2,8,16", show_default=True, help="Batches, comma-separated.")
 @click.option("--inner-nets", default=",".join(NETS), show_default=True, help="Inner nets, comma-separated.")
-def main(batches: str, inner_nets: str) -> None:
-    for value, name, known in ((batches, "--batches", map(str, CHOICES)), (inner_nets, "--inner-nets", NETS)):
+@click.option("--compile-only", is_flag=True, help="Compile all kernels, for a later run, and measure nothing.")
+def main(batches: str, inner_nets: str, compile_only: bool) -> None:
+    for value, name, known in ((batches, "--batches", map(str, PERSISTENT)), (inner_nets, "--inner-nets", NETS)):
         if unknown := set(value.split(",")) - set(choices := list(known)):
             raise click.BadParameter(f"{', '.join(sorted(unknown))}; it takes {', '.join(choices)}", param_hint=name)
     if not torch.cuda.is_available():
@@ -71,29 +106,34 @@ def main(batches: str, inner_nets: str) -> None:
     nets, sizes = inner_nets.split(","), [int(one) for one in batches.split(",")]
     workers = min(12, os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        compiled = [
-            pool.submit(compile_one, net, batch, one) for net in nets for batch in sizes for one in CHOICES[batch]
-        ]
-        for done in compiled:
+        waiting = [pool.submit(compile_one, case) for net in nets for batch in sizes for case in cases_of(net, batch)]
+        for done in waiting:
             done.result()
-    print(torch.cuda.get_device_name(), ", ".join(field.name for field in fields(Tuning)), flush=True)
+    if compile_only:
+        return
+    print(torch.cuda.get_device_name(), flush=True)
     for net in nets:
         model = model_of(net)
         for batch in sizes:
-            steps = {one: prepared(model, batch, one) for one in CHOICES[batch]}
-            logits = [step(fed, fed.clone()).float() for step, fed in steps.values()]
-            times: dict[Tuning, list[float]] = {one: [] for one in steps}
-            for _ in range(TURNS):
-                for one, (step, fed) in steps.items():
-                    times[one].append(milliseconds(step, fed))
-            for one, found in zip(steps, logits, strict=True):
-                apart = float((found - logits[0]).norm() / logits[0].norm())
-                print(
-                    f"{net} batch {batch:2d} {astuple(one)!s:26} {median(times[one]):.4f} ms, {apart:.1e} apart",
-                    flush=True,
-                )
-            del steps
-            torch.cuda.empty_cache()
+            compare(model, cases_of(net, batch))
+
+
+def compare(model: TTTModel, cases: list[Case]) -> None:
+    """Print one line for each case of one inner net and batch."""
+    steps = {case: case.step(model) for case in cases}
+    logits = [step(case.tokens(), case.tokens()).float() for case, step in steps.items()]
+    replays = {case: replayed(step, case.tokens()) for case, step in steps.items()}
+    times: dict[Case, list[float]] = {case: [] for case in steps}
+    for _ in range(TURNS):
+        for case, step in steps.items():
+            times[case].append(milliseconds(step, replays[case]))
+    for case, found in zip(steps, logits, strict=True):
+        apart = float((found - logits[0]).norm() / logits[0].norm())
+        kind = "one kernel" if isinstance(case.tuning, Persistent) else "overlapped"
+        choices = ", ".join(f"{name}={value}" for name, value in vars(case.tuning).items())
+        took = f"{median(times[case]):.4f} ms"
+        print(f"{case.inner_net} batch {case.batch} {kind} {took}, {apart:.1e} apart ({choices})", flush=True)
+    torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -2,11 +2,20 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.errors import Killed, Uninterrupted
+
+
+@pytest.fixture(autouse=True)
+def _keyboard() -> Iterator[None]:
+    """As in a terminal. A shell lets a command in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupted(signum: int, done: list[str], failure: Exception | None = None) -> None:

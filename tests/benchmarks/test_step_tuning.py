@@ -4,13 +4,23 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.step_tuning import CHOICES, main
-from ttt_mlflow.kernels.persistent.launch import LARGEST_BATCH, Tuning
+from benchmarks.step_tuning import NETS, PERSISTENT, cases_of, main
+from ttt_mlflow.kernels.overlapped.launch import Tuning as Overlapped
+from ttt_mlflow.kernels.persistent.launch import LARGEST_BATCH
+from ttt_mlflow.kernels.persistent.launch import Tuning as Persistent
 
 
-def test_the_present_choice_is_among_those_compared() -> None:
-    assert all(Tuning.of(batch) in choices for batch, choices in CHOICES.items())
-    assert max(CHOICES) == LARGEST_BATCH
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("batch", PERSISTENT)
+def test_the_present_choices_are_among_those_compared(net: str, batch: int) -> None:
+    compared = [case.tuning for case in cases_of(net, batch)]
+    assert compared[0] == Overlapped.of(is_mlp=net.startswith("mlp_2"))
+    assert Persistent.of(batch) in compared
+    assert len(set(compared)) == len(compared)
+
+
+def test_all_batches_are() -> None:
+    assert max(PERSISTENT) == LARGEST_BATCH
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A whole decode step as one kernel on a GPU: right, the same in a graph, and never endless."""
+"""A whole decode step on a GPU, as one kernel and as kernels that overlap: right, in a graph too, and never endless."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from tests.gpu.test_decode_gpu import DEVICE, assert_same_tokens, varied_model
 from tests.kernels.persistent_cases import check_step, converted, distance, make_step
 from tests.models.generation import generate
 from tests.models.ttt.cases import make_tokens
+from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
 from ttt_mlflow.kernels.persistent.launch import PersistentStep, Stuck
 from ttt_mlflow.kernels.persistent.tensors import StepTensors
 from ttt_mlflow.models.decoder import ModelDecoder
-from ttt_mlflow.models.ttt.config import VOCAB_SIZE
-from ttt_mlflow.models.ttt.model import TTTModel
+from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, VOCAB_SIZE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,36 +20,36 @@ pytestmark = [
 ]
 WIDTHS = {"heads": 32, "dim": 64, "intermediate": 5504, "vocab": 5000, "layers": 2}
 NETS = ["mlp_1_dual_triton", "mlp_2_dual_triton"]
+STEPS = [PersistentStep, OverlappedStep]
+WHOLE = [path for path in DECODE_PATHS if path != LAUNCHES]
 
 
 def converted_to_gpu() -> StepTensors:
     return converted(make_step("linear", 1), lambda x: x.clone().to(DEVICE))
 
 
-def persistent_model(inner_net: str, dtype: torch.dtype) -> TTTModel:
-    model = varied_model(inner_net, dtype)
-    model.persistent = True
-    return model
-
-
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 9, 16])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_steps_match_float64(kind: str, batch: int) -> None:
+@pytest.mark.parametrize("whole", STEPS)
+def test_steps_match_float64(whole: type, kind: str, batch: int) -> None:
     """From the middle of a mini-batch across its end, at the 1b widths; all buffers poisoned before each step."""
-    distances = check_step(kind, batch, tokens=4, position=13, device=DEVICE, **WIDTHS)
+    distances = check_step(kind, batch, tokens=4, position=13, device=DEVICE, whole=whole, **WIDTHS)
     print(f"\n{kind} batch {batch}: kernel and twin from float64: {[f'{a:.1e} {b:.1e}' for a, b in distances]}")
 
 
 @pytest.mark.parametrize("shape", [{"heads": 2, "dim": 32, "intermediate": 72}, {"heads": 12, "intermediate": 2048}])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_other_widths_and_dtypes(shape: dict[str, int], dtype: torch.dtype) -> None:
-    check_step("mlp", 2, tokens=18, device=DEVICE, dtype=dtype, **shape)
+@pytest.mark.parametrize("whole", STEPS)
+def test_other_widths_and_dtypes(whole: type, shape: dict[str, int], dtype: torch.dtype) -> None:
+    check_step("mlp", 2, tokens=18, device=DEVICE, dtype=dtype, whole=whole, **shape)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 16])
 @pytest.mark.parametrize("inner_net", NETS)
-def test_eager_and_graph_give_the_same_tokens(inner_net: str, batch: int) -> None:
-    model = persistent_model(inner_net, torch.float16)
+@pytest.mark.parametrize("path", WHOLE)
+def test_eager_and_graph_give_the_same_tokens(path: str, inner_net: str, batch: int) -> None:
+    model = varied_model(inner_net, torch.float16)
+    model.decode_path = path
     prompt = make_tokens(batch, 5, VOCAB_SIZE).to(DEVICE)
     decoder = ModelDecoder(model, batch, DEVICE)
     eager = generate(decoder, prompt, 64)
@@ -63,19 +63,21 @@ def test_eager_and_graph_give_the_same_tokens(inner_net: str, batch: int) -> Non
 
 @pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("inner_net", NETS)
-def test_logits_are_those_of_the_kernels_one_by_one(inner_net: str, batch: int) -> None:
+@pytest.mark.parametrize("path", WHOLE)
+def test_logits_are_those_of_the_kernels_one_by_one(path: str, inner_net: str, batch: int) -> None:
     """The same numbers but for the order of the products' sums. Prints how many greedy tokens are the same."""
     model = varied_model(inner_net, torch.float16)
     tokens = make_tokens(batch, 40, VOCAB_SIZE).to(DEVICE)
     logits: list[list[Tensor]] = []
-    for persistent in (False, True):
-        model.persistent = persistent
+    for decode_path in (LAUNCHES, path):
+        model.decode_path = decode_path
         state = model.new_state(batch)
         logits.append([model.step(one, state).clone() for one in tokens.unbind(1)])
     same = [float((a.argmax(-1) == b.argmax(-1)).float().mean()) for a, b in zip(*logits, strict=True)]
     far = max(distance(a, b) for a, b in zip(*logits, strict=True))
     print(
-        f"\n{inner_net} batch {batch}: {100 * sum(same) / len(same):.1f} % of the tokens are the same, {far:.1e} apart"
+        f"\n{path} {inner_net} batch {batch}: {100 * sum(same) / len(same):.1f} % of the tokens are the same, "
+        f"{far:.1e} apart"
     )
     assert far < 2e-2
 

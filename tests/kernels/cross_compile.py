@@ -24,7 +24,7 @@ OTHER_TYPES = {
 }
 SCALARS = {
     **{"total_heads": "i32", "base_lr": "fp32", "length": "i32", "count": "i32"},
-    **{"splits": "i32", "scale": "fp32", "tokens": "i32", "batch": "i32"},
+    **{"splits": "i32", "scale": "fp32", "tokens": "i32", "batch": "i32", "real_rows": "i32"},
 }
 
 
@@ -37,18 +37,28 @@ class Resources:
     shared_bytes: int
 
 
-def cross_compile(kernel: Any, dtype: str, capability: int, constants: Mapping[str, object], **options: Any) -> Any:
-    """Compile for sm_<capability> with tensors of ``dtype`` (fp16, bf16, fp32), 16-byte aligned, as PyTorch's are."""
+def cross_compile(
+    kernel: Any,
+    dtype: str,
+    capability: int,
+    constants: Mapping[str, object],
+    types: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Any:
+    """Compile for sm_<capability> with tensors of ``dtype`` (fp16, bf16, fp32), 16-byte aligned, as PyTorch's are.
+
+    types: of arguments that have another type than those of this name otherwise.
+    """
     names = kernel.arg_names
     constants = {name: value for name, value in {**CONSTANTS, **constants}.items() if name in names}
-    types = {}
+    given, types = types or {}, {}
     for name in names:
         if name in constants:
             types[name] = "constexpr"
         elif name.endswith("_stride"):
             types[name] = "i32"
         else:
-            types[name] = SCALARS.get(name) or OTHER_TYPES.get(name, f"*{dtype}")
+            types[name] = given.get(name) or SCALARS.get(name) or OTHER_TYPES.get(name, f"*{dtype}")
     divisible = [["tt.divisibility", 16]]
     aligned = {
         (i,): divisible for i, name in enumerate(names) if types[name].startswith("*") or name.endswith("_stride")
@@ -58,17 +68,26 @@ def cross_compile(kernel: Any, dtype: str, capability: int, constants: Mapping[s
     return triton.compile(source(kernel, types, values, aligned), GPUTarget("cuda", capability, 32), options)
 
 
-def resources(compiled: Any) -> Resources:
-    """What the machine code asks for."""
+def machine_code(compiled: Any) -> list[str]:
+    """The names of its instructions, in order."""
+    return re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][\w.]*)", _read_off(compiled, "-sass"))
+
+
+def _read_off(compiled: Any, option: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        text = subprocess.run(
-            [TRITON_BIN / "cuobjdump", "-res-usage", file.name],
+        return subprocess.run(
+            [TRITON_BIN / "cuobjdump", option, file.name],
             capture_output=True,
             text=True,
             check=True,
             env={**os.environ, "PATH": f"{TRITON_BIN}:{os.environ['PATH']}"},
         ).stdout
+
+
+def resources(compiled: Any) -> Resources:
+    """What the machine code asks for."""
+    text = _read_off(compiled, "-res-usage")
     found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
     return Resources(found["REG"], found["STACK"] + found["LOCAL"], compiled.metadata.shared)

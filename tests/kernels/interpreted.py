@@ -12,6 +12,7 @@ from tests.kernels.block_cases import check_against_twins
 from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_folds, triton_step
 from tests.kernels.persistent_cases import check_step, distance
 from ttt_mlflow.kernels.block import fused, prefill, reference
+from ttt_mlflow.kernels.overlapped import launch as overlapped
 from ttt_mlflow.kernels.persistent import products
 from ttt_mlflow.kernels.persistent.launch import Stuck, Tuning
 from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
@@ -77,6 +78,23 @@ def test_a_whole_step(kind, batch, shape):
     check_step(kind, batch, tokens=3, position=14, **shape)
 
 
+@pytest.mark.parametrize(
+    ("kind", "batch", "shape"),
+    [
+        ("linear", 2, {"intermediate": 520, "tuning": overlapped.Tuning(columns=256, span=256)}),  # rows in three parts
+        pytest.param("mlp", 1, {"tuning": overlapped.Tuning(head_warps=8)}, marks=pytest.mark.long),
+        # more than 256 columns, of which a product that keeps no parts has all; a last sixteen of rows alone
+        pytest.param(
+            "linear", 9, {"heads": 4, "dim": 128, "vocab": 70, "tuning": overlapped.Tuning(8, None, 2, 256, 256)},
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_step_of_kernels_that_overlap(kind, batch, shape):
+    check_step(kind, batch, tokens=2, position=15, whole=overlapped.OverlappedStep, **shape)
+
+
 @pytest.mark.long
 def test_a_whole_step_with_other_choices():
     """Two tiles before a program waits, the others after; wider tiles of the down projection."""
@@ -123,10 +141,11 @@ def test_products_are_shared_by_any_number_of_programs(grid, rows, width, gated,
         assert chosen == out[:, :real].float().argmax(1).tolist()
 
 
-def test_a_model_decodes_either_way():
-    """The model with its own weights, state and arg-max: the kernels of a layer one by one, and all as one."""
+@pytest.mark.parametrize("whole", ["persistent", "overlapped"])
+def test_a_model_decodes_either_way(whole):
+    """The model with its own weights, state and arg-max: the functions of a layer, and the step as a whole."""
     tokens, states, models = [], [], []
-    for path in ("launches", "persistent"):
+    for path in ("launches", whole):
         request = ModelRequest(
             "ttt-tiny", "mlp_1_dual_triton", torch.float16, torch.device("cpu"), 0, None, decode_path=path
         )
@@ -136,8 +155,8 @@ def test_a_model_decodes_either_way():
     assert states[0].whole_step is None
     assert states[1].whole_step is not None
     for _ in range(2):
-        launched, whole = (model.step(fed, state) for model, fed, state in zip(models, tokens, states, strict=True))
-        assert distance(whole, launched) < 1e-3
+        launched, other = (model.step(fed, state) for model, fed, state in zip(models, tokens, states, strict=True))
+        assert distance(other, launched) < 1e-3
         assert (states[0].position.item(), states[1].position.item()) in ((1, 1), (2, 2))
         tokens = [launched.argmax(-1)] * 2
     best = models[1].step(tokens[1], states[1]).argmax(-1)
@@ -147,9 +166,10 @@ def test_a_model_decodes_either_way():
     assert fed.tolist() == best.tolist()
     with pytest.raises(ValueError, match="gaps"):
         states[1].whole_step(fed, torch.zeros(2, 2, dtype=torch.int64)[:, 0])
-    states[1].whole_step.failed.fill_(1)
-    with pytest.raises(Stuck, match="decode_path=launches"):
-        models[1].reset_state(states[1])
+    if whole == "persistent":
+        states[1].whole_step.failed.fill_(1)  # type: ignore[attr-defined]
+        with pytest.raises(Stuck, match="decode_path=launches"):
+            models[1].reset_state(states[1])
 
 
 @pytest.mark.long

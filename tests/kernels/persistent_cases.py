@@ -72,15 +72,16 @@ def distance(out, exact):
     return float((out.double() - exact.double()).norm() / exact.double().norm())
 
 
-def check_step(kind, batch, *, tokens, device="cpu", most=1.2, tuning=None, **shape):
-    """The kernel against float64, token by token, no farther from it than ``most`` times its twin in 16 bit is.
+def check_step(kind, batch, *, tokens, device="cpu", most=1.2, tuning=None, whole=PersistentStep, **shape):
+    """A step against float64, token by token, no farther from it than ``most`` times its twin in 16 bit is.
 
-    All buffers and outputs are poisoned before each step. Returns the distances of the kernel and of the twin.
+    whole: its class. All buffers and outputs are poisoned before each step. Returns the distances of the step and of
+    the twin.
     """
     start = make_step(kind, batch, **shape)
     step = converted(start, lambda x: x.clone().to(device))
     exact, twin = converted(start, widened), converted(start, lambda x: x.clone())
-    mine = PersistentStep(step, batch, tuning=tuning)
+    mine = whole(step, batch, tuning=tuning)
     generator = torch.Generator().manual_seed(1)
     distances = []
     for _ in range(tokens):

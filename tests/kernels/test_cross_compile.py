@@ -4,9 +4,12 @@ import pytest
 import torch
 import triton
 
-from tests.kernels.cross_compile import cross_compile, resources
+from tests.kernels.cross_compile import cross_compile, machine_code, resources
 from ttt_mlflow.kernels.block import fused, prefill
 from ttt_mlflow.kernels.launch import RESIDENT, options_for
+from ttt_mlflow.kernels.overlapped import stages
+from ttt_mlflow.kernels.overlapped.launch import Tuning
+from ttt_mlflow.kernels.overlapped.product import product_kernel
 from ttt_mlflow.kernels.persistent import launch as persistent
 from ttt_mlflow.kernels.persistent.grid import PATIENCE
 from ttt_mlflow.kernels.persistent.step import WEIGHTS, persistent_step_kernel
@@ -191,8 +194,9 @@ def compile_step(kind, batch, dtype, capability):
         "SEQUENCES": batch if tuning.redundant else 1, "TOGETHER": together,
         "ROUNDS": -(-batch * 32 // (132 * together)),
     }  # fmt: skip
-    options = {"num_warps": persistent.WARPS, "launch_cooperative_grid": True}
-    return cross_compile(persistent_step_kernel, dtype, capability, constants, **options)
+    return cross_compile(
+        persistent_step_kernel, dtype, capability, constants, num_warps=persistent.WARPS, launch_cooperative_grid=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,3 +223,104 @@ def test_a_whole_step(kind, batch, spilled, capsys):
 @pytest.mark.parametrize(("dtype", "capability"), [("bf16", 90), ("fp16", 80), ("fp16", 100)])
 def test_a_whole_step_elsewhere(dtype, capability):
     resources(compile_step("mlp", 1, dtype, capability))
+
+
+# kernels of a step that overlap: rows, columns, what they keep, and spilled bytes
+PRODUCTS = [
+    ("projection", 6208, 2048, {}),
+    ("output projection", 2048, 2048, {"PARTIAL": True}),
+    ("gate and up", 11008, 2048, {"GATED": True}),
+    ("down projection", 2048, 5504, {"PARTIAL": True}),
+    ("head", 50304, 2048, {"BEST": True}),
+]
+
+
+def compile_product(n, k, kind, batch, capability, overlap=True, dtype="fp16"):
+    tuning = Tuning.of(is_mlp=False)
+    constants = {
+        "N": n, "K": k, "BATCH": batch, "COLUMNS": tuning.columns if "PARTIAL" in kind else k,
+        "SPAN": tuning.span_of(k), "WARPS": tuning.warps, "SIXTEENS": tuning.sixteens, "OVERLAP": overlap,
+        "PARTIAL": False, "GATED": False, "BEST": False, **kind,
+    }  # fmt: skip
+    types = {"out": "*fp32"} if "PARTIAL" in kind else {}
+    return cross_compile(
+        product_kernel, dtype, capability, constants, types=types, num_warps=tuning.warps, launch_pdl=overlap,
+        maxnreg=tuning.registers,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("product", "batch"),
+    [
+        *((PRODUCTS[number], 8) for number in (2, 3)),
+        *(pytest.param(PRODUCTS[number], 8, marks=pytest.mark.long) for number in (0, 1, 4)),
+        *(pytest.param(product, 16, marks=pytest.mark.long) for product in PRODUCTS),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
+)
+def test_products_that_overlap(product, batch, capsys):
+    name, n, k, kind = product
+    compiled = compile_product(n, k, kind, batch, 90)
+    found = resources(compiled)
+    with capsys.disabled():
+        print(f"\n{name}, up to {batch} sequences: {found}")
+    assert found.local_bytes == 0
+    assert 2 * found.registers * compiled.metadata.num_warps * 32 <= 64 * 1024  # two programs on a multiprocessor
+    check_requests_come_first(compiled)
+    weights = [name for name in machine_code(compiled) if name.startswith("LDG") and ".EF" in name]
+    assert set(weights) == {"LDG.E.EF.128"}
+    assert "mma.sync.aligned.m16n8k16" in compiled.asm["ptx"]
+
+
+def check_requests_come_first(compiled):
+    """Weights and state are requested, then the next kernel is let go, and only then this one waits for its inputs."""
+    code = machine_code(compiled)
+    release, wait = code.index("PREEXIT"), code.index("ACQBULK")
+    assert release < wait
+    assert [name for name in code[:release] if name.startswith("LDG")], "it requests nothing"
+    assert not [name for name in code[wait:] if ".EF" in name], "it requests weights after it waited"
+    assert not [name for name in code[:wait] if name.startswith(("STG", "RED", "ATOM"))], "it writes before it waits"
+    assert not [name for name in code[:wait] if name.startswith("HMMA")], "it waits for its weights first"
+
+
+STAGES: list[tuple[object, dict[str, object], int]] = [
+    (stages.conv_norm_kernel, {"SPLITS": 3}, 8),
+    (stages.gate_norm_kernel, {"PROJECTED": 6208}, 8),
+    (stages.add_norm_kernel, {"SPLITS": 3}, 8),
+    (stages.heads_kernel, {"PROJECTED": 6208, "MLP": False, "TOGETHER": 1, "WARPS": 4}, 4),
+    (stages.heads_kernel, {"PROJECTED": 6208, "MLP": True, "TOGETHER": 1, "WARPS": 8, "CHUNK": 32}, 8),
+]
+
+
+def compile_stage(kernel, constants, warps, capability, overlap=True, dtype="fp16"):
+    constants = {"WIDTH": 2048, "BLOCK": 2048, "HEAD_DIM": 64, "OVERLAP": overlap, **constants}
+    types = {"delta": "*fp32", "count": "i32"}
+    return cross_compile(kernel, dtype, capability, constants, types=types, num_warps=warps, launch_pdl=overlap)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "constants", "warps"),
+    [*STAGES[:2], *(pytest.param(*stage, marks=pytest.mark.long) for stage in STAGES[2:])],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_stages_that_overlap(kernel, constants, warps, capsys):
+    compiled = compile_stage(kernel, constants, warps, 90)
+    found = resources(compiled)
+    with capsys.disabled():
+        print(f"\n{kernel.__name__} {constants}: {found}")
+    assert found.local_bytes == 0
+    check_requests_come_first(compiled)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("dtype", "capability", "overlap"), [("bf16", 90, True), ("fp16", 80, False), ("fp16", 100, True)]
+)
+def test_kernels_that_overlap_elsewhere(dtype, capability, overlap):
+    for _, n, k, kind in PRODUCTS:
+        resources(compile_product(n, k, kind, 8, capability, overlap, dtype))
+    for stage in STAGES:
+        resources(compile_stage(*stage, capability, overlap, dtype))
+    others = {"BATCH": 8, "COUNT": 4096}
+    for kernel in (stages.embedding_kernel, stages.sampling_kernel):
+        resources(compile_stage(kernel, others, 8, capability, overlap, dtype))

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,14 @@ def is_over(what: Callable[[], object], signum: int, number: int) -> bool:
     finally:
         sys.settrace(before)
     return at.left > 0
+
+
+@pytest.fixture(autouse=True)
+def _keyboard() -> Iterator[None]:
+    """As in a terminal. A shell lets a command in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("write", WRITES)

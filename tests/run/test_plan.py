@@ -271,7 +271,7 @@ def test_the_decode_path(monkeypatch: pytest.MonkeyPatch) -> None:
         "decode_path=launches: plain has no such decode path; it has one alone; omit decode_path"
     )
     assert refusal(decode_path="fast") == (
-        "decode_path=fast: ttt-tiny has no such decode path; it has launches, persistent"
+        "decode_path=fast: ttt-tiny has no such decode path; it has launches, overlapped, persistent"
     )
     assert refusal(decode_path="persistent", batch=1) == (
         "decode_path=persistent: inner_net=mlp_1_dual is PyTorch; it takes mlp_1_dual_triton; change that, or set "

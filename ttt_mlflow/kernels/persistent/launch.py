@@ -66,7 +66,7 @@ class StepShape:
 
 
 def unsupported(shape: StepShape, batch: int, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why a step of this shape cannot run as one kernel, or None."""
+    """Why a step of this shape cannot run as one kernel, or as kernels that overlap; or None."""
     if not 1 <= batch <= LARGEST_BATCH:
         return f"batch={batch}: it takes 1 to {LARGEST_BATCH} sequences"
     if dtype not in (torch.float16, torch.bfloat16):
@@ -85,6 +85,17 @@ def unsupported(shape: StepShape, batch: int, dtype: torch.dtype, device: torch.
     return None
 
 
+def check_shape(tensors: StepTensors, batch: int) -> StepShape:
+    """The sizes of a step. Raises ValueError for one that is :func:`unsupported`."""
+    one, embedding = tensors.layers[0], tensors.embedding
+    width, intermediate, projected = one.o_proj.shape[0], one.down_proj.shape[1], one.projection.shape[0]
+    sizes = (width, intermediate, one.norm_weight.shape[1], projected, embedding.shape[0])
+    shape = StepShape(*sizes, tensors.inner_layer is MLP)
+    if reason := unsupported(shape, batch, embedding.dtype, embedding.device):
+        raise ValueError(f"a whole step: {reason}")
+    return shape
+
+
 class PersistentStep:
     """A decode step of ``batch`` sequences as one kernel. Twin: :func:`.reference.persistent_step`.
 
@@ -97,13 +108,10 @@ class PersistentStep:
         """timeline: record when each program comes to each meeting. tuning: another choice than that for the batch."""
         tuning = tuning or Tuning.of(batch)
         self.tensors, self.batch = tensors, batch
-        one, embedding = tensors.layers[0], tensors.embedding
+        shape, embedding = check_shape(tensors, batch), tensors.embedding
         self.device, dtype = embedding.device, embedding.dtype
-        width, intermediate, projected = one.o_proj.shape[0], one.down_proj.shape[1], one.projection.shape[0]
-        heads, dim = one.norm_weight.shape
-        shape = StepShape(width, intermediate, dim, projected, embedding.shape[0], tensors.inner_layer is MLP)
-        if reason := unsupported(shape, batch, dtype, self.device):
-            raise ValueError(f"a whole step as one kernel: {reason}")
+        width, intermediate, dim, projected = shape.width, shape.intermediate, shape.head_dim, shape.projected
+        heads = tensors.layers[0].norm_weight.shape[0]
         cuda = self.device.type == "cuda"
         # Triton's interpreter runs one program after the other, so that there none may wait for another one
         self.programs = torch.cuda.get_device_properties(self.device).multi_processor_count if cuda else 1

@@ -38,10 +38,10 @@ def unpacked(pairs, dtype: tl.constexpr):
 
 @triton.jit
 def load_tile(
-    w, sixteen, row_wanted, CHUNK: tl.constexpr, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr,
-    WARPS: tl.constexpr, GATED: tl.constexpr,
+    w, sixteen, row_wanted, start, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
+    GATED: tl.constexpr,
 ):  # fmt: skip
-    """Sixteen rows of W [N, K], columns from CHUNK · SPAN on, as they lie in memory.
+    """Sixteen rows of W [N, K], SPAN columns from ``start`` on, as they lie in memory.
 
     GATED: rows 0 to 7 are of the first half of W, rows 8 to 15 their partners in the second half. row_wanted [8]: which
     of rows 0 to 7, and of rows 8 to 15, to load; the others are zeros.
@@ -53,7 +53,7 @@ def load_tile(
     row = tl.arange(0, 8)[None, None, None, :, None]
     pair = tl.arange(0, 16)[None, None, None, None, :]
     rows = sixteen * 8 + row + half * (N // 2) if GATED else sixteen * 16 + row + half * 8
-    pairs = CHUNK * (SPAN // 2) + (step * WARPS + warp) * 16 + pair
+    pairs = start // 2 + (step * WARPS + warp) * 16 + pair
     wanted = (pairs < K // 2) & row_wanted[None, None, None, :, None]
     return tl.load(
         as_pairs(w) + rows.to(tl.int64) * (K // 2) + pairs, wanted, 0, eviction_policy="evict_first"
@@ -68,10 +68,8 @@ def as_left(tile, dtype: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr)
 
 
 @triton.jit
-def load_rows(
-    x, stride, batch, CHUNK: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, BATCH: tl.constexpr
-):
-    """The columns of x [B, K] from CHUNK · SPAN on as the right operand [WARPS, SPAN / WARPS, BATCH]."""
+def load_rows(x, stride, batch, start, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, BATCH: tl.constexpr):
+    """SPAN columns of x [B, K] from ``start`` on as the right operand [WARPS, SPAN / WARPS, BATCH]."""
     STEPS: tl.constexpr = SPAN // (32 * WARPS)
     eighth = tl.arange(0, BATCH // 8)[:, None, None, None, None]
     step = tl.arange(0, STEPS)[None, :, None, None, None]
@@ -79,7 +77,7 @@ def load_rows(
     row = tl.arange(0, 8)[None, None, None, :, None]
     pair = tl.arange(0, 16)[None, None, None, None, :]
     rows = eighth * 8 + row
-    pairs = CHUNK * (SPAN // 2) + (step * WARPS + warp) * 16 + pair
+    pairs = start // 2 + (step * WARPS + warp) * 16 + pair
     loaded = tl.load(as_pairs(x) + rows * (stride // 2) + pairs, (rows < batch) & (pairs < K // 2), 0)
     bits = unpacked(tl.reshape(loaded, (BATCH // 8, STEPS, WARPS, 8, 4, 2, 2)), x.dtype.element_ty)
     return tl.reshape(tl.permute(bits, (2, 1, 5, 4, 6, 7, 0, 3)), (WARPS, STEPS * 32, BATCH))
@@ -123,7 +121,7 @@ def load_turn(
 ):  # fmt: skip
     """This program's tile, TURN turns after round ``first`` began; zeros after the last."""
     sixteen, row_wanted = share(first + TURN // turns(K, SPAN), N, GRID)
-    return load_tile(w, sixteen, row_wanted, TURN % turns(K, SPAN), N, K, SPAN, WARPS, GATED)
+    return load_tile(w, sixteen, row_wanted, TURN % turns(K, SPAN) * SPAN, N, K, SPAN, WARPS, GATED)
 
 
 @triton.constexpr_function
@@ -212,10 +210,10 @@ def product(
     best = tl.full((16, BATCH), -0x8000000000000000, tl.int64)
     rows = (load_rows(x, stride, batch, 0, K, SPAN, WARPS, BATCH),)
     if HELD and TURNS > 1:
-        rows = rows + (load_rows(x, stride, batch, 1, K, SPAN, WARPS, BATCH),)  # noqa: RUF005 - as above
+        rows = rows + (load_rows(x, stride, batch, SPAN, K, SPAN, WARPS, BATCH),)  # noqa: RUF005 - as above
     if HELD and TURNS > 2:
-        third = load_rows(x, stride, batch, 2, K, SPAN, WARPS, BATCH)
-        rows = rows + (third, load_rows(x, stride, batch, 3, K, SPAN, WARPS, BATCH))  # noqa: RUF005 - as above
+        third = load_rows(x, stride, batch, 2 * SPAN, K, SPAN, WARPS, BATCH)
+        rows = rows + (third, load_rows(x, stride, batch, 3 * SPAN, K, SPAN, WARPS, BATCH))  # noqa: RUF005 - as above
     mine = FULL + (tl.program_id(0) < left_over(N, GRID) * parts(N, GRID)).to(tl.int32)
     # one stage: Triton's own pipeline would take the tiles through shared memory
     for group in tl.range(0, (mine + TOGETHER - 1) // TOGETHER, num_stages=1):
@@ -225,7 +223,7 @@ def product(
             for turn in tl.static_range(TURNS):
                 now = rows[turn if HELD else 0]
                 if not HELD:
-                    rows = (load_rows(x, stride, batch, (turn + 1) % TURNS, K, SPAN, WARPS, BATCH),)
+                    rows = (load_rows(x, stride, batch, (turn + 1) % TURNS * SPAN, K, SPAN, WARPS, BATCH),)
                 sums = tl.dot(
                     as_left(tiles[(part * TURNS + turn) % COUNT], x.dtype.element_ty, STEPS, WARPS), now, sums
                 )

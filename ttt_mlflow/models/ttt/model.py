@@ -20,9 +20,10 @@ from ttt_mlflow.kernels.block import prefill_reference, reference
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
-from ttt_mlflow.models.ttt.config import TTTConfig, padded
+from ttt_mlflow.models.ttt.config import LAUNCHES, TTTConfig, padded
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
+from ttt_mlflow.models.ttt.whole_step import whole_step
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
 
 PREFILL_TOKENS = 32768  # tokens of all sequences together that go through a layer at once
@@ -237,13 +238,13 @@ class TTTModel(nn.Module):
         device: torch.device,
         *,
         is_plain: bool = False,
-        persistent: bool = False,
+        decode_path: str = LAUNCHES,
     ) -> None:
-        """is_plain: without Triton kernels outside the inner net too, on any device. persistent: decode with one kernel
-        a step (:mod:`ttt_mlflow.kernels.persistent`).
+        """is_plain: without Triton kernels outside the inner net too, on any device. decode_path: how a step runs, one
+        of :data:`ttt_mlflow.models.ttt.config.DECODE_PATHS`.
         """
         super().__init__()
-        self.config, self.net, self.persistent = config, net, persistent
+        self.config, self.net, self.decode_path = config, net, decode_path
         self.vocab_size = config.vocab_size
         self.dtype, self.device = dtype, device
         functions: Functions = reference, prefill_reference
@@ -289,10 +290,8 @@ class TTTModel(nn.Module):
 
     def new_state(self, batch: int) -> TTTState:
         state = allocate(self.config, self.net, batch, self.dtype, self.device)
-        if self.persistent:
-            from ttt_mlflow.kernels.persistent.launch import PersistentStep
-
-            state = replace(state, whole_step=PersistentStep(self.step_tensors(state), batch))
+        if self.decode_path != LAUNCHES:
+            state = replace(state, whole_step=whole_step(self.decode_path, self.step_tensors(state), batch))
         self.reset_state(state)
         return state
 

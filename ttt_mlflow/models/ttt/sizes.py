@@ -8,7 +8,7 @@ from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, config_of_weights, load_checkpoint, published_shapes
-from ttt_mlflow.models.ttt.config import TTTConfig, padded
+from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, TTTConfig, padded
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.memory import MemoryOfTTT
 from ttt_mlflow.models.ttt.model import TTTModel, initialize
@@ -17,7 +17,6 @@ from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import Stage, Workload
 
 # hidden, intermediate, layers, heads: the widths of the paper
-LAUNCHES, PERSISTENT = "launches", "persistent"  # of a decode step: a kernel for each part, or one for all
 SIZES = {
     "ttt-125m": (768, 2048, 12, 12),
     "ttt-350m": (1024, 2736, 24, 16),
@@ -48,9 +47,9 @@ def build(request: ModelRequest) -> TTTModel:
     """Build ``request.name`` with random weights from the seed, or with the weights of a checkpoint."""
     if request.inner_net is None:
         raise BadInput(f"inner_net: {request.name} needs one of {', '.join(INNER_NETS)}")
-    net, persistent = INNER_NETS[request.inner_net], request.decode_path == PERSISTENT
+    net, decode_path = INNER_NETS[request.inner_net], request.decode_path or LAUNCHES
     config = config_of(request.name, net.layer_type, request.checkpoint)
-    model = TTTModel(config, net, request.dtype, request.device, persistent=persistent)
+    model = TTTModel(config, net, request.dtype, request.device, decode_path=decode_path)
     if request.checkpoint:
         load_checkpoint(model, request.checkpoint)
     else:
@@ -77,12 +76,12 @@ def check(request: ModelRequest) -> None:
             config_of(request.name, net.layer_type, request.checkpoint), net, request.dtype, torch.device("meta")
         )
         check_fit(request.checkpoint, published_shapes(empty), f"{request.name} {request.inner_net}")
-    if request.decode_path == PERSISTENT:
-        _check_persistent(request)
+    if request.decode_path not in (None, LAUNCHES):
+        _check_whole_step(request)
 
 
-def _check_persistent(request: ModelRequest) -> None:
-    """Raise BadInput if the decode step cannot run as one kernel."""
+def _check_whole_step(request: ModelRequest) -> None:
+    """Raise BadInput if the decode step cannot run as one kernel, or as kernels that overlap: both take the same."""
     assert request.inner_net is not None
     net = INNER_NETS[request.inner_net]
     if not net.triton:
@@ -99,7 +98,7 @@ def _check_persistent(request: ModelRequest) -> None:
         batch = request.workload.batch if request.workload else 1
         reason = unsupported(StepShape(*sizes), batch, request.dtype, request.device)
     if reason:
-        raise BadInput(f"decode_path={PERSISTENT}: {reason}; change that, or set decode_path to {LAUNCHES}")
+        raise BadInput(f"decode_path={request.decode_path}: {reason}; change that, or set decode_path to {LAUNCHES}")
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
@@ -136,7 +135,7 @@ def entries() -> list[ModelEntry]:
             build,
             DESCRIPTIONS.get(name, f"TTT, width {width}, {layers} layers of {heads} heads"),
             inner_nets=tuple(INNER_NETS),
-            decode_paths=(LAUNCHES, PERSISTENT),
+            decode_paths=DECODE_PATHS,
             takes_checkpoint=True,
             period=MINI_BATCH,
             check=check,

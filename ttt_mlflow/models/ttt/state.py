@@ -1,7 +1,6 @@
 """The state that a batch of sequences carries from token to token. It is allocated once and updated in place."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,9 +9,7 @@ from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
-
-if TYPE_CHECKING:
-    from ttt_mlflow.kernels.persistent.launch import PersistentStep
+from ttt_mlflow.models.ttt.whole_step import WholeStep
 
 
 @dataclass(frozen=True)
@@ -29,12 +26,12 @@ class LayerState:
 class TTTState:
     """``position`` [1] int32 is the next token's index in its mini-batch. It is updated on the device.
 
-    ``whole_step``: the decode step of this state as one kernel, if that is how it is decoded.
+    ``whole_step``: the decode step of this state, unless it is decoded by the layers' functions.
     """
 
     position: Tensor
     layers: tuple[LayerState, ...]
-    whole_step: "PersistentStep | None" = None
+    whole_step: WholeStep | None = None
 
 
 def allocate(config: TTTConfig, net: InnerNet, batch: int, dtype: torch.dtype, device: torch.device) -> TTTState:

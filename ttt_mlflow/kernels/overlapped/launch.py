@@ -1,0 +1,182 @@
+"""Prepares and launches the kernels of a step: buffers, addresses, and whether a machine can do it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from ttt_mlflow.kernels.arithmetic import NORM_EPS
+from ttt_mlflow.kernels.inner_layers import MINI_BATCH, MLP
+from ttt_mlflow.kernels.launch import overlaps
+from ttt_mlflow.kernels.overlapped import stages
+from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
+from ttt_mlflow.kernels.persistent.launch import CHUNK, check_shape
+from ttt_mlflow.kernels.persistent.products import LANE_COLUMNS, ROWS
+from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
+from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What changes the time of a step, and nothing else.
+
+    warps, registers: of a product's program, the latter of a thread at most, or None. sixteens: of rows that a program
+    of a product has. columns: of a row that it has at most. span: columns that it multiplies at once. norm_warps,
+    head_warps: of the programs of norms, and of the inner net.
+    """
+
+    warps: int = 8
+    registers: int | None = None
+    sixteens: int = 1
+    columns: int = 2048
+    span: int = 512
+    norm_warps: int = 8
+    head_warps: int = 4
+
+    @classmethod
+    def of(cls, is_mlp: bool) -> "Tuning":
+        """The choice for this inner net."""
+        return cls(head_warps=8 if is_mlp else 4)
+
+    def span_of(self, k: int) -> int:
+        """``span``, for rows of k: a power of two with columns for every warp."""
+        return max(min(self.span, triton.next_power_of_2(k)), self.warps * LANE_COLUMNS)
+
+
+class OverlappedStep:
+    """A decode step of ``batch`` sequences as overlapping kernels.
+
+    Twin: :func:`ttt_mlflow.kernels.persistent.reference.persistent_step`. It takes what
+    :class:`ttt_mlflow.kernels.persistent.launch.PersistentStep` takes, and raises ValueError for what it cannot do.
+    Below compute capability 9.0, the kernels do not overlap.
+    """
+
+    def __init__(self, tensors: StepTensors, batch: int, *, tuning: Tuning | None = None) -> None:
+        """tuning: another choice than that for the batch."""
+        is_mlp = tensors.inner_layer is MLP
+        tuning = tuning or Tuning.of(is_mlp)
+        self.tensors, self.batch, self.tuning = tensors, batch, tuning
+        shape = check_shape(tensors, batch)
+        embedding = tensors.embedding
+        self.device, dtype = embedding.device, embedding.dtype
+        self.overlap = overlaps(self.device)
+        self.padded = 8 if batch <= 8 else 16
+        self.width, self.projected, self.intermediate = shape.width, shape.projected, shape.intermediate
+
+        def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=self.device)
+
+        columns = max(len(layer.flat()) for layer in tensors.layers)
+        columns += columns % 2  # so that each layer's row begins at a multiple of 16 bytes
+        self.table = torch.zeros(len(tensors.layers), columns, dtype=torch.int64)
+        for row, layer in zip(self.table, tensors.layers, strict=True):
+            row[: len(layer.flat())] = torch.tensor([tensor.data_ptr() for tensor in layer.flat()])
+        self.table = self.table.to(self.device)
+
+        self.hidden, self.between, self.x, self.mixed = (empty(batch, shape.width) for _ in range(4))
+        self.projection, self.inner = empty(batch, shape.projected), empty(batch, shape.intermediate)
+        self.o_sums = empty(self._splits(shape.width), batch, shape.width, dtype=torch.float32)
+        self.down_sums = empty(self._splits(shape.intermediate), batch, shape.width, dtype=torch.float32)
+        self.logits = empty(batch, tensors.vocab)
+        self.count = triton.cdiv(shape.embedding, ROWS * tuning.sixteens)
+        self.best = empty(self.count, self.padded, dtype=torch.int64)
+        self.buffers = [
+            self.hidden, self.between, self.x, self.mixed, self.projection, self.inner, self.o_sums, self.down_sums,
+            self.logits, self.best,
+        ]  # fmt: skip
+        self._row = {"WIDTH": shape.width, "BLOCK": triton.next_power_of_2(shape.width)}
+        heads = shape.width // shape.head_dim
+        self._units = batch * heads
+        self._heads = {
+            "PROJECTED": shape.projected, "WIDTH": shape.width, "HEADS": heads, "HEAD_DIM": shape.head_dim,
+            "MLP": is_mlp, "TOGETHER": 1, "CHUNK": CHUNK, "SLOTS": MINI_BATCH, "EPS": NORM_EPS,
+            "WARPS": tuning.head_warps,
+        }  # fmt: skip
+
+    def __call__(self, tokens: Tensor, next_tokens: Tensor) -> Tensor:
+        """Feed tokens [B] int64; the next ones go to ``next_tokens`` [B] int64, which may be the same tensor.
+
+        Returns logits [B, V], which the next call overwrites. Raises ValueError if ``next_tokens`` is not contiguous.
+        """
+        if not next_tokens.is_contiguous():
+            raise ValueError("next_tokens: the kernel writes one after the other, and this tensor has gaps")
+        shared, rows, norm_warps = self.tensors, (self.batch,), self.tuning.norm_warps
+        with in_part(HEAD):
+            stages.embedding_kernel[rows](
+                tokens.contiguous(), shared.embedding, self.hidden, **self._row, OVERLAP=self.overlap,
+                num_warps=norm_warps,
+            )  # fmt: skip
+        for index, (layer, table) in enumerate(zip(shared.layers, self.table, strict=True)):
+            with in_layer(index):
+                self._layer(layer, table, self.down_sums.shape[0] if index else 0)
+        with in_part(HEAD):
+            self._launch(
+                stages.add_norm_kernel, rows, self.hidden, self.down_sums, self.batch, shared.last_norm, self.between,
+                self.x, **self._row, EPS=NORM_EPS, SPLITS=self.down_sums.shape[0], num_warps=norm_warps,
+            )  # fmt: skip
+            self._product(self.x, shared.embedding, self.logits, best=True)
+        with in_part(SAMPLING):
+            self._launch(
+                stages.sampling_kernel, rows, self.best, next_tokens, shared.position, self.count, BATCH=self.padded,
+                COUNT=triton.next_power_of_2(self.count), SLOTS=MINI_BATCH, num_warps=norm_warps,
+            )  # fmt: skip
+        return self.logits
+
+    def check(self) -> None:
+        """Nothing can go wrong unseen: no kernel waits for another one's programs."""
+
+    def _layer(self, layer: LayerTensors, table: Tensor, splits: int) -> None:
+        shared, rows, norm_warps = self.tensors, (self.batch,), self.tuning.norm_warps
+        with in_part(CONVOLUTION):
+            self._launch(
+                stages.conv_norm_kernel, rows, self.hidden, self.down_sums, self.batch, layer.conv_ring,
+                shared.position, layer.conv_norm, layer.conv_taps, layer.conv_bias, layer.seq_norm, self.between,
+                self.x, **self._row, EPS=NORM_EPS, SPLITS=splits, num_warps=norm_warps,
+            )  # fmt: skip
+        with in_part(PROJECTIONS):
+            self._product(self.x, layer.projection, self.projection)
+        with in_part(INNER):
+            self._launch(
+                stages.heads_kernel, (self._units,), table, shared.position, shared.cos,
+                shared.sin, shared.inner_layer.base_lr, self.projection, self.mixed, **self._heads,
+                num_warps=self.tuning.head_warps,
+            )  # fmt: skip
+        with in_part(PROJECTIONS):
+            self._launch(
+                stages.gate_norm_kernel, rows, self.mixed, self.projection, layer.post_norm_weight,
+                layer.post_norm_bias, self.x, PROJECTED=self.projected, **self._row, EPS=NORM_EPS,
+                num_warps=norm_warps,
+            )  # fmt: skip
+            self._product(self.x, layer.o_proj, self.o_sums, partial=True)
+        with in_part(FEED_FORWARD):
+            self._launch(
+                stages.add_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm, self.hidden,
+                self.x, **self._row, EPS=NORM_EPS, SPLITS=self.o_sums.shape[0], num_warps=norm_warps,
+            )  # fmt: skip
+            self._product(self.x, layer.gate_up, self.inner, gated=True)
+            self._product(self.inner, layer.down_proj, self.down_sums, partial=True)
+
+    def _product(
+        self, x: Tensor, weight: Tensor, out: Tensor, *, partial: bool = False, gated: bool = False, best: bool = False
+    ) -> None:
+        """out = x Wᵀ, of one kind of :func:`.product.product_kernel`, or of none."""
+        (n, k), tuning = weight.shape, self.tuning
+        grid = (triton.cdiv(n, ROWS * tuning.sixteens), out.shape[0] if partial else 1)
+        self._launch(
+            product_kernel, grid, x, x.stride(0), weight, out, self.best, self.batch, out.shape[-1],
+            N=n, K=k, BATCH=self.padded, COLUMNS=self._columns(k, partial), SPAN=tuning.span_of(k), WARPS=tuning.warps,
+            SIXTEENS=tuning.sixteens, PARTIAL=partial, GATED=gated, BEST=best,
+            num_warps=tuning.warps, maxnreg=tuning.registers,
+        )  # fmt: skip
+
+    def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        kernel[grid](*arguments, **constants, OVERLAP=self.overlap, launch_pdl=self.overlap)
+
+    def _columns(self, k: int, partial: bool) -> int:
+        """Of rows of k, those that a program has: all, unless the sums of each part are kept."""
+        return self.tuning.columns if partial else k
+
+    def _splits(self, k: int) -> int:
+        return int(splits(k, self._columns(k, True), self.tuning.span_of(k)))
