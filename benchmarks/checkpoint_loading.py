@@ -25,8 +25,9 @@ from torch import Tensor
 
 from benchmarks.load_once import Loaded, Order, tokens_of
 from benchmarks.runs import ROOT, last_line
+from ttt_mlflow.models.ttt.initialization import initialize
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
-from ttt_mlflow.models.ttt.model import TTTModel, initialize
+from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.published_config import FIXED, SIZES
 from ttt_mlflow.models.ttt.sizes import config_of
 

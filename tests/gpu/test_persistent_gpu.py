@@ -12,7 +12,7 @@ from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
 from ttt_mlflow.kernels.persistent.launch import PersistentStep, Stuck
 from ttt_mlflow.kernels.persistent.tensors import StepTensors
 from ttt_mlflow.models.decoder import ModelDecoder
-from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, VOCAB_SIZE
+from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, VOCAB_SIZE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,7 +49,7 @@ def test_other_widths_and_dtypes(whole: type, shape: dict[str, int], dtype: torc
 @pytest.mark.parametrize("path", WHOLE)
 def test_eager_and_graph_give_the_same_tokens(path: str, inner_net: str, batch: int) -> None:
     model = varied_model(inner_net, torch.float16)
-    model.decode_path = path
+    model.use(path)
     prompt = make_tokens(batch, 5, VOCAB_SIZE).to(DEVICE)
     decoder = ModelDecoder(model, batch, DEVICE)
     eager = generate(decoder, prompt, 64)
@@ -70,7 +70,7 @@ def test_logits_are_those_of_the_kernels_one_by_one(path: str, inner_net: str, b
     tokens = make_tokens(batch, 40, VOCAB_SIZE).to(DEVICE)
     logits: list[list[Tensor]] = []
     for decode_path in (LAUNCHES, path):
-        model.decode_path = decode_path
+        model.use(decode_path)
         state = model.new_state(batch)
         logits.append([model.step(one, state).clone() for one in tokens.unbind(1)])
     same = [float((a.argmax(-1) == b.argmax(-1)).float().mean()) for a, b in zip(*logits, strict=True)]
@@ -103,3 +103,25 @@ def test_the_next_launch_after_one_that_was_stuck_does_not_wait_for_it() -> None
     mine(fed, fed)
     torch.cuda.synchronize()
     mine.check()
+
+
+@pytest.mark.parametrize("batch", [17, 128])
+@pytest.mark.parametrize("inner_net", NETS)
+def test_a_layers_kernels_that_overlap_give_the_same_bits(inner_net: str, batch: int) -> None:
+    """More sequences than the kernels of a whole step take: the kernels of launches, only started earlier."""
+    model = varied_model(inner_net, torch.float16)
+    prompt = make_tokens(batch, 3, VOCAB_SIZE).to(DEVICE)
+    found = []
+    for path in (LAUNCHES, OVERLAPPED):
+        model.use(path)
+        decoder = ModelDecoder(model, batch, DEVICE)
+        assert decoder.state.whole_step is None
+        for _ in range(2):
+            found.append(generate(decoder, prompt, 40))
+        decoder.compile()
+        decoder.capture()
+        for _ in range(3):
+            found.append(generate(decoder, prompt, 40))
+        decoder.close()
+    for one in found:
+        assert_same_tokens(one, found[0])

@@ -172,6 +172,19 @@ def test_a_model_decodes_either_way(whole):
             models[1].reset_state(states[1])
 
 
+def test_a_model_whose_layers_kernels_overlap():
+    """What the kernels of a whole step do not take: the same kernels as launches, so the same bits."""
+    logits = []
+    for path in ("launches", "overlapped"):
+        model = build(
+            ModelRequest("ttt-tiny", "mlp_1_dual_triton", torch.float32, torch.device("cpu"), 0, None, decode_path=path)
+        )
+        state = model.new_state(1)
+        assert state.whole_step is None
+        logits.append(model.step(torch.tensor([3]), state))
+    assert torch.equal(*logits)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_whole_steps_over_a_mini_batch(kind):

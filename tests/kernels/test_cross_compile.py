@@ -146,16 +146,19 @@ def test_accumulating_kernels(kernel, name, dtype, dim, capability, capsys):
 @pytest.mark.parametrize(
     "kernel",
     [
-        fused._add_rms_norm_kernel,
-        fused._conv_rms_norm_kernel,
-        fused._qk_conv_rotary_kernel,
-        fused._gated_layer_norm_kernel,
-        fused._swiglu_kernel,
+        fused.add_rms_norm_kernel,
+        fused.conv_rms_norm_kernel,
+        fused.qk_conv_rotary_kernel,
+        fused.gated_layer_norm_kernel,
+        fused.swiglu_kernel,
     ],
     ids=lambda kernel: kernel.fn.__name__,
 )
 def test_stages(kernel, capability):
-    constants = {"WIDTH": 2048, "BLOCK": 2048, "HEAD_DIM": 64, "HEADS_BLOCK": 32, "OVERLAP": capability >= 90}
+    constants = {
+        "WIDTH": 2048, "BLOCK": 2048, "HEAD_DIM": 64, "HEADS_BLOCK": 32, "PARTS": 1,
+        "RELEASE": capability >= 90, "OVERLAP": False,
+    }  # fmt: skip
     found = resources(cross_compile(kernel, "fp16", capability, constants, num_warps=4))
     assert found.local_bytes == 0
 
@@ -284,9 +287,9 @@ def check_requests_come_first(compiled):
 
 
 STAGES: list[tuple[object, dict[str, object], int]] = [
-    (stages.conv_norm_kernel, {"SPLITS": 3}, 8),
-    (stages.gate_norm_kernel, {"PROJECTED": 6208}, 8),
-    (stages.add_norm_kernel, {"SPLITS": 3}, 8),
+    (fused.conv_rms_norm_kernel, {"PARTS": 3}, 8),
+    (fused.gated_layer_norm_kernel, {}, 8),
+    (fused.add_rms_norm_kernel, {"PARTS": 3}, 8),
     (stages.heads_kernel, {"PROJECTED": 6208, "MLP": False, "TOGETHER": 1, "WARPS": 4}, 4),
     (stages.heads_kernel, {"PROJECTED": 6208, "MLP": True, "TOGETHER": 1, "WARPS": 8, "CHUNK": 32}, 8),
 ]

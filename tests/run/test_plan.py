@@ -277,12 +277,17 @@ def test_the_decode_path(monkeypatch: pytest.MonkeyPatch) -> None:
         "decode_path=persistent: inner_net=mlp_1_dual is PyTorch; it takes mlp_1_dual_triton; change that, or set "
         "decode_path to launches"
     )
+    assert refusal(decode_path="overlapped") == (
+        "decode_path=overlapped: inner_net=mlp_1_dual is PyTorch; it takes mlp_1_dual_triton; change that, or set "
+        "decode_path to launches"
+    )
     monkeypatch.setattr(resolve_module, "interpreting", lambda: True)
     triton = {"decode_path": "persistent", "inner_net": "mlp_1_dual_triton"}
     assert "dtype=float32: it takes float16 and bfloat16; change that" in refusal(**triton, batch=1)
     assert "batch=17: it takes 1 to 16 sequences; change that" in refusal(**triton, dtype="float16", batch=17)
     found = settle(**triton, dtype="bfloat16", batch=16)
     assert found.request.decode_path == "persistent"
+    assert settle(**{**triton, "decode_path": "overlapped"}, batch=512).request.decode_path == "overlapped"
     assert found.used.config_id() != settle(inner_net="mlp_1_dual", dtype="bfloat16", batch=16).used.config_id()
 
 

@@ -92,6 +92,14 @@ def overlaps(device: torch.device) -> bool:
     return capability is not None and capability >= OVERLAP
 
 
+def no_overlap(device: torch.device) -> str | None:
+    """Why launches on ``device`` cannot overlap, or None; also None for Triton's interpreter, which has no launches."""
+    capability = _capability(device)
+    if capability is None or capability >= OVERLAP:
+        return None
+    return f"the GPU has compute capability {capability[0]}.{capability[1]}; it needs {OVERLAP[0]}.{OVERLAP[1]}"
+
+
 def launch_options(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
     """Options for a launch on ``device``."""
     return options_for(kernel, _capability(device), dtype, head_dim)

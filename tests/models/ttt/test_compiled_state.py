@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ttt_mlflow.kernels.opaque import opaque
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
+from ttt_mlflow.models.ttt.initialization import initialize
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
-from ttt_mlflow.models.ttt.model import TTTModel, initialize
+from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.sizes import config_of
 
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")

@@ -6,8 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ttt_mlflow.measurement.roofline import by_part, total_bytes, total_flops
 from ttt_mlflow.models.ttt.config import TTTConfig
+from ttt_mlflow.models.ttt.initialization import initialize
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
-from ttt_mlflow.models.ttt.model import TTTModel, initialize
+from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.sizes import config_of
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING

@@ -8,6 +8,7 @@ import triton
 from torch import Tensor
 
 from ttt_mlflow.kernels.arithmetic import NORM_EPS
+from ttt_mlflow.kernels.block import fused
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH, MLP
 from ttt_mlflow.kernels.launch import overlaps
 from ttt_mlflow.kernels.overlapped import stages
@@ -77,6 +78,7 @@ class OverlappedStep:
 
         self.hidden, self.between, self.x, self.mixed = (empty(batch, shape.width) for _ in range(4))
         self.projection, self.inner = empty(batch, shape.projected), empty(batch, shape.intermediate)
+        self.gate = self.projection[:, 2 * shape.width : 3 * shape.width]
         self.o_sums = empty(self._splits(shape.width), batch, shape.width, dtype=torch.float32)
         self.down_sums = empty(self._splits(shape.intermediate), batch, shape.width, dtype=torch.float32)
         self.logits = empty(batch, tensors.vocab)
@@ -113,8 +115,8 @@ class OverlappedStep:
                 self._layer(layer, table, self.down_sums.shape[0] if index else 0)
         with in_part(HEAD):
             self._launch(
-                stages.add_norm_kernel, rows, self.hidden, self.down_sums, self.batch, shared.last_norm, self.between,
-                self.x, **self._row, EPS=NORM_EPS, SPLITS=self.down_sums.shape[0], num_warps=norm_warps,
+                fused.add_rms_norm_kernel, rows, self.hidden, self.down_sums, self.batch, shared.last_norm,
+                self.between, self.x, **self._row, EPS=NORM_EPS, PARTS=self.down_sums.shape[0], num_warps=norm_warps,
             )  # fmt: skip
             self._product(self.x, shared.embedding, self.logits, best=True)
         with in_part(SAMPLING):
@@ -127,13 +129,13 @@ class OverlappedStep:
     def check(self) -> None:
         """Nothing can go wrong unseen: no kernel waits for another one's programs."""
 
-    def _layer(self, layer: LayerTensors, table: Tensor, splits: int) -> None:
+    def _layer(self, layer: LayerTensors, table: Tensor, parts: int) -> None:
         shared, rows, norm_warps = self.tensors, (self.batch,), self.tuning.norm_warps
         with in_part(CONVOLUTION):
             self._launch(
-                stages.conv_norm_kernel, rows, self.hidden, self.down_sums, self.batch, layer.conv_ring,
+                fused.conv_rms_norm_kernel, rows, self.hidden, self.down_sums, self.batch, layer.conv_ring,
                 shared.position, layer.conv_norm, layer.conv_taps, layer.conv_bias, layer.seq_norm, self.between,
-                self.x, **self._row, EPS=NORM_EPS, SPLITS=splits, num_warps=norm_warps,
+                self.x, **self._row, EPS=NORM_EPS, PARTS=parts, num_warps=norm_warps,
             )  # fmt: skip
         with in_part(PROJECTIONS):
             self._product(self.x, layer.projection, self.projection)
@@ -145,15 +147,14 @@ class OverlappedStep:
             )  # fmt: skip
         with in_part(PROJECTIONS):
             self._launch(
-                stages.gate_norm_kernel, rows, self.mixed, self.projection, layer.post_norm_weight,
-                layer.post_norm_bias, self.x, PROJECTED=self.projected, **self._row, EPS=NORM_EPS,
-                num_warps=norm_warps,
+                fused.gated_layer_norm_kernel, rows, self.mixed, self.gate, self.projected, layer.post_norm_weight,
+                layer.post_norm_bias, self.x, **self._row, EPS=NORM_EPS, num_warps=norm_warps,
             )  # fmt: skip
             self._product(self.x, layer.o_proj, self.o_sums, partial=True)
         with in_part(FEED_FORWARD):
             self._launch(
-                stages.add_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm, self.hidden,
-                self.x, **self._row, EPS=NORM_EPS, SPLITS=self.o_sums.shape[0], num_warps=norm_warps,
+                fused.add_rms_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm, self.hidden,
+                self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0], num_warps=norm_warps,
             )  # fmt: skip
             self._product(self.x, layer.gate_up, self.inner, gated=True)
             self._product(self.inner, layer.down_proj, self.down_sums, partial=True)

@@ -14,7 +14,7 @@ multiple of 16 · SIXTEENS or the last rows masked, K even.
 import triton
 import triton.language as tl
 
-from ttt_mlflow.kernels.overlapped.wait import wait_for_inputs
+from ttt_mlflow.kernels.overlap import wait_for_inputs
 from ttt_mlflow.kernels.persistent.products import as_left, best_of, load_rows, load_tile, replaced
 
 

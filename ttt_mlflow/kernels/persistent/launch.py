@@ -85,15 +85,24 @@ def unsupported(shape: StepShape, batch: int, dtype: torch.dtype, device: torch.
     return None
 
 
-def check_shape(tensors: StepTensors, batch: int) -> StepShape:
-    """The sizes of a step. Raises ValueError for one that is :func:`unsupported`."""
+def shape_of(tensors: StepTensors) -> StepShape:
+    """The sizes of a step."""
     one, embedding = tensors.layers[0], tensors.embedding
     width, intermediate, projected = one.o_proj.shape[0], one.down_proj.shape[1], one.projection.shape[0]
     sizes = (width, intermediate, one.norm_weight.shape[1], projected, embedding.shape[0])
-    shape = StepShape(*sizes, tensors.inner_layer is MLP)
-    if reason := unsupported(shape, batch, embedding.dtype, embedding.device):
+    return StepShape(*sizes, tensors.inner_layer is MLP)
+
+
+def reason_against(tensors: StepTensors, batch: int) -> str | None:
+    """Why this step is :func:`unsupported`, or None."""
+    return unsupported(shape_of(tensors), batch, tensors.embedding.dtype, tensors.embedding.device)
+
+
+def check_shape(tensors: StepTensors, batch: int) -> StepShape:
+    """The sizes of a step. Raises ValueError for one that is :func:`unsupported`."""
+    if reason := reason_against(tensors, batch):
         raise ValueError(f"a whole step: {reason}")
-    return shape
+    return shape_of(tensors)
 
 
 class PersistentStep:

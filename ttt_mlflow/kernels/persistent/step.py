@@ -16,7 +16,7 @@ other program: a program requests them when it has come to a meeting, and they t
 import triton
 import triton.language as tl
 
-from ttt_mlflow.kernels.block.fused import (
+from ttt_mlflow.kernels.block.rows import (
     add_rms_norm_row,
     conv_rms_norm_inputs,
     conv_rms_norm_row,

@@ -7,7 +7,6 @@ One matrix product computes Q/K, V, the gate and the learning-rate logits.
 The classes are in the order of execution. ``step`` processes one token, ``prefill`` a prompt.
 """
 
-import math
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,7 @@ from ttt_mlflow.kernels.block import prefill_reference, reference
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
-from ttt_mlflow.models.ttt.config import LAUNCHES, TTTConfig, padded
+from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED, TTTConfig, padded
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
 from ttt_mlflow.models.ttt.whole_step import whole_step
@@ -108,6 +107,7 @@ class Layer(nn.Module):
         super().__init__()
         self.config, self.net = config, net
         self.functions, self.prefill_functions = functions
+        self.overlap: dict[str, bool] = {}  # how the functions of a step are launched: see ``TTTModel.use``
         self.conv = Conv(config.hidden_size, **where)
         self.seq_norm = Weight(torch.empty(config.hidden_size, **where))
         self.seq_modeling_block = SequenceModeling(config, net, **where)
@@ -152,7 +152,7 @@ class Layer(nn.Module):
         with in_part(CONVOLUTION):
             hidden, x = functions.conv_rms_norm(
                 hidden, delta, conv, position,
-                self.conv.norm.weight, self.conv.conv.taps, self.conv.conv.bias, self.seq_norm.weight,
+                self.conv.norm.weight, self.conv.conv.taps, self.conv.conv.bias, self.seq_norm.weight, **self.overlap,
             )  # fmt: skip
         with in_part(PROJECTIONS):
             qk, v, gate, logits = self.split(F.linear(x, block.projection))
@@ -160,16 +160,17 @@ class Layer(nn.Module):
             q, k, lr = functions.qk_conv_rotary(
                 qk, logits, qk_conv, position,
                 block.conv_q.taps, block.conv_q.bias, block.conv_k.taps, block.conv_k.bias,
-                block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.net.layer.base_lr,
+                block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.net.layer.base_lr, **self.overlap,
             )  # fmt: skip
         with in_part(INNER):
             x = self.net.decode(q, k, v, lr, block.eta, position, block.ttt_norm_weight, block.ttt_norm_bias, *state)
         with in_part(PROJECTIONS):
-            x = functions.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
+            x = functions.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias, **self.overlap)
             x = F.linear(x, block.o_proj.weight)
         with in_part(FEED_FORWARD):
-            hidden, x = functions.add_rms_norm(hidden, x, self.ffn_norm.weight)
-            return hidden, F.linear(functions.swiglu(F.linear(x, self.mlp.gate_up)), self.mlp.down_proj.weight)
+            hidden, x = functions.add_rms_norm(hidden, x, self.ffn_norm.weight, **self.overlap)
+            x = functions.swiglu(F.linear(x, self.mlp.gate_up), **self.overlap)
+            return hidden, F.linear(x, self.mlp.down_proj.weight)
 
     def prefill(
         self, hidden: Tensor, position: Tensor, cos: Tensor, sin: Tensor, state: LayerState, last: bool
@@ -244,7 +245,7 @@ class TTTModel(nn.Module):
         of :data:`ttt_mlflow.models.ttt.config.DECODE_PATHS`.
         """
         super().__init__()
-        self.config, self.net, self.decode_path = config, net, decode_path
+        self.config, self.net = config, net
         self.vocab_size = config.vocab_size
         self.dtype, self.device = dtype, device
         functions: Functions = reference, prefill_reference
@@ -259,6 +260,7 @@ class TTTModel(nn.Module):
         self.register_buffer("cos", angle.cos().to(device), persistent=False)  # [M, F / 2]
         self.register_buffer("sin", angle.sin().to(device), persistent=False)
         self._layer_steps: list[Any] = [layer.step for layer in self.layers]
+        self.use(decode_path)
 
     @property
     def layers(self) -> list[Layer]:
@@ -277,6 +279,13 @@ class TTTModel(nn.Module):
             "vectors": [tensor for one in kept for tensor in one.slots],
         }
 
+    def use(self, decode_path: str) -> None:
+        """Let states that are made from now on decode on this path, one of
+        :data:`ttt_mlflow.models.ttt.config.DECODE_PATHS`."""
+        self.decode_path = decode_path
+        for layer in self.layers:
+            layer.overlap = {"overlap": True} if decode_path == OVERLAPPED else {}
+
     def weights_changed(self) -> None:
         """Compute the values that are derived from the weights. Call it after loading or initializing them."""
         for layer in self.layers:
@@ -290,8 +299,7 @@ class TTTModel(nn.Module):
 
     def new_state(self, batch: int) -> TTTState:
         state = allocate(self.config, self.net, batch, self.dtype, self.device)
-        if self.decode_path != LAUNCHES:
-            state = replace(state, whole_step=whole_step(self.decode_path, self.step_tensors(state), batch))
+        state = replace(state, whole_step=whole_step(self.decode_path, self.step_tensors(state), batch))
         self.reset_state(state)
         return state
 
@@ -374,22 +382,3 @@ class TTTModel(nn.Module):
                 state.position.add_(some.shape[1]).remainder_(MINI_BATCH)
         with in_part(HEAD):
             return self.logits(self.prefill_functions.rms_norm(hidden, self.model.norm.weight)[:, -1])
-
-
-def initialize(model: TTTModel, seed: int) -> None:
-    """Random weights of the published initial distributions. A seed gives the same weights on one kind of device."""
-    generator = torch.Generator(model.device).manual_seed(seed)
-    for name, weight in model.named_parameters():
-        leaf, parent = name.rsplit(".", 1)[-1], name.rsplit(".", 2)[-2]
-        if leaf in ("learnable_ttt_lr_bias", "learnable_token_idx", "ttt_norm_bias", "b1", "b2") or (
-            leaf == "bias" and "norm" in parent
-        ):
-            weight.zero_()
-        elif "norm" in parent or leaf == "ttt_norm_weight":
-            weight.fill_(1)
-        elif parent in ("conv", "conv_q", "conv_k"):
-            bound = 1 / math.sqrt(CONV_TAPS)  # the default of torch.nn.Conv1d with one input channel per group
-            weight.uniform_(-bound, bound, generator=generator)
-        else:
-            weight.normal_(0, 0.02, generator=generator)
-    model.weights_changed()

@@ -8,10 +8,11 @@ from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, config_of_weights, load_checkpoint, published_shapes
-from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, TTTConfig, padded
+from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, TTTConfig, padded
+from ttt_mlflow.models.ttt.initialization import initialize
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.memory import MemoryOfTTT
-from ttt_mlflow.models.ttt.model import TTTModel, initialize
+from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.state import allocate
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import Stage, Workload
@@ -77,15 +78,19 @@ def check(request: ModelRequest) -> None:
         )
         check_fit(request.checkpoint, published_shapes(empty), f"{request.name} {request.inner_net}")
     if request.decode_path not in (None, LAUNCHES):
-        _check_whole_step(request)
+        _check_decode_path(request)
 
 
-def _check_whole_step(request: ModelRequest) -> None:
-    """Raise BadInput if the decode step cannot run as one kernel, or as kernels that overlap: both take the same."""
+def _check_decode_path(request: ModelRequest) -> None:
+    """Raise BadInput if the decode step cannot run as one kernel, or as kernels that overlap, as requested."""
     assert request.inner_net is not None
     net = INNER_NETS[request.inner_net]
     if not net.triton:
         reason: str | None = f"inner_net={net.name} is PyTorch; it takes {net.name}_triton"
+    elif request.decode_path == OVERLAPPED:
+        from ttt_mlflow.kernels.launch import no_overlap
+
+        reason = no_overlap(request.device)
     else:
         from ttt_mlflow.kernels.persistent.launch import StepShape, unsupported
 
