@@ -39,7 +39,9 @@ PERSISTENT = {
 OVERLAPPED: list[dict[str, int]] = [
     {}, {"warps": 4}, {"warps": 16, "registers": 64}, {"sixteens": 2}, {"sixteens": 2, "warps": 16},
     {"registers": 80}, {"span": 2048}, {"columns": 1024}, {"columns": 4096}, {"norm_warps": 4}, {"norm_warps": 16},
+    {"ahead": 132}, {"ahead": 264}, {"ahead": 396},
 ]  # fmt: skip
+HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 8), "mlp_2_dual_triton": (16,)}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Case:
 def cases_of(inner_net: str, batch: int) -> list[Case]:
     present = Overlapped.of(inner_net.startswith("mlp_2"))
     choices: list[Tuning] = [replace(present, **changed) for changed in OVERLAPPED]
+    choices += [replace(present, head_warps=warps) for warps in HEAD_WARPS[inner_net]]
     return [Case(inner_net, batch, one) for one in (*choices, *PERSISTENT[batch])]
 
 

@@ -85,7 +85,8 @@ def test_a_whole_step(kind, batch, shape):
         pytest.param("mlp", 1, {"tuning": overlapped.Tuning(head_warps=8)}, marks=pytest.mark.long),
         # more than 256 columns, of which a product that keeps no parts has all; a last sixteen of rows alone
         pytest.param(
-            "linear", 9, {"heads": 4, "dim": 128, "vocab": 70, "tuning": overlapped.Tuning(8, None, 2, 256, 256)},
+            "linear", 9,
+            {"heads": 4, "dim": 128, "vocab": 70, "tuning": overlapped.Tuning(sixteens=2, columns=256, span=256)},
             marks=pytest.mark.long,
         ),
     ],

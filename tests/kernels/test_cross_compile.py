@@ -238,12 +238,12 @@ PRODUCTS = [
 ]
 
 
-def compile_product(n, k, kind, batch, capability, overlap=True, dtype="fp16"):
+def compile_product(n, k, kind, batch, capability, overlap=True, dtype="fp16", ahead=0):
     tuning = Tuning.of(is_mlp=False)
     constants = {
         "N": n, "K": k, "BATCH": batch, "COLUMNS": tuning.columns if "PARTIAL" in kind else k,
         "SPAN": tuning.span_of(k), "WARPS": tuning.warps, "SIXTEENS": tuning.sixteens, "OVERLAP": overlap,
-        "PARTIAL": False, "GATED": False, "BEST": False, **kind,
+        "PARTIAL": False, "GATED": False, "BEST": False, "AHEAD": ahead, **kind,
     }  # fmt: skip
     types = {"out": "*fp32"} if "PARTIAL" in kind else {}
     return cross_compile(
@@ -273,6 +273,17 @@ def test_products_that_overlap(product, batch, capsys):
     weights = [name for name in machine_code(compiled) if name.startswith("LDG") and ".EF" in name]
     assert set(weights) == {"LDG.E.EF.128"}
     assert "mma.sync.aligned.m16n8k16" in compiled.asm["ptx"]
+
+
+@pytest.mark.long
+def test_a_product_that_lets_the_cache_read_ahead():
+    for _, n, k, kind in PRODUCTS:
+        compiled = compile_product(n, k, kind, 8, 90, ahead=264)
+        code = machine_code(compiled)
+        asked = [place for place, name in enumerate(code) if name.startswith("CCTL")]
+        assert len(asked) == 2, "512 lines by 256 threads"
+        assert max(asked) < code.index("ACQBULK")
+        assert resources(compiled).local_bytes == 0
 
 
 def check_requests_come_first(compiled):

@@ -24,8 +24,9 @@ class Tuning:
     """What changes the time of a step, and nothing else.
 
     warps, registers: of a product's program, the latter of a thread at most, or None. sixteens: of rows that a program
-    of a product has. columns: of a row that it has at most. span: columns that it multiplies at once. norm_warps,
-    head_warps: of the programs of norms, and of the inner net.
+    of a product has. columns: of a row that it has at most. span: columns that it multiplies at once. ahead: how far
+    ahead a program lets the L2 cache read, in programs; 0: not at all. norm_warps, head_warps: of the programs of
+    norms, and of the inner net.
     """
 
     warps: int = 8
@@ -33,6 +34,7 @@ class Tuning:
     sixteens: int = 1
     columns: int = 2048
     span: int = 512
+    ahead: int = 0
     norm_warps: int = 8
     head_warps: int = 4
 
@@ -168,7 +170,7 @@ class OverlappedStep:
         self._launch(
             product_kernel, grid, x, x.stride(0), weight, out, self.best, self.batch, out.shape[-1],
             N=n, K=k, BATCH=self.padded, COLUMNS=self._columns(k, partial), SPAN=tuning.span_of(k), WARPS=tuning.warps,
-            SIXTEENS=tuning.sixteens, PARTIAL=partial, GATED=gated, BEST=best,
+            SIXTEENS=tuning.sixteens, PARTIAL=partial, GATED=gated, BEST=best, AHEAD=tuning.ahead,
             num_warps=tuning.warps, maxnreg=tuning.registers,
         )  # fmt: skip
 

@@ -17,6 +17,8 @@ import triton.language as tl
 from ttt_mlflow.kernels.overlap import wait_for_inputs
 from ttt_mlflow.kernels.persistent.products import as_left, best_of, load_rows, load_tile, replaced
 
+LINE = tl.constexpr(64)  # elements of 16 bits in a line of the L2 cache
+
 
 @triton.constexpr_function
 def chunks(k, columns, span):
@@ -28,6 +30,12 @@ def chunks(k, columns, span):
 def splits(k, columns, span):
     """Programs that share the columns of a row."""
     return -(-k // (chunks(k, columns, span) * span))
+
+
+@triton.constexpr_function
+def padded(columns):
+    """The next power of two."""
+    return 1 << (columns - 1).bit_length()
 
 
 @triton.jit
@@ -42,17 +50,31 @@ def own_tile(
 
 
 @triton.jit
+def request_in_cache(w, sixteen, start, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, GATED: tl.constexpr):
+    """Let the L2 cache read the rows of another program, which finds them there later. COLUMNS: a power of two."""
+    row, line = tl.arange(0, 16)[:, None], tl.arange(0, COLUMNS // LINE)[None, :]
+    rows = sixteen * 8 + row % 8 + row // 8 * (N // 2) if GATED else sixteen * 16 + row
+    columns = start + line * LINE
+    place = w + rows.to(tl.int64) * K + columns
+    place = tl.where((sixteen < N // 16) & (columns < K), place, w)
+    tl.inline_asm_elementwise(
+        "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
 def product_kernel(
     x, x_stride, w, out, best, batch, real_rows,
     N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
     WARPS: tl.constexpr, SIXTEENS: tl.constexpr, PARTIAL: tl.constexpr, GATED: tl.constexpr, BEST: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    AHEAD: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """out [B, real_rows], rounded to its dtype. Programs: rows of W by SIXTEENS · 16, and :func:`splits`.
 
     PARTIAL: out [splits, B, N] float32 has the sums of each part of the columns instead. GATED: out [B, N / 2] =
     silu(gate) · up, of the first and the second half of W's rows, each rounded before. BEST: best [programs, BATCH]
-    int64, the largest value of each program's real rows (:func:`best_of`).
+    int64, the largest value of each program's real rows (:func:`best_of`). AHEAD: a program also lets the cache read
+    the rows of the one that has a number so much larger; 0: of none.
     """
     CHUNKS: tl.constexpr = chunks(K, COLUMNS, SPAN)
     STEPS: tl.constexpr = SPAN // (32 * WARPS)
@@ -61,6 +83,10 @@ def product_kernel(
     tiles = (own_tile(w, 0, start, N, K, SPAN, WARPS, SIXTEENS, GATED),)
     for number in tl.static_range(1, CHUNKS * SIXTEENS):
         tiles = tiles + (own_tile(w, number, start, N, K, SPAN, WARPS, SIXTEENS, GATED),)  # noqa: RUF005 - see replaced
+    if AHEAD and OVERLAP:
+        for place in tl.static_range(SIXTEENS):
+            later = (tl.program_id(0) + AHEAD) * SIXTEENS + place
+            request_in_cache(w, later, start, N, K, padded(CHUNKS * SPAN), GATED)
     wait_for_inputs(OVERLAP)
 
     sums = (tl.zeros((WARPS, 16, BATCH), tl.float32),)
