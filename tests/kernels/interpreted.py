@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from benchmarks import product_choices
 from tests.kernels.block_cases import check_against_twins
 from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_folds, triton_step
 from tests.kernels.persistent_cases import check_step, distance
@@ -94,6 +95,22 @@ def test_a_whole_step(kind, batch, shape):
 )  # fmt: skip
 def test_a_step_of_kernels_that_overlap(kind, batch, shape):
     check_step(kind, batch, tokens=2, position=15, whole=overlapped.OverlappedStep, **shape)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("gated", "divided", "rows"), [(False, False, 70), (True, False, 96), (False, True, 64)])
+def test_the_products_that_are_compared(gated, divided, rows):
+    """Both kernels of the benchmark, with rows and columns that fill no last tile."""
+    product = product_choices.Product("some", rows, 208, divided=divided, gated=gated)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(17, product.k, generator=generator).half()
+    w = (torch.randn(product.n, product.k, generator=generator) * product.k**-0.5).half()
+    found = product_choices.wide(product, product_choices.Wide(32, 64, 2, 4, 2 if divided else 1))(x, w)
+    assert found.shape[0] == (2 if divided else 1)
+    assert product_choices.distance(product, found, x, w) < 1e-3
+    if rows % 16 == 0:
+        found = product_choices.streaming(product)(x[:5], w)
+        assert product_choices.distance(product, found, x[:5], w) < 1e-3
 
 
 @pytest.mark.long
