@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from statistics import median
+from typing import Any
 
 import click
 import torch
@@ -36,10 +37,10 @@ PERSISTENT = {
     16: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2), Persistent(False, 512, 1024, 2)],
 }  # fmt: skip
 # differences from the present choice
-OVERLAPPED: list[dict[str, int]] = [
+OVERLAPPED: list[dict[str, Any]] = [
     {}, {"warps": 4}, {"warps": 16, "registers": 64}, {"sixteens": 2}, {"sixteens": 2, "warps": 16},
     {"registers": 80}, {"span": 2048}, {"columns": 1024}, {"columns": 4096}, {"norm_warps": 4}, {"norm_warps": 16},
-    {"ahead": 132}, {"ahead": 264}, {"ahead": 396},
+    {"ahead": 132}, {"ahead": 264}, {"ahead": 396}, {"fused": True}, {"fused": True, "ahead": 264},
 ]  # fmt: skip
 HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 8), "mlp_2_dual_triton": (16,)}
 

@@ -84,6 +84,15 @@ def test_a_whole_step(kind, batch, shape):
     [
         ("linear", 2, {"intermediate": 520, "tuning": overlapped.Tuning(columns=256, span=256)}),  # rows in three parts
         pytest.param("mlp", 1, {"tuning": overlapped.Tuning(head_warps=8)}, marks=pytest.mark.long),
+        # norms in the products, of two parts of the columns
+        pytest.param(
+            "linear", 2, {"heads": 8, "dim": 64, "layers": 1, "tuning": overlapped.Tuning(fused=True, span=256)},
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "linear", 3, {"heads": 4, "dim": 64, "layers": 1, "tuning": overlapped.Tuning(fused=True, sixteens=2)},
+            marks=pytest.mark.long,
+        ),
         # more than 256 columns, of which a product that keeps no parts has all; a last sixteen of rows alone
         pytest.param(
             "linear", 9,

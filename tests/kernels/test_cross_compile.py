@@ -8,7 +8,8 @@ from tests.kernels.cross_compile import cross_compile, machine_code, resources
 from ttt_mlflow.kernels.block import fused, prefill
 from ttt_mlflow.kernels.launch import RESIDENT, options_for
 from ttt_mlflow.kernels.overlapped import stages
-from ttt_mlflow.kernels.overlapped.launch import Tuning
+from ttt_mlflow.kernels.overlapped.launch import NORMED_REGISTERS, Tuning
+from ttt_mlflow.kernels.overlapped.normed import add_norm_product_kernel
 from ttt_mlflow.kernels.overlapped.product import product_kernel
 from ttt_mlflow.kernels.persistent import launch as persistent
 from ttt_mlflow.kernels.persistent.grid import PATIENCE
@@ -273,6 +274,22 @@ def test_products_that_overlap(product, batch, capsys):
     weights = [name for name in machine_code(compiled) if name.startswith("LDG") and ".EF" in name]
     assert set(weights) == {"LDG.E.EF.128"}
     assert "mma.sync.aligned.m16n8k16" in compiled.asm["ptx"]
+
+
+@pytest.mark.long
+def test_a_product_that_norms_its_input(capsys):
+    tuning = Tuning.of(is_mlp=False)
+    constants = {
+        "N": 11008, "K": 2048, "BATCH": 8, "SPAN": tuning.span, "WARPS": tuning.warps, "SIXTEENS": tuning.sixteens,
+        "GATED": True, "BLOCK": 2048, "AHEAD": 0, "OVERLAP": True,
+    }  # fmt: skip
+    options = {"num_warps": tuning.warps, "launch_pdl": True, "maxnreg": NORMED_REGISTERS}
+    compiled = cross_compile(add_norm_product_kernel, "fp16", 90, constants, None, **options)
+    found = resources(compiled)
+    with capsys.disabled():
+        print(f"\na product that norms its input: {found}")
+    assert found.local_bytes <= 32
+    check_requests_come_first(compiled)
 
 
 @pytest.mark.long

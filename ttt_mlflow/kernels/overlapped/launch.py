@@ -12,11 +12,14 @@ from ttt_mlflow.kernels.block import fused
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH, MLP
 from ttt_mlflow.kernels.launch import overlaps
 from ttt_mlflow.kernels.overlapped import stages
+from ttt_mlflow.kernels.overlapped.normed import add_norm_product_kernel
 from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
 from ttt_mlflow.kernels.persistent.launch import CHUNK, check_shape
 from ttt_mlflow.kernels.persistent.products import LANE_COLUMNS, ROWS
 from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
+
+NORMED_REGISTERS = 128  # of a product that norms its input: with two programs on a multiprocessor, it spills 32 bytes
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class Tuning:
 
     warps, registers: of a product's program, the latter of a thread at most, or None. sixteens: of rows that a program
     of a product has. columns: of a row that it has at most. span: columns that it multiplies at once. ahead: how far
-    ahead a program lets the L2 cache read, in programs; 0: not at all. norm_warps, head_warps: of the programs of
-    norms, and of the inner net.
+    ahead a program lets the L2 cache read, in programs; 0: not at all. fused: the gate and up projections compute the
+    norm before them themselves, for up to 8 sequences and if the width is a multiple of ``span``. norm_warps,
+    head_warps: of the programs of norms, and of the inner net.
     """
 
     warps: int = 8
@@ -35,6 +39,7 @@ class Tuning:
     columns: int = 2048
     span: int = 512
     ahead: int = 0
+    fused: bool = False
     norm_warps: int = 8
     head_warps: int = 4
 
@@ -81,7 +86,11 @@ class OverlappedStep:
         self.hidden, self.between, self.x, self.mixed = (empty(batch, shape.width) for _ in range(4))
         self.projection, self.inner = empty(batch, shape.projected), empty(batch, shape.intermediate)
         self.gate = self.projection[:, 2 * shape.width : 3 * shape.width]
-        self.o_sums = empty(self._splits(shape.width), batch, shape.width, dtype=torch.float32)
+        self.fused = tuning.fused and batch <= 8 and shape.width % tuning.span_of(shape.width) == 0
+        if self.fused:
+            self.o_sums = empty(1, batch, shape.width)
+        else:
+            self.o_sums = empty(self._splits(shape.width), batch, shape.width, dtype=torch.float32)
         self.down_sums = empty(self._splits(shape.intermediate), batch, shape.width, dtype=torch.float32)
         self.logits = empty(batch, tensors.vocab)
         self.count = triton.cdiv(shape.embedding, ROWS * tuning.sixteens)
@@ -152,14 +161,28 @@ class OverlappedStep:
                 fused.gated_layer_norm_kernel, rows, self.mixed, self.gate, self.projected, layer.post_norm_weight,
                 layer.post_norm_bias, self.x, **self._row, EPS=NORM_EPS, num_warps=norm_warps,
             )  # fmt: skip
-            self._product(self.x, layer.o_proj, self.o_sums, partial=True)
+            self._product(self.x, layer.o_proj, self.o_sums, partial=not self.fused)
         with in_part(FEED_FORWARD):
-            self._launch(
-                fused.add_rms_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm, self.hidden,
-                self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0], num_warps=norm_warps,
-            )  # fmt: skip
-            self._product(self.x, layer.gate_up, self.inner, gated=True)
+            if self.fused:
+                self._normed_product(layer)
+            else:
+                self._launch(
+                    fused.add_rms_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm,
+                    self.hidden, self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0], num_warps=norm_warps,
+                )  # fmt: skip
+                self._product(self.x, layer.gate_up, self.inner, gated=True)
             self._product(self.inner, layer.down_proj, self.down_sums, partial=True)
+
+    def _normed_product(self, layer: LayerTensors) -> None:
+        """The gate and up projections, which norm their input themselves."""
+        tuning, rows = self.tuning, layer.gate_up.shape[0]
+        self._launch(
+            add_norm_product_kernel, (triton.cdiv(rows, ROWS * tuning.sixteens),), self.between, self.o_sums,
+            layer.ffn_norm, self.hidden, layer.gate_up, self.inner, self.batch, self.intermediate, N=rows, K=self.width,
+            BATCH=self.padded, SPAN=tuning.span_of(self.width), WARPS=tuning.warps, SIXTEENS=tuning.sixteens,
+            GATED=True, BLOCK=self._row["BLOCK"], EPS=NORM_EPS, AHEAD=tuning.ahead,
+            num_warps=tuning.warps, maxnreg=tuning.registers or NORMED_REGISTERS,
+        )  # fmt: skip
 
     def _product(
         self, x: Tensor, weight: Tensor, out: Tensor, *, partial: bool = False, gated: bool = False, best: bool = False

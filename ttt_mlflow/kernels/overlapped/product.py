@@ -50,6 +50,34 @@ def own_tile(
 
 
 @triton.jit
+def own_tiles(
+    w, start, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, SIXTEENS: tl.constexpr,
+    CHUNKS: tl.constexpr, GATED: tl.constexpr, AHEAD: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Request all tiles of this program. AHEAD, OVERLAP: see :func:`product_kernel`."""
+    tiles = (own_tile(w, 0, start, N, K, SPAN, WARPS, SIXTEENS, GATED),)
+    for number in tl.static_range(1, CHUNKS * SIXTEENS):
+        tiles = tiles + (own_tile(w, number, start, N, K, SPAN, WARPS, SIXTEENS, GATED),)  # noqa: RUF005 - see replaced
+    if AHEAD and OVERLAP:
+        for place in tl.static_range(SIXTEENS):
+            later = (tl.program_id(0) + AHEAD) * SIXTEENS + place
+            request_in_cache(w, later, start, N, K, padded(CHUNKS * SPAN), GATED)
+    return tiles
+
+
+@triton.jit
+def own_rows(
+    x, stride, batch, start, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, BATCH: tl.constexpr,
+    CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """The columns of x [B, K] that this program multiplies, one operand for each part."""
+    rows = (load_rows(x, stride, batch, start, K, SPAN, WARPS, BATCH),)
+    for chunk in tl.static_range(1, CHUNKS):
+        rows = rows + (load_rows(x, stride, batch, start + chunk * SPAN, K, SPAN, WARPS, BATCH),)  # noqa: RUF005
+    return rows
+
+
+@triton.jit
 def request_in_cache(w, sixteen, start, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, GATED: tl.constexpr):
     """Let the L2 cache read the rows of another program, which finds them there later. COLUMNS: a power of two."""
     row, line = tl.arange(0, 16)[:, None], tl.arange(0, COLUMNS // LINE)[None, :]
@@ -60,6 +88,46 @@ def request_in_cache(w, sixteen, start, N: tl.constexpr, K: tl.constexpr, COLUMN
     tl.inline_asm_elementwise(
         "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1
     )
+
+
+@triton.jit
+def multiply_and_keep(
+    tiles, rows, scale, out, best, batch, real_rows,
+    N: tl.constexpr, BATCH: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, SIXTEENS: tl.constexpr,
+    CHUNKS: tl.constexpr, PARTIAL: tl.constexpr, GATED: tl.constexpr, BEST: tl.constexpr,
+):  # fmt: skip
+    """The product of :func:`own_tiles` and of the operands ``rows``, times ``scale`` [BATCH] float32, kept as
+    :func:`product_kernel` says."""
+    sums = (tl.zeros((WARPS, 16, BATCH), tl.float32),)
+    for _ in tl.static_range(1, SIXTEENS):
+        sums = sums + (tl.zeros((WARPS, 16, BATCH), tl.float32),)  # noqa: RUF005 - see replaced
+    for chunk in tl.static_range(CHUNKS):
+        for place in tl.static_range(SIXTEENS):
+            left = as_left(tiles[chunk * SIXTEENS + place], rows[chunk].dtype, SPAN // (32 * WARPS), WARPS)
+            sums = replaced(sums, place, tl.dot(left, rows[chunk], sums[place]))
+
+    sequences = tl.arange(0, BATCH)[None, :]
+    if PARTIAL:
+        out += tl.program_id(1) * batch * N
+    largest = tl.full((16, BATCH), -0x8000000000000000, tl.int64)
+    for place in tl.static_range(SIXTEENS):
+        sixteen = tl.program_id(0) * SIXTEENS + place
+        total = tl.sum(sums[place], 0) * scale[None, :]
+        rounded = total if PARTIAL else total.to(out.dtype.element_ty)
+        if GATED:
+            halves = tl.permute(tl.reshape(rounded, (2, 8, BATCH)), (1, 2, 0))
+            gate, up = tl.split(halves.to(tl.float32))
+            columns = sixteen * 8 + tl.arange(0, 8)
+            rounded = gate * tl.sigmoid(gate) * up
+        else:
+            columns = sixteen * 16 + tl.arange(0, 16)
+        real = (columns < real_rows)[:, None]
+        tl.store(out + sequences * real_rows + columns[:, None], rounded, real & (sequences < batch))
+        if BEST:
+            values = tl.where(real, rounded.to(tl.float32), -float("inf"))
+            largest = tl.maximum(largest, best_of(values, columns[:, None] + tl.zeros((16, BATCH), tl.int32)))
+    if BEST:
+        tl.store(best + tl.program_id(0) * BATCH + tl.arange(0, BATCH), tl.max(largest, 0))
 
 
 @triton.jit
@@ -77,45 +145,25 @@ def product_kernel(
     the rows of the one that has a number so much larger; 0: of none.
     """
     CHUNKS: tl.constexpr = chunks(K, COLUMNS, SPAN)
-    STEPS: tl.constexpr = SPAN // (32 * WARPS)
     start = tl.program_id(1) * (CHUNKS * SPAN)
-    sequences = tl.arange(0, BATCH)[None, :]
-    tiles = (own_tile(w, 0, start, N, K, SPAN, WARPS, SIXTEENS, GATED),)
-    for number in tl.static_range(1, CHUNKS * SIXTEENS):
-        tiles = tiles + (own_tile(w, number, start, N, K, SPAN, WARPS, SIXTEENS, GATED),)  # noqa: RUF005 - see replaced
-    if AHEAD and OVERLAP:
-        for place in tl.static_range(SIXTEENS):
-            later = (tl.program_id(0) + AHEAD) * SIXTEENS + place
-            request_in_cache(w, later, start, N, K, padded(CHUNKS * SPAN), GATED)
+    tiles = own_tiles(w, start, N, K, SPAN, WARPS, SIXTEENS, CHUNKS, GATED, AHEAD, OVERLAP)
     wait_for_inputs(OVERLAP)
-
-    sums = (tl.zeros((WARPS, 16, BATCH), tl.float32),)
-    for _ in tl.static_range(1, SIXTEENS):
-        sums = sums + (tl.zeros((WARPS, 16, BATCH), tl.float32),)  # noqa: RUF005 - see replaced
-    for chunk in tl.static_range(CHUNKS):
-        rows = load_rows(x, x_stride, batch, start + chunk * SPAN, K, SPAN, WARPS, BATCH)
-        for place in tl.static_range(SIXTEENS):
-            left = as_left(tiles[chunk * SIXTEENS + place], x.dtype.element_ty, STEPS, WARPS)
-            sums = replaced(sums, place, tl.dot(left, rows, sums[place]))
-
-    if PARTIAL:
-        out += tl.program_id(1) * batch * N
-    largest = tl.full((16, BATCH), -0x8000000000000000, tl.int64)
-    for place in tl.static_range(SIXTEENS):
-        sixteen = tl.program_id(0) * SIXTEENS + place
-        total = tl.sum(sums[place], 0)
-        rounded = total if PARTIAL else total.to(out.dtype.element_ty)
-        if GATED:
-            halves = tl.permute(tl.reshape(rounded, (2, 8, BATCH)), (1, 2, 0))
-            gate, up = tl.split(halves.to(tl.float32))
-            columns = sixteen * 8 + tl.arange(0, 8)
-            rounded = gate * tl.sigmoid(gate) * up
-        else:
-            columns = sixteen * 16 + tl.arange(0, 16)
-        real = (columns < real_rows)[:, None]
-        tl.store(out + sequences * real_rows + columns[:, None], rounded, real & (sequences < batch))
-        if BEST:
-            values = tl.where(real, rounded.to(tl.float32), -float("inf"))
-            largest = tl.maximum(largest, best_of(values, columns[:, None] + tl.zeros((16, BATCH), tl.int32)))
-    if BEST:
-        tl.store(best + tl.program_id(0) * BATCH + tl.arange(0, BATCH), tl.max(largest, 0))
+    rows = own_rows(x, x_stride, batch, start, K, SPAN, WARPS, BATCH, CHUNKS)
+    multiply_and_keep(
+        tiles,
+        rows,
+        tl.full((BATCH,), 1.0, tl.float32),
+        out,
+        best,
+        batch,
+        real_rows,
+        N,
+        BATCH,
+        SPAN,
+        WARPS,
+        SIXTEENS,
+        CHUNKS,
+        PARTIAL,
+        GATED,
+        BEST,
+    )
