@@ -24,6 +24,7 @@ PROMPT = {"mode": "prefill", "batch": 16, "promptlen": 2048, "use_compile": Fals
         ({**GPU, **PROMPT}, "ttt-1b mlp_1_dual_triton b16 prefill p2048"),
         ({**GPU, "promptlen": 5, "genlen": 16}, "ttt-1b mlp_1_dual_triton b64 p5 g16"),
         ({**GPU, "dtype": "bfloat16", "use_compile": False}, "ttt-1b mlp_1_dual_triton b64 bfloat16 no compile"),
+        ({**GPU, "decode_path": "overlapped", "use_compile": False}, "ttt-1b mlp_1_dual_triton b64 overlapped"),
         ({**CPU, "use_compile": True, "genlen": 8}, "ttt-1b mlp_1_dual b64 g8 cpu compile"),
         ({**CPU, "dtype": "float16", "seed": 3}, "ttt-1b mlp_1_dual b64 cpu float16 seed 3"),
         ({**GPU, "checkpoint": "/weights/step-5000/"}, "ttt-1b mlp_1_dual_triton b64 step-5000"),

@@ -288,6 +288,15 @@ def test_the_decode_path(monkeypatch: pytest.MonkeyPatch) -> None:
     found = settle(**triton, dtype="bfloat16", batch=16)
     assert found.request.decode_path == "persistent"
     assert settle(**{**triton, "decode_path": "overlapped"}, batch=512).request.decode_path == "overlapped"
+    kernels = "the step has kernels alone, which torch.compile leaves as they are"
+    assert f"use_compile: off; decode_path=persistent: {kernels}" in found.notices
+    for path, batch, said in (
+        ("persistent", 16, kernels),
+        ("overlapped", 16, kernels),
+        ("overlapped", 17, "interpreter"),
+    ):
+        asked = {**triton, "decode_path": path, "dtype": "float16", "batch": batch, "use_compile": "true"}
+        assert said in refusal(**asked)
     assert found.used.config_id() != settle(inner_net="mlp_1_dual", dtype="bfloat16", batch=16).used.config_id()
 
 

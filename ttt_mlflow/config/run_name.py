@@ -22,7 +22,8 @@ def model_run_name(values: Values, defaults: Values) -> str:
     """
     decode, on_gpu = values["mode"] == "decode", values["device"] != "cpu"
     parts = [_model_and_net(values["model_name"], values["inner_net"]), f"b{values['batch']}"]
-    if values.get("decode_path") not in (None, "launches"):
+    of_launches = values.get("decode_path") in (None, "launches")  # of others, some have nothing to compile
+    if not of_launches:
         parts.append(values["decode_path"])
     if values.get("attn_impl"):  # records of before it have none
         parts.append(values["attn_impl"])
@@ -36,7 +37,7 @@ def model_run_name(values: Values, defaults: Values) -> str:
         parts.append("cpu")
     if values["dtype"] not in (None, "float16" if on_gpu else "float32"):
         parts.append(values["dtype"])
-    if values["use_compile"] not in (None, decode and on_gpu and values["inner_net"] is not None):
+    if of_launches and values["use_compile"] not in (None, decode and on_gpu and values["inner_net"] is not None):
         parts.append("compile" if values["use_compile"] else "no compile")
     if values["cuda_graph"] not in (None, decode and on_gpu):
         parts.append("graph" if values["cuda_graph"] else "no graph")

@@ -85,10 +85,10 @@ class ModelEntry:
     a decode step can run, the default first; empty for a model with one alone. ``missing()`` returns one line about
     what must be installed first, or None. ``check(request)`` raises BadInput for what the factory would refuse, without
     building anything. ``own_generation`` marks a model with its own generation code, including the graph;
-    ``use_compile`` does not apply to it. ``prefill_multiple`` is that of the model, if it has one. The rest of a prompt
-    goes through the step, which is compiled and captured in prefill mode
-    too. ``work(request, workload)`` counts the bytes and operations; without it, a run has no roofline. In decode mode,
-    it counts one step (the mean of the steps of a pass); in prefill mode, it counts the whole prompt.
+    ``use_compile`` does not apply to it, nor to a step of which ``compiles(request)`` is false. ``prefill_multiple`` is
+    that of the model, if it has one. The rest of a prompt goes through the step, which is compiled and captured in
+    prefill mode too. ``work(request, workload)`` counts the bytes and operations; without it, a run has no roofline. In
+    decode mode, it counts one step (the mean of the steps of a pass); in prefill mode, it counts the whole prompt.
     ``kept_bytes(request, workload)`` counts the bytes of the weights and the state. On a CPU, a run that is certain not
     to fit is ended before anything is allocated.
     ``allocations(request, workload, execution)`` says what a run allocates on a GPU. Without it, nothing is known of a
@@ -116,6 +116,7 @@ class ModelEntry:
     prefill_multiple: int | None = None
     missing: Callable[[], str | None] = lambda: None
     check: Callable[[ModelRequest], None] = lambda request: None
+    compiles: Callable[[ModelRequest], bool] = lambda request: True
     work: Callable[[ModelRequest, Workload], list[Stage]] | None = None
     kept_bytes: Callable[[ModelRequest, Workload], int] | None = None
     allocations: Callable[[ModelRequest, Workload, Execution], Allocations] | None = None

@@ -63,13 +63,27 @@ def make_plan(asked: RunConfig) -> Plan:
     nsys = _profilers(asked, device, notices)
     inner_net = _inner_net(asked, entry, device, notices)
     _check_attention(asked, device)
+    dtype = asked.dtype or ("float16" if device == "cuda" else "float32")
+    workload = Workload(asked.mode, asked.batch, asked.promptlen, asked.genlen)
+    request = ModelRequest(
+        asked.model_name,
+        inner_net,
+        getattr(torch, dtype),
+        torch.device(device),
+        asked.seed,
+        asked.checkpoint,
+        asked.attn_impl,
+        workload,
+        asked.decode_path or (entry.decode_paths[0] if entry.decode_paths else None),
+    )
+    answer_of(package, question, lambda: entry.check(request))
     used = asked.model_copy(
         update={
             "device": device,
             "inner_net": inner_net,
-            "decode_path": asked.decode_path or (entry.decode_paths[0] if entry.decode_paths else None),
-            "dtype": asked.dtype or ("float16" if device == "cuda" else "float32"),
-            "use_compile": _use_compile(asked, entry, device, inner_net, notices),
+            "decode_path": request.decode_path,
+            "dtype": dtype,
+            "use_compile": _use_compile(asked, entry, request, notices),
             "cuda_graph": _cuda_graph(asked, entry, device, notices),
         }
     )
@@ -77,20 +91,6 @@ def make_plan(asked: RunConfig) -> Plan:
         check_compiler_cache()
     if device == "cuda":
         choose_kernel_cache(notices)
-    assert used.dtype is not None
-    workload = Workload(used.mode, used.batch, used.promptlen, used.genlen)
-    request = ModelRequest(
-        used.model_name,
-        inner_net,
-        getattr(torch, used.dtype),
-        torch.device(device),
-        used.seed,
-        used.checkpoint,
-        used.attn_impl,
-        workload,
-        used.decode_path,
-    )
-    answer_of(package, question, lambda: entry.check(request))
     return Plan(asked, used, workload, entry, request, notices, nsys)
 
 
@@ -218,13 +218,17 @@ def _in_triton(names: str | None) -> bool:
     return any(name.endswith("_triton") for name in (names or "").split("+"))
 
 
-def _use_compile(asked: RunConfig, entry: ModelEntry, device: str, inner_net: str | None, notices: list[str]) -> bool:
-    obstacle = None
+def _use_compile(asked: RunConfig, entry: ModelEntry, request: ModelRequest, notices: list[str]) -> bool:
+    obstacle, device = None, request.device.type
     if not _runs_the_step(asked, entry):
         obstacle = "processing the prompt is not compiled"
     elif entry.own_generation:
         obstacle = f"{entry.name} decodes with its own generation code"
-    elif device == "cpu" and (_in_triton(inner_net) or _in_triton(asked.attn_impl)):
+    elif not entry.compiles(request):
+        obstacle = (
+            f"decode_path={request.decode_path}: the step has kernels alone, which torch.compile leaves as they are"
+        )
+    elif device == "cpu" and (_in_triton(request.inner_net) or _in_triton(asked.attn_impl)):
         obstacle = "code in Triton's interpreter cannot be compiled"
     elif device == "cpu":
         obstacle = missing_cxx_compiler()

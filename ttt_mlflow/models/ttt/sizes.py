@@ -8,7 +8,7 @@ from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, config_of_weights, load_checkpoint, published_shapes
-from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, TTTConfig, padded
+from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, PERSISTENT, TTTConfig, padded
 from ttt_mlflow.models.ttt.initialization import initialize
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.memory import MemoryOfTTT
@@ -81,6 +81,13 @@ def check(request: ModelRequest) -> None:
         _check_decode_path(request)
 
 
+def compiles(request: ModelRequest) -> bool:
+    """Whether the decode step has more than kernels: torch.compile changes nothing else."""
+    if request.decode_path == OVERLAPPED:
+        return _reason_against_a_whole_step(request) is not None
+    return request.decode_path != PERSISTENT
+
+
 def _check_decode_path(request: ModelRequest) -> None:
     """Raise BadInput if the decode step cannot run as one kernel, or as kernels that overlap, as requested."""
     assert request.inner_net is not None
@@ -92,18 +99,25 @@ def _check_decode_path(request: ModelRequest) -> None:
 
         reason = no_overlap(request.device)
     else:
-        from ttt_mlflow.kernels.persistent.launch import StepShape, unsupported
-
-        config = config_of(request.name, net.layer_type, request.checkpoint)
-        projected = padded(3 * config.hidden_size + config.num_heads)
-        sizes = (
-            config.hidden_size, config.intermediate_size, config.head_dim, projected, padded(config.vocab_size),
-            net.layer is MLP,
-        )  # fmt: skip
-        batch = request.workload.batch if request.workload else 1
-        reason = unsupported(StepShape(*sizes), batch, request.dtype, request.device)
+        reason = _reason_against_a_whole_step(request)
     if reason:
         raise BadInput(f"decode_path={request.decode_path}: {reason}; change that, or set decode_path to {LAUNCHES}")
+
+
+def _reason_against_a_whole_step(request: ModelRequest) -> str | None:
+    """Why the kernels of a whole step do not take what is requested, or None."""
+    from ttt_mlflow.kernels.persistent.launch import StepShape, unsupported
+
+    assert request.inner_net is not None
+    net = INNER_NETS[request.inner_net]
+    config = config_of(request.name, net.layer_type, request.checkpoint)
+    projected = padded(3 * config.hidden_size + config.num_heads)
+    sizes = (
+        config.hidden_size, config.intermediate_size, config.head_dim, projected, padded(config.vocab_size),
+        net.layer is MLP,
+    )  # fmt: skip
+    batch = request.workload.batch if request.workload else 1
+    return unsupported(StepShape(*sizes), batch, request.dtype, request.device)
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
@@ -144,6 +158,7 @@ def entries() -> list[ModelEntry]:
             takes_checkpoint=True,
             period=MINI_BATCH,
             check=check,
+            compiles=compiles,
             work=work,
             kept_bytes=kept_bytes,
             allocations=allocations,
