@@ -7,7 +7,7 @@ far the logits are from the first choice's. The kernels are compiled first, seve
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -27,6 +27,7 @@ from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.sizes import build
 
 NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
+PATHS = ("overlapped", "persistent")
 STEPS, TURNS = 100, 5
 Tuning = Overlapped | Persistent
 PERSISTENT = {
@@ -61,11 +62,15 @@ class Case:
         return torch.arange(self.batch, dtype=torch.int64, device="cuda")
 
 
-def cases_of(inner_net: str, batch: int) -> list[Case]:
+def cases_of(inner_net: str, batch: int, paths: Collection[str] = PATHS) -> list[Case]:
     present = Overlapped.of(inner_net.startswith("mlp_2"))
-    choices: list[Tuning] = [replace(present, **changed) for changed in OVERLAPPED]
-    choices += [replace(present, head_warps=warps) for warps in HEAD_WARPS[inner_net]]
-    return [Case(inner_net, batch, one) for one in (*choices, *PERSISTENT[batch])]
+    choices: list[Tuning] = []
+    if "overlapped" in paths:
+        choices += [replace(present, **changed) for changed in OVERLAPPED]
+        choices += [replace(present, head_warps=warps) for warps in HEAD_WARPS[inner_net]]
+    if "persistent" in paths:
+        choices += PERSISTENT[batch]
+    return [Case(inner_net, batch, one) for one in choices]
 
 
 def model_of(inner_net: str) -> TTTModel:
@@ -100,9 +105,15 @@ def milliseconds(step: OverlappedStep | PersistentStep, replay: Callable[[], obj
 @click.command(help=__doc__, context_settings={"max_content_width": 120})
 @click.option("--batches", default="1,2,8,16", show_default=True, help="Batches, comma-separated.")
 @click.option("--inner-nets", default=",".join(NETS), show_default=True, help="Inner nets, comma-separated.")
+@click.option("--paths", default=",".join(PATHS), show_default=True, help="Decode paths, comma-separated.")
 @click.option("--compile-only", is_flag=True, help="Compile all kernels, for a later run, and measure nothing.")
-def main(batches: str, inner_nets: str, compile_only: bool) -> None:
-    for value, name, known in ((batches, "--batches", map(str, PERSISTENT)), (inner_nets, "--inner-nets", NETS)):
+def main(batches: str, inner_nets: str, paths: str, compile_only: bool) -> None:
+    takes = (
+        (batches, "--batches", map(str, PERSISTENT)),
+        (inner_nets, "--inner-nets", NETS),
+        (paths, "--paths", PATHS),
+    )
+    for value, name, known in takes:
         if unknown := set(value.split(",")) - set(choices := list(known)):
             raise click.BadParameter(f"{', '.join(sorted(unknown))}; it takes {', '.join(choices)}", param_hint=name)
     if not torch.cuda.is_available():
@@ -110,8 +121,8 @@ def main(batches: str, inner_nets: str, compile_only: bool) -> None:
     nets, sizes = inner_nets.split(","), [int(one) for one in batches.split(",")]
     workers = min(12, os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = [pool.submit(compile_one, case) for net in nets for batch in sizes for case in cases_of(net, batch)]
-        for done in waiting:
+        cases = [case for net in nets for batch in sizes for case in cases_of(net, batch, paths.split(","))]
+        for done in [pool.submit(compile_one, case) for case in cases]:
             done.result()
     if compile_only:
         return
@@ -119,7 +130,7 @@ def main(batches: str, inner_nets: str, compile_only: bool) -> None:
     for net in nets:
         model = model_of(net)
         for batch in sizes:
-            compare(model, cases_of(net, batch))
+            compare(model, cases_of(net, batch, paths.split(",")))
 
 
 def compare(model: TTTModel, cases: list[Case]) -> None:

@@ -25,7 +25,11 @@ def test_all_batches_are() -> None:
 
 @pytest.mark.parametrize(
     ("option", "said"),
-    [("--batches=1,3", "3; it takes 1, 2, 8, 16"), ("--inner-nets=mlp_1", "mlp_1; it takes mlp_1_dual_triton, mlp_2")],
+    [
+        ("--batches=1,3", "3; it takes 1, 2, 8, 16"),
+        ("--paths=launches", "launches; it takes overlapped, persistent"),
+        ("--inner-nets=mlp_1", "mlp_1; it takes mlp_1_dual_triton, mlp_2"),
+    ],
 )
 def test_bad_input(option: str, said: str) -> None:
     done = CliRunner().invoke(main, [option])
