@@ -1,5 +1,8 @@
 """A whole decode step on a GPU, as one kernel and as kernels that overlap: right, in a graph too, and never endless."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +11,7 @@ from tests.gpu.test_decode_gpu import DEVICE, assert_same_tokens, varied_model
 from tests.kernels.persistent_cases import check_step, converted, distance, make_step
 from tests.models.generation import generate
 from tests.models.ttt.cases import make_tokens
-from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
+from ttt_mlflow.kernels.overlapped.launch import OverlappedStep, Tuning
 from ttt_mlflow.kernels.persistent.launch import PersistentStep, Stuck
 from ttt_mlflow.kernels.persistent.tensors import StepTensors
 from ttt_mlflow.models.decoder import ModelDecoder
@@ -35,6 +38,15 @@ def test_steps_match_float64(whole: type, kind: str, batch: int) -> None:
     """From the middle of a mini-batch across its end, at the 1b widths; all buffers poisoned before each step."""
     distances = check_step(kind, batch, tokens=4, position=13, device=DEVICE, whole=whole, **WIDTHS)
     print(f"\n{kind} batch {batch}: kernel and twin from float64: {[f'{a:.1e} {b:.1e}' for a, b in distances]}")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"fused": True}, {"ahead": 132}, {"sixteens": 2}, {"head_warps": 1}, {"columns": 1024}], ids=str
+)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_overlapping_kernels_with_other_choices(batch: int, changed: dict[str, Any]) -> None:
+    tuning = replace(Tuning.of(is_mlp=False), **changed)
+    check_step("linear", batch, tokens=3, position=14, device=DEVICE, whole=OverlappedStep, tuning=tuning, **WIDTHS)
 
 
 @pytest.mark.parametrize("shape", [{"heads": 2, "dim": 32, "intermediate": 72}, {"heads": 12, "intermediate": 2048}])
