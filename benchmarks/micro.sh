@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The decode and prefill kernels alone, as benchmarks/README.md reports them: each set of kernels and batches twice in a row.
+# The decode and prefill kernels alone, as benchmarks/README.md reports them, and the other kernels of a decode step: each
+# set of kernels and batches twice in a row.
 #
 #   benchmarks/micro.sh OUTPUT_FOLDER [times]
 #
@@ -14,6 +15,7 @@ sets=(
   "kernels=mlp_1_dual_triton,mlp_1_accumulate_triton batches=128,1024,4096"
   "kernels=mlp_2_dual_triton,mlp_2_accumulate_triton batches=128,512,1024"
   "kernels=mlp_1_prefill_triton,mlp_2_prefill_triton prompt_batches=4,16,64"
+  "kernels=layer batches=1,16,128"
 )
 {
   date -u +'%Y-%m-%d %H:%M UTC'

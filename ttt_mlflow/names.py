@@ -488,7 +488,7 @@ ACCURACY_RATIO = Estimate(
 KERNEL_US = KernelMetric(
     "kernel_us",
     "µs",
-    "time of one decode step, mean over a mini-batch, or of one prompt; median of the samples",
+    "time of one decode step, mean over a mini-batch, of one prompt, or of another kernel; median of the samples",
     "lower",
     "kernel time",
     headline=True,
@@ -502,7 +502,7 @@ KERNEL_US_P80 = KernelMetric(
 KERNEL_TOKENS_PER_S = KernelMetric(
     "kernel_tokens_per_s",
     "tokens/s",
-    "tokens of a step or prompt, of all sequences, divided by the median time; of one layer's inner net alone",
+    "tokens of a step or prompt, of all sequences, divided by the median time; of this kernel alone",
     "higher",
     "kernel throughput",
 )
@@ -545,7 +545,7 @@ KERNEL_ROOFLINE_PCT = KernelMetric(
 KERNEL_ERROR = KernelMetric(
     "kernel_error",
     "1",
-    "largest relative error against float64, of the outputs and of the state after each call that folds",
+    "largest relative error against float64, of the outputs and of the state after each call that changes it",
     "lower",
     "relative error",
 )

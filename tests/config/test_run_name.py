@@ -91,6 +91,8 @@ def test_micro() -> None:
     assert MicroConfig.parse(prompts).run_name == "mlp_1_prefill_triton b16,64 p2048"
     both = {"kernels": "a,b", "batches": "1,2", "prompt_batches": "4", "promptlen": "7"}
     assert MicroConfig.parse(both).run_name == "2 kernels b1,2 b4 p7 a,b"
+    widths = {"kernels": "head_stream", "batches": "1", "intermediate": "352", "vocab": "512"}
+    assert MicroConfig.parse(widths).run_name == "head_stream b1 i352 v512"
 
 
 def test_a_name_fits_into_mlflows_store() -> None:

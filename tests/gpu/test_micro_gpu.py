@@ -16,7 +16,11 @@ from tests.micro.test_micro_run import CarriedMicro, measured_in
 from ttt_mlflow import names
 from ttt_mlflow.errors import BadInput, OutOfMemory, RunFailed
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
-from ttt_mlflow.micro.registry import DEFAULT_GPU, KernelEntry
+from ttt_mlflow.micro.entry import KernelEntry
+from ttt_mlflow.micro.layer_entries import LAYER
+from ttt_mlflow.micro.registry import DEFAULT_GPU
+from ttt_mlflow.micro.trial import try_kernel
+from ttt_mlflow.plugins import Trial
 from ttt_mlflow.profilers.nsys import find_nsys
 
 pytestmark = [
@@ -61,6 +65,43 @@ def test_the_default_kernels(tmp_path: Path) -> None:
     samples = pd.read_csv(run.journal.artifacts / "telemetry/samples.csv")
     assert samples["measured"].any()
     assert names.SYSTEM_POWER.of(0).name in series
+
+
+def test_the_other_kernels_of_a_step(tmp_path: Path) -> None:
+    """With the widths of ttt-1b."""
+    run = measured(tmp_path, kernels="layer", heads=32, batches="1,16,128")
+    assert run.failure is None, run.log
+    for kernel in LAYER:
+        batches = [1, 16, 128] if kernel.takes(128) else [1, 16]
+        assert run.journal.metrics[f"kernel_error/{kernel.name}"] < 1e-3
+        for metric in (names.KERNEL_US, names.KERNEL_GB_PER_S, names.KERNEL_READ_CEILING_PCT):
+            assert run.batches(metric.name, kernel.name) == batches
+        # faster than memory can be: then the cache served it
+        assert all(0 < share(run, kernel.name, batch) < 105 for batch in batches), kernel.name
+        is_product = run.batches(names.KERNEL_MATRIX_CEILING_PCT.name, kernel.name) == batches
+        assert is_product == kernel.name.endswith(("_cublas", "_stream"))
+    for cell in run.results.cells:
+        assert cell.overlap == cell.kernel.endswith(("_stream", "_overlap"))
+        assert (run.results.l2_sizes(cell) or 0) >= 4
+    assert "times the L2" not in run.journal.description
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_other_kernels_in_other_dtypes(tmp_path: Path, dtype: str) -> None:
+    """With other widths, of which none is a power of two."""
+    kernels = [kernel.name for kernel in LAYER if not kernel.dtypes or dtype in kernel.dtypes]
+    widths: dict[str, Any] = {"heads": 12, "intermediate": 2056, "vocab": 999}
+    run = measured(tmp_path, kernels=",".join(kernels), dtype=dtype, batches="1,9", seconds=0.1, **widths)
+    assert run.failure is None, run.log
+    assert all(cell.us for cell in run.results.cells)
+
+
+def test_a_layers_kernels_as_another_package_would_try_them() -> None:
+    said: list[str] = []
+    for kernel in LAYER:
+        trial = Trial(said.append)
+        try_kernel(kernel, torch.device("cuda"), trial)
+        assert trial.failures == 0, said
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

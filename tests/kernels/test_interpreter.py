@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+FILES = [Path(__file__).with_name("interpreted.py"), Path(__file__).parents[1] / "micro/interpreted_layer.py"]
+
 
 def interpreted(*chosen: str) -> None:
-    tests = Path(__file__).with_name("interpreted.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, tests],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, *FILES],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

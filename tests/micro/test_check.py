@@ -9,9 +9,10 @@ from torch import Tensor
 from tests.micro.cases import CPU, linear, linear_accumulate, mlp_accumulate, prompt, shape
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_prefill
 from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode, mlp_prefill
-from ttt_mlflow.micro.check import CALLS, TOLERANCE, step_errors, worst
-from ttt_mlflow.micro.inputs import RandomSource, make_inputs
-from ttt_mlflow.micro.registry import Step
+from ttt_mlflow.micro.check import TOLERANCE, step_errors, worst
+from ttt_mlflow.micro.entry import Step
+from ttt_mlflow.micro.inputs import CALLS, make_inputs
+from ttt_mlflow.micro.task import RandomSource
 
 
 def errors(step: Step, layer_type: str = "linear", form: str = "rank-1", dtype: torch.dtype = torch.float16):

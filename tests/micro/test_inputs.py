@@ -10,8 +10,9 @@ from tests.micro.cases import CPU, linear_accumulate, mlp_accumulate, prompt, sh
 from ttt_mlflow.kernels.inner_layers import inner_flops
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_prefill
 from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode, mlp_prefill
-from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
-from ttt_mlflow.micro.registry import Step
+from ttt_mlflow.micro.entry import Step
+from ttt_mlflow.micro.inputs import make_inputs
+from ttt_mlflow.micro.task import RandomSource, make_positions
 from ttt_mlflow.micro.timing import run_calls
 
 STEPS: dict[tuple[str, str], Callable[[], Step]] = {

@@ -9,8 +9,9 @@ from tests.micro.cases import CPU, shape
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 from ttt_mlflow.micro import nsys_child
-from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
+from ttt_mlflow.micro.inputs import make_inputs
 from ttt_mlflow.micro.nsys_child import LARGE_BYTES, Arena, Order
+from ttt_mlflow.micro.task import RandomSource, make_positions
 from ttt_mlflow.micro.timing import run_calls
 
 LARGE = shape("mlp", batch=4, heads=32, head_dim=64)

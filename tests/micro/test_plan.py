@@ -93,9 +93,9 @@ def test_the_batches_of_steps_and_of_prompts(
     resolved = settle(**asked, promptlen=40)
     assert (resolved.used.batches, resolved.used.prompt_batches) == (batches, prompt_batches)
     for entry, batch in resolved.cells:
-        shape = resolved.shape(entry, batch)
-        assert (shape.mode, shape.batch) == (entry.mode, batch)
-        assert sum(shape.calls) == (40 if entry.mode == "prefill" else 16)
+        task = resolved.task(entry, batch)
+        assert (task.mode, task.batch) == (entry.mode, batch)
+        assert sum(task.calls) == (40 if entry.mode == "prefill" else 16)
     again = make_plan(resolved.used)
     assert again.used == resolved.used, "what was used can be asked for"
 

@@ -71,8 +71,9 @@ def test_the_eager_kernels_are_the_models_inner_nets() -> None:
 def test_an_unknown_name_lists_the_names() -> None:
     with pytest.raises(BadInput) as refused:
         find_kernel("mlp_3_dual")
-    assert (
-        str(refused.value) == f"kernels=mlp_3_dual: no such kernel; the kernels are {', '.join(registered().entries)}"
+    kernels = ", ".join(registered().entries)
+    assert str(refused.value) == (
+        f"kernels=mlp_3_dual: no such kernel; the kernels are {kernels}; the groups are layer"
     )
 
 

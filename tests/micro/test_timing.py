@@ -18,11 +18,11 @@ from tests.micro.fake_cuda import stand_in_for_cuda
 from ttt_mlflow.errors import Killed, RunFailed
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_prefill
 from ttt_mlflow.micro import timing as timing_module
-from ttt_mlflow.micro.inputs import RandomSource, make_inputs, make_positions
+from ttt_mlflow.micro.inputs import StepShape, make_inputs
+from ttt_mlflow.micro.task import RandomSource, make_positions
 from ttt_mlflow.micro.timing import (
     FREE_SHARE,
     L2_SIZES,
-    MOST_COPIES,
     _capture,
     copies_for,
     replays_for,
@@ -32,6 +32,7 @@ from ttt_mlflow.micro.timing import (
 )
 
 MB = 1_000_000
+MOST_COPIES = StepShape.most_copies
 
 
 def h200(layer_type: str, batch: int) -> int:

@@ -2,9 +2,13 @@
 
 import pytest
 from click.testing import CliRunner, Result
+from torch import Tensor
 
 from tests.installed import Install, installed
+from tests.micro.cases import CPU, shape
 from ttt_mlflow.cli import cli
+from ttt_mlflow.micro.task import RandomSource
+from ttt_mlflow.micro.trial import _run
 
 __all__ = ["installed"]
 CODE = """
@@ -64,6 +68,23 @@ def test_a_kernel_that_is_wrong(old: str, new: str, said: str, installed: Instal
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert len(failed) == 1, done.stdout
     assert said in failed[0]
+
+
+def test_a_result_is_read_before_the_next_call_changes_the_state() -> None:
+    """On a GPU, a launch may begin before the previous one has ended."""
+    done: list[str] = []
+
+    class Noted(Tensor):
+        def double(self) -> Tensor:
+            done.append("read")
+            return super().double()
+
+    def step(*arguments: Tensor) -> Tensor:
+        done.append("call")
+        return arguments[0].as_subclass(Noted)
+
+    _run(step, shape().inputs(RandomSource(0, CPU), (1, 1, 1)))
+    assert done == ["call", "read"] * 3
 
 
 def test_no_such_kernel() -> None:

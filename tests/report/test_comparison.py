@@ -178,6 +178,17 @@ def test_prompts_of_another_length_are_another_measurement(tmp_path: Path) -> No
     assert (found.alone_baseline, found.alone_candidate) == (("a b16 p2048",), ("a b16 p512",))
 
 
+def test_kernels_of_other_widths_are_not_compared(tmp_path: Path) -> None:
+    def micro(**widths: int) -> LocalRun:
+        run = recorded_micro(tmp_path, {("a", 16): passes_around(12), ("b", 16): passes_around(12)})
+        run.journal.set_used({**run.journal.settings, **widths})
+        return run
+
+    assert len(compare_sides([micro()], [micro(intermediate=5504, vocab=50277)], OPTIONS).pairs) == 2
+    with pytest.raises(BadInput, match="no configuration is on both sides"):
+        compare_sides([micro()], [micro(intermediate=352)], OPTIONS)
+
+
 def test_two_micro_runs_are_compared_kernel_by_kernel_and_batch_by_batch(tmp_path: Path) -> None:
     left = recorded_micro(
         tmp_path, {("a", 128): passes_around(12), ("a", 512): passes_around(50), ("b", 128): [3.0, 3.0]}

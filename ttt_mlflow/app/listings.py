@@ -42,13 +42,15 @@ def print_models() -> None:
 
 
 def print_kernels() -> None:
-    """Print the kernels by name, and on standard error the packages whose kernels cannot be loaded."""
-    from ttt_mlflow.micro.registry import registered
+    """Print the kernels and groups by name, and on standard error the packages whose kernels cannot be loaded."""
+    from ttt_mlflow.micro.registry import GROUPS, registered
 
     known = registered()
     width = max(len(name) for name in known.entries)
     for name, entry in known.entries.items():
         print_text(f"{name:<{width}}  {entry.description}{' (needs a GPU)' if entry.needs_gpu else ''}")
+    for name, entries in GROUPS.items():
+        print_text(f"{name:<{width}}  all of {', '.join(entry.name for entry in entries)}")
     for reason in known.broken:
         print_error(f"Not available: {reason}")
 

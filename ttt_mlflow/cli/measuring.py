@@ -28,6 +28,7 @@ Examples:
   ttt-mlflow micro --kernels mlp_1_dual_triton,mlp_1_accumulate_triton,mlp_1_dual_compiled --batches 128,512,1024
   ttt-mlflow micro --kernels mlp_2_dual_triton --batches 128 --dtype bfloat16 --profile nsys
   ttt-mlflow micro --kernels mlp_1_prefill_triton,mlp_2_prefill_triton --prompt-batches 16,64 --promptlen 2048
+  ttt-mlflow micro --kernels layer --batches 1,16,128
   ttt-mlflow micro --device cpu --heads 4 --batches 1,2 --seconds 0.2
 
 \b
@@ -82,7 +83,7 @@ def run_command(
 
 @click.command("micro", epilog=MICRO_EXAMPLES, context_settings=TAKES_ANYTHING)
 @config_options(MicroConfig)
-@click.option("--list", "listing", is_flag=True, help="list the kernels that can be timed, and exit")
+@click.option("--list", "listing", is_flag=True, help="list the kernels and groups that can be timed, and exit")
 @click.option("--check", metavar="NAME", help="try a kernel of this name, or all of a plugin of this name, and exit")
 @publish_options
 @record_options

@@ -31,7 +31,12 @@ class MicroConfig(Configuration):
     entry_point = "micro"
     how_measured = ("profile", "nsys_args", "nsys_export", "seconds", "thresholds")
     identity = ("kernels", "batches", "heads", "head_dim", "dtype", "device")
-    added: ClassVar[Mapping[str, tuple[Any, ...]]] = {"promptlen": (2048,), "prompt_batches": (None,)}
+    added: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "promptlen": (2048,),
+        "prompt_batches": (None,),
+        "intermediate": (5504,),
+        "vocab": (50277,),
+    }
     takes: ClassVar[Mapping[str, str]] = {
         "kernels": "auto, or names that `ttt-mlflow micro --list` shows, comma-separated",
         "batches": f"auto, or whole numbers of at least 1, comma-separated{AT_MOST}",
@@ -39,6 +44,8 @@ class MicroConfig(Configuration):
         "prompt_batches": f"auto, or whole numbers of at least 1, comma-separated{AT_MOST}",
         "heads": f"a whole number of at least 1{AT_MOST}",
         "head_dim": f"a whole number of at least 1{AT_MOST}",
+        "intermediate": f"a whole number of at least 1{AT_MOST}",
+        "vocab": f"a whole number of at least 1{AT_MOST}",
         "dtype": "float16, bfloat16 or float32",
         "device": "auto, cpu or cuda",
         "seconds": f"a number of seconds above 0, at most {LONGEST_S:.0f}",
@@ -50,7 +57,8 @@ class MicroConfig(Configuration):
 
     kernels: Annotated[tuple[Word, ...] | None, BeforeValidator(as_list)] = Field(
         default=None,
-        description="kernels to time, comma-separated; auto: the Triton kernels on a GPU, the PyTorch kernels on a CPU",
+        description="kernels to time, comma-separated; layer: those outside the inner nets; auto: of the inner nets, "
+        "the Triton kernels on a GPU, the PyTorch kernels on a CPU",
     )
     batches: Annotated[tuple[Count, ...] | None, BeforeValidator(as_list), AfterValidator(rising)] = Field(
         default=None,
@@ -64,6 +72,8 @@ class MicroConfig(Configuration):
     )
     heads: Count = Field(default=32, description="heads of the layer")
     head_dim: Count = Field(default=64, description="dimension of a head")
+    intermediate: Count = Field(default=5504, description="width of the feed-forward (kernels of group `layer`)")
+    vocab: Count = Field(default=50277, description="words of the head (kernels of group `layer`)")
     dtype: Annotated[Literal["float16", "bfloat16", "float32"], BeforeValidator(full_name)] = Field(
         default="float16", description="float16, bfloat16 or float32"
     )

@@ -62,6 +62,9 @@ def micro_run_name(values: Values, defaults: Values) -> str:
         parts.append(values["dtype"])
     if any(values[name] != defaults[name] for name in ("heads", "head_dim")):
         parts.append(f"h{values['heads']}x{values['head_dim']}")
+    for name, letter in (("intermediate", "i"), ("vocab", "v")):
+        if values.get(name, defaults[name]) != defaults[name]:  # records of before have none
+            parts.append(f"{letter}{values[name]}")
     if values["device"] == "cpu":
         parts.append("cpu")
     return _cut([*parts, *_seed(values, defaults), *([several] if several else [])])

@@ -1,8 +1,8 @@
-"""The micro-benchmark: times kernels alone, each for one decode step, or a prompt, of an inner layer.
+"""The micro-benchmark: times kernels alone, each for one decode step, or a prompt.
 
 This module exports what other packages need to register a kernel. docs/adding-a-kernel.md has a complete example.
 """
 
-from ttt_mlflow.micro.registry import KernelEntry
+from ttt_mlflow.micro.entry import KernelEntry
 
 __all__ = ["KernelEntry"]

@@ -1,24 +1,39 @@
-"""The inputs of a decode step or a prompt: random tokens, and a state of the size of a layer's state."""
+"""The tasks of inner nets, a decode step or a prompt: random tokens, and a state of the size of a layer's state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ttt_mlflow.kernels.inner_layers import (
+    LINEAR,
     MINI_BATCH,
+    MLP,
     InnerLayer,
     decode_kernel_bytes,
     inner_flops,
     inner_layer,
     prompt_kernel_bytes,
 )
+from ttt_mlflow.kernels.ttt_linear.reference import linear_decode, linear_prefill
+from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode, mlp_prefill
+from ttt_mlflow.micro.task import RandomSource, Source
 
 STATE_STD = 0.02  # the initialization of the published models
+# The tokens of each call of the check. Of the two pieces of a prompt, neither is whole mini-batches: the second one
+# begins with the vectors that the first one kept. In both modes, the state is folded, read after it, and folded again.
+CALLS = {"decode": (1,) * (2 * MINI_BATCH + 3), "prefill": (MINI_BATCH + 7, 2 * MINI_BATCH - 4)}
+# Both forms have the same result, so one float64 twin checks both.
+TWINS: dict[tuple[str, InnerLayer], Callable[..., Tensor]] = {
+    ("decode", LINEAR): linear_decode,
+    ("decode", MLP): mlp_decode,
+    ("prefill", LINEAR): linear_prefill,
+    ("prefill", MLP): mlp_prefill,
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,8 @@ class StepShape:
     """The decode step of one layer: inner net, form and sizes."""
 
     mode: ClassVar[str] = "decode"
+    wording: ClassVar[tuple[str, str, str]] = ("a step", "[B, D]", "only state and kept")
+    most_copies: ClassVar[int] = 128  # each has the launches of a mini-batch
 
     layer_type: str
     form: str
@@ -66,6 +83,34 @@ class StepShape:
         return (1,) * MINI_BATCH
 
     @property
+    def checked_calls(self) -> tuple[int, ...]:
+        return CALLS[self.mode]
+
+    @property
+    def promptlen(self) -> int | None:
+        return None
+
+    @property
+    def results(self) -> Mapping[str, torch.dtype]:
+        return {"out": self.dtype}
+
+    @property
+    def twin(self) -> Callable[..., Tensor]:
+        return TWINS[self.mode, self.inner_layer]
+
+    def inputs(self, source: Source, calls: Sequence[int] | None = None) -> "StepInputs":
+        return make_inputs(self, source, calls)
+
+    def exact(self, inputs: "StepInputs") -> "StepInputs":
+        """The twin keeps vectors, and finds NaN where it must not read."""
+        kept, source = replace(self, form="rank-1").kept, RandomSource(0, inputs.device)
+        return replace(inputs.double(), kept=tuple(source.poisoned(part, torch.float64) for part in kept))
+
+    def changes_state(self, inputs: "StepInputs", call: int) -> bool:
+        """After a fold."""
+        return inputs.starts[call] + self.checked_calls[call] >= MINI_BATCH
+
+    @property
     def copy_bytes(self) -> int:
         """Bytes of one :class:`StepInputs` with the tokens of :attr:`calls`."""
         token = self.batch * self.heads * (3 * self.head_dim * self.dtype.itemsize + 4)
@@ -86,8 +131,13 @@ class PromptShape(StepShape):
     """A prompt of ``tokens`` tokens through one layer."""
 
     mode: ClassVar[str] = "prefill"
+    wording: ClassVar[tuple[str, str, str]] = ("a prompt", "[B, L, D]", "only state and kept")
 
     tokens: int
+
+    @property
+    def promptlen(self) -> int | None:
+        return self.tokens
 
     @property
     def floor_bytes(self) -> float:
@@ -130,6 +180,18 @@ class StepInputs:
     state: tuple[Tensor, ...]
     kept: tuple[Tensor, ...]
 
+    @property
+    def device(self) -> torch.device:
+        return self.eta.device
+
+    @property
+    def calls(self) -> int:
+        return len(self.tokens)
+
+    def read_only(self, call: int, positions: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        names = ("q", "k", "v", "lr", "eta", "position", "norm_weight", "norm_bias")
+        return dict(zip(names, self.arguments(call, positions), strict=False))
+
     def arguments(self, call: int, positions: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The arguments of the call ``call``. ``positions``: those of :func:`make_positions`."""
         position = positions[self.starts[call]]
@@ -150,28 +212,6 @@ class StepInputs:
             state=wide(self.state),
             kept=wide(self.kept),
         )
-
-
-class Source(Protocol):
-    """Allocates and fills the memory of the inputs."""
-
-    def normal(self, shape: tuple[int, ...], dtype: torch.dtype, std: float = 1.0, mean: float = 0.0) -> Tensor: ...
-
-    def poisoned(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor: ...
-
-
-class RandomSource:
-    """New tensors on ``device``: normal random numbers from ``seed``, and NaN where a step must not read."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.device = device
-        self._generator = torch.Generator(device).manual_seed(seed)
-
-    def normal(self, shape: tuple[int, ...], dtype: torch.dtype, std: float = 1.0, mean: float = 0.0) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=self.device).normal_(mean, std, generator=self._generator)
-
-    def poisoned(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.full(shape, torch.nan, dtype=dtype, device=self.device)
 
 
 def make_inputs(shape: StepShape, source: Source, calls: Sequence[int] | None = None) -> StepInputs:
@@ -197,9 +237,3 @@ def make_inputs(shape: StepShape, source: Source, calls: Sequence[int] | None = 
         state=tuple(source.normal(part, dtype, std=STATE_STD) for part in shape.state),
         kept=tuple(source.poisoned(part, dtype) for part in shape.kept),
     )
-
-
-def make_positions(device: torch.device) -> list[Tensor]:
-    """The positions of a mini-batch, each [1] int32 on the device and 16-byte aligned, as kernels require."""
-    rows = torch.arange(MINI_BATCH, dtype=torch.int32, device=device)[:, None].repeat(1, 4)
-    return [row[:1] for row in rows]

@@ -22,9 +22,10 @@ from ttt_mlflow.measurement.evidence import gpu_evidence
 from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.measurement.verdict import Verdict, combined, judge_section
 from ttt_mlflow.micro import check, nsys_child
-from ttt_mlflow.micro.inputs import PromptShape, RandomSource, StepShape, make_inputs, make_positions
+from ttt_mlflow.micro.entry import KernelEntry, Step
 from ttt_mlflow.micro.plan import SAMPLES, SAMPLES_BYTES, MicroPlan
-from ttt_mlflow.micro.registry import KernelEntry, Step, package_of
+from ttt_mlflow.micro.registry import package_of
+from ttt_mlflow.micro.task import RandomSource, Task, make_positions
 from ttt_mlflow.micro.timing import copies_for, free_bytes, l2_bytes, time_on_cpu, time_on_gpu
 from ttt_mlflow.names import KernelMetric, Metrics, Series
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, profile
@@ -139,7 +140,8 @@ class MicroRun:
 
     def _check_kernel(self, entry: KernelEntry) -> None:
         """Check the kernel's results and measure its first use. Only a correct kernel is timed."""
-        result = KernelResult(name=entry.name, layer_type=entry.layer_type, form=entry.form)
+        title = entry.operation.title
+        result = KernelResult(name=entry.name, layer_type=entry.layer_type, form=entry.form, title=title)
         with self.reporter.status(f"checking {entry.name}"):
             result.status, result.message = self._attempt(
                 f"{entry.name} batch {check.BATCH}", lambda: self._first_use_and_errors(entry, result)
@@ -154,9 +156,9 @@ class MicroRun:
         self.reporter.say(f"{entry.name}: {', '.join([*parts, *([result.message] if result.message else [])])}")
 
     def _first_use_and_errors(self, entry: KernelEntry, result: KernelResult) -> None:
-        shape = self.plan.shape(entry, check.BATCH)
-        self._refuse_beyond_memory(entry, shape)
-        inputs = make_inputs(shape, RandomSource(self.used.seed, self.device), check.CALLS[entry.mode])
+        task = self.plan.task(entry, check.BATCH)
+        self._refuse_beyond_memory(entry, task)
+        inputs = task.inputs(RandomSource(self.used.seed, self.device), task.checked_calls)
         positions = make_positions(self.device)
         self._synchronize()
         began = time.perf_counter()
@@ -166,7 +168,7 @@ class MicroRun:
         step(*inputs.arguments(0, positions))
         self._synchronize()
         result.first_use_s = time.perf_counter() - began
-        errors = check.step_errors(step, inputs, shape)
+        errors = check.step_errors(entry.checkable(step), inputs, task)
         worst, tolerance = check.worst(errors), check.TOLERANCE[self.plan.dtype]
         result.errors = {name: error for name, error in errors.items() if math.isfinite(error)}
         result.error = worst if math.isfinite(worst) else None
@@ -200,14 +202,14 @@ class MicroRun:
             self.reporter.warn(message)
 
     def _time_kernel(self, entry: KernelEntry, batch: int) -> None:
-        shape = self.plan.shape(entry, batch)
-        cell = CellResult(kernel=entry.name, batch=batch, floor_bytes=shape.floor_bytes, flops=shape.flops)
-        cell.promptlen = shape.tokens if isinstance(shape, PromptShape) else None
+        task = self.plan.task(entry, batch)
+        cell = CellResult(kernel=entry.name, batch=batch, floor_bytes=task.floor_bytes, flops=task.flops)
+        cell.promptlen = task.promptlen
         kernel = self.results.kernel(entry.name)
         if entry.name in self.steps:
             sections = len(self.sampler.sections) if self.sampler else 0
             what = f"{entry.name} with batch {batch}"
-            cell.status, cell.message = self._attempt(what, lambda: self._time_steps(entry, shape, cell))
+            cell.status, cell.message = self._attempt(what, lambda: self._time_steps(entry, task, cell))
             if self.sampler and self.sampler.sections[sections:]:
                 found = samples.summarize(self.sampler.frame(), self.sampler.sections[sections:])
                 cell.telemetry = {metric.name: found[metric] for metric in CELL_TELEMETRY if metric in found}
@@ -229,23 +231,27 @@ class MicroRun:
         cell.verdict, cell.reasons = verdict.word, verdict.names
         self.verdicts.append(verdict)
 
-    def _time_steps(self, entry: KernelEntry, shape: StepShape, cell: CellResult) -> None:
-        count = copies_for(shape, l2_bytes(self.device), free_bytes(self.device)) if self.on_gpu else 1
-        cell.copies, cell.copy_bytes = count, shape.copy_bytes
-        self._refuse_beyond_memory(entry, shape)
+    def _time_steps(self, entry: KernelEntry, task: Task, cell: CellResult) -> None:
+        count = copies_for(task, l2_bytes(self.device), free_bytes(self.device)) if self.on_gpu else 1
+        cell.copies, cell.copy_bytes = count, task.copy_bytes
+        self._refuse_beyond_memory(entry, task)
         source = RandomSource(self.used.seed, self.device)
-        copies = [make_inputs(shape, source) for _ in range(count)]
+        copies = [task.inputs(source) for _ in range(count)]
         step = self.steps[entry.name]
         if entry.overlaps:
             cell.overlap = count > 1  # with one copy, each launch depends on the launch before it
             step = partial(step, overlap=cell.overlap)
         if self.on_gpu:
-            timing = time_on_gpu(step, shape, copies, self.used.seconds, self._mark)
+            timing = time_on_gpu(step, task, copies, self.used.seconds, self._mark)
         else:
             timing = time_on_cpu(step, copies, self.used.seconds, self._mark)
         if not all(_is_finite(part) for inputs in copies for part in inputs.state):
             raise RunFailed("the state is no longer finite after the timed steps; the times are discarded")
         cell.us, cell.launches = timing.us.tolist(), timing.launches
+
+    def _batches_of(self, mode: str, cells: list[tuple[str, int]]) -> tuple[int, ...] | None:
+        kernels = {entry.name for entry in self.plan.entries if entry.mode == mode}
+        return tuple(sorted({batch for kernel, batch in cells if kernel in kernels})) or None
 
     def _nsys_pass(self, nsys: Nsys, cells: list[tuple[str, int]]) -> None:
         self.record.update_tags({names.TAG_NSYS: nsys.version})
@@ -255,8 +261,8 @@ class MicroRun:
                 "nsys_args": None,
                 "nsys_export": "none",
                 "kernels": tuple(timed_kernels(self.results)),
-                "batches": None,  # the cells have them
-                "prompt_batches": None,
+                "batches": self._batches_of("decode", cells),
+                "prompt_batches": self._batches_of("prefill", cells),
             }
         )
         command = [
@@ -271,10 +277,10 @@ class MicroRun:
 
     # Helpers
 
-    def _refuse_beyond_memory(self, entry: KernelEntry, shape: StepShape) -> None:
+    def _refuse_beyond_memory(self, entry: KernelEntry, task: Task) -> None:
         """The kernel of a host kills a process that takes too much; a GPU refuses, and the process goes on."""
         if not self.on_gpu:
-            refuse_beyond_memory(f"{entry.name} with batch {shape.batch}", shape.copy_bytes)
+            refuse_beyond_memory(f"{entry.name} with batch {task.batch}", task.copy_bytes)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> tuple[Status, str | None]:
         """Run ``action``. Returns its status and, in one line, why it failed. Its memory is released."""

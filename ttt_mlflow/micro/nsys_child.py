@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from ttt_mlflow.config import MicroConfig
-from ttt_mlflow.micro.inputs import RandomSource, Source, StepInputs, make_inputs, make_positions
+from ttt_mlflow.micro.entry import Step
 from ttt_mlflow.micro.plan import make_plan
-from ttt_mlflow.micro.registry import Step
+from ttt_mlflow.micro.task import Inputs, RandomSource, Source, make_positions
 from ttt_mlflow.micro.timing import run_calls
 from ttt_mlflow.profilers.process import end_with_the_run, recorded
 from ttt_mlflow.workload import nvtx
@@ -56,12 +56,12 @@ def main(text: str) -> None:
     plan = make_plan(order.config)
     on_gpu = plan.device.type == "cuda"
     entries = {entry.name: entry for entry in plan.entries}
-    shapes = {(kernel, batch): plan.shape(entries[kernel], batch) for kernel, batch in order.cells}
+    tasks = {(kernel, batch): plan.task(entries[kernel], batch) for kernel, batch in order.cells}
     random = RandomSource(plan.used.seed, plan.device)
     alignment = LARGE_BYTES  # more than enough for a few dozen tensors
-    largest = max(shape.copy_bytes for shape in shapes.values()) + alignment
+    largest = max(task.copy_bytes for task in tasks.values()) + alignment
     memory = random.normal((largest // 2,), torch.float16, std=0.02).view(torch.uint8)
-    inputs = {cell: make_inputs(shape, Arena(memory, random)) for cell, shape in shapes.items()}
+    inputs = {cell: task.inputs(Arena(memory, random)) for cell, task in tasks.items()}
     steps = {name: entry.load() for name, entry in entries.items()}
     positions = make_positions(plan.device)
     for (kernel, _), one in inputs.items():
@@ -70,7 +70,7 @@ def main(text: str) -> None:
 
 
 def _record(
-    steps: dict[str, Step], inputs: dict[tuple[str, int], StepInputs], positions: list[Tensor], on_gpu: bool
+    steps: dict[str, Step], inputs: dict[tuple[str, int], Inputs], positions: list[Tensor], on_gpu: bool
 ) -> None:
     with recorded(on_gpu):
         for (kernel, batch), one in inputs.items():

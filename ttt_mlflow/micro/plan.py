@@ -7,8 +7,9 @@ import torch
 
 from ttt_mlflow.config import MicroConfig, as_text
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.micro.inputs import PromptShape, StepShape
-from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, KernelEntry, find_kernel, package_of, registered
+from ttt_mlflow.micro.entry import KernelEntry
+from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, find_kernels, package_of, registered
+from ttt_mlflow.micro.task import LayerSizes, Task
 from ttt_mlflow.plugins import answer_of
 from ttt_mlflow.profilers.nsys import Nsys
 from ttt_mlflow.run.caches import choose_kernel_cache
@@ -52,29 +53,31 @@ class MicroPlan:
 
     @property
     def cells(self) -> list[tuple[KernelEntry, int]]:
-        """What is timed: each kernel with each batch of its mode."""
+        """What is timed: each kernel with each batch of its mode that it takes."""
         batches = {"decode": self.used.batches, "prefill": self.used.prompt_batches}
-        return [(entry, batch) for entry in self.entries for batch in batches[entry.mode] or ()]
+        return [
+            (entry, batch) for entry in self.entries for batch in batches[entry.mode] or () if entry.takes(batch)
+        ]  # fmt: skip
 
-    def shape(self, entry: KernelEntry, batch: int) -> StepShape:
-        """The decode step, or the prompt, that ``entry`` is timed with."""
+    def task(self, entry: KernelEntry, batch: int) -> Task:
+        """What ``entry`` is timed with."""
         used = self.used
-        sizes = (entry.layer_type, entry.form, batch, used.heads, used.head_dim, self.dtype)
-        return PromptShape(*sizes, used.promptlen) if entry.mode == "prefill" else StepShape(*sizes)
+        sizes = LayerSizes(used.heads, used.head_dim, used.intermediate, used.vocab, used.promptlen, self.dtype)
+        return entry.task(sizes, batch)
 
 
 def make_plan(asked: MicroConfig) -> MicroPlan:
     """Choose for this machine what ``asked`` leaves open. Raises BadInput for what is not possible here."""
     notices: list[str] = []
-    entries = [find_kernel(name) for name in asked.kernels or ()]
+    entries = find_kernels(asked.kernels or ())
     device = choose_device(asked.device, notices)
     if device == "cuda":
         choose_kernel_cache(notices)
     if asked.kernels is None:
-        entries = [find_kernel(name) for name in (DEFAULT_GPU if device == "cuda" else DEFAULT_CPU)]
+        entries = find_kernels(DEFAULT_GPU if device == "cuda" else DEFAULT_CPU)
         if device == "cpu":
             notices.append(f"kernels: Triton needs a GPU; {', '.join(DEFAULT_CPU)} (PyTorch) are timed")
-    _check_kernels(entries, device)
+    _check_kernels(entries, device, asked.dtype)
     check_nsys_options(asked)
     nsys = choose_nsys(device, notices) if "nsys" in asked.profile else None
     used = asked.model_copy(
@@ -84,6 +87,7 @@ def make_plan(asked: MicroConfig) -> MicroPlan:
             **_batches(asked, {entry.mode for entry in entries}, device),
         }
     )
+    _leave_out(entries, used.batches or (), notices)
     return MicroPlan(asked, used, entries, torch.device(device), notices, nsys)
 
 
@@ -110,8 +114,29 @@ def _batches(asked: MicroConfig, modes: set[str], device: str) -> dict[str, tupl
     }
 
 
-def _check_kernels(entries: list[KernelEntry], device: str) -> None:
+def _leave_out(entries: list[KernelEntry], batches: tuple[int, ...], notices: list[str]) -> None:
+    """Say which batches are left out for kernels that do not take them. Refuses kernels that take none of them."""
+    limited: dict[int, list[KernelEntry]] = {}
+    for entry in entries:
+        if entry.mode == "decode" and entry.largest_batch is not None:
+            limited.setdefault(entry.largest_batch, []).append(entry)
+    for largest, those in limited.items():
+        left_out = [batch for batch in batches if batch > largest]
+        which = ",".join(entry.name for entry in those)
+        if len(left_out) == len(batches):
+            raise BadInput(
+                f"kernels={which}: they take batches of up to {largest}, and batches={as_text(batches)} has none"
+            )
+        if left_out:
+            notices.append(f"batches: {as_text(tuple(left_out))} left out for {which}: they take up to {largest}")
+
+
+def _check_kernels(entries: list[KernelEntry], device: str, dtype: str) -> None:
     """Refuse kernels that cannot run here. The message lists all of them."""
+    others = [entry.name for entry in entries if entry.dtypes and dtype not in entry.dtypes]
+    if others:
+        taken = sorted({one for entry in entries for one in entry.dtypes if dtype not in entry.dtypes})
+        raise BadInput(f"dtype={dtype}: {', '.join(others)} take {' and '.join(taken)}")
     gpu_only = [entry.name for entry in entries if entry.needs_gpu and device == "cpu"]
     if gpu_only:
         possible = [name for name, entry in registered().entries.items() if not entry.needs_gpu]

@@ -1,64 +1,21 @@
-"""The registry of kernels that can be timed alone. Each computes one decode step, or a prompt, of an inner net.
+"""The registry of kernels that can be timed alone. Each computes an operation of a layer, of a decode step or a prompt.
 
 A kernel is registered here, or by another installed package under the entry point group ``ttt_mlflow.kernels``: an
 entry point names a :class:`KernelEntry`, or a function that returns several. A kernel is imported only when it is
 timed, so listing the kernels is fast.
 """
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.kernels.inner_layers import INNER_LAYERS
+from ttt_mlflow.micro.entry import KernelEntry, Step
+from ttt_mlflow.micro.layer_entries import GROUP, LAYER
 from ttt_mlflow.plugins import Known, load_plugins
 from ttt_mlflow.run.machine import missing_cxx_compiler
 
+__all__ = ["KernelEntry", "Step"]  # other packages may import them from here
 ENTRY_POINT_GROUP = "ttt_mlflow.kernels"
-LAYER_TYPES = tuple(INNER_LAYERS)
-FORMS = ("rank-1", "accumulating")
-MODES = ("decode", "prefill")
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # the name is part of metric names
-
-# One decode step, or a prompt, with the signature of the functions in ttt_mlflow/kernels/*/reference.py.
-Step = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class KernelEntry:
-    """A kernel that can be timed.
-
-    layer_type: ``linear`` or ``mlp``. It determines the state and the correct result.
-    form: what is kept between the tokens of a mini-batch: ``rank-1`` keeps the tokens' vectors, ``accumulating`` keeps
-    sums of the state's size. load: imports and returns the step. overlaps: the step accepts ``overlap=True``. Its
-    launch may then begin before the previous kernel has ended, provided that the previous kernel does not write this
-    step's state. missing: what must be installed first on a device (``cpu``, ``cuda``), in one line, or None.
-    mode: ``decode`` for a step of one token, ``prefill`` for a prompt of any length. A prompt leaves the vectors of its
-    last mini-batch behind, so the form of a prefill kernel is ``rank-1``.
-    """
-
-    name: str
-    layer_type: str
-    form: str
-    load: Callable[[], Step]
-    description: str
-    needs_gpu: bool = False
-    overlaps: bool = False
-    missing: Callable[[str], str | None] = lambda device: None
-    mode: str = "decode"
-
-    def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise ValueError(
-                f"kernel {self.name!r}: a name consists of letters, digits and the characters _ . -; 100 at most"
-            )
-        for value, known in ((self.layer_type, LAYER_TYPES), (self.form, FORMS), (self.mode, MODES)):
-            if value not in known:
-                raise ValueError(f"kernel {self.name!r}: {value!r} is not one of {', '.join(known)}")
-        if self.mode == "prefill" and (self.form != "rank-1" or self.overlaps):
-            raise ValueError(f"kernel {self.name!r}: a prefill kernel has the form rank-1 and no launches that overlap")
 
 
 # Kernels of this package
@@ -141,7 +98,7 @@ def _missing_for_compiled(device: str) -> str | None:
     return missing_cxx_compiler() if device == "cpu" else None
 
 
-OWN = (
+INNER_NETS = (
     KernelEntry(
         "mlp_1_dual_triton", "linear", "rank-1", _linear_triton, "TTT-Linear, rank-1 form, Triton",
         needs_gpu=True, overlaps=True,
@@ -181,6 +138,8 @@ OWN = (
     ),
     KernelEntry("mlp_2_prefill", "mlp", "rank-1", _mlp_prefill, "TTT-MLP, prefill, eager PyTorch", mode="prefill"),
 )  # fmt: skip
+OWN = INNER_NETS + LAYER
+GROUPS = {GROUP: LAYER}  # a name that stands for several kernels
 DEFAULT_GPU = (
     *("mlp_1_dual_triton", "mlp_1_accumulate_triton", "mlp_2_dual_triton", "mlp_2_accumulate_triton"),
     *("mlp_1_prefill_triton", "mlp_2_prefill_triton"),
@@ -195,7 +154,7 @@ DEFAULT_CPU = ("mlp_1_dual", "mlp_2_dual")
 def registered() -> Known[KernelEntry]:
     """The kernels of this package and of installed packages."""
     found = {entry.name: entry for entry in OWN}
-    plugins = tuple(load_plugins(ENTRY_POINT_GROUP, "kernel", KernelEntry, found))
+    plugins = tuple(load_plugins(ENTRY_POINT_GROUP, "kernel", KernelEntry, [*found, *GROUPS]))
     return Known(found | {entry.name: entry for plugin in plugins for entry in plugin.entries}, plugins)
 
 
@@ -209,9 +168,16 @@ def find_kernel(name: str) -> KernelEntry:
         return own[name]
     known = registered()
     if name not in known.entries:
-        names = f"kernels={name}: no such kernel; the kernels are {', '.join(known.entries)}"
+        kernels, groups = ", ".join(known.entries), ", ".join(GROUPS)
+        names = f"kernels={name}: no such kernel; the kernels are {kernels}; the groups are {groups}"
         raise BadInput("\n".join([names, *known.broken]))
     return known.entries[name]
+
+
+def find_kernels(names: Iterable[str]) -> list[KernelEntry]:
+    """The entries of ``names``, each once. A group's name stands for its kernels. Raises BadInput as for one name."""
+    found = [entry for name in names for entry in GROUPS.get(name) or (find_kernel(name),)]
+    return list({entry.name: entry for entry in found}.values())
 
 
 def package_of(name: str) -> str | None:

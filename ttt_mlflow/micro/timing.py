@@ -1,15 +1,16 @@
 """Times one decode step, the mean over a mini-batch, or one prompt, with data from memory instead of a cache.
 
 On a GPU, a CUDA graph of a whole mini-batch is replayed. For each position, it has one launch for each of several
-copies of the inputs. There are so many copies that the data of one copy has left the L2 before its next step. A prompt
-takes long enough to be called from Python, once for each copy. On a CPU, the same calls on one copy are timed by the
-clock.
+copies of the inputs. There are so many copies that the data of one copy has left the L2 before its next step. What
+costs the same at every position, such as a matrix product, has one launch for each copy. A prompt takes long enough to
+be called from Python, once for each copy. On a CPU, the same calls on one copy are timed by the clock.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,11 @@ from torch import Tensor
 
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.measurement.timing import StepTimer, time_once
-from ttt_mlflow.micro.inputs import StepInputs, StepShape, make_positions
-from ttt_mlflow.micro.registry import Step
+from ttt_mlflow.micro.entry import Step
+from ttt_mlflow.micro.task import Inputs, Task, make_positions
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 
 L2_SIZES = 4  # size of all copies together, in L2 sizes
-MOST_COPIES = 128  # the launches of a graph cost time and memory
 FREE_SHARE = 0.85  # share of the free memory that several copies may use
 # do_bench clears the L2 before a sample, and the L2 writes that data back to memory during the sample. This traffic is
 # negligible in a sample that moves this many times the L2's size or, for a slow kernel, that takes this long.
@@ -42,13 +42,13 @@ class Timing:
     copies: int
 
 
-def copies_for(shape: StepShape, l2_bytes: int, free_bytes: int) -> int:
+def copies_for(task: Task, l2_bytes: int, free_bytes: int) -> int:
     """The number of copies of the inputs: at least two, so that no launch needs the output of the launch before it.
 
     One if two do not fit into the memory. One copy is then far larger than the L2.
     """
-    wanted = min(MOST_COPIES, max(2, math.ceil(L2_SIZES * l2_bytes / shape.floor_bytes)))
-    return wanted if wanted * shape.copy_bytes <= FREE_SHARE * free_bytes else 1
+    wanted = min(task.most_copies, max(2, math.ceil(L2_SIZES * l2_bytes / task.floor_bytes)))
+    return wanted if wanted * task.copy_bytes <= FREE_SHARE * free_bytes else 1
 
 
 def replays_for(replay_bytes: float, replay_ms: float, l2_bytes: int) -> int:
@@ -68,16 +68,16 @@ def free_bytes(device: torch.device) -> int:
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
-def run_calls(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tensor]) -> list[Tensor]:
+def run_calls(step: Step, copies: Sequence[Inputs], positions: Sequence[Tensor]) -> list[Any]:
     """Each call for each copy: a mini-batch of decode steps, or a prompt. Returns the outputs, each in its own memory.
 
     ``positions``: those of :func:`make_positions`.
     """
-    return [step(*inputs.arguments(call, positions)) for call in range(len(copies[0].tokens)) for inputs in copies]
+    return [step(*inputs.arguments(call, positions)) for call in range(copies[0].calls) for inputs in copies]
 
 
 def time_on_gpu(
-    step: Step, shape: StepShape, copies: Sequence[StepInputs], seconds: float, on_section: Callable[[str], object]
+    step: Step, task: Task, copies: Sequence[Inputs], seconds: float, on_section: Callable[[str], object]
 ) -> Timing:
     """Repeat all calls for about ``seconds``. Calls ``on_section`` with "begin" and "end" around it.
 
@@ -85,16 +85,16 @@ def time_on_gpu(
     """
     from triton.testing import do_bench
 
-    device = copies[0].eta.device
+    device = copies[0].device
     positions = make_positions(device)
-    if shape.mode == "decode":
+    if task.mode == "decode":
         replay: Callable[[], object] = _capture(step, copies, positions).replay
     else:
         replay = partial(run_calls, step, copies, positions)
-    launches = len(shape.calls) * len(copies)
+    launches = len(task.calls) * len(copies)
     replay()  # the first replay uploads the graph; the first call with this batch may compile
     _, replay_ms = time_once(replay, device)
-    replays = replays_for(launches * shape.floor_bytes, replay_ms, l2_bytes(device))
+    replays = replays_for(launches * task.floor_bytes, replay_ms, l2_bytes(device))
 
     def sample() -> None:
         for _ in range(replays):
@@ -110,11 +110,9 @@ def time_on_gpu(
     return Timing(1e3 * np.array(milliseconds) / (launches * replays), launches * replays, len(copies))
 
 
-def time_on_cpu(
-    step: Step, copies: Sequence[StepInputs], seconds: float, on_section: Callable[[str], object]
-) -> Timing:
+def time_on_cpu(step: Step, copies: Sequence[Inputs], seconds: float, on_section: Callable[[str], object]) -> Timing:
     """Repeat all calls for about ``seconds``. ``on_section``: as for :func:`time_on_gpu`."""
-    device = copies[0].eta.device
+    device = copies[0].device
     positions = make_positions(device)
 
     def sample() -> None:
@@ -129,12 +127,12 @@ def time_on_cpu(
         times = timer.time_steps(sample)
     finally:
         on_section("end")
-    launches = len(copies[0].tokens) * len(copies)
+    launches = copies[0].calls * len(copies)
     return Timing(1e3 * times.step_ms / launches, launches, len(copies))
 
 
-def _capture(step: Step, copies: Sequence[StepInputs], positions: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
-    """A graph of one mini-batch over the copies."""
+def _capture(step: Step, copies: Sequence[Inputs], positions: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+    """A graph of all calls over the copies."""
 
     def warm_up() -> None:
         run_calls(step, copies[:1], positions)  # a fold needs all positions before it

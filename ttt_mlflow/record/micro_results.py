@@ -17,6 +17,7 @@ Status = Literal["ok", "oom", "error"]
 class KernelResult(BaseModel):
     """One kernel before it is timed: its error and the time of its first use.
 
+    title: what a chart calls what it computes; records of earlier versions have none, and inner nets alone.
     error: the largest of ``errors``, the relative errors against float64; None if it is not a number.
     first_use_s: time from before the kernel's import until the end of its first call, in this process.
     """
@@ -24,6 +25,7 @@ class KernelResult(BaseModel):
     name: str
     layer_type: str
     form: str
+    title: str | None = None
     status: Status = "ok"
     message: str | None = None
     first_use_s: float | None = None
@@ -129,6 +131,8 @@ class MicroResults(BaseModel):
         The roofline time is the larger of the times for the bytes and for the operations, so the larger share counts.
         """
         read, matrix = self.read_ceiling_pct(cell), self.matrix_ceiling_pct(cell)
+        if cell.flops == 0:  # it multiplies no matrices
+            matrix = 0.0
         return None if read is None or matrix is None else max(read, matrix)
 
     def l2_sizes(self, cell: CellResult) -> float | None:

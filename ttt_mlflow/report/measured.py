@@ -67,6 +67,10 @@ def _kernels(run: RecordedRun) -> list[Measured]:
     results = MicroResults.read(path)
     settings = run.settings
     shape = {name: settings.get(name) for name in ("heads", "head_dim", "dtype", "device")}
+    for name in ("intermediate", "vocab"):
+        (before,) = MicroConfig.added[name]
+        if settings.get(name, before) != before:
+            shape[name] = settings[name]
     return [
         Measured(
             key=json.dumps({"kernel": cell.kernel, "batch": cell.batch, **_prompt(cell), **shape}, sort_keys=True),

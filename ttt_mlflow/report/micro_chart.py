@@ -5,6 +5,7 @@ A prompt takes as long as thousands of decode steps, so the two never share an a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 from ttt_mlflow.kernels.inner_layers import INNER_LAYERS
@@ -76,7 +77,7 @@ def _colors(results: MicroResults, cells: list[CellResult]) -> dict[str, str]:
 class Quantity:
     """One view of the times: the axis, the conversion of a cell's µs, and the limit that the GPU sets.
 
-    limit_name: name of a limit that is the same for all cells. Without a name, each inner net has its own line.
+    limit_name: name of a limit that is the same for all cells. Without a name, each operation has its own line.
     """
 
     axis: str
@@ -229,8 +230,11 @@ def _line(cells: list[CellResult], quantity: Quantity, color: str) -> dict[str, 
 def _limits(
     results: MicroResults, cells: list[CellResult], limit: Callable[[CellResult], float], name: str | None
 ) -> list[dict[str, Any]]:
-    """The GPU's limit over the batch: one line called ``name``, or one line for each inner net that was timed."""
-    kinds = {kernel.name: name or f"roofline of {INNER_LAYERS[kernel.layer_type].title}" for kernel in results.kernels}
+    """The GPU's limit over the batch: one line called ``name``, or one line for each operation that was timed."""
+    kinds = {
+        kernel.name: name or f"roofline of {kernel.title or INNER_LAYERS[kernel.layer_type].title}"
+        for kernel in results.kernels
+    }
     named: dict[str, dict[int, float]] = {}
     for cell in cells:
         named.setdefault(kinds[cell.kernel], {})[cell.batch] = limit(cell)
@@ -243,7 +247,7 @@ def _limits(
             "y": list(line.values()),
             "line": {"color": GRAY, "dash": dash},
         }
-        for (label, line), dash in zip(named.items(), ("dash", "dot"), strict=False)
+        for (label, line), dash in zip(named.items(), cycle(("dash", "dot")), strict=False)
     ]
 
 

@@ -14,7 +14,7 @@ from ttt_mlflow.kernels.launch import overlaps
 from ttt_mlflow.kernels.overlapped import stages
 from ttt_mlflow.kernels.overlapped.normed import add_norm_product_kernel
 from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
-from ttt_mlflow.kernels.persistent.launch import CHUNK, check_shape
+from ttt_mlflow.kernels.persistent.launch import CHUNK, LARGEST_BATCH, check_shape
 from ttt_mlflow.kernels.persistent.products import LANE_COLUMNS, ROWS
 from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
@@ -53,6 +53,45 @@ class Tuning:
         return max(min(self.span, triton.next_power_of_2(k)), self.warps * LANE_COLUMNS)
 
 
+def padded_batch(batch: int) -> int:
+    """Sequences as the tensor cores' instruction has them."""
+    return 8 if batch <= 8 else 16
+
+
+def parts_of(k: int, tuning: Tuning) -> int:
+    """Of rows of k, the parts whose sums a ``partial`` product keeps."""
+    return int(splits(k, tuning.columns, tuning.span_of(k)))
+
+
+def programs_of(rows: int, tuning: Tuning) -> int:
+    """Programs that share the rows of a product."""
+    return int(triton.cdiv(rows, ROWS * tuning.sixteens))
+
+
+def product(
+    x: Tensor, weight: Tensor, out: Tensor, *,
+    best: Tensor | None = None, partial: bool = False, gated: bool = False, tuning: Tuning, overlap: bool,
+) -> None:  # fmt: skip
+    """out = x Wᵀ, of one kind of :func:`.product.product_kernel`, or of none. x [B, K], B ≤ 16.
+
+    best: [:func:`programs_of`, :func:`padded_batch`] int64, for the largest value of each program. partial: out has
+    :func:`parts_of`. ValueError for what the kernel would compute wrongly.
+    """
+    (batch, k), n = x.shape, weight.shape[0]
+    if not 1 <= batch <= LARGEST_BATCH or n % ROWS or k % 2:
+        raise ValueError(
+            f"{batch} sequences, weight of {n} x {k}: it takes 1 to {LARGEST_BATCH} sequences, rows in multiples of "
+            f"{ROWS} and an even number of columns"
+        )
+    grid = (programs_of(n, tuning), out.shape[0] if partial else 1)
+    product_kernel[grid](
+        x, x.stride(0), weight, out, out if best is None else best, batch, out.shape[-1],
+        N=n, K=k, BATCH=padded_batch(batch), COLUMNS=tuning.columns if partial else k, SPAN=tuning.span_of(k),
+        WARPS=tuning.warps, SIXTEENS=tuning.sixteens, PARTIAL=partial, GATED=gated, BEST=best is not None,
+        AHEAD=tuning.ahead, num_warps=tuning.warps, maxnreg=tuning.registers, OVERLAP=overlap, launch_pdl=overlap,
+    )  # fmt: skip
+
+
 class OverlappedStep:
     """A decode step of ``batch`` sequences as overlapping kernels.
 
@@ -70,7 +109,7 @@ class OverlappedStep:
         embedding = tensors.embedding
         self.device, dtype = embedding.device, embedding.dtype
         self.overlap = overlaps(self.device)
-        self.padded = 8 if batch <= 8 else 16
+        self.padded = padded_batch(batch)
         self.width, self.projected, self.intermediate = shape.width, shape.projected, shape.intermediate
 
         def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -90,10 +129,10 @@ class OverlappedStep:
         if self.fused:
             self.o_sums = empty(1, batch, shape.width)
         else:
-            self.o_sums = empty(self._splits(shape.width), batch, shape.width, dtype=torch.float32)
-        self.down_sums = empty(self._splits(shape.intermediate), batch, shape.width, dtype=torch.float32)
+            self.o_sums = empty(parts_of(shape.width, tuning), batch, shape.width, dtype=torch.float32)
+        self.down_sums = empty(parts_of(shape.intermediate, tuning), batch, shape.width, dtype=torch.float32)
         self.logits = empty(batch, tensors.vocab)
-        self.count = triton.cdiv(shape.embedding, ROWS * tuning.sixteens)
+        self.count = programs_of(shape.embedding, tuning)
         self.best = empty(self.count, self.padded, dtype=torch.int64)
         self.buffers = [
             self.hidden, self.between, self.x, self.mixed, self.projection, self.inner, self.o_sums, self.down_sums,
@@ -177,7 +216,7 @@ class OverlappedStep:
         """The gate and up projections, which norm their input themselves."""
         tuning, rows = self.tuning, layer.gate_up.shape[0]
         self._launch(
-            add_norm_product_kernel, (triton.cdiv(rows, ROWS * tuning.sixteens),), self.between, self.o_sums,
+            add_norm_product_kernel, (programs_of(rows, tuning),), self.between, self.o_sums,
             layer.ffn_norm, self.hidden, layer.gate_up, self.inner, self.batch, self.intermediate, N=rows, K=self.width,
             BATCH=self.padded, SPAN=tuning.span_of(self.width), WARPS=tuning.warps, SIXTEENS=tuning.sixteens,
             GATED=True, BLOCK=self._row["BLOCK"], EPS=NORM_EPS, AHEAD=tuning.ahead,
@@ -187,22 +226,10 @@ class OverlappedStep:
     def _product(
         self, x: Tensor, weight: Tensor, out: Tensor, *, partial: bool = False, gated: bool = False, best: bool = False
     ) -> None:
-        """out = x Wᵀ, of one kind of :func:`.product.product_kernel`, or of none."""
-        (n, k), tuning = weight.shape, self.tuning
-        grid = (triton.cdiv(n, ROWS * tuning.sixteens), out.shape[0] if partial else 1)
-        self._launch(
-            product_kernel, grid, x, x.stride(0), weight, out, self.best, self.batch, out.shape[-1],
-            N=n, K=k, BATCH=self.padded, COLUMNS=self._columns(k, partial), SPAN=tuning.span_of(k), WARPS=tuning.warps,
-            SIXTEENS=tuning.sixteens, PARTIAL=partial, GATED=gated, BEST=best, AHEAD=tuning.ahead,
-            num_warps=tuning.warps, maxnreg=tuning.registers,
+        product(
+            x, weight, out, best=self.best if best else None, partial=partial, gated=gated, tuning=self.tuning,
+            overlap=self.overlap,
         )  # fmt: skip
 
     def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
         kernel[grid](*arguments, **constants, OVERLAP=self.overlap, launch_pdl=self.overlap)
-
-    def _columns(self, k: int, partial: bool) -> int:
-        """Of rows of k, those that a program has: all, unless the sums of each part are kept."""
-        return self.tuning.columns if partial else k
-
-    def _splits(self, k: int) -> int:
-        return int(splits(k, self._columns(k, True), self.tuning.span_of(k)))

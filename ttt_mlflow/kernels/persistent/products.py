@@ -16,6 +16,7 @@ passes through shared memory or another thread.
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 ROWS = 16  # of W in a tile, as the tensor cores' instruction has
 LANE_COLUMNS = 32  # columns that a warp's lanes cover with 16-byte loads, eight rows at a time
@@ -186,6 +187,11 @@ def best_of(values, indices):
 @triton.jit
 def index_of(best):
     """The index of :func:`best_of`."""
+    return 0x7FFFFFFF - (best & 0x7FFFFFFF)
+
+
+def index_in(best: Tensor) -> Tensor:
+    """The same for what a kernel has stored."""
     return 0x7FFFFFFF - (best & 0x7FFFFFFF)
 
 
