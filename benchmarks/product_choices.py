@@ -26,10 +26,9 @@ from torch.nn import functional as F
 from benchmarks.wide_product import wide_product_kernel
 from ttt_mlflow.kernels.block.fused import swiglu
 from ttt_mlflow.kernels.launch import overlaps
+from ttt_mlflow.kernels.overlapped import launch
 from ttt_mlflow.kernels.overlapped.launch import Tuning
-from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
 from ttt_mlflow.kernels.persistent.launch import LARGEST_BATCH
-from ttt_mlflow.kernels.persistent.products import ROWS
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 
 BATCHES = (1, 16, 32, 64, 128, 256, 512, 1024)
@@ -99,18 +98,14 @@ def wide(product: Product, choice: Wide) -> Multiply:
 def streaming(product: Product) -> Multiply:
     """The product of overlapping kernels."""
     tuning, width = Tuning(), product.n // 2 if product.gated else product.n
-    columns = tuning.columns if product.divided else product.k
-    parts = int(splits(product.k, columns, tuning.span_of(product.k)))
+    parts = launch.parts_of(product.k, tuning) if product.divided else 1
 
     def multiply(x: Tensor, w: Tensor) -> Tensor:
-        batch, overlap = x.shape[0], overlaps(x.device)
         dtype = torch.float32 if product.divided else x.dtype
-        out = torch.empty(parts, batch, width, dtype=dtype, device=x.device)
-        product_kernel[(triton.cdiv(product.n, ROWS), parts)](
-            x, x.stride(0), w, out, out, batch, width, product.n, product.k, 8 if batch <= 8 else 16, columns,
-            tuning.span_of(product.k), tuning.warps, 1, product.divided, product.gated, False, 0, overlap,
-            num_warps=tuning.warps, launch_pdl=overlap,
-        )  # fmt: skip
+        out = torch.empty(parts, x.shape[0], width, dtype=dtype, device=x.device)
+        launch.product(
+            x, w, out, partial=product.divided, gated=product.gated, tuning=tuning, overlap=overlaps(x.device)
+        )
         return out
 
     return multiply
