@@ -124,8 +124,8 @@ def why_stuck(run: RunFacts, here: Here) -> str | None:
     if run.status != RUNNING:
         return None
     if JOURNAL_ID.fullmatch(run.journal_id):
-        process = _process_of(run)
-        ended = process and _has_ended(process, run.started_at, here)
+        process = process_of(run)
+        ended = process and has_ended(process, run.started_at, here)
         if process and ended:
             return f"its process {process.pid} on {process.host} is gone"
         return None if ended is False else _overdue(run, here)
@@ -134,18 +134,18 @@ def why_stuck(run: RunFacts, here: Here) -> str | None:
 
 def waits_for_sync(run: RunFacts) -> bool:
     """Whether a publication of the run's record began and was not completed, so that the next one will end the run."""
-    process = _process_of(run)
+    process = process_of(run)
     return names.TAG_RECORDED_UNTIL.name in run.tags or (process is not None and process.publishes)
 
 
-def _process_of(run: RunFacts) -> _Process | None:
+def process_of(run: RunFacts) -> _Process | None:
     try:
         return _Process.model_validate_json(run.tags.get(names.TAG_PROCESS.name, ""))
     except ValidationError:
         return None
 
 
-def _has_ended(process: _Process, started_at: datetime | None, here: Here) -> bool | None:
+def has_ended(process: _Process, started_at: datetime | None, here: Here) -> bool | None:
     """Whether the process has ended; None if that cannot be told from here.
 
     Stricter than a record's own rule, because a server has runs of many hosts. Virtual machines from one snapshot share
