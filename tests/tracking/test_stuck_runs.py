@@ -1,7 +1,6 @@
 """Runs that a store shows as RUNNING: those of ours on which nobody works are ended, all others stay as they are."""
 
 import json
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +19,6 @@ from tests.record.conftest import MakeJournal
 from ttt_mlflow.record.process import Host, this_process
 from ttt_mlflow.tracking import publish as publishing
 from ttt_mlflow.tracking import stuck_runs
-from ttt_mlflow.tracking.own_commits import is_our_commit
 from ttt_mlflow.tracking.publish import How, milliseconds, publish
 from ttt_mlflow.tracking.query import open_store
 from ttt_mlflow.tracking.stuck_runs import DECLARED, Here, RunFacts, end_run, find_stuck, in_words, why_stuck
@@ -124,29 +122,6 @@ def test_what_mlflow_run_left_behind_before_it_wrote_the_parameters() -> None:
 )
 def test_a_run_without_parameters_that_may_be_anothers_is_left(tags: dict[str, str]) -> None:
     assert why_stuck(replace(NO_PARAMETERS, tags={**NO_PARAMETERS.tags, **tags}), HERE) is None
-
-
-def test_a_commit_of_this_project_is_known_by_its_checkout(tmp_path: Path) -> None:
-    def git(*words: str) -> str:
-        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path), *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    def commit(project: str) -> str:
-        (tmp_path / "MLproject").write_text(f"name: {project}\n")
-        git("add", "-A")
-        git("commit", "-qm", project, "--allow-empty")
-        return git("rev-parse", "HEAD")
-
-    git("init", "-q")
-    another, ours = commit("another"), commit("ttt_mlflow")
-    commit("another")
-    (tmp_path / "below").mkdir()
-    assert is_our_commit(ours, tmp_path)
-    assert not is_our_commit(another, tmp_path)
-    assert not is_our_commit("d" * 40, tmp_path)
-    assert not is_our_commit("HEAD", tmp_path), "a ref, which whoever writes a run could name"
-    assert not is_our_commit(ours, tmp_path / "below"), "the package is not in the root folder of this repository"
-    assert not is_our_commit(ours, tmp_path / "away")
 
 
 def without(values: Mapping[str, str], name: str) -> dict[str, str]:

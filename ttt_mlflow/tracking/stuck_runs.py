@@ -39,7 +39,7 @@ OLDER_THAN = timedelta(hours=24)
 PAST = timedelta(hours=1)  # after alive_until: clocks of hosts differ, and a run may take a little longer
 RUNNING, KILLED = "RUNNING", "killed"
 SOURCE_TYPE, ENTRY_POINT, NOTE = "mlflow.source.type", "mlflow.project.entryPoint", "mlflow.note.content"
-SOURCE_NAME, SOURCE_COMMIT = "mlflow.source.name", "mlflow.source.git.commit"
+SOURCE_NAME = "mlflow.source.name"
 OURS = f"attributes.status = '{RUNNING}' and tags.`{names.TAG_JOURNAL_ID.name}` IS NOT NULL"
 UNBEGUN = (
     f"attributes.status = '{RUNNING}' and tags.`{SOURCE_TYPE}` = 'PROJECT' "
@@ -186,7 +186,7 @@ def _never_begun(run: RunFacts, here: Here) -> str | None:
 
 def _is_of_our_commit(run: RunFacts, here: Here) -> bool:
     """Whether the run's source is the root folder of this project's repository: a ``#`` names a folder below it."""
-    source, commit = run.tags.get(SOURCE_NAME, ""), run.tags.get(SOURCE_COMMIT, "")
+    source, commit = run.tags.get(SOURCE_NAME, ""), run.tags.get(names.TAG_GIT_COMMIT.name, "")
     return bool(source) and "#" not in source and here.is_our_commit(commit)
 
 

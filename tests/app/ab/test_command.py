@@ -8,13 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from tests.app.ab.conftest import NOWHERE, Project
-from tests.project import ROOT, environment, started, wait_until
+from tests.project import ROOT, environment, started
 from tests.proxies import SILENCE, proxy
 from ttt_mlflow.cli import cli
 from ttt_mlflow.record.finding import find_journals
@@ -286,22 +285,6 @@ def test_a_signal(project: Project, tmp_path: Path, signum: signal.Signals, befo
         assert f"Stopped by {signum.name} after 5 runs, of which this is the comparison" in process.output
         assert parent.tags["ttt.comparison"]
         assert f"Stopped by {signum.name}: this is what was measured until then." in parent.description
-
-
-def test_a_kill_ends_what_measures(project: Project, tmp_path: Path) -> None:
-    """``ab`` can do nothing then; and the folders of the sides, of which git has notes, are not left behind either."""
-    project.commit("hanging", hangs_after=1)
-    command = [sys.executable, "-m", "ttt_mlflow", "ab", "slow", "hanging", "--tracking-uri", NOWHERE]
-    env = {**environment(), "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "TMPDIR": str(tmp_path / "temporary")}
-    with started(command, env, project.folder) as process:
-        process.wait_for(lambda: project.versions.count("hanging") > 1)
-        measuring = psutil.Process(project.calls()[-1]["pid"])
-        assert len(project.work_trees()) == 3
-        process.process.kill()
-        process.wait()
-    wait_until(lambda: not measuring.is_running())
-    wait_until(lambda: not list((tmp_path / "temporary").iterdir()))
-    assert len(project.work_trees()) == 1
 
 
 def test_json_is_the_only_thing_on_standard_output(ab: Ab) -> None:
