@@ -125,7 +125,9 @@ database=${database:-sqlite:///$folder/mlflow.db}
 artifacts=${artifacts:-$folder/artifacts}
 export MLFLOW_BACKEND_STORE_URI=$database MLFLOW_ARTIFACTS_DESTINATION=$artifacts
 PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH} python -P -m scripts.server.check || exit 1
-[[ -z ${own_folder:-} ]] || mkdir -p "$own_folder"
+up=false
+trap '"$up" || take_back' EXIT
+[[ -z ${own_folder:-} ]] || make_folder "$own_folder"
 
 if [[ $accounts == yes ]]; then
     prepare_accounts "$folder" "$password_file"
@@ -180,7 +182,8 @@ stop() {
     kill -TERM -- "-$server" 2>/dev/null || true
 }
 trap stop INT TERM HUP
-trap 'kill -TERM -- "-$server" 2>/dev/null || true' EXIT # whatever ends this script
+# whatever ends this script; after a stop by hand the accounts stay, with the password that was typed for them
+trap 'kill -TERM -- "-$server" 2>/dev/null || true; "$up" || "$stopping" || take_back' EXIT
 
 if python - "http://$probe:$port/health" "$server" <<'PYTHON'; then
 import os, sys, time, urllib.error, urllib.request
@@ -197,6 +200,7 @@ while True:
     except (urllib.error.URLError, OSError):
         time.sleep(0.2)
 PYTHON
+    up=true
     echo "The tracking server is up: runs in $database, artifacts in $artifacts" | project_python redact.py
     if [[ $accounts == yes && -z $public_url ]] && ! is_this_machine "$host"; then
         echo "Names, passwords and runs cross the network unencrypted; docs/server.md shows a proxy with TLS." >&2

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -30,6 +31,8 @@ from ttt_mlflow.cli import cli
 from ttt_mlflow.cli.options import switches_of, with_values
 from ttt_mlflow.config import Configuration, MicroConfig, RunConfig
 from ttt_mlflow.errors import OutOfMemory, RunFailed, TTTError
+from ttt_mlflow.models.fla import package as fla_package
+from ttt_mlflow.models.mamba import installation as mamba_installation
 from ttt_mlflow.names import IMPORTS_S
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.run.model_run import ModelRun
@@ -378,6 +381,23 @@ def test_models_lists_the_registered_models(invoke: Callable[..., Result]) -> No
     for name in MODELS.split(", "):
         assert f"{name}: " in text
     assert "inner nets: mlp_1_dual, mlp_2_dual" in text
+
+
+def test_models_says_once_what_is_missing_for_several(
+    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = {"mamba_ssm", "causal_conv1d", "fla"}
+    monkeypatch.setattr(mamba_installation, "is_there", lambda module: module not in modules)
+    monkeypatch.setattr(fla_package, "is_there", lambda module: module not in modules)
+    models, _, notes = invoke("models").stdout.partition("Not available here:\n")
+    mamba, fla = notes.splitlines()
+    assert mamba.startswith("(1) mamba-ssm and causal-conv1d not installed")
+    assert fla.startswith("(2) flash-linear-attention not installed: ")
+    lines = models.splitlines()
+    for number, names in ((1, "mamba"), (2, "gated-deltanet|rwkv7")):
+        marked = [above for above, line in pairwise(lines) if line == f"    not available here ({number})"]
+        assert marked == [line for line in lines if re.match(f"(state-spaces/)?({names})", line)]
+        assert len(marked) > 2
 
 
 def test_table_shows_the_folders_records(invoke: Callable[..., Result], fake: FakeRunner) -> None:

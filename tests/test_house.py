@@ -28,6 +28,7 @@ TESTED_ELSEWHERE = {
     "app/sweep/results.py": "app/sweep/test_command.py",
     "app/sweep/task.py": "app/sweep/test_command.py, app/sweep/executors/test_process.py",
     "cli/sweeping.py": "app/sweep/test_command.py",
+    "tracking/at_work.py": "app/sweep/test_others.py",
     "tracking/sweeps.py": "app/sweep/test_command.py, test_mlflow_run_sweep.py",
     "app/arguments.py": "test_cli.py, app/ab/test_command.py",
     "app/job.py": "test_cli.py, test_mlflow_run.py",

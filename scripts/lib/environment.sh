@@ -4,6 +4,10 @@
 # nothing is sent to or downloaded from another host at run time
 export MLFLOW_DISABLE_TELEMETRY=${MLFLOW_DISABLE_TELEMETRY:-true}
 
+# MLflow ends with a traceback for a user without a home folder or a name, as some containers have
+[[ -v HOME ]] || export HOME=~
+id -un >/dev/null 2>&1 || export LOGNAME=${LOGNAME:-${USER:-$UID}}
+
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 started_in=$PWD
 

@@ -30,21 +30,34 @@ DEFAULTS = {
 
 
 def prepare(folder: Path, password_file: str | None) -> None:
+    """Look at everything that may be refused, and ask, before anything is written: a refusal leaves nothing behind."""
     if importlib.util.find_spec("flask_wtf") is None:
         raise Refused("--accounts: Flask-WTF is not installed; install it with `pip install 'ttt-mlflow[server]'`")
-    config = folder / "accounts.ini"
-    admin = write_config(config, folder / "accounts.db")
-    if not os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY"):
-        write_secret_key(folder / "secret-key")
-    make_admin(config, folder / "accounts.db", admin, given(password_file, PASSWORD))
-
-
-def write_config(path: Path, database: Path) -> str:
-    """Write what is missing in the settings, and where the accounts are. Returns the admin's name."""
-    settings = configparser.ConfigParser(interpolation=None)
-    before = path.read_text() if path.exists() else None
+    config, database, key = folder / "accounts.ini", folder / "accounts.db", folder / "secret-key"
     try:
-        settings.read_string(before or "")
+        before = config.read_text() if config.exists() else ""
+    except UnicodeDecodeError:
+        raise Refused(f"{config}: not the settings of accounts (it is not text)") from None
+    settings = settings_in(before, config, database)
+    own_key = not os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY")
+    if own_key and key.exists() and not key.read_text().strip():
+        raise Refused(f"{key}: the file is empty; remove it, and the next start makes a new key")
+    admin = settings["mlflow"]["admin_username"]
+    kept = stored_hash(database, admin)
+    password = new_password(admin, kept, given(password_file, PASSWORD))
+    write_config(config, before, settings)
+    if own_key:
+        write_secret_key(key)
+    if password is not None:
+        make_admin(config, database, admin, password)
+        say(f"The admin {admin} {'was made' if kept is None else 'has the new password'}.")
+
+
+def settings_in(text: str, path: Path, database: Path) -> configparser.ConfigParser:
+    """The settings in ``text``, that of ``path``, with what is missing in them, and where the accounts are."""
+    settings = configparser.ConfigParser(interpolation=None)
+    try:
+        settings.read_string(text)
     except configparser.Error as error:
         raise Refused(f"{path}: not the settings of accounts ({str(error).splitlines()[0]})") from None
     if not settings.has_section("mlflow"):
@@ -55,22 +68,24 @@ def write_config(path: Path, database: Path) -> str:
     section["database_uri"] = f"sqlite:///{database}"  # the folder may have been moved, or be a restored one
     if admin := os.environ.get(ADMIN):
         section["admin_username"] = admin
-    if section.pop("admin_password", None) is not None:
+    return settings
+
+
+def write_config(path: Path, before: str, settings: configparser.ConfigParser) -> None:
+    """Write ``settings`` where they differ from ``before``, without a password."""
+    if settings["mlflow"].pop("admin_password", None) is not None:
         say(f"{path}: the admin's password does not belong into this file and is removed from it; see --help")
     text = io.StringIO()
     settings.write(text)
-    if text.getvalue().strip() != (before or "").strip():
+    if text.getvalue().strip() != before.strip():
         write_private(path, text.getvalue())
     path.chmod(0o600)
-    return section["admin_username"]
 
 
 def write_secret_key(path: Path) -> None:
     """MLflow signs with it what a form of the UI sends. It stays the same, so that a restart ends no session."""
     if not path.exists():
         write_private(path, secrets.token_hex(32) + "\n")
-    elif not path.read_text().strip():
-        raise Refused(f"{path}: the file is empty; remove it, and the next start makes a new key")
     path.chmod(0o600)
 
 
@@ -87,16 +102,18 @@ def write_private(path: Path, text: str) -> None:
         new.unlink(missing_ok=True)
 
 
-def make_admin(config: Path, database: Path, admin: str, password: str | None) -> None:
-    """Make the admin, or replace the password with which older versions of MLflow came."""
-    kept = stored_hash(database, admin)
+def new_password(admin: str, kept: str | None, password: str | None) -> str | None:
+    """The password that the admin gets, ``password`` or one from the terminal; None if the one that is kept stays.
+
+    kept: its hash, or None if there is no such admin yet. Older versions of MLflow came with a password, which goes.
+    """
     if kept is not None and not is_password(kept, MLFLOWS_OWN):
         if password is not None and not is_password(kept, password):
             say(
                 f"The admin {admin} has another password than the one that was given. It stays as it is: "
                 "that of the first start counts (docs/server.md says how to change it)"
             )
-        return
+        return None
     reason = "has no password yet" if kept is None else "has the password with which older versions of MLflow came"
     if password is None and on_a_terminal():
         say(f"The admin {admin} {reason}. Choose one of {LEAST} characters or more.")
@@ -107,11 +124,15 @@ def make_admin(config: Path, database: Path, admin: str, password: str | None) -
             f"FILE or set {PASSWORD}, or start without accounts (--no-accounts): whoever reaches the server can then "
             "read, change and delete all runs"
         )
+    return password
+
+
+def make_admin(config: Path, database: Path, admin: str, password: str) -> None:
+    """Make the admin, or replace the password. Raises Refused if MLflow does not do it."""
     by_mlflow(config, admin, password)
     database.chmod(0o600)
     if not is_password(stored_hash(database, admin) or "", password):
         raise Refused(f"{database}: MLflow did not store the password of {admin}")
-    say(f"The admin {admin} {'was made' if kept is None else 'has the new password'}.")
 
 
 def by_mlflow(config: Path, admin: str, password: str) -> None:

@@ -24,6 +24,27 @@ choose_accounts() {
     fi
 }
 
+# What this start has made: files, and folders, the deepest first.
+made_files=()
+made_folders=()
+
+# make_folder FOLDER: with its parents.
+make_folder() {
+    local missing=$1
+    while [[ ! -e $missing ]]; do
+        made_folders+=("$missing")
+        missing=$(dirname -- "$missing")
+    done
+    mkdir -p -- "$1"
+}
+
+# Remove what a start has made that was refused, or failed before the server answered: its key and its admin would be
+# taken for those of a server. A folder in which there is something else stays, and so does the store of the runs.
+take_back() {
+    [[ ${#made_files[@]} -eq 0 ]] || rm -f -- "${made_files[@]}"
+    [[ ${#made_folders[@]} -eq 0 ]] || rmdir -- "${made_folders[@]}" 2>/dev/null || true
+}
+
 # prepare_accounts FOLDER [PASSWORD_FILE]: make the files of the accounts, the first admin too, and tell MLflow's server
 # where they are. It needs the password of the admin for nothing more, so its environment has none.
 prepare_accounts() {
@@ -32,6 +53,11 @@ prepare_accounts() {
         fail "MLFLOW_AUTH_CONFIG_PATH=$MLFLOW_AUTH_CONFIG_PATH: this script keeps the settings of the accounts in" \
             "$folder/accounts.ini; unset the variable, or name that folder with --folder"
     fi
+    local name
+    for name in accounts.ini secret-key accounts.db; do
+        [[ -e $folder/$name ]] || made_files+=("$folder/$name")
+    done
+    [[ -e $folder/accounts.db ]] || made_files+=("$folder/accounts.db"-{journal,wal,shm})
     server_python accounts.py "$folder" "$password_file" || exit 1
     if [[ -z ${MLFLOW_FLASK_SERVER_SECRET_KEY:-} ]]; then
         MLFLOW_FLASK_SERVER_SECRET_KEY=$(<"$folder/secret-key")

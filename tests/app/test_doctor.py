@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -318,10 +319,17 @@ def test_a_triton_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     found = wrong(lambda: software.check_triton([]))
-    assert found.found == (
-        f"its cache {tmp_path}/cache is not writable (Not a directory): kernels go to the temporary files"
-    )
+    assert found.found == f"its cache {tmp_path}/cache is not writable (Not a directory): runs on a GPU are refused"
     assert found.remedy == "set TRITON_CACHE_DIR to a writable folder"
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    for home, reason in (
+        (str(tmp_path / "cache"), "is not writable (Not a directory)"),
+        ("~/", "is in no folder, because this user has no home folder (HOME is not set)"),
+    ):
+        monkeypatch.setenv("TRITON_HOME", home)
+        found = wrong(lambda: software.check_triton([]))
+        cache = Path(home) / ".triton/cache"
+        assert found.found == f"its cache {cache} {reason}: kernels go to the temporary files"
 
 
 def test_tritons_interpreter_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,6 +459,28 @@ def test_ceilings_that_cannot_be_kept_are_a_failure(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ceilings_cache, "keep_ceilings", lambda device, found: "not kept: read-only file system")
     with pytest.raises(TTTError, match="GPU 0: not kept: read-only file system"):
         gpu.measure_gpus(lambda text: None)
+
+
+def test_the_kernels_of_the_ceilings_go_where_there_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")  # so that what is set here is forgotten
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    monkeypatch.setenv("TRITON_HOME", "/proc/nobody/may/write")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    used: list[str] = []
+
+    def measure_ceilings(device: torch.device) -> GpuCeilings:
+        used.append(os.environ["TRITON_CACHE_DIR"])
+        return CEILINGS
+
+    monkeypatch.setattr(gpu, "find_gpus", lambda: [H200])
+    monkeypatch.setattr(ceilings_module, "measure_ceilings", measure_ceilings)
+    monkeypatch.setattr(ceilings_cache, "keep_ceilings", lambda device, found: None)
+    said: list[str] = []
+    gpu.measure_gpus(said.append)
+    assert Path(*used).is_relative_to(tmp_path)
+    assert said[0].startswith("Note: Triton's cache /proc/nobody/may/write/.triton/cache is not writable")
 
 
 def test_no_gpu_to_measure(no_gpu: None) -> None:

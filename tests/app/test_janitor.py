@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -20,10 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
+from tests.app.ab.conftest import NO_SIGNATURE
 from tests.project import (
     ENDLESS,
     QUICK,
     ROOT,
+    copy_project,
     environment,
     free_port,
     measuring,
@@ -107,6 +111,39 @@ def test_mlflow_run_killed_before_our_process_begins(team_server: str, tmp_path:
     assert (ended.data.tags["ttt.status"], ended.data.tags["ttt.kind"]) == ("killed", "decode")
     assert re.search(reason, ended.data.tags["ttt.message"])
     assert ended.data.params == stuck.data.params
+
+
+KILLED_BEFORE_THE_PARAMETERS = """
+import os, signal, sys
+import mlflow
+mlflow.MlflowClient.log_batch = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+mlflow.projects.run(sys.argv[1], env_manager="local", parameters={"model_name": "ttt-tiny"})
+"""
+
+
+@pytest.mark.long
+def test_mlflow_run_killed_before_it_writes_the_parameters(tmp_path: Path) -> None:
+    """From a checkout of this project, and from one of another project, which has the same entry point."""
+    ours, another = tmp_path / "ours", tmp_path / "another"
+    for checkout in (ours, another):
+        checkout.mkdir()
+        copy_project(checkout)
+    project = (another / "MLproject").read_text()
+    (another / "MLproject").write_text(project.replace("name: ttt_mlflow", "name: another"))
+    store = new_store(tmp_path)
+    for checkout in (ours, another):
+        for words in (["init", "-q"], ["add", "-A"], [*NO_SIGNATURE, "commit", "-qm", "all"]):
+            subprocess.run(["git", *words], cwd=checkout, check=True)
+        done = run([sys.executable, "-P", "-c", KILLED_BEFORE_THE_PARAMETERS, str(checkout)], environment(store))
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    client = MlflowClient(store)
+    assert [found.data.params for found in client.search_runs(["0"])] == [{}, {}]
+    janitor = [sys.executable, "-m", "ttt_mlflow", "janitor", "--older-than", "0s"]
+    done = run(janitor, {**environment(store), "PYTHONPATH": ""}, ours)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"\n1 run ended as killed in {store}.\n")
+    status = {found.data.tags["mlflow.source.name"]: found.info.status for found in client.search_runs(["0"])}
+    assert status == {f"file://{ours}": "KILLED", f"file://{another}": "RUNNING"}
 
 
 @pytest.mark.long

@@ -1,7 +1,9 @@
 """Ceilings are kept by card and driver, and a damaged file is a reason, never a number."""
 
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,4 +144,18 @@ def test_without_a_driver_version_nothing_is_kept(nvml: FakeNvml) -> None:
 
 def test_a_folder_that_cannot_be_written(nvml: FakeNvml, tmp_path: Path) -> None:
     (tmp_path / "ttt_mlflow").write_text("in the way")
-    assert str(keep_ceilings(GPU, CEILINGS)).startswith("the ceilings are not kept for later runs: ")
+    assert keep_ceilings(GPU, CEILINGS) == (
+        f"the ceilings are not kept for later runs: {tmp_path}/ttt_mlflow/ceilings: Not a directory; set "
+        "XDG_CACHE_HOME to a folder that can be written to"
+    )
+
+
+def test_no_home_and_no_folder_for_temporary_files(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nobody/may/write"])
+    with pytest.raises(CeilingsUnknown, match="`ttt-mlflow doctor --measure` measures them"):
+        known_ceilings(GPU)
+    assert "No usable temporary directory" in str(message := keep_ceilings(GPU, CEILINGS))
+    assert str(message).endswith("; set XDG_CACHE_HOME to a folder that can be written to")

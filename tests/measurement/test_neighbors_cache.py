@@ -1,5 +1,8 @@
 """What `doctor --neighbors` found is kept by the set of GPUs, and found for a part of them."""
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -51,4 +54,25 @@ def test_a_file_that_cannot_be_read_is_ignored(folder: Path, content: str) -> No
 def test_a_folder_that_cannot_be_written(folder: Path) -> None:
     folder.parent.mkdir()
     folder.write_text("")
-    assert str(keep_neighbors(["a"], [], [])).startswith("the answer is not kept for later sweeps: ")
+    message = str(keep_neighbors(["a"], [], []))
+    assert message.startswith(f"the answer is not kept for later sweeps: {folder}: File exists; set XDG_CACHE_HOME ")
+
+
+def test_another_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may enter every folder, so that the answer of the file system is given here."""
+
+    def refused(path: Path, *_: object, **__: object) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refused)
+        assert known_neighbors(["a"]) is None
+
+
+def test_no_home_and_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nobody/may/write"])
+    assert known_neighbors(["a"]) is None
+    assert "No usable temporary directory" in str(keep_neighbors(["a"], [], []))

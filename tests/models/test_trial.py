@@ -1,6 +1,9 @@
 """What `ttt-mlflow models --check` finds out about a model."""
 
+import os
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +11,11 @@ from click.testing import CliRunner, Result
 
 from tests.installed import Install, installed
 from ttt_mlflow.cli import cli
+from ttt_mlflow.models import trial
 from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.models.trial import try_model
 from ttt_mlflow.plugins import Trial
+from ttt_mlflow.run import machine
 
 __all__ = ["installed"]
 # the model of docs/adding-a-model.md, with all that is optional; a test replaces some lines
@@ -80,6 +85,20 @@ def test_a_model_that_is_right(installed: Install) -> None:
         assert checks[0] == "toy on cpu"
         assert all(re.fullmatch(r"ok       .* \(\d+\.\d\d s\)", line) for line in checks[1:])
         assert checks[-1].startswith(f"ok       {LAST}")
+
+
+def test_kernels_go_where_there_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")  # so that what is set here is forgotten
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    monkeypatch.setenv("TRITON_HOME", "/proc/nobody/may/write")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(machine, "choose_device", lambda device, notices: "cuda")
+    used: list[str] = []
+    monkeypatch.setattr(trial, "try_model", lambda *_: used.append(os.environ["TRITON_CACHE_DIR"]))
+    done = check("ttt-tiny")
+    assert done.exit_code == 0, done.output
+    assert Path(*used).is_relative_to(tmp_path)
+    assert done.stderr.startswith("Note: Triton's cache /proc/nobody/may/write/.triton/cache is not writable")
 
 
 @pytest.mark.parametrize(

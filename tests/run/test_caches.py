@@ -77,6 +77,18 @@ def test_a_read_only_home_costs_only_time(home: str, monkeypatch: pytest.MonkeyP
     assert len(notices) == 1, "a second run of this process has it already"
 
 
+def test_no_home_makes_no_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_home("~/", monkeypatch)  # what Triton has for a user without a home folder
+    monkeypatch.chdir(tmp_path)
+    notices: list[str] = []
+    choose_kernel_cache(notices)
+    (notice,) = notices
+    assert notice.startswith(
+        "Triton's cache ~/.triton/cache is in no folder, because this user has no home folder (HOME"
+    )
+    assert Path(os.environ["TRITON_CACHE_DIR"]).is_relative_to(tempfile.gettempdir())
+
+
 def test_a_folder_that_somebody_else_has_made_is_not_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_home(NOWHERE, monkeypatch)
     (Path(tempfile.gettempdir()) / f"ttt-mlflow-{os.getuid()}").symlink_to(tmp_path)

@@ -76,8 +76,40 @@ def test_another_machines_server_without_a_password_is_refused_with_the_reason(t
     (line,) = done.stderr.splitlines()
     assert "the admin admin has no password yet, and there is no terminal to ask on" in line
     assert "(--no-accounts): whoever reaches the server can then read, change and delete all runs" in line
-    assert not (tmp_path / "server/accounts.db").exists()
+    assert not (tmp_path / "server").exists()
     assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        pytest.param({}, id="a folder with an admin alone", marks=pytest.mark.long),
+        pytest.param({"accounts.ini": "[mlflow]\ndefault_permission = EDIT\n"}, id="settings too"),
+    ],
+)
+def test_a_server_that_never_answered_leaves_what_was_there(there: dict[str, str], tmp_path: Path) -> None:
+    """MLflow refuses an option: it ends before it answers."""
+    folder = folder_with_admin(tmp_path / "server")
+    for name, text in there.items():
+        (folder / name).write_text(text)
+    env = without_mlflow(tmp_path / "bin")
+    (tmp_path / "bin/mlflow").write_text("#!/bin/sh\necho 'Error: No such option: --nonsense' >&2\nexit 2\n")
+    done = run([str(SCRIPT), "--accounts", "--port", str(free_port()), "--folder", str(folder), "--nonsense"], env)
+    assert done.returncode == 1
+    assert "the tracking server ended by itself with exit code 2" in done.stderr
+    assert {file.name for file in folder.iterdir()} == {"accounts.db", *there}
+    assert not there or "default_permission = EDIT" in (folder / "accounts.ini").read_text()
+
+
+@pytest.mark.long  # MLflow makes the admin
+def test_a_new_admin_goes_with_a_server_that_never_answered(tmp_path: Path) -> None:
+    env = without_mlflow(tmp_path / "bin", MLFLOW_AUTH_ADMIN_PASSWORD=ADMINS)
+    (tmp_path / "bin/mlflow").write_text("#!/bin/sh\nexit 2\n")
+    folder = tmp_path / "deep/server"
+    done = run([str(SCRIPT), "--accounts", "--port", str(free_port()), "--folder", str(folder)], env)
+    assert done.returncode == 1
+    assert "The admin admin was made." in done.stderr
+    assert not folder.parent.exists()
 
 
 def variables(server: Started) -> dict[str, str]:
@@ -157,19 +189,21 @@ def test_a_password_in_the_settings_does_not_stay_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("not an ini", "not the settings of accounts"),
+        (b"not an ini", "not the settings of accounts"),
+        (b"\xff\xfe", "not the settings of accounts (it is not text)"),
         (None, "Error: "),
     ],
-    ids=["damaged settings", "a folder in its place"],
+    ids=["damaged settings", "no text", "a folder in its place"],
 )
-def test_settings_that_cannot_be_read_are_one_line(file: str | None, said: str, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_read_are_one_line(file: bytes | None, said: str, tmp_path: Path) -> None:
     folder = folder_with_admin(tmp_path / "server")
-    (folder / "accounts.ini").write_text(file) if file else (folder / "accounts.ini").mkdir()
+    (folder / "accounts.ini").write_bytes(file) if file else (folder / "accounts.ini").mkdir()
     done = prepared(folder)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert said in line
     assert str(folder / "accounts.ini") in line
+    assert not (folder / "secret-key").exists()
 
 
 def test_accounts_that_are_no_database_are_one_line(tmp_path: Path) -> None:
@@ -185,6 +219,17 @@ def test_mlflows_own_password_does_not_stay_usable(tmp_path: Path) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "the admin admin has the password with which older versions of MLflow came" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["accounts.db"]
+
+
+def test_a_refusal_changes_no_settings(tmp_path: Path) -> None:
+    before = "[mlflow]\nadmin_username = admin\ndatabase_uri = sqlite:////elsewhere/accounts.db\nadmin_password = x\n"
+    (tmp_path / "accounts.ini").write_text(before)
+    (tmp_path / "secret-key").write_text("\n")
+    for said in ("secret-key: the file is empty", "the admin admin has no password yet"):
+        assert said in prepared(tmp_path).stderr
+        assert (tmp_path / "accounts.ini").read_text() == before
+        (tmp_path / "secret-key").write_text("a key\n")
 
 
 def test_a_password_that_was_changed_since_is_not_changed_back(tmp_path: Path) -> None:

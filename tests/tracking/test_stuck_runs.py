@@ -27,7 +27,8 @@ NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 BOOTED = NOW - timedelta(days=10)
 ALIVE = {100: 5_000, 200: 77}  # pid -> start time of this host's processes
 HOST = Host("node-1", "boot-now", "pid:[1]", ALIVE.get)
-HERE = Here(NOW, HOST, BOOTED)
+OUR_COMMIT = "c" * 40
+HERE = Here(NOW, HOST, BOOTED, is_our_commit=lambda commit: commit == OUR_COMMIT)
 ID = "20261128-101500-1a2b3c4d"
 LIVING = {"host": "node-1", "boot_id": "boot-now", "pid_namespace": "pid:[1]", "pid": 100, "start_ticks": 5_000}
 GONE = {**LIVING, "pid": 300}
@@ -100,6 +101,29 @@ def test_what_mlflow_run_left_behind() -> None:
         assert why_stuck(replace(UNBEGUN, tags=tags, params=params), HERE) == reason
 
 
+NO_PARAMETERS = replace(UNBEGUN, tags={**PROJECT, "mlflow.source.git.commit": OUR_COMMIT}, params={})
+
+
+def test_what_mlflow_run_left_behind_before_it_wrote_the_parameters() -> None:
+    assert why_stuck(NO_PARAMETERS, HERE) == "`mlflow run` made it 25 h ago, and no measurement began in it"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"mlflow.source.git.commit": "d" * 40},
+        {"mlflow.source.git.commit": ""},
+        {"mlflow.source.name": "file:///here#another/project"},
+        {"mlflow.source.name": ""},
+        {"mlflow.project.entryPoint": "train"},
+        {"mlflow.source.type": "LOCAL"},
+        {"ttt.kind": "decode"},
+    ],
+)
+def test_a_run_without_parameters_that_may_be_anothers_is_left(tags: dict[str, str]) -> None:
+    assert why_stuck(replace(NO_PARAMETERS, tags={**NO_PARAMETERS.tags, **tags}), HERE) is None
+
+
 def without(values: Mapping[str, str], name: str) -> dict[str, str]:
     return {key: value for key, value in values.items() if key != name}
 
@@ -111,6 +135,7 @@ NOT_OURS: dict[str, Callable[[RunFacts], RunFacts]] = {
     "no entry point": lambda run: replace(run, tags=without(run.tags, "mlflow.project.entryPoint")),
     "another project": lambda run: replace(run, params={"alpha": "0.1", "batch": "8"}),
     "a parameter less": lambda run: replace(run, params=without(run.params, "retry_invalid")),
+    "no parameters and no commit": lambda run: replace(run, params={}),
     "a metric": lambda run: replace(run, has_metrics=True),
     "a tag of ours": lambda run: replace(run, tags={**run.tags, "ttt.kind": "decode"}),
     "younger": lambda run: replace(run, started_at=NOW - timedelta(hours=23, minutes=59)),

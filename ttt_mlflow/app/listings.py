@@ -15,7 +15,7 @@ Entry = TypeVar("Entry", bound=Named)
 
 
 def print_models() -> None:
-    """Print the models by name, with their inner nets and what is missing for them.
+    """Print the models by name, with their inner nets, and below what is missing for some of them, each once.
 
     Packages whose models cannot be loaded are named on standard error.
     """
@@ -23,6 +23,7 @@ def print_models() -> None:
     from ttt_mlflow.plugins import answer_of
 
     known = registered()
+    numbers: dict[str, int] = {}  # of what is missing: all models of a package lack the same
     for name, entry in known.entries.items():
         print_text(f"{name}: {entry.description}")
         if entry.inner_nets:
@@ -36,7 +37,11 @@ def print_models() -> None:
         except BadInput as error:
             missing = str(error)
         if missing:
-            print_text(f"    not available here: {missing}")
+            print_text(f"    not available here ({numbers.setdefault(missing, len(numbers) + 1)})")
+    if numbers:
+        print_text("Not available here:")
+    for missing, number in numbers.items():
+        print_text(f"({number}) {missing}")
     for reason in known.broken:
         print_error(f"Not available: {reason}")
 
@@ -82,6 +87,7 @@ def _check(
 ) -> int:
     import torch
 
+    from ttt_mlflow.run.caches import choose_kernel_cache
     from ttt_mlflow.run.machine import choose_device
 
     began = time.perf_counter()
@@ -100,6 +106,11 @@ def _check(
         else:
             print_text(f"ok       {plugin.package} can be imported ({loaded_s:.2f} s, with all other plugins)")
     device = torch.device(choose_device(None, []))
+    if device.type == "cuda":
+        notices: list[str] = []
+        choose_kernel_cache(notices)
+        for notice in notices:
+            print_error(f"Note: {notice}")
     for entry in entries:
         print_text(f"{entry.name} on {device.type}")
         try_one(entry, device, trial)

@@ -45,11 +45,18 @@ class GpuIdentity:
 def cache_folder() -> Path:
     """$XDG_CACHE_HOME/ttt_mlflow, or ~/.cache/ttt_mlflow. The XDG rules require ignoring a relative path.
 
-    A user without a home folder, as some containers have, keeps it with the temporary files.
+    A user without a home folder, as some containers have, keeps it with the temporary files. Raises OSError if there is
+    no folder for those either.
     """
     named = os.environ.get("XDG_CACHE_HOME", "")
     base = named if os.path.isabs(named) else os.path.expanduser("~/.cache")
     return Path(base if os.path.isabs(base) else tempfile.gettempdir()) / "ttt_mlflow"
+
+
+def cannot_write(error: OSError) -> str:
+    """Why nothing can be kept in the cache folder, and which variable names another one, in one line."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; set XDG_CACHE_HOME to a folder that can be written to"
 
 
 def load(gpu: GpuIdentity) -> GpuCeilings:
@@ -112,5 +119,5 @@ def keep_ceilings(device: torch.device, ceilings: GpuCeilings) -> str | None:
     except CeilingsUnknown as unknown:
         return f"the ceilings are not kept for later runs: {unknown}"
     except OSError as error:
-        return f"the ceilings are not kept for later runs: {error}"
+        return f"the ceilings are not kept for later runs: {cannot_write(error)}"
     return None

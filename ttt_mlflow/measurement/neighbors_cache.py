@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ttt_mlflow.measurement.ceilings_cache import cache_folder
+from ttt_mlflow.measurement.ceilings_cache import cache_folder, cannot_write
 
 KEY_LENGTH = 16
 DIFFERS = ("faster", "slower")
@@ -55,8 +55,8 @@ def keep_neighbors(gpus: Iterable[str], changes: Sequence[NeighborChange], slowe
     now = datetime.now(UTC).isoformat(timespec="seconds")
     known = KnownNeighbors(now, sorted(gpus), tuple(changes), tuple(slower))
     key = hashlib.sha256(" ".join(known.gpus).encode()).hexdigest()[:KEY_LENGTH]
-    folder = _folder()
     try:
+        folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=folder, suffix=".part")
         try:
@@ -67,7 +67,7 @@ def keep_neighbors(gpus: Iterable[str], changes: Sequence[NeighborChange], slowe
             os.unlink(unfinished)
             raise
     except OSError as error:
-        return f"the answer is not kept for later sweeps: {error}"
+        return f"the answer is not kept for later sweeps: {cannot_write(error)}"
     return None
 
 
@@ -77,7 +77,11 @@ def known_neighbors(gpus: Iterable[str]) -> KnownNeighbors | None:
     Beside fewer neighbors, the change is at most as large.
     """
     asked = set(gpus)
-    found = [known for path in sorted(_folder().glob("*.json")) if (known := _read(path)) and asked <= set(known.gpus)]
+    try:
+        paths = sorted(_folder().glob("*.json"))
+    except OSError:  # another user's home folder, as some containers name it
+        return None
+    found = [known for path in paths if (known := _read(path)) and asked <= set(known.gpus)]
     return max(found, key=lambda known: known.measured_at, default=None)
 
 

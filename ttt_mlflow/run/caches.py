@@ -28,15 +28,22 @@ def write_fault(folder: Path) -> str | None:
     return None
 
 
+def kernel_cache_fault(folder: Path) -> str | None:
+    """Why Triton's cache ``folder`` cannot be used, or None if it can."""
+    if str(folder).startswith("~"):  # Triton would make a folder of this name where the program was started
+        return "is in no folder, because this user has no home folder (HOME is not set)"
+    return write_fault(folder)
+
+
 def choose_kernel_cache(notices: list[str]) -> None:
     """Let Triton, in this process and those that it starts, keep its kernels where it may write.
 
-    A home folder is read-only in some containers. Raises BadInput if no folder can be written to.
+    In some containers a user has no home folder, or one that is read-only. Raises BadInput if there is no other folder.
     """
     import triton
 
     folder = Path(triton.knobs.cache.dir)
-    fault = write_fault(folder)
+    fault = kernel_cache_fault(folder)
     if fault is None:
         return
     if os.environ.get(KERNELS):

@@ -5,7 +5,8 @@ Three kinds of runs are ours and stuck; all others are left as they are:
 - The run names its process (``ttt.process``), and that process is gone from this host.
 - The run is more than an hour past the time that it may take (``ttt.alive_until``).
 - ``mlflow run`` made it for this project, and was killed before our process began. It has none of our tags, but the
-  entry point, at least the parameters that MLproject declares for it, no metric, and it is old.
+  entry point, at least the parameters that MLproject declares for it, no metric, and it is old. If it was killed still
+  earlier, there are no parameters, and a commit of this checkout says that it is ours.
 
 What was measured is not touched. The record of an ended run can still be published into it.
 """
@@ -25,6 +26,7 @@ from ttt_mlflow.record.journal import JOURNAL_ID
 from ttt_mlflow.record.process import Host
 from ttt_mlflow.record.recorded_run import kind_of
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.tracking.own_commits import is_our_commit
 from ttt_mlflow.tracking.run_values import MLFLOW_STATUS, milliseconds
 from ttt_mlflow.tracking.store import SENT_ONCE, check_tracking, clipped, explain, settings
 
@@ -37,6 +39,7 @@ OLDER_THAN = timedelta(hours=24)
 PAST = timedelta(hours=1)  # after alive_until: clocks of hosts differ, and a run may take a little longer
 RUNNING, KILLED = "RUNNING", "killed"
 SOURCE_TYPE, ENTRY_POINT, NOTE = "mlflow.source.type", "mlflow.project.entryPoint", "mlflow.note.content"
+SOURCE_NAME = "mlflow.source.name"
 OURS = f"attributes.status = '{RUNNING}' and tags.`{names.TAG_JOURNAL_ID.name}` IS NOT NULL"
 UNBEGUN = (
     f"attributes.status = '{RUNNING}' and tags.`{SOURCE_TYPE}` = 'PROJECT' "
@@ -79,12 +82,16 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Here:
-    """What the decision needs besides the run. older_than: how old a run without our tags must be."""
+    """What the decision needs besides the run. older_than: how old a run without our tags must be.
+
+    is_our_commit: whether a commit is of this project; asked of old runs without parameters alone.
+    """
 
     now: datetime
     host: Host
     booted_at: datetime
     older_than: timedelta = OLDER_THAN
+    is_our_commit: Callable[[str], bool] = is_our_commit
 
     @classmethod
     def and_now(cls, older_than: timedelta = OLDER_THAN) -> "Here":
@@ -117,8 +124,8 @@ def why_stuck(run: RunFacts, here: Here) -> str | None:
     if run.status != RUNNING:
         return None
     if JOURNAL_ID.fullmatch(run.journal_id):
-        process = _process_of(run)
-        ended = process and _has_ended(process, run.started_at, here)
+        process = process_of(run)
+        ended = process and has_ended(process, run.started_at, here)
         if process and ended:
             return f"its process {process.pid} on {process.host} is gone"
         return None if ended is False else _overdue(run, here)
@@ -127,18 +134,18 @@ def why_stuck(run: RunFacts, here: Here) -> str | None:
 
 def waits_for_sync(run: RunFacts) -> bool:
     """Whether a publication of the run's record began and was not completed, so that the next one will end the run."""
-    process = _process_of(run)
+    process = process_of(run)
     return names.TAG_RECORDED_UNTIL.name in run.tags or (process is not None and process.publishes)
 
 
-def _process_of(run: RunFacts) -> _Process | None:
+def process_of(run: RunFacts) -> _Process | None:
     try:
         return _Process.model_validate_json(run.tags.get(names.TAG_PROCESS.name, ""))
     except ValidationError:
         return None
 
 
-def _has_ended(process: _Process, started_at: datetime | None, here: Here) -> bool | None:
+def has_ended(process: _Process, started_at: datetime | None, here: Here) -> bool | None:
     """Whether the process has ended; None if that cannot be told from here.
 
     Stricter than a record's own rule, because a server has runs of many hosts. Virtual machines from one snapshot share
@@ -166,13 +173,21 @@ def _overdue(run: RunFacts, here: Here) -> str | None:
 
 def _never_begun(run: RunFacts, here: Here) -> str | None:
     declared = DECLARED.get(run.tags.get(ENTRY_POINT, ""))
-    if declared is None or run.tags.get(SOURCE_TYPE) != "PROJECT" or not declared <= run.params.keys():
+    if declared is None or run.tags.get(SOURCE_TYPE) != "PROJECT":
         return None
     if run.has_metrics or any(name.startswith("ttt.") for name in run.tags):
         return None
     if run.started_at is None or here.now - run.started_at < here.older_than:
         return None
+    if not (_is_of_our_commit(run, here) if not run.params else declared <= run.params.keys()):
+        return None
     return f"`mlflow run` made it {in_words(here.now - run.started_at)} ago, and no measurement began in it"
+
+
+def _is_of_our_commit(run: RunFacts, here: Here) -> bool:
+    """Whether the run's source is the root folder of this project's repository: a ``#`` names a folder below it."""
+    source, commit = run.tags.get(SOURCE_NAME, ""), run.tags.get(names.TAG_GIT_COMMIT.name, "")
+    return bool(source) and "#" not in source and here.is_our_commit(commit)
 
 
 def in_words(length: timedelta) -> str:
@@ -360,6 +375,7 @@ def _marks(run: RunFacts, reason: str) -> dict[str, str]:
     if not run.tags.get(NOTE):
         marks[NOTE] = f"**killed**\n\n{message}"
     kind = kind_of(run.tags, run.tags.get(ENTRY_POINT, "main"), run.params.get("mode"))
-    if names.TAG_KIND.name not in run.tags and kind in ENDED_KINDS:
+    is_known = run.params or run.journal_id  # `mlflow run` may have been killed before it wrote what was asked for
+    if names.TAG_KIND.name not in run.tags and kind in ENDED_KINDS and is_known:
         marks[names.TAG_KIND.name] = kind
     return marks

@@ -10,11 +10,13 @@ from ttt_mlflow.config.run_name import MOST
 from ttt_mlflow.config.sweep import SweepConfig
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.tracking.at_work import AtWork, who_works_on
 from ttt_mlflow.tracking.begin import asking_client, living_tags, place_of
 from ttt_mlflow.tracking.own_run import named_experiment
 from ttt_mlflow.tracking.query import PAGE, PARENT
 from ttt_mlflow.tracking.run_values import DESCRIPTION, MLFLOW_STATUS, RUN_NAME
 from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, clipped
+from ttt_mlflow.tracking.stuck_runs import Here, facts_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +39,10 @@ class ChildRun:
 
 @dataclass(frozen=True)
 class SweepRuns:
-    """A sweep as a store has it. url: a link to the parent. status: MLflow's, for example RUNNING."""
+    """A sweep as a store has it. url: a link to the parent. status: MLflow's, for example RUNNING.
+
+    at_work: the process that measures it, or may; None if there is none.
+    """
 
     run_id: str
     experiment_id: str
@@ -46,6 +51,7 @@ class SweepRuns:
     status: str
     url: str
     children: Sequence[ChildRun]
+    at_work: AtWork | None = None
 
 
 def find_sweep(tracking_uri: str, experiment_name: str | None, sweep_id: str) -> SweepRuns | None:
@@ -76,6 +82,7 @@ def find_sweep(tracking_uri: str, experiment_name: str | None, sweep_id: str) ->
             info.status,
             link_to(tracking_uri, experiment_id, info.run_id),
             [_child(one) for one in _children(client, experiment_id, info.run_id)],
+            who_works_on(facts_of(run), Here.and_now()),
         )
 
 

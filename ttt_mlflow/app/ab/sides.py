@@ -15,6 +15,7 @@ from ttt_mlflow.errors import BadInput
 PACKAGE = "ttt_mlflow"
 MAIN = f"{PACKAGE}/__main__.py"
 SHORT = 10  # characters of a commit that are shown
+PATIENCE_S = 20.0  # for a process that was asked to stop, until it is killed
 # a git hook sets these for its own repository, and git reads them before it looks at the folder
 OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 NO_HOOKS = ("-c", "core.hooksPath=/dev/null")  # a hook of the repository must not run at `git worktree add`
@@ -100,7 +101,9 @@ def own_folders(sources: Sequence[Source], words: Mapping[str, tuple[str, ...]])
     """
     root = Path(tempfile.mkdtemp(prefix="ttt-mlflow-ab-")).resolve()
     trees: list[tuple[Path, Path]] = []
+    watcher: subprocess.Popen[bytes] | None = None
     try:
+        watcher = _start_watcher(root, sources)
         sides = []
         for source in sources:
             folder = root / source.name
@@ -114,9 +117,31 @@ def own_folders(sources: Sequence[Source], words: Mapping[str, tuple[str, ...]])
             sides.append(side)
         yield sides
     finally:
-        for repository, folder in trees:
-            _remove_work_tree(repository, folder)
-        shutil.rmtree(root, ignore_errors=True)
+        remove_folders(root, trees)
+        if watcher:
+            watcher.kill()  # there is nothing left that it would do
+            with watcher:
+                pass
+
+
+def _start_watcher(root: Path, sources: Sequence[Source]) -> "subprocess.Popen[bytes]":
+    """Start the process that does what is left to do if this one is killed: see :mod:`ttt_mlflow.app.ab.watch`."""
+    trees = [path for source in sources if source.commit for path in (source.folder, root / source.name)]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "ttt_mlflow.app.ab.watch", str(root), *map(str, trees)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)},
+        stdin=subprocess.PIPE,  # which closes with this process
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # no signal of the terminal reaches it
+    )
+
+
+def remove_folders(root: Path, trees: Sequence[tuple[Path, Path]]) -> None:
+    """Remove ``root`` with the folders of the sides. trees: repository and folder of each git work tree."""
+    for repository, folder in trees:
+        _remove_work_tree(repository, folder)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def git(folder: Path, *arguments: str) -> str | None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ttt_mlflow.app.ab.sides import Side
+from ttt_mlflow.app.ab.sides import PATIENCE_S, Side
 from ttt_mlflow.errors import BadInput, PublishFailed, end_if_asked
 from ttt_mlflow.measurement.comparison import Comparison
 from ttt_mlflow.record.finding import Found, find_journals
@@ -26,7 +26,6 @@ BASELINE, CANDIDATE = "baseline", "candidate"
 ORDER = (BASELINE, CANDIDATE, CANDIDATE, BASELINE)  # a drift of the GPU that is linear falls on both sides alike
 ROUNDS_LEAST = 2  # with one round, a side has two runs, which say little about the variance from run to run
 LOOK_S = 0.2  # between two looks at a process
-PATIENCE_S = 20.0  # for a process that was asked to stop, until it is killed
 # Options of each run; those of the user come after them and count. A run is short, because repetitions say more than a
 # long run. It is then often not precise in itself, which the verdict of a run alone would call invalid.
 SHORT_RUN = {"max_seconds": "4", "thresholds": "half_width_pct=100"}

@@ -17,16 +17,21 @@ UNKNOWN = "unknown"  # in the place of a UUID: nothing can be read from NVML
 def measure_gpus(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
     """Measure and keep the ceilings of each GPU that PyTorch sees. Returns {UUID: ceilings}.
 
-    Raises BadInput if there is no GPU, and TTTError if ceilings could not be measured or kept.
+    Raises BadInput if there is no GPU or no folder for kernels, and TTTError if ceilings could not be measured or kept.
     """
     from ttt_mlflow.errors import one_line
     from ttt_mlflow.measurement.ceilings import measure_ceilings
     from ttt_mlflow.measurement.ceilings_cache import keep_ceilings
+    from ttt_mlflow.run.caches import choose_kernel_cache
 
     measured: dict[str, dict[str, float]] = {}
     gpus = find_gpus()
     if not gpus:
         raise BadInput("measure: ceilings are measured on a GPU, but PyTorch finds none; use a machine with a GPU")
+    notices: list[str] = []
+    choose_kernel_cache(notices)
+    for notice in notices:
+        say(f"Note: {notice}")
     problems = []
     for gpu in gpus:
         try:

@@ -1,5 +1,6 @@
 """Checks of the software."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from ttt_mlflow.app.doctor.finding import Gpu, Wrong
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.run.caches import write_fault
+from ttt_mlflow.run.caches import KERNELS, kernel_cache_fault
 
 COMPILED_BLOCK = 1024
 EXTENSIONS = ("selective_scan_cuda", "causal_conv1d_cuda")  # they fail if torch is not the version of their build
@@ -22,11 +23,9 @@ def check_triton(gpus: Sequence[Gpu]) -> str:
     if interpreting():
         raise Wrong("TRITON_INTERPRET=1 is set: kernels run on the host", "unset it to measure Triton kernels")
     folder = Path(triton.knobs.cache.dir)
-    if reason := write_fault(folder):
-        raise Wrong(
-            f"its cache {folder} {reason}: kernels go to the temporary files",
-            "set TRITON_CACHE_DIR to a writable folder",
-        )
+    if reason := kernel_cache_fault(folder):
+        effect = "runs on a GPU are refused" if os.environ.get(KERNELS) else "kernels go to the temporary files"
+        raise Wrong(f"its cache {folder} {reason}: {effect}", f"set {KERNELS} to a writable folder")
     if gpus:
         for gpu in gpus:  # which may be of different kinds
             _run_a_kernel(gpu)

@@ -23,6 +23,7 @@ from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, is_registered
 from ttt_mlflow.app.sweep.host_notes import PREFIX, marked_gpus, neighbor_notes, not_known_note, slower_notes
 from ttt_mlflow.app.sweep.live import Live, dry_run_text
 from ttt_mlflow.app.sweep.measured import Alike, Measured, local_records, runs_of
+from ttt_mlflow.app.sweep.others import look_for_a_twin, look_for_others
 from ttt_mlflow.app.sweep.parent import Place, alone, children_of, end_parent, find_parent, open_parent, show_in
 from ttt_mlflow.app.sweep.publication import SweepPublishing
 from ttt_mlflow.app.sweep.results import write_report
@@ -192,6 +193,7 @@ class _Sweep:
             todo = in_order(self.board)
             if stored and stored.status == FINISHED and not todo and not self.unpublished:
                 return self._nothing_to_do(stored)
+            look_for_others(stored)
             self.parent = open_parent(self.logdir, self.config, self.board.sweep_id, found, stored, self.place)
             try:
                 self._begin(todo, stored, is_resumed=bool(found or stored))
@@ -232,6 +234,7 @@ class _Sweep:
             self.publishing.resume(self.parent, self.alive_s)
         else:
             self.publishing.begin(self.parent, self.alive_s)
+            look_for_a_twin(self.publishing, self.parent, self.board.sweep_id)
         doing = f"Resuming the sweep of {self.parent.status['started_at'][:16]}" if is_resumed else "Sweep"
         gpu_names = ", ".join(self.executor.gpu_names)
         print_error(

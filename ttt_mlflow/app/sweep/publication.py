@@ -14,6 +14,7 @@ from ttt_mlflow.app.publishing import Destination, Publishing
 from ttt_mlflow.app.signals import ParentRun
 from ttt_mlflow.errors import BadInput, BeingPublished, DamagedRecord, Killed, PublishFailed
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.tracking.at_work import AtWork
 from ttt_mlflow.tracking.publisher import Limits, NoAnswer
 from ttt_mlflow.tracking.run_values import record_id
 from ttt_mlflow.tracking.sweeps import ChildRun, SweepRuns, link_to
@@ -45,7 +46,10 @@ class SweepPublishing(Publishing):
         if reason := check_place(self.uri):
             raise PublishFailed(reason)
         found = self._question("find_sweep", uri=self.uri, experiment_name=self._experiment_name, sweep_id=sweep_id)
-        return SweepRuns(**{**found, "children": [ChildRun(**one) for one in found["children"]]}) if found else None
+        if not found:
+            return None
+        children = [ChildRun(**one) for one in found["children"]]
+        return SweepRuns(**{**found, "children": children, "at_work": AtWork.of_words(found["at_work"])})
 
     def begin(self, record: Journal, alive_s: float) -> None:
         super().begin(record, alive_s)
