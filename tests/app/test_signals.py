@@ -65,6 +65,7 @@ def test_signal_to_the_benchmark(signum: signal.Signals, store: str, tmp_path: P
     assert_killed_with_what_was_measured(only_run_of(tmp_path, store), signum.name)
 
 
+@pytest.mark.long
 def test_signal_during_the_profile(store: str, tmp_path: Path) -> None:
     """The measurement before it is complete, and the record says so."""
     asked = {**ENDLESS, "repeats": "2", "profile": "torch", "logdir": str(tmp_path)}
