@@ -1,4 +1,4 @@
-"""The attention kernels in Triton's interpreter, on a CPU. Run by test_attention.py with TRITON_INTERPRET=1.
+"""The attention kernels in Triton's interpreter, on a CPU. Run by test_interpreter.py with TRITON_INTERPRET=1.
 
 The interpreter multiplies the bits of bfloat16 as integers in tl.dot: bfloat16 only where no other token is there.
 """

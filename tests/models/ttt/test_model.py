@@ -98,7 +98,7 @@ def test_every_weight_has_an_effect(inner_net: str) -> None:
 # A prompt, in the dual form and token by token
 
 
-@pytest.mark.parametrize("length", [1, 3, 15, 16, 17, 40])
+@pytest.mark.parametrize("length", [1, 3, 16, 40, *(pytest.param(one, marks=pytest.mark.long) for one in (15, 17))])
 @pytest.mark.parametrize("inner_net", INNER_NETS)
 def test_a_prompt_leads_to_the_same_state_in_either_form(inner_net: str, length: int) -> None:
     model = leave_initial_values(make_model(inner_net))
