@@ -78,7 +78,7 @@ print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:]))
         fail "the installation failed; see the whole log in $venv/install.log"
     fi
     # pip would compile on one core, as long as all the rest of an installation takes; files for another Python fail
-    python -m compileall -q -j 0 "$venv/lib" >>"$venv/install.log" 2>&1 || true
+    python -m compileall -qq -j 0 "$venv/lib" >>"$venv/install.log" 2>&1 || true
     echo "$hash" >"$venv/installed" # the requirements of an extra include those of the project
     echo "$hash" >"$stamp"
 }

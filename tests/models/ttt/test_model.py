@@ -79,7 +79,8 @@ def test_narrow_dtypes_stay_near(inner_net: str, dtype: torch.dtype, limit: floa
     assert relative_error(decode(model, tokens, model.new_state(2)), expected) < limit
 
 
-@pytest.mark.parametrize("inner_net", INNER_NETS)
+# the other inner net has no weight that this one lacks
+@pytest.mark.parametrize("inner_net", [pytest.param("mlp_1_dual", marks=pytest.mark.long), "mlp_2_dual"])
 def test_every_weight_has_an_effect(inner_net: str) -> None:
     """Otherwise the comparison above would say nothing about it."""
     model = leave_initial_values(make_model(inner_net))
