@@ -44,6 +44,8 @@ ruff check .
 mypy
 if [[ ${#given[@]} -eq 0 ]]; then
   prepare_programs
+  # once for the hundreds of processes that the tests start, also where PYTHONDONTWRITEBYTECODE keeps them from it
+  python -m compileall -q ttt_mlflow scripts
   # All tests run in three processes, also on two cores, since many wait for servers and for other processes. Each
   # has one thread, so that they do not compete for cores. The files keep their own order, because the files with the
   # fewest tests, which would be last, are among the longest.

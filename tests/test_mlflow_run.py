@@ -38,15 +38,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_sqlite(project: Path) -> Recorded:
-    """Into MLflow's default store, the SQLite file in the project's folder; through scripts/run.sh, from elsewhere."""
-    parameters = mlflow_run(QUICK)[4:]
+    """Into MLflow's default store, the SQLite file in the project's folder; through scripts/run.sh, from elsewhere.
+
+    With a parameter that MLproject does not declare, whose value a shell would divide.
+    """
+    parameters = mlflow_run({**QUICK, "thresholds": "section_s=0,half_width_pct=1000"})[4:]
     result = run([str(project / "scripts/run.sh"), *parameters], environment(), project.parent)
     assert result.returncode == 0, result.stdout + result.stderr
     uri = f"sqlite:///{project}/mlflow.db"
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(DEFAULT_EXPERIMENT)
     assert experiment is not None
-    (only,) = client.search_runs([experiment.experiment_id])
+    (only,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert only.info.experiment_id == experiment.experiment_id
     return Recorded(result.stdout, uri, client, only)
 
 
@@ -95,6 +99,11 @@ def test_parameters_are_those_really_used(recorded: Recorded) -> None:
     assert params["inner_net"] in ("mlp_1_dual", "mlp_2_dual")  # the first is this machine's default
     assert (params["device"], params["dtype"], params["cuda_graph"]) == ("cpu", "float32", "false")
     assert (params["batch"], params["genlen"], params["repeats"], params["seed"]) == ("2", "3", "2", "0")
+
+
+def test_it_is_mlflows_own_run_and_that_of_the_record(in_sqlite: Recorded, project: Path) -> None:
+    assert in_sqlite.run.data.tags["mlflow.source.type"] == "PROJECT"
+    assert (project / "ttt_runs" / in_sqlite.run.data.tags["ttt.journal_id"] / "published.json").exists()
 
 
 def test_metrics_are_recorded(recorded: Recorded) -> None:

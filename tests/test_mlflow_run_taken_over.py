@@ -22,6 +22,7 @@ def all_runs(uri: str) -> list[Run]:
     return list(client.search_runs(ids, run_view_type=ViewType.ALL))
 
 
+@pytest.mark.long
 def test_the_mission_leaves_exactly_one_run(store: str, tmp_path: Path) -> None:
     """Declared parameters, one that is not declared, and a value that a shell would divide."""
     asked = {"batch": "2", "inner_net": "mlp_2_dual", **TINY, "thresholds": "section_s=0,half_width_pct=1000"}
@@ -34,14 +35,8 @@ def test_the_mission_leaves_exactly_one_run(store: str, tmp_path: Path) -> None:
     assert found.data.tags["ttt.journal_id"] == record.name
 
 
-@pytest.mark.parametrize(
-    "refused",
-    [
-        {"batch": "0"},
-        pytest.param({"foo": "1"}, marks=pytest.mark.long),
-        pytest.param({"experiment_name": "x"}, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("refused", [{"batch": "0"}, {"foo": "1"}, {"experiment_name": "x"}])
 def test_a_refused_one_too(refused: dict[str, str], store: str, tmp_path: Path) -> None:
     done = run(mlflow_run({**TINY, **refused, "logdir": str(tmp_path / "runs")}), environment(store))
     assert done.returncode != 0

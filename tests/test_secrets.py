@@ -19,7 +19,7 @@ import psutil
 import pytest
 from mlflow.store.db import utils
 
-from tests.project import QUICK, ROOT, Started, environment, free_port, new_store, run, started, ttt_mlflow_run
+from tests.project import QUICK, ROOT, Started, environment, free_port, new_store, started, ttt_mlflow_run
 from tests.record.conftest import MakeJournal, make_journal
 from tests.reliability.server import PostgreSQL
 from tests.test_postgresql import postgresql_programs
@@ -116,32 +116,34 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_in_the_record_and_in_mlflow(tmp_path: Path) -> None:
-    store = new_store(tmp_path)
-    command = ttt_mlflow_run({**QUICK, "logdir": str(tmp_path / "runs")})
-    done = run(command, {**environment(store), **SECRETS})
-    assert done.returncode == 0, done.stderr
-    assert "mlflow.db" in files_with("ttt-tiny", tmp_path), "the database is read as it lies"
-    assert len(files_with("cpu_model", tmp_path)) == 2, "the host's facts, in the record and among the artifacts"
-    assert_nothing_told(tmp_path, done.stdout + done.stderr)
-
-
-@pytest.mark.parametrize(
-    "spelling", [RUN_WITH[0], *(pytest.param(one, marks=pytest.mark.long) for one in RUN_WITH[1:])]
-)
-def test_a_run_and_all_that_it_starts(spelling: str, tmp_path: Path) -> None:
-    uri = spelling.format(SECRET, free_port())
-    command = ttt_mlflow_run({**QUICK, "logdir": str(tmp_path / "runs")})
+def watched(env: dict[str, str], folder: Path, code: int) -> tuple[str, str]:
+    """What a run that ends with ``code`` prints, and the command lines of its process and of all that it starts."""
     seen: set[str] = set()
-    with started(command, {**environment(uri), **SECRETS}) as process:
+    with started(ttt_mlflow_run({**QUICK, "logdir": str(folder / "runs")}), env) as process:
         while process.process.poll() is None:
             seen.update(command_lines(process))
             time.sleep(0.02)
-        assert process.wait() == 4, process.output
-    assert "127.0.0.1" in process.output, "the place is named, and was away"
-    assert files_with("127.0.0.1", tmp_path), "the place to publish to later is in the record"
+        assert process.wait() == code, process.output
     assert seen, "the command lines were read"
-    assert_nothing_told(tmp_path, process.output + "\n".join(seen))
+    return process.output, "\n".join(seen)
+
+
+def test_in_the_record_and_in_mlflow(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    output, processes = watched({**environment(store), **SECRETS}, tmp_path, 0)
+    assert "mlflow.db" in files_with("ttt-tiny", tmp_path), "the database is read as it lies"
+    assert len(files_with("cpu_model", tmp_path)) == 2, "the host's facts, in the record and among the artifacts"
+    assert_nothing_told(tmp_path, output + processes)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spelling", RUN_WITH)
+def test_a_run_and_all_that_it_starts(spelling: str, tmp_path: Path) -> None:
+    uri = spelling.format(SECRET, free_port())
+    output, processes = watched({**environment(uri), **SECRETS}, tmp_path, 4)
+    assert "127.0.0.1" in output, "the place is named, and was away"
+    assert files_with("127.0.0.1", tmp_path), "the place to publish to later is in the record"
+    assert_nothing_told(tmp_path, output + processes)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

@@ -72,11 +72,13 @@ print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:]))
         return
     fi
     echo "Installing the pinned dependencies into $venv (once; the log is $venv/install.log)" >&2
-    if ! python -m pip install --disable-pip-version-check --constraint "$project/constraints.txt" \
+    if ! python -m pip install --disable-pip-version-check --no-compile --constraint "$project/constraints.txt" \
         --editable "$project${extra:+[$extra]}" >"$venv/install.log" 2>&1; then
         tail -n 20 "$venv/install.log" >&2
         fail "the installation failed; see the whole log in $venv/install.log"
     fi
+    # pip would compile on one core, as long as all the rest of an installation takes; files for another Python fail
+    python -m compileall -qq -j 0 "$venv/lib" >>"$venv/install.log" 2>&1 || true
     echo "$hash" >"$venv/installed" # the requirements of an extra include those of the project
     echo "$hash" >"$stamp"
 }

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,8 @@ def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path) -> None:
     assert_measured_and_published(tmp_path / "runs")
 
 
-@pytest.mark.parametrize(
-    "how",
-    [">&-", *(pytest.param(how, marks=pytest.mark.long) for how in (">/dev/full", "2>/dev/full", "<&- >&- 2>&-"))],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("how", [">&-", ">/dev/full", "2>/dev/full", "<&- >&- 2>&-"])
 def test_a_run_without_an_output(how: str, tmp_path: Path) -> None:
     command = ttt_mlflow_run({**QUICK, "logdir": str(tmp_path / "runs")})
     done = in_a_shell(command, how, environment(new_store(tmp_path)))
@@ -51,24 +50,28 @@ def test_a_run_without_an_output(how: str, tmp_path: Path) -> None:
     assert_measured_and_published(tmp_path / "runs")
 
 
-def table(how: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return in_a_shell([sys.executable, "-m", "ttt_mlflow", "models"], how, environment() | more)
+@pytest.fixture
+def report(make_journal: MakeJournal) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """A command that imports little and prints a few lines."""
+    record = make_journal().path
+    command = [sys.executable, "-m", "ttt_mlflow", "record", "show", str(record)]
+    return lambda how: in_a_shell(command, how, environment())
 
 
-def test_a_report_that_cannot_be_written_is_told() -> None:
-    done = table(">/dev/full")
+def test_a_report_that_cannot_be_written_is_told(report) -> None:
+    done = report(">/dev/full")
     assert done.returncode == 1
     assert done.stderr == "Error: the output cannot be written (No space left on device); send it elsewhere\n"
 
 
 @pytest.mark.parametrize("how", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
-def test_a_report_that_nobody_wants_is_no_failure(how: str) -> None:
-    done = table(how)
+def test_a_report_that_nobody_wants_is_no_failure(how: str, report) -> None:
+    done = report(how)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_report_that_cannot_be_written_nor_told() -> None:
-    assert table(">/dev/full 2>/dev/full").returncode == 1
+def test_a_report_that_cannot_be_written_nor_told(report) -> None:
+    assert report(">/dev/full 2>/dev/full").returncode == 1
 
 
 @pytest.mark.long

@@ -121,7 +121,7 @@ def test_an_upload_that_hangs_waits_for_sync(server_uri: str, logdir: Path) -> N
     assert (again.info.run_id, again.info.status) == (found.info.run_id, "FINISHED")
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("status", [401, pytest.param(403, marks=pytest.mark.long)])
 def test_a_server_that_refuses_stops_the_run(status: int, logdir: Path) -> None:
     with proxy(lambda method, path: Answer(status)) as refusing:
         done = run(command(logdir), environment(refusing.uri))
@@ -162,7 +162,7 @@ def test_a_terminal_that_goes_away(store: str, logdir: Path) -> None:
     pid, leader = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        asked = command(logdir, {**ENDLESS, "repeats": "auto", "max_seconds": "8"})
+        asked = command(logdir, {**ENDLESS, "repeats": "auto", "max_seconds": "3"})
         os.execve(asked[0], asked, environment(store))
     process = psutil.Process(pid)
     try:

@@ -55,7 +55,8 @@ def assert_killed_with_what_was_measured(found: Run, signal_name: str) -> None:
     assert found.info.run_name == "ttt-tiny mlp_1_dual b2 g3 cpu"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_the_benchmark(signum: signal.Signals, store: str, tmp_path: Path) -> None:
     with started(ttt_mlflow_run({**ENDLESS, "logdir": str(tmp_path)}), environment(store)) as process:
         process.wait_for(lambda: measuring(tmp_path))
@@ -65,6 +66,7 @@ def test_signal_to_the_benchmark(signum: signal.Signals, store: str, tmp_path: P
     assert_killed_with_what_was_measured(only_run_of(tmp_path, store), signum.name)
 
 
+@pytest.mark.long
 def test_signal_during_the_profile(store: str, tmp_path: Path) -> None:
     """The measurement before it is complete, and the record says so."""
     asked = {**ENDLESS, "repeats": "2", "profile": "torch", "logdir": str(tmp_path)}

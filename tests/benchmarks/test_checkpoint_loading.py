@@ -26,7 +26,9 @@ def test_one_file_and_shards_are_the_model_that_was_written(tmp_path: Path) -> N
     assert len(expected.unique()) > 8
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["one file", f"{SHARDS} shards"])
+@pytest.mark.parametrize(
+    "which", [pytest.param(0, id="one file", marks=pytest.mark.long), pytest.param(1, id=f"{SHARDS} shards")]
+)
 def test_the_host_has_one_copy(which: int, tmp_path: Path) -> None:
     """Of a model on the CPU; what was read of the files is not kept beside it."""
     folder = write(random_model(ORDER, **LARGER), tmp_path)[which]

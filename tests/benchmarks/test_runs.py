@@ -17,11 +17,13 @@ def test_a_slowed_run_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert journal.metrics["imports_s"] > 0
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"ended with code 2:\nbatch=0: not allowed"):
         record_order(Order(str(tmp_path), ASKED | {"batch": "0"}))
 
 
+@pytest.mark.long
 def test_a_process_that_breaks_shows_its_end() -> None:
     with pytest.raises(RunFailed, match="Expecting value"):
         last_line("benchmarks.runs", "no JSON")

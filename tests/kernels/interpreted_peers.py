@@ -1,4 +1,4 @@
-"""The peers' kernels in Triton's interpreter, on a CPU. Run by test_peers.py with TRITON_INTERPRET=1."""
+"""The peers' kernels in Triton's interpreter, on a CPU. Run by test_interpreter.py with TRITON_INTERPRET=1."""
 
 import pytest
 import torch

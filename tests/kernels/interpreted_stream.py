@@ -1,4 +1,4 @@
-"""The read stream in Triton's interpreter, on a CPU. Run by test_stream.py with TRITON_INTERPRET=1."""
+"""The read stream in Triton's interpreter, on a CPU. Run by test_interpreter.py with TRITON_INTERPRET=1."""
 
 import pytest
 import torch

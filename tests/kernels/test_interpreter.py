@@ -1,4 +1,4 @@
-"""The Triton kernels' numerics without a GPU. Triton's interpreter is chosen at import: a process of its own."""
+"""The Triton kernels' numerics without a GPU. Triton's interpreter is chosen at import: processes of their own."""
 
 import os
 import subprocess
@@ -7,24 +7,19 @@ from pathlib import Path
 
 import pytest
 
-FILES = [Path(__file__).with_name("interpreted.py"), Path(__file__).parents[1] / "micro/interpreted_layer.py"]
+TTT = ["kernels/interpreted.py", "micro/interpreted_layer.py"]
+OTHERS = [f"kernels/interpreted_{name}.py" for name in ("attention", "peers", "stream")]  # each import takes seconds
 
 
-def interpreted(*chosen: str) -> None:
+@pytest.mark.parametrize("chosen", ["not long", pytest.param("long", marks=pytest.mark.long)])
+@pytest.mark.parametrize("files", [TTT, OTHERS], ids=["ttt", "others"])
+def test_kernels_in_the_interpreter(files: list[str], chosen: str) -> None:
+    tests = Path(__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, *FILES],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, *(tests / one for one in files)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "passed" in done.stdout
-
-
-def test_kernels_in_the_interpreter() -> None:
-    interpreted("-m", "not long")
-
-
-@pytest.mark.long
-def test_more_shapes_in_the_interpreter() -> None:
-    interpreted("-m", "long")

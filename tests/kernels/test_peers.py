@@ -1,9 +1,4 @@
-"""The peers' decode steps: twins and Triton kernels against float64, and their machine code for other GPUs."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The peers' decode steps: twins against float64, and the Triton kernels' machine code for other GPUs."""
 
 import pytest
 import torch
@@ -30,19 +25,6 @@ STAGES = [
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_twins_match_float64(dtype):
     check_all(gated_delta_reference, rwkv7_reference, dtype)
-
-
-@pytest.mark.parametrize("chosen", ["not long", pytest.param("long", marks=pytest.mark.long)])
-def test_kernels_in_the_interpreter(chosen):
-    file = Path(__file__).with_name("interpreted_peers.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, file],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "passed" in done.stdout
 
 
 ELSEWHERE = [pytest.param(*case, marks=pytest.mark.long) for case in ((90, "bf16"), (80, "bf16"), (100, "bf16"))]

@@ -1,28 +1,12 @@
-"""The read stream: that it reads everything, and with wide loads that are in flight together."""
+"""The read stream: with wide loads that are in flight together."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.kernels.cross_compile import cross_compile, resources
 from ttt_mlflow.kernels.stream import block_sums_kernel
 from ttt_mlflow.measurement.ceilings import READ_SHAPES
-
-
-def test_in_the_interpreter():
-    file = Path(__file__).with_name("interpreted_stream.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "3 passed" in done.stdout
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])

@@ -426,7 +426,7 @@ MICRO = MicroConfig.parse({"kernels": "mlp_1_dual", "batches": "1", "device": "c
     ("module", "asked"),
     [
         (nsys_child, RunConfig.parse({"model_name": "ttt-tiny", "device": "cpu", "batch": 1, "genlen": 1})),
-        (micro_nsys_child, Order(config=MICRO, cells=[("mlp_1_dual", 1)])),
+        pytest.param(micro_nsys_child, Order(config=MICRO, cells=[("mlp_1_dual", 1)]), marks=pytest.mark.long),
     ],
     ids=["a run's", "the micro-benchmark's"],
 )

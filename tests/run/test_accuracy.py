@@ -67,7 +67,7 @@ def test_a_float32_run_is_its_own_reference(measure: Measure) -> None:
     assert len(measured.steps) == 2 * 40
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_a_half_precision_run_has_an_error_and_is_its_own_yardstick(dtype: str, measure: Measure) -> None:
     measured = measure({**TINY, "dtype": dtype, "promptlen": 21})
     found = known(measured)
@@ -81,6 +81,7 @@ def test_a_half_precision_run_has_an_error_and_is_its_own_yardstick(dtype: str, 
     assert all(row["logits_error"] > 0 for row in positions(measured))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not CXX, reason="compiling for a CPU needs a C++ compiler")
 def test_compiled_decode_is_compared_with_eager_decode_too(measure: Measure) -> None:
     measured = measure({**TINY, "use_compile": True, "genlen": 20})

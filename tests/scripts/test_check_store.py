@@ -60,6 +60,7 @@ def test_an_answer_that_never_ends(tmp_path: Path) -> None:
     assert time.monotonic() - began > 9
 
 
+@pytest.mark.long
 def test_a_workspace_is_asked(tmp_path: Path) -> None:
     with proxy(lambda method, path: RIGHT) as server:
         settings = {"DATABRICKS_HOST": server.uri, "DATABRICKS_TOKEN": "made-up"}

@@ -69,8 +69,18 @@ def test_second_call_installs_nothing(project: Path) -> None:
         assert prepare(project).stdout.strip() == str(project / ".venv/bin/python")
     (installation,) = installations(project)
     assert installation == (
-        f"install --disable-pip-version-check --constraint {project}/constraints.txt --editable {project}"
+        f"install --disable-pip-version-check --no-compile --constraint {project}/constraints.txt --editable {project}"
     )
+
+
+def test_what_was_installed_is_compiled(project: Path) -> None:
+    """By all cores; also where Python is told not to write what it compiles, since it would never be kept there."""
+    packages = project / ".venv/lib/packages"
+    packages.mkdir(parents=True)
+    (packages / "good.py").write_text("VALUE = 1\n")
+    (packages / "for_another_python.py").write_text("print 1\n")
+    assert prepare(project, PYTHONDONTWRITEBYTECODE="1").returncode == 0
+    assert [path.name.partition(".")[0] for path in packages.glob("__pycache__/*.pyc")] == ["good"]
 
 
 def test_tests_need_more_than_a_run_does(project: Path) -> None:
@@ -182,10 +192,10 @@ def test_mamba_is_not_built_otherwise(arguments: list[str], settings: dict[str, 
 
 
 def chosen(*arguments: str, **settings: str) -> list[str]:
-    """The command that measures one configuration."""
+    """The command that measures one configuration. Of a store in a folder nothing is asked."""
     script = 'set -euo pipefail; source "$1/scripts/lib/environment.sh"; choose_command "${@:2}"; echo "${command[*]}"'
     command = ["bash", "-c", script, "bash", str(ROOT), *arguments]
-    done = subprocess.run(command, env=environment() | settings, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment("file:runs") | settings, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 

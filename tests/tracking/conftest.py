@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.project import new_store
 from tests.record.conftest import _own_folder_and_environment, make_journal
 
 __all__ = ["_own_folder_and_environment", "make_journal"]
@@ -21,8 +22,8 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
 
 @pytest.fixture(scope="session")
 def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One SQLite store for the session: making its tables takes seconds. Tests use an experiment each."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    """One SQLite store for the session. Tests use an experiment each."""
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +42,10 @@ def server_uri(server_folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
     command += ["--artifacts-destination", f"{folder}/artifacts", "--serve-artifacts"]
+    # as scripts/server.sh: jobs would be eight more processes, each as long to start as the server
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "log.txt").open("w") as log:
-        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_for(port, server, folder / "log.txt")
         yield f"http://127.0.0.1:{port}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.project import new_store
 from ttt_mlflow.tracking.run_color import GRAY
 from ttt_mlflow.tracking.update_runs import Updated, update_runs
 
@@ -18,11 +19,10 @@ DECODE, PREFILL = "838e5a8dce0448a584ea2e065478b000", "7277350434e74f2f97dfc0e4d
 @pytest.fixture
 def old_store(tmp_path: Path) -> MlflowClient:
     """A store with the rows that version 0.1 wrote, in the tables of the installed MLflow."""
-    client = MlflowClient(f"sqlite:///{tmp_path}/old.db")
-    client.search_experiments()  # makes the tables
-    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+    store = new_store(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
         connection.executescript(WRITTEN.read_text())
-    return client
+    return MlflowClient(store)
 
 
 def told(progress: list[str]) -> None:

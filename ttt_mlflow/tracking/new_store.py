@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -110,9 +111,15 @@ def _is_whole(path: Path) -> bool:
     """Whether the file has MLflow's newest tables, and its default experiment, which MLflow makes last."""
     if not path.is_file():
         return False
+    return _state(path)[1:] == ([(_newest_tables(),)], True)
+
+
+@cache
+def _newest_tables() -> str:
+    """The version of the tables that the installed MLflow makes. It reads all its migrations to tell it."""
     from mlflow.store.db.utils import _get_latest_schema_revision
 
-    return _state(path)[1:] == ([(_get_latest_schema_revision(),)], True)
+    return str(_get_latest_schema_revision())
 
 
 def _state(path: Path) -> tuple[object, object, bool]:

@@ -254,7 +254,10 @@ def test_a_store_that_was_away_gets_the_same_by_sync(ab: Ab, sqlite_uri: str) ->
     assert [run.data.tags.get("mlflow.parentRunId") for run in runs].count(parent.info.run_id) == 8
 
 
-@pytest.mark.parametrize(("signum", "before"), [(signal.SIGINT, 5), (signal.SIGTERM, 1), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("signum", "before"),
+    [(signal.SIGINT, 5), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.long), (signal.SIGTERM, 0)],
+)
 def test_a_signal(project: Project, tmp_path: Path, signum: signal.Signals, before: int) -> None:
     """A process hangs after ``before`` complete runs; a signal then ends ``ab`` and everything that it started."""
     hangs_after = {5: 3, 1: 1, 0: 0}[before]
