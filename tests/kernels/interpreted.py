@@ -68,7 +68,8 @@ def test_state_changes_at_the_end_of_a_mini_batch_only(kind):
 @pytest.mark.parametrize(
     ("kind", "batch", "shape"),
     [
-        ("linear", 1, {"intermediate": 520}),  # all norms in every program; rows in two parts
+        # all norms in every program; rows in two parts
+        pytest.param("linear", 1, {"intermediate": 520}, marks=pytest.mark.long),
         ("mlp", 3, {}),  # norms as stages of their own
         pytest.param("mlp", 2, {"heads": 3, "dim": 32, "vocab": 70}, marks=pytest.mark.long),
         pytest.param("linear", 9, {}, marks=pytest.mark.long),  # a batch of up to 16
