@@ -169,7 +169,7 @@ def test_products_are_shared_by_any_number_of_programs(grid, rows, width, gated,
         assert chosen == out[:, :real].float().argmax(1).tolist()
 
 
-@pytest.mark.parametrize("whole", ["persistent", "overlapped"])
+@pytest.mark.parametrize("whole", ["overlapped", pytest.param("persistent", marks=pytest.mark.long)])
 def test_a_model_decodes_either_way(whole):
     """The model with its own weights, state and arg-max: the functions of a layer, and the step as a whole."""
     tokens, states, models = [], [], []

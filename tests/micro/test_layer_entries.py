@@ -64,7 +64,8 @@ def test_batches_of_which_a_kernel_takes_none_are_refused(monkeypatch: pytest.Mo
     with pytest.raises(BadInput) as refused:
         settle(monkeypatch, kernels="o_proj_cublas,o_proj_stream", batches="17,128")
     assert str(refused.value) == (
-        "kernels=o_proj_stream: they take batches of up to 16, and batches=17,128 has none"
+        "kernels=o_proj_stream: they take batches of up to 16, and batches=17,128 has none; "
+        "add one, or choose other kernels"
     )  # fmt: skip
 
 

@@ -125,7 +125,8 @@ def _leave_out(entries: list[KernelEntry], batches: tuple[int, ...], notices: li
         which = ",".join(entry.name for entry in those)
         if len(left_out) == len(batches):
             raise BadInput(
-                f"kernels={which}: they take batches of up to {largest}, and batches={as_text(batches)} has none"
+                f"kernels={which}: they take batches of up to {largest}, and batches={as_text(batches)} has none; "
+                "add one, or choose other kernels"
             )
         if left_out:
             notices.append(f"batches: {as_text(tuple(left_out))} left out for {which}: they take up to {largest}")
