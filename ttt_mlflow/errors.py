@@ -7,6 +7,7 @@ nothing was being measured, 128 + n stopped by signal n.
 
 import signal
 import threading
+from types import FrameType
 from typing import Self
 
 FAULT = 70  # EX_SOFTWARE of sysexits.h
@@ -110,7 +111,6 @@ class Uninterrupted:
 
     _depth = 0
     _waiting: BaseException | None = None
-    _restores = False
 
     @classmethod
     def stop(cls, why: BaseException) -> None:
@@ -122,12 +122,11 @@ class Uninterrupted:
     def __enter__(self) -> Self:
         self._counts = threading.current_thread() is threading.main_thread()
         if self._counts:
-            Uninterrupted._depth += 1
-            if Uninterrupted._depth == 1:
+            if not Uninterrupted._depth:
                 Uninterrupted._waiting = None
                 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                    Uninterrupted._restores = True
-                    signal.signal(signal.SIGINT, lambda *_: Uninterrupted.stop(KeyboardInterrupt()))
+                    signal.signal(signal.SIGINT, _wait_with_it)
+            Uninterrupted._depth += 1  # last: a signal before raises here, and one after it waits
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,11 +135,15 @@ class Uninterrupted:
         Uninterrupted._depth -= 1  # from here on a signal may raise again, in this method too
         if Uninterrupted._depth:
             return
-        if Uninterrupted._restores:
+        if signal.getsignal(signal.SIGINT) is _wait_with_it:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            Uninterrupted._restores = False
         if Uninterrupted._waiting:
             raise Uninterrupted._waiting
+
+
+def _wait_with_it(signum: int, frame: FrameType | None) -> None:
+    """In the place of Python's own handler of Ctrl-C, while no signal is to cut a block in two; else the same."""
+    Uninterrupted.stop(KeyboardInterrupt())
 
 
 def one_line(error: BaseException) -> str:

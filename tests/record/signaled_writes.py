@@ -16,23 +16,26 @@ from types import FrameType
 from typing import Any
 
 from tests import catalog
-from ttt_mlflow import record
+from ttt_mlflow import errors, record
 from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.errors import Killed
 from ttt_mlflow.record.journal import Journal
 
-CODE = str(Path(record.__file__).parent)
+CODE = (str(Path(record.__file__).parent), errors.__file__)
 WRITES: dict[str, Callable[[Journal], object]] = {
     "a file that is new": lambda journal: journal.update_params({"a": 1}),
     "a file that was there": lambda journal: journal.update_metrics(catalog.metrics({"setup_s": 2.0})),
     "an artifact": lambda journal: journal.write_artifact(catalog.artifact("a/b.txt"), "new"),
     "the end": lambda journal: journal.set_status("ok"),
 }
-EVERY = 5  # of the moments, to take seconds; the first one tried differs from signal to signal
+WHOLE = "a file that is new"  # at each of its moments; of the others, to take seconds, at every fifth
 
 
 class At:
-    """Sends a signal to this process at the moment ``number``: before a line of the package that writes records."""
+    """Sends a signal to this process at the moment ``number``: before a line of what writes records.
+
+    That is the package, and the block that no signal is to cut in two.
+    """
 
     def __init__(self, signum: int, number: int) -> None:
         self.signum, self.left = signum, number
@@ -49,33 +52,35 @@ class At:
 
 
 def is_over(what: Callable[[], object], signum: int, number: int) -> bool:
-    """Do ``what`` with a signal at that moment. Whether it has fewer moments."""
-    at = At(signum, number)
+    """Do ``what`` with a signal at that moment. Whether it has fewer moments. AssertionError if the signal is lost."""
+    at, was_raised = At(signum, number), False
     sys.settrace(at)
     try:
         what()
     except (Killed, KeyboardInterrupt):
-        pass
+        was_raised = True
     finally:
         sys.settrace(None)
+    assert was_raised == (at.left <= 0), f"moment {number}: the signal was lost"
     return at.left > 0
 
 
 def moments_of(write: str, folder: Path, signum: int, handled: bool) -> int:
     """How many moments the write has, about. Raises AssertionError for a record that is not whole afterwards."""
-    number = 1 + (signum + handled) % EVERY
+    every = 1 if write == WHOLE else 5
+    number = 1 + (signum + handled) % every
     over = False
     while not over:
         journal = Journal.create(folder, {"batch": 1})
         journal.update_metrics(catalog.metrics({"setup_s": 1.0}))
         with SignalHandler() if handled else nullcontext():
             over = is_over(partial(WRITES[write], journal), signum, number)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert errors.Uninterrupted._depth == 0, f"{write}, moment {number}: later signals would wait without an end"
         if journal.status["status"] == "running":
             journal.set_status("killed")
         assert Journal(journal.path).faults() == [], f"{write}, moment {number}"
         assert list(journal.path.glob(".*.tmp")) == [], f"{write}, moment {number}"
-        number += EVERY
+        number += every
     return number
 
 
