@@ -1,10 +1,12 @@
 """What the comparison of a step's choices refuses. Its times are a GPU's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.step_tuning import NETS, PERSISTENT, cases_of, main
+from benchmarks.step_tuning import NETS, PERSISTENT, Case, cases_of, main, together
 from ttt_mlflow.kernels.overlapped.launch import Tuning as Overlapped
 from ttt_mlflow.kernels.persistent.launch import LARGEST_BATCH
 from ttt_mlflow.kernels.persistent.launch import Tuning as Persistent
@@ -21,6 +23,26 @@ def test_the_present_choices_are_among_those_compared(net: str, batch: int) -> N
 
 def test_all_batches_are() -> None:
     assert max(PERSISTENT) == LARGEST_BATCH
+
+
+def measured(**took: float) -> dict[Case, float]:
+    """Milliseconds of the present choice, 1.0, and of some changes, each NAME_VALUE."""
+    of_change = {Case(NETS[0], 1, Overlapped.of(is_mlp=False)): 1.0}
+    for change, ms in took.items():
+        name, value = change.rsplit("_", 1)
+        of_change[Case(NETS[0], 1, replace(Overlapped.of(is_mlp=False), **{name: int(value)}))] = ms
+    return of_change
+
+
+def test_faster_changes_are_tried_together() -> None:
+    some = together(measured(warps_4=0.9, warps_16=0.95, ahead_132=0.97, columns_1024=1.1, norm_warps_4=0.999))
+    assert [one.tuning for one in some] == [replace(Overlapped.of(is_mlp=False), warps=4, ahead=132)]
+    assert len(together(measured(warps_4=0.9, ahead_132=0.97, sixteens_2=0.8))) == 4  # three pairs and all
+
+
+def test_a_change_that_is_faster_alone_is_tried_with_nothing() -> None:
+    assert together(measured(warps_4=0.9, columns_1024=1.1)) == []
+    assert together({Case(NETS[0], 1, Persistent.of(1)): 1.0}) == []
 
 
 @pytest.mark.parametrize(
