@@ -1,6 +1,7 @@
 """What the comparison of a step's choices refuses. Its times are a GPU's."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ def measured(**took: float) -> dict[Case, float]:
     of_change = {Case(NETS[0], 1, Overlapped.of(is_mlp=False)): 1.0}
     for change, ms in took.items():
         name, value = change.rsplit("_", 1)
-        of_change[Case(NETS[0], 1, replace(Overlapped.of(is_mlp=False), **{name: int(value)}))] = ms
+        changed: dict[str, Any] = {name: int(value)}
+        of_change[Case(NETS[0], 1, replace(Overlapped.of(is_mlp=False), **changed))] = ms
     return of_change
 
 
