@@ -46,11 +46,10 @@ PERSISTENT = {
 }  # fmt: skip
 # differences from the present choice
 OVERLAPPED: list[dict[str, Any]] = [
-    {}, {"warps": 4}, {"warps": 16, "registers": 64}, {"sixteens": 2}, {"sixteens": 2, "warps": 16},
-    {"registers": 80}, {"span": 2048}, {"columns": 1024}, {"columns": 4096}, {"norm_warps": 4}, {"norm_warps": 16},
-    {"ahead": 132}, {"ahead": 264}, {"ahead": 396}, {"fused": True}, {"fused": True, "ahead": 264},
+    {}, {"registers": 168}, {"warps": 8}, {"sixteens": 2, "columns": 1024}, {"span": 2048}, {"span": 128},
+    {"columns": 1024}, {"norm_warps": 8}, {"norm_warps": 32}, {"fused": True}, {"held": False},
 ]  # fmt: skip
-HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 8), "mlp_2_dual_triton": (16,)}
+HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 8), "mlp_2_dual_triton": (4, 16)}
 
 
 @dataclass(frozen=True)

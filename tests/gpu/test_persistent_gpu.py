@@ -41,12 +41,14 @@ def test_steps_match_float64(whole: type, kind: str, batch: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"fused": True}, {"ahead": 132}, {"sixteens": 2}, {"head_warps": 1}, {"columns": 1024}], ids=str
+    "changed",
+    [{"fused": True}, {"ahead": 132}, {"sixteens": 2}, {"head_warps": 1}, {"columns": 1024}, {"held": False}],
+    ids=str,
 )
-@pytest.mark.parametrize("batch", [1, 8])
-def test_overlapping_kernels_with_other_choices(batch: int, changed: dict[str, Any]) -> None:
-    tuning = replace(Tuning.of(is_mlp=False), **changed)
-    check_step("linear", batch, tokens=3, position=14, device=DEVICE, whole=OverlappedStep, tuning=tuning, **WIDTHS)
+@pytest.mark.parametrize(("kind", "batch"), [("linear", 1), ("linear", 8), ("mlp", 16)])
+def test_overlapping_kernels_with_other_choices(kind: str, batch: int, changed: dict[str, Any]) -> None:
+    tuning = replace(Tuning.of(is_mlp=kind == "mlp"), **changed)
+    check_step(kind, batch, tokens=3, position=14, device=DEVICE, whole=OverlappedStep, tuning=tuning, **WIDTHS)
 
 
 @pytest.mark.parametrize("shape", [{"heads": 2, "dim": 32, "intermediate": 72}, {"heads": 12, "intermediate": 2048}])

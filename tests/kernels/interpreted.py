@@ -85,6 +85,9 @@ def test_a_whole_step(kind, batch, shape):
     [
         ("linear", 2, {"intermediate": 520, "tuning": overlapped.Tuning(columns=256, span=256)}),  # rows in three parts
         pytest.param("mlp", 1, {"tuning": overlapped.Tuning(head_warps=8)}, marks=pytest.mark.long),
+        # the inner net's kernels of launches
+        ("linear", 2, {"dim": 32, "layers": 1, "tuning": overlapped.Tuning(held=False)}),
+        pytest.param("mlp", 2, {"dim": 32, "tuning": overlapped.Tuning(held=False)}, marks=pytest.mark.long),
         # norms in the products, of two parts of the columns
         pytest.param(
             "linear", 2, {"heads": 8, "dim": 64, "layers": 1, "tuning": overlapped.Tuning(fused=True, span=256)},

@@ -17,9 +17,12 @@ from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
 from ttt_mlflow.kernels.persistent.launch import CHUNK, LARGEST_BATCH, check_shape
 from ttt_mlflow.kernels.persistent.products import LANE_COLUMNS, ROWS
 from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
+from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
+from ttt_mlflow.kernels.ttt_mlp.decode import mlp_decode
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
 
 NORMED_REGISTERS = 128  # of a product that norms its input: with two programs on a multiprocessor, it spills 32 bytes
+SMALLEST_HEAD = 32  # that the inner nets' kernels of ``launches`` take
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,20 @@ class Tuning:
     of a product has. columns: of a row that it has at most. span: columns that it multiplies at once. ahead: how far
     ahead a program lets the L2 cache read, in programs; 0: not at all. fused: the gate and up projections compute the
     norm before them themselves, for up to 8 sequences and if the width is a multiple of ``span``. norm_warps,
-    head_warps: of the programs of norms, and of the inner net.
+    head_warps: of the programs of norms, and of the inner net. held: one kernel has the convolutions of Q and K and the
+    inner net, a program each head, with its state in registers; otherwise they are the two kernels of ``launches``.
     """
 
-    warps: int = 8
+    warps: int = 4
     registers: int | None = None
     sixteens: int = 1
     columns: int = 2048
     span: int = 512
     ahead: int = 0
     fused: bool = False
-    norm_warps: int = 8
+    norm_warps: int = 16
     head_warps: int = 4
+    held: bool = True
 
     @classmethod
     def of(cls, is_mlp: bool) -> "Tuning":
@@ -140,6 +145,7 @@ class OverlappedStep:
         ]  # fmt: skip
         self._row = {"WIDTH": shape.width, "BLOCK": triton.next_power_of_2(shape.width)}
         heads = shape.width // shape.head_dim
+        self.held = tuning.held or shape.head_dim < SMALLEST_HEAD
         self._units = batch * heads
         self._heads = {
             "PROJECTED": shape.projected, "WIDTH": shape.width, "HEADS": heads, "HEAD_DIM": shape.head_dim,
@@ -189,15 +195,19 @@ class OverlappedStep:
             )  # fmt: skip
         with in_part(PROJECTIONS):
             self._product(self.x, layer.projection, self.projection)
-        with in_part(INNER):
-            self._launch(
-                stages.heads_kernel, (self._units,), table, shared.position, shared.cos,
-                shared.sin, shared.inner_layer.base_lr, self.projection, self.mixed, **self._heads,
-                num_warps=self.tuning.head_warps,
-            )  # fmt: skip
+        if self.held:
+            mixed = self.mixed
+            with in_part(INNER):
+                self._launch(
+                    stages.heads_kernel, (self._units,), table, shared.position, shared.cos,
+                    shared.sin, shared.inner_layer.base_lr, self.projection, mixed, **self._heads,
+                    num_warps=self.tuning.head_warps,
+                )  # fmt: skip
+        else:
+            mixed = self._inner_net(layer)
         with in_part(PROJECTIONS):
             self._launch(
-                fused.gated_layer_norm_kernel, rows, self.mixed, self.gate, self.projected, layer.post_norm_weight,
+                fused.gated_layer_norm_kernel, rows, mixed, self.gate, self.projected, layer.post_norm_weight,
                 layer.post_norm_bias, self.x, **self._row, EPS=NORM_EPS, num_warps=norm_warps,
             )  # fmt: skip
             self._product(self.x, layer.o_proj, self.o_sums, partial=not self.fused)
@@ -211,6 +221,27 @@ class OverlappedStep:
                 )  # fmt: skip
                 self._product(self.x, layer.gate_up, self.inner, gated=True)
             self._product(self.inner, layer.down_proj, self.down_sums, partial=True)
+
+    def _inner_net(self, layer: LayerTensors) -> Tensor:
+        """The inner net's output [B, D], by the kernels of ``launches``."""
+        shared, width, heads = self.tensors, self.width, layer.norm_weight.shape[0]
+        qk, v, logits = (
+            self.projection[:, :width],
+            self.projection[:, width : 2 * width],
+            self.projection[:, 3 * width :],
+        )
+        with in_part(CONVOLUTION):
+            q, k, lr = fused.qk_conv_rotary(
+                qk, logits[:, :heads], layer.qk_ring, shared.position, layer.q_taps, layer.q_bias, layer.k_taps,
+                layer.k_bias, layer.lr_bias.flatten(), shared.cos, shared.sin, shared.inner_layer.base_lr,
+                overlap=self.overlap,
+            )  # fmt: skip
+        decode = mlp_decode if shared.inner_layer is MLP else linear_decode
+        with in_part(INNER):
+            return decode(
+                q, k, v, lr, layer.eta, shared.position, layer.norm_weight, layer.norm_bias, *layer.state,
+                *layer.slots, overlap=self.overlap,
+            )  # fmt: skip
 
     def _normed_product(self, layer: LayerTensors) -> None:
         """The gate and up projections, which norm their input themselves."""
