@@ -46,10 +46,14 @@ PERSISTENT = {
 }  # fmt: skip
 # differences from the present choice
 OVERLAPPED: list[dict[str, Any]] = [
-    {}, {"registers": 168}, {"warps": 8}, {"sixteens": 2, "columns": 1024}, {"span": 2048}, {"span": 128},
-    {"columns": 1024}, {"norm_warps": 8}, {"norm_warps": 32}, {"fused": True}, {"held": False},
+    {}, {"flight": 1}, {"flight": 2}, {"flight": 3}, {"span": 256, "tiles": 8, "flight": 2},
+    {"span": 256, "tiles": 8, "flight": 3}, {"tiles": 2}, {"tiles": 2, "flight": 1}, {"warps": 2, "tiles": 2},
+    {"warps": 2, "tiles": 2, "flight": 1}, {"warps": 2, "tiles": 4, "span": 256},
+    {"warps": 2, "tiles": 4, "span": 256, "flight": 2}, {"warps": 2, "tiles": 2, "columns": 1024},
+    {"warps": 2, "tiles": 2, "columns": 1024, "flight": 1}, {"registers": None}, {"tiles": 2, "registers": 128},
+    {"norm_warps": 16}, {"held": False},
 ]  # fmt: skip
-HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 8), "mlp_2_dual_triton": (4, 16)}
+HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 4, 8), "mlp_2_dual_triton": (4,)}
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,13 @@ class Case:
 
 
 def cases_of(inner_net: str, batch: int, paths: Collection[str] = PATHS) -> list[Case]:
-    present = Overlapped.of(inner_net.startswith("mlp_2"))
+    present = Overlapped.of(inner_net.startswith("mlp_2"), batch)
     choices: list[Tuning] = []
     if "overlapped" in paths:
         choices += [replace(present, **changed) for changed in OVERLAPPED]
-        choices += [replace(present, head_warps=warps) for warps in HEAD_WARPS[inner_net]]
+        choices += [
+            replace(present, head_warps=warps) for warps in HEAD_WARPS[inner_net] if warps != present.head_warps
+        ]
     if "persistent" in paths:
         choices += PERSISTENT[batch]
     return [Case(inner_net, batch, one) for one in choices]

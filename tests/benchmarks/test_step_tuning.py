@@ -17,7 +17,7 @@ from ttt_mlflow.kernels.persistent.launch import Tuning as Persistent
 @pytest.mark.parametrize("batch", PERSISTENT)
 def test_the_present_choices_are_among_those_compared(net: str, batch: int) -> None:
     compared = [case.tuning for case in cases_of(net, batch)]
-    assert compared[0] == Overlapped.of(is_mlp=net.startswith("mlp_2"))
+    assert compared[0] == Overlapped.of(net.startswith("mlp_2"), batch)
     assert Persistent.of(batch) in compared
     assert len(set(compared)) == len(compared)
 
@@ -28,22 +28,22 @@ def test_all_batches_are() -> None:
 
 def measured(**took: float) -> dict[Case, float]:
     """Milliseconds of the present choice, 1.0, and of some changes, each NAME_VALUE."""
-    of_change = {Case(NETS[0], 1, Overlapped.of(is_mlp=False)): 1.0}
+    of_change = {Case(NETS[0], 1, Overlapped.of(is_mlp=False, batch=1)): 1.0}
     for change, ms in took.items():
         name, value = change.rsplit("_", 1)
         changed: dict[str, Any] = {name: int(value)}
-        of_change[Case(NETS[0], 1, replace(Overlapped.of(is_mlp=False), **changed))] = ms
+        of_change[Case(NETS[0], 1, replace(Overlapped.of(is_mlp=False, batch=1), **changed))] = ms
     return of_change
 
 
 def test_faster_changes_are_tried_together() -> None:
-    some = together(measured(warps_4=0.9, warps_16=0.95, ahead_132=0.97, columns_1024=1.1, norm_warps_4=0.999))
-    assert [one.tuning for one in some] == [replace(Overlapped.of(is_mlp=False), warps=4, ahead=132)]
-    assert len(together(measured(warps_4=0.9, ahead_132=0.97, sixteens_2=0.8))) == 4  # three pairs and all
+    some = together(measured(warps_2=0.9, warps_16=0.95, flight_1=0.97, columns_1024=1.1, norm_warps_2=0.999))
+    assert [one.tuning for one in some] == [replace(Overlapped.of(is_mlp=False, batch=1), warps=2, flight=1)]
+    assert len(together(measured(warps_2=0.9, flight_1=0.97, tiles_2=0.8))) == 4  # three pairs and all
 
 
 def test_a_change_that_is_faster_alone_is_tried_with_nothing() -> None:
-    assert together(measured(warps_4=0.9, columns_1024=1.1)) == []
+    assert together(measured(warps_2=0.9, columns_1024=1.1)) == []
     assert together({Case(NETS[0], 1, Persistent.of(1)): 1.0}) == []
 
 

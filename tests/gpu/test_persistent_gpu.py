@@ -42,12 +42,12 @@ def test_steps_match_float64(whole: type, kind: str, batch: int) -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"fused": True}, {"ahead": 132}, {"sixteens": 2}, {"head_warps": 1}, {"columns": 1024}, {"held": False}],
+    [{"flight": 1}, {"warps": 2, "tiles": 2}, {"warps": 8}, {"columns": 1024}, {"span": 256}, {"held": False}],
     ids=str,
 )
 @pytest.mark.parametrize(("kind", "batch"), [("linear", 1), ("linear", 8), ("mlp", 16)])
 def test_overlapping_kernels_with_other_choices(kind: str, batch: int, changed: dict[str, Any]) -> None:
-    tuning = replace(Tuning.of(is_mlp=kind == "mlp"), **changed)
+    tuning = replace(Tuning.of(kind == "mlp", batch), **changed)
     check_step(kind, batch, tokens=3, position=14, device=DEVICE, whole=OverlappedStep, tuning=tuning, **WIDTHS)
 
 

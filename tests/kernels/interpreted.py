@@ -88,19 +88,16 @@ def test_a_whole_step(kind, batch, shape):
         # the inner net's kernels of launches
         ("linear", 2, {"dim": 32, "layers": 1, "tuning": overlapped.Tuning(held=False)}),
         pytest.param("mlp", 2, {"dim": 32, "tuning": overlapped.Tuning(held=False)}, marks=pytest.mark.long),
-        # norms in the products, of two parts of the columns
+        # each tile when the one before has come; two of four in registers
         pytest.param(
-            "linear", 2, {"heads": 8, "dim": 64, "layers": 1, "tuning": overlapped.Tuning(fused=True, span=256)},
+            "linear", 3,
+            {"heads": 4, "dim": 64, "layers": 1, "tuning": overlapped.Tuning(warps=2, span=64, tiles=2, flight=1)},
             marks=pytest.mark.long,
         ),
-        pytest.param(
-            "linear", 3, {"heads": 4, "dim": 64, "layers": 1, "tuning": overlapped.Tuning(fused=True, sixteens=2)},
-            marks=pytest.mark.long,
-        ),
-        # more than 256 columns, of which a product that keeps no parts has all; a last sixteen of rows alone
+        # more than 256 columns, of which a product that keeps no parts has all
         pytest.param(
             "linear", 9,
-            {"heads": 4, "dim": 128, "vocab": 70, "tuning": overlapped.Tuning(sixteens=2, columns=256, span=256)},
+            {"heads": 4, "dim": 128, "vocab": 70, "tuning": overlapped.Tuning(columns=256, span=256, tiles=3)},
             marks=pytest.mark.long,
         ),
     ],

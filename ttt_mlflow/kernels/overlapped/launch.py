@@ -12,7 +12,6 @@ from ttt_mlflow.kernels.block import fused
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH, MLP
 from ttt_mlflow.kernels.launch import overlaps
 from ttt_mlflow.kernels.overlapped import stages
-from ttt_mlflow.kernels.overlapped.normed import add_norm_product_kernel
 from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
 from ttt_mlflow.kernels.persistent.launch import CHUNK, LARGEST_BATCH, check_shape
 from ttt_mlflow.kernels.persistent.products import LANE_COLUMNS, ROWS
@@ -21,7 +20,7 @@ from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.decode import mlp_decode
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
 
-NORMED_REGISTERS = 128  # of a product that norms its input: with two programs on a multiprocessor, it spills 32 bytes
+FEW = 4  # sequences, whose heads of TTT-Linear all have a multiprocessor of their own
 SMALLEST_HEAD = 32  # that the inner nets' kernels of ``launches`` take
 
 
@@ -29,29 +28,27 @@ SMALLEST_HEAD = 32  # that the inner nets' kernels of ``launches`` take
 class Tuning:
     """What changes the time of a step, and nothing else.
 
-    warps, registers: of a product's program, the latter of a thread at most, or None. sixteens: of rows that a program
-    of a product has. columns: of a row that it has at most. span: columns that it multiplies at once. ahead: how far
-    ahead a program lets the L2 cache read, in programs; 0: not at all. fused: the gate and up projections compute the
-    norm before them themselves, for up to 8 sequences and if the width is a multiple of ``span``. norm_warps,
-    head_warps: of the programs of norms, and of the inner net. held: one kernel has the convolutions of Q and K and the
-    inner net, a program each head, with its state in registers; otherwise they are the two kernels of ``launches``.
+    warps, registers: of a product's program, the latter of a thread at most, or None. columns: of a row that it has at
+    most. span: columns of a tile. tiles: those that a program has in its registers. flight: those of them that are on
+    their way to it at once. norm_warps, head_warps: of the programs of norms, and of the inner net. held: one kernel
+    has the convolutions of Q and K and the inner net, a program each head, with its state in registers; otherwise they
+    are the two kernels of ``launches``.
     """
 
     warps: int = 4
-    registers: int | None = None
-    sixteens: int = 1
+    registers: int | None = 168
     columns: int = 2048
     span: int = 512
-    ahead: int = 0
-    fused: bool = False
-    norm_warps: int = 16
+    tiles: int = 4
+    flight: int = 4
+    norm_warps: int = 32
     head_warps: int = 4
     held: bool = True
 
     @classmethod
-    def of(cls, is_mlp: bool) -> "Tuning":
-        """The choice for this inner net."""
-        return cls(head_warps=8 if is_mlp else 4)
+    def of(cls, is_mlp: bool, batch: int) -> "Tuning":
+        """The choice for this inner net and batch."""
+        return cls(head_warps=8 if is_mlp or batch <= FEW else 1)
 
     def span_of(self, k: int) -> int:
         """``span``, for rows of k: a power of two with columns for every warp."""
@@ -68,18 +65,13 @@ def parts_of(k: int, tuning: Tuning) -> int:
     return int(splits(k, tuning.columns, tuning.span_of(k)))
 
 
-def programs_of(rows: int, tuning: Tuning) -> int:
-    """Programs that share the rows of a product."""
-    return int(triton.cdiv(rows, ROWS * tuning.sixteens))
-
-
 def product(
     x: Tensor, weight: Tensor, out: Tensor, *,
     best: Tensor | None = None, partial: bool = False, gated: bool = False, tuning: Tuning, overlap: bool,
 ) -> None:  # fmt: skip
     """out = x Wᵀ, of one kind of :func:`.product.product_kernel`, or of none. x [B, K], B ≤ 16.
 
-    best: [:func:`programs_of`, :func:`padded_batch`] int64, for the largest value of each program. partial: out has
+    best: [N / 16, :func:`padded_batch`] int64, for the largest value of each program. partial: out has
     :func:`parts_of`. ValueError for what the kernel would compute wrongly.
     """
     (batch, k), n = x.shape, weight.shape[0]
@@ -88,12 +80,12 @@ def product(
             f"{batch} sequences, weight of {n} x {k}: it takes 1 to {LARGEST_BATCH} sequences, rows in multiples of "
             f"{ROWS} and an even number of columns"
         )
-    grid = (programs_of(n, tuning), out.shape[0] if partial else 1)
+    grid = (n // ROWS, out.shape[0] if partial else 1)
     product_kernel[grid](
-        x, x.stride(0), weight, out, out if best is None else best, batch, out.shape[-1],
+        x, x.stride(0), weight, 0, out, out if best is None else best, batch, out.shape[-1],
         N=n, K=k, BATCH=padded_batch(batch), COLUMNS=tuning.columns if partial else k, SPAN=tuning.span_of(k),
-        WARPS=tuning.warps, SIXTEENS=tuning.sixteens, PARTIAL=partial, GATED=gated, BEST=best is not None,
-        AHEAD=tuning.ahead, num_warps=tuning.warps, maxnreg=tuning.registers, OVERLAP=overlap, launch_pdl=overlap,
+        WARPS=tuning.warps, HELD=tuning.tiles, FLIGHT=tuning.flight, PARTIAL=partial, GATED=gated,
+        BEST=best is not None, OVERLAP=overlap, num_warps=tuning.warps, maxnreg=tuning.registers, launch_pdl=overlap,
     )  # fmt: skip
 
 
@@ -108,7 +100,7 @@ class OverlappedStep:
     def __init__(self, tensors: StepTensors, batch: int, *, tuning: Tuning | None = None) -> None:
         """tuning: another choice than that for the batch."""
         is_mlp = tensors.inner_layer is MLP
-        tuning = tuning or Tuning.of(is_mlp)
+        tuning = tuning or Tuning.of(is_mlp, batch)
         self.tensors, self.batch, self.tuning = tensors, batch, tuning
         shape = check_shape(tensors, batch)
         embedding = tensors.embedding
@@ -130,14 +122,10 @@ class OverlappedStep:
         self.hidden, self.between, self.x, self.mixed = (empty(batch, shape.width) for _ in range(4))
         self.projection, self.inner = empty(batch, shape.projected), empty(batch, shape.intermediate)
         self.gate = self.projection[:, 2 * shape.width : 3 * shape.width]
-        self.fused = tuning.fused and batch <= 8 and shape.width % tuning.span_of(shape.width) == 0
-        if self.fused:
-            self.o_sums = empty(1, batch, shape.width)
-        else:
-            self.o_sums = empty(parts_of(shape.width, tuning), batch, shape.width, dtype=torch.float32)
+        self.o_sums = empty(parts_of(shape.width, tuning), batch, shape.width, dtype=torch.float32)
         self.down_sums = empty(parts_of(shape.intermediate, tuning), batch, shape.width, dtype=torch.float32)
         self.logits = empty(batch, tensors.vocab)
-        self.count = programs_of(shape.embedding, tuning)
+        self.count = shape.embedding // ROWS
         self.best = empty(self.count, self.padded, dtype=torch.int64)
         self.buffers = [
             self.hidden, self.between, self.x, self.mixed, self.projection, self.inner, self.o_sums, self.down_sums,
@@ -210,16 +198,13 @@ class OverlappedStep:
                 fused.gated_layer_norm_kernel, rows, mixed, self.gate, self.projected, layer.post_norm_weight,
                 layer.post_norm_bias, self.x, **self._row, EPS=NORM_EPS, num_warps=norm_warps,
             )  # fmt: skip
-            self._product(self.x, layer.o_proj, self.o_sums, partial=not self.fused)
+            self._product(self.x, layer.o_proj, self.o_sums, partial=True)
         with in_part(FEED_FORWARD):
-            if self.fused:
-                self._normed_product(layer)
-            else:
-                self._launch(
-                    fused.add_rms_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm,
-                    self.hidden, self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0], num_warps=norm_warps,
-                )  # fmt: skip
-                self._product(self.x, layer.gate_up, self.inner, gated=True)
+            self._launch(
+                fused.add_rms_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm,
+                self.hidden, self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0], num_warps=norm_warps,
+            )  # fmt: skip
+            self._product(self.x, layer.gate_up, self.inner, gated=True)
             self._product(self.inner, layer.down_proj, self.down_sums, partial=True)
 
     def _inner_net(self, layer: LayerTensors) -> Tensor:
@@ -242,17 +227,6 @@ class OverlappedStep:
                 q, k, v, lr, layer.eta, shared.position, layer.norm_weight, layer.norm_bias, *layer.state,
                 *layer.slots, overlap=self.overlap,
             )  # fmt: skip
-
-    def _normed_product(self, layer: LayerTensors) -> None:
-        """The gate and up projections, which norm their input themselves."""
-        tuning, rows = self.tuning, layer.gate_up.shape[0]
-        self._launch(
-            add_norm_product_kernel, (programs_of(rows, tuning),), self.between, self.o_sums,
-            layer.ffn_norm, self.hidden, layer.gate_up, self.inner, self.batch, self.intermediate, N=rows, K=self.width,
-            BATCH=self.padded, SPAN=tuning.span_of(self.width), WARPS=tuning.warps, SIXTEENS=tuning.sixteens,
-            GATED=True, BLOCK=self._row["BLOCK"], EPS=NORM_EPS, AHEAD=tuning.ahead,
-            num_warps=tuning.warps, maxnreg=tuning.registers or NORMED_REGISTERS,
-        )  # fmt: skip
 
     def _product(
         self, x: Tensor, weight: Tensor, out: Tensor, *, partial: bool = False, gated: bool = False, best: bool = False

@@ -40,12 +40,13 @@ def unpacked(pairs, dtype: tl.constexpr):
 @triton.jit
 def load_tile(
     w, sixteen, row_wanted, start, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
-    GATED: tl.constexpr,
+    GATED: tl.constexpr, after=0,
 ):  # fmt: skip
     """Sixteen rows of W [N, K], SPAN columns from ``start`` on, as they lie in memory.
 
     GATED: rows 0 to 7 are of the first half of W, rows 8 to 15 their partners in the second half. row_wanted [8]: which
-    of rows 0 to 7, and of rows 8 to 15, to load; the others are zeros.
+    of rows 0 to 7, and of rows 8 to 15, to load; the others are zeros. after: zeros in the shape of a tile. What they
+    are computed from arrives before the tile is requested.
     """
     STEPS: tl.constexpr = SPAN // (32 * WARPS)
     half = tl.arange(0, 2)[:, None, None, None, None]
@@ -56,9 +57,9 @@ def load_tile(
     rows = sixteen * 8 + row + half * (N // 2) if GATED else sixteen * 16 + row + half * 8
     pairs = start // 2 + (step * WARPS + warp) * 16 + pair
     wanted = (pairs < K // 2) & row_wanted[None, None, None, :, None]
-    return tl.load(
-        as_pairs(w) + rows.to(tl.int64) * (K // 2) + pairs, wanted, 0, eviction_policy="evict_first"
-    )  # fmt: skip
+    place = as_pairs(w) + rows.to(tl.int64) * (K // 2) + (pairs + after)
+    place = tl.max_contiguous(tl.multiple_of(place, (1, 1, 1, 1, 16)), (1, 1, 1, 1, 16))
+    return tl.load(place, wanted, 0, eviction_policy="evict_first")
 
 
 @triton.jit
