@@ -21,7 +21,7 @@ import click
 import torch
 import triton
 
-from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
+from ttt_mlflow.kernels.overlapped.launch import OverlappedStep, Tiling
 from ttt_mlflow.kernels.overlapped.launch import Tuning as Overlapped
 from ttt_mlflow.kernels.persistent.launch import PersistentStep
 from ttt_mlflow.kernels.persistent.launch import Tuning as Persistent
@@ -44,14 +44,16 @@ PERSISTENT = {
     8: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2)],
     16: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2), Persistent(False, 512, 1024, 2)],
 }  # fmt: skip
+TWO_WARPS = Tiling(warps=2, columns=1024, tiles=2)
 # differences from the present choice
 OVERLAPPED: list[dict[str, Any]] = [
-    {}, {"flight": 1}, {"flight": 2}, {"flight": 3}, {"span": 256, "tiles": 8, "flight": 2},
-    {"span": 256, "tiles": 8, "flight": 3}, {"tiles": 2}, {"tiles": 2, "flight": 1}, {"warps": 2, "tiles": 2},
-    {"warps": 2, "tiles": 2, "flight": 1}, {"warps": 2, "tiles": 4, "span": 256},
-    {"warps": 2, "tiles": 4, "span": 256, "flight": 2}, {"warps": 2, "tiles": 2, "columns": 1024},
-    {"warps": 2, "tiles": 2, "columns": 1024, "flight": 1}, {"registers": None}, {"tiles": 2, "registers": 128},
-    {"norm_warps": 16}, {"held": False},
+    {}, {"normed": Tiling(tiles=2)}, {"normed": Tiling(flight=4)}, {"normed": Tiling(span=256, tiles=8)},
+    {"normed": Tiling(span=256, tiles=8, flight=2)}, {"normed": Tiling(near=True)}, {"normed": TWO_WARPS},
+    {"normed": Tiling(tiles=3)}, {"output": TWO_WARPS}, {"output": Tiling(flight=4)}, {"output": Tiling(near=True)},
+    {"output": Tiling(columns=1024, tiles=2)},
+    {"down": TWO_WARPS}, {"down": replace(TWO_WARPS, flight=2)}, {"down": Tiling()}, {"down": Tiling(flight=4, near=True)},
+    {"down": Tiling(tiles=2, flight=2)}, {"down": Tiling(columns=3072, tiles=4, flight=4)},
+    {"norm_warps": 8}, {"norm_warps": 16}, {"held": False},
 ]  # fmt: skip
 HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 4, 8), "mlp_2_dual_triton": (4,)}
 

@@ -83,7 +83,7 @@ def test_a_whole_step(kind, batch, shape):
 @pytest.mark.parametrize(
     ("kind", "batch", "shape"),
     [
-        ("linear", 2, {"intermediate": 520, "tuning": overlapped.Tuning(columns=256, span=256)}),  # rows in three parts
+        ("linear", 2, {"intermediate": 520, "tuning": overlapped.Tuning(down=overlapped.Tiling(columns=256, span=256))}),  # rows in three parts
         pytest.param("mlp", 1, {"tuning": overlapped.Tuning(head_warps=8)}, marks=pytest.mark.long),
         # the inner net's kernels of launches
         ("linear", 2, {"dim": 32, "layers": 1, "tuning": overlapped.Tuning(held=False)}),
@@ -91,13 +91,13 @@ def test_a_whole_step(kind, batch, shape):
         # each tile when the one before has come; two of four in registers
         pytest.param(
             "linear", 3,
-            {"heads": 4, "dim": 64, "layers": 1, "tuning": overlapped.Tuning(warps=2, span=64, tiles=2, flight=1)},
+            {"heads": 4, "dim": 64, "layers": 1, "tuning": overlapped.Tuning(normed=overlapped.Tiling(warps=2, span=64, tiles=2))},
             marks=pytest.mark.long,
         ),
         # more than 256 columns, of which a product that keeps no parts has all
         pytest.param(
             "linear", 9,
-            {"heads": 4, "dim": 128, "vocab": 70, "tuning": overlapped.Tuning(columns=256, span=256, tiles=3)},
+            {"heads": 4, "dim": 128, "vocab": 70, "tuning": overlapped.Tuning(*3 * [overlapped.Tiling(columns=256, span=256, tiles=3)])},
             marks=pytest.mark.long,
         ),
     ],

@@ -1,6 +1,7 @@
 """Prepares and launches the kernels of a step: buffers, addresses, and whether a machine can do it."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,22 +26,45 @@ SMALLEST_HEAD = 32  # that the inner nets' kernels of ``launches`` take
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """What changes the time of a step, and nothing else.
+class Tiling:
+    """How the programs of a product divide its weight.
 
-    warps, registers: of a product's program, the latter of a thread at most, or None. columns: of a row that it has at
-    most. span: columns of a tile. tiles: those that a program has in its registers. flight: those of them that are on
-    their way to it at once. norm_warps, head_warps: of the programs of norms, and of the inner net. held: one kernel
-    has the convolutions of Q and K and the inner net, a program each head, with its state in registers; otherwise they
-    are the two kernels of ``launches``.
+    warps, registers: of a program, the latter of a thread at most. columns: of a row that a program has at most, if the
+    parts of a row can be summed later. span: columns of a tile. tiles: those that a program has in its registers.
+    flight: those of them that are on their way at once to a program that starts before its input is there. near: a
+    program lets the L1 cache read its input first.
     """
 
     warps: int = 4
-    registers: int | None = 168
+    registers: int = 168
     columns: int = 2048
     span: int = 512
     tiles: int = 4
-    flight: int = 4
+    flight: int = 1
+    near: bool = False
+
+    def span_of(self, k: int) -> int:
+        """``span``, for rows of k: a power of two with columns for every warp."""
+        return max(min(self.span, triton.next_power_of_2(k)), self.warps * LANE_COLUMNS)
+
+    def parts_of(self, k: int) -> int:
+        """Of rows of k, the parts whose sums a ``partial`` product keeps."""
+        return int(splits(k, self.columns, self.span_of(k)))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What changes the time of a step, and nothing else.
+
+    normed, output, down: of the products of a normed row (projection, gate and up, head), of the output projection and
+    of the down projection. norm_warps, head_warps: of the programs of norms, and of the inner net. held: one kernel has
+    the convolutions of Q and K and the inner net, a program each head, with its state in registers; otherwise they are
+    the two kernels of ``launches``.
+    """
+
+    normed: Tiling = Tiling()
+    output: Tiling = Tiling()
+    down: Tiling = Tiling(flight=4)
     norm_warps: int = 32
     head_warps: int = 4
     held: bool = True
@@ -50,29 +74,30 @@ class Tuning:
         """The choice for this inner net and batch."""
         return cls(head_warps=8 if is_mlp or batch <= FEW else 1)
 
-    def span_of(self, k: int) -> int:
-        """``span``, for rows of k: a power of two with columns for every warp."""
-        return max(min(self.span, triton.next_power_of_2(k)), self.warps * LANE_COLUMNS)
-
 
 def padded_batch(batch: int) -> int:
     """Sequences as the tensor cores' instruction has them."""
     return 8 if batch <= 8 else 16
 
 
-def parts_of(k: int, tuning: Tuning) -> int:
-    """Of rows of k, the parts whose sums a ``partial`` product keeps."""
-    return int(splits(k, tuning.columns, tuning.span_of(k)))
+@cache
+def resident(device: torch.device, tiling: Tiling) -> int:
+    """Programs of a product that can be on the GPU at once."""
+    if device.type != "cuda":
+        return 1
+    properties = torch.cuda.get_device_properties(device)
+    on_one = properties.regs_per_multiprocessor // (32 * tiling.warps * tiling.registers)
+    return int(properties.multi_processor_count * on_one)
 
 
 def product(
     x: Tensor, weight: Tensor, out: Tensor, *,
-    best: Tensor | None = None, partial: bool = False, gated: bool = False, tuning: Tuning, overlap: bool,
+    best: Tensor | None = None, partial: bool = False, gated: bool = False, tiling: Tiling, overlap: bool,
 ) -> None:  # fmt: skip
     """out = x Wᵀ, of one kind of :func:`.product.product_kernel`, or of none. x [B, K], B ≤ 16.
 
     best: [N / 16, :func:`padded_batch`] int64, for the largest value of each program. partial: out has
-    :func:`parts_of`. ValueError for what the kernel would compute wrongly.
+    :meth:`Tiling.parts_of`. ValueError for what the kernel would compute wrongly.
     """
     (batch, k), n = x.shape, weight.shape[0]
     if not 1 <= batch <= LARGEST_BATCH or n % ROWS or k % 2:
@@ -83,9 +108,10 @@ def product(
     grid = (n // ROWS, out.shape[0] if partial else 1)
     product_kernel[grid](
         x, x.stride(0), weight, 0, out, out if best is None else best, batch, out.shape[-1],
-        N=n, K=k, BATCH=padded_batch(batch), COLUMNS=tuning.columns if partial else k, SPAN=tuning.span_of(k),
-        WARPS=tuning.warps, HELD=tuning.tiles, FLIGHT=tuning.flight, PARTIAL=partial, GATED=gated,
-        BEST=best is not None, OVERLAP=overlap, num_warps=tuning.warps, maxnreg=tuning.registers, launch_pdl=overlap,
+        N=n, K=k, BATCH=padded_batch(batch), COLUMNS=tiling.columns if partial else k, SPAN=tiling.span_of(k),
+        WARPS=tiling.warps, HELD=tiling.tiles, FLIGHT=tiling.flight, WAVE=resident(x.device, tiling),
+        NEAR=tiling.near, PARTIAL=partial, GATED=gated, BEST=best is not None, OVERLAP=overlap,
+        num_warps=tiling.warps, maxnreg=tiling.registers, launch_pdl=overlap,
     )  # fmt: skip
 
 
@@ -122,8 +148,8 @@ class OverlappedStep:
         self.hidden, self.between, self.x, self.mixed = (empty(batch, shape.width) for _ in range(4))
         self.projection, self.inner = empty(batch, shape.projected), empty(batch, shape.intermediate)
         self.gate = self.projection[:, 2 * shape.width : 3 * shape.width]
-        self.o_sums = empty(parts_of(shape.width, tuning), batch, shape.width, dtype=torch.float32)
-        self.down_sums = empty(parts_of(shape.intermediate, tuning), batch, shape.width, dtype=torch.float32)
+        self.o_sums = empty(tuning.output.parts_of(shape.width), batch, shape.width, dtype=torch.float32)
+        self.down_sums = empty(tuning.down.parts_of(shape.intermediate), batch, shape.width, dtype=torch.float32)
         self.logits = empty(batch, tensors.vocab)
         self.count = shape.embedding // ROWS
         self.best = empty(self.count, self.padded, dtype=torch.int64)
@@ -148,11 +174,11 @@ class OverlappedStep:
         """
         if not next_tokens.is_contiguous():
             raise ValueError("next_tokens: the kernel writes one after the other, and this tensor has gaps")
-        shared, rows, norm_warps = self.tensors, (self.batch,), self.tuning.norm_warps
+        shared, rows, tuning = self.tensors, (self.batch,), self.tuning
         with in_part(HEAD):
             stages.embedding_kernel[rows](
                 tokens.contiguous(), shared.embedding, self.hidden, **self._row, OVERLAP=self.overlap,
-                num_warps=norm_warps,
+                num_warps=tuning.norm_warps,
             )  # fmt: skip
         for index, (layer, table) in enumerate(zip(shared.layers, self.table, strict=True)):
             with in_layer(index):
@@ -160,13 +186,13 @@ class OverlappedStep:
         with in_part(HEAD):
             self._launch(
                 fused.add_rms_norm_kernel, rows, self.hidden, self.down_sums, self.batch, shared.last_norm,
-                self.between, self.x, **self._row, EPS=NORM_EPS, PARTS=self.down_sums.shape[0], num_warps=norm_warps,
+                self.between, self.x, **self._row, EPS=NORM_EPS, PARTS=self.down_sums.shape[0], num_warps=tuning.norm_warps,
             )  # fmt: skip
-            self._product(self.x, shared.embedding, self.logits, best=True)
+            self._product(self.x, shared.embedding, self.logits, tuning.normed, best=self.best)
         with in_part(SAMPLING):
             self._launch(
                 stages.sampling_kernel, rows, self.best, next_tokens, shared.position, self.count, BATCH=self.padded,
-                COUNT=triton.next_power_of_2(self.count), SLOTS=MINI_BATCH, num_warps=norm_warps,
+                COUNT=triton.next_power_of_2(self.count), SLOTS=MINI_BATCH, num_warps=tuning.norm_warps,
             )  # fmt: skip
         return self.logits
 
@@ -174,38 +200,38 @@ class OverlappedStep:
         """Nothing can go wrong unseen: no kernel waits for another one's programs."""
 
     def _layer(self, layer: LayerTensors, table: Tensor, parts: int) -> None:
-        shared, rows, norm_warps = self.tensors, (self.batch,), self.tuning.norm_warps
+        shared, rows, tuning = self.tensors, (self.batch,), self.tuning
         with in_part(CONVOLUTION):
             self._launch(
                 fused.conv_rms_norm_kernel, rows, self.hidden, self.down_sums, self.batch, layer.conv_ring,
                 shared.position, layer.conv_norm, layer.conv_taps, layer.conv_bias, layer.seq_norm, self.between,
-                self.x, **self._row, EPS=NORM_EPS, PARTS=parts, num_warps=norm_warps,
+                self.x, **self._row, EPS=NORM_EPS, PARTS=parts, num_warps=tuning.norm_warps,
             )  # fmt: skip
         with in_part(PROJECTIONS):
-            self._product(self.x, layer.projection, self.projection)
+            self._product(self.x, layer.projection, self.projection, tuning.normed)
         if self.held:
             mixed = self.mixed
             with in_part(INNER):
                 self._launch(
                     stages.heads_kernel, (self._units,), table, shared.position, shared.cos,
                     shared.sin, shared.inner_layer.base_lr, self.projection, mixed, **self._heads,
-                    num_warps=self.tuning.head_warps,
+                    num_warps=tuning.head_warps,
                 )  # fmt: skip
         else:
             mixed = self._inner_net(layer)
         with in_part(PROJECTIONS):
             self._launch(
                 fused.gated_layer_norm_kernel, rows, mixed, self.gate, self.projected, layer.post_norm_weight,
-                layer.post_norm_bias, self.x, **self._row, EPS=NORM_EPS, num_warps=norm_warps,
+                layer.post_norm_bias, self.x, **self._row, EPS=NORM_EPS, num_warps=tuning.norm_warps,
             )  # fmt: skip
-            self._product(self.x, layer.o_proj, self.o_sums, partial=True)
+            self._product(self.x, layer.o_proj, self.o_sums, tuning.output, partial=True)
         with in_part(FEED_FORWARD):
             self._launch(
                 fused.add_rms_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm,
-                self.hidden, self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0], num_warps=norm_warps,
+                self.hidden, self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0], num_warps=tuning.norm_warps,
             )  # fmt: skip
-            self._product(self.x, layer.gate_up, self.inner, gated=True)
-            self._product(self.inner, layer.down_proj, self.down_sums, partial=True)
+            self._product(self.x, layer.gate_up, self.inner, tuning.normed, gated=True)
+            self._product(self.inner, layer.down_proj, self.down_sums, tuning.down, partial=True)
 
     def _inner_net(self, layer: LayerTensors) -> Tensor:
         """The inner net's output [B, D], by the kernels of ``launches``."""
@@ -228,13 +254,8 @@ class OverlappedStep:
                 *layer.slots, overlap=self.overlap,
             )  # fmt: skip
 
-    def _product(
-        self, x: Tensor, weight: Tensor, out: Tensor, *, partial: bool = False, gated: bool = False, best: bool = False
-    ) -> None:
-        product(
-            x, weight, out, best=self.best if best else None, partial=partial, gated=gated, tuning=self.tuning,
-            overlap=self.overlap,
-        )  # fmt: skip
+    def _product(self, x: Tensor, weight: Tensor, out: Tensor, tiling: Tiling, **kind: Any) -> None:
+        product(x, weight, out, tiling=tiling, overlap=self.overlap, **kind)
 
     def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
         kernel[grid](*arguments, **constants, OVERLAP=self.overlap, launch_pdl=self.overlap)
