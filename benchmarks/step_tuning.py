@@ -21,7 +21,7 @@ import click
 import torch
 import triton
 
-from ttt_mlflow.kernels.overlapped.launch import OverlappedStep, Tiling
+from ttt_mlflow.kernels.overlapped.launch import TWO_WARPS, OverlappedStep, Tiling
 from ttt_mlflow.kernels.overlapped.launch import Tuning as Overlapped
 from ttt_mlflow.kernels.persistent.launch import PersistentStep
 from ttt_mlflow.kernels.persistent.launch import Tuning as Persistent
@@ -44,16 +44,13 @@ PERSISTENT = {
     8: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2)],
     16: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2), Persistent(False, 512, 1024, 2)],
 }  # fmt: skip
-TWO_WARPS = Tiling(warps=2, columns=1024, tiles=2)
+WIDE, HALF = Tiling(), Tiling(columns=1024, tiles=2)
 # differences from the present choice
 OVERLAPPED: list[dict[str, Any]] = [
-    {}, {"normed": Tiling(tiles=2)}, {"normed": Tiling(flight=4)}, {"normed": Tiling(span=256, tiles=8)},
-    {"normed": Tiling(span=256, tiles=8, flight=2)}, {"normed": Tiling(near=True)}, {"normed": TWO_WARPS},
-    {"normed": Tiling(tiles=3)}, {"output": TWO_WARPS}, {"output": Tiling(flight=4)}, {"output": Tiling(near=True)},
-    {"output": Tiling(columns=1024, tiles=2)},
-    {"down": TWO_WARPS}, {"down": replace(TWO_WARPS, flight=2)}, {"down": Tiling()}, {"down": Tiling(flight=4, near=True)},
-    {"down": Tiling(tiles=2, flight=2)}, {"down": Tiling(columns=3072, tiles=4, flight=4)},
-    {"norm_warps": 8}, {"norm_warps": 16}, {"held": False},
+    {}, *({"normed": one} for one in (WIDE, replace(WIDE, tiles=2), TWO_WARPS, replace(TWO_WARPS, span=256, tiles=4))),
+    *({"output": one} for one in (WIDE, HALF, TWO_WARPS, replace(HALF, columns=512, tiles=1))),
+    *({"down": one} for one in (WIDE, HALF, TWO_WARPS, Tiling(columns=3072), replace(WIDE, tiles=2))),
+    {"norm_warps": 8}, {"norm_warps": 16}, {"norm_warps": 32}, {"held": False}, {"held": True},
 ]  # fmt: skip
 HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 4, 8), "mlp_2_dual_triton": (4,)}
 
@@ -82,7 +79,7 @@ def cases_of(inner_net: str, batch: int, paths: Collection[str] = PATHS) -> list
     present = Overlapped.of(inner_net.startswith("mlp_2"), batch)
     choices: list[Tuning] = []
     if "overlapped" in paths:
-        choices += [replace(present, **changed) for changed in OVERLAPPED]
+        choices += dict.fromkeys(replace(present, **changed) for changed in OVERLAPPED)
         choices += [
             replace(present, head_warps=warps) for warps in HEAD_WARPS[inner_net] if warps != present.head_warps
         ]

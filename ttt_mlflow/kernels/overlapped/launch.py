@@ -1,7 +1,6 @@
 """Prepares and launches the kernels of a step: buffers, addresses, and whether a machine can do it."""
 
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from ttt_mlflow.kernels.arithmetic import NORM_EPS
 from ttt_mlflow.kernels.block import fused
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH, MLP
-from ttt_mlflow.kernels.launch import overlaps
+from ttt_mlflow.kernels.launch import overlaps, prefer_cache
 from ttt_mlflow.kernels.overlapped import stages
 from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
 from ttt_mlflow.kernels.persistent.launch import CHUNK, LARGEST_BATCH, check_shape
@@ -21,7 +20,7 @@ from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.decode import mlp_decode
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
 
-FEW = 4  # sequences, whose heads of TTT-Linear all have a multiprocessor of their own
+FEW = 4  # sequences, whose heads all have a multiprocessor of their own on an H200
 SMALLEST_HEAD = 32  # that the inner nets' kernels of ``launches`` take
 
 
@@ -31,8 +30,7 @@ class Tiling:
 
     warps, registers: of a program, the latter of a thread at most. columns: of a row that a program has at most, if the
     parts of a row can be summed later. span: columns of a tile. tiles: those that a program has in its registers.
-    flight: those of them that are on their way at once to a program that starts before its input is there. near: a
-    program lets the L1 cache read its input first.
+    flight: those of them that are on their way to it at once.
     """
 
     warps: int = 4
@@ -41,7 +39,6 @@ class Tiling:
     span: int = 512
     tiles: int = 4
     flight: int = 1
-    near: bool = False
 
     def span_of(self, k: int) -> int:
         """``span``, for rows of k: a power of two with columns for every warp."""
@@ -50,6 +47,9 @@ class Tiling:
     def parts_of(self, k: int) -> int:
         """Of rows of k, the parts whose sums a ``partial`` product keeps."""
         return int(splits(k, self.columns, self.span_of(k)))
+
+
+TWO_WARPS = Tiling(warps=2, columns=1024, tiles=2)
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Tuning:
     """
 
     normed: Tiling = Tiling()
-    output: Tiling = Tiling()
-    down: Tiling = Tiling(flight=4)
+    output: Tiling = Tiling(columns=1024, tiles=2)
+    down: Tiling = Tiling()
     norm_warps: int = 32
     head_warps: int = 4
     held: bool = True
@@ -72,22 +72,13 @@ class Tuning:
     @classmethod
     def of(cls, is_mlp: bool, batch: int) -> "Tuning":
         """The choice for this inner net and batch."""
-        return cls(head_warps=8 if is_mlp or batch <= FEW else 1)
+        choice = cls(head_warps=8 if is_mlp or batch <= FEW else 1, held=not is_mlp or batch <= FEW)
+        return choice if batch <= 8 else replace(choice, normed=TWO_WARPS, down=TWO_WARPS, norm_warps=8)
 
 
 def padded_batch(batch: int) -> int:
     """Sequences as the tensor cores' instruction has them."""
     return 8 if batch <= 8 else 16
-
-
-@cache
-def resident(device: torch.device, tiling: Tiling) -> int:
-    """Programs of a product that can be on the GPU at once."""
-    if device.type != "cuda":
-        return 1
-    properties = torch.cuda.get_device_properties(device)
-    on_one = properties.regs_per_multiprocessor // (32 * tiling.warps * tiling.registers)
-    return int(properties.multi_processor_count * on_one)
 
 
 def product(
@@ -106,13 +97,14 @@ def product(
             f"{ROWS} and an even number of columns"
         )
     grid = (n // ROWS, out.shape[0] if partial else 1)
-    product_kernel[grid](
+    compiled = product_kernel[grid](
         x, x.stride(0), weight, 0, out, out if best is None else best, batch, out.shape[-1],
         N=n, K=k, BATCH=padded_batch(batch), COLUMNS=tiling.columns if partial else k, SPAN=tiling.span_of(k),
-        WARPS=tiling.warps, HELD=tiling.tiles, FLIGHT=tiling.flight, WAVE=resident(x.device, tiling),
-        NEAR=tiling.near, PARTIAL=partial, GATED=gated, BEST=best is not None, OVERLAP=overlap,
-        num_warps=tiling.warps, maxnreg=tiling.registers, launch_pdl=overlap,
+        WARPS=tiling.warps, HELD=tiling.tiles, FLIGHT=tiling.flight, PARTIAL=partial, GATED=gated,
+        BEST=best is not None, OVERLAP=overlap, num_warps=tiling.warps, maxnreg=tiling.registers, launch_pdl=overlap,
     )  # fmt: skip
+    if x.device.type == "cuda":
+        prefer_cache(compiled.function)
 
 
 class OverlappedStep:

@@ -62,17 +62,6 @@ def first_tiles(
 
 
 @triton.jit
-def bring_near(x, stride, batch, start, K: tl.constexpr, COLUMNS: tl.constexpr, BATCH: tl.constexpr):
-    """Let the L1 cache read COLUMNS columns of x, a power of two, which the program loads next."""
-    row, line = tl.arange(0, BATCH)[:, None], tl.arange(0, COLUMNS // 64)[None, :]
-    columns = start + line * 64
-    place = tl.where((row < batch) & (columns < K), x + row * stride + columns, x)
-    tl.inline_asm_elementwise(
-        "{ prefetch.global.L1 [$1]; mov.u32 $0, 0; }", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1
-    )
-
-
-@triton.jit
 def own_rows(
     x, stride, batch, start, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr, BATCH: tl.constexpr,
     CHUNKS: tl.constexpr,
@@ -88,7 +77,7 @@ def own_rows(
 def product_kernel(
     x, x_stride, w, zero, out, best, batch, real_rows,
     N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
-    WARPS: tl.constexpr, HELD: tl.constexpr, FLIGHT: tl.constexpr, WAVE: tl.constexpr, NEAR: tl.constexpr, PARTIAL: tl.constexpr, GATED: tl.constexpr,
+    WARPS: tl.constexpr, HELD: tl.constexpr, FLIGHT: tl.constexpr, PARTIAL: tl.constexpr, GATED: tl.constexpr,
     BEST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """out [B, real_rows], rounded to its dtype. Programs: N / 16 by :func:`splits`. zero: 0, unknown to the compiler.
@@ -102,14 +91,9 @@ def product_kernel(
     start = tl.program_id(1) * (CHUNKS * SPAN)
     if OVERLAP:
         gdc_launch_dependents()
-    if tl.program_id(0) + tl.program_id(1) * tl.num_programs(0) < WAVE:
-        tiles = first_tiles(w, zero, start, N, K, SPAN, WARPS, GATED, COUNT, FLIGHT)
-    else:
-        tiles = first_tiles(w, zero, start, N, K, SPAN, WARPS, GATED, COUNT, COUNT)
+    tiles = first_tiles(w, zero, start, N, K, SPAN, WARPS, GATED, COUNT, FLIGHT)
     if OVERLAP:
         gdc_wait()
-    if NEAR and OVERLAP:
-        bring_near(x, x_stride, batch, start, K, 1 << (CHUNKS * SPAN - 1).bit_length(), BATCH)
     rows = own_rows(x, x_stride, batch, start, K, SPAN, WARPS, BATCH, CHUNKS)
     sums = tl.zeros((WARPS, 16, BATCH), tl.float32)
     for chunk in tl.static_range(CHUNKS):
