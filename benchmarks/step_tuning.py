@@ -21,7 +21,7 @@ import click
 import torch
 import triton
 
-from ttt_mlflow.kernels.overlapped.launch import TWO_WARPS, OverlappedStep, Tiling
+from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, WIDE, OverlappedStep, Tiling
 from ttt_mlflow.kernels.overlapped.launch import Tuning as Overlapped
 from ttt_mlflow.kernels.persistent.launch import PersistentStep
 from ttt_mlflow.kernels.persistent.launch import Tuning as Persistent
@@ -44,12 +44,11 @@ PERSISTENT = {
     8: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2)],
     16: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2), Persistent(False, 512, 1024, 2)],
 }  # fmt: skip
-WIDE, HALF = Tiling(), Tiling(columns=1024, tiles=2)
 # differences from the present choice
 OVERLAPPED: list[dict[str, Any]] = [
-    {}, *({"normed": one} for one in (WIDE, replace(WIDE, tiles=2), TWO_WARPS, replace(TWO_WARPS, span=256, tiles=4))),
-    *({"output": one} for one in (WIDE, HALF, TWO_WARPS, replace(HALF, columns=512, tiles=1))),
-    *({"down": one} for one in (WIDE, HALF, TWO_WARPS, Tiling(columns=3072), replace(WIDE, tiles=2))),
+    {}, *({"normed": one} for one in (WIDE, replace(WIDE, tiles=2), PAIR, replace(PAIR, span=256, tiles=4))),
+    *({"output": one} for one in (WIDE, HALF, PAIR, replace(HALF, columns=512, tiles=1))),
+    *({"down": one} for one in (WIDE, HALF, PAIR, Tiling(columns=3072), replace(WIDE, tiles=2))),
     {"norm_warps": 8}, {"norm_warps": 16}, {"norm_warps": 32}, {"held": False}, {"held": True},
 ]  # fmt: skip
 HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 4, 8), "mlp_2_dual_triton": (4,)}

@@ -20,7 +20,6 @@ from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.decode import mlp_decode
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
 
-FEW = 4  # sequences, whose heads all have a multiprocessor of their own on an H200
 SMALLEST_HEAD = 32  # that the inner nets' kernels of ``launches`` take
 
 
@@ -49,7 +48,8 @@ class Tiling:
         return int(splits(k, self.columns, self.span_of(k)))
 
 
-TWO_WARPS = Tiling(warps=2, columns=1024, tiles=2)
+WIDE, HALF = Tiling(), Tiling(columns=1024, tiles=2)  # all columns of 2048, or half of them, in four warps' registers
+PAIR = Tiling(warps=2, columns=1024, tiles=2)  # half of them in two warps' registers, and the others after them
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,31 @@ class Tuning:
     the two kernels of ``launches``.
     """
 
-    normed: Tiling = Tiling()
-    output: Tiling = Tiling(columns=1024, tiles=2)
-    down: Tiling = Tiling()
-    norm_warps: int = 32
-    head_warps: int = 4
+    normed: Tiling = WIDE
+    output: Tiling = HALF
+    down: Tiling = WIDE
+    norm_warps: int = 16
+    head_warps: int = 1
     held: bool = True
 
     @classmethod
     def of(cls, is_mlp: bool, batch: int) -> "Tuning":
         """The choice for this inner net and batch."""
-        choice = cls(head_warps=8 if is_mlp or batch <= FEW else 1, held=not is_mlp or batch <= FEW)
-        return choice if batch <= 8 else replace(choice, normed=TWO_WARPS, down=TWO_WARPS, norm_warps=8)
+        return next(row[is_mlp] for most, row in TABLE.items() if batch <= most)
+
+
+# largest batch -> TTT-Linear, TTT-MLP; the fastest on an H200, by benchmarks.step_tuning
+TABLE = {
+    4: (Tuning(), Tuning(norm_warps=32, head_warps=8)),
+    8: (
+        Tuning(normed=replace(PAIR, span=256, tiles=4)),
+        Tuning(normed=replace(PAIR, span=256, tiles=4), norm_warps=8, held=False),
+    ),
+    16: (
+        Tuning(normed=PAIR, down=replace(WIDE, tiles=2), norm_warps=32),
+        Tuning(normed=PAIR, norm_warps=32, held=False),
+    ),
+}
 
 
 def padded_batch(batch: int) -> int:
@@ -178,7 +191,8 @@ class OverlappedStep:
         with in_part(HEAD):
             self._launch(
                 fused.add_rms_norm_kernel, rows, self.hidden, self.down_sums, self.batch, shared.last_norm,
-                self.between, self.x, **self._row, EPS=NORM_EPS, PARTS=self.down_sums.shape[0], num_warps=tuning.norm_warps,
+                self.between, self.x, **self._row, EPS=NORM_EPS, PARTS=self.down_sums.shape[0],
+                num_warps=tuning.norm_warps,
             )  # fmt: skip
             self._product(self.x, shared.embedding, self.logits, tuning.normed, best=self.best)
         with in_part(SAMPLING):
@@ -220,7 +234,8 @@ class OverlappedStep:
         with in_part(FEED_FORWARD):
             self._launch(
                 fused.add_rms_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm,
-                self.hidden, self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0], num_warps=tuning.norm_warps,
+                self.hidden, self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0],
+                num_warps=tuning.norm_warps,
             )  # fmt: skip
             self._product(self.x, layer.gate_up, self.inner, tuning.normed, gated=True)
             self._product(self.inner, layer.down_proj, self.down_sums, tuning.down, partial=True)
