@@ -36,7 +36,6 @@ from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import models, register_model
 from ttt_mlflow.models.transformer.sizes import SIZES
 from ttt_mlflow.models.transformer.work import decode_stages
-from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.profilers import torch_profiler
 from ttt_mlflow.run import lifecycle, model_run
 from ttt_mlflow.run.plan import make_plan
@@ -539,21 +538,6 @@ def test_a_signal_while_a_failure_is_recorded(
     assert ends == ["error", "killed"]
     assert isinstance(measured.failure, Killed)
     assert (measured.journal.status["status"], measured.journal.status["message"]) == ("killed", "stopped by SIGINT")
-
-
-def test_a_pass_whose_steps_failed_on_the_device_does_not_count(
-    measure: Measure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing starts again after the last pass, so it is looked at when it has ended."""
-
-    def fails(model: TTTModel, state: object) -> None:
-        raise RuntimeError("programs waited in vain")
-
-    monkeypatch.setattr(TTTModel, "reset_state", lambda model, state: None)
-    monkeypatch.setattr(TTTModel, "check_state", fails)
-    measured = measure({"model_name": "ttt-tiny", "device": "cpu", "batch": 2, "genlen": 3, "warmup": 1, "repeats": 2})
-    assert "programs waited in vain" in str(measured.failure)
-    assert names.DECODE_TOKENS_PER_S.name not in measured.journal.metrics
 
 
 def test_an_expected_failure_is_told_in_its_own_words(register: Register, measure: Measure) -> None:

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity
 
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.kernels import launch
 from ttt_mlflow.models import registry
 from ttt_mlflow.models.entry import DecodeModel, ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import find_model, models, register_model
@@ -271,32 +272,21 @@ def test_the_decode_path(monkeypatch: pytest.MonkeyPatch) -> None:
         "decode_path=launches: plain has no such decode path; it has one alone; omit decode_path"
     )
     assert refusal(decode_path="fast") == (
-        "decode_path=fast: ttt-tiny has no such decode path; it has launches, overlapped, persistent"
-    )
-    assert refusal(decode_path="persistent", batch=1) == (
-        "decode_path=persistent: inner_net=mlp_1_dual is PyTorch; it takes mlp_1_dual_triton; change that, or set "
-        "decode_path to launches"
+        "decode_path=fast: ttt-tiny has no such decode path; it has launches, overlapped"
     )
     assert refusal(decode_path="overlapped") == (
         "decode_path=overlapped: inner_net=mlp_1_dual is PyTorch; it takes mlp_1_dual_triton; change that, or set "
         "decode_path to launches"
     )
     monkeypatch.setattr(resolve_module, "interpreting", lambda: True)
-    triton = {"decode_path": "persistent", "inner_net": "mlp_1_dual_triton"}
+    triton = {"decode_path": "overlapped", "inner_net": "mlp_1_dual_triton"}
     assert "dtype=float32: it takes float16 and bfloat16; change that" in refusal(**triton, batch=1)
     assert "batch=17: it takes 1 to 16 sequences; change that" in refusal(**triton, dtype="float16", batch=17)
     found = settle(**triton, dtype="bfloat16", batch=16)
-    assert found.request.decode_path == "persistent"
-    assert settle(**{**triton, "decode_path": "overlapped"}, batch=512).request.decode_path == "overlapped"
+    assert found.request.decode_path == "overlapped"
     kernels = "the step has kernels alone, which torch.compile leaves as they are"
-    assert f"use_compile: off; decode_path=persistent: {kernels}" in found.notices
-    for path, batch, said in (
-        ("persistent", 16, kernels),
-        ("overlapped", 16, kernels),
-        ("overlapped", 17, "interpreter"),
-    ):
-        asked = {**triton, "decode_path": path, "dtype": "float16", "batch": batch, "use_compile": "true"}
-        assert said in refusal(**asked)
+    assert f"use_compile: off; decode_path=overlapped: {kernels}" in found.notices
+    assert kernels in refusal(**triton, dtype="float16", batch=16, use_compile="true")
     assert found.used.config_id() != settle(inner_net="mlp_1_dual", dtype="bfloat16", batch=16).used.config_id()
 
 
@@ -310,6 +300,32 @@ def test_defaults_on_a_gpu() -> None:
     assert resolved.notices == []
     request = ModelRequest("ttt-tiny", "mlp_1_dual_triton", torch.float16, torch.device("cuda"), 0, None)
     assert resolved.request == replace(request, workload=resolved.workload, decode_path="launches")
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(
+    ("asked", "capability", "path"),
+    [
+        ({"batch": 16}, (9, 0), "overlapped"),
+        ({"batch": 1, "dtype": "bfloat16", "promptlen": 100}, (10, 0), "overlapped"),
+        ({"batch": 1, "decode_path": "launches"}, (9, 0), "launches"),
+        ({"batch": 17}, (9, 0), "launches"),
+        ({"batch": 1}, (8, 0), "launches"),  # an A100, whose launches do not overlap
+        ({"batch": 1, "dtype": "float32"}, (9, 0), "launches"),
+        ({"batch": 1, "inner_net": "mlp_1_dual"}, (9, 0), "launches"),
+        ({"batch": 1, "mode": "prefill", "promptlen": 64}, (9, 0), "launches"),
+        ({"batch": 1, "use_compile": "true"}, (9, 0), "launches"),  # there is something to compile
+    ],
+    ids=str,
+)
+def test_the_decode_path_that_a_gpu_takes_by_itself(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], capability: tuple[int, int], path: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    launch._capability.cache_clear()
+    assert settle(model_name="ttt-1b", **asked).used.decode_path == path
+    launch._capability.cache_clear()
 
 
 @pytest.mark.usefixtures("on_gpu")

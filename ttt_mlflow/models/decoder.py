@@ -168,11 +168,6 @@ class ModelDecoder:
         weights = [*self.model.parameters(), *self.model.buffers()] if isinstance(self.model, nn.Module) else []
         return {"weights": weights, "state": list(tensors_in(self.state))}
 
-    def check(self) -> None:
-        """Raise what went wrong on the device in the steps before, if the model can tell. After they have ended."""
-        if hasattr(self.model, "check_state"):
-            self.model.check_state(self.state)
-
     def close(self) -> None:
         self._graph = None
         del self.state

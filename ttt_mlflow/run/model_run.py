@@ -19,7 +19,7 @@ from ttt_mlflow.errors import RunFailed, TTTError
 from ttt_mlflow.measurement.evidence import evidence
 from ttt_mlflow.measurement.loop import Measurement, Observer, Pass, measure_passes
 from ttt_mlflow.measurement.thresholds import Thresholds
-from ttt_mlflow.measurement.timing import StepTimer, StepTimes, time_once
+from ttt_mlflow.measurement.timing import StepTimer, time_once
 from ttt_mlflow.measurement.verdict import Verdict, judge
 from ttt_mlflow.names import Metrics, Series
 from ttt_mlflow.record.journal import Journal
@@ -200,24 +200,17 @@ class ModelRun:
         def prefill() -> object:
             return prepared.decoder.prefill(prepared.prompt)
 
-        return Pass(lambda: self._timed(timer, prefill, prepared), lambda: timer.time_steps(prefill))
+        return Pass(lambda: timer.time_steps(prefill), lambda: timer.time_steps(prefill))
 
     def _decode_pass(self, prepared: Prepared) -> Pass:
         step = prepared.decoder.step
         timer = StepTimer(self.used.genlen, self.device)
         warm_timer = StepTimer(self._warmup_steps(prepared), self.device)
         return Pass(
-            timed=lambda: self._timed(timer, step, prepared),
+            timed=lambda: timer.time_steps(step),
             warmup=lambda: warm_timer.time_steps(step),
             prepare=lambda: self._time_prefill(prepared),
         )
-
-    def _timed(self, timer: StepTimer, step: Callable[[], object], prepared: Prepared) -> StepTimes:
-        """A timed pass. It does not count if its steps have failed on the device, which the decoder then raises."""
-        times = timer.time_steps(step)
-        if hasattr(prepared.decoder, "check"):
-            prepared.decoder.check()
-        return times
 
     def _warmup_steps(self, prepared: Prepared) -> int:
         """Steps of a warm-up pass, in whole periods: WARMUP_STEPS, or fewer if WARMUP_PASS_MS or a pass is shorter."""

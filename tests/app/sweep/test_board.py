@@ -93,15 +93,15 @@ def test_what_was_chosen_for_a_model_names_no_row() -> None:
         used = one.cell.config.model_copy(update={"use_compile": compiled, "decode_path": path})
         one.checked = replace(one.checked, used=used)
     assert [row[0] for row in table.table()[1]] == ["ttt-1b mlp_1_dual", "ttt-1b mlp_2_dual"]
-    both = board(batch="1", decode_path="launches,persistent")
+    both = board(batch="1", decode_path="launches,overlapped")
     both.states[0].checked = replace(
         both.states[0].checked, used=both.states[0].cell.config.model_copy(update={"decode_path": None})
     )
     assert [row[0] for row in both.table()[1]] == [
         "ttt-1b mlp_1_dual",
-        "ttt-1b mlp_1_dual decode_path=persistent",
+        "ttt-1b mlp_1_dual decode_path=overlapped",
         "ttt-1b mlp_2_dual decode_path=launches",
-        "ttt-1b mlp_2_dual decode_path=persistent",
+        "ttt-1b mlp_2_dual decode_path=overlapped",
     ]
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from ttt_mlflow.kernels.inner_layers import INNER_LAYERS, InnerLayer
 
 VOCAB_SIZE = 50277
-# Of a decode step: a kernel for each part; kernels that overlap; one kernel. The first is the default.
-DECODE_PATHS = LAUNCHES, OVERLAPPED, PERSISTENT = "launches", "overlapped", "persistent"
+DECODE_PATHS = LAUNCHES, OVERLAPPED = (
+    "launches",
+    "overlapped",
+)  # of a step: a kernel for each part, or those that overlap
 ROW_ALIGNMENT = 64  # fused weights are padded to a multiple of this, for the fast path of matrix products
 
 

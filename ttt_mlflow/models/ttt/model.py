@@ -19,7 +19,7 @@ from ttt_mlflow.kernels.block import prefill_reference, reference
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
 from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
-from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED, TTTConfig, padded
+from ttt_mlflow.models.ttt.config import LAUNCHES, TTTConfig, padded
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate
 from ttt_mlflow.models.ttt.whole_step import whole_step
@@ -107,7 +107,6 @@ class Layer(nn.Module):
         super().__init__()
         self.config, self.net = config, net
         self.functions, self.prefill_functions = functions
-        self.overlap: dict[str, bool] = {}  # how the functions of a step are launched: see ``TTTModel.use``
         self.conv = Conv(config.hidden_size, **where)
         self.seq_norm = Weight(torch.empty(config.hidden_size, **where))
         self.seq_modeling_block = SequenceModeling(config, net, **where)
@@ -152,7 +151,7 @@ class Layer(nn.Module):
         with in_part(CONVOLUTION):
             hidden, x = functions.conv_rms_norm(
                 hidden, delta, conv, position,
-                self.conv.norm.weight, self.conv.conv.taps, self.conv.conv.bias, self.seq_norm.weight, **self.overlap,
+                self.conv.norm.weight, self.conv.conv.taps, self.conv.conv.bias, self.seq_norm.weight,
             )  # fmt: skip
         with in_part(PROJECTIONS):
             qk, v, gate, logits = self.split(F.linear(x, block.projection))
@@ -160,16 +159,16 @@ class Layer(nn.Module):
             q, k, lr = functions.qk_conv_rotary(
                 qk, logits, qk_conv, position,
                 block.conv_q.taps, block.conv_q.bias, block.conv_k.taps, block.conv_k.bias,
-                block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.net.layer.base_lr, **self.overlap,
+                block.learnable_ttt_lr_bias.squeeze(1), cos, sin, self.net.layer.base_lr,
             )  # fmt: skip
         with in_part(INNER):
             x = self.net.decode(q, k, v, lr, block.eta, position, block.ttt_norm_weight, block.ttt_norm_bias, *state)
         with in_part(PROJECTIONS):
-            x = functions.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias, **self.overlap)
+            x = functions.gated_layer_norm(x, gate, block.post_norm.weight, block.post_norm.bias)
             x = F.linear(x, block.o_proj.weight)
         with in_part(FEED_FORWARD):
-            hidden, x = functions.add_rms_norm(hidden, x, self.ffn_norm.weight, **self.overlap)
-            x = functions.swiglu(F.linear(x, self.mlp.gate_up), **self.overlap)
+            hidden, x = functions.add_rms_norm(hidden, x, self.ffn_norm.weight)
+            x = functions.swiglu(F.linear(x, self.mlp.gate_up))
             return hidden, F.linear(x, self.mlp.down_proj.weight)
 
     def prefill(
@@ -283,8 +282,6 @@ class TTTModel(nn.Module):
         """Let states that are made from now on decode on this path, one of
         :data:`ttt_mlflow.models.ttt.config.DECODE_PATHS`."""
         self.decode_path = decode_path
-        for layer in self.layers:
-            layer.overlap = {"overlap": True} if decode_path == OVERLAPPED else {}
 
     def weights_changed(self) -> None:
         """Compute the values that are derived from the weights. Call it after loading or initializing them."""
@@ -313,11 +310,7 @@ class TTTModel(nn.Module):
         )  # fmt: skip
 
     def reset_state(self, state: TTTState) -> None:
-        """Start of a sequence. The mini-batch's vectors are not reset, because none is read before it is written.
-
-        Raises :class:`ttt_mlflow.kernels.persistent.launch.Stuck` if a step before has failed.
-        """
-        self.check_state(state)
+        """Start of a sequence. The mini-batch's vectors are not reset, because none is read before it is written."""
         state.position.zero_()
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             layer_state.conv.zero_()
@@ -327,11 +320,6 @@ class TTTModel(nn.Module):
                 # PyTorch repeats element by element, whatever the size
                 words = tensor.view(torch.complex128)
                 words.copy_(initial.view(torch.complex128).expand_as(words))
-
-    def check_state(self, state: TTTState) -> None:
-        """Raise :class:`ttt_mlflow.kernels.persistent.launch.Stuck` if a step before has failed."""
-        if state.whole_step:
-            state.whole_step.check()
 
     def step(self, tokens: Tensor, state: TTTState) -> Tensor:
         """Feed one token per sequence: tokens [B] to logits [B, V]."""

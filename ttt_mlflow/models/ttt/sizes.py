@@ -8,7 +8,7 @@ from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, config_of_weights, load_checkpoint, published_shapes
-from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, PERSISTENT, TTTConfig, padded
+from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, TTTConfig, padded
 from ttt_mlflow.models.ttt.initialization import initialize
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.memory import MemoryOfTTT
@@ -77,39 +77,31 @@ def check(request: ModelRequest) -> None:
             config_of(request.name, net.layer_type, request.checkpoint), net, request.dtype, torch.device("meta")
         )
         check_fit(request.checkpoint, published_shapes(empty), f"{request.name} {request.inner_net}")
-    if request.decode_path not in (None, LAUNCHES):
-        _check_decode_path(request)
+    if request.decode_path == OVERLAPPED and (reason := _reason_against_overlapping(request)):
+        raise BadInput(f"decode_path={OVERLAPPED}: {reason}; change that, or set decode_path to {LAUNCHES}")
+
+
+def usual_path(request: ModelRequest) -> str:
+    """The decode path of a run that asks for none: on a GPU, kernels that overlap wherever they can run."""
+    decodes = request.workload is None or request.workload.mode == "decode"
+    overlap = decodes and request.device.type == "cuda" and not _reason_against_overlapping(request)
+    return OVERLAPPED if overlap else LAUNCHES
 
 
 def compiles(request: ModelRequest) -> bool:
     """Whether the decode step has more than kernels: torch.compile changes nothing else."""
-    if request.decode_path == OVERLAPPED:
-        return _reason_against_a_whole_step(request) is not None
-    return request.decode_path != PERSISTENT
+    return request.decode_path != OVERLAPPED
 
 
-def _check_decode_path(request: ModelRequest) -> None:
-    """Raise BadInput if the decode step cannot run as one kernel, or as kernels that overlap, as requested."""
-    assert request.inner_net is not None
-    net = INNER_NETS[request.inner_net]
-    if not net.triton:
-        reason: str | None = f"inner_net={net.name} is PyTorch; it takes {net.name}_triton"
-    elif request.decode_path == OVERLAPPED:
-        from ttt_mlflow.kernels.launch import no_overlap
-
-        reason = no_overlap(request.device)
-    else:
-        reason = _reason_against_a_whole_step(request)
-    if reason:
-        raise BadInput(f"decode_path={request.decode_path}: {reason}; change that, or set decode_path to {LAUNCHES}")
-
-
-def _reason_against_a_whole_step(request: ModelRequest) -> str | None:
-    """Why the kernels of a whole step do not take what is requested, or None."""
+def _reason_against_overlapping(request: ModelRequest) -> str | None:
+    """Why the decode step cannot run as kernels that overlap, or None."""
+    from ttt_mlflow.kernels.launch import no_overlap
     from ttt_mlflow.kernels.persistent.launch import StepShape, unsupported
 
     assert request.inner_net is not None
     net = INNER_NETS[request.inner_net]
+    if not net.triton:
+        return f"inner_net={net.name} is PyTorch; it takes {net.name}_triton"
     config = config_of(request.name, net.layer_type, request.checkpoint)
     projected = padded(3 * config.hidden_size + config.num_heads)
     sizes = (
@@ -117,7 +109,7 @@ def _reason_against_a_whole_step(request: ModelRequest) -> str | None:
         net.layer is MLP,
     )  # fmt: skip
     batch = request.workload.batch if request.workload else 1
-    return unsupported(StepShape(*sizes), batch, request.dtype, request.device)
+    return unsupported(StepShape(*sizes), batch, request.dtype, request.device) or no_overlap(request.device)
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
@@ -158,6 +150,7 @@ def entries() -> list[ModelEntry]:
             takes_checkpoint=True,
             period=MINI_BATCH,
             check=check,
+            usual_path=usual_path,
             compiles=compiles,
             work=work,
             kept_bytes=kept_bytes,
