@@ -11,7 +11,6 @@ the GPU's read bandwidth: latency and waiting. Below zero, it read while an earl
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ttt_mlflow.kernels.overlapped.launch import TABLE
 from ttt_mlflow.measurement.ceilings import measure_ceilings
 from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown, keep_ceilings, known_ceilings
 from ttt_mlflow.models.entry import ModelRequest
@@ -362,8 +362,8 @@ def main(output: Path, batches: str, inner_nets: str, saved: Path | None) -> Non
     nets = inner_nets.split(",")
     if unknown := set(nets) - set(NETS):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}; it takes {', '.join(NETS)}", param_hint="--inner-nets")
-    if not all(re.fullmatch(r"[1-9]\d*", one) for one in batches.split(",")):
-        raise click.BadParameter(f"{batches}; it takes whole numbers from 1 on, as 1,16", param_hint="--batches")
+    if not all(one.isdecimal() and 1 <= int(one) <= max(TABLE) for one in batches.split(",")):
+        raise click.BadParameter(f"{batches}; it takes numbers from 1 to {max(TABLE)}, as 1,16", param_hint="--batches")
     sizes = [int(one) for one in batches.split(",")]
     if saved:
         gpu, bandwidth, traces = from_json(saved.read_text())
