@@ -29,6 +29,7 @@ from ttt_mlflow.errors import BadInput, one_line
 from ttt_mlflow.models.decoder import ModelDecoder, make_decoder
 from ttt_mlflow.models.entry import Decoder, ModelRequest
 from ttt_mlflow.models.fla.sizes import GATED_DELTA, RWKV7
+from ttt_mlflow.models.mamba.model import MambaModel
 from ttt_mlflow.models.registry import find_model
 
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "flash-linear-attention", "transformers")
@@ -102,6 +103,8 @@ def fla_loop(package: Any, vocab: int, tokens: int) -> Generate:
 
 
 def both_sides(name: str, model: Any, batch: int, length: int, tokens: int, device: torch.device) -> Sides:
+    if isinstance(model, MambaModel):
+        model.steps_one_token = False  # theirs is a prompt of mamba-ssm's, and the prompt is counted alike
     decoder = make_decoder(model, batch, length, device, cuda_graph=True)
     if isinstance(decoder, ModelDecoder):
         decoder.compile()

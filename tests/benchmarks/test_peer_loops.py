@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks import peer_loops
 from benchmarks.peer_loops import Sides, compare, mamba_loop, own_loop
+from ttt_mlflow.models.mamba.model import MAMBA, MambaModel
 
 
 class Counting:
@@ -48,6 +49,21 @@ def test_mamba_ssms_loop_gives_what_follows_the_prompt() -> None:
             return torch.cat([prompt, torch.arange(3).repeat(len(prompt), 1)], 1)
 
     assert mamba_loop(FakeModel(), 3)(torch.ones(2, 2, dtype=torch.int64)).tolist() == [[0, 1, 2]] * 2
+
+
+def test_a_prompt_of_one_token_goes_where_mamba_ssms_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through its code for prompts. Otherwise the two loops would not do the same."""
+    model = MambaModel(SimpleNamespace(), MAMBA)
+    asked: list[bool] = []
+
+    def make(model: MambaModel, *_: object, cuda_graph: bool) -> Counting:
+        assert cuda_graph
+        asked.append(model.steps_one_token)
+        return Counting()
+
+    monkeypatch.setattr(peer_loops, "make_decoder", make)
+    peer_loops.both_sides("state-spaces/mamba-1.4b", model, 2, 5, 4, torch.device("cpu"))
+    assert asked == [False]
 
 
 def test_both_sides_alternate_and_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

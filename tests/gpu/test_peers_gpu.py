@@ -1,4 +1,4 @@
-"""Mamba-2, gated delta networks and RWKV-7 on a GPU: kernels, prompts, and every way to run the step.
+"""Mamba-2 (and Mamba's short prompts), gated delta networks and RWKV-7 on a GPU: kernels, prompts, ways to run a step.
 
 Without its package, a model's tests are skipped; the kernels of the decode steps need none.
 """
@@ -30,6 +30,7 @@ from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.fla import gated_delta, model, rwkv7
 from ttt_mlflow.models.fla.package import missing
 from ttt_mlflow.models.fla.sizes import GATED_DELTA, RWKV7
+from ttt_mlflow.models.mamba import model as mamba
 from ttt_mlflow.models.mamba.installation import missing as missing_mamba
 from ttt_mlflow.models.mamba2 import model as mamba2
 from ttt_mlflow.run.plan import make_plan
@@ -47,6 +48,9 @@ FLA = ["gated-deltanet-1.3b", "rwkv7-1.3b"]
 LAYERS, GENLEN = 4, 48
 # logits behind four layers whose outputs weigh four times as much: each rounds its results some ten times
 LOGITS = {torch.float16: 1e-2, torch.bfloat16: 8e-2}
+MAMBAS = {"state-spaces/mamba-130m": mamba.build, "state-spaces/mamba2-130m": mamba2.build}
+# 24 layers. Mamba-2's code for prompts has products in TF32 for float32, and rounds their operands to the dtype
+BOTH_WAYS = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 0.15}
 
 
 @pytest.fixture(autouse=True)
@@ -242,12 +246,58 @@ def test_a_seed_gives_the_same_weights(name: str, monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
 
 
+def mamba_with_varying_tokens(name: str, dtype: torch.dtype = torch.float16) -> mamba.MambaModel:
+    made = MAMBAS[name](ModelRequest(name, None, dtype, DEVICE, 0, None))
+    for parameter, weight in made.model.named_parameters():
+        if parameter.endswith("out_proj.weight"):
+            weight.mul_(8)
+    return made
+
+
+@needs_mamba
+@pytest.mark.parametrize("dtype", BOTH_WAYS, ids=str)
+@pytest.mark.parametrize("name", MAMBAS)
+def test_a_step_from_zeros_is_what_mamba_ssms_code_for_prompts_makes_of_one_token(
+    name: str, dtype: torch.dtype
+) -> None:
+    batch, limit = 8, BOTH_WAYS[dtype]
+    made = mamba_with_varying_tokens(name, dtype)
+    stepped = made.decoder(batch, 8, cuda_graph=False)
+    made.steps_one_token = False
+    whole = made.decoder(batch, 8, cuda_graph=False)
+    tokens = make_tokens(batch, 8, made.vocab_size).to(DEVICE)
+    for half in tokens.split(4, 1):  # the second prompt finds the state that the first sequences left
+        logits, expected = stepped.start(half[:, :1]), whole.start(half[:, :1])
+        assert relative_error(logits, expected) < limit
+        chosen = expected.gather(1, logits.argmax(-1, keepdim=True)).squeeze(1)
+        within = 4 * limit * expected.float().square().mean(1).sqrt()
+        assert (expected.amax(1) - chosen <= within).all(), "greedy tokens are the same, but for rounding"
+        states = [one.memory_parts()["state"] for one in (stepped, whole)]
+        assert len(states[0]) == 2 * 24
+        for ours, theirs in zip(*states, strict=True):
+            assert relative_error(ours, theirs) < limit
+        for token in half[:, 1:].unbind(1):
+            assert relative_error(stepped.feed(token), whole.feed(token)) < limit
+
+
+@needs_mamba
+@pytest.mark.parametrize("name", MAMBAS)
+def test_mamba_gives_the_same_tokens_after_one_token_with_and_without_its_graph(name: str) -> None:
+    made = mamba_with_varying_tokens(name)
+    plain = made.decoder(8, 1 + GENLEN, cuda_graph=False)
+    replayed = made.decoder(8, 1 + GENLEN, cuda_graph=True)
+    for prompt in make_tokens(8, 2, made.vocab_size).to(DEVICE).split(1, 1):
+        expected = generate(plain, prompt, GENLEN)
+        assert expected.unique().numel() > 8
+        assert_same_tokens(generate(replayed, prompt, GENLEN), expected)
+        with replayed.eagerly():
+            assert_same_tokens(generate(replayed, prompt, GENLEN), expected)
+    replayed.close()
+
+
 @needs_mamba
 def test_mamba2_gives_the_same_tokens_with_and_without_its_graph() -> None:
-    made = mamba2.build(ModelRequest("state-spaces/mamba2-130m", None, torch.float16, DEVICE, 0, None))
-    for name, weight in made.model.named_parameters():
-        if name.endswith("out_proj.weight"):
-            weight.mul_(8)  # for tokens that vary
+    made = mamba_with_varying_tokens("state-spaces/mamba2-130m")
     for batch in (8, 3, 16):  # each with a graph of its own
         prompt = make_tokens(batch, 5, made.vocab_size).to(DEVICE)
         plain = made.decoder(batch, 5 + GENLEN, cuda_graph=False)

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,7 +21,7 @@ from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.mamba import model as mamba
 from ttt_mlflow.models.reference import copy_weights
 from ttt_mlflow.models.registry import find_model
-from ttt_mlflow.workload import named_by
+from ttt_mlflow.workload import Workload, named_by
 
 CPU = torch.device("cpu")
 VOCABULARY = 50277
@@ -86,6 +86,7 @@ class FakeInferenceParams:
     max_seqlen: int
     max_batch_size: int
     seqlen_offset: int = 0
+    key_value_memory_dict: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def reset(self, max_seqlen: int, max_batch_size: int) -> None:
         self.max_seqlen, self.max_batch_size, self.seqlen_offset = max_seqlen, max_batch_size, 0
@@ -141,8 +142,11 @@ def fake_mamba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", no_network)
 
 
+REQUEST = ModelRequest("state-spaces/mamba-790m", None, torch.float16, CPU, 0, None)
+
+
 def build(seed: int = 0) -> mamba.MambaModel:
-    return mamba.build(ModelRequest("state-spaces/mamba-790m", None, torch.float16, CPU, seed, None))
+    return mamba.build(replace(REQUEST, seed=seed))
 
 
 @pytest.mark.usefixtures("fake_mamba")
@@ -206,6 +210,111 @@ def test_another_batch_or_run_is_tuned_for_again(monkeypatch: pytest.MonkeyPatch
         kernel.cache = {"a key without the batch": "what was best before"}
         made.decoder(batch, length, cuda_graph=False).close()
         assert (kernel.cache == {}) == again, (batch, length)
+
+
+# A prompt of one token
+
+
+class FakeStateful(nn.Module):
+    """One layer with mamba-ssm's two states: a prompt overwrites them, a step continues them and asks the offset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.calls: list[tuple[str, list[int] | None]] = []
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position_ids: Tensor | None = None,
+        inference_params: FakeInferenceParams | None = None,
+        num_last_tokens: int = 0,
+    ) -> SimpleNamespace:
+        assert inference_params is not None
+        step = inference_params.seqlen_offset > 0
+        self.calls.append(("step" if step else "prompt", None if position_ids is None else position_ids[:, 0].tolist()))
+        return SimpleNamespace(logits=self.logits(tokens, inference_params, step))
+
+    def logits(self, tokens: Tensor, parameters: FakeInferenceParams, step: bool) -> Tensor:
+        if 0 not in parameters.key_value_memory_dict:
+            parameters.key_value_memory_dict[0] = (torch.zeros(len(tokens), 4), torch.zeros(len(tokens)))
+        inputs, sums = parameters.key_value_memory_dict[0]
+        if step:
+            assert tokens.shape[1] == 1
+        else:
+            inputs.zero_()
+            sums.zero_()
+        for token in tokens.unbind(1):
+            inputs.copy_(inputs.roll(-1, 1))
+            inputs[:, -1] = token
+            sums.mul_(3).add_(inputs.sum(1)).remainder_(1009)
+        return torch.zeros(len(tokens), 1, VOCABULARY).scatter_(2, sums.long()[:, None, None], 1.0)
+
+
+class FakeGraphs:
+    """mamba-ssm's cache of graphs. A capture leaves its warm-up's state."""
+
+    def __init__(self, model: FakeStateful, batch: int, max_length: int) -> None:
+        self.model = model
+        self.inference_params = FakeInferenceParams(max_length, batch)
+        self.inference_params.key_value_memory_dict[0] = (torch.full((batch, 4), 5.0), torch.full((batch,), 7.0))
+
+    def run(self, tokens: Tensor, position_ids: Tensor, seqlen: int) -> Tensor:
+        assert position_ids[:, 0].tolist() == [seqlen] * len(tokens)
+        self.model.calls.append(("graph", position_ids[:, 0].tolist()))
+        return self.model.logits(tokens, self.inference_params, step=True)
+
+
+def decoder_of(model: FakeStateful, cuda_graph: bool, steps_one_token: bool = True) -> mamba.MambaDecoder:
+    return mamba.MambaModel(model, mamba.MAMBA, steps_one_token).decoder(2, 32, cuda_graph)
+
+
+@pytest.fixture
+def fake_graphs(fake_mamba: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def update(model: FakeStateful, cache: object, batch: int, seqlen: int, max_length: int) -> FakeGraphs:
+        return FakeGraphs(model, batch, max_length)
+
+    monkeypatch.setattr(sys.modules["mamba_ssm.utils.generation"], "update_graph_cache", update)
+
+
+@pytest.mark.usefixtures("fake_graphs")
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_prompt_of_one_token_is_a_decode_step_from_a_zero_state(cuda_graph: bool) -> None:
+    by_step, by_prompt = FakeStateful(), FakeStateful()
+    ours = decoder_of(by_step, cuda_graph)
+    theirs = decoder_of(by_prompt, cuda_graph, steps_one_token=False)
+    for first in (torch.tensor([[3], [40]]), torch.tensor([[40], [9]])):  # the second finds the state of the first
+        assert torch.equal(generate(ours, first, 4), generate(theirs, first, 4))
+        for one, other in zip(ours.memory_parts()["state"], theirs.memory_parts()["state"], strict=True):
+            assert torch.equal(one, other)
+    step = "graph" if cuda_graph else "step"
+    steps = [(step, [position] * 2) for position in range(4)]
+    assert by_step.calls == steps * 2
+    assert by_prompt.calls == [("prompt", None), *steps[1:]] * 2
+
+
+@pytest.mark.usefixtures("fake_graphs")
+def test_more_tokens_are_mamba_ssms_prompt() -> None:
+    model = FakeStateful()
+    generate(decoder_of(model, cuda_graph=True), torch.tensor([[3, 4], [40, 1]]), 2)
+    assert model.calls == [("prompt", None), ("graph", [2, 2])]
+
+
+@pytest.mark.usefixtures("fake_graphs")
+def test_the_logits_of_a_prompt_of_one_token_come_without_the_graph() -> None:
+    model = FakeStateful()
+    decoder = decoder_of(model, cuda_graph=True)
+    prompt = torch.tensor([[3], [40]])
+    logits = decoder.start(prompt)
+    assert model.calls == [("step", [0, 0])]
+    assert torch.equal(decoder.prefill(prompt), logits.argmax(-1))
+
+
+@pytest.mark.usefixtures("fake_mamba")
+@pytest.mark.parametrize(("mode", "steps"), [("decode", True), ("prefill", False), (None, True)])
+def test_where_the_prompt_is_timed_it_is_mamba_ssms_at_any_length(mode: str | None, steps: bool) -> None:
+    workload = Workload(mode, 1, 1, 1) if mode else None
+    assert mamba.build(replace(REQUEST, workload=workload)).steps_one_token == steps
 
 
 # Names for a profiler

@@ -13,8 +13,10 @@ from ttt_mlflow.workload import Workload
 NAME = "state-spaces/mamba2-1.3b"
 
 
-def made(name: str = NAME, batch: int = 2, promptlen: int = 1, cuda_graph: bool = True) -> Allocations:
-    workload = Workload("decode", batch, promptlen, 4)
+def made(
+    name: str = NAME, batch: int = 2, promptlen: int = 1, cuda_graph: bool = True, mode: str = "decode"
+) -> Allocations:
+    workload = Workload(mode, batch, promptlen, 4)
     return MemoryOfMamba2(*SIZES[name], VOCAB_SIZE, torch.float16, workload).allocations(cuda_graph)
 
 
@@ -33,14 +35,22 @@ def test_state_is_there_once(cuda_graph: bool) -> None:
     assert total(made(batch=1024, cuda_graph=cuda_graph), STATE) == 1024 * 48 * (4096 * 128 + 4352 * 4) * 2
 
 
-def test_a_prompt_of_one_token_needs_whole_states_beside_the_state() -> None:
+@pytest.mark.parametrize(("mode", "promptlen"), [("prefill", 1), ("decode", 2)])
+def test_a_short_prompt_needs_whole_states_beside_the_state(mode: str, promptlen: int) -> None:
     """mamba-ssm processes it as a chunk: states in float32, those between chunks in float16, the last in float32."""
-    found = made(batch=1024)
+    found = made(batch=1024, promptlen=promptlen, mode=mode)
     allocator, at_peak = replay(found)
     beside = 1024 * 4096 * 128 * (4 + 2 + 4)
     kept = total(found, WEIGHTS) + total(found, STATE)
     assert kept + beside < allocator.peak_allocated < kept + beside + 0.5e9
     assert at_peak[STATE] == total(found, STATE)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_prompt_of_one_token_before_decode_steps_needs_no_more_than_they(cuda_graph: bool) -> None:
+    found = made(batch=1024, cuda_graph=cuda_graph)
+    kept = total(found, WEIGHTS) + total(found, STATE) + total(found, WORKSPACES)
+    assert kept < replay(found)[0].peak_allocated < kept + 0.4e9
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -13,7 +14,7 @@ from ttt_mlflow.models.mamba.installation import missing
 from ttt_mlflow.models.mamba.model import named_parts
 from ttt_mlflow.models.mamba2.model import MAMBA2, SIZES, build
 from ttt_mlflow.models.registry import find_model
-from ttt_mlflow.workload import named_by
+from ttt_mlflow.workload import Workload, named_by
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -54,6 +55,8 @@ def test_built_from_the_published_configuration(monkeypatch: pytest.MonkeyPatch)
     assert model.vocab_size == 50277
     assert not model.model.training
     assert torch.equal(build(request).model.weight, model.model.weight)
+    assert model.steps_one_token
+    assert not build(replace(request, workload=Workload("prefill", 1, 1, 1))).steps_one_token
 
 
 def test_its_own_functions_are_named_while_a_profiler_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,12 @@ class MemoryOfMamba:
             made.put(lengths=batch * SINGLE)
             self._capture(made)
         made.put(token=batch * TOKEN_BYTES)
-        self._forward(made, self.workload.promptlen, new_state=not cuda_graph, first=not cuda_graph)
-        made.drop("logits", "sampled")
+        if self.workload.promptlen > 1 or self.workload.mode == "prefill":
+            self._forward(made, self.workload.promptlen, new_state=not cuda_graph, first=not cuda_graph)
+            made.drop("logits", "sampled")
+        elif not cuda_graph:  # a prompt of one token is a step
+            self._forward(made, None, new_state=True, first=True)
+            made.drop("logits", "sampled")
         if cuda_graph:
             made.put(position=batch * TOKEN_BYTES)
             made.put(logits=self._logits)

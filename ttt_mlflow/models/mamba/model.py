@@ -67,11 +67,12 @@ MAMBA = BlockNames(
 class MambaModel:
     """Offers :class:`MambaDecoder` through ``decoder``. State and step are mamba-ssm's own.
 
-    names: what mamba-ssm's blocks look up, for profilers.
+    names: what mamba-ssm's blocks look up, for profilers. steps_one_token: whether a prompt of one token is a decode
+    step from a zero state instead of a prompt of mamba-ssm's.
     """
 
-    def __init__(self, model: Any, names: BlockNames) -> None:
-        self.model, self.names = model, names
+    def __init__(self, model: Any, names: BlockNames, steps_one_token: bool = True) -> None:
+        self.model, self.names, self.steps_one_token = model, names, steps_one_token
         self.vocab_size = VOCAB_SIZE
         self._tuned_for: int | None = None  # batch
 
@@ -92,7 +93,7 @@ class MambaModel:
         if self._tuned_for != batch:
             forget_tuning("mamba_ssm")
             self._tuned_for = batch
-        return MambaDecoder(self.model, self.names, batch, max_length, cuda_graph)
+        return MambaDecoder(self.model, self.names, batch, max_length, cuda_graph, self.steps_one_token)
 
 
 class MambaDecoder:
@@ -101,10 +102,19 @@ class MambaDecoder:
     See :class:`ttt_mlflow.models.entry.Decoder`.
     """
 
-    def __init__(self, model: Any, names: BlockNames, batch: int, max_length: int, cuda_graph: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        names: BlockNames,
+        batch: int,
+        max_length: int,
+        cuda_graph: bool,
+        steps_one_token: bool = True,
+    ) -> None:
         from mamba_ssm.utils.generation import InferenceParams, update_graph_cache
 
         self.model, self.names, self.batch, self.cuda_graph = model, names, batch, cuda_graph
+        self.steps_one_token = steps_one_token
         self.device = next(model.parameters()).device
         if cuda_graph:
             # as in generate(cg=True): one cache, created once, whose graphs are reused by every generation
@@ -124,14 +134,25 @@ class MambaDecoder:
         """Start again with the prompt [B, P]. Returns its logits."""
         parameters = self.parameters
         parameters.reset(parameters.max_seqlen, self.batch)
+        if self.steps_one_token and prompt.shape[1] == 1:
+            self._clear_state()
+            self.token.copy_(prompt[:, 0])
+            return self._advance()
         logits = self._forward(prompt)
         parameters.seqlen_offset += prompt.shape[1]
         return logits
 
+    def _clear_state(self) -> None:
+        """A prompt overwrites the state of the sequence before it, a step continues it. mamba-ssm makes it of zeros."""
+        for states in self.parameters.key_value_memory_dict.values():
+            for state in states:
+                state.zero_()
+
     @torch.inference_mode()
     def start(self, prompt: Tensor) -> Tensor:
-        """As ``prefill``. Returns the logits [B, V] from which the first token follows."""
-        return self._process(prompt)[:, :VOCAB_SIZE]
+        """As ``prefill``, without a graph. Returns the logits [B, V] from which the first token follows."""
+        with self.eagerly():
+            return self._process(prompt)[:, :VOCAB_SIZE]
 
     @torch.inference_mode()
     def feed(self, tokens: Tensor) -> Tensor:
@@ -147,14 +168,16 @@ class MambaDecoder:
 
     def _advance(self) -> Tensor:
         """Feed the last token. Returns its logits."""
-        parameters = self.parameters
+        parameters, fed = self.parameters, self.parameters.seqlen_offset
         tokens = self.token.unsqueeze(1)
-        position = torch.full((self.batch, 1), parameters.seqlen_offset, dtype=torch.long, device=self.device)
+        position = torch.full((self.batch, 1), fed, dtype=torch.long, device=self.device)
         if self.cuda_graph:
-            logits = self.model._decoding_cache.run(tokens, position, parameters.seqlen_offset).squeeze(1)
+            logits = self.model._decoding_cache.run(tokens, position, fed).squeeze(1)
         else:
+            # a block of mamba-ssm steps if this is above zero, and uses it for nothing else
+            parameters.seqlen_offset = max(fed, 1)
             logits = self._forward(tokens, position_ids=position)
-        parameters.seqlen_offset += 1
+        parameters.seqlen_offset = fed + 1
         return logits
 
     @contextmanager
@@ -215,6 +238,11 @@ def _in_layer_projections(index: int) -> Iterator[None]:
         yield
 
 
+def steps_one_token(request: ModelRequest) -> bool:
+    """Whether a prompt of one token is a decode step. Not where the prompt is what is timed."""
+    return request.workload is None or request.workload.mode != "prefill"
+
+
 def build(request: ModelRequest) -> MambaModel:
     """Build ``request.name`` with random weights from the seed."""
     from mamba_ssm.models.config_mamba import MambaConfig
@@ -224,7 +252,7 @@ def build(request: ModelRequest) -> MambaModel:
     torch.manual_seed(request.seed)
     config = MambaConfig(d_model=d_model, n_layer=n_layer, vocab_size=VOCAB_SIZE)
     model = MambaLMHeadModel(config, device=request.device, dtype=request.dtype)
-    return MambaModel(model.eval().requires_grad_(False), MAMBA)
+    return MambaModel(model.eval().requires_grad_(False), MAMBA, steps_one_token(request))
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:

@@ -9,7 +9,7 @@ import torch
 from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.mamba.installation import missing
-from ttt_mlflow.models.mamba.model import VOCAB_SIZE, BlockNames, MambaModel
+from ttt_mlflow.models.mamba.model import VOCAB_SIZE, BlockNames, MambaModel, steps_one_token
 from ttt_mlflow.models.mamba2.memory import MemoryOfMamba2
 from ttt_mlflow.models.mamba2.work import VOCABULARY_MULTIPLE, stages
 from ttt_mlflow.workload import CONVOLUTION, INNER, Stage, Workload
@@ -48,7 +48,7 @@ def build(request: ModelRequest) -> MambaModel:
         pad_vocab_size_multiple=VOCABULARY_MULTIPLE,
     )
     model = MambaLMHeadModel(config, device=request.device, dtype=request.dtype)
-    return MambaModel(model.eval().requires_grad_(False), MAMBA2)
+    return MambaModel(model.eval().requires_grad_(False), MAMBA2, steps_one_token(request))
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
