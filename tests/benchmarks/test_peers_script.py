@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ttt_mlflow.app.sweep.grid import cells_of, yardstick_of
+from ttt_mlflow.app.sweep.grid import cells_of, interleaved, yardstick_of
 from ttt_mlflow.config import RunConfig, SweepConfig
 from ttt_mlflow.config.presets import GATED_DELTA, MAMBA_2, PEERS, RWKV_7, TRANSFORMER, TRANSFORMER_GQA
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/peers.sh"
 GRIDS = SCRIPT.parent / "peers"
-STAGES = ["decode", "prefill", "context", "mlp", "long", "prefill-fla"]
+STAGES = ["decode", "prefill", "context", "long", "prefill-fla"]
 PYTHON = """#!/bin/sh
 echo "$*" >> "$CALLS"
 case "$*" in *" sweep "*) [ -n "$SWEEP_S" ] && exec sleep "$SWEEP_S"; exit "${SWEEP_CODE:-0}" ;; esac
@@ -52,26 +52,26 @@ def test_each_stage_is_a_sweep_and_the_table_has_all(run: Run, tmp_path: Path) -
 
 
 def test_stages_by_name_and_one_that_fails(run: Run, tmp_path: Path) -> None:
-    done = run("600", "mlp", "context", SWEEP_CODE="1")
+    done = run("600", "long", "context", SWEEP_CODE="1")
     assert done.returncode == 1
-    assert stages_called(tmp_path) == ["mlp", "context"], "the next stage is measured all the same"
-    assert "mlp: exit code 1" in done.stdout
+    assert stages_called(tmp_path) == ["long", "context"], "the next stage is measured all the same"
+    assert "long: exit code 1" in done.stdout
 
 
 def test_it_ends_in_time_and_says_what_was_not_begun(run: Run, tmp_path: Path) -> None:
-    done = run("5", "mlp", "context", ENDING="1", LEAST="2", SWEEP_S="30")
+    done = run("5", "long", "context", ENDING="1", LEAST="2", SWEEP_S="30")
     assert done.returncode == 1
-    assert "mlp: exit code 124 after" in done.stdout
-    assert stages_called(tmp_path) == ["mlp"]
+    assert "long: exit code 124 after" in done.stdout
+    assert stages_called(tmp_path) == ["long"]
     assert (tmp_path / "out/table.txt").exists(), "what was measured is shown"
-    assert "mlp: not begun, " in run("3", "mlp", ENDING="1", LEAST="2").stdout
-    assert stages_called(tmp_path) == ["mlp"]
+    assert "long: not begun, " in run("3", "long", ENDING="1", LEAST="2").stdout
+    assert stages_called(tmp_path) == ["long"]
 
 
 @pytest.mark.parametrize("code", ["130", "143"])
 def test_a_sweep_that_was_stopped_is_the_last(code: str, run: Run, tmp_path: Path) -> None:
-    assert run("600", "mlp", "context", SWEEP_CODE=code).returncode == 1
-    assert stages_called(tmp_path) == ["mlp"]
+    assert run("600", "long", "context", SWEEP_CODE=code).returncode == 1
+    assert stages_called(tmp_path) == ["long"]
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,29 @@ def test_every_grid_is_a_stage() -> None:
 
 
 def test_decode_has_every_peer_at_every_batch() -> None:
-    measured = {(one.model_name, one.batch) for one in [*cells("decode"), *cells("mlp")]}
-    models = ("ttt-1b", MAMBA_2, TRANSFORMER, TRANSFORMER_GQA, GATED_DELTA, RWKV_7)
-    assert {name.partition(":")[0] for name in PEERS} - set(models) == {"state-spaces/mamba-1.4b"}
-    assert measured == {(name, batch) for name in models for batch in (1, 16, 128, 1024)}
-    linear = {one.batch for one in cells("decode") if one.model_name == "ttt-1b"}
     yardstick = yardstick_of(SweepConfig.parse({"grid": str(GRIDS / "decode.yaml")}))
     assert yardstick is not None
-    assert linear | {yardstick.config.batch} == {1, 16, 128, 1024}
+    asked = cells("decode")
+    measured = [(one.model_name, one.inner_net, one.batch) for one in [*asked, yardstick.config]]
+    models = ("ttt-1b", MAMBA_2, TRANSFORMER, TRANSFORMER_GQA, GATED_DELTA, RWKV_7)
+    assert {name.partition(":")[0] for name in PEERS} - set(models) == {"state-spaces/mamba-1.4b"}
+    sides = [(name, None) for name in models[1:]] + [
+        ("ttt-1b", net) for net in ("mlp_1_dual_triton", "mlp_2_dual_triton")
+    ]
+    assert sorted(measured, key=str) == sorted(
+        ((*side, batch) for side in sides for batch in (1, 16, 128, 1024)), key=str
+    )
+
+
+def test_what_was_never_measured_comes_first() -> None:
+    """Before the batches with results on docs/peers.md and docs/peers-constant-state.md."""
+    order = interleaved(cells_of(SweepConfig.parse({"grid": str(GRIDS / "decode.yaml")})))
+    asked = [(cell.config.model_name, cell.config.batch) for cell in order]
+    known = {(name, 1) for name in ("ttt-1b", TRANSFORMER, TRANSFORMER_GQA)}
+    known |= {(name, batch) for name in (GATED_DELTA, RWKV_7) for batch in (1, 128, 1024)}
+    first = [one in known for one in asked].index(True)
+    assert set(asked[first:]) == known
+    assert asked[:4] == [(MAMBA_2, batch) for batch in (16, 128, 1024, 1)]
 
 
 def test_the_transformers_have_the_contexts_that_are_reported() -> None:
