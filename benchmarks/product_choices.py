@@ -1,11 +1,11 @@
 """Which kernel multiplies a decode step's rows with its weights fastest? `python -m benchmarks.product_choices`
 
 For the products of a layer of ttt-1b and of its head, fp16, at some batches: microseconds of cuBLAS, of cuBLASLt, of
-the streaming product of `decode_path=overlapped` (up to 16 sequences), and of a kernel in Triton with some choices,
-whose launches overlap. A CUDA graph has the product with the weights of every layer, so that none is in the cache. The
-gate and up projections include SwiGLU; a divided product leaves its parts in float32, which another kernel adds. Prints
-each, its read rate, and how far its result is from float64. The kernels are compiled first, several at a time. Needs a
-GPU.
+the streaming product of `decode_path=overlapped` with its tilings (up to 16 sequences), and of a kernel in Triton with
+some choices, whose launches overlap. A CUDA graph has the product with the weights of every layer, so that none is in
+the cache. The gate and up projections include SwiGLU; a divided product leaves its parts in float32, which another
+kernel adds. Prints each, its read rate, and how far its result is from float64. The kernels are compiled first, several
+at a time. Needs a GPU.
 """
 
 import os
@@ -27,8 +27,8 @@ from benchmarks.wide_product import wide_product_kernel
 from ttt_mlflow.kernels.block.fused import swiglu
 from ttt_mlflow.kernels.launch import overlaps
 from ttt_mlflow.kernels.overlapped import launch
-from ttt_mlflow.kernels.overlapped.launch import Tuning
-from ttt_mlflow.kernels.persistent.launch import LARGEST_BATCH
+from ttt_mlflow.kernels.overlapped.launch import Tiling
+from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 
 BATCHES = (1, 16, 32, 64, 128, 256, 512, 1024)
@@ -73,6 +73,7 @@ WIDE = (
     Wide(64, 64, 6, 4), Wide(64, 64, 4, 4, 4), Wide(64, 64, 4, 4, 8), Wide(128, 64, 4, 8, 8), Wide(32, 128, 3, 4, 4),
     Wide(32, 128, 3, 4, 2),
 )  # fmt: skip
+STREAMING = {"wide": launch.WIDE, "half": launch.HALF, "pair": launch.PAIR}
 Multiply = Callable[[Tensor, Tensor], Tensor]  # x and W to the result, [B, N] or parts of it
 
 
@@ -95,16 +96,16 @@ def wide(product: Product, choice: Wide) -> Multiply:
     return multiply
 
 
-def streaming(product: Product) -> Multiply:
+def streaming(product: Product, tiling: Tiling) -> Multiply:
     """The product of overlapping kernels."""
-    tuning, width = Tuning(), product.n // 2 if product.gated else product.n
-    parts = launch.parts_of(product.k, tuning) if product.divided else 1
+    width = product.n // 2 if product.gated else product.n
+    parts = tiling.parts_of(product.k) if product.divided else 1
 
     def multiply(x: Tensor, w: Tensor) -> Tensor:
         dtype = torch.float32 if product.divided else x.dtype
         out = torch.empty(parts, x.shape[0], width, dtype=dtype, device=x.device)
         launch.product(
-            x, w, out, partial=product.divided, gated=product.gated, tuning=tuning, overlap=overlaps(x.device)
+            x, w, out, partial=product.divided, gated=product.gated, tiling=tiling, overlap=overlaps(x.device)
         )
         return out
 
@@ -134,7 +135,7 @@ def choices(product: Product, batch: int) -> dict[str, Multiply]:
     """All that is compared, by name."""
     found = {"cuBLAS": by_library(product, "cublas"), "cuBLASLt": by_library(product, "cublaslt")}
     if batch <= LARGEST_BATCH:
-        found["streaming"] = streaming(product)
+        found |= {f"streaming, {name}": streaming(product, tiling) for name, tiling in STREAMING.items()}
     if batch <= LARGEST_WIDE:
         some = [one for one in WIDE if one.parts == 1 or product.divided]
         found |= {str(vars(one)): wide(product, one) for one in some}

@@ -1,14 +1,14 @@
 """Which choices make a decode step of few sequences fastest? `python -m benchmarks.step_tuning`
 
-For both inner nets and some batches of ttt-1b, random weights, fp16: milliseconds a step, as one kernel and as kernels
-that overlap, with each Tuning. A CUDA graph of one step is replayed; the median of some repetitions in turns, and how
-far the logits are from the first choice's. What is faster alone is then tried together, for overlapping kernels. The
-kernels are compiled first, several at a time. Needs a GPU.
+For both inner nets and some batches of ttt-1b, random weights, fp16: milliseconds a step of kernels that overlap, with
+each Tuning. A CUDA graph of one step is replayed; the median of some repetitions in turns, and how far the logits are
+from the first choice's. What is faster alone is then tried together. The kernels are compiled first, several at a time.
+Needs a GPU.
 """
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,31 +21,20 @@ import click
 import torch
 import triton
 
-from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, WIDE, OverlappedStep, Tiling
-from ttt_mlflow.kernels.overlapped.launch import Tuning as Overlapped
-from ttt_mlflow.kernels.persistent.launch import PersistentStep
-from ttt_mlflow.kernels.persistent.launch import Tuning as Persistent
+from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, WIDE, OverlappedStep, Tiling, Tuning
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.sizes import build
 
 NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
-PATHS = ("overlapped", "persistent")
+BATCHES = (1, 2, 8, 16)
 STEPS, TURNS = 100, 5
 TOGETHER = 4  # changes at most that are tried together
 MOST_PROCESSES = 14  # that compile at once
 GAIN = 0.003  # of the time, that makes a change faster
-Tuning = Overlapped | Persistent
-PERSISTENT = {
-    1: [Persistent(True, 512, 512, 4), Persistent(True, 512, 512, 2), Persistent(True, 512, 1024, 2),
-        Persistent(True, 1024, 1024, 2), Persistent(False, 512, 512, 4)],
-    2: [Persistent(True, 512, 512, 4), Persistent(True, 512, 512, 2), Persistent(False, 512, 512, 4)],
-    8: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2)],
-    16: [Persistent(False, 512, 512, 4), Persistent(False, 512, 512, 2), Persistent(False, 512, 1024, 2)],
-}  # fmt: skip
 # differences from the present choice
-OVERLAPPED: list[dict[str, Any]] = [
+CHANGES: list[dict[str, Any]] = [
     {}, *({"normed": one} for one in (WIDE, replace(WIDE, tiles=2), PAIR, replace(PAIR, span=256, tiles=4))),
     *({"output": one} for one in (WIDE, HALF, PAIR, replace(HALF, columns=512, tiles=1))),
     *({"down": one} for one in (WIDE, HALF, PAIR, Tiling(columns=3072), replace(WIDE, tiles=2))),
@@ -61,33 +50,23 @@ class Case:
     tuning: Tuning
 
     def __str__(self) -> str:
-        kind = "one kernel" if isinstance(self.tuning, Persistent) else "overlapped"
-        return f"{kind} ({', '.join(f'{name}={value}' for name, value in vars(self.tuning).items())})"
+        return ", ".join(f"{name}={value}" for name, value in vars(self.tuning).items())
 
-    def step(self, model: TTTModel) -> OverlappedStep | PersistentStep:
-        tensors = model.step_tensors(model.new_state(self.batch))
-        if isinstance(self.tuning, Persistent):
-            return PersistentStep(tensors, self.batch, tuning=self.tuning)
-        return OverlappedStep(tensors, self.batch, tuning=self.tuning)
+    def step(self, model: TTTModel) -> OverlappedStep:
+        return OverlappedStep(model.step_tensors(model.new_state(self.batch)), self.batch, tuning=self.tuning)
 
     def tokens(self) -> torch.Tensor:
         return torch.arange(self.batch, dtype=torch.int64, device="cuda")
 
 
-def cases_of(inner_net: str, batch: int, paths: Collection[str] = PATHS) -> list[Case]:
-    present = Overlapped.of(inner_net.startswith("mlp_2"), batch)
-    choices: list[Tuning] = []
-    if "overlapped" in paths:
-        choices += dict.fromkeys(replace(present, **changed) for changed in OVERLAPPED)
-        choices += [
-            replace(present, head_warps=warps) for warps in HEAD_WARPS[inner_net] if warps != present.head_warps
-        ]
-    if "persistent" in paths:
-        choices += PERSISTENT[batch]
+def cases_of(inner_net: str, batch: int) -> list[Case]:
+    present = Tuning.of(inner_net.startswith("mlp_2"), batch)
+    changes = [*CHANGES, *({"head_warps": warps} for warps in HEAD_WARPS[inner_net])]
+    choices = dict.fromkeys(replace(present, **changed) for changed in changes)
     return [Case(inner_net, batch, one) for one in choices]
 
 
-def changes_of(tuning: Overlapped, present: Overlapped) -> dict[str, Any]:
+def changes_of(tuning: Tuning, present: Tuning) -> dict[str, Any]:
     """What is not as in ``present``."""
     return {name: value for name, value in vars(tuning).items() if value != getattr(present, name)}
 
@@ -95,11 +74,10 @@ def changes_of(tuning: Overlapped, present: Overlapped) -> dict[str, Any]:
 def together(times: dict[Case, float]) -> list[Case]:
     """Of the measured milliseconds of one inner net and batch: the fastest changes of different things, together."""
     first = next(iter(times))
-    if not isinstance(present := first.tuning, Overlapped):
-        return []
+    present = first.tuning
     best: dict[frozenset[str], tuple[float, dict[str, Any]]] = {}
     for case, took in times.items():
-        if isinstance(case.tuning, Overlapped) and took < (1 - GAIN) * times[first]:
+        if took < (1 - GAIN) * times[first]:
             changed = changes_of(case.tuning, present)
             kind = frozenset(changed)
             best[kind] = min(best.get(kind, (took, changed)), (took, changed), key=lambda one: one[0])
@@ -138,7 +116,7 @@ def compiled(pool: ProcessPoolExecutor, cases: Iterable[Case]) -> list[Case]:
     return [case for case, done in submitted.items() if not done.result()]
 
 
-def replayed(step: OverlappedStep | PersistentStep, fed: torch.Tensor) -> Callable[[], object]:
+def replayed(step: OverlappedStep, fed: torch.Tensor) -> Callable[[], object]:
     """A function that replays a step which feeds itself."""
     stream = warm_stream(fed.device, lambda: step(fed, fed))
     with captured(stream) as graph:
@@ -146,37 +124,30 @@ def replayed(step: OverlappedStep | PersistentStep, fed: torch.Tensor) -> Callab
     return graph.replay
 
 
-def milliseconds(step: OverlappedStep | PersistentStep, replay: Callable[[], object]) -> float:
+def milliseconds(replay: Callable[[], object]) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(STEPS):
         replay()
     end.record()
     torch.cuda.synchronize()
-    step.check()
     return start.elapsed_time(end) / STEPS
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 120})
 @click.option("--batches", default="1,2,8,16", show_default=True, help="Batches, comma-separated.")
 @click.option("--inner-nets", default=",".join(NETS), show_default=True, help="Inner nets, comma-separated.")
-@click.option("--paths", default=",".join(PATHS), show_default=True, help="Decode paths, comma-separated.")
 @click.option("--compile-only", is_flag=True, help="Compile all kernels, for a later run, and measure nothing.")
-def main(batches: str, inner_nets: str, paths: str, compile_only: bool) -> None:
-    takes = (
-        (batches, "--batches", map(str, PERSISTENT)),
-        (inner_nets, "--inner-nets", NETS),
-        (paths, "--paths", PATHS),
-    )
-    for value, name, known in takes:
-        if unknown := set(value.split(",")) - set(choices := list(known)):
-            raise click.BadParameter(f"{', '.join(sorted(unknown))}; it takes {', '.join(choices)}", param_hint=name)
+def main(batches: str, inner_nets: str, compile_only: bool) -> None:
+    for value, name, known in ((batches, "--batches", [*map(str, BATCHES)]), (inner_nets, "--inner-nets", NETS)):
+        if unknown := set(value.split(",")) - set(known):
+            raise click.BadParameter(f"{', '.join(sorted(unknown))}; it takes {', '.join(known)}", param_hint=name)
     if not torch.cuda.is_available():
         raise click.ClickException("no CUDA GPU was found; the choices are about a GPU's time")
     nets, sizes = inner_nets.split(","), [int(one) for one in batches.split(",")]
     workers = min(MOST_PROCESSES, os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        cases = compiled(pool, (one for net in nets for size in sizes for one in cases_of(net, size, paths.split(","))))
+        cases = compiled(pool, (one for net in nets for size in sizes for one in cases_of(net, size)))
         if compile_only:
             return
         print(torch.cuda.get_device_name(), flush=True)
@@ -197,8 +168,8 @@ def compare(model: TTTModel, cases: list[Case]) -> dict[Case, float]:
     replays = {case: replayed(step, case.tokens()) for case, step in steps.items()}
     times: dict[Case, list[float]] = {case: [] for case in steps}
     for _ in range(TURNS):
-        for case, step in steps.items():
-            times[case].append(milliseconds(step, replays[case]))
+        for case, replay in replays.items():
+            times[case].append(milliseconds(replay))
     for case, found in zip(steps, logits, strict=True):
         apart = float((found - logits[0]).norm() / logits[0].norm())
         took = f"{median(times[case]):.4f} ms"

@@ -12,8 +12,9 @@ def test_what_is_compared(batch: int) -> None:
     for product in PRODUCTS:
         names = choices(product, batch)
         assert {"cuBLAS", "cuBLASLt"} <= set(names)
-        assert ("streaming" in names) == (batch <= 16)
-        assert (len(names) > 3) == (batch <= 256)
+        streaming = {"streaming, wide", "streaming, half", "streaming, pair"}
+        assert streaming & set(names) == (streaming if batch <= 16 else set())
+        assert (len(names) > 5) == (batch <= 256)
     assert len(set(WIDE)) == len(WIDE)
 
 

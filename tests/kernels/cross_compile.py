@@ -19,12 +19,12 @@ CONSTANTS = {"HEADS": 32, "EPS": 1e-6, "SLOTS": 16, "TOKENS": 16}
 OTHER_TYPES = {
     **dict.fromkeys(("lr", "eta", "out_lr", "cos", "sin", "partial_out", "partial_lse"), "*fp32"),
     **dict.fromkeys(("state", "a_log", "dt_bias"), "*fp32"),  # of the peers
-    **dict.fromkeys(("position", "arrived", "failed"), "*i32"),
-    **dict.fromkeys(("table", "fed", "best", "next_tokens", "times"), "*i64"),
+    "position": "*i32",
+    **dict.fromkeys(("table", "fed", "best", "next_tokens"), "*i64"),
 }
 SCALARS = {
     **{"total_heads": "i32", "base_lr": "fp32", "length": "i32", "count": "i32"},
-    **{"splits": "i32", "scale": "fp32", "tokens": "i32", "batch": "i32", "real_rows": "i32"},
+    **{"splits": "i32", "scale": "fp32", "tokens": "i32", "batch": "i32", "real_rows": "i32", "zero": "i32"},
 }
 
 
@@ -61,7 +61,9 @@ def cross_compile(
             types[name] = given.get(name) or SCALARS.get(name) or OTHER_TYPES.get(name, f"*{dtype}")
     divisible = [["tt.divisibility", 16]]
     aligned = {
-        (i,): divisible for i, name in enumerate(names) if types[name].startswith("*") or name.endswith("_stride")
+        (i,): divisible
+        for i, name in enumerate(names)
+        if types[name].startswith("*") or name.endswith("_stride") or name == "zero"
     }
     source = GluonASTSource if kernel.is_gluon() else ASTSource
     values = {(names.index(name),): value for name, value in constants.items()}

@@ -5,17 +5,15 @@ Each kernel runs once in each way that differs in its code; more dtypes and head
 
 import pytest
 import torch
-import triton
-import triton.language as tl
 
 from benchmarks import product_choices
 from tests.kernels.block_cases import check_against_twins
 from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_folds, triton_step
-from tests.kernels.persistent_cases import check_step, distance
+from tests.kernels.step_cases import check_flight, check_step, distance
 from ttt_mlflow.kernels.block import fused, prefill, reference
 from ttt_mlflow.kernels.overlapped import launch as overlapped
-from ttt_mlflow.kernels.persistent import products
-from ttt_mlflow.kernels.persistent.launch import Stuck, Tuning
+from ttt_mlflow.kernels.overlapped.launch import Tiling, Tuning
+from ttt_mlflow.kernels.overlapped.tiles import index_in
 from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
 from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
 from ttt_mlflow.models.entry import ModelRequest
@@ -65,46 +63,65 @@ def test_state_changes_at_the_end_of_a_mini_batch_only(kind):
     check_state_between_folds(kind, triton_step(kind), torch.float16, batch=1, heads=1, dim=32)
 
 
+WIDE, HALF = Tiling(columns=512, span=128), Tiling(columns=256, span=128, tiles=2)
+THIRD = Tiling(columns=256, span=256, tiles=3)
+CHOICES = [
+    ("mlp", 3, {}),
+    pytest.param("linear", 1, {"intermediate": 520}, marks=pytest.mark.long),
+    pytest.param("mlp", 2, {"heads": 3, "dim": 32, "vocab": 70}, marks=pytest.mark.long),
+    pytest.param("linear", 9, {}, marks=pytest.mark.long),  # a batch of up to 16
+    # rows in three parts
+    ("linear", 2, {"intermediate": 520, "tuning": Tuning(down=Tiling(columns=256, span=256))}),
+    pytest.param("mlp", 1, {"tuning": Tuning(head_warps=8)}, marks=pytest.mark.long),
+    # the inner net's kernels of launches
+    ("linear", 2, {"dim": 32, "layers": 1, "tuning": Tuning(held=False)}),
+    pytest.param("mlp", 2, {"dim": 32, "tuning": Tuning(held=False)}, marks=pytest.mark.long),
+    # each tile when the one before has come; two of four in registers
+    pytest.param(
+        "linear", 3,
+        {"heads": 4, "dim": 64, "layers": 1, "tuning": Tuning(normed=Tiling(warps=2, span=64, tiles=2))},
+        marks=pytest.mark.long,
+    ),
+    # more than 256 columns, of which a product that keeps no parts has all
+    pytest.param(
+        "linear", 9,
+        {"heads": 4, "dim": 128, "vocab": 70, "tuning": Tuning(normed=THIRD, output=THIRD, down=THIRD)},
+        marks=pytest.mark.long,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "batch", "shape"), CHOICES, ids=str)
+def test_a_whole_step(kind, batch, shape):
+    check_step(kind, batch, tokens=2, position=15, **shape)
+
+
 @pytest.mark.parametrize(
-    ("kind", "batch", "shape"),
+    ("tiling", "n", "k", "kind"),
     [
-        # all norms in every program; rows in two parts
-        pytest.param("linear", 1, {"intermediate": 520}, marks=pytest.mark.long),
-        ("mlp", 3, {}),  # norms as stages of their own
-        pytest.param("mlp", 2, {"heads": 3, "dim": 32, "vocab": 70}, marks=pytest.mark.long),
-        pytest.param("linear", 9, {}, marks=pytest.mark.long),  # a batch of up to 16
+        (WIDE, 32, 512, {}),
+        (HALF, 16, 600, {"partial": True}),  # parts of two tiles, of which the last is empty but for some columns
+        (Tiling(warps=2, span=64, tiles=2), 48, 250, {"gated": True}),  # two of four tiles in registers
     ],
     ids=str,
 )
-def test_a_whole_step(kind, batch, shape):
-    check_step(kind, batch, tokens=3, position=14, **shape)
+def test_tiles_on_their_way_change_no_bit(tiling, n, k, kind):
+    check_flight(tiling, n, k, **kind)
 
 
-@pytest.mark.parametrize(
-    ("kind", "batch", "shape"),
-    [
-        ("linear", 2, {"intermediate": 520, "tuning": overlapped.Tuning(down=overlapped.Tiling(columns=256, span=256))}),  # rows in three parts
-        pytest.param("mlp", 1, {"tuning": overlapped.Tuning(head_warps=8)}, marks=pytest.mark.long),
-        # the inner net's kernels of launches
-        ("linear", 2, {"dim": 32, "layers": 1, "tuning": overlapped.Tuning(held=False)}),
-        pytest.param("mlp", 2, {"dim": 32, "tuning": overlapped.Tuning(held=False)}, marks=pytest.mark.long),
-        # each tile when the one before has come; two of four in registers
-        pytest.param(
-            "linear", 3,
-            {"heads": 4, "dim": 64, "layers": 1, "tuning": overlapped.Tuning(normed=overlapped.Tiling(warps=2, span=64, tiles=2))},
-            marks=pytest.mark.long,
-        ),
-        # more than 256 columns, of which a product that keeps no parts has all
-        pytest.param(
-            "linear", 9,
-            {"heads": 4, "dim": 128, "vocab": 70, "tuning": overlapped.Tuning(*3 * [overlapped.Tiling(columns=256, span=256, tiles=3)])},
-            marks=pytest.mark.long,
-        ),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_step_of_kernels_that_overlap(kind, batch, shape):
-    check_step(kind, batch, tokens=2, position=15, whole=overlapped.OverlappedStep, **shape)
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 16])
+def test_the_largest_logit_of_each_program(count):
+    """Of equal ones the first; words beyond the last are none."""
+    generator = torch.Generator().manual_seed(count)
+    x = torch.randint(-2, 3, (count, 96), generator=generator).half()
+    w = torch.randint(-2, 3, (48, 96), generator=generator).half()
+    w[20:40] = w[:20]
+    out = torch.full((count, 45), float("nan"), dtype=torch.float16)
+    best = torch.zeros(3, overlapped.padded_batch(count), dtype=torch.int64)
+    overlapped.product(x, w, out, best=best, tiling=Tiling(), overlap=False)
+    exact = (x.double() @ w.double().T)[:, :45]
+    assert torch.equal(out.double(), exact)
+    assert index_in(best.amax(0))[:count].tolist() == exact.argmax(1).tolist()
 
 
 @pytest.mark.long
@@ -119,61 +136,15 @@ def test_the_products_that_are_compared(gated, divided, rows):
     assert found.shape[0] == (2 if divided else 1)
     assert product_choices.distance(product, found, x, w) < 1e-3
     if rows % 16 == 0:
-        found = product_choices.streaming(product)(x[:5], w)
-        assert product_choices.distance(product, found, x[:5], w) < 1e-3
+        for tiling in product_choices.STREAMING.values():
+            found = product_choices.streaming(product, tiling)(x[:5], w)
+            assert product_choices.distance(product, found, x[:5], w) < 1e-3
 
 
-@pytest.mark.long
-def test_a_whole_step_with_other_choices():
-    """Two tiles before a program waits, the others after; wider tiles of the down projection."""
-    check_step("linear", 2, tokens=2, position=15, intermediate=520, tuning=Tuning(True, 256, 512, 2))
-
-
-@triton.jit
-def product_kernel(x, w, out, best, batch, real_rows, N: tl.constexpr, K: tl.constexpr, GATED: tl.constexpr,
-                   EARLY: tl.constexpr, GRID: tl.constexpr):  # fmt: skip
-    tiles = products.first_tiles(w, N, K, 256, 8, GATED, EARLY, GRID)
-    tiles = products.all_tiles(tiles, w, N, K, 256, 8, GATED, EARLY, GRID)
-    width: tl.constexpr = N // 2 if GATED else N
-    found = products.product(tiles, x, K, w, out, width, batch, real_rows, N, K, 8, 256, 8, GATED, not GATED, GRID)
-    tl.store(best + tl.program_id(0) * 8 + tl.arange(0, 8), found)
-
-
-@pytest.mark.parametrize(
-    ("grid", "rows", "width", "gated", "early"),
-    [
-        (5, 16 * 6, 256, False, 4),  # one sixteen is left over, for four programs
-        (5, 16 * 7, 512, True, 2),  # two, for two each
-        (3, 16 * 5, 1024, False, 2),  # two, for one each
-        (4, 16 * 8, 1536, True, 4),  # none; columns in eight parts, two of them empty
-        (20, 16 * 2, 256, False, 4),  # fewer than programs
-    ],
-)
-def test_products_are_shared_by_any_number_of_programs(grid, rows, width, gated, early):
-    generator = torch.Generator().manual_seed(grid)
-    x = torch.randn(3, width, generator=generator).half()
-    w = (torch.randn(rows, width, generator=generator) * width**-0.5).half()
-    written = rows // 2 if gated else rows
-    out = torch.full((3, written), float("nan"), dtype=torch.float16)
-    best = torch.zeros(grid, 8, dtype=torch.int64)
-    real = written if gated else rows - 3  # the last rows are padding
-    product_kernel[(grid,)](x, w, out, best, 3, real, rows, width, gated, early, grid)
-    exact = x.double() @ w.double().T
-    if gated:
-        gate, up = exact.chunk(2, 1)
-        exact = gate * gate.sigmoid() * up
-    assert out[:, real:].isnan().all(), "padding was written"
-    assert distance(out[:, :real], exact[:, :real]) < 1e-3
-    if not gated:
-        chosen = [0x7FFFFFFF - (int(value) & 0x7FFFFFFF) for value in best.max(0).values[:3]]
-        assert chosen == out[:, :real].float().argmax(1).tolist()
-
-
-@pytest.mark.parametrize("whole", ["overlapped", pytest.param("persistent", marks=pytest.mark.long)])
-def test_a_model_decodes_either_way(whole):
+def test_a_model_decodes_either_way():
     """The model with its own weights, state and arg-max: the functions of a layer, and the step as a whole."""
     tokens, states, models = [], [], []
-    for path in ("launches", whole):
+    for path in ("launches", "overlapped"):
         request = ModelRequest(
             "ttt-tiny", "mlp_1_dual_triton", torch.float16, torch.device("cpu"), 0, None, decode_path=path
         )
@@ -194,23 +165,6 @@ def test_a_model_decodes_either_way(whole):
     assert fed.tolist() == best.tolist()
     with pytest.raises(ValueError, match="gaps"):
         states[1].whole_step(fed, torch.zeros(2, 2, dtype=torch.int64)[:, 0])
-    if whole == "persistent":
-        states[1].whole_step.failed.fill_(1)  # type: ignore[attr-defined]
-        with pytest.raises(Stuck, match="decode_path=launches"):
-            models[1].reset_state(states[1])
-
-
-def test_a_model_whose_layers_kernels_overlap():
-    """What the kernels of a whole step do not take: the same kernels as launches, so the same bits."""
-    logits = []
-    for path in ("launches", "overlapped"):
-        model = build(
-            ModelRequest("ttt-tiny", "mlp_1_dual_triton", torch.float32, torch.device("cpu"), 0, None, decode_path=path)
-        )
-        state = model.new_state(1)
-        assert state.whole_step is None
-        logits.append(model.step(torch.tensor([3]), state))
-    assert torch.equal(*logits)
 
 
 @pytest.mark.long

@@ -1,5 +1,7 @@
 """Every kernel compiles for sm_80, sm_90 and sm_100 without a GPU; on sm_90 the chosen options spill nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import triton
@@ -8,12 +10,8 @@ from tests.kernels.cross_compile import cross_compile, machine_code, resources
 from ttt_mlflow.kernels.block import fused, prefill
 from ttt_mlflow.kernels.launch import RESIDENT, options_for
 from ttt_mlflow.kernels.overlapped import stages
-from ttt_mlflow.kernels.overlapped.launch import NORMED_REGISTERS, Tuning
-from ttt_mlflow.kernels.overlapped.normed import add_norm_product_kernel
+from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, WIDE
 from ttt_mlflow.kernels.overlapped.product import product_kernel
-from ttt_mlflow.kernels.persistent import launch as persistent
-from ttt_mlflow.kernels.persistent.grid import PATIENCE
-from ttt_mlflow.kernels.persistent.step import WEIGHTS, persistent_step_kernel
 from ttt_mlflow.kernels.ttt_linear import accumulate as ttt_linear_accumulate
 from ttt_mlflow.kernels.ttt_linear import decode as ttt_linear_decode
 from ttt_mlflow.kernels.ttt_linear.decode_tensor_cores import linear_decode_tensor_kernel
@@ -23,15 +21,6 @@ from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
 from ttt_mlflow.kernels.ttt_mlp.decode_tensor_cores import mlp_decode_tensor_kernel
 from ttt_mlflow.kernels.ttt_mlp.prefill_tensor_cores import mlp_prefill_tensor_kernel
 
-# bytes of a thread on the stack: addresses that do not change from layer to layer
-WHOLE_STEPS = [
-    ("linear", 1, 24),
-    ("linear", 8, 56),
-    ("linear", 16, 40),
-    ("mlp", 1, 16),
-    ("mlp", 8, 32),
-    ("mlp", 16, 24),
-]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CAPABILITIES = (80, 90, 100)
 
@@ -186,140 +175,104 @@ def test_stages_of_a_prompt(kernel, warps, registers, capability):
     assert found.local_bytes <= (16 if registers else 0)  # faster with two programs on a multiprocessor, despite it
 
 
-def compile_step(kind, batch, dtype, capability):
-    tuning = persistent.Tuning.of(batch)
-    together = 1 if kind == "mlp" else persistent.heads_together(batch * 32, 32, 132)
-    constants = {
-        "LAYERS": 24, "COLUMNS": len(WEIGHTS) + (8 if kind == "mlp" else 4), "WIDTH": 2048, "INTERMEDIATE": 5504,
-        "HEAD_DIM": 64, "PROJECTED": 6208, "VOCAB": 50277, "PADDED_VOCAB": 50304, "BATCH": 8 if batch <= 8 else 16,
-        "BLOCK": 2048, "SPAN": tuning.span, "SPAN_DOWN": tuning.span_down, "EARLY": tuning.early, "GRID": 132,
-        "WARPS": persistent.WARPS, "PROGRAMS": 256, "REDUNDANT": tuning.redundant,
-        "MLP": kind == "mlp", "CHUNK": persistent.CHUNK, "PATIENCE": PATIENCE, "TIMELINE": False,
-        "SEQUENCES": batch if tuning.redundant else 1, "TOGETHER": together,
-        "ROUNDS": -(-batch * 32 // (132 * together)),
-    }  # fmt: skip
-    return cross_compile(
-        persistent_step_kernel, dtype, capability, constants, num_warps=persistent.WARPS, launch_cooperative_grid=True
-    )
-
-
-@pytest.mark.parametrize(
-    ("kind", "batch", "spilled"),
-    [WHOLE_STEPS[0], *(pytest.param(*case, marks=pytest.mark.long) for case in WHOLE_STEPS[1:])],
-    ids=str,
-)
-def test_a_whole_step(kind, batch, spilled, capsys):
-    compiled = compile_step(kind, batch, "fp16", 90)
-    found = resources(compiled)
-    with capsys.disabled():
-        print(f"\nwhole step, {kind}, batch {batch}: {found}")
-    assert found.local_bytes <= spilled
-    assert found.registers * persistent.WARPS * 32 <= 64 * 1024  # a program's registers fit, as all must be resident
-    # a weight is loaded 16 bytes at a time, and goes to the tensor cores without shared memory or another thread
-    weights = [line for line in compiled.asm["ptx"].splitlines() if "evict_first" in line and "ld.global" in line]
-    assert weights
-    assert all(".v4.b32" in line for line in weights)
-    assert "mma.sync.aligned.m16n8k16" in compiled.asm["ptx"]
-    assert compiled.metadata.shared < 64 * 1024  # the tiles of weights would not even fit
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("dtype", "capability"), [("bf16", 90), ("fp16", 80), ("fp16", 100)])
-def test_a_whole_step_elsewhere(dtype, capability):
-    resources(compile_step("mlp", 1, dtype, capability))
-
-
-# kernels of a step that overlap: rows, columns, what they keep, and spilled bytes
-PRODUCTS = [
-    ("projection", 6208, 2048, {}),
-    ("output projection", 2048, 2048, {"PARTIAL": True}),
-    ("gate and up", 11008, 2048, {"GATED": True}),
-    ("down projection", 2048, 5504, {"PARTIAL": True}),
-    ("head", 50304, 2048, {"BEST": True}),
+# products of kernels that overlap: rows, columns, and what they keep
+PROJECTION, OUTPUT, GATE_UP, DOWN, HEAD = PRODUCTS = [
+    (6208, 2048, {}),
+    (2048, 2048, {"PARTIAL": True}),
+    (11008, 2048, {"GATED": True}),
+    (2048, 5504, {"PARTIAL": True}),
+    (50304, 2048, {"BEST": True}),
 ]
+TILINGS = {"wide": WIDE, "half": HALF, "pair": PAIR}
+SPILLED = 64  # bytes of a thread at most: requests that the memory answers come first, registers second
+WEIGHTS_16, WAIT, RELEASE = "LDG.E.EF.128", "ACQBULK", "PREEXIT"
 
 
-def compile_product(n, k, kind, batch, capability, overlap=True, dtype="fp16", ahead=0):
-    tuning = Tuning.of(is_mlp=False)
+def compile_product(product, tiling, batch, capability, overlap=True, dtype="fp16"):
+    n, k, kind = product
     constants = {
-        "N": n, "K": k, "BATCH": batch, "COLUMNS": tuning.columns if "PARTIAL" in kind else k,
-        "SPAN": tuning.span_of(k), "WARPS": tuning.warps, "SIXTEENS": tuning.sixteens, "OVERLAP": overlap,
-        "PARTIAL": False, "GATED": False, "BEST": False, "AHEAD": ahead, **kind,
+        "N": n, "K": k, "BATCH": batch, "COLUMNS": tiling.columns if "PARTIAL" in kind else k,
+        "SPAN": tiling.span_of(k), "WARPS": tiling.warps, "HELD": tiling.tiles, "FLIGHT": tiling.flight,
+        "OVERLAP": overlap, "PARTIAL": False, "GATED": False, "BEST": False, **kind,
     }  # fmt: skip
     types = {"out": "*fp32"} if "PARTIAL" in kind else {}
     return cross_compile(
-        product_kernel, dtype, capability, constants, types=types, num_warps=tuning.warps, launch_pdl=overlap,
-        maxnreg=tuning.registers,
+        product_kernel, dtype, capability, constants, types=types, num_warps=tiling.warps, launch_pdl=overlap,
+        maxnreg=tiling.registers,
     )  # fmt: skip
 
 
+def loads_of_a_tile(tiling):
+    """16-byte loads of a thread."""
+    return 16 * tiling.span * 2 // (16 * tiling.warps * 32)
+
+
+@pytest.mark.parametrize("batch", [8, 16])
 @pytest.mark.parametrize(
-    ("product", "batch"),
+    ("name", "product"),
     [
-        *((PRODUCTS[number], 8) for number in (2, 3)),
-        *(pytest.param(PRODUCTS[number], 8, marks=pytest.mark.long) for number in (0, 1, 4)),
-        *(pytest.param(product, 16, marks=pytest.mark.long) for product in PRODUCTS),
+        ("wide", PROJECTION), ("half", OUTPUT), ("pair", GATE_UP),
+        *(
+            pytest.param(name, product, marks=pytest.mark.long)
+            for name, product in (
+                ("wide", GATE_UP), ("wide", DOWN), ("wide", HEAD), ("pair", PROJECTION), ("pair", HEAD),
+            )
+        ),
     ],
-    ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
-)
-def test_products_that_overlap(product, batch, capsys):
-    name, n, k, kind = product
-    compiled = compile_product(n, k, kind, batch, 90)
+    ids=str,
+)  # fmt: skip
+def test_products_that_overlap(name, product, batch, capsys):
+    tiling = TILINGS[name]
+    compiled = compile_product(product, tiling, batch, 90)
     found = resources(compiled)
     with capsys.disabled():
-        print(f"\n{name}, up to {batch} sequences: {found}")
-    assert found.local_bytes == 0
-    assert 2 * found.registers * compiled.metadata.num_warps * 32 <= 64 * 1024  # two programs on a multiprocessor
-    check_requests_come_first(compiled)
-    weights = [name for name in machine_code(compiled) if name.startswith("LDG") and ".EF" in name]
-    assert set(weights) == {"LDG.E.EF.128"}
-    assert "mma.sync.aligned.m16n8k16" in compiled.asm["ptx"]
+        print(f"\n{name}, {product}, up to {batch} sequences: {found}")
+    assert found.local_bytes <= SPILLED
+    assert 2 * found.registers * tiling.warps * 32 <= 64 * 1024, "two programs on a multiprocessor"
+    code = machine_code(compiled)
+    weights = [place for place, name in enumerate(code) if name.startswith("LDG") and ".EF" in name]
+    assert {code[place] for place in weights} == {WEIGHTS_16}, "16 bytes at a time"
+    assert "HMMA.16816.F32" in code
 
-
-@pytest.mark.long
-def test_a_product_that_norms_its_input(capsys):
-    tuning = Tuning.of(is_mlp=False)
-    constants = {
-        "N": 11008, "K": 2048, "BATCH": 8, "SPAN": tuning.span, "WARPS": tuning.warps, "SIXTEENS": tuning.sixteens,
-        "GATED": True, "BLOCK": 2048, "AHEAD": 0, "OVERLAP": True,
-    }  # fmt: skip
-    options = {"num_warps": tuning.warps, "launch_pdl": True, "maxnreg": NORMED_REGISTERS}
-    compiled = cross_compile(add_norm_product_kernel, "fp16", 90, constants, None, **options)
-    found = resources(compiled)
-    with capsys.disabled():
-        print(f"\na product that norms its input: {found}")
-    assert found.local_bytes <= 32
+    # the next kernel is let go; all tiles that are held are requested; then this kernel waits, reads x, and multiplies
+    early = [place for place in weights if place < code.index(WAIT)]
+    each = loads_of_a_tile(tiling)
+    assert len(early) == tiling.tiles * each
+    assert code.index(RELEASE) < early[0]
+    rows = [place for place, name in enumerate(code) if name.startswith("LDG") and place > code.index(WAIT)]
+    assert rows
+    assert rows[0] < code.index("HMMA.16816.F32")
     check_requests_come_first(compiled)
 
+    # a tile is requested when the one before has come: its addresses are computed from that one's values
+    for tile in range(1, tiling.tiles):
+        between = code[early[tile * each - 1] : early[tile * each]]
+        assert [name for name in between if name.startswith("LOP3")], f"tile {tile} does not wait for the one before"
 
-@pytest.mark.long
-def test_a_product_that_lets_the_cache_read_ahead():
-    for _, n, k, kind in PRODUCTS:
-        compiled = compile_product(n, k, kind, 8, 90, ahead=264)
-        code = machine_code(compiled)
-        asked = [place for place, name in enumerate(code) if name.startswith("CCTL")]
-        assert len(asked) == 2, "512 lines by 256 threads"
-        assert max(asked) < code.index("ACQBULK")
-        assert resources(compiled).local_bytes == 0
+
+def test_tiles_that_may_be_on_their_way_together():
+    tiling = replace(WIDE, flight=4)
+    code = machine_code(compile_product(PROJECTION, tiling, 8, 90))
+    weights = [place for place, name in enumerate(code) if name == WEIGHTS_16]
+    assert not [name for name in code[weights[0] : weights[-1]] if name.startswith("LOP3")]
 
 
 def check_requests_come_first(compiled):
-    """Weights and state are requested, then the next kernel is let go, and only then this one waits for its inputs."""
+    """The next kernel is let go, weights and state are requested, and only then this one waits for its inputs."""
     code = machine_code(compiled)
-    release, wait = code.index("PREEXIT"), code.index("ACQBULK")
-    assert release < wait
-    assert [name for name in code[:release] if name.startswith("LDG")], "it requests nothing"
-    assert not [name for name in code[wait:] if ".EF" in name], "it requests weights after it waited"
+    wait = code.index(WAIT)
+    assert code.index(RELEASE) < wait
+    assert [name for name in code[:wait] if name.startswith("LDG")], "it requests nothing"
     assert not [name for name in code[:wait] if name.startswith(("STG", "RED", "ATOM"))], "it writes before it waits"
-    assert not [name for name in code[:wait] if name.startswith("HMMA")], "it waits for its weights first"
+    assert not [name for name in code[:wait] if name.startswith("HMMA")], "it multiplies before it waits"
 
 
 STAGES: list[tuple[object, dict[str, object], int]] = [
     (fused.conv_rms_norm_kernel, {"PARTS": 3}, 8),
     (fused.gated_layer_norm_kernel, {}, 8),
     (fused.add_rms_norm_kernel, {"PARTS": 3}, 8),
-    (stages.heads_kernel, {"PROJECTED": 6208, "MLP": False, "TOGETHER": 1, "WARPS": 4}, 4),
-    (stages.heads_kernel, {"PROJECTED": 6208, "MLP": True, "TOGETHER": 1, "WARPS": 8, "CHUNK": 32}, 8),
+    (stages.heads_kernel, {"PROJECTED": 6208, "MLP": False, "WARPS": 1}, 1),
+    (stages.heads_kernel, {"PROJECTED": 6208, "MLP": True, "WARPS": 8, "CHUNK": 32}, 8),
 ]
 
 
@@ -348,8 +301,9 @@ def test_stages_that_overlap(kernel, constants, warps, capsys):
     ("dtype", "capability", "overlap"), [("bf16", 90, True), ("fp16", 80, False), ("fp16", 100, True)]
 )
 def test_kernels_that_overlap_elsewhere(dtype, capability, overlap):
-    for _, n, k, kind in PRODUCTS:
-        resources(compile_product(n, k, kind, 8, capability, overlap, dtype))
+    for product in PRODUCTS:
+        tiling = HALF if product is OUTPUT else WIDE
+        resources(compile_product(product, tiling, 8, capability, overlap, dtype))
     for stage in STAGES:
         resources(compile_stage(*stage, capability, overlap, dtype))
     others = {"BATCH": 8, "COUNT": 4096}

@@ -26,10 +26,11 @@ from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU
 
 __all__ = ["installed"]
 PRODUCTS = ("projection", "o_proj", "gate_up", "down_proj", "head")
-SMALL = ("conv_rms_norm", "qk_conv_rotary", "gated_layer_norm", "add_rms_norm", "swiglu")
+SMALL = ("conv_rms_norm", "qk_conv_rotary", "gated_layer_norm", "add_rms_norm")
 ALL = [
     *(f"{product}_{by}" for product in PRODUCTS for by in ("cublas", "stream")),
     *(f"{kernel}_{by}" for kernel in SMALL for by in ("triton", "overlap")),
+    "swiglu_triton",
 ]
 NARROW: dict[str, Any] = {"heads": 2, "head_dim": 16, "intermediate": 40, "vocab": 70}
 PRODUCT = KernelEntry("product", "o_proj", "none", lambda: linear, "", largest_batch=2)
@@ -50,13 +51,13 @@ def test_the_group_is_all_of_them_and_no_default(monkeypatch: pytest.MonkeyPatch
     assert again.used == plan.used, "what was used can be asked for"
 
 
-def test_the_streaming_kernel_takes_16_sequences_and_a_notice_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_kernels_take_16_sequences_and_a_notice_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = settle(monkeypatch, kernels="layer", batches="1,16,128")
     for name in ALL:
         batches = [batch for entry, batch in plan.cells if entry.name == name]
-        assert batches == ([1, 16] if name.endswith("_stream") else [1, 16, 128])
-    streamed = ",".join(f"{product}_stream" for product in PRODUCTS)
-    assert plan.notices == [f"batches: 128 left out for {streamed}: they take up to 16"]
+        assert batches == ([1, 16] if name.endswith(("_stream", "_overlap")) else [1, 16, 128])
+    some = ",".join(name for name in ALL if name.endswith(("_stream", "_overlap")))
+    assert plan.notices == [f"batches: 128 left out for {some}: they take up to 16"]
     assert settle(monkeypatch, kernels="layer", batches="1,16").notices == []
 
 

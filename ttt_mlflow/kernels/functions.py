@@ -37,24 +37,6 @@ def layer_norm_l2_grad(z, target, gamma, beta, mask, WIDTH: tl.constexpr, EPS: t
 
 
 @triton.jit
-def layer_norm_rows(z, gamma, beta, WIDTH: tl.constexpr, EPS: tl.constexpr):
-    """LN over each row of [rows, WIDTH]."""
-    centered = z - (tl.sum(z, 1) / WIDTH)[:, None]
-    return centered * tl.rsqrt(tl.sum(centered * centered, 1) / WIDTH + EPS)[:, None] * gamma + beta
-
-
-@triton.jit
-def layer_norm_l2_grad_rows(z, target, gamma, beta, WIDTH: tl.constexpr, EPS: tl.constexpr):
-    """∂/∂z of ½‖LN(z) - target‖² over each row of [rows, WIDTH]."""
-    centered = z - (tl.sum(z, 1) / WIDTH)[:, None]
-    rstd = tl.rsqrt(tl.sum(centered * centered, 1) / WIDTH + EPS)[:, None]
-    normed = centered * rstd
-    grad = (normed * gamma + beta - target) * gamma
-    inner = tl.sum(grad, 1)[:, None] + normed * tl.sum(grad * normed, 1)[:, None]
-    return (grad - inner / WIDTH) * rstd
-
-
-@triton.jit
 def piece(x, index, COUNT: tl.constexpr):
     """Piece ``index`` of a vector that is divided into COUNT pieces, for a loop over parts of a matrix."""
     pieces = tl.reshape(x, (COUNT, x.shape[0] // COUNT))

@@ -1,8 +1,8 @@
 """The kernels of a decode step of ttt-1b outside its inner nets. ``layer`` stands for all of them in a list of kernels.
 
 Each is here twice, as the two decode paths launch it. ``launches`` multiplies with cuBLAS, and each kernel begins when
-the one before has ended. ``overlapped`` multiplies up to 16 sequences with the streaming kernel, and launches overlap.
-This module does not import torch.
+the one before has ended. ``overlapped`` takes up to 16 sequences, multiplies with the streaming kernel, and launches
+overlap; its gate and up projections include SwiGLU. This module does not import torch.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from typing import Any
 from ttt_mlflow.micro.entry import KernelEntry, Step
 from ttt_mlflow.micro.operations import KEEPS_NOTHING
 
-LARGEST_STREAMED = 16  # the streaming kernel's tensor-core instruction has up to 16 columns
-STREAMED_DTYPES = ("float16", "bfloat16")
+LARGEST_OVERLAPPED = 16  # the streaming kernel's tensor-core instruction has up to 16 columns
+OVERLAPPED_DTYPES = ("float16", "bfloat16")
 
 
 def _step(name: str) -> Callable[[], Step]:
@@ -53,7 +53,7 @@ def _cublas(operation: str, step: str, description: str, **others: Any) -> Kerne
 def _streamed(operation: str, step: str, description: str, **others: Any) -> KernelEntry:
     return KernelEntry(
         f"{operation}_stream", operation, KEEPS_NOTHING, _step(step), f"{description}, streaming kernel, batch 1 to 16",
-        needs_gpu=True, overlaps=True, largest_batch=LARGEST_STREAMED, dtypes=STREAMED_DTYPES, **others,
+        needs_gpu=True, overlaps=True, largest_batch=LARGEST_OVERLAPPED, dtypes=OVERLAPPED_DTYPES, **others,
     )  # fmt: skip
 
 
@@ -65,8 +65,9 @@ def _triton(operation: str, description: str) -> KernelEntry:
 
 def _overlapped(operation: str, description: str) -> KernelEntry:
     return KernelEntry(
-        f"{operation}_overlap", operation, KEEPS_NOTHING, _fused(operation), f"{description}, launches that overlap",
-        needs_gpu=True, overlaps=True,
+        f"{operation}_overlap", operation, KEEPS_NOTHING, _step(operation),
+        f"{description}, launches that overlap, batch 1 to 16",
+        needs_gpu=True, overlaps=True, largest_batch=LARGEST_OVERLAPPED, dtypes=OVERLAPPED_DTYPES,
     )  # fmt: skip
 
 
@@ -75,7 +76,6 @@ _SMALL = {
     "qk_conv_rotary": "convolutions of Q and K, rotation, learning rate",
     "gated_layer_norm": "norm of the inner net's output, times the gate",
     "add_rms_norm": "sum and norm",
-    "swiglu": "SwiGLU alone",
 }
 
 
@@ -84,12 +84,13 @@ LAYER = (
     _cublas("projection", "cublas_product", "Q/K, V, gate and learning rate"),
     _streamed("projection", "stream_product", "Q/K, V, gate and learning rate"),
     _cublas("o_proj", "cublas_product", "output projection"),
-    _streamed("o_proj", "stream_parts", "output projection", finished=_finished("added_up")),
+    _streamed("o_proj", "stream_o_proj", "output projection", finished=_finished("added_up")),
     _cublas("gate_up", "cublas_gate_up", "gate and up projections, then SwiGLU in Triton"),
     _streamed("gate_up", "stream_gate_up", "gate and up projections with SwiGLU"),
     _cublas("down_proj", "cublas_product", "down projection"),
-    _streamed("down_proj", "stream_parts", "down projection", finished=_finished("added_up")),
+    _streamed("down_proj", "stream_down_proj", "down projection", finished=_finished("added_up")),
     _cublas("head", "cublas_head", "logits, then the largest of each sequence", finished=_finished("chosen")),
     _streamed("head", "stream_head", "logits with the largest of each program", finished=_finished("found_best")),
     *(make(operation, text) for operation, text in _SMALL.items() for make in (_triton, _overlapped)),
+    _triton("swiglu", "SwiGLU alone"),
 )

@@ -1,20 +1,22 @@
-"""The matrix products of a decode step, as a step launches them: by cuBLAS, and by the streaming product kernel.
+"""The kernels of a layer as decode steps launch them: cuBLAS's products, and kernels that overlap.
 
 Arguments and results: :mod:`ttt_mlflow.micro.layer_tasks`. ``overlap``: the launch may begin before the previous kernel
-has ended.
+has ended. The choices of kernels that overlap are those of a TTT-Linear step of that batch.
 """
 
+from typing import Any
+
 import torch
+import triton
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ttt_mlflow.kernels.arithmetic import NORM_EPS
 from ttt_mlflow.kernels.block import fused
 from ttt_mlflow.kernels.launch import overlaps
 from ttt_mlflow.kernels.overlapped import launch
-from ttt_mlflow.kernels.overlapped.launch import Tuning
-from ttt_mlflow.kernels.persistent.products import index_in
-
-TUNING = Tuning.of(is_mlp=False)  # the two choices differ in the inner net alone
+from ttt_mlflow.kernels.overlapped.launch import Tiling, Tuning
+from ttt_mlflow.kernels.overlapped.tiles import ROWS, index_in
 
 
 def cublas_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -33,21 +35,29 @@ def cublas_head(x: Tensor, weight: Tensor, vocab: int) -> tuple[Tensor, Tensor]:
 
 def stream_product(x: Tensor, weight: Tensor, *, overlap: bool = False) -> Tensor:
     out = x.new_empty(x.shape[0], weight.shape[0])
-    launch.product(x, weight, out, tuning=TUNING, overlap=overlap and overlaps(x.device))
+    launch.product(x, weight, out, tiling=_tuning(x).normed, overlap=overlap and overlaps(x.device))
     return out
 
 
-def stream_parts(x: Tensor, weight: Tensor, *, overlap: bool = False) -> Tensor:
+def stream_o_proj(x: Tensor, weight: Tensor, *, overlap: bool = False) -> Tensor:
+    return _parts(x, weight, _tuning(x).output, overlap)
+
+
+def stream_down_proj(x: Tensor, weight: Tensor, *, overlap: bool = False) -> Tensor:
+    return _parts(x, weight, _tuning(x).down, overlap)
+
+
+def _parts(x: Tensor, weight: Tensor, tiling: Tiling, overlap: bool) -> Tensor:
     """The sums of each part of the columns, float32: the next norm adds them up."""
     rows, columns = weight.shape
-    out = x.new_empty(launch.parts_of(columns, TUNING), x.shape[0], rows, dtype=torch.float32)
-    launch.product(x, weight, out, partial=True, tuning=TUNING, overlap=overlap and overlaps(x.device))
+    out = x.new_empty(tiling.parts_of(columns), x.shape[0], rows, dtype=torch.float32)
+    launch.product(x, weight, out, partial=True, tiling=tiling, overlap=overlap and overlaps(x.device))
     return out
 
 
 def stream_gate_up(x: Tensor, weight: Tensor, *, overlap: bool = False) -> Tensor:
     out = x.new_empty(x.shape[0], weight.shape[0] // 2)
-    launch.product(x, weight, out, gated=True, tuning=TUNING, overlap=overlap and overlaps(x.device))
+    launch.product(x, weight, out, gated=True, tiling=_tuning(x).normed, overlap=overlap and overlaps(x.device))
     return out
 
 
@@ -55,9 +65,47 @@ def stream_head(x: Tensor, weight: Tensor, vocab: int, *, overlap: bool = False)
     """Logits, and the largest one of each program's rows with its token: the next kernel finds the largest of these."""
     batch = x.shape[0]
     out = x.new_empty(batch, vocab)
-    best = x.new_empty(launch.programs_of(weight.shape[0], TUNING), launch.padded_batch(batch), dtype=torch.int64)
-    launch.product(x, weight, out, best=best, tuning=TUNING, overlap=overlap and overlaps(x.device))
+    best = x.new_empty(weight.shape[0] // ROWS, launch.padded_batch(batch), dtype=torch.int64)
+    launch.product(x, weight, out, best=best, tiling=_tuning(x).normed, overlap=overlap and overlaps(x.device))
     return out, best
+
+
+def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, *, overlap: bool = False) -> tuple[Tensor, Tensor]:
+    """As a step of overlapping kernels launches it; the functions below likewise."""
+    out_hidden, out = torch.empty_like(hidden), torch.empty_like(hidden)
+    arguments = (hidden, delta, hidden.shape[0], weight, out_hidden, out)
+    _launch(fused.add_rms_norm_kernel, hidden, arguments, overlap, PARTS=1)
+    return out_hidden, out
+
+
+def conv_rms_norm(
+    hidden: Tensor, delta: Tensor, ring: Tensor, position: Tensor, *weights: Tensor, overlap: bool = False
+) -> tuple[Tensor, Tensor]:
+    out_hidden, out = torch.empty_like(hidden), torch.empty_like(hidden)
+    arguments = (hidden, delta, hidden.shape[0], ring, position, *weights, out_hidden, out)
+    _launch(fused.conv_rms_norm_kernel, hidden, arguments, overlap, PARTS=1)
+    return out_hidden, out
+
+
+def gated_layer_norm(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, *, overlap: bool = False) -> Tensor:
+    out = torch.empty_like(x)
+    _launch(fused.gated_layer_norm_kernel, x, (x, gate, gate.stride(0), weight, bias, out), overlap)
+    return out
+
+
+qk_conv_rotary = fused.qk_conv_rotary
+
+
+def _tuning(x: Tensor) -> Tuning:
+    return Tuning.of(is_mlp=False, batch=x.shape[0])
+
+
+def _launch(kernel: Any, x: Tensor, arguments: tuple[Any, ...], overlap: bool, **constants: int) -> None:
+    (batch, width), overlap = x.shape, overlap and overlaps(x.device)
+    kernel[(batch,)](
+        *arguments, WIDTH=width, BLOCK=triton.next_power_of_2(width), EPS=NORM_EPS, OVERLAP=overlap, **constants,
+        num_warps=_tuning(x).norm_warps, launch_pdl=overlap,
+    )  # fmt: skip
 
 
 # What the next kernel makes of it. Not timed.

@@ -4,8 +4,9 @@ Each function is the twin of the function of the same name in :mod:`ttt_mlflow.k
 shapes and meaning. One program handles one sequence (one row of D). It reads every input once and writes every output
 once. What it computes stands in :mod:`ttt_mlflow.kernels.block.rows`.
 
-``overlap``: the launch may begin before the previous kernel on the stream has ended (from compute capability 9.0). Then
-weights, older tokens and the position are read before it has ended, so it must not write them.
+``overlap``, and OVERLAP of a kernel: the launch may begin before the previous kernel on the stream has ended (from
+compute capability 9.0). Then weights, older tokens and the position are read before it has ended, so it must not write
+them. PARTS and OVERLAP serve the steps of :mod:`ttt_mlflow.kernels.overlapped`.
 
 Eager, compiled and replayed steps run the same kernels. Their results are therefore equal bit for bit.
 """
@@ -46,7 +47,7 @@ def _one_row(x: Tensor, *_: object, **__: object) -> Tensor:
     return torch.empty_like(x)
 
 
-def _half_row(gate_up: Tensor, **_: object) -> Tensor:
+def _half_row(gate_up: Tensor) -> Tensor:
     return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
 
 
@@ -57,24 +58,20 @@ def add_rms_norm_kernel(
 ):  # fmt: skip
     """delta: the sum of PARTS [B, D]."""
     row = tl.program_id(0).to(tl.int64) * WIDTH
-    weight_row = load_row(weight, True, WIDTH, BLOCK)
+    weight_row = load_row(weight, WIDTH, BLOCK)
     wait_for_inputs(OVERLAP)
-    hidden_row = load_row(hidden + row, True, WIDTH, BLOCK)
+    hidden_row = load_row(hidden + row, WIDTH, BLOCK)
     delta_row = load_sum(delta + row, batch, hidden, PARTS, WIDTH, BLOCK)
-    add_rms_norm_row(hidden_row, delta_row, weight_row, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS)
+    add_rms_norm_row(hidden_row, delta_row, weight_row, out_hidden + row, out + row, WIDTH, BLOCK, EPS)
 
 
 @opaque(shapes=_two_rows)
-def add_rms_norm(
-    hidden: Tensor, delta: Tensor, weight: Tensor, eps: float = NORM_EPS, *, overlap: bool = False
-) -> tuple[Tensor, Tensor]:
+def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float = NORM_EPS) -> tuple[Tensor, Tensor]:
     batch, width = hidden.shape
     out_hidden, out = _two_rows(hidden)
     block = triton.next_power_of_2(width)
-    overlap = overlap and overlaps(hidden.device)
     add_rms_norm_kernel[(batch,)](
-        hidden, delta, batch, weight, out_hidden, out, width, block, eps, 1, overlap,
-        num_warps=_warps(block), launch_pdl=overlap,
+        hidden, delta, batch, weight, out_hidden, out, width, block, eps, 1, False, num_warps=_warps(block),
     )  # fmt: skip
     return out_hidden, out
 
@@ -88,13 +85,13 @@ def conv_rms_norm_kernel(
     row = tl.program_id(0).to(tl.int64) * WIDTH
     newest = tl.load(position) % 4
     inputs = conv_rms_norm_inputs(
-        ring + 4 * row, newest, conv_norm_weight, conv_weight, conv_bias, norm_weight, True, WIDTH, BLOCK
+        ring + 4 * row, newest, conv_norm_weight, conv_weight, conv_bias, norm_weight, WIDTH, BLOCK
     )
     wait_for_inputs(OVERLAP)
-    hidden_row = load_row(hidden + row, True, WIDTH, BLOCK)
+    hidden_row = load_row(hidden + row, WIDTH, BLOCK)
     delta_row = load_sum(delta + row, batch, hidden, PARTS, WIDTH, BLOCK)
     conv_rms_norm_row(
-        inputs, hidden_row, delta_row, ring + 4 * row, newest, out_hidden + row, out + row, True, WIDTH, BLOCK, EPS
+        inputs, hidden_row, delta_row, ring + 4 * row, newest, out_hidden + row, out + row, WIDTH, BLOCK, EPS
     )
 
 
@@ -109,16 +106,13 @@ def conv_rms_norm(
     conv_bias: Tensor,
     norm_weight: Tensor,
     eps: float = NORM_EPS,
-    *,
-    overlap: bool = False,
 ) -> tuple[Tensor, Tensor]:
     batch, width = hidden.shape
     out_hidden, out = _two_rows(hidden)
     block = triton.next_power_of_2(width)
-    overlap = overlap and overlaps(hidden.device)
     conv_rms_norm_kernel[(batch,)](
         hidden, delta, batch, ring, position, conv_norm_weight, conv_weight, conv_bias, norm_weight,
-        out_hidden, out, width, block, eps, 1, overlap, num_warps=_warps(block), launch_pdl=overlap,
+        out_hidden, out, width, block, eps, 1, False, num_warps=_warps(block),
     )  # fmt: skip
     return out_hidden, out
 
@@ -156,7 +150,7 @@ def qk_conv_rotary_kernel(
     row = sequence * WIDTH
     now = tl.load(position)
     inputs = qk_conv_inputs(
-        ring + 4 * row, now, q_weight, q_bias, k_weight, k_bias, cos, sin, True, WIDTH, WIDTH, HEAD_DIM, BLOCK
+        ring + 4 * row, now, q_weight, q_bias, k_weight, k_bias, cos, sin, WIDTH, WIDTH, HEAD_DIM, BLOCK
     )
     if OVERLAP:
         gdc_wait()
@@ -212,31 +206,26 @@ def gated_layer_norm_kernel(
 ):  # fmt: skip
     sequence = tl.program_id(0).to(tl.int64)
     row = sequence * WIDTH
-    weight_row, bias_row = load_row(weight, True, WIDTH, BLOCK), load_row(bias, True, WIDTH, BLOCK)
+    weight_row, bias_row = load_row(weight, WIDTH, BLOCK), load_row(bias, WIDTH, BLOCK)
     wait_for_inputs(OVERLAP)
-    gate_row = load_row(gate + sequence * gate_stride, True, WIDTH, BLOCK)
-    x_row = load_row(x + row, True, WIDTH, BLOCK)
+    gate_row = load_row(gate + sequence * gate_stride, WIDTH, BLOCK)
+    x_row = load_row(x + row, WIDTH, BLOCK)
     gated_layer_norm_row(x_row, gate_row, weight_row, bias_row, out + row, WIDTH, BLOCK, EPS)
 
 
 @opaque(shapes=_one_row)
-def gated_layer_norm(
-    x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS, *, overlap: bool = False
-) -> Tensor:
+def gated_layer_norm(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
     batch, width = x.shape
     out = torch.empty_like(x)
     block = triton.next_power_of_2(width)
-    overlap = overlap and overlaps(x.device)
     gated_layer_norm_kernel[(batch,)](
-        x, gate, gate.stride(0), weight, bias, out, width, block, eps, overlap,
-        num_warps=_warps(block), launch_pdl=overlap,
+        x, gate, gate.stride(0), weight, bias, out, width, block, eps, False, num_warps=_warps(block),
     )  # fmt: skip
     return out
 
 
 @triton.jit
-def swiglu_kernel(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
-    wait_for_inputs(OVERLAP)
+def swiglu_kernel(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     sequence = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = cols < WIDTH
@@ -246,13 +235,11 @@ def swiglu_kernel(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, OVERLA
 
 
 @opaque(shapes=_half_row)
-def swiglu(gate_up: Tensor, *, overlap: bool = False) -> Tensor:
+def swiglu(gate_up: Tensor) -> Tensor:
     batch, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = _half_row(gate_up)
     block = 1024
-    overlap = overlap and overlaps(gate_up.device)
-    grid = (batch, triton.cdiv(width, block))
-    swiglu_kernel[grid](gate_up, out, width, block, overlap, num_warps=4, launch_pdl=overlap)
+    swiglu_kernel[(batch, triton.cdiv(width, block))](gate_up, out, width, block, num_warps=4)
     return out
 
 

@@ -15,10 +15,10 @@ def _rms_norm(x, weight, WIDTH: tl.constexpr, EPS: tl.constexpr):
 
 
 @triton.jit
-def load_row(x, wanted, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """A row of WIDTH, padded with zeros; nothing but zeros unless ``wanted``."""
+def load_row(x, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """A row of WIDTH, padded with zeros."""
     cols = tl.arange(0, BLOCK)
-    return tl.load(x + cols, (cols < WIDTH) & wanted, 0.0)
+    return tl.load(x + cols, cols < WIDTH, 0.0)
 
 
 @triton.jit
@@ -29,23 +29,23 @@ def load_sum(parts, batch, like, PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK
     """
     if PARTS == 0:
         return tl.zeros((BLOCK,), like.dtype.element_ty)
-    total = load_row(parts, True, WIDTH, BLOCK).to(tl.float32)
+    total = load_row(parts, WIDTH, BLOCK).to(tl.float32)
     for part in tl.static_range(1, PARTS):
-        total += load_row(parts + part * batch * WIDTH, True, WIDTH, BLOCK).to(tl.float32)
+        total += load_row(parts + part * batch * WIDTH, WIDTH, BLOCK).to(tl.float32)
     return total.to(like.dtype.element_ty)
 
 
 @triton.jit
 def add_rms_norm_row(
-    hidden_row, delta_row, weight_row, out_hidden, out, keep,
+    hidden_row, delta_row, weight_row, out_hidden, out,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    """One sequence's row; the pointers are to it. ``keep``: whether to write ``out_hidden``."""
+    """One sequence's row; the pointers are to it."""
     cols = tl.arange(0, BLOCK)
     mask = cols < WIDTH
     x = hidden_row.to(tl.float32) + delta_row.to(tl.float32)
     x = x.to(out.dtype.element_ty).to(tl.float32)
-    tl.store(out_hidden + cols, x, mask & keep)
+    tl.store(out_hidden + cols, x, mask)
     tl.store(out + cols, _rms_norm(x, weight_row.to(tl.float32), WIDTH, EPS), mask)
 
 
@@ -57,7 +57,6 @@ def conv_rms_norm_inputs(
     conv_weight,
     conv_bias,
     norm_weight,
-    wanted,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -65,16 +64,16 @@ def conv_rms_norm_inputs(
     old = (newest + 1) % 4
     older, oldest = (newest + 2) % 4, (newest + 3) % 4
     return (
-        load_row(conv_norm_weight, wanted, WIDTH, BLOCK),
-        load_row(conv_bias, wanted, WIDTH, BLOCK),
-        load_row(history + old * WIDTH, wanted, WIDTH, BLOCK),
-        load_row(history + older * WIDTH, wanted, WIDTH, BLOCK),
-        load_row(history + oldest * WIDTH, wanted, WIDTH, BLOCK),
-        load_row(conv_weight, wanted, WIDTH, BLOCK),
-        load_row(conv_weight + WIDTH, wanted, WIDTH, BLOCK),
-        load_row(conv_weight + 2 * WIDTH, wanted, WIDTH, BLOCK),
-        load_row(conv_weight + 3 * WIDTH, wanted, WIDTH, BLOCK),
-        load_row(norm_weight, wanted, WIDTH, BLOCK),
+        load_row(conv_norm_weight, WIDTH, BLOCK),
+        load_row(conv_bias, WIDTH, BLOCK),
+        load_row(history + old * WIDTH, WIDTH, BLOCK),
+        load_row(history + older * WIDTH, WIDTH, BLOCK),
+        load_row(history + oldest * WIDTH, WIDTH, BLOCK),
+        load_row(conv_weight, WIDTH, BLOCK),
+        load_row(conv_weight + WIDTH, WIDTH, BLOCK),
+        load_row(conv_weight + 2 * WIDTH, WIDTH, BLOCK),
+        load_row(conv_weight + 3 * WIDTH, WIDTH, BLOCK),
+        load_row(norm_weight, WIDTH, BLOCK),
     )
 
 
@@ -87,13 +86,11 @@ def conv_rms_norm_row(
     newest,
     out_hidden,
     out,
-    keep,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    """One sequence's row; the pointers are to it. inputs: of :func:`conv_rms_norm_inputs`. ``keep``: whether to write
-    ``out_hidden`` and ``history``."""
+    """One sequence's row; the pointers are to it. inputs: of :func:`conv_rms_norm_inputs`."""
     conv_norm_row, bias_row, first, second, third, tap_0, tap_1, tap_2, tap_3, norm_row = inputs
     cols = tl.arange(0, BLOCK)
     mask = cols < WIDTH
@@ -107,10 +104,10 @@ def conv_rms_norm_row(
     total += second.to(tl.float32) * tap_1.to(tl.float32)
     total += third.to(tl.float32) * tap_2.to(tl.float32)
     total += normed.to(tl.float32) * tap_3.to(tl.float32)
-    tl.store(history + newest * WIDTH + cols, normed, mask & keep)
+    tl.store(history + newest * WIDTH + cols, normed, mask)
 
     x = (x + total).to(out.dtype.element_ty).to(tl.float32)
-    tl.store(out_hidden + cols, x, mask & keep)
+    tl.store(out_hidden + cols, x, mask)
     tl.store(out + cols, _rms_norm(x, norm_row.to(tl.float32), WIDTH, EPS), mask)
 
 
@@ -124,7 +121,6 @@ def qk_conv_inputs(
     k_bias,
     cos,
     sin,
-    wanted,
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -134,7 +130,7 @@ def qk_conv_inputs(
     newest = now % 4
     pairs = tl.arange(0, BLOCK // 2)
     cols = pairs[:, None] * 2 + tl.arange(0, 2)[None, :]  # pairs of neighboring dimensions: [BLOCK / 2, 2]
-    mask = (cols < COLUMNS) & wanted
+    mask = cols < COLUMNS
     history += cols
     frequency = now * (HEAD_DIM // 2) + pairs % (HEAD_DIM // 2)
     return (

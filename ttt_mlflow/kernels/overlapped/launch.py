@@ -1,4 +1,4 @@
-"""Prepares and launches the kernels of a step: buffers, addresses, and whether a machine can do it."""
+"""Prepares and launches the kernels of a step: buffers, addresses, and how its products are divided."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,15 +12,18 @@ from ttt_mlflow.kernels.block import fused
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH, MLP
 from ttt_mlflow.kernels.launch import overlaps, prefer_cache
 from ttt_mlflow.kernels.overlapped import stages
+from ttt_mlflow.kernels.overlapped.heads import WEIGHTS
 from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
-from ttt_mlflow.kernels.persistent.launch import CHUNK, LARGEST_BATCH, check_shape
-from ttt_mlflow.kernels.persistent.products import LANE_COLUMNS, ROWS
-from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
+from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, check_shape
+from ttt_mlflow.kernels.overlapped.tensors import LayerTensors, StepTensors
+from ttt_mlflow.kernels.overlapped.tiles import LANE_COLUMNS, ROWS
 from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.decode import mlp_decode
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
 
+CHUNK = 32  # hidden units of TTT-MLP that are folded at a time
 SMALLEST_HEAD = 32  # that the inner nets' kernels of ``launches`` take
+assert LayerTensors._fields[:-2] == WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ class Tuning:
 
     @classmethod
     def of(cls, is_mlp: bool, batch: int) -> "Tuning":
-        """The choice for this inner net and batch."""
+        """The choice for this inner net and batch. ValueError for more than LARGEST_BATCH."""
+        if batch > LARGEST_BATCH:
+            raise ValueError(f"{batch} sequences: kernels that overlap take 1 to {LARGEST_BATCH}")
         return next(row[is_mlp] for most, row in TABLE.items() if batch <= most)
 
 
@@ -123,17 +128,15 @@ def product(
 class OverlappedStep:
     """A decode step of ``batch`` sequences as overlapping kernels.
 
-    Twin: :func:`ttt_mlflow.kernels.persistent.reference.persistent_step`. It takes what
-    :class:`ttt_mlflow.kernels.persistent.launch.PersistentStep` takes, and raises ValueError for what it cannot do.
+    Twin: :func:`.reference.overlapped_step`. Raises ValueError for what it cannot do (:func:`.shape.unsupported`).
     Below compute capability 9.0, the kernels do not overlap.
     """
 
     def __init__(self, tensors: StepTensors, batch: int, *, tuning: Tuning | None = None) -> None:
         """tuning: another choice than that for the batch."""
-        is_mlp = tensors.inner_layer is MLP
-        tuning = tuning or Tuning.of(is_mlp, batch)
-        self.tensors, self.batch, self.tuning = tensors, batch, tuning
         shape = check_shape(tensors, batch)
+        tuning = tuning or Tuning.of(shape.is_mlp, batch)
+        self.tensors, self.batch, self.tuning = tensors, batch, tuning
         embedding = tensors.embedding
         self.device, dtype = embedding.device, embedding.dtype
         self.overlap = overlaps(self.device)
@@ -168,7 +171,7 @@ class OverlappedStep:
         self._units = batch * heads
         self._heads = {
             "PROJECTED": shape.projected, "WIDTH": shape.width, "HEADS": heads, "HEAD_DIM": shape.head_dim,
-            "MLP": is_mlp, "TOGETHER": 1, "CHUNK": CHUNK, "SLOTS": MINI_BATCH, "EPS": NORM_EPS,
+            "MLP": shape.is_mlp, "CHUNK": CHUNK, "SLOTS": MINI_BATCH, "EPS": NORM_EPS,
             "WARPS": tuning.head_warps,
         }  # fmt: skip
 
@@ -201,9 +204,6 @@ class OverlappedStep:
                 COUNT=triton.next_power_of_2(self.count), SLOTS=MINI_BATCH, num_warps=tuning.norm_warps,
             )  # fmt: skip
         return self.logits
-
-    def check(self) -> None:
-        """Nothing can go wrong unseen: no kernel waits for another one's programs."""
 
     def _layer(self, layer: LayerTensors, table: Tensor, parts: int) -> None:
         shared, rows, tuning = self.tensors, (self.batch,), self.tuning

@@ -10,7 +10,7 @@ kernel request theirs.
 FLIGHT tiles at most are on their way to a program at once. More would not come earlier, because the memory is busy with
 them, but all that is read meanwhile would wait behind them: the few rows that the kernel before needs for its answer.
 
-How a tile gets from memory into the tensor cores' registers: :mod:`ttt_mlflow.kernels.persistent.products`.
+How a tile gets from memory into the tensor cores' registers: :mod:`.tiles`.
 
 Bytes: 2 N K for W once, and B K for each program's x, most of them from the caches. Limits: float16 and bfloat16, N a
 multiple of 16, K even.
@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ttt_mlflow.kernels.persistent.products import as_left, best_of, load_rows, load_tile, replaced
+from ttt_mlflow.kernels.overlapped.tiles import as_left, best_of, load_rows, load_tile, replaced
 
 
 @triton.constexpr_function
@@ -40,9 +40,8 @@ def own_tile(
     w, NUMBER: tl.constexpr, start, N: tl.constexpr, K: tl.constexpr, SPAN: tl.constexpr, WARPS: tl.constexpr,
     GATED: tl.constexpr, after=0,
 ):  # fmt: skip
-    """Tile NUMBER of this program. after: as :func:`ttt_mlflow.kernels.persistent.products.load_tile` says."""
-    wanted = (tl.arange(0, 8) >= 0) & (tl.program_id(0) < N // 16)
-    return load_tile(w, tl.program_id(0), wanted, start + NUMBER * SPAN, N, K, SPAN, WARPS, GATED, after)
+    """Tile NUMBER of this program. after: as :func:`load_tile` says."""
+    return load_tile(w, tl.program_id(0), start + NUMBER * SPAN, N, K, SPAN, WARPS, GATED, after)
 
 
 @triton.jit

@@ -5,8 +5,8 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from ttt_mlflow.kernels.overlap import wait_for_inputs
-from ttt_mlflow.kernels.persistent.products import index_of
-from ttt_mlflow.kernels.persistent.step import heads_inputs, heads_step
+from ttt_mlflow.kernels.overlapped.heads import head_inputs, head_step
+from ttt_mlflow.kernels.overlapped.tiles import index_of
 
 
 @triton.jit
@@ -25,19 +25,16 @@ def embedding_kernel(fed, embedding, hidden, WIDTH: tl.constexpr, BLOCK: tl.cons
 def heads_kernel(
     table, position, cos, sin, base_lr, projected, mixed,
     PROJECTED: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, MLP: tl.constexpr,
-    TOGETHER: tl.constexpr, CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr, WARPS: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    CHUNK: tl.constexpr, SLOTS: tl.constexpr, EPS: tl.constexpr, WARPS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Convolutions, rotary embedding, learning rate and the inner net. table: a layer's addresses."""
-    unit = tl.program_id(0) * TOGETHER
+    unit = tl.program_id(0)
     now = tl.load(position)
-    inputs = heads_inputs(
-        unit, True, table, now, mixed, cos, cos, sin, WIDTH, HEADS, HEAD_DIM, MLP, TOGETHER, SLOTS, WARPS
-    )
+    inputs = head_inputs(unit, table, now, mixed, cos, sin, WIDTH, HEADS, HEAD_DIM, MLP, SLOTS, WARPS)
     wait_for_inputs(OVERLAP)
-    heads_step(
+    head_step(
         unit, inputs, table, now, projected, mixed, base_lr,
-        PROJECTED, WIDTH, HEADS, HEAD_DIM, MLP, TOGETHER, CHUNK, SLOTS, EPS, WARPS,
+        PROJECTED, WIDTH, HEADS, HEAD_DIM, MLP, CHUNK, SLOTS, EPS, WARPS,
     )  # fmt: skip
 
 

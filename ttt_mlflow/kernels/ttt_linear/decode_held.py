@@ -1,58 +1,51 @@
-"""TTT-Linear decode step in Triton for the heads that one program has, all at once, for few sequences.
+"""TTT-Linear decode step in Triton with a head's matrix in the registers of its program, for few heads at a time.
 
-Twin: :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode`. The arithmetic of ``linear_decode_head``. That
-kernel has a program a head, and many programs hide each other's waits. Here a program has a multiprocessor for itself,
-so its heads wait together: tensors have a leading axis of UNITS heads of one sequence. The state is loaded in a
-function of its own, because it depends on no other stage of a decode step.
+Twin: :func:`ttt_mlflow.kernels.ttt_linear.reference.linear_decode`. The arithmetic of ``linear_decode_head``. The state
+is loaded in a function of its own, because it depends on no other stage of a decode step.
 
-Limits: F a power of two; UNITS a power of two that divides the heads; all matrices of a program in its registers.
+Limits: F a power of two; a head's matrix in the registers of its program.
 """
 
 import triton
 import triton.language as tl
 
-from ttt_mlflow.kernels.functions import layer_norm_l2_grad_rows, layer_norm_rows
+from ttt_mlflow.kernels.functions import layer_norm, layer_norm_l2_grad
 
 
 @triton.jit
-def linear_heads_state(
+def linear_head_state(
     head,
     now,
-    wanted,
     eta,
     norm_weight,
     norm_bias,
     pointers,
-    UNITS: tl.constexpr,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     SLOTS: tl.constexpr,
 ):
-    """What :func:`linear_heads_step` takes that depends on no other stage of the step: the state and the weights.
+    """What :func:`linear_head_step` takes that depends on no other stage of the step: the state and the weights.
 
-    ``head``: the first one, counting sequences and heads, sequence-major. Nothing but zeros unless ``wanted``.
-    pointers: to w, b and the slots of k and g, of all heads.
+    ``head`` counts sequences and heads, sequence-major. pointers: to w, b and the slots of k and g, of all heads.
     """
     w, b, k_slots, g_slots = pointers
-    units, cols, slots = head + tl.arange(0, UNITS), tl.arange(0, HEAD_DIM), tl.arange(0, SLOTS)
-    vector = units[:, None] * HEAD_DIM + cols[None, :]
-    matrix = units[:, None, None] * (HEAD_DIM * HEAD_DIM) + cols[None, :, None] * HEAD_DIM + cols[None, None, :]
-    slot = units[:, None, None] * (SLOTS * HEAD_DIM) + slots[None, :, None] * HEAD_DIM + cols[None, None, :]
-    past = ((slots < now) & wanted)[None, :, None]
-    norm = (units % HEADS)[:, None] * HEAD_DIM + cols[None, :]
+    cols, slots = tl.arange(0, HEAD_DIM), tl.arange(0, SLOTS)
+    slot = head * SLOTS * HEAD_DIM + slots[:, None] * HEAD_DIM + cols[None, :]
+    past = (slots < now)[:, None]
+    norm = head % HEADS * HEAD_DIM + cols
     return (
-        tl.load(w + matrix, wanted, 0.0),
+        tl.load(w + head * HEAD_DIM * HEAD_DIM + cols[:, None] * HEAD_DIM + cols[None, :]),
         tl.load(k_slots + slot, past, 0.0),
         tl.load(g_slots + slot, past, 0.0),
-        tl.load(b + vector, wanted, 0.0),
-        tl.load(norm_weight + norm, wanted, 0.0),
-        tl.load(norm_bias + norm, wanted, 0.0),
+        tl.load(b + head * HEAD_DIM + cols),
+        tl.load(norm_weight + norm),
+        tl.load(norm_bias + norm),
         tl.load(eta + now),
     )
 
 
 @triton.jit
-def linear_heads_step(
+def linear_head_step(
     head,
     now,
     state,
@@ -62,40 +55,38 @@ def linear_heads_step(
     rate,
     pointers,
     out,
-    UNITS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     SLOTS: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    """The heads' step. pointers, state: of :func:`linear_heads_state`. q, k, v [UNITS, F] in the state's dtype; rate
-    [UNITS]."""
+    """A head's step. pointers, state: of :func:`linear_head_state`. q, k, v [F] in the state's dtype."""
     w, b, k_slots, g_slots = pointers
     matrix, keys, gradients, bias, gamma, beta, scale = state
-    units, cols, slots = head + tl.arange(0, UNITS), tl.arange(0, HEAD_DIM), tl.arange(0, SLOTS)
-    vector = units[:, None] * HEAD_DIM + cols[None, :]
-    newest = units[:, None] * (SLOTS * HEAD_DIM) + now * HEAD_DIM + cols[None, :]
+    cols, slots = tl.arange(0, HEAD_DIM), tl.arange(0, SLOTS)
+    mask = cols >= 0
+    newest = head * SLOTS * HEAD_DIM + now * HEAD_DIM + cols
     k_wide, q_wide, bias = k.to(tl.float32), q.to(tl.float32), bias.to(tl.float32)
     gamma, beta, wide = gamma.to(tl.float32), beta.to(tl.float32), matrix.to(tl.float32)
 
-    z_k = tl.sum(k_wide[:, :, None] * wide, 1) + bias
-    z_q = tl.sum(q_wide[:, :, None] * wide, 1) + bias
-    gradient = layer_norm_l2_grad_rows(z_k, v.to(tl.float32) - k_wide, gamma, beta, HEAD_DIM, EPS) * rate[:, None]
+    z_k = tl.sum(k_wide[:, None] * wide, 0) + bias
+    z_q = tl.sum(q_wide[:, None] * wide, 0) + bias
+    gradient = layer_norm_l2_grad(z_k, v.to(tl.float32) - k_wide, gamma, beta, mask, HEAD_DIM, EPS) * rate
     gradient = gradient.to(g_slots.dtype.element_ty)
     tl.store(k_slots + newest, k)
     tl.store(g_slots + newest, gradient)
 
-    score = tl.sum(keys.to(tl.float32) * q_wide[:, None, :], 2) + 1.0
-    update = tl.sum(score[:, :, None] * gradients.to(tl.float32), 1)
-    update += (tl.sum(k_wide * q_wide, 1) + 1.0)[:, None] * gradient.to(tl.float32)
-    result = q_wide + layer_norm_rows(z_q - scale * update, gamma, beta, HEAD_DIM, EPS)
-    tl.store(out + vector, result)
+    score = tl.sum(keys.to(tl.float32) * q_wide[None, :], 1) + 1.0
+    update = tl.sum(score[:, None] * gradients.to(tl.float32), 0)
+    update += (tl.sum(k_wide * q_wide, 0) + 1.0) * gradient.to(tl.float32)
+    result = q_wide + layer_norm(z_q - scale * update, gamma, beta, mask, HEAD_DIM, EPS)
+    tl.store(out + head * HEAD_DIM + cols, result)
 
     if now == SLOTS - 1:
-        last = (slots == SLOTS - 1)[None, :, None]
-        keys = tl.where(last, k[:, None, :], keys)
-        gradients = tl.where(last, gradient[:, None, :], gradients)
-        place = units[:, None, None] * (HEAD_DIM * HEAD_DIM) + cols[None, :, None] * HEAD_DIM + cols[None, None, :]
-        folded = tl.load(w + place).to(tl.float32)
-        folded -= scale * tl.dot(tl.permute(keys, (0, 2, 1)), gradients, input_precision="ieee")
-        tl.store(w + place, folded)
-        tl.store(b + vector, bias - scale * tl.sum(gradients.to(tl.float32), 1))
+        last = (slots == SLOTS - 1)[:, None]
+        keys = tl.where(last, k[None, :], keys)
+        gradients = tl.where(last, gradient[None, :], gradients)
+        place = w + head * HEAD_DIM * HEAD_DIM + cols[:, None] * HEAD_DIM + cols[None, :]
+        folded = tl.load(place).to(tl.float32)
+        folded -= scale * tl.dot(tl.permute(keys, (1, 0)), gradients, input_precision="ieee")
+        tl.store(place, folded)
+        tl.store(b + head * HEAD_DIM + cols, bias - scale * tl.sum(gradients.to(tl.float32), 0))

@@ -58,7 +58,6 @@ def sum_of_rows(x):
 def mlp_head_state(
     head,
     now,
-    wanted,
     eta,
     norm_weight,
     norm_bias,
@@ -70,8 +69,8 @@ def mlp_head_state(
 ):
     """What :func:`mlp_head_step` takes that depends on no other stage of the step: the state and the weights.
 
-    ``head`` counts sequences and heads, sequence-major. Nothing but zeros unless ``wanted``. pointers: to w1, b1, w2,
-    b2 and the slots of k, g1, x2 and g2, of all heads.
+    ``head`` counts sequences and heads, sequence-major. pointers: to w1, b1, w2, b2 and the slots of k, g1, x2
+    and g2, of all heads.
     """
     w1, b1, w2, b2, k_slots, g1_slots, x2_slots, g2_slots = pointers
     HIDDEN: tl.constexpr = 4 * HEAD_DIM
@@ -86,16 +85,16 @@ def mlp_head_state(
     norm = head % HEADS * HEAD_DIM + cols
     matrix = head * HEAD_DIM * HIDDEN
     return (
-        tl.load(w1 + matrix + rows * HIDDEN + units, wanted, 0.0),
-        tl.load(w2 + matrix + others[:, :, :, None] * HEAD_DIM + cols[None, None, None, :], wanted, 0.0),
-        tl.load(b1 + head * HIDDEN + shared, wanted, 0.0),
-        tl.load(b2 + head * HEAD_DIM + cols, wanted, 0.0),
-        tl.load(k_slots + narrow, ((slots < now) & wanted)[:, None], 0.0),
-        tl.load(g1_slots + broad, (slot < now) & wanted, 0.0),
-        tl.load(x2_slots + broad, (slot < now) & wanted, 0.0),
-        tl.load(g2_slots + narrow, ((slots < now) & wanted)[:, None], 0.0),
-        tl.load(norm_weight + norm, wanted, 0.0),
-        tl.load(norm_bias + norm, wanted, 0.0),
+        tl.load(w1 + matrix + rows * HIDDEN + units),
+        tl.load(w2 + matrix + others[:, :, :, None] * HEAD_DIM + cols[None, None, None, :]),
+        tl.load(b1 + head * HIDDEN + shared),
+        tl.load(b2 + head * HEAD_DIM + cols),
+        tl.load(k_slots + narrow, (slots < now)[:, None], 0.0),
+        tl.load(g1_slots + broad, slot < now, 0.0),
+        tl.load(x2_slots + broad, slot < now, 0.0),
+        tl.load(g2_slots + narrow, (slots < now)[:, None], 0.0),
+        tl.load(norm_weight + norm),
+        tl.load(norm_bias + norm),
         tl.load(eta + now),
     )
 

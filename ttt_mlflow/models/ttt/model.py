@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ttt_mlflow.kernels.block import prefill_reference, reference
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
-from ttt_mlflow.kernels.persistent.tensors import LayerTensors, StepTensors
+from ttt_mlflow.kernels.overlapped.tensors import LayerTensors, StepTensors
 from ttt_mlflow.models.ttt.config import LAUNCHES, TTTConfig, padded
 from ttt_mlflow.models.ttt.inner_nets import InnerNet
 from ttt_mlflow.models.ttt.state import LayerState, TTTState, allocate

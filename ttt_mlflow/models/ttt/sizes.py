@@ -96,7 +96,7 @@ def compiles(request: ModelRequest) -> bool:
 def _reason_against_overlapping(request: ModelRequest) -> str | None:
     """Why the decode step cannot run as kernels that overlap, or None."""
     from ttt_mlflow.kernels.launch import no_overlap
-    from ttt_mlflow.kernels.persistent.launch import StepShape, unsupported
+    from ttt_mlflow.kernels.overlapped.shape import StepShape, unsupported
 
     assert request.inner_net is not None
     net = INNER_NETS[request.inner_net]

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ttt_mlflow.kernels.persistent.tensors import StepTensors
+from ttt_mlflow.kernels.overlapped.tensors import StepTensors
 from ttt_mlflow.models.ttt.config import OVERLAPPED
 
 

@@ -12,12 +12,12 @@ from ttt_mlflow.kernels.block.reference import (
     swiglu,
 )
 from ttt_mlflow.kernels.inner_layers import LINEAR, MINI_BATCH
-from ttt_mlflow.kernels.persistent.tensors import StepTensors
+from ttt_mlflow.kernels.overlapped.tensors import StepTensors
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 
 
-def persistent_step(tensors: StepTensors, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def overlapped_step(tensors: StepTensors, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Feed tokens [B] int64. Returns logits [B, V] and the largest one's index, the next tokens [B] int64.
 
     Rings, state, slots and position are updated in place. Products are rounded to the weights' dtype, as they are where
