@@ -35,9 +35,9 @@ MOST_PROCESSES = 14  # that compile at once
 GAIN = 0.003  # of the time, that makes a change faster
 # differences from the present choice
 CHANGES: list[dict[str, Any]] = [
-    {}, *({"normed": one} for one in (WIDE, replace(WIDE, tiles=2), PAIR, replace(PAIR, span=256, tiles=4))),
-    *({"output": one} for one in (WIDE, HALF, PAIR, replace(HALF, columns=512, tiles=1))),
-    *({"down": one} for one in (WIDE, HALF, PAIR, Tiling(columns=3072), replace(WIDE, tiles=2))),
+    {}, *({"normed": one} for one in (WIDE, replace(WIDE, tiles=2), PAIR, replace(PAIR, tiles=3))),
+    *({"output": one} for one in (WIDE, HALF, replace(PAIR, columns=1024), replace(HALF, columns=512, tiles=1))),
+    *({"down": one} for one in (WIDE, HALF, replace(PAIR, columns=1024), Tiling(columns=3072), replace(WIDE, tiles=2))),
     {"norm_warps": 8}, {"norm_warps": 16}, {"norm_warps": 32}, {"held": False}, {"held": True},
 ]  # fmt: skip
 HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 4, 8), "mlp_2_dual_triton": (4,)}

@@ -117,11 +117,11 @@ def test_the_largest_logit_of_each_program(count):
     w = torch.randint(-2, 3, (48, 96), generator=generator).half()
     w[20:40] = w[:20]
     out = torch.full((count, 45), float("nan"), dtype=torch.float16)
-    best = torch.zeros(3, overlapped.padded_batch(count), dtype=torch.int64)
+    best = torch.zeros(overlapped.padded_batch(count), 3, dtype=torch.int64)
     overlapped.product(x, w, out, best=best, tiling=Tiling(), overlap=False)
     exact = (x.double() @ w.double().T)[:, :45]
     assert torch.equal(out.double(), exact)
-    assert index_in(best.amax(0))[:count].tolist() == exact.argmax(1).tolist()
+    assert index_in(best.amax(1))[:count].tolist() == exact.argmax(1).tolist()
 
 
 @pytest.mark.long

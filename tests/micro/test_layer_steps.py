@@ -31,7 +31,7 @@ def test_the_word_of_the_largest_value_of_each_program() -> None:
         return (bits << 32) | (0x7FFFFFFF - word)
 
     lowest = -(1 << 63)
-    best = torch.tensor([[packed(*programs[one][at]) for one in range(2)] + [lowest] * 6 for at in range(2)])
+    best = torch.tensor([[packed(*one[at]) for at in range(2)] for one in programs] + [[lowest] * 2] * 6)
     found, largest = layer_steps.found_best((logits, best))
     assert found is logits
     assert largest.tolist() == [3.0, 5.0]

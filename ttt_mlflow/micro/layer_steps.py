@@ -65,7 +65,7 @@ def stream_head(x: Tensor, weight: Tensor, vocab: int, *, overlap: bool = False)
     """Logits, and the largest one of each program's rows with its token: the next kernel finds the largest of these."""
     batch = x.shape[0]
     out = x.new_empty(batch, vocab)
-    best = x.new_empty(weight.shape[0] // ROWS, launch.padded_batch(batch), dtype=torch.int64)
+    best = x.new_empty(launch.padded_batch(batch), weight.shape[0] // ROWS, dtype=torch.int64)
     launch.product(x, weight, out, best=best, tiling=_tuning(x).normed, overlap=overlap and overlaps(x.device))
     return out, best
 
@@ -123,4 +123,4 @@ def chosen(returned: tuple[Tensor, Tensor], *_: object) -> tuple[Tensor, Tensor]
 
 def found_best(returned: tuple[Tensor, Tensor], *_: object) -> tuple[Tensor, Tensor]:
     logits, best = returned
-    return chosen((logits, index_in(best.amax(0)[: len(logits)])))
+    return chosen((logits, index_in(best.amax(1)[: len(logits)])))

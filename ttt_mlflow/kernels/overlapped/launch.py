@@ -52,7 +52,7 @@ class Tiling:
 
 
 WIDE, HALF = Tiling(), Tiling(columns=1024, tiles=2)  # all columns of 2048, or half of them, in four warps' registers
-PAIR = Tiling(warps=2, columns=1024, tiles=2)  # half of them in two warps' registers, and the others after them
+PAIR = Tiling(warps=2, span=256)  # half of them in two warps' registers, and the others after them
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,11 @@ class Tuning:
 
 
 # largest batch -> TTT-Linear, TTT-MLP; the fastest on an H200, by benchmarks.step_tuning
+MORE, MOST = Tuning(normed=PAIR), Tuning(normed=replace(PAIR, tiles=3), down=replace(WIDE, tiles=2), norm_warps=32)
 TABLE = {
     4: (Tuning(), Tuning(norm_warps=32, head_warps=8)),
-    8: (
-        Tuning(normed=replace(PAIR, span=256, tiles=4)),
-        Tuning(normed=replace(PAIR, span=256, tiles=4), norm_warps=8, held=False),
-    ),
-    16: (
-        Tuning(normed=PAIR, down=replace(WIDE, tiles=2), norm_warps=32),
-        Tuning(normed=PAIR, norm_warps=32, held=False),
-    ),
+    8: (MORE, replace(MORE, held=False)),
+    16: (MOST, replace(MOST, held=False)),
 }
 
 
@@ -105,7 +100,7 @@ def product(
 ) -> None:  # fmt: skip
     """out = x Wᵀ, of one kind of :func:`.product.product_kernel`, or of none. x [B, K], B ≤ 16.
 
-    best: [N / 16, :func:`padded_batch`] int64, for the largest value of each program. partial: out has
+    best: [:func:`padded_batch`, N / 16] int64, for the largest value of each program. partial: out has
     :meth:`Tiling.parts_of`. ValueError for what the kernel would compute wrongly.
     """
     (batch, k), n = x.shape, weight.shape[0]
@@ -160,7 +155,7 @@ class OverlappedStep:
         self.down_sums = empty(tuning.down.parts_of(shape.intermediate), batch, shape.width, dtype=torch.float32)
         self.logits = empty(batch, tensors.vocab)
         self.count = shape.embedding // ROWS
-        self.best = empty(self.count, self.padded, dtype=torch.int64)
+        self.best = empty(self.padded, self.count, dtype=torch.int64)
         self.buffers = [
             self.hidden, self.between, self.x, self.mixed, self.projection, self.inner, self.o_sums, self.down_sums,
             self.logits, self.best,
@@ -200,7 +195,7 @@ class OverlappedStep:
             self._product(self.x, shared.embedding, self.logits, tuning.normed, best=self.best)
         with in_part(SAMPLING):
             self._launch(
-                stages.sampling_kernel, rows, self.best, next_tokens, shared.position, self.count, BATCH=self.padded,
+                stages.sampling_kernel, rows, self.best, next_tokens, shared.position, self.count,
                 COUNT=triton.next_power_of_2(self.count), SLOTS=MINI_BATCH, num_warps=tuning.norm_warps,
             )  # fmt: skip
         return self.logits

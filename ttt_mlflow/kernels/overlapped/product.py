@@ -82,7 +82,7 @@ def product_kernel(
     """out [B, real_rows], rounded to its dtype. Programs: N / 16 by :func:`splits`. zero: 0, unknown to the compiler.
 
     PARTIAL: out [splits, B, N] float32 has the sums of each part of the columns instead. GATED: out [B, N / 2] =
-    silu(gate) · up, of the first and the second half of W's rows, each rounded before. BEST: best [programs, BATCH]
+    silu(gate) · up, of the first and the second half of W's rows, each rounded before. BEST: best [BATCH, programs]
     int64, the largest value of each program's real rows (:func:`best_of`).
     """
     CHUNKS: tl.constexpr = chunks(K, COLUMNS, SPAN)
@@ -119,4 +119,4 @@ def product_kernel(
     if BEST:
         values = tl.where(real, rounded.to(tl.float32), -float("inf"))
         largest = best_of(values, columns[:, None] + tl.zeros((16, BATCH), tl.int32))
-        tl.store(best + tl.program_id(0) * BATCH + tl.arange(0, BATCH), tl.max(largest, 0))
+        tl.store(best + tl.arange(0, BATCH) * (N // 16) + tl.program_id(0), tl.max(largest, 0))
