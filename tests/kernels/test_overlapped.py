@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.step_cases import make_step
-from ttt_mlflow.kernels.overlapped.launch import TABLE, OverlappedStep, Tiling, Tuning
+from ttt_mlflow.kernels.overlapped.launch import TABLE, OverlappedStep, Tiling, Tuning, product
 from ttt_mlflow.kernels.overlapped.product import chunks, splits
 from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, StepShape, unsupported
 from ttt_mlflow.kernels.overlapped.tiles import LANE_COLUMNS
@@ -48,6 +48,17 @@ def test_a_step_of_more_is_refused() -> None:
         OverlappedStep(make_step("linear", 17, layers=1), 17)
     with pytest.raises(ValueError, match="17 sequences: kernels that overlap take 1 to 16"):
         Tuning.of(is_mlp=False, batch=17)
+
+
+@pytest.mark.parametrize(("batch", "n", "k"), [(17, 32, 64), (0, 32, 64), (1, 24, 64), (1, 32, 66)])
+def test_products_that_are_refused(batch: int, n: int, k: int) -> None:
+    """A thread's 16 bytes begin at a multiple of 16 only if every row has a multiple of eight columns."""
+    x, w, out = torch.zeros(batch, k), torch.zeros(n, k), torch.zeros(batch, n)
+    said = (
+        f"{batch} sequences, weight of {n} x {k}: it takes 1 to 16 sequences, rows in multiples of 16 and columns in "
+    )
+    with pytest.raises(ValueError, match=said):
+        product(x, w, out, tiling=Tiling(), overlap=False)
 
 
 def test_every_batch_has_a_choice() -> None:

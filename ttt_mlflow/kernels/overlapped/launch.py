@@ -16,7 +16,7 @@ from ttt_mlflow.kernels.overlapped.heads import WEIGHTS
 from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
 from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, check_shape
 from ttt_mlflow.kernels.overlapped.tensors import LayerTensors, StepTensors
-from ttt_mlflow.kernels.overlapped.tiles import LANE_COLUMNS, ROWS
+from ttt_mlflow.kernels.overlapped.tiles import GROUP, LANE_COLUMNS, ROWS
 from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.decode import mlp_decode
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
@@ -104,10 +104,10 @@ def product(
     :meth:`Tiling.parts_of`. ValueError for what the kernel would compute wrongly.
     """
     (batch, k), n = x.shape, weight.shape[0]
-    if not 1 <= batch <= LARGEST_BATCH or n % ROWS or k % 2:
+    if not 1 <= batch <= LARGEST_BATCH or n % ROWS or k % GROUP:
         raise ValueError(
             f"{batch} sequences, weight of {n} x {k}: it takes 1 to {LARGEST_BATCH} sequences, rows in multiples of "
-            f"{ROWS} and an even number of columns"
+            f"{ROWS} and columns in multiples of {GROUP}"
         )
     grid = (n // ROWS, out.shape[0] if partial else 1)
     compiled = product_kernel[grid](

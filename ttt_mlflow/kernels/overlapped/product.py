@@ -13,7 +13,7 @@ them, but all that is read meanwhile would wait behind them: the few rows that t
 How a tile gets from memory into the tensor cores' registers: :mod:`.tiles`.
 
 Bytes: 2 N K for W once, and B K for each program's x, most of them from the caches. Limits: float16 and bfloat16, N a
-multiple of 16, K even.
+multiple of 16, K of 8.
 """
 
 import triton

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 ROWS = 16  # of W in a tile, as the tensor cores' instruction has
+GROUP = 8  # columns that a thread loads at once: 16 bytes, which begin at a multiple of 16
 LANE_COLUMNS = 32  # columns that a warp's lanes cover with 16-byte loads, eight rows at a time
 
 
@@ -40,7 +41,7 @@ def load_tile(
 ):  # fmt: skip
     """Sixteen rows of W [N, K], SPAN columns from ``start`` on, as they lie in memory.
 
-    Columns beyond K are zeros. GATED: rows 0 to 7 are of the first half of W, rows 8 to 15 their partners in the second
+    K is a multiple of GROUP. Columns beyond it are zeros. GATED: rows 0 to 7 are of the first half of W, rows 8 to 15 their partners in the second
     half. after: zeros in the shape of a tile. What they are computed from arrives before the tile is requested.
     """
     STEPS: tl.constexpr = SPAN // (32 * WARPS)
