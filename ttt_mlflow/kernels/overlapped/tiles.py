@@ -41,8 +41,9 @@ def load_tile(
 ):  # fmt: skip
     """Sixteen rows of W [N, K], SPAN columns from ``start`` on, as they lie in memory.
 
-    K is a multiple of GROUP. Columns beyond it are zeros. GATED: rows 0 to 7 are of the first half of W, rows 8 to 15 their partners in the second
-    half. after: zeros in the shape of a tile. What they are computed from arrives before the tile is requested.
+    K is a multiple of GROUP. Columns beyond it are zeros. GATED: rows 0 to 7 are of the first half of W, rows 8 to 15
+    their partners in the second half. after: zeros in the shape of a tile. What they are computed from arrives before
+    the tile is requested.
     """
     STEPS: tl.constexpr = SPAN // (32 * WARPS)
     half = tl.arange(0, 2)[:, None, None, None, None]
