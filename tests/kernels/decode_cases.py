@@ -158,6 +158,7 @@ def check(kind: str, step: Step, dtype: torch.dtype, rows: list[int] | None = No
 def check_state_between_folds(kind: str, step: Step, dtype: torch.dtype, **shape: Any) -> None:
     """Assert that the last token of a mini-batch changes the state, and no other a bit of it."""
     case = make_case(kind, dtype=dtype, tokens=SIZE + 2, **shape)
+    case.eta.clamp_min_(0.01)  # a mini-batch whose last scale is zero, as one in a thousand has, changes nothing
     for t in range(len(case.q)):
         before = [p.clone() for p in case.params]
         run(step, case, t)
