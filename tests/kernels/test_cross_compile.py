@@ -10,7 +10,7 @@ from tests.kernels.cross_compile import cross_compile, machine_code, resources
 from ttt_mlflow.kernels.block import fused, prefill
 from ttt_mlflow.kernels.launch import RESIDENT, options_for
 from ttt_mlflow.kernels.overlapped import stages
-from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, WIDE
+from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, TABLE, WIDE
 from ttt_mlflow.kernels.overlapped.product import product_kernel
 from ttt_mlflow.kernels.ttt_linear import accumulate as ttt_linear_accumulate
 from ttt_mlflow.kernels.ttt_linear import decode as ttt_linear_decode
@@ -183,7 +183,10 @@ PROJECTION, OUTPUT, GATE_UP, DOWN, HEAD = PRODUCTS = [
     (2048, 5504, {"PARTIAL": True}),
     (50304, 2048, {"BEST": True}),
 ]
-TILINGS = {"wide": WIDE, "half": HALF, "pair": PAIR}
+TILINGS = {
+    "wide": WIDE, "half": HALF, "pair": PAIR,
+    "most": TABLE[16][0].normed, "most down": TABLE[16][0].down,
+}  # fmt: skip
 SPILLED = 64  # bytes of a thread at most: requests that the memory answers come first, registers second
 WEIGHTS_16, WAIT, RELEASE = "LDG.E.EF.128", "ACQBULK", "PREEXIT"
 
@@ -211,7 +214,7 @@ def loads_of_a_tile(tiling):
 @pytest.mark.parametrize(
     ("name", "product"),
     [
-        ("wide", PROJECTION), ("half", OUTPUT), ("pair", GATE_UP),
+        ("wide", PROJECTION), ("half", OUTPUT), ("pair", GATE_UP), ("most", GATE_UP), ("most down", DOWN),
         *(
             pytest.param(name, product, marks=pytest.mark.long)
             for name, product in (
