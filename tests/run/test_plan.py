@@ -330,6 +330,32 @@ def test_where_kernels_can_overlap(
 
 
 @pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(
+    ("asked", "capability", "path"),
+    [
+        ({"batch": 16}, (9, 0), "overlapped"),
+        ({"batch": 1, "dtype": "bfloat16", "promptlen": 100}, (10, 0), "overlapped"),
+        ({"batch": 1, "decode_path": "launches"}, (9, 0), "launches"),
+        ({"batch": 17}, (9, 0), "launches"),
+        ({"batch": 1}, (8, 0), "launches"),  # an A100, whose launches do not overlap
+        ({"batch": 1, "dtype": "float32"}, (9, 0), "launches"),
+        ({"batch": 1, "inner_net": "mlp_1_dual"}, (9, 0), "launches"),
+        ({"batch": 1, "mode": "prefill", "promptlen": 64}, (9, 0), "launches"),
+        ({"batch": 1, "use_compile": "true"}, (9, 0), "launches"),  # there is something to compile
+    ],
+    ids=str,
+)
+def test_the_decode_path_that_a_gpu_takes_by_itself(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], capability: tuple[int, int], path: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    launch._capability.cache_clear()
+    assert settle(model_name="ttt-1b", **asked).used.decode_path == path
+    launch._capability.cache_clear()
+
+
+@pytest.mark.usefixtures("on_gpu")
 def test_asked_for_on_a_gpu() -> None:
     asked = {"inner_net": "mlp_2_dual", "dtype": "bfloat16", "use_compile": "false", "cuda_graph": "false"}
     resolved = settle(**asked)

@@ -84,7 +84,8 @@ class ModelEntry:
     a decode step can run, the default first; empty for a model with one alone. ``missing()`` returns one line about
     what must be installed first, or None. ``check(request)`` raises BadInput for what the factory would refuse, without
     building anything. ``own_generation`` marks a model with its own generation code, including the graph;
-    ``use_compile`` does not apply to it, nor to a step of which ``compiles(request)`` is false. ``prefill_multiple`` is
+    ``use_compile`` does not apply to it, nor to a step of which ``compiles(request)`` is false. ``usual_path(request)``
+    chooses among ``decode_paths`` if none is asked for; None: the first. ``prefill_multiple`` is
     that of the model, if it has one. The rest of a prompt goes through the step, which is compiled and captured in
     prefill mode too. ``work(request, workload)`` counts the bytes and operations; without it, a run has no roofline. In
     decode mode, it counts one step (the mean of the steps of a pass); in prefill mode, it counts the whole prompt.
@@ -114,6 +115,7 @@ class ModelEntry:
     own_generation: bool = False
     prefill_multiple: int | None = None
     missing: Callable[[], str | None] = lambda: None
+    usual_path: Callable[[ModelRequest], str | None] = lambda request: None
     check: Callable[[ModelRequest], None] = lambda request: None
     compiles: Callable[[ModelRequest], bool] = lambda request: True
     work: Callable[[ModelRequest, Workload], list[Stage]] | None = None

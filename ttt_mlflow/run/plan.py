@@ -3,7 +3,7 @@
 An explicit value is used or refused. A default that is not available on this machine is replaced, with a notice.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.profiler import ProfilerActivity
@@ -74,8 +74,8 @@ def make_plan(asked: RunConfig) -> Plan:
         asked.checkpoint,
         asked.attn_impl,
         workload,
-        asked.decode_path or (entry.decode_paths[0] if entry.decode_paths else None),
     )
+    request = replace(request, decode_path=asked.decode_path or _decode_path(asked, entry, request))
     answer_of(package, question, lambda: entry.check(request))
     used = asked.model_copy(
         update={
@@ -216,6 +216,14 @@ def _check_attention(asked: RunConfig, device: str) -> None:
 
 def _in_triton(names: str | None) -> bool:
     return any(name.endswith("_triton") for name in (names or "").split("+"))
+
+
+def _decode_path(asked: RunConfig, entry: ModelEntry, request: ModelRequest) -> str | None:
+    """That of a run that asks for none. What it does ask for, torch.compile, comes first."""
+    if not entry.decode_paths:
+        return None
+    usual = replace(request, decode_path=entry.usual_path(request) or entry.decode_paths[0])
+    return usual.decode_path if not asked.use_compile or entry.compiles(usual) else entry.decode_paths[0]
 
 
 def _use_compile(asked: RunConfig, entry: ModelEntry, request: ModelRequest, notices: list[str]) -> bool:

@@ -81,6 +81,13 @@ def check(request: ModelRequest) -> None:
         raise BadInput(f"decode_path={OVERLAPPED}: {reason}; change that, or set decode_path to {LAUNCHES}")
 
 
+def usual_path(request: ModelRequest) -> str:
+    """The decode path of a run that asks for none: on a GPU, kernels that overlap wherever they can run."""
+    decodes = request.workload is None or request.workload.mode == "decode"
+    overlap = decodes and request.device.type == "cuda" and not _reason_against_overlapping(request)
+    return OVERLAPPED if overlap else LAUNCHES
+
+
 def compiles(request: ModelRequest) -> bool:
     """Whether the decode step has more than kernels: torch.compile changes nothing else."""
     return request.decode_path != OVERLAPPED
@@ -143,6 +150,7 @@ def entries() -> list[ModelEntry]:
             takes_checkpoint=True,
             period=MINI_BATCH,
             check=check,
+            usual_path=usual_path,
             compiles=compiles,
             work=work,
             kept_bytes=kept_bytes,
