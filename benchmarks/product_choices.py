@@ -1,11 +1,11 @@
 """Which kernel multiplies a decode step's rows with its weights fastest? `python -m benchmarks.product_choices`
 
-For the products of a layer of ttt-1b and of its head, fp16, at some batches: microseconds of cuBLAS, of cuBLASLt, of
-the streaming product of `decode_path=overlapped` with its tilings (up to 16 sequences), and of a kernel in Triton with
-some choices, whose launches overlap. A CUDA graph has the product with the weights of every layer, so that none is in
-the cache. The gate and up projections include SwiGLU; a divided product leaves its parts in float32, which another
-kernel adds. Prints each, its read rate, and how far its result is from float64. The kernels are compiled first, several
-at a time. Needs a GPU.
+For the products of a layer of ttt-1b and of its head, fp16, at some batches: microseconds of cuBLAS, of cuBLASLt, and
+of the products of `decode_path=overlapped` with some tilings, with the weights in registers (up to 16 sequences) and in
+shared memory (up to 128, on Hopper), whose launches overlap. A CUDA graph has the product with the weights of every
+layer, so that none is in the cache. The gate and up projections include SwiGLU; a divided product leaves its parts in
+float32, which another kernel adds. Prints each, its read rate, and how far its result is from float64. The kernels are
+compiled first, several at a time. Needs a GPU.
 """
 
 import os
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from statistics import median
 
@@ -23,16 +23,14 @@ import triton
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.wide_product import wide_product_kernel
 from ttt_mlflow.kernels.block.fused import swiglu
-from ttt_mlflow.kernels.launch import overlaps
-from ttt_mlflow.kernels.overlapped import launch
-from ttt_mlflow.kernels.overlapped.launch import Tiling
-from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH
+from ttt_mlflow.kernels.launch import has_warpgroups, overlaps
+from ttt_mlflow.kernels.overlapped import launch, tuning
+from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, LARGEST_STAGED
+from ttt_mlflow.kernels.overlapped.tuning import SHARED_BYTES, StagedTiling, Tiling
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 
 BATCHES = (1, 16, 32, 64, 128, 256, 512, 1024)
-LARGEST_WIDE = 256  # sequences: a program has them all
 REPLAYS, TURNS = 10, 5
 
 
@@ -57,59 +55,40 @@ PRODUCTS = (
 )
 
 
-@dataclass(frozen=True)
-class Wide:
-    """A choice of the kernel in Triton. parts: of the columns."""
-
-    rows: int
-    step: int
-    stages: int
-    warps: int
-    parts: int = 1
-
-
-WIDE = (
-    Wide(64, 64, 4, 4), Wide(64, 128, 3, 4), Wide(128, 64, 4, 8), Wide(128, 64, 4, 4), Wide(32, 128, 4, 4),
-    Wide(64, 64, 6, 4), Wide(64, 64, 4, 4, 4), Wide(64, 64, 4, 4, 8), Wide(128, 64, 4, 8, 8), Wide(32, 128, 3, 4, 4),
-    Wide(32, 128, 3, 4, 2),
-)  # fmt: skip
-STREAMING = {"wide": launch.WIDE, "half": launch.HALF, "pair": launch.PAIR}
+IN_REGISTERS = {"wide": tuning.WIDE, "half": tuning.HALF, "pair": tuning.PAIR}
+# rows, step, stages, warps; a divided product with each of PARTS
+STAGED = [
+    StagedTiling(rows, step, stages, warps=warps)
+    for rows, step, stages, warps in (
+        (64, 64, 4, 4), (64, 64, 8, 4), (64, 128, 4, 4), (64, 128, 5, 4), (64, 256, 2, 4), (64, 256, 5, 4),
+        (128, 64, 3, 8), (128, 64, 6, 4), (128, 64, 6, 8), (128, 128, 3, 8), (128, 128, 5, 8),
+    )
+]  # fmt: skip
+PARTS = (2, 3, 4, 8)
 Multiply = Callable[[Tensor, Tensor], Tensor]  # x and W to the result, [B, N] or parts of it
 
 
-def wide(product: Product, choice: Wide) -> Multiply:
-    """``choice`` for ``product``."""
-    steps = triton.cdiv(triton.cdiv(product.k, choice.parts), choice.step)
-    parts = triton.cdiv(product.k, steps * choice.step)
-
-    def multiply(x: Tensor, w: Tensor) -> Tensor:
-        batch, overlap = x.shape[0], overlaps(x.device)
-        width = product.n // 2 if product.gated else product.n
-        dtype = torch.float32 if parts > 1 else x.dtype
-        out = torch.empty(parts, batch, width, dtype=dtype, device=x.device)
-        wide_product_kernel[(triton.cdiv(product.n, choice.rows), parts)](
-            x, w, out, batch, product.n, product.k, max(16, triton.next_power_of_2(batch)), choice.rows, choice.step,
-            steps, choice.stages, product.gated, overlap, num_warps=choice.warps, launch_pdl=overlap,
-        )  # fmt: skip
-        return out
-
-    return multiply
-
-
-def streaming(product: Product, tiling: Tiling) -> Multiply:
-    """The product of overlapping kernels."""
+def by_kernel(product: Product, tiling: Tiling | StagedTiling) -> Multiply:
+    """A product of overlapping kernels."""
     width = product.n // 2 if product.gated else product.n
     parts = tiling.parts_of(product.k) if product.divided else 1
 
     def multiply(x: Tensor, w: Tensor) -> Tensor:
         dtype = torch.float32 if product.divided else x.dtype
-        out = torch.empty(parts, x.shape[0], width, dtype=dtype, device=x.device)
+        shape = (parts, x.shape[0], width) if product.divided else (x.shape[0], width)
+        out = torch.empty(shape, dtype=dtype, device=x.device)
         launch.product(
             x, w, out, partial=product.divided, gated=product.gated, tiling=tiling, overlap=overlaps(x.device)
         )
         return out
 
     return multiply
+
+
+def staged_tilings(product: Product, batch: int) -> list[StagedTiling]:
+    """Those that a program has the shared memory for."""
+    some = [replace(one, parts=parts) for one in STAGED for parts in (PARTS if product.divided else (1,))]
+    return [one for one in some if one.shared_bytes(batch) <= SHARED_BYTES]
 
 
 @contextmanager
@@ -131,14 +110,13 @@ def by_library(product: Product, library: str) -> Multiply:
     return multiply
 
 
-def choices(product: Product, batch: int) -> dict[str, Multiply]:
-    """All that is compared, by name."""
+def choices(product: Product, batch: int, staged: bool) -> dict[str, Multiply]:
+    """All that is compared, by name. staged: the GPU can have the weights in shared memory."""
     found = {"cuBLAS": by_library(product, "cublas"), "cuBLASLt": by_library(product, "cublaslt")}
     if batch <= LARGEST_BATCH:
-        found |= {f"streaming, {name}": streaming(product, tiling) for name, tiling in STREAMING.items()}
-    if batch <= LARGEST_WIDE:
-        some = [one for one in WIDE if one.parts == 1 or product.divided]
-        found |= {str(vars(one)): wide(product, one) for one in some}
+        found |= {f"in registers, {name}": by_kernel(product, one) for name, one in IN_REGISTERS.items()}
+    if staged and batch <= LARGEST_STAGED:
+        found |= {str(vars(one)): by_kernel(product, one) for one in staged_tilings(product, batch)}
     return found
 
 
@@ -166,7 +144,7 @@ def distance(product: Product, result: Tensor, x: Tensor, w: Tensor) -> float:
 def compile_one(product: Product, batch: int) -> None:
     """All choices, one after the other. One that the GPU cannot run is left to the comparison to say."""
     x, weights = inputs(Product(product.name, product.n, product.k, product.divided, product.gated, 1), batch)
-    for multiply in choices(product, batch).values():
+    for multiply in choices(product, batch, has_warpgroups(x.device)).values():
         try:
             multiply(x, weights[0])
         except (RuntimeError, triton.runtime.errors.OutOfResources):
@@ -178,7 +156,7 @@ def compare(product: Product, batch: int) -> list[str]:
     """One line for each choice, the fastest first."""
     x, weights = inputs(product, batch)
     far, replays, failed = {}, {}, []
-    for name, multiply in choices(product, batch).items():
+    for name, multiply in choices(product, batch, has_warpgroups(x.device)).items():
         try:
             far[name] = distance(product, multiply(x, weights[0]), x, weights[0])
             replays[name] = graph_of(multiply, x, weights)

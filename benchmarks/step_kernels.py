@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ttt_mlflow.kernels.overlapped.launch import TABLE
+from ttt_mlflow.kernels.overlapped.shape import LARGEST_STAGED
 from ttt_mlflow.measurement.ceilings import measure_ceilings
 from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown, keep_ceilings, known_ceilings
 from ttt_mlflow.models.entry import ModelRequest
@@ -61,7 +61,8 @@ NAMED = {
     **{f"{net}_decode{kind}_kernel": ("inner net", INNER_NET, (THE_INNER_NET,))
        for net in ("linear", "mlp") for kind in ("", "_tensor")},
 }  # fmt: skip
-OWN_PRODUCT, SUMS = "product_kernel", "splitKreduce"  # other products are a library's, whose names depend on the GPU
+# other products are a library's, whose names depend on the GPU
+OWN_PRODUCTS, SUMS = ("product_kernel", "staged_product_kernel"), "splitKreduce"
 PRODUCTS = (
     ("projection", PRODUCT, (PROJECTION,)), ("output projection", PRODUCT, (OUTPUT,)),
     ("gate and up projections", PRODUCT, (GATE_AND_UP,)), ("down projection", PRODUCT, (DOWN,)),
@@ -190,13 +191,13 @@ def roles_in_layer(names: Sequence[str]) -> list[Role]:
         if known := known_role(name):
             roles.append(known)
         elif SUMS in name or (
-            after_library and name != OWN_PRODUCT
+            after_library and name not in OWN_PRODUCTS
         ):  # a product in two kernels: parts, and then their sums
             roles.append((f"sums of the {PRODUCTS[(count - 1) % len(PRODUCTS)][0]}", PRODUCT, ()))
         else:
             roles.append(PRODUCTS[count % len(PRODUCTS)])
             count += 1
-        after_library = not known and name != OWN_PRODUCT
+        after_library = not known and name not in OWN_PRODUCTS
     if count != len(PRODUCTS):
         raise NoLayers(f"a layer has {count} products, not {len(PRODUCTS)}: {', '.join(names)}")
     return roles
@@ -362,8 +363,10 @@ def main(output: Path, batches: str, inner_nets: str, saved: Path | None) -> Non
     nets = inner_nets.split(",")
     if unknown := set(nets) - set(NETS):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}; it takes {', '.join(NETS)}", param_hint="--inner-nets")
-    if not all(one.isdecimal() and 1 <= int(one) <= max(TABLE) for one in batches.split(",")):
-        raise click.BadParameter(f"{batches}; it takes numbers from 1 to {max(TABLE)}, as 1,16", param_hint="--batches")
+    if not all(one.isdecimal() and 1 <= int(one) <= LARGEST_STAGED for one in batches.split(",")):
+        raise click.BadParameter(
+            f"{batches}; it takes numbers from 1 to {LARGEST_STAGED}, as 1,16", param_hint="--batches"
+        )
     sizes = [int(one) for one in batches.split(",")]
     if saved:
         gpu, bandwidth, traces = from_json(saved.read_text())

@@ -21,25 +21,37 @@ import click
 import torch
 import triton
 
-from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, WIDE, OverlappedStep, Tiling, Tuning
+from ttt_mlflow.kernels.launch import has_warpgroups
+from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
+from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, SHARED_BYTES, WIDE, StagedTiling, Tiling, Tuning
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.sizes import build
 
 NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
-BATCHES = (1, 2, 8, 16)
+BATCHES = (1, 2, 8, 16, 32, 64, 128)
 STEPS, TURNS = 100, 5
 TOGETHER = 4  # changes at most that are tried together
 MOST_PROCESSES = 14  # that compile at once
 GAIN = 0.003  # of the time, that makes a change faster
-# differences from the present choice
+# differences from the present choice: of any, of products with weights in registers, and of those in shared memory
 CHANGES: list[dict[str, Any]] = [
-    {}, *({"normed": one} for one in (WIDE, replace(WIDE, tiles=2), PAIR, replace(PAIR, tiles=3))),
+    {}, {"norm_warps": 8}, {"norm_warps": 16}, {"norm_warps": 32}, {"held": False}, {"held": True},
+]  # fmt: skip
+IN_REGISTERS: list[dict[str, Any]] = [
+    *(dict.fromkeys(("projection", "gate_up", "head"), one)
+      for one in (WIDE, replace(WIDE, tiles=2), PAIR, replace(PAIR, tiles=3))),
     *({"output": one} for one in (WIDE, HALF, replace(PAIR, columns=1024), replace(HALF, columns=512, tiles=1))),
     *({"down": one} for one in (WIDE, HALF, replace(PAIR, columns=1024), Tiling(columns=3072), replace(WIDE, tiles=2))),
-    {"norm_warps": 8}, {"norm_warps": 16}, {"norm_warps": 32}, {"held": False}, {"held": True},
 ]  # fmt: skip
+STAGED: list[dict[str, Any]] = [
+    *({"flight": flight} for flight in (1, 2, 4, None)),
+    *({"step": step, "stages": stages} for step, stages in ((64, 4), (64, 8), (128, 4), (128, 5), (256, 2), (256, 5))),
+    {"rows": 64, "warps": 4}, {"rows": 128, "warps": 4}, {"rows": 128, "warps": 8},
+]  # fmt: skip
+PARTS = (2, 3, 4, 8)
+PRODUCTS = ("projection", "output", "gate_up", "down", "head")
 HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 4, 8), "mlp_2_dual_triton": (4,)}
 
 
@@ -59,9 +71,17 @@ class Case:
         return torch.arange(self.batch, dtype=torch.int64, device="cuda")
 
 
-def cases_of(inner_net: str, batch: int) -> list[Case]:
-    present = Tuning.of(inner_net.startswith("mlp_2"), batch)
+def cases_of(inner_net: str, batch: int, staged: bool) -> list[Case]:
+    """staged: the GPU can have the weights of products in shared memory."""
+    present = Tuning.of(inner_net.startswith("mlp_2"), batch, staged)
     changes = [*CHANGES, *({"head_warps": warps} for warps in HEAD_WARPS[inner_net])]
+    if isinstance(present.projection, StagedTiling):
+        for name in PRODUCTS:
+            parts = [{"parts": parts} for parts in PARTS] if name in ("output", "down") else []
+            others = [replace(getattr(present, name), **changed) for changed in (*STAGED, *parts)]
+            changes += [{name: one} for one in others if one.shared_bytes(batch) <= SHARED_BYTES]
+    else:
+        changes += IN_REGISTERS
     choices = dict.fromkeys(replace(present, **changed) for changed in changes)
     return [Case(inner_net, batch, one) for one in choices]
 
@@ -135,7 +155,7 @@ def milliseconds(replay: Callable[[], object]) -> float:
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 120})
-@click.option("--batches", default="1,2,8,16", show_default=True, help="Batches, comma-separated.")
+@click.option("--batches", default=",".join(map(str, BATCHES)), show_default=True, help="Batches, comma-separated.")
 @click.option("--inner-nets", default=",".join(NETS), show_default=True, help="Inner nets, comma-separated.")
 @click.option("--compile-only", is_flag=True, help="Compile all kernels, for a later run, and measure nothing.")
 def main(batches: str, inner_nets: str, compile_only: bool) -> None:
@@ -145,9 +165,10 @@ def main(batches: str, inner_nets: str, compile_only: bool) -> None:
     if not torch.cuda.is_available():
         raise click.ClickException("no CUDA GPU was found; the choices are about a GPU's time")
     nets, sizes = inner_nets.split(","), [int(one) for one in batches.split(",")]
+    staged = has_warpgroups(torch.device("cuda"))
     workers = min(MOST_PROCESSES, os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        cases = compiled(pool, (one for net in nets for size in sizes for one in cases_of(net, size)))
+        cases = compiled(pool, (one for net in nets for size in sizes for one in cases_of(net, size, staged)))
         if compile_only:
             return
         print(torch.cuda.get_device_name(), flush=True)

@@ -4,18 +4,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.product_choices import BATCHES, PRODUCTS, WIDE, choices, main
+from benchmarks.product_choices import BATCHES, PRODUCTS, STAGED, choices, main
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_what_is_compared(batch: int) -> None:
     for product in PRODUCTS:
-        names = choices(product, batch)
+        names = choices(product, batch, staged=True)
         assert {"cuBLAS", "cuBLASLt"} <= set(names)
-        streaming = {"streaming, wide", "streaming, half", "streaming, pair"}
-        assert streaming & set(names) == (streaming if batch <= 16 else set())
-        assert (len(names) > 5) == (batch <= 256)
-    assert len(set(WIDE)) == len(WIDE)
+        registers = {"in registers, wide", "in registers, half", "in registers, pair"}
+        assert registers & set(names) == (registers if batch <= 16 else set())
+        assert (len(names) > 5) == (batch <= 128)
+        assert set(choices(product, batch, staged=False)) <= {"cuBLAS", "cuBLASLt"} | registers
+    assert len(set(STAGED)) == len(STAGED)
 
 
 def test_bad_input() -> None:

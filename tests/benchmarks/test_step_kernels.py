@@ -265,9 +265,9 @@ def test_what_was_recorded_is_kept_though_one_of_it_is_wrong(tmp_path: Path) -> 
         (["--from", "wrong.json"], 1, "not a file that `benchmarks.step_kernels` writes"),
         (["--from", "nowhere.json"], 2, "does not exist"),
         (["--inner-nets", "mlp_1"], 2, f"mlp_1; it takes {', '.join(NETS)}"),
-        (["--batches", "1,few"], 2, "1,few; it takes numbers from 1 to 16"),
-        (["--batches", "0"], 2, "it takes numbers from 1 to 16"),
-        (["--batches", "1,17"], 2, "1,17; it takes numbers from 1 to 16"),  # overlapping kernels take no more
+        (["--batches", "1,few"], 2, "1,few; it takes numbers from 1 to 128"),
+        (["--batches", "0"], 2, "it takes numbers from 1 to 128"),
+        (["--batches", "1,129"], 2, "1,129; it takes numbers from 1 to 128"),  # overlapping kernels take no more
     ],
 )
 def test_bad_input(tmp_path: Path, options: list[str], code: int, said: str) -> None:

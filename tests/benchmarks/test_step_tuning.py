@@ -8,23 +8,23 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.step_tuning import BATCHES, NETS, Case, cases_of, main, together
-from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, Tiling, Tuning
-from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH
+from ttt_mlflow.kernels.overlapped.shape import LARGEST_STAGED
+from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, Tiling, Tuning
 
-PRESENT = Tuning.of(is_mlp=False, batch=1)
+PRESENT = Tuning.of(is_mlp=False, batch=1, staged=True)
 
 
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_the_present_choice_is_compared_with_others(net: str, batch: int) -> None:
-    compared = [case.tuning for case in cases_of(net, batch)]
-    assert compared[0] == Tuning.of(net.startswith("mlp_2"), batch)
+    compared = [case.tuning for case in cases_of(net, batch, staged=True)]
+    assert compared[0] == Tuning.of(net.startswith("mlp_2"), batch, staged=True)
     assert len(compared) > 10
     assert len(set(compared)) == len(compared)
 
 
 def test_the_largest_batch_is_compared() -> None:
-    assert max(BATCHES) == LARGEST_BATCH
+    assert max(BATCHES) == LARGEST_STAGED
 
 
 def measured(*found: tuple[float, dict[str, Any]]) -> dict[Case, float]:
@@ -50,7 +50,7 @@ def test_a_change_that_is_faster_alone_is_tried_with_nothing() -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--batches=1,3", "3; it takes 1, 2, 8, 16"),
+        ("--batches=1,3", "3; it takes 1, 2, 8, 16, 32, 64, 128"),
         ("--inner-nets=mlp_1", "mlp_1; it takes mlp_1_dual_triton, mlp_2"),
     ],
 )

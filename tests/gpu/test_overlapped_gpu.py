@@ -11,7 +11,20 @@ from tests.gpu.test_decode_gpu import DEVICE, assert_same_tokens, varied_model
 from tests.kernels.step_cases import check_flight, check_step, distance
 from tests.models.generation import generate
 from tests.models.ttt.cases import make_tokens
-from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, WIDE, Tiling, Tuning
+from ttt_mlflow.kernels.overlapped.launch import product
+from ttt_mlflow.kernels.overlapped.tiles import index_in
+from ttt_mlflow.kernels.overlapped.tuning import (
+    HALF,
+    LONG,
+    PAIR,
+    SHORT,
+    TABLE,
+    WIDE,
+    StagedTiling,
+    Tiling,
+    Tuning,
+    padded_batch,
+)
 from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED, VOCAB_SIZE
 
@@ -23,7 +36,7 @@ WIDTHS = {"heads": 32, "dim": 64, "intermediate": 5504, "vocab": 5000, "layers":
 NETS = ["mlp_1_dual_triton", "mlp_2_dual_triton"]
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 8, 9, 16])
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 9, 16, 17, 32, 64, 100, 128])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_steps_match_float64(kind: str, batch: int) -> None:
     """From the middle of a mini-batch across its end, at the 1b widths; all buffers poisoned before each step."""
@@ -43,18 +56,60 @@ def test_steps_match_float64(kind: str, batch: int) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("kind", "batch"), [("linear", 1), ("linear", 8), ("mlp", 16)])
+@pytest.mark.parametrize(("kind", "batch"), [("linear", 4), ("linear", 8), ("mlp", 16)])
 def test_other_tilings(kind: str, batch: int, changed: dict[str, int]) -> None:
-    present = Tuning.of(kind == "mlp", batch)
-    normed, output, down = (replace(one, **changed) for one in (present.normed, present.output, present.down))
-    tuning = replace(present, normed=normed, output=output, down=down)
+    present = TABLE[batch][kind == "mlp"]
+    products = ("projection", "output", "gate_up", "down", "head")
+    tuning = replace(present, **{name: replace(getattr(present, name), **changed) for name in products})
     check_step(kind, batch, tokens=3, position=14, device=DEVICE, tuning=tuning, **WIDTHS)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"flight": 1},
+        {"stages": 2},
+        {"step": 256, "stages": 3},
+        {"rows": 128, "warps": 8, "stages": 3},
+        {"rows": 128, "stages": 2},
+        {"parts": 5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("kind", "batch"), [("linear", 16), ("mlp", 40)])
+def test_other_ways_through_shared_memory(kind: str, batch: int, changed: dict[str, int]) -> None:
+    present = Tuning.of(kind == "mlp", batch, staged=True)
+    assert isinstance(present.head, StagedTiling)
+    every = replace(SHORT, stages=6, **changed)
+    parted = replace(every, parts=changed.get("parts", 3))
+    tuning = replace(present, projection=every, output=parted, gate_up=every, down=parted, head=every)
+    check_step(kind, batch, tokens=3, position=14, device=DEVICE, tuning=tuning, **WIDTHS)
+
+
+@pytest.mark.parametrize("tiling", [LONG, SHORT, replace(SHORT, rows=128, stages=4)], ids=str)
+@pytest.mark.parametrize("batch", [1, 9, 100])
+@pytest.mark.parametrize(("n", "k"), [(16, 8), (72, 200), (330, 2048)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_products_that_fill_no_tile(tiling: StagedTiling, batch: int, n: int, k: int, dtype: torch.dtype) -> None:
+    """Rows and columns beyond the end are read as zeros and not written; of equal logits the first is found."""
+    generator = torch.Generator(DEVICE).manual_seed(n)
+    tiling = replace(tiling, stages=min(tiling.stages, 4))
+    x = torch.randint(-2, 3, (batch, k), generator=generator, device=DEVICE).to(dtype)
+    w = torch.randint(-1, 2, (n, k), generator=generator, device=DEVICE).to(dtype)
+    w[n // 2 :] = w[: n - n // 2]
+    out = torch.full((batch, n + 8), float("nan"), dtype=dtype, device=DEVICE)
+    best = torch.full((padded_batch(batch), tiling.programs_of(n)), -1, dtype=torch.int64, device=DEVICE)
+    product(x, w, out[:, : n - 3], best=best, tiling=tiling, overlap=False)
+    exact = (x.double() @ w.double().T).to(dtype)[:, : n - 3]
+    assert torch.equal(out[:, : n - 3], exact)
+    assert out[:, n - 3 :].isnan().all()
+    assert index_in(best.amax(1))[:batch].tolist() == exact.float().argmax(1).tolist()
+
+
 @pytest.mark.parametrize("changed", [{"held": False}, {"held": True, "head_warps": 8}, {"norm_warps": 4}], ids=str)
-@pytest.mark.parametrize(("kind", "batch"), [("linear", 1), ("linear", 8), ("mlp", 2), ("mlp", 16)])
+@pytest.mark.parametrize(("kind", "batch"), [("linear", 1), ("linear", 8), ("mlp", 2), ("mlp", 16), ("linear", 64)])
 def test_other_choices(kind: str, batch: int, changed: dict[str, Any]) -> None:
-    tuning = replace(Tuning.of(kind == "mlp", batch), **changed)
+    tuning = replace(Tuning.of(kind == "mlp", batch, staged=True), **changed)
     check_step(kind, batch, tokens=3, position=14, device=DEVICE, tuning=tuning, **WIDTHS)
 
 
@@ -65,20 +120,26 @@ def test_other_choices(kind: str, batch: int, changed: dict[str, Any]) -> None:
         (HALF, 2048, 2048, {"partial": True}),
         (PAIR, 11008, 2048, {"gated": True}),
         (WIDE, 2048, 5504, {"partial": True}),
+        (SHORT, 6208, 2048, {}),
+        (replace(SHORT, parts=3), 2048, 5504, {"partial": True}),
+        (LONG, 11008, 2048, {"gated": True}),
     ],
     ids=str,
 )
-def test_tiles_on_their_way_change_no_bit(tiling: Tiling, n: int, k: int, kind: dict[str, bool]) -> None:
+def test_tiles_on_their_way_change_no_bit(tiling: Tiling | StagedTiling, n: int, k: int, kind: dict[str, bool]) -> None:
     check_flight(tiling, n, k, device=DEVICE, **kind)
+    if isinstance(tiling, StagedTiling):
+        check_flight(tiling, n, k, batch=48, device=DEVICE, **kind)
 
 
 @pytest.mark.parametrize("shape", [{"heads": 2, "dim": 32, "intermediate": 72}, {"heads": 12, "intermediate": 2048}])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_other_widths_and_dtypes(shape: dict[str, int], dtype: torch.dtype) -> None:
     check_step("mlp", 2, tokens=18, device=DEVICE, dtype=dtype, **shape)
+    check_step("mlp", 20, tokens=18, device=DEVICE, dtype=dtype, **shape)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 16])
+@pytest.mark.parametrize("batch", [1, 7, 16, 40, 128])
 @pytest.mark.parametrize("inner_net", NETS)
 def test_eager_and_graph_give_the_same_tokens(inner_net: str, batch: int) -> None:
     model = varied_model(inner_net, torch.float16)
@@ -94,7 +155,7 @@ def test_eager_and_graph_give_the_same_tokens(inner_net: str, batch: int) -> Non
     decoder.close()
 
 
-@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("batch", [1, 16, 128])
 @pytest.mark.parametrize("inner_net", NETS)
 def test_logits_are_those_of_the_kernels_one_by_one(inner_net: str, batch: int) -> None:
     """The same numbers but for the order of the products' sums. Prints how many greedy tokens are the same."""

@@ -12,8 +12,8 @@ from tests.kernels.decode_cases import KINDS, SIZE, check, check_state_between_f
 from tests.kernels.step_cases import check_flight, check_step, distance
 from ttt_mlflow.kernels.block import fused, prefill, reference
 from ttt_mlflow.kernels.overlapped import launch as overlapped
-from ttt_mlflow.kernels.overlapped.launch import Tiling, Tuning
 from ttt_mlflow.kernels.overlapped.tiles import index_in
+from ttt_mlflow.kernels.overlapped.tuning import Tiling, Tuning, padded_batch
 from ttt_mlflow.kernels.ttt_mlp import accumulate as ttt_mlp_accumulate
 from ttt_mlflow.kernels.ttt_mlp import decode as ttt_mlp_decode
 from ttt_mlflow.models.entry import ModelRequest
@@ -65,6 +65,7 @@ def test_state_changes_at_the_end_of_a_mini_batch_only(kind):
 
 WIDE, HALF = Tiling(columns=512, span=128), Tiling(columns=256, span=128, tiles=2)
 THIRD = Tiling(columns=256, span=256, tiles=3)
+TWO = Tiling(warps=2, span=64, tiles=2)
 CHOICES = [
     ("mlp", 3, {}),
     pytest.param("linear", 1, {"intermediate": 520}, marks=pytest.mark.long),
@@ -79,13 +80,13 @@ CHOICES = [
     # each tile when the one before has come; two of four in registers
     pytest.param(
         "linear", 3,
-        {"heads": 4, "dim": 64, "layers": 1, "tuning": Tuning(normed=Tiling(warps=2, span=64, tiles=2))},
+        {"heads": 4, "dim": 64, "layers": 1, "tuning": Tuning(TWO, gate_up=TWO)},
         marks=pytest.mark.long,
     ),
     # more than 256 columns, of which a product that keeps no parts has all
     pytest.param(
         "linear", 9,
-        {"heads": 4, "dim": 128, "vocab": 70, "tuning": Tuning(normed=THIRD, output=THIRD, down=THIRD)},
+        {"heads": 4, "dim": 128, "vocab": 70, "tuning": Tuning(THIRD, THIRD, THIRD, THIRD, THIRD)},
         marks=pytest.mark.long,
     ),
 ]  # fmt: skip
@@ -101,7 +102,7 @@ def test_a_whole_step(kind, batch, shape):
     [
         (WIDE, 32, 512, {}),
         (HALF, 16, 600, {"partial": True}),  # parts of two tiles, of which the last is empty but for some columns
-        (Tiling(warps=2, span=64, tiles=2), 48, 248, {"gated": True}),  # two of four tiles in registers
+        (TWO, 48, 248, {"gated": True}),  # two of four tiles in registers
     ],
     ids=str,
 )
@@ -117,7 +118,7 @@ def test_the_largest_logit_of_each_program(count):
     w = torch.randint(-2, 3, (48, 96), generator=generator).half()
     w[20:40] = w[:20]
     out = torch.full((count, 45), float("nan"), dtype=torch.float16)
-    best = torch.zeros(overlapped.padded_batch(count), 3, dtype=torch.int64)
+    best = torch.zeros(padded_batch(count), 3, dtype=torch.int64)
     overlapped.product(x, w, out, best=best, tiling=Tiling(), overlap=False)
     exact = (x.double() @ w.double().T)[:, :45]
     assert torch.equal(out.double(), exact)
@@ -125,20 +126,16 @@ def test_the_largest_logit_of_each_program(count):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("gated", "divided", "rows"), [(False, False, 70), (True, False, 96), (False, True, 64)])
-def test_the_products_that_are_compared(gated, divided, rows):
-    """Both kernels of the benchmark, with rows and columns that fill no last tile."""
-    product = product_choices.Product("some", rows, 208, divided=divided, gated=gated)
+@pytest.mark.parametrize(("gated", "divided"), [(False, False), (True, False), (False, True)])
+def test_the_products_that_are_compared(gated, divided):
+    """Those of the benchmark, with columns that fill no last tile."""
+    product = product_choices.Product("some", 96, 208, divided=divided, gated=gated)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(17, product.k, generator=generator).half()
+    x = torch.randn(5, product.k, generator=generator).half()
     w = (torch.randn(product.n, product.k, generator=generator) * product.k**-0.5).half()
-    found = product_choices.wide(product, product_choices.Wide(32, 64, 2, 4, 2 if divided else 1))(x, w)
-    assert found.shape[0] == (2 if divided else 1)
-    assert product_choices.distance(product, found, x, w) < 1e-3
-    if rows % 16 == 0:
-        for tiling in product_choices.STREAMING.values():
-            found = product_choices.streaming(product, tiling)(x[:5], w)
-            assert product_choices.distance(product, found, x[:5], w) < 1e-3
+    for tiling in product_choices.IN_REGISTERS.values():
+        found = product_choices.by_kernel(product, tiling)(x, w)
+        assert product_choices.distance(product, found, x, w) < 1e-3
 
 
 def test_a_model_decodes_either_way():

@@ -8,6 +8,7 @@ from ttt_mlflow.kernels.inner_layers import INNER_LAYERS, MINI_BATCH
 from ttt_mlflow.kernels.overlapped.launch import OverlappedStep, product
 from ttt_mlflow.kernels.overlapped.reference import overlapped_step
 from ttt_mlflow.kernels.overlapped.tensors import LayerTensors, StepTensors
+from ttt_mlflow.kernels.overlapped.tuning import StagedTiling
 
 
 def make_step(
@@ -82,7 +83,7 @@ def check_step(kind, batch, *, tokens, device="cpu", most=1.2, tuning=None, **sh
     """
     start = make_step(kind, batch, **shape)
     step = converted(start, lambda x: x.clone().to(device))
-    exact, twin = converted(start, widened), converted(start, lambda x: x.clone())
+    exact, twin = converted(start, lambda x: widened(x).to(device)), converted(start, lambda x: x.clone().to(device))
     mine = OverlappedStep(step, batch, tuning=tuning)
     generator = torch.Generator().manual_seed(1)
     distances = []
@@ -92,33 +93,33 @@ def check_step(kind, batch, *, tokens, device="cpu", most=1.2, tuning=None, **sh
             buffer.fill_(float("nan") if buffer.is_floating_point() else -1)
         following = torch.full((batch,), -1, device=device)
         logits = mine(fed.to(device), following)
-        wanted, _ = overlapped_step(exact, fed)
-        rounded, _ = overlapped_step(twin, fed)
+        wanted, _ = overlapped_step(exact, fed.to(device))
+        rounded, _ = overlapped_step(twin, fed.to(device))
         assert following.tolist() == logits.float().argmax(-1).tolist()
         assert step.position.item() == exact.position.item()
-        distances.append((distance(logits.cpu(), wanted), distance(rounded, wanted)))
+        distances.append((distance(logits, wanted), distance(rounded, wanted)))
         assert distances[-1][0] <= 2 * distances[-1][1]
     own, other = torch.tensor(distances, dtype=torch.float64).square().mean(0).sqrt().tolist()
     assert own <= most * other, distances
     for own, other, ideal in zip(step.layers, twin.layers, exact.layers, strict=True):
         for name, a, b, c in zip(_names(own), own.changed(), other.changed(), ideal.changed(), strict=True):
             written = ~c.isnan()
-            assert torch.equal(a.isnan().cpu(), c.isnan()), f"{name}: other elements were written"
-            assert distance(a.cpu()[written], c[written]) <= most * distance(b[written], c[written]) + 1e-6, name
+            assert torch.equal(a.isnan(), c.isnan()), f"{name}: other elements were written"
+            assert distance(a[written], c[written]) <= most * distance(b[written], c[written]) + 1e-6, name
     return distances
 
 
-def check_flight(tiling, n, k, *, device="cpu", **kind):
+def check_flight(tiling, n, k, *, batch=3, device="cpu", **kind):
     """How many tiles are on their way at once changes no bit of a product, which is right. kind: partial or gated."""
     generator = torch.Generator().manual_seed(n)
-    x = torch.randn(3, k, generator=generator).half()
+    x = torch.randn(batch, k, generator=generator).half()
     w = (torch.randn(n, k, generator=generator) * k**-0.5).half()
     exact = x.double() @ w.double().T
     if kind.get("gated"):
         gate, up = exact.chunk(2, 1)
         exact = gate * gate.sigmoid() * up
     found = []
-    for flight in range(1, tiling.tiles + 1):
+    for flight in range(1, (tiling.stages if isinstance(tiling, StagedTiling) else tiling.tiles) + 1):
         shape = (tiling.parts_of(k), *exact.shape) if kind.get("partial") else exact.shape
         dtype = torch.float32 if kind.get("partial") else torch.float16
         out = torch.full(shape, float("nan"), dtype=dtype, device=device)

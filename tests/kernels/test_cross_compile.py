@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 import triton
+from triton.experimental.gluon import language as gl
 
 from tests.kernels.cross_compile import cross_compile, machine_code, resources
 from ttt_mlflow.kernels.block import fused, prefill
 from ttt_mlflow.kernels.launch import RESIDENT, options_for
 from ttt_mlflow.kernels.overlapped import stages
-from ttt_mlflow.kernels.overlapped.launch import HALF, PAIR, TABLE, WIDE
 from ttt_mlflow.kernels.overlapped.product import product_kernel
+from ttt_mlflow.kernels.overlapped.staged import staged_product_kernel
+from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, SHARED_BYTES, STAGED, WIDE, padded_batch
 from ttt_mlflow.kernels.ttt_linear import accumulate as ttt_linear_accumulate
 from ttt_mlflow.kernels.ttt_linear import decode as ttt_linear_decode
 from ttt_mlflow.kernels.ttt_linear.decode_tensor_cores import linear_decode_tensor_kernel
@@ -185,7 +187,7 @@ PROJECTION, OUTPUT, GATE_UP, DOWN, HEAD = PRODUCTS = [
 ]
 TILINGS = {
     "wide": WIDE, "half": HALF, "pair": PAIR,
-    "most": TABLE[16][0].normed, "most down": TABLE[16][0].down,
+    "most": replace(PAIR, tiles=3), "most down": replace(WIDE, tiles=2),
 }  # fmt: skip
 SPILLED = 64  # bytes of a thread at most: requests that the memory answers come first, registers second
 WEIGHTS_16, WAIT, RELEASE = "LDG.E.EF.128", "ACQBULK", "PREEXIT"
@@ -258,6 +260,57 @@ def test_tiles_that_may_be_on_their_way_together():
     code = machine_code(compile_product(PROJECTION, tiling, 8, 90))
     weights = [place for place, name in enumerate(code) if name == WEIGHTS_16]
     assert not [name for name in code[weights[0] : weights[-1]] if name.startswith("LOP3")]
+
+
+STAGED_PRODUCTS = {"projection": PROJECTION, "output": OUTPUT, "gate_up": GATE_UP, "down": DOWN, "head": HEAD}
+
+
+def compile_staged(product, tiling, batch, dtype="fp16"):
+    n, k, kind = product
+    rows = tiling.rows // 2 if "GATED" in kind else tiling.rows
+
+    def blocks(height):
+        layout = gl.NVMMASharedLayout.get_default_for([height, tiling.step], gl.float16)
+        return f"tensordesc<{dtype}[{height},{tiling.step}],{layout!r}>"
+
+    constants = {
+        "N": n, "K": k, "STEPS": tiling.steps_of(k) if "PARTIAL" in kind else triton.cdiv(k, tiling.step),
+        "STAGES": tiling.stages, "FLIGHT": tiling.flight or tiling.stages, "OVERLAP": True,
+        **dict.fromkeys(("PARTIAL", "GATED", "BEST"), False), **kind,
+    }  # fmt: skip
+    types = {"x": blocks(padded_batch(batch)), "w": blocks(rows), **({"out": "*fp32"} if "PARTIAL" in kind else {})}
+    return cross_compile(
+        staged_product_kernel, dtype, 90, constants, types=types, num_warps=tiling.warps, launch_pdl=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch", "is_mlp", "name", "dtype"),
+    [
+        (16, False, "gate_up", "fp16"), (16, True, "output", "fp16"), (128, False, "down", "bf16"),
+        (128, False, "head", "fp16"),
+        *(
+            pytest.param(batch, is_mlp, name, "fp16", marks=pytest.mark.long)
+            for batch in STAGED for is_mlp in (False, True) for name in STAGED_PRODUCTS
+        ),
+    ],
+)  # fmt: skip
+def test_products_through_shared_memory(batch, is_mlp, name, dtype, capsys):
+    tiling = getattr(STAGED[batch][is_mlp], name)
+    compiled = compile_staged(STAGED_PRODUCTS[name], tiling, batch, dtype)
+    found = resources(compiled)
+    with capsys.disabled():
+        print(f"\n{name}, batch {batch}: {found}")
+    assert found.local_bytes == 0
+    assert found.shared_bytes <= SHARED_BYTES
+    assert tiling.shared_bytes(batch) <= found.shared_bytes
+    code = machine_code(compiled)
+    wait, copies = code.index(WAIT), [place for place, one in enumerate(code) if one.startswith("UTMALDG")]
+    assert code.index(RELEASE) < copies[0] < wait, "weights are requested before it waits"
+    assert [place for place in copies if place > wait], "and x afterwards"
+    multiply = [place for place, one in enumerate(code) if one.startswith("HGMMA")]
+    assert wait < multiply[0]
+    assert not [one for one in code[:wait] if one.startswith(("STG", "RED", "ATOM"))], "it writes before it waits"
 
 
 def check_requests_come_first(compiled):

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.step_cases import make_step
-from ttt_mlflow.kernels.overlapped.launch import TABLE, OverlappedStep, Tiling, Tuning, product
+from ttt_mlflow.kernels import launch
+from ttt_mlflow.kernels.overlapped.launch import OverlappedStep, product
 from ttt_mlflow.kernels.overlapped.product import chunks, splits
-from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, StepShape, unsupported
+from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, LARGEST_STAGED, StepShape, unsupported
 from ttt_mlflow.kernels.overlapped.tiles import LANE_COLUMNS
+from ttt_mlflow.kernels.overlapped.tuning import SHARED_BYTES, STAGED, TABLE, StagedTiling, Tiling, Tuning
 
 SHAPE = StepShape(2048, 5504, 64, 6208, 50304, is_mlp=False)
 CPU = torch.device("cpu")
@@ -46,8 +48,34 @@ def test_what_it_refuses(given: dict[str, object], said: str) -> None:
 def test_a_step_of_more_is_refused() -> None:
     with pytest.raises(ValueError, match="a whole step: batch=17: it takes 1 to 16 sequences"):
         OverlappedStep(make_step("linear", 17, layers=1), 17)
-    with pytest.raises(ValueError, match="17 sequences: kernels that overlap take 1 to 16"):
-        Tuning.of(is_mlp=False, batch=17)
+    for staged, most in ((False, 16), (True, 128)):
+        said = f"{most + 1} sequences: kernels that overlap take 1 to {most} on this GPU"
+        with pytest.raises(ValueError, match=said):
+            Tuning.of(is_mlp=False, batch=most + 1, staged=staged)
+
+
+@pytest.mark.parametrize(
+    ("capability", "largest"), [((8, 0), 16), ((9, 0), 128), ((10, 0), 16), ((12, 0), 16)], ids=str
+)
+def test_only_hopper_takes_more(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], largest: int) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    launch._capability.cache_clear()
+    gpu = torch.device("cuda")
+    try:
+        assert unsupported(SHAPE, largest, torch.float16, gpu) is None
+        said = f"batch={largest + 1}: it takes 1 to {largest} sequences"
+        assert unsupported(SHAPE, largest + 1, torch.float16, gpu) == said
+    finally:
+        launch._capability.cache_clear()
+
+
+@pytest.mark.parametrize(("batch", "n", "k", "gated"), [(129, 32, 64, False), (1, 32, 66, False), (1, 33, 64, True)])
+def test_staged_products_that_are_refused(batch: int, n: int, k: int, gated: bool) -> None:
+    x, w, out = torch.zeros(batch, k), torch.zeros(n, k), torch.zeros(batch, n)
+    said = f"{batch} sequences, weight of {n} x {k}: it takes 1 to 128 sequences"
+    with pytest.raises(ValueError, match=said):
+        product(x, w, out, gated=gated, tiling=StagedTiling(), overlap=False)
 
 
 @pytest.mark.parametrize(("batch", "n", "k"), [(17, 32, 64), (0, 32, 64), (1, 24, 64), (1, 32, 66)])
@@ -62,10 +90,30 @@ def test_products_that_are_refused(batch: int, n: int, k: int) -> None:
 
 
 def test_every_batch_has_a_choice() -> None:
-    for batch in range(1, LARGEST_BATCH + 1):
-        for is_mlp in (False, True):
-            rows = [most for most in TABLE if batch <= most]
-            assert Tuning.of(is_mlp, batch) == TABLE[min(rows)][is_mlp]
+    for staged, table in ((False, TABLE), (True, TABLE | STAGED)):
+        assert max(table) == (LARGEST_STAGED if staged else LARGEST_BATCH)
+        for batch in range(1, max(table) + 1):
+            for is_mlp in (False, True):
+                rows = [most for most in table if batch <= most]
+                assert Tuning.of(is_mlp, batch, staged) == table[min(rows)][is_mlp]
+
+
+@pytest.mark.parametrize("batch", list(STAGED))
+@pytest.mark.parametrize("name", ["projection", "output", "gate_up", "down", "head"])
+def test_tiles_have_a_place_in_shared_memory(batch: int, name: str) -> None:
+    for tuning in STAGED[batch]:
+        tiling = getattr(tuning, name)
+        assert isinstance(tiling, StagedTiling)
+        assert tiling.shared_bytes(batch) <= SHARED_BYTES
+        assert tiling.rows >= 16 * tiling.warps, "a warp has sixteen rows of the tensor cores' instruction"
+
+
+@given(columns=st.integers(8, 8192), step=st.sampled_from([64, 128, 256]), parts=st.integers(1, 16))
+def test_every_step_has_one_program(columns: int, step: int, parts: int) -> None:
+    tiling = StagedTiling(step=step, parts=parts)
+    found, each = tiling.parts_of(columns), tiling.steps_of(columns) * step
+    assert 1 <= found <= parts
+    assert (found - 1) * each < columns <= found * each
 
 
 @given(

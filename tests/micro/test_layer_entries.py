@@ -17,6 +17,7 @@ from ttt_mlflow.cli import cli
 from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.kernels.block import reference
+from ttt_mlflow.kernels.overlapped import shape
 from ttt_mlflow.micro import micro_run
 from ttt_mlflow.micro.entry import KernelEntry
 from ttt_mlflow.micro.layer_entries import LAYER
@@ -33,12 +34,15 @@ ALL = [
     "swiglu_triton",
 ]
 NARROW: dict[str, Any] = {"heads": 2, "head_dim": 16, "intermediate": 40, "vocab": 70}
-PRODUCT = KernelEntry("product", "o_proj", "none", lambda: linear, "", largest_batch=2)
+PRODUCT = KernelEntry("product", "o_proj", "none", lambda: linear, "", largest_batch=lambda: 2)
 NORM = KernelEntry("norm", "add_rms_norm", "none", lambda: reference.add_rms_norm, "")
 
 
-def settle(monkeypatch: pytest.MonkeyPatch, has_gpu: bool = True, **asked: object) -> MicroPlan:
+def settle(
+    monkeypatch: pytest.MonkeyPatch, has_gpu: bool = True, capability: tuple[int, int] = (10, 0), **asked: object
+) -> MicroPlan:
     on_machine(monkeypatch, has_gpu)
+    monkeypatch.setattr(shape, "has_warpgroups", lambda device: capability[0] == 9)
     return make_plan(MicroConfig.parse(asked))
 
 
@@ -51,7 +55,13 @@ def test_the_group_is_all_of_them_and_no_default(monkeypatch: pytest.MonkeyPatch
     assert again.used == plan.used, "what was used can be asked for"
 
 
-def test_overlapping_kernels_take_16_sequences_and_a_notice_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_kernels_take_128_sequences_on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = settle(monkeypatch, capability=(9, 0), kernels="layer", batches="1,16,128,256")
+    some = ",".join(name for name in ALL if name.endswith(("_stream", "_overlap")))
+    assert plan.notices == [f"batches: 256 left out for {some}: they take up to 128"]
+
+
+def test_overlapping_kernels_take_16_sequences_elsewhere_and_a_notice_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = settle(monkeypatch, kernels="layer", batches="1,16,128")
     for name in ALL:
         batches = [batch for entry, batch in plan.cells if entry.name == name]

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from tests.micro.layer_cases import layer_errors, sizes
-from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH
 from ttt_mlflow.micro import layer_steps
 from ttt_mlflow.micro.check import TOLERANCE, worst
-from ttt_mlflow.micro.layer_entries import LARGEST_OVERLAPPED, LAYER
+from ttt_mlflow.micro.layer_entries import LAYER
 
 
 @pytest.mark.parametrize("name", ["projection_cublas", "o_proj_cublas", "down_proj_cublas", "head_cublas"])
@@ -15,10 +14,6 @@ from ttt_mlflow.micro.layer_entries import LARGEST_OVERLAPPED, LAYER
 def test_pytorchs_products_in_every_dtype(name: str, dtype: torch.dtype) -> None:
     (entry,) = (one for one in LAYER if one.name == name)
     assert worst(layer_errors(entry, sizes(dtype))) <= TOLERANCE[dtype]
-
-
-def test_the_entries_say_what_overlapping_kernels_take() -> None:
-    assert LARGEST_OVERLAPPED == LARGEST_BATCH
 
 
 def test_the_word_of_the_largest_value_of_each_program() -> None:

@@ -56,6 +56,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch, "_capability", lambda device: (8, 0))  # an A100, whose launches do not overlap
 
 
 def settle(**asked: Any) -> Plan:
@@ -308,7 +309,9 @@ def test_defaults_on_a_gpu() -> None:
     [
         ({"batch": 16}, (9, 0), None),
         ({"batch": 1, "dtype": "bfloat16", "promptlen": 100}, (10, 0), None),
-        ({"batch": 17}, (9, 0), "batch=17: it takes 1 to 16 sequences"),
+        ({"batch": 128}, (9, 0), None),
+        ({"batch": 129}, (9, 0), "batch=129: it takes 1 to 128 sequences"),
+        ({"batch": 17}, (10, 0), "batch=17: it takes 1 to 16 sequences"),
         ({"batch": 1}, (8, 0), "the GPU has compute capability 8.0; it needs 9.0"),  # an A100
         ({"batch": 1, "dtype": "float32"}, (9, 0), "dtype=float32: it takes float16 and bfloat16"),
         ({"batch": 1, "inner_net": "mlp_1_dual"}, (9, 0), "it takes mlp_1_dual_triton"),
@@ -318,15 +321,13 @@ def test_defaults_on_a_gpu() -> None:
 def test_where_kernels_can_overlap(
     monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], capability: tuple[int, int], reason: str | None
 ) -> None:
+    monkeypatch.setattr(launch, "_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
-    launch._capability.cache_clear()
     asked = {"model_name": "ttt-1b", "decode_path": "overlapped", **asked}
     if reason:
         assert reason in refusal(**asked)
     else:
         assert settle(**asked).used.decode_path == "overlapped"
-    launch._capability.cache_clear()
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -336,7 +337,9 @@ def test_where_kernels_can_overlap(
         ({"batch": 16}, (9, 0), "overlapped"),
         ({"batch": 1, "dtype": "bfloat16", "promptlen": 100}, (10, 0), "overlapped"),
         ({"batch": 1, "decode_path": "launches"}, (9, 0), "launches"),
-        ({"batch": 17}, (9, 0), "launches"),
+        ({"batch": 128}, (9, 0), "overlapped"),
+        ({"batch": 129}, (9, 0), "launches"),
+        ({"batch": 17}, (10, 0), "launches"),
         ({"batch": 1}, (8, 0), "launches"),  # an A100, whose launches do not overlap
         ({"batch": 1, "dtype": "float32"}, (9, 0), "launches"),
         ({"batch": 1, "inner_net": "mlp_1_dual"}, (9, 0), "launches"),
@@ -348,11 +351,9 @@ def test_where_kernels_can_overlap(
 def test_the_decode_path_that_a_gpu_takes_by_itself(
     monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], capability: tuple[int, int], path: str
 ) -> None:
+    monkeypatch.setattr(launch, "_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
-    launch._capability.cache_clear()
     assert settle(model_name="ttt-1b", **asked).used.decode_path == path
-    launch._capability.cache_clear()
 
 
 @pytest.mark.usefixtures("on_gpu")

@@ -75,7 +75,7 @@ class RunConfig(Configuration):
     decode_path: Annotated[str | None, Auto] = Field(
         default=None,
         description="how a TTT model's decode step runs: launches, or overlapped, whose starts overlap; auto: "
-        "overlapped where it can run, with up to 16 sequences",
+        "overlapped wherever it can run",
     )
     attn_impl: Annotated[str | None, Auto] = Field(
         default=None,

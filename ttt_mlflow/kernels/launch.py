@@ -47,6 +47,7 @@ RESIDENT = {
 }
 RESERVED = 1024  # bytes of shared memory that the system reserves for every program
 TENSOR_CORES = (8, 0)  # first compute capability with the tensor-core and copy instructions that the kernels use
+WARPGROUPS = 9  # major compute capability whose tensor cores take operands of four warps from shared memory
 OVERLAP = (9, 0)  # first compute capability whose launches can overlap with the previous kernel
 
 
@@ -91,6 +92,12 @@ def overlaps(device: torch.device) -> bool:
     """Whether a launch on ``device`` can overlap with the previous kernel (programmatic dependent launch)."""
     capability = _capability(device)
     return capability is not None and capability >= OVERLAP
+
+
+def has_warpgroups(device: torch.device) -> bool:
+    """Whether ``device`` has the tensor-core instruction of four warps, which Hopper alone has."""
+    capability = _capability(device)
+    return capability is not None and capability[0] == WARPGROUPS
 
 
 def no_overlap(device: torch.device) -> str | None:

@@ -35,7 +35,8 @@ class KernelEntry:
     ``cuda``), in one line, or None.
     mode: ``decode`` for a step of one token, ``prefill`` for a prompt of any length. A prompt leaves the vectors of its
     last mini-batch behind, so the form of a prefill kernel is ``rank-1``.
-    largest_batch: larger ones are left out. dtypes: those that it takes; any if there are none.
+    largest_batch: on the GPU that there is; larger ones are left out. None: it takes any. dtypes: those that it takes;
+    any if there are none.
     finished: makes the operation's result of what the step returned and of its arguments, as the next kernel would.
     It is part of the check and is not timed.
     """
@@ -49,7 +50,7 @@ class KernelEntry:
     overlaps: bool = False
     missing: Callable[[str], str | None] = lambda device: None
     mode: str = "decode"
-    largest_batch: int | None = None
+    largest_batch: Callable[[], int | None] = lambda: None
     dtypes: tuple[str, ...] = ()
     finished: Callable[..., Any] = as_returned
 
@@ -73,7 +74,8 @@ class KernelEntry:
         return OPERATIONS[self.layer_type]
 
     def takes(self, batch: int) -> bool:
-        return self.largest_batch is None or batch <= self.largest_batch
+        largest = self.largest_batch()
+        return largest is None or batch <= largest
 
     def task(self, sizes: "LayerSizes", batch: int) -> "Task":
         """What the kernel has to do for ``batch`` sequences."""

@@ -1,8 +1,8 @@
 """The kernels of a decode step of ttt-1b outside its inner nets. ``layer`` stands for all of them in a list of kernels.
 
 Each is here twice, as the two decode paths launch it. ``launches`` multiplies with cuBLAS, and each kernel begins when
-the one before has ended. ``overlapped`` takes up to 16 sequences, multiplies with the streaming kernel, and launches
-overlap; its gate and up projections include SwiGLU. This module does not import torch.
+the one before has ended. ``overlapped`` takes up to 128 sequences (16 if the GPU is no Hopper), multiplies with
+streaming kernels, and launches overlap; its gate and up projections include SwiGLU. This module does not import torch.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,6 @@ from typing import Any
 from ttt_mlflow.micro.entry import KernelEntry, Step
 from ttt_mlflow.micro.operations import KEEPS_NOTHING
 
-LARGEST_OVERLAPPED = 16  # the streaming kernel's tensor-core instruction has up to 16 columns
 OVERLAPPED_DTYPES = ("float16", "bfloat16")
 
 
@@ -44,6 +43,14 @@ def _fused(name: str) -> Callable[[], Step]:
     return load
 
 
+def _largest_overlapped() -> int:
+    import torch
+
+    from ttt_mlflow.kernels.overlapped.shape import largest_batch
+
+    return largest_batch(torch.device("cuda"))
+
+
 def _cublas(operation: str, step: str, description: str, **others: Any) -> KernelEntry:
     return KernelEntry(
         f"{operation}_cublas", operation, KEEPS_NOTHING, _step(step), f"{description}, cuBLAS", needs_gpu=True, **others
@@ -52,8 +59,9 @@ def _cublas(operation: str, step: str, description: str, **others: Any) -> Kerne
 
 def _streamed(operation: str, step: str, description: str, **others: Any) -> KernelEntry:
     return KernelEntry(
-        f"{operation}_stream", operation, KEEPS_NOTHING, _step(step), f"{description}, streaming kernel, batch 1 to 16",
-        needs_gpu=True, overlaps=True, largest_batch=LARGEST_OVERLAPPED, dtypes=OVERLAPPED_DTYPES, **others,
+        f"{operation}_stream", operation, KEEPS_NOTHING, _step(step),
+        f"{description}, streaming kernel, small batches",
+        needs_gpu=True, overlaps=True, largest_batch=_largest_overlapped, dtypes=OVERLAPPED_DTYPES, **others,
     )  # fmt: skip
 
 
@@ -66,8 +74,8 @@ def _triton(operation: str, description: str) -> KernelEntry:
 def _overlapped(operation: str, description: str) -> KernelEntry:
     return KernelEntry(
         f"{operation}_overlap", operation, KEEPS_NOTHING, _step(operation),
-        f"{description}, launches that overlap, batch 1 to 16",
-        needs_gpu=True, overlaps=True, largest_batch=LARGEST_OVERLAPPED, dtypes=OVERLAPPED_DTYPES,
+        f"{description}, launches that overlap, small batches",
+        needs_gpu=True, overlaps=True, largest_batch=_largest_overlapped, dtypes=OVERLAPPED_DTYPES,
     )  # fmt: skip
 
 

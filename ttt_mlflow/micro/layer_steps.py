@@ -13,10 +13,10 @@ from torch.nn.functional import linear
 
 from ttt_mlflow.kernels.arithmetic import NORM_EPS
 from ttt_mlflow.kernels.block import fused
-from ttt_mlflow.kernels.launch import overlaps
+from ttt_mlflow.kernels.launch import has_warpgroups, overlaps
 from ttt_mlflow.kernels.overlapped import launch
-from ttt_mlflow.kernels.overlapped.launch import Tiling, Tuning
-from ttt_mlflow.kernels.overlapped.tiles import ROWS, index_in
+from ttt_mlflow.kernels.overlapped.tiles import index_in
+from ttt_mlflow.kernels.overlapped.tuning import StagedTiling, Tiling, Tuning, padded_batch
 
 
 def cublas_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def cublas_head(x: Tensor, weight: Tensor, vocab: int) -> tuple[Tensor, Tensor]:
 
 def stream_product(x: Tensor, weight: Tensor, *, overlap: bool = False) -> Tensor:
     out = x.new_empty(x.shape[0], weight.shape[0])
-    launch.product(x, weight, out, tiling=_tuning(x).normed, overlap=overlap and overlaps(x.device))
+    launch.product(x, weight, out, tiling=_tuning(x).projection, overlap=overlap and overlaps(x.device))
     return out
 
 
@@ -47,7 +47,7 @@ def stream_down_proj(x: Tensor, weight: Tensor, *, overlap: bool = False) -> Ten
     return _parts(x, weight, _tuning(x).down, overlap)
 
 
-def _parts(x: Tensor, weight: Tensor, tiling: Tiling, overlap: bool) -> Tensor:
+def _parts(x: Tensor, weight: Tensor, tiling: Tiling | StagedTiling, overlap: bool) -> Tensor:
     """The sums of each part of the columns, float32: the next norm adds them up."""
     rows, columns = weight.shape
     out = x.new_empty(tiling.parts_of(columns), x.shape[0], rows, dtype=torch.float32)
@@ -57,16 +57,16 @@ def _parts(x: Tensor, weight: Tensor, tiling: Tiling, overlap: bool) -> Tensor:
 
 def stream_gate_up(x: Tensor, weight: Tensor, *, overlap: bool = False) -> Tensor:
     out = x.new_empty(x.shape[0], weight.shape[0] // 2)
-    launch.product(x, weight, out, gated=True, tiling=_tuning(x).normed, overlap=overlap and overlaps(x.device))
+    launch.product(x, weight, out, gated=True, tiling=_tuning(x).gate_up, overlap=overlap and overlaps(x.device))
     return out
 
 
 def stream_head(x: Tensor, weight: Tensor, vocab: int, *, overlap: bool = False) -> tuple[Tensor, Tensor]:
     """Logits, and the largest one of each program's rows with its token: the next kernel finds the largest of these."""
-    batch = x.shape[0]
-    out = x.new_empty(batch, vocab)
-    best = x.new_empty(launch.padded_batch(batch), weight.shape[0] // ROWS, dtype=torch.int64)
-    launch.product(x, weight, out, best=best, tiling=_tuning(x).normed, overlap=overlap and overlaps(x.device))
+    batch, tiling = x.shape[0], _tuning(x).head
+    out = x.new_empty(batch, len(weight))[:, :vocab]
+    best = x.new_empty(padded_batch(batch), tiling.programs_of(len(weight)), dtype=torch.int64)
+    launch.product(x, weight, out, best=best, tiling=tiling, overlap=overlap and overlaps(x.device))
     return out, best
 
 
@@ -97,7 +97,7 @@ qk_conv_rotary = fused.qk_conv_rotary
 
 
 def _tuning(x: Tensor) -> Tuning:
-    return Tuning.of(is_mlp=False, batch=x.shape[0])
+    return Tuning.of(is_mlp=False, batch=x.shape[0], staged=has_warpgroups(x.device))
 
 
 def _launch(kernel: Any, x: Tensor, arguments: tuple[Any, ...], overlap: bool, **constants: int) -> None:

@@ -118,8 +118,8 @@ def _leave_out(entries: list[KernelEntry], batches: tuple[int, ...], notices: li
     """Say which batches are left out for kernels that do not take them. Refuses kernels that take none of them."""
     limited: dict[int, list[KernelEntry]] = {}
     for entry in entries:
-        if entry.mode == "decode" and entry.largest_batch is not None:
-            limited.setdefault(entry.largest_batch, []).append(entry)
+        if entry.mode == "decode" and (largest := entry.largest_batch()) is not None:
+            limited.setdefault(largest, []).append(entry)
     for largest, those in limited.items():
         left_out = [batch for batch in batches if batch > largest]
         which = ",".join(entry.name for entry in those)

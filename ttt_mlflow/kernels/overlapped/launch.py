@@ -1,22 +1,26 @@
 """Prepares and launches the kernels of a step: buffers, addresses, and how its products are divided."""
 
-from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from ttt_mlflow.kernels.arithmetic import NORM_EPS
 from ttt_mlflow.kernels.block import fused
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH, MLP
-from ttt_mlflow.kernels.launch import overlaps, prefer_cache
+from ttt_mlflow.kernels.launch import has_warpgroups, overlaps, prefer_cache
 from ttt_mlflow.kernels.overlapped import stages
 from ttt_mlflow.kernels.overlapped.heads import WEIGHTS
-from ttt_mlflow.kernels.overlapped.product import product_kernel, splits
-from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, check_shape
+from ttt_mlflow.kernels.overlapped.product import product_kernel
+from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, LARGEST_STAGED, check_shape
+from ttt_mlflow.kernels.overlapped.staged import staged_product_kernel
 from ttt_mlflow.kernels.overlapped.tensors import LayerTensors, StepTensors
-from ttt_mlflow.kernels.overlapped.tiles import GROUP, LANE_COLUMNS, ROWS
+from ttt_mlflow.kernels.overlapped.tiles import GROUP, ROWS
+from ttt_mlflow.kernels.overlapped.tuning import StagedTiling, Tiling, Tuning, padded_batch
 from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.decode import mlp_decode
 from ttt_mlflow.workload import CONVOLUTION, FEED_FORWARD, HEAD, INNER, PROJECTIONS, SAMPLING, in_layer, in_part
@@ -26,98 +30,73 @@ SMALLEST_HEAD = 32  # that the inner nets' kernels of ``launches`` take
 assert LayerTensors._fields[:-2] == WEIGHTS
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """How the programs of a product divide its weight.
-
-    warps, registers: of a program, the latter of a thread at most. columns: of a row that a program has at most, if the
-    parts of a row can be summed later. span: columns of a tile. tiles: those that a program has in its registers.
-    flight: those of them that are on their way to it at once.
-    """
-
-    warps: int = 4
-    registers: int = 168
-    columns: int = 2048
-    span: int = 512
-    tiles: int = 4
-    flight: int = 1
-
-    def span_of(self, k: int) -> int:
-        """``span``, for rows of k: a power of two with columns for every warp."""
-        return max(min(self.span, triton.next_power_of_2(k)), self.warps * LANE_COLUMNS)
-
-    def parts_of(self, k: int) -> int:
-        """Of rows of k, the parts whose sums a ``partial`` product keeps."""
-        return int(splits(k, self.columns, self.span_of(k)))
-
-
-WIDE, HALF = Tiling(), Tiling(columns=1024, tiles=2)  # all columns of 2048, or half of them, in four warps' registers
-PAIR = Tiling(warps=2, span=256)  # half of them in two warps' registers, and the others after them
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What changes the time of a step, and nothing else.
-
-    normed, output, down: of the products of a normed row (projection, gate and up, head), of the output projection and
-    of the down projection. norm_warps, head_warps: of the programs of norms, and of the inner net. held: one kernel has
-    the convolutions of Q and K and the inner net, a program each head, with its state in registers; otherwise they are
-    the two kernels of ``launches``.
-    """
-
-    normed: Tiling = WIDE
-    output: Tiling = HALF
-    down: Tiling = WIDE
-    norm_warps: int = 16
-    head_warps: int = 1
-    held: bool = True
-
-    @classmethod
-    def of(cls, is_mlp: bool, batch: int) -> "Tuning":
-        """The choice for this inner net and batch. ValueError for more than LARGEST_BATCH."""
-        if batch > LARGEST_BATCH:
-            raise ValueError(f"{batch} sequences: kernels that overlap take 1 to {LARGEST_BATCH}")
-        return next(row[is_mlp] for most, row in TABLE.items() if batch <= most)
-
-
-# largest batch -> TTT-Linear, TTT-MLP; the fastest on an H200, by benchmarks.step_tuning
-MORE, MOST = Tuning(normed=PAIR), Tuning(normed=replace(PAIR, tiles=3), down=replace(WIDE, tiles=2), norm_warps=32)
-TABLE = {
-    4: (Tuning(), Tuning(norm_warps=32, head_warps=8)),
-    8: (MORE, replace(MORE, held=False)),
-    16: (MOST, replace(MOST, held=False)),
-}
-
-
-def padded_batch(batch: int) -> int:
-    """Sequences as the tensor cores' instruction has them."""
-    return 8 if batch <= 8 else 16
-
-
 def product(
     x: Tensor, weight: Tensor, out: Tensor, *,
-    best: Tensor | None = None, partial: bool = False, gated: bool = False, tiling: Tiling, overlap: bool,
+    best: Tensor | None = None, partial: bool = False, gated: bool = False, tiling: Tiling | StagedTiling,
+    overlap: bool,
 ) -> None:  # fmt: skip
-    """out = x Wᵀ, of one kind of :func:`.product.product_kernel`, or of none. x [B, K], B ≤ 16.
+    """out = x Wᵀ, or of one kind of :func:`.product.product_kernel`. x [B, K], W [N, K].
 
-    best: [:func:`padded_batch`, N / 16] int64, for the largest value of each program. partial: out has
-    :meth:`Tiling.parts_of`. ValueError for what the kernel would compute wrongly.
+    best: [:func:`padded_batch`, :meth:`Tiling.programs_of`] int64, for the largest value of each program. partial: out
+    has :meth:`Tiling.parts_of`. ValueError for what the kernel would compute wrongly.
     """
+    if isinstance(tiling, StagedTiling):
+        _staged_product(x, weight, out, best, partial, gated, tiling, overlap)
+    else:
+        _register_product(x, weight, out, best, partial, gated, tiling, overlap)
+
+
+def _check_product(x: Tensor, weight: Tensor, largest: int, rows: int) -> None:
     (batch, k), n = x.shape, weight.shape[0]
-    if not 1 <= batch <= LARGEST_BATCH or n % ROWS or k % GROUP:
+    if not 1 <= batch <= largest or n % rows or k % GROUP:
         raise ValueError(
-            f"{batch} sequences, weight of {n} x {k}: it takes 1 to {LARGEST_BATCH} sequences, rows in multiples of "
-            f"{ROWS} and columns in multiples of {GROUP}"
+            f"{batch} sequences, weight of {n} x {k}: it takes 1 to {largest} sequences, rows in multiples of {rows} "
+            f"and columns in multiples of {GROUP}"
         )
-    grid = (n // ROWS, out.shape[0] if partial else 1)
+
+
+def _register_product(
+    x: Tensor, weight: Tensor, out: Tensor, best: Tensor | None, partial: bool, gated: bool, tiling: Tiling,
+    overlap: bool,
+) -> None:  # fmt: skip
+    _check_product(x, weight, LARGEST_BATCH, ROWS)
+    (batch, k), n = x.shape, weight.shape[0]
+    grid = (tiling.programs_of(n), out.shape[0] if partial else 1)
     compiled = product_kernel[grid](
-        x, x.stride(0), weight, 0, out, out if best is None else best, batch, out.shape[-1],
+        x, x.stride(0), weight, 0, out, out if best is None else best, batch, out.shape[-1], out.stride(-2),
         N=n, K=k, BATCH=padded_batch(batch), COLUMNS=tiling.columns if partial else k, SPAN=tiling.span_of(k),
         WARPS=tiling.warps, HELD=tiling.tiles, FLIGHT=tiling.flight, PARTIAL=partial, GATED=gated,
         BEST=best is not None, OVERLAP=overlap, num_warps=tiling.warps, maxnreg=tiling.registers, launch_pdl=overlap,
     )  # fmt: skip
     if x.device.type == "cuda":
         prefer_cache(compiled.function)
+
+
+def _staged_product(
+    x: Tensor, weight: Tensor, out: Tensor, best: Tensor | None, partial: bool, gated: bool, tiling: StagedTiling,
+    overlap: bool,
+) -> None:  # fmt: skip
+    _check_product(x, weight, LARGEST_STAGED, 2 if gated else 1)
+    (batch, k), n = x.shape, weight.shape[0]
+    columns = tiling.rows // 2 if gated else tiling.rows
+    grid = (tiling.programs_of(n), tiling.parts_of(k) if partial else 1)
+    staged_product_kernel[grid](
+        _blocks(x, padded_batch(batch), tiling.step), _blocks(weight, columns, tiling.step), out,
+        out if best is None else best, batch, out.shape[-1], out.stride(-2),
+        N=n, K=k, STEPS=tiling.steps_of(k) if partial else triton.cdiv(k, tiling.step), STAGES=tiling.stages,
+        FLIGHT=tiling.flight or tiling.stages, PARTIAL=partial, GATED=gated, BEST=best is not None, OVERLAP=overlap,
+        num_warps=tiling.warps, launch_pdl=overlap,
+    )  # fmt: skip
+
+
+def _blocks(rows: Tensor, height: int, width: int) -> TensorDescriptor:
+    """The blocks of a matrix, as the copy engine takes them to shared memory."""
+    return TensorDescriptor.from_tensor(rows, [height, width], _block_layout(height, width))
+
+
+@cache
+def _block_layout(height: int, width: int) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout.get_default_for([height, width], gl.float16)  # bfloat16 has the same size
 
 
 class OverlappedStep:
@@ -130,7 +109,7 @@ class OverlappedStep:
     def __init__(self, tensors: StepTensors, batch: int, *, tuning: Tuning | None = None) -> None:
         """tuning: another choice than that for the batch."""
         shape = check_shape(tensors, batch)
-        tuning = tuning or Tuning.of(shape.is_mlp, batch)
+        tuning = tuning or Tuning.of(shape.is_mlp, batch, has_warpgroups(tensors.embedding.device))
         self.tensors, self.batch, self.tuning = tensors, batch, tuning
         embedding = tensors.embedding
         self.device, dtype = embedding.device, embedding.dtype
@@ -153,8 +132,8 @@ class OverlappedStep:
         self.gate = self.projection[:, 2 * shape.width : 3 * shape.width]
         self.o_sums = empty(tuning.output.parts_of(shape.width), batch, shape.width, dtype=torch.float32)
         self.down_sums = empty(tuning.down.parts_of(shape.intermediate), batch, shape.width, dtype=torch.float32)
-        self.logits = empty(batch, tensors.vocab)
-        self.count = shape.embedding // ROWS
+        self.logits = empty(batch, shape.embedding)[:, : tensors.vocab]  # rows begin at multiples of 16 bytes
+        self.count = tuning.head.programs_of(shape.embedding)
         self.best = empty(self.padded, self.count, dtype=torch.int64)
         self.buffers = [
             self.hidden, self.between, self.x, self.mixed, self.projection, self.inner, self.o_sums, self.down_sums,
@@ -192,7 +171,7 @@ class OverlappedStep:
                 self.between, self.x, **self._row, EPS=NORM_EPS, PARTS=self.down_sums.shape[0],
                 num_warps=tuning.norm_warps,
             )  # fmt: skip
-            self._product(self.x, shared.embedding, self.logits, tuning.normed, best=self.best)
+            self._product(self.x, shared.embedding, self.logits, tuning.head, best=self.best)
         with in_part(SAMPLING):
             self._launch(
                 stages.sampling_kernel, rows, self.best, next_tokens, shared.position, self.count,
@@ -209,7 +188,7 @@ class OverlappedStep:
                 self.x, **self._row, EPS=NORM_EPS, PARTS=parts, num_warps=tuning.norm_warps,
             )  # fmt: skip
         with in_part(PROJECTIONS):
-            self._product(self.x, layer.projection, self.projection, tuning.normed)
+            self._product(self.x, layer.projection, self.projection, tuning.projection)
         if self.held:
             mixed = self.mixed
             with in_part(INNER):
@@ -232,7 +211,7 @@ class OverlappedStep:
                 self.hidden, self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0],
                 num_warps=tuning.norm_warps,
             )  # fmt: skip
-            self._product(self.x, layer.gate_up, self.inner, tuning.normed, gated=True)
+            self._product(self.x, layer.gate_up, self.inner, tuning.gate_up, gated=True)
             self._product(self.inner, layer.down_proj, self.down_sums, tuning.down, partial=True)
 
     def _inner_net(self, layer: LayerTensors) -> Tensor:
@@ -256,7 +235,7 @@ class OverlappedStep:
                 *layer.slots, overlap=self.overlap,
             )  # fmt: skip
 
-    def _product(self, x: Tensor, weight: Tensor, out: Tensor, tiling: Tiling, **kind: Any) -> None:
+    def _product(self, x: Tensor, weight: Tensor, out: Tensor, tiling: Tiling | StagedTiling, **kind: Any) -> None:
         product(x, weight, out, tiling=tiling, overlap=self.overlap, **kind)
 
     def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:

@@ -74,7 +74,7 @@ def own_rows(
 
 @triton.jit
 def product_kernel(
-    x, x_stride, w, zero, out, best, batch, real_rows,
+    x, x_stride, w, zero, out, best, batch, real_rows, out_stride,
     N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
     WARPS: tl.constexpr, HELD: tl.constexpr, FLIGHT: tl.constexpr, PARTIAL: tl.constexpr, GATED: tl.constexpr,
     BEST: tl.constexpr, OVERLAP: tl.constexpr,
@@ -115,7 +115,7 @@ def product_kernel(
     else:
         columns = tl.program_id(0) * 16 + tl.arange(0, 16)
     real = (columns < real_rows)[:, None]
-    tl.store(out + sequences * real_rows + columns[:, None], rounded, real & (sequences < batch))
+    tl.store(out + sequences * out_stride + columns[:, None], rounded, real & (sequences < batch))
     if BEST:
         values = tl.where(real, rounded.to(tl.float32), -float("inf"))
         largest = best_of(values, columns[:, None] + tl.zeros((16, BATCH), tl.int32))

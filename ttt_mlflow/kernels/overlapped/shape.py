@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from ttt_mlflow.kernels.inner_layers import MLP
-from ttt_mlflow.kernels.launch import TENSOR_CORES
+from ttt_mlflow.kernels.launch import TENSOR_CORES, has_warpgroups
 from ttt_mlflow.kernels.overlapped.tensors import StepTensors
 from ttt_mlflow.kernels.overlapped.tiles import ROWS
 
-LARGEST_BATCH = 16
+LARGEST_BATCH = 16  # of products whose weights are in registers
+LARGEST_STAGED = 128  # of those in shared memory
 LARGEST_MLP_HEAD = 64  # the matrices of a larger one do not fit into a program's registers
 
 
@@ -25,10 +26,15 @@ class StepShape:
     is_mlp: bool
 
 
+def largest_batch(device: torch.device) -> int:
+    """The most sequences that kernels that overlap take on ``device``."""
+    return LARGEST_STAGED if has_warpgroups(device) else LARGEST_BATCH
+
+
 def unsupported(shape: StepShape, batch: int, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why a step of this shape cannot run as kernels that overlap, or None."""
-    if not 1 <= batch <= LARGEST_BATCH:
-        return f"batch={batch}: it takes 1 to {LARGEST_BATCH} sequences"
+    if not 1 <= batch <= (largest := largest_batch(device)):
+        return f"batch={batch}: it takes 1 to {largest} sequences"
     if dtype not in (torch.float16, torch.bfloat16):
         return f"dtype={str(dtype).removeprefix('torch.')}: it takes float16 and bfloat16"
     if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < TENSOR_CORES:
