@@ -89,10 +89,9 @@ def test_other_ways_through_shared_memory(kind: str, batch: int, changed: dict[s
 @pytest.mark.parametrize("tiling", [LONG, SHORT, replace(SHORT, rows=128, stages=4)], ids=str)
 @pytest.mark.parametrize("batch", [1, 9, 100])
 @pytest.mark.parametrize(("n", "k"), [(16, 8), (72, 200), (330, 2048)])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_products_that_fill_no_tile(tiling: StagedTiling, batch: int, n: int, k: int, dtype: torch.dtype) -> None:
+def test_products_that_fill_no_tile(tiling: StagedTiling, batch: int, n: int, k: int) -> None:
     """Rows and columns beyond the end are read as zeros and not written; of equal logits the first is found."""
-    generator = torch.Generator(DEVICE).manual_seed(n)
+    generator, dtype = torch.Generator(DEVICE).manual_seed(n), torch.bfloat16 if batch == 9 else torch.float16
     tiling = replace(tiling, stages=min(tiling.stages, 4))
     x = torch.randint(-2, 3, (batch, k), generator=generator, device=DEVICE).to(dtype)
     w = torch.randint(-1, 2, (n, k), generator=generator, device=DEVICE).to(dtype)
