@@ -80,7 +80,7 @@ def test_other_tilings(kind: str, batch: int, changed: dict[str, int]) -> None:
 def test_other_ways_through_shared_memory(kind: str, batch: int, changed: dict[str, int]) -> None:
     present = Tuning.of(kind == "mlp", batch, staged=True)
     assert isinstance(present.head, StagedTiling)
-    every = replace(SHORT, stages=6, **changed)
+    every = replace(SHORT, **{"stages": 6, **changed})
     parted = replace(every, parts=changed.get("parts", 3))
     tuning = replace(present, projection=every, output=parted, gate_up=every, down=parted, head=every)
     check_step(kind, batch, tokens=3, position=14, device=DEVICE, tuning=tuning, **WIDTHS)
@@ -98,11 +98,11 @@ def test_products_that_fill_no_tile(tiling: StagedTiling, batch: int, n: int, k:
     w[n // 2 :] = w[: n - n // 2]
     out = torch.full((batch, n + 8), float("nan"), dtype=dtype, device=DEVICE)
     best = torch.full((padded_batch(batch), tiling.programs_of(n)), -1, dtype=torch.int64, device=DEVICE)
-    product(x, w, out[:, : n - 3], best=best, tiling=tiling, overlap=False)
-    exact = (x.double() @ w.double().T).to(dtype)[:, : n - 3]
-    assert torch.equal(out[:, : n - 3], exact)
-    assert out[:, n - 3 :].isnan().all()
-    assert index_in(best.amax(1))[:batch].tolist() == exact.float().argmax(1).tolist()
+    product(x, w, out[:, :n], best=best, words=n - 3, tiling=tiling, overlap=False)
+    exact = (x.double() @ w.double().T).to(dtype)
+    assert torch.equal(out[:, :n], exact)
+    assert out[:, n:].isnan().all()
+    assert index_in(best.amax(1))[:batch].tolist() == exact[:, : n - 3].float().argmax(1).tolist()
 
 
 @pytest.mark.parametrize("changed", [{"held": False}, {"held": True, "head_warps": 8}, {"norm_warps": 4}], ids=str)

@@ -24,7 +24,7 @@ OTHER_TYPES = {
 }
 SCALARS = {
     **{"total_heads": "i32", "base_lr": "fp32", "length": "i32", "count": "i32"},
-    **{"splits": "i32", "scale": "fp32", "tokens": "i32", "batch": "i32", "real_rows": "i32", "zero": "i32"},
+    **{"splits": "i32", "scale": "fp32", "tokens": "i32", "batch": "i32", "words": "i32", "zero": "i32"},
 }
 
 

@@ -12,14 +12,25 @@ from ttt_mlflow.kernels.overlapped.tuning import StagedTiling
 
 
 def make_step(
-    kind, batch, *, position=0, layers=2, heads=2, dim=16, intermediate=88, vocab=101, dtype=torch.float16, seed=0
+    kind,
+    batch,
+    *,
+    position=0,
+    layers=2,
+    heads=2,
+    dim=16,
+    intermediate=88,
+    vocab=101,
+    dtype=torch.float16,
+    seed=0,
+    device="cpu",
 ):
     """Random weights, and a state at ``position`` of a mini-batch: NaN in the slots that are not written yet."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     width, inner = heads * dim, INNER_LAYERS[kind]
 
     def random(*shape, scale=1.0, shift=0.0, dtype=dtype):
-        return (torch.randn(shape, generator=generator) * scale + shift).to(dtype)
+        return (torch.randn(shape, generator=generator, device=device) * scale + shift).to(dtype)
 
     def slots(width):
         written = random(batch, heads, MINI_BATCH, width, scale=0.1)
@@ -45,12 +56,12 @@ def make_step(
             tuple(slots(width) for width in inner.slot_widths(dim)),
         )  # fmt: skip
 
-    angles = torch.outer(torch.arange(MINI_BATCH).float(), 10000 ** -(torch.arange(0, dim, 2).float() / dim))
-    embedding = torch.zeros(-(-vocab // 64) * 64, width, dtype=dtype)
+    angles = torch.outer(torch.arange(MINI_BATCH).float(), 10000 ** -(torch.arange(0, dim, 2).float() / dim)).to(device)
+    embedding = torch.zeros(-(-vocab // 64) * 64, width, dtype=dtype, device=device)
     embedding[:vocab] = random(vocab, width)
     return StepTensors(
         [layer() for _ in range(layers)], embedding, random(width, scale=0.1, shift=1), angles.cos(), angles.sin(),
-        torch.tensor([position], dtype=torch.int32), inner, vocab,
+        torch.tensor([position], dtype=torch.int32, device=device), inner, vocab,
     )  # fmt: skip
 
 
@@ -81,9 +92,8 @@ def check_step(kind, batch, *, tokens, device="cpu", most=1.2, tuning=None, **sh
     A single token may be twice as far, because with few logits its distance is much of chance. All buffers and outputs
     are poisoned before each step. Returns the distances of the step and of the twin.
     """
-    start = make_step(kind, batch, **shape)
-    step = converted(start, lambda x: x.clone().to(device))
-    exact, twin = converted(start, lambda x: widened(x).to(device)), converted(start, lambda x: x.clone().to(device))
+    step = make_step(kind, batch, device=device, **shape)
+    exact, twin = converted(step, widened), converted(step, lambda x: x.clone())
     mine = OverlappedStep(step, batch, tuning=tuning)
     generator = torch.Generator().manual_seed(1)
     distances = []

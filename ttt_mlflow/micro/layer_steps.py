@@ -64,10 +64,10 @@ def stream_gate_up(x: Tensor, weight: Tensor, *, overlap: bool = False) -> Tenso
 def stream_head(x: Tensor, weight: Tensor, vocab: int, *, overlap: bool = False) -> tuple[Tensor, Tensor]:
     """Logits, and the largest one of each program's rows with its token: the next kernel finds the largest of these."""
     batch, tiling = x.shape[0], _tuning(x).head
-    out = x.new_empty(batch, len(weight))[:, :vocab]
+    out = x.new_empty(batch, len(weight))
     best = x.new_empty(padded_batch(batch), tiling.programs_of(len(weight)), dtype=torch.int64)
-    launch.product(x, weight, out, best=best, tiling=tiling, overlap=overlap and overlaps(x.device))
-    return out, best
+    launch.product(x, weight, out, best=best, words=vocab, tiling=tiling, overlap=overlap and overlaps(x.device))
+    return out[:, :vocab], best
 
 
 def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, *, overlap: bool = False) -> tuple[Tensor, Tensor]:

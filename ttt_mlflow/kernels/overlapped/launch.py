@@ -32,18 +32,18 @@ assert LayerTensors._fields[:-2] == WEIGHTS
 
 def product(
     x: Tensor, weight: Tensor, out: Tensor, *,
-    best: Tensor | None = None, partial: bool = False, gated: bool = False, tiling: Tiling | StagedTiling,
-    overlap: bool,
+    best: Tensor | None = None, words: int = 0, partial: bool = False, gated: bool = False,
+    tiling: Tiling | StagedTiling, overlap: bool,
 ) -> None:  # fmt: skip
     """out = x Wᵀ, or of one kind of :func:`.product.product_kernel`. x [B, K], W [N, K].
 
-    best: [:func:`padded_batch`, :meth:`Tiling.programs_of`] int64, for the largest value of each program. partial: out
-    has :meth:`Tiling.parts_of`. ValueError for what the kernel would compute wrongly.
+    best: [:func:`padded_batch`, :meth:`Tiling.programs_of`] int64, for the largest value of each program's rows, of the
+    first ``words``. partial: out has :meth:`Tiling.parts_of`. ValueError for what the kernel would compute wrongly.
     """
     if isinstance(tiling, StagedTiling):
-        _staged_product(x, weight, out, best, partial, gated, tiling, overlap)
+        _staged_product(x, weight, out, best, words, partial, gated, tiling, overlap)
     else:
-        _register_product(x, weight, out, best, partial, gated, tiling, overlap)
+        _register_product(x, weight, out, best, words, partial, gated, tiling, overlap)
 
 
 def _check_product(x: Tensor, weight: Tensor, largest: int, rows: int) -> None:
@@ -56,14 +56,14 @@ def _check_product(x: Tensor, weight: Tensor, largest: int, rows: int) -> None:
 
 
 def _register_product(
-    x: Tensor, weight: Tensor, out: Tensor, best: Tensor | None, partial: bool, gated: bool, tiling: Tiling,
-    overlap: bool,
+    x: Tensor, weight: Tensor, out: Tensor, best: Tensor | None, words: int, partial: bool, gated: bool,
+    tiling: Tiling, overlap: bool,
 ) -> None:  # fmt: skip
     _check_product(x, weight, LARGEST_BATCH, ROWS)
     (batch, k), n = x.shape, weight.shape[0]
     grid = (tiling.programs_of(n), out.shape[0] if partial else 1)
     compiled = product_kernel[grid](
-        x, x.stride(0), weight, 0, out, out if best is None else best, batch, out.shape[-1], out.stride(-2),
+        x, x.stride(0), weight, 0, out, out if best is None else best, batch, words, out.stride(-2),
         N=n, K=k, BATCH=padded_batch(batch), COLUMNS=tiling.columns if partial else k, SPAN=tiling.span_of(k),
         WARPS=tiling.warps, HELD=tiling.tiles, FLIGHT=tiling.flight, PARTIAL=partial, GATED=gated,
         BEST=best is not None, OVERLAP=overlap, num_warps=tiling.warps, maxnreg=tiling.registers, launch_pdl=overlap,
@@ -73,8 +73,8 @@ def _register_product(
 
 
 def _staged_product(
-    x: Tensor, weight: Tensor, out: Tensor, best: Tensor | None, partial: bool, gated: bool, tiling: StagedTiling,
-    overlap: bool,
+    x: Tensor, weight: Tensor, out: Tensor, best: Tensor | None, words: int, partial: bool, gated: bool,
+    tiling: StagedTiling, overlap: bool,
 ) -> None:  # fmt: skip
     _check_product(x, weight, LARGEST_STAGED, 2 if gated else 1)
     (batch, k), n = x.shape, weight.shape[0]
@@ -82,7 +82,7 @@ def _staged_product(
     grid = (tiling.programs_of(n), tiling.parts_of(k) if partial else 1)
     staged_product_kernel[grid](
         _blocks(x, padded_batch(batch), tiling.step), _blocks(weight, columns, tiling.step), out,
-        out if best is None else best, batch, out.shape[-1], out.stride(-2),
+        out if best is None else best, batch, words, out.stride(-2),
         N=n, K=k, STEPS=tiling.steps_of(k) if partial else triton.cdiv(k, tiling.step), STAGES=tiling.stages,
         FLIGHT=tiling.flight or tiling.stages, PARTIAL=partial, GATED=gated, BEST=best is not None, OVERLAP=overlap,
         num_warps=tiling.warps, launch_pdl=overlap,
@@ -132,12 +132,13 @@ class OverlappedStep:
         self.gate = self.projection[:, 2 * shape.width : 3 * shape.width]
         self.o_sums = empty(tuning.output.parts_of(shape.width), batch, shape.width, dtype=torch.float32)
         self.down_sums = empty(tuning.down.parts_of(shape.intermediate), batch, shape.width, dtype=torch.float32)
-        self.logits = empty(batch, shape.embedding)[:, : tensors.vocab]  # rows begin at multiples of 16 bytes
+        self.scores = empty(batch, shape.embedding)  # of words, and of the rows that pad the embedding
+        self.logits = self.scores[:, : tensors.vocab]
         self.count = tuning.head.programs_of(shape.embedding)
         self.best = empty(self.padded, self.count, dtype=torch.int64)
         self.buffers = [
             self.hidden, self.between, self.x, self.mixed, self.projection, self.inner, self.o_sums, self.down_sums,
-            self.logits, self.best,
+            self.scores, self.best,
         ]  # fmt: skip
         self._row = {"WIDTH": shape.width, "BLOCK": triton.next_power_of_2(shape.width)}
         heads = shape.width // shape.head_dim
@@ -171,7 +172,7 @@ class OverlappedStep:
                 self.between, self.x, **self._row, EPS=NORM_EPS, PARTS=self.down_sums.shape[0],
                 num_warps=tuning.norm_warps,
             )  # fmt: skip
-            self._product(self.x, shared.embedding, self.logits, tuning.head, best=self.best)
+            self._product(self.x, shared.embedding, self.scores, tuning.head, best=self.best, words=shared.vocab)
         with in_part(SAMPLING):
             self._launch(
                 stages.sampling_kernel, rows, self.best, next_tokens, shared.position, self.count,

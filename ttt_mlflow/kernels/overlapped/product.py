@@ -74,12 +74,12 @@ def own_rows(
 
 @triton.jit
 def product_kernel(
-    x, x_stride, w, zero, out, best, batch, real_rows, out_stride,
+    x, x_stride, w, zero, out, best, batch, words, out_stride,
     N: tl.constexpr, K: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
     WARPS: tl.constexpr, HELD: tl.constexpr, FLIGHT: tl.constexpr, PARTIAL: tl.constexpr, GATED: tl.constexpr,
     BEST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """out [B, real_rows], rounded to its dtype. Programs: N / 16 by :func:`splits`. zero: 0, unknown to the compiler.
+    """out [B, N], rounded to its dtype. Programs: N / 16 by :func:`splits`. zero: 0, unknown to the compiler.
 
     PARTIAL: out [splits, B, N] float32 has the sums of each part of the columns instead. GATED: out [B, N / 2] =
     silu(gate) · up, of the first and the second half of W's rows, each rounded before. BEST: best [BATCH, programs]
@@ -114,9 +114,8 @@ def product_kernel(
         rounded = gate * tl.sigmoid(gate) * up
     else:
         columns = tl.program_id(0) * 16 + tl.arange(0, 16)
-    real = (columns < real_rows)[:, None]
-    tl.store(out + sequences * out_stride + columns[:, None], rounded, real & (sequences < batch))
+    tl.store(out + sequences * out_stride + columns[:, None], rounded, sequences < batch)
     if BEST:
-        values = tl.where(real, rounded.to(tl.float32), -float("inf"))
+        values = tl.where((columns < words)[:, None], rounded.to(tl.float32), -float("inf"))
         largest = best_of(values, columns[:, None] + tl.zeros((16, BATCH), tl.int32))
         tl.store(best + tl.arange(0, BATCH) * (N // 16) + tl.program_id(0), tl.max(largest, 0))

@@ -113,11 +113,11 @@ def best_of(values, columns):
 
 @gluon.jit
 def staged_product_kernel(
-    x, w, out, best, batch, real_rows, out_stride,
+    x, w, out, best, batch, words, out_stride,
     N: gl.constexpr, K: gl.constexpr, STEPS: gl.constexpr, STAGES: gl.constexpr, FLIGHT: gl.constexpr,
     PARTIAL: gl.constexpr, GATED: gl.constexpr, BEST: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
-    """out [B, real_rows], rounded to its dtype. Programs: rows of W by parts of STEPS steps.
+    """out [B, N], rounded to its dtype. Programs: rows of W by parts of STEPS steps.
 
     x, w: tensor descriptors, of blocks [BATCH, STEP] and [ROWS, STEP]; [ROWS / 2, STEP] if GATED. PARTIAL, GATED, BEST:
     as :func:`.product.product_kernel` has them.
@@ -147,9 +147,9 @@ def staged_product_kernel(
     rounded = gl.convert_layout(rounded, OUT)
     columns = row + gl.arange(0, COLUMNS, gl.SliceLayout(1, OUT))
     sequences = gl.arange(0, x.block_type.shape[0], gl.SliceLayout(0, OUT))
-    real = columns < real_rows
     place = out + sequences[None, :] * out_stride + columns[:, None]
-    gl.store(place, rounded, (sequences < batch)[None, :] & real[:, None])
+    within = columns < (N // 2 if GATED else N)
+    gl.store(place, rounded, (sequences < batch)[None, :] & within[:, None])
     if BEST:
-        values = gl.where(real[:, None], rounded.to(gl.float32), -float("inf"))
+        values = gl.where((columns < words)[:, None], rounded.to(gl.float32), -float("inf"))
         gl.store(best + sequences * gl.num_programs(0) + gl.program_id(0), best_of(values, columns))
