@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import Tensor
 from torch.nn.functional import linear
 
 from tests.installed import Install, installed
@@ -127,6 +128,20 @@ def test_a_run_of_them_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "roofline of the sum and its norm" in page
     assert "- fastest o_proj kernel: product batch 1: " in run.journal.description
     assert run.journal.run_name.startswith("2 kernels b1,2,3 h2x16 i40 v70 cpu")
+
+
+def test_a_kernel_that_depends_on_the_batch_is_checked_with_each(tmp_path: Path) -> None:
+    def right_for_two(x: Tensor, weight: Tensor) -> Tensor:
+        return linear(x, weight) * (1.0 if len(x) == 2 else 1.01)
+
+    product = KernelEntry("product", "o_proj", "none", lambda: right_for_two, "", by_batch=True)
+    run = measured_in(tmp_path / "runs", product, NORM, batches="2", kernels="mlp_1_dual", **NARROW)
+    assert run.failure is None, run.log
+    run = measured_in(tmp_path / "more", product, NORM, batches="2,3", kernels="mlp_1_dual", **NARROW)
+    assert "product: not timed: wrong result with batch 3: relative error 1.0e-02" in str(run.failure)
+    assert run.batches("kernel_us", "product") == []
+    assert run.batches("kernel_us", "norm") == [2, 3]
+    assert 0.009 < run.journal.metrics["kernel_error/product"] < 0.011
 
 
 def test_nsys_runs_the_batches_that_were_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

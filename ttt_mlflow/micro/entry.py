@@ -37,6 +37,7 @@ class KernelEntry:
     last mini-batch behind, so the form of a prefill kernel is ``rank-1``.
     largest_batch: on the GPU that there is; larger ones are left out. None: it takes any. dtypes: those that it takes;
     any if there are none.
+    by_batch: its code depends on the batch, so that it is checked with every batch that is timed.
     finished: makes the operation's result of what the step returned and of its arguments, as the next kernel would.
     It is part of the check and is not timed.
     """
@@ -52,6 +53,7 @@ class KernelEntry:
     mode: str = "decode"
     largest_batch: Callable[[], int | None] = lambda: None
     dtypes: tuple[str, ...] = ()
+    by_batch: bool = False
     finished: Callable[..., Any] = as_returned
 
     def __post_init__(self) -> None:

@@ -61,7 +61,8 @@ def _streamed(operation: str, step: str, description: str, **others: Any) -> Ker
     return KernelEntry(
         f"{operation}_stream", operation, KEEPS_NOTHING, _step(step),
         f"{description}, streaming kernel, small batches",
-        needs_gpu=True, overlaps=True, largest_batch=_largest_overlapped, dtypes=OVERLAPPED_DTYPES, **others,
+        needs_gpu=True, overlaps=True, largest_batch=_largest_overlapped, dtypes=OVERLAPPED_DTYPES, by_batch=True,
+        **others,
     )  # fmt: skip
 
 
