@@ -373,6 +373,7 @@ def main(output: Path, batches: str, inner_nets: str, saved: Path | None) -> Non
         traces = [one for one in traces if one.inner_net in nets and one.batch in sizes]
         if not traces:
             raise NoLayers(f"{saved} has nothing of {inner_nets} at batch {batches}")
+        traces.sort(key=lambda one: (nets.index(one.inner_net), sizes.index(one.batch)))  # the first one is drawn
     elif not torch.cuda.is_available():
         raise click.ClickException("no CUDA GPU was found; record on one, or give --from FILE.json of an earlier one")
     else:

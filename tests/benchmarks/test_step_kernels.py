@@ -1,6 +1,7 @@
 """The account of a step's kernels, on times that are known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,15 @@ def test_a_saved_file_is_computed_and_drawn_again(tmp_path: Path) -> None:
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 100
     again = from_json((tmp_path / "out/step_kernels.json").read_text())
     assert [len(trace.steps) for trace in again[2]] == [3, 3]
+
+
+def test_the_first_batch_that_is_named_is_drawn(tmp_path: Path) -> None:
+    file = tmp_path / "before.json"
+    both = [made("launches"), replace(made("launches"), batch=16)]
+    file.write_text(as_json("a GPU", READ, [(one, None) for one in both]))
+    done = CliRunner().invoke(main, [str(tmp_path / "out"), "--from", str(file), "--batches", "16,1"])
+    assert done.exit_code == 0, done.output
+    assert done.output.index("TTT-Linear, batch 16, launches") < done.output.index("TTT-Linear, batch 1, launches")
 
 
 def test_what_was_recorded_is_kept_though_one_of_it_is_wrong(tmp_path: Path) -> None:
