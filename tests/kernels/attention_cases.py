@@ -1,5 +1,7 @@
 """Attention over a KV cache: a kernel against float64, with outputs and the unwritten cache poisoned."""
 
+from typing import Any
+
 import torch
 
 from tests.kernels.decode_cases import poisoned_memory, relative_error
@@ -24,7 +26,7 @@ def make_case(
     return qkv, torch.tensor([position], dtype=torch.int32, device=device), angles.cos(), angles.sin(), k, v
 
 
-def check_decode(case: Tensors, heads: int, **launch: int) -> None:
+def check_decode(case: Tensors, heads: int, **launch: Any) -> None:
     """The result, and that the new token alone was written to the cache."""
     qkv, now, cos, sin, k, v = case
     dtype, position = k.dtype, int(now)

@@ -3,17 +3,23 @@
 The interpreter multiplies the bits of bfloat16 as integers in tl.dot: bfloat16 only where no other token is there.
 """
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from tests.kernels.attention_cases import check_decode, check_rotation, make_case
+from tests.kernels.step_cases import check_transformer_step, distance
 from tests.models.generation import generate
 from tests.models.transformer.cases import GQA, make_model, make_tokens, plain_logits
 from ttt_mlflow.errors import RunFailed
 from ttt_mlflow.kernels.attention import decode
+from ttt_mlflow.kernels.overlapped.tuning import Tiling, Tuning
 from ttt_mlflow.models.decoder import ModelDecoder
-from ttt_mlflow.models.transformer import choice
+from ttt_mlflow.models.transformer import attention, choice
 from ttt_mlflow.models.transformer.attention import SPLIT_KV
+from ttt_mlflow.models.transformer.config import TransformerConfig
+from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED
 from ttt_mlflow.workload import Workload
 
 CPU = torch.device("cpu")
@@ -82,6 +88,62 @@ def test_the_model_decodes_with_the_kernels():
     tokens = generate(decoder, prompt, 5)
     fed = torch.cat((prompt, tokens[:, :-1]), 1)
     assert torch.equal(plain_logits(model, fed)[:, 2:].argmax(-1), tokens)
+
+
+THIRDS = Tiling(columns=256, span=256)
+
+
+@pytest.mark.parametrize(
+    ("batch", "shape"),
+    [
+        (1, {"heads": 4, "kv_heads": 2, "splits": 2, "position": 15}),
+        (3, {"position": 0}),
+        (9, {"heads": 6, "kv_heads": 2, "layers": 1, "position": 17}),
+        # rows in three parts
+        pytest.param(2, {"intermediate": 520, "tuning": Tuning(down=THIRDS), "position": 3}, marks=pytest.mark.long),
+        pytest.param(1, {"heads": 2, "dim": 128, "splits": 3, "vocab": 70, "position": 16}, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_a_whole_step(batch, shape):
+    """From an empty cache, and across the end of a block."""
+    check_transformer_step(batch, tokens=3, **shape)
+
+
+TINY = TransformerConfig(64, 96, 2, 4, 2, vocab_size=101)
+
+
+@pytest.mark.parametrize("attn_impl", [SPLIT_KV, "efficient", pytest.param("math", marks=pytest.mark.long)])
+def test_a_model_decodes_either_way(attn_impl, monkeypatch):
+    """With its own weights, cache, attention and arg-max: the functions of a layer, and the step as a whole."""
+    monkeypatch.setattr(attention, "using", lambda name: nullcontext())  # efficient is for a GPU
+    model, tokens = make_model(TINY, torch.float16, attn_impl=SPLIT_KV, scale=3.0), make_tokens(2, 5, 101)
+    model.choice.step = attn_impl
+    logits = {}
+    for path in (LAUNCHES, OVERLAPPED):
+        model.use(path)
+        state = model.new_cache(2, 9)
+        assert (state.whole_step is not None) == (path == OVERLAPPED)
+        model.prefill(tokens[:, :3], state)
+        logits[path] = torch.cat([model.step(token, state) for token in tokens[:, 3:].unbind(1)])  # with gaps
+        assert state.position.tolist() == [5]
+    assert distance(logits[OVERLAPPED], logits[LAUNCHES]) < 3e-3
+    fed = tokens[:, 4].clone()
+    state.position.sub_(1)
+    model.greedy_step(fed, state)
+    assert fed.tolist() == logits[OVERLAPPED][2:].argmax(-1).tolist()
+    assert state.position.tolist() == [5]
+
+
+@pytest.mark.long
+def test_tokens_are_those_of_the_functions_of_a_layer():
+    model, prompt, found = make_model(TINY, torch.float16, attn_impl=SPLIT_KV), make_tokens(2, 1, 101), []
+    for path in (LAUNCHES, OVERLAPPED, OVERLAPPED):
+        model.use(path)
+        found.append(generate(ModelDecoder(model, 2, CPU, 12), prompt, 10))
+    assert found[0].unique().numel() > 10, "tokens that hardly vary say nothing"
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
 
 
 def test_the_choice_takes_the_fastest_launch(monkeypatch):

@@ -3,17 +3,21 @@
 import pytest
 import torch
 
-from tests.kernels.cross_compile import cross_compile, resources
+from tests.kernels.cross_compile import cross_compile, machine_code, resources
 from ttt_mlflow.kernels.attention import decode, launch
 from ttt_mlflow.kernels.attention.launch import FLOAT32_ROWS, ROWS, default_launch, other_rows, other_splits
 
 H200 = 132  # multiprocessors
 
 
-def shape(group, block, single):
-    return {"KV_HEADS": 4, "GROUP": group, "ROWS": 16, "HEAD_DIM": 128, "BLOCK": block, "SINGLE": single}
+def shape(group, block, single, overlap=False):
+    return {
+        "KV_HEADS": 4, "GROUP": group, "ROWS": 16, "HEAD_DIM": 128, "BLOCK": block, "SINGLE": single,
+        "OVERLAP": overlap,
+    }  # fmt: skip
 
 
+PARTS = {"GROUP": 4, "HEAD_DIM": 128, "BLOCK": 64, "SPLITS": launch.MOST_SPLITS, "OVERLAP": False}
 CASES = [(90, "fp16", row) for row in ROWS] + [(90, "bf16", ROWS[0]), (90, "fp32", FLOAT32_ROWS[0])]
 CASES += [(capability, "fp16", ROWS[0]) for capability in (80, 100)]
 
@@ -40,9 +44,37 @@ def test_decode(group, single, capability, dtype, row, capsys):
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_the_other_kernels(capability):
     heads = {"HEADS": 16, "KV_HEADS": 4, "HEAD_DIM": 128, "HEADS_BLOCK": 16, "KV_BLOCK": 4}
-    parts = {"GROUP": 4, "HEAD_DIM": 128, "BLOCK": 64, "SPLITS": launch.MOST_SPLITS}
-    for kernel, constants in ((decode.rotate_into_cache_kernel, heads), (decode.combine_kernel, parts)):
+    for kernel, constants in ((decode.rotate_into_cache_kernel, heads), (decode.combine_kernel, PARTS)):
         assert resources(cross_compile(kernel, "fp16", capability, constants, num_warps=4)).local_bytes == 0
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize(("group", "single"), [(1, True), (4, False)])
+def test_decode_that_overlaps(group, single, row):
+    """The position alone is read before the kernel before has ended; it is what this step does not write."""
+    block, warps, stages = row
+    compiled = cross_compile(
+        decode.decode_attention_kernel, "fp16", 90, shape(group, block, single, overlap=True), num_warps=warps,
+        num_stages=stages, launch_pdl=True,
+    )  # fmt: skip
+    assert resources(compiled).local_bytes == 0
+    check_one_read_comes_first(compiled)
+
+
+def test_parts_that_overlap():
+    constants = {**PARTS, "OVERLAP": True}
+    check_one_read_comes_first(
+        cross_compile(decode.combine_kernel, "fp16", 90, constants, num_warps=4, launch_pdl=True)
+    )
+
+
+def check_one_read_comes_first(compiled):
+    code = machine_code(compiled)
+    wait = code.index("ACQBULK")
+    assert code.index("PREEXIT") < wait
+    memory = ("LDG", "LDGSTS", "STG", "RED", "ATOM")
+    assert [name for name in code[:wait] if name.startswith(memory)] == ["LDG.E"]
+    assert [name for name in code[wait:] if name.startswith("STG")]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class RunConfig(Configuration):
     )
     decode_path: Annotated[str | None, Auto] = Field(
         default=None,
-        description="how a TTT model's decode step runs: launches, or overlapped, whose starts overlap; auto: "
+        description="how a decode step runs: launches, or overlapped, whose starts overlap; auto: "
         "overlapped wherever it can run",
     )
     attn_impl: Annotated[str | None, Auto] = Field(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ttt_mlflow.kernels.checks import check_contiguous, check_tensor
 from ttt_mlflow.kernels.opaque import opaque
+from ttt_mlflow.kernels.overlap import wait_for_inputs
 
 LEAST_ROWS = 16  # of a tensor-core product
 LOG2_E = 1.4426950408889634
@@ -63,6 +64,7 @@ def decode_attention_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     SINGLE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     head = tl.program_id(0).to(tl.int64)  # counts sequences and KV heads
     split = tl.program_id(1)
@@ -71,6 +73,7 @@ def decode_attention_kernel(
     dtype = k.dtype.element_ty
     rows, cols, pairs = tl.arange(0, ROWS), tl.arange(0, HEAD_DIM), tl.arange(0, HEAD_DIM // 2)
     own = rows < GROUP
+    wait_for_inputs(OVERLAP)
     row = qkv + sequence * qkv_stride
     query = row + (h * GROUP + rows)[:, None] * HEAD_DIM + cols[None, :]
     key = row + (KV_HEADS * GROUP + h) * HEAD_DIM + tl.arange(0, 1)[:, None] * HEAD_DIM + cols[None, :]
@@ -134,6 +137,7 @@ def combine_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     SPLITS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """The parts of one query head together, each by its share of the sum of exponentials."""
     query = tl.program_id(0).to(tl.int64)  # counts sequences and query heads
@@ -141,6 +145,7 @@ def combine_kernel(
     used = tl.maximum(tl.cdiv(now, _part(now, splits, BLOCK)), 1)
     part, cols = tl.arange(0, SPLITS), tl.arange(0, HEAD_DIM)
     there = part < used
+    wait_for_inputs(OVERLAP)
     source = (query // GROUP * splits + part) * GROUP + query % GROUP
     lse = tl.load(partial_lse + source, there, float("-inf"))
     weights = tl.exp2(lse - tl.max(lse, 0))
@@ -169,11 +174,13 @@ def decode_attention(
     block: int = 64,
     warps: int = 4,
     stages: int = 2,
+    overlap: bool = False,
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.attention.reference.decode_attention`.
 
-    splits: parts of the cache, of at least one block of ``block`` positions each. Raises ValueError with the argument's
-    name for unsupported arguments.
+    splits: parts of the cache, of at least one block of ``block`` positions each. overlap: a launch may begin before
+    the previous kernel on the stream has ended, which must not write the position then. Raises ValueError with the
+    argument's name for unsupported arguments.
     """
     batch, kv_heads, length, dim = _checked(qkv, position, cos, sin, k, v, heads)
     check_tensor("qkv", qkv, (batch, (heads + 2 * kv_heads) * dim), str(k.dtype).removeprefix("torch."), k.device)
@@ -188,12 +195,12 @@ def decode_attention(
     decode_attention_kernel[(batch * kv_heads, splits)](
         qkv, qkv.stride(0), position, cos, sin, k, v, out, partial_out, partial_lse, length, splits,
         LOG2_E / dim**0.5, kv_heads, group, max(triton.next_power_of_2(group), LEAST_ROWS), dim, block, splits == 1,
-        num_warps=warps, num_stages=stages,
+        overlap, num_warps=warps, num_stages=stages, launch_pdl=overlap,
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(batch * heads,)](
             partial_out, partial_lse, position, out, length, splits, group, dim, block,
-            triton.next_power_of_2(splits), num_warps=4,
+            triton.next_power_of_2(splits), overlap, num_warps=4, launch_pdl=overlap,
         )  # fmt: skip
     return out
 

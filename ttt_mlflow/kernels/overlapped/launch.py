@@ -16,9 +16,9 @@ from ttt_mlflow.kernels.launch import has_warpgroups, overlaps, prefer_cache
 from ttt_mlflow.kernels.overlapped import stages
 from ttt_mlflow.kernels.overlapped.heads import WEIGHTS
 from ttt_mlflow.kernels.overlapped.product import product_kernel
-from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, LARGEST_STAGED, check_shape
+from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, LARGEST_STAGED, StepShape, check_shape
 from ttt_mlflow.kernels.overlapped.staged import staged_product_kernel
-from ttt_mlflow.kernels.overlapped.tensors import LayerTensors, StepTensors
+from ttt_mlflow.kernels.overlapped.tensors import LayerTensors, StepTensors, TransformerTensors
 from ttt_mlflow.kernels.overlapped.tiles import GROUP, ROWS
 from ttt_mlflow.kernels.overlapped.tuning import StagedTiling, Tiling, Tuning, padded_batch
 from ttt_mlflow.kernels.ttt_linear.decode import linear_decode
@@ -99,26 +99,102 @@ def _block_layout(height: int, width: int) -> gl.NVMMASharedLayout:
     return gl.NVMMASharedLayout.get_default_for([height, width], gl.float16)  # bfloat16 has the same size
 
 
-class OverlappedStep:
-    """A decode step of ``batch`` sequences as overlapping kernels.
+class DecodeStep:
+    """What the decode steps of all models have, from the embedding to the next token. A model adds its layers.
 
-    Twin: :func:`.reference.overlapped_step`. Raises ValueError for what it cannot do (:func:`.shape.unsupported`).
     Below compute capability 9.0, the kernels do not overlap.
     """
+
+    slots = 0  # positions after which the next one is 0 again; 0: there is always a next one
+
+    def __init__(self, tensors: StepTensors | TransformerTensors, shape: StepShape, batch: int, tuning: Tuning) -> None:
+        self.ends, self.batch, self.tuning = tensors, batch, tuning
+        self.device, self.dtype = tensors.embedding.device, tensors.embedding.dtype
+        self.overlap = overlaps(self.device)
+        self.width, self.projected, self.intermediate = shape.width, shape.projected, shape.intermediate
+        self.hidden, self.between, self.x = (self._empty(batch, shape.width) for _ in range(3))
+        self.projection, self.inner = self._empty(batch, shape.projected), self._empty(batch, shape.intermediate)
+        o_parts, down_parts = tuning.output.parts_of(shape.width), tuning.down.parts_of(shape.intermediate)
+        self.o_sums = self._empty(o_parts, batch, shape.width, dtype=torch.float32)
+        self.down_sums = self._empty(down_parts, batch, shape.width, dtype=torch.float32)
+        self.scores = self._empty(batch, shape.embedding)  # of words, and of the rows that pad the embedding
+        self.logits = self.scores[:, : tensors.vocab]
+        self.count = tuning.head.programs_of(shape.embedding)
+        self.best = self._empty(padded_batch(batch), self.count, dtype=torch.int64)
+        self.buffers = [
+            self.hidden, self.between, self.x, self.projection, self.inner, self.o_sums, self.down_sums, self.scores,
+            self.best,
+        ]  # fmt: skip
+        self._row = {"WIDTH": shape.width, "BLOCK": triton.next_power_of_2(shape.width)}
+
+    def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
+
+    def __call__(self, tokens: Tensor, next_tokens: Tensor) -> Tensor:
+        """Feed tokens [B] int64; the next ones go to ``next_tokens`` [B] int64, which may be the same tensor.
+
+        Returns logits [B, V], which the next call overwrites. Raises ValueError if ``next_tokens`` is not contiguous.
+        """
+        if not next_tokens.is_contiguous():
+            raise ValueError("next_tokens: the kernel writes one after the other, and this tensor has gaps")
+        ends, rows, tuning = self.ends, (self.batch,), self.tuning
+        with in_part(HEAD):
+            stages.embedding_kernel[rows](
+                tokens.contiguous(), ends.embedding, self.hidden, **self._row, OVERLAP=self.overlap,
+                num_warps=tuning.norm_warps,
+            )  # fmt: skip
+        for index in range(len(ends.layers)):
+            with in_layer(index):
+                self._layer(index, self.down_sums.shape[0] if index else 0)
+        with in_part(HEAD):
+            self._add_norm(self.hidden, self.down_sums, self.down_sums.shape[0], ends.last_norm, self.between)
+            self._product(self.x, ends.embedding, self.scores, tuning.head, best=self.best, words=ends.vocab)
+        with in_part(SAMPLING):
+            self._launch(
+                stages.sampling_kernel, rows, self.best, next_tokens, ends.position, self.count,
+                COUNT=triton.next_power_of_2(self.count), SLOTS=self.slots, num_warps=tuning.norm_warps,
+            )  # fmt: skip
+        return self.logits
+
+    def _layer(self, index: int, parts: int) -> None:
+        """From ``hidden`` and, not yet added to it, the first ``parts`` of ``down_sums`` to the same."""
+        raise NotImplementedError
+
+    def _feed_forward(self, norm: Tensor, gate_up: Tensor, down_proj: Tensor) -> None:
+        """The end of a layer, from ``between`` and, not yet added to it, ``o_sums``."""
+        with in_part(FEED_FORWARD):
+            self._add_norm(self.between, self.o_sums, self.o_sums.shape[0], norm, self.hidden)
+            self._product(self.x, gate_up, self.inner, self.tuning.gate_up, gated=True)
+            self._product(self.inner, down_proj, self.down_sums, self.tuning.down, partial=True)
+
+    def _add_norm(self, hidden: Tensor, sums: Tensor, parts: int, norm: Tensor, out_hidden: Tensor) -> None:
+        """out_hidden = hidden + the first ``parts`` of ``sums``; ``x`` is that, normed."""
+        self._launch(
+            fused.add_rms_norm_kernel, (self.batch,), hidden, sums, self.batch, norm, out_hidden, self.x, **self._row,
+            EPS=NORM_EPS, PARTS=parts, num_warps=self.tuning.norm_warps,
+        )  # fmt: skip
+
+    def _product(self, x: Tensor, weight: Tensor, out: Tensor, tiling: Tiling | StagedTiling, **kind: Any) -> None:
+        product(x, weight, out, tiling=tiling, overlap=self.overlap, **kind)
+
+    def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        kernel[grid](*arguments, **constants, OVERLAP=self.overlap, launch_pdl=self.overlap)
+
+
+class OverlappedStep(DecodeStep):
+    """A decode step of ``batch`` sequences of a TTT model as overlapping kernels.
+
+    Twin: :func:`.reference.overlapped_step`. Raises ValueError for what it cannot do (:func:`.shape.unsupported`).
+    """
+
+    slots = MINI_BATCH
 
     def __init__(self, tensors: StepTensors, batch: int, *, tuning: Tuning | None = None) -> None:
         """tuning: another choice than that for the batch."""
         shape = check_shape(tensors, batch)
         tuning = tuning or Tuning.of(shape.is_mlp, batch, has_warpgroups(tensors.embedding.device))
-        self.tensors, self.batch, self.tuning = tensors, batch, tuning
-        embedding = tensors.embedding
-        self.device, dtype = embedding.device, embedding.dtype
-        self.overlap = overlaps(self.device)
-        self.padded = padded_batch(batch)
-        self.width, self.projected, self.intermediate = shape.width, shape.projected, shape.intermediate
-
-        def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=self.device)
+        super().__init__(tensors, shape, batch, tuning)
+        self.tensors = tensors
 
         columns = max(len(layer.flat()) for layer in tensors.layers)
         columns += columns % 2  # so that each layer's row begins at a multiple of 16 bytes
@@ -127,20 +203,9 @@ class OverlappedStep:
             row[: len(layer.flat())] = torch.tensor([tensor.data_ptr() for tensor in layer.flat()])
         self.table = self.table.to(self.device)
 
-        self.hidden, self.between, self.x, self.mixed = (empty(batch, shape.width) for _ in range(4))
-        self.projection, self.inner = empty(batch, shape.projected), empty(batch, shape.intermediate)
+        self.mixed = self._empty(batch, shape.width)
+        self.buffers.append(self.mixed)
         self.gate = self.projection[:, 2 * shape.width : 3 * shape.width]
-        self.o_sums = empty(tuning.output.parts_of(shape.width), batch, shape.width, dtype=torch.float32)
-        self.down_sums = empty(tuning.down.parts_of(shape.intermediate), batch, shape.width, dtype=torch.float32)
-        self.scores = empty(batch, shape.embedding)  # of words, and of the rows that pad the embedding
-        self.logits = self.scores[:, : tensors.vocab]
-        self.count = tuning.head.programs_of(shape.embedding)
-        self.best = empty(self.padded, self.count, dtype=torch.int64)
-        self.buffers = [
-            self.hidden, self.between, self.x, self.mixed, self.projection, self.inner, self.o_sums, self.down_sums,
-            self.scores, self.best,
-        ]  # fmt: skip
-        self._row = {"WIDTH": shape.width, "BLOCK": triton.next_power_of_2(shape.width)}
         heads = shape.width // shape.head_dim
         self.held = tuning.held or shape.head_dim < SMALLEST_HEAD
         self._units = batch * heads
@@ -150,38 +215,8 @@ class OverlappedStep:
             "WARPS": tuning.head_warps,
         }  # fmt: skip
 
-    def __call__(self, tokens: Tensor, next_tokens: Tensor) -> Tensor:
-        """Feed tokens [B] int64; the next ones go to ``next_tokens`` [B] int64, which may be the same tensor.
-
-        Returns logits [B, V], which the next call overwrites. Raises ValueError if ``next_tokens`` is not contiguous.
-        """
-        if not next_tokens.is_contiguous():
-            raise ValueError("next_tokens: the kernel writes one after the other, and this tensor has gaps")
-        shared, rows, tuning = self.tensors, (self.batch,), self.tuning
-        with in_part(HEAD):
-            stages.embedding_kernel[rows](
-                tokens.contiguous(), shared.embedding, self.hidden, **self._row, OVERLAP=self.overlap,
-                num_warps=tuning.norm_warps,
-            )  # fmt: skip
-        for index, (layer, table) in enumerate(zip(shared.layers, self.table, strict=True)):
-            with in_layer(index):
-                self._layer(layer, table, self.down_sums.shape[0] if index else 0)
-        with in_part(HEAD):
-            self._launch(
-                fused.add_rms_norm_kernel, rows, self.hidden, self.down_sums, self.batch, shared.last_norm,
-                self.between, self.x, **self._row, EPS=NORM_EPS, PARTS=self.down_sums.shape[0],
-                num_warps=tuning.norm_warps,
-            )  # fmt: skip
-            self._product(self.x, shared.embedding, self.scores, tuning.head, best=self.best, words=shared.vocab)
-        with in_part(SAMPLING):
-            self._launch(
-                stages.sampling_kernel, rows, self.best, next_tokens, shared.position, self.count,
-                COUNT=triton.next_power_of_2(self.count), SLOTS=MINI_BATCH, num_warps=tuning.norm_warps,
-            )  # fmt: skip
-        return self.logits
-
-    def _layer(self, layer: LayerTensors, table: Tensor, parts: int) -> None:
-        shared, rows, tuning = self.tensors, (self.batch,), self.tuning
+    def _layer(self, index: int, parts: int) -> None:
+        shared, layer, rows, tuning = self.tensors, self.tensors.layers[index], (self.batch,), self.tuning
         with in_part(CONVOLUTION):
             self._launch(
                 fused.conv_rms_norm_kernel, rows, self.hidden, self.down_sums, self.batch, layer.conv_ring,
@@ -194,7 +229,7 @@ class OverlappedStep:
             mixed = self.mixed
             with in_part(INNER):
                 self._launch(
-                    stages.heads_kernel, (self._units,), table, shared.position, shared.cos,
+                    stages.heads_kernel, (self._units,), self.table[index], shared.position, shared.cos,
                     shared.sin, shared.inner_layer.base_lr, self.projection, mixed, **self._heads,
                     num_warps=tuning.head_warps,
                 )  # fmt: skip
@@ -206,14 +241,7 @@ class OverlappedStep:
                 layer.post_norm_bias, self.x, **self._row, EPS=NORM_EPS, num_warps=tuning.norm_warps,
             )  # fmt: skip
             self._product(self.x, layer.o_proj, self.o_sums, tuning.output, partial=True)
-        with in_part(FEED_FORWARD):
-            self._launch(
-                fused.add_rms_norm_kernel, rows, self.between, self.o_sums, self.batch, layer.ffn_norm,
-                self.hidden, self.x, **self._row, EPS=NORM_EPS, PARTS=self.o_sums.shape[0],
-                num_warps=tuning.norm_warps,
-            )  # fmt: skip
-            self._product(self.x, layer.gate_up, self.inner, tuning.gate_up, gated=True)
-            self._product(self.inner, layer.down_proj, self.down_sums, tuning.down, partial=True)
+        self._feed_forward(layer.ffn_norm, layer.gate_up, layer.down_proj)
 
     def _inner_net(self, layer: LayerTensors) -> Tensor:
         """The inner net's output [B, D], by the kernels of ``launches``."""
@@ -235,9 +263,3 @@ class OverlappedStep:
                 q, k, v, lr, layer.eta, shared.position, layer.norm_weight, layer.norm_bias, *layer.state,
                 *layer.slots, overlap=self.overlap,
             )  # fmt: skip
-
-    def _product(self, x: Tensor, weight: Tensor, out: Tensor, tiling: Tiling | StagedTiling, **kind: Any) -> None:
-        product(x, weight, out, tiling=tiling, overlap=self.overlap, **kind)
-
-    def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-        kernel[grid](*arguments, **constants, OVERLAP=self.overlap, launch_pdl=self.overlap)

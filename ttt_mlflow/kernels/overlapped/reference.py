@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ttt_mlflow.kernels.attention.reference import decode_attention
 from ttt_mlflow.kernels.block.reference import (
     add_rms_norm,
     conv_rms_norm,
@@ -12,7 +13,7 @@ from ttt_mlflow.kernels.block.reference import (
     swiglu,
 )
 from ttt_mlflow.kernels.inner_layers import LINEAR, MINI_BATCH
-from ttt_mlflow.kernels.overlapped.tensors import StepTensors
+from ttt_mlflow.kernels.overlapped.tensors import StepTensors, TransformerTensors
 from ttt_mlflow.kernels.ttt_linear.reference import linear_decode
 from ttt_mlflow.kernels.ttt_mlp.reference import mlp_decode
 
@@ -42,6 +43,24 @@ def overlapped_step(tensors: StepTensors, tokens: Tensor) -> tuple[Tensor, Tenso
         hidden, x = add_rms_norm(hidden, _product(x, one.o_proj), one.ffn_norm)
         delta = _product(swiglu(_product(x, one.gate_up)), one.down_proj)
     position.add_(1).remainder_(MINI_BATCH)
+    return _head(tensors, hidden, delta)
+
+
+def transformer_step(tensors: TransformerTensors, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of a transformer, whose cache and position are updated in place."""
+    hidden = F.embedding(tokens, tensors.embedding)
+    delta, heads = torch.zeros_like(hidden), hidden.shape[1] // (2 * tensors.cos.shape[1])
+    for one in tensors.layers:
+        hidden, x = add_rms_norm(hidden, delta, one.attention_norm)
+        qkv = _product(x, one.qkv)
+        x = decode_attention(qkv, tensors.position, tensors.cos, tensors.sin, one.k, one.v, heads)
+        hidden, x = add_rms_norm(hidden, _product(x, one.o_proj), one.ffn_norm)
+        delta = _product(swiglu(_product(x, one.gate_up)), one.down_proj)
+    tensors.position.add_(1)
+    return _head(tensors, hidden, delta)
+
+
+def _head(tensors: StepTensors | TransformerTensors, hidden: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     _, x = add_rms_norm(hidden, delta, tensors.last_norm)
     logits = _product(x, tensors.embedding)[:, : tensors.vocab]
     return logits, logits.argmax(-1)

@@ -6,7 +6,7 @@ import torch
 
 from ttt_mlflow.kernels.inner_layers import MLP
 from ttt_mlflow.kernels.launch import TENSOR_CORES, has_warpgroups
-from ttt_mlflow.kernels.overlapped.tensors import StepTensors
+from ttt_mlflow.kernels.overlapped.tensors import StepTensors, TransformerTensors
 from ttt_mlflow.kernels.overlapped.tiles import ROWS
 
 LARGEST_BATCH = 16  # of products whose weights are in registers
@@ -51,20 +51,24 @@ def unsupported(shape: StepShape, batch: int, dtype: torch.dtype, device: torch.
     return None
 
 
-def shape_of(tensors: StepTensors) -> StepShape:
+def shape_of(tensors: StepTensors | TransformerTensors) -> StepShape:
     """The sizes of a step."""
+    if isinstance(tensors, TransformerTensors):
+        first, rows = tensors.layers[0], tensors.embedding.shape[0]
+        width, intermediate = first.down_proj.shape
+        return StepShape(width, intermediate, 2 * tensors.cos.shape[1], first.qkv.shape[0], rows, is_mlp=False)
     one, embedding = tensors.layers[0], tensors.embedding
     width, intermediate, projected = one.o_proj.shape[0], one.down_proj.shape[1], one.projection.shape[0]
     sizes = (width, intermediate, one.norm_weight.shape[1], projected, embedding.shape[0])
     return StepShape(*sizes, tensors.inner_layer is MLP)
 
 
-def reason_against(tensors: StepTensors, batch: int) -> str | None:
+def reason_against(tensors: StepTensors | TransformerTensors, batch: int) -> str | None:
     """Why this step is :func:`unsupported`, or None."""
     return unsupported(shape_of(tensors), batch, tensors.embedding.dtype, tensors.embedding.device)
 
 
-def check_shape(tensors: StepTensors, batch: int) -> StepShape:
+def check_shape(tensors: StepTensors | TransformerTensors, batch: int) -> StepShape:
     """The sizes of a step. Raises ValueError for one that is :func:`unsupported`."""
     if reason := reason_against(tensors, batch):
         raise ValueError(f"a whole step: {reason}")

@@ -42,11 +42,17 @@ def heads_kernel(
 def sampling_kernel(
     best, next_tokens, position, count, COUNT: tl.constexpr, SLOTS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """The last kernel of a step: the largest logit of all programs, and the next position. COUNT: a power of two."""
+    """The last kernel of a step: the largest logit of all programs, and the next position.
+
+    COUNT: a power of two. SLOTS: positions after which the next one is 0 again; 0: there is always a next one.
+    """
     wait_for_inputs(OVERLAP)
     sequence = tl.program_id(0)
     others = tl.arange(0, COUNT)
     found = tl.load(best + sequence * count + others, others < count, -0x8000000000000000)
     tl.store(next_tokens + sequence, index_of(tl.max(found, 0)))
     if sequence == 0:
-        tl.store(position, (tl.load(position) + 1) % SLOTS)
+        following = tl.load(position) + 1
+        if SLOTS:
+            following = following % SLOTS
+        tl.store(position, following)

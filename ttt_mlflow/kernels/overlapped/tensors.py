@@ -66,3 +66,32 @@ class StepTensors:
     position: Tensor
     inner_layer: InnerLayer
     vocab: int
+
+
+class TransformerLayerTensors(NamedTuple):
+    """A transformer layer's weights, and its cache k, v (:mod:`ttt_mlflow.kernels.attention.reference`).
+
+    qkv [P, D], o_proj [D, D]; gate_up [2 I, D], the gate's rows first. The cache is updated in place.
+    """
+
+    attention_norm: Tensor
+    qkv: Tensor
+    o_proj: Tensor
+    ffn_norm: Tensor
+    gate_up: Tensor
+    down_proj: Tensor
+    k: Tensor
+    v: Tensor
+
+
+@dataclass(frozen=True)
+class TransformerTensors:
+    """A transformer's layers, and what they share. cos, sin [N, F / 2] float32; the others as :class:`StepTensors`."""
+
+    layers: Sequence[TransformerLayerTensors]
+    embedding: Tensor
+    last_norm: Tensor
+    cos: Tensor
+    sin: Tensor
+    position: Tensor
+    vocab: int

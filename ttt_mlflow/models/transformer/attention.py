@@ -7,6 +7,7 @@ a prompt alone: it takes no mask, and so no length that the host does not know.
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -133,3 +134,20 @@ def masked_attention(functions: ModuleType, name: str, tensors: Tensors, heads: 
 def plain_attention(tensors: Tensors, heads: int) -> Tensor:
     """``math`` for one token: the twin of our kernel."""
     return reference.decode_attention(*tensors, heads)
+
+
+def needs_mask(choice: Choice) -> bool:
+    """Whether the attention of one token takes a :func:`step_mask`."""
+    return choice.step not in (SPLIT_KV, MATH)
+
+
+def step_attention(
+    functions: ModuleType, choice: Choice, tensors: Tensors, heads: int, mask: Tensor | None, overlap: bool = False
+) -> Tensor:
+    """The chosen attention of one token. mask: for one that :func:`needs_mask`. overlap: of our kernel's launches."""
+    if choice.step == SPLIT_KV:
+        return cast(Tensor, functions.decode_attention(*tensors, heads, **choice.launch, overlap=overlap))
+    if choice.step == MATH:
+        return plain_attention(tensors, heads)
+    assert mask is not None
+    return masked_attention(functions, choice.step, tensors, heads, mask)

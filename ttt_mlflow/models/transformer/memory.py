@@ -1,19 +1,19 @@
 """The memory of a transformer on a GPU: weights, cache, and what a decode step and a prompt allocate on the way.
 
 The allocations follow :meth:`ttt_mlflow.models.transformer.model.Layer.step` and ``prefill``: a variable there has the
-same name here. The attention of a prompt is one that keeps no scores. What the choice of the attentions allocates at
-set-up is less than the prompt and the step do.
+same name here. Kernels that overlap keep their buffers beside the cache. The attention of a prompt is one that keeps no
+scores. What the choice of the attentions allocates at set-up is less than the prompt and the step do.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocations, add_decoder, storage_bytes
+from ttt_mlflow.models.allocations import STATE, TEMPORARIES, WEIGHTS, Allocations, add_decoder, storage_bytes
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.transformer.config import PREFILL_TOKENS, TransformerConfig
 from ttt_mlflow.models.transformer.model import TransformerModel
-from ttt_mlflow.models.transformer.state import allocate
+from ttt_mlflow.models.transformer.state import TransformerState, allocate
 from ttt_mlflow.models.ttt.model import padded
 from ttt_mlflow.workload import TOKEN_BYTES, Workload
 
@@ -23,9 +23,12 @@ SINGLE = 4  # bytes of a float32
 
 @dataclass(frozen=True)
 class MemoryOfTransformer:
+    """staged: of a step of kernels that overlap, whether its products go through shared memory; None: of launches."""
+
     config: TransformerConfig
     dtype: torch.dtype
     workload: Workload
+    staged: bool | None = None
 
     def allocations(self, cuda_graph: bool) -> Allocations:
         """All that a run allocates on a GPU."""
@@ -35,9 +38,23 @@ class MemoryOfTransformer:
         made.put(prompt=batch * tokens * TOKEN_BYTES)
         cache = allocate(self.config, batch, self.workload.max_length(), self.dtype, META)
         made.keep(STATE, storage_bytes(tensors_in(cache)))
+        step = self._step
+        if self.staged is not None:
+            made.keep(TEMPORARIES, self._buffers(model, cache, self.staged))
+            step = self._step_of_kernels
         made.put(token=batch * TOKEN_BYTES)
-        add_decoder(made, self._step, self._prompt if tokens > 1 else None, cuda_graph)
+        add_decoder(made, step, self._prompt if tokens > 1 else None, cuda_graph)
         return made
+
+    def _buffers(self, model: TransformerModel, cache: TransformerState, staged: bool) -> list[int]:
+        """The bytes of each buffer of a step whose kernels overlap."""
+        from ttt_mlflow.kernels.overlapped.launch import DecodeStep
+        from ttt_mlflow.kernels.overlapped.shape import shape_of
+        from ttt_mlflow.kernels.overlapped.tuning import Tuning
+
+        batch, tensors = self.workload.batch, model.step_tensors(cache)
+        tuning = Tuning.of(is_mlp=False, batch=batch, staged=staged)
+        return storage_bytes(DecodeStep(tensors, shape_of(tensors), batch, tuning).buffers)
 
     def _bytes(self, rows: int, elements: int) -> int:
         """Of [rows, elements] in the model's dtype."""
@@ -65,6 +82,12 @@ class MemoryOfTransformer:
             made.rename("down", "delta")
         made.put(own=row, x=row)
         self._sample(made)
+
+    def _step_of_kernels(self, made: Allocations) -> None:
+        """The same of kernels that overlap: all else is in their buffers."""
+        for _ in range(self.config.num_layers):
+            made.put(attended=self._bytes(self.workload.batch, self.config.hidden_size))
+            made.drop("attended")
 
     def _prompt(self, made: Allocations) -> None:
         """The prompts, in the groups of sequences in which the model processes them."""

@@ -5,6 +5,9 @@ matrix product computes queries, keys and values, another gate and up. ``step`` 
 prompt; both are in the order of execution.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +16,14 @@ from torch.nn import functional as F
 
 from ttt_mlflow.kernels.attention import reference as attention_reference
 from ttt_mlflow.kernels.block import prefill_reference, reference
+from ttt_mlflow.kernels.overlapped.tensors import TransformerLayerTensors, TransformerTensors
 from ttt_mlflow.models.transformer import attention
 from ttt_mlflow.models.transformer.attention import MATH, SPLIT_KV, Asked, Choice, Functions
 from ttt_mlflow.models.transformer.config import PREFILL_TOKENS, TransformerConfig
 from ttt_mlflow.models.transformer.state import LayerCache, TransformerState, allocate
+from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED
 from ttt_mlflow.models.ttt.model import padded, parameter
-from ttt_mlflow.workload import ATTENTION, FEED_FORWARD, HEAD, PROJECTIONS, Workload, in_layer, in_part
+from ttt_mlflow.workload import ATTENTION, FEED_FORWARD, HEAD, PROJECTIONS, SAMPLING, Workload, in_layer, in_part
 
 AUTO = "auto"  # what was chosen by PyTorch has no name
 
@@ -55,14 +60,8 @@ class Layer(nn.Module):
             hidden, x = functions.step.add_rms_norm(hidden, delta, self.attention_norm)
             x = F.linear(x, self.qkv)
         with in_part(ATTENTION):
-            if self.choice.step == SPLIT_KV:
-                x = functions.cache.decode_attention(x, position, cos, sin, k, v, heads, **self.choice.launch)
-            elif self.choice.step == MATH:
-                x = attention.plain_attention((x, position, cos, sin, k, v), heads)
-            else:
-                assert mask is not None
-                tensors = (x, position, cos, sin, k, v)
-                x = attention.masked_attention(functions.cache, self.choice.step, tensors, heads, mask)
+            # no name for the tensors together: it would keep ``x`` until the layer ends
+            x = attention.step_attention(functions.cache, self.choice, (x, position, cos, sin, k, v), heads, mask)
         with in_part(PROJECTIONS):
             x = F.linear(x, self.o)
         with in_part(FEED_FORWARD):
@@ -114,10 +113,12 @@ class TransformerModel(nn.Module):
         attn_impl: str | None = None,
         workload: Workload | None = None,
         is_plain: bool = False,
+        decode_path: str = LAUNCHES,
     ) -> None:
         """attn_impl: what was asked for. workload: what the attentions are chosen for; None: not by measurement.
 
-        is_plain: without Triton kernels, on any device.
+        is_plain: without Triton kernels, on any device. decode_path: how a step runs, one of
+        :data:`ttt_mlflow.models.ttt.config.DECODE_PATHS`.
         """
         super().__init__()
         self.config, self.dtype, self.device = config, dtype, device
@@ -147,6 +148,7 @@ class TransformerModel(nn.Module):
         self.blocks = nn.ModuleList(Layer(config, functions, self.choice, **where) for _ in range(config.num_layers))
         self.norm = parameter(torch.empty(config.hidden_size, **where))
         self._layer_steps: list[Any] = [layer.step for layer in self.layers]
+        self.use(decode_path)
 
     @property
     def layers(self) -> list[Layer]:
@@ -175,14 +177,49 @@ class TransformerModel(nn.Module):
             ],
         }
 
+    def use(self, decode_path: str) -> None:
+        """Let caches that are made from now on decode on this path, one of
+        :data:`ttt_mlflow.models.ttt.config.DECODE_PATHS`."""
+        self.decode_path = decode_path
+
     def compile_step(self) -> None:
         """Compile the layers' step. All layers share one compiled function that takes their weights as inputs."""
         self._layer_steps = [torch.compile(layer.step, dynamic=False) for layer in self.layers]
 
     def new_cache(self, batch: int, max_length: int) -> TransformerState:
+        """Raises ValueError for what the kernels that overlap cannot do, if they are to be used."""
         state = allocate(self.config, batch, max_length, self.dtype, self.device)
         self._default_launch(state)
+        if self.decode_path == OVERLAPPED:
+            from ttt_mlflow.kernels.overlapped.transformer import TransformerStep
+
+            of_step = partial(self._step_attention, state)
+            state = replace(state, whole_step=TransformerStep(self.step_tensors(state), batch, of_step))
         return state
+
+    def step_tensors(self, state: TransformerState) -> TransformerTensors:
+        """All that a decode step reads and writes."""
+        layers = [
+            TransformerLayerTensors(
+                one.attention_norm, one.qkv, one.o, one.ffn_norm, one.gate_up, one.down, kept.k, kept.v
+            )
+            for one, kept in zip(self.layers, state.layers, strict=True)
+        ]
+        return TransformerTensors(layers, self.table, self.norm, state.cos, state.sin, state.position, self.vocab_size)
+
+    def _step_attention(self, state: TransformerState, overlap: bool) -> Callable[..., Tensor]:
+        """The attention of the next step, for launches that overlap or do not."""
+        mask, functions, heads = self._step_mask(state), self.functions.cache, self.config.num_heads
+
+        def attend(*tensors: *attention.Tensors) -> Tensor:
+            return attention.step_attention(functions, self.choice, tensors, heads, mask, overlap)
+
+        return attend
+
+    def _step_mask(self, state: TransformerState) -> Tensor | None:
+        if not attention.needs_mask(self.choice):
+            return None
+        return attention.step_mask(state.position, state.length, self.dtype)
 
     def _default_launch(self, state: TransformerState) -> None:
         if self.choice.step == SPLIT_KV and self.device.type == "cuda":
@@ -205,13 +242,13 @@ class TransformerModel(nn.Module):
 
     def step(self, tokens: Tensor, state: TransformerState) -> Tensor:
         """Feed one token per sequence: tokens [B] to logits [B, V]."""
+        if state.whole_step:
+            return state.whole_step(tokens, torch.empty_like(tokens)).clone()  # it is overwritten by the next step
         with in_part(HEAD):
             hidden = F.embedding(tokens, self.table)
             delta = torch.zeros_like(hidden)
-        mask = None
-        if self.choice.step not in (SPLIT_KV, MATH):
-            with in_part(ATTENTION):
-                mask = attention.step_mask(state.position, state.length, self.dtype)
+        with in_part(ATTENTION):
+            mask = self._step_mask(state)
         for index, (layer_step, kept) in enumerate(zip(self._layer_steps, state.layers, strict=True)):
             with in_layer(index):
                 hidden, delta = layer_step(hidden, delta, state.position, state.cos, state.sin, kept.k, kept.v, mask)
@@ -220,6 +257,15 @@ class TransformerModel(nn.Module):
         with in_part(HEAD):
             _, x = self.functions.step.add_rms_norm(hidden, delta, self.norm)
             return self.logits(x)
+
+    def greedy_step(self, tokens: Tensor, state: TransformerState) -> None:
+        """Feed one token per sequence, tokens [B], and replace each by the next one, that of the largest logit."""
+        if state.whole_step:
+            state.whole_step(tokens, tokens)
+            return
+        logits = self.step(tokens, state)
+        with in_part(SAMPLING):
+            tokens.copy_(logits.argmax(-1))
 
     def logits(self, x: Tensor) -> Tensor:
         return F.linear(x, self.table)[:, : self.vocab_size]

@@ -6,15 +6,17 @@ has. ttt-1b has 1,323,070,592.
 
 import torch
 
+from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
-from ttt_mlflow.models.transformer.attention import NAMES, check_on
+from ttt_mlflow.models.transformer.attention import NAMES, SPLIT_KV, asked_for, check_on
 from ttt_mlflow.models.transformer.config import TransformerConfig
 from ttt_mlflow.models.transformer.memory import MemoryOfTransformer
 from ttt_mlflow.models.transformer.model import TransformerModel, initialize
 from ttt_mlflow.models.transformer.state import allocate
 from ttt_mlflow.models.transformer.work import decode_stages, prefill_stages
+from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, padded
 from ttt_mlflow.workload import Stage, Workload
 
 SIZES = {
@@ -28,7 +30,14 @@ DESCRIPTIONS = {"transformer-tiny": "a transformer of 2 layers and width 128, fo
 def build(request: ModelRequest) -> TransformerModel:
     """Build ``request.name`` with random weights from the seed."""
     config = SIZES[request.name]
-    model = TransformerModel(config, request.dtype, request.device, request.attn_impl, request.workload)
+    model = TransformerModel(
+        config,
+        request.dtype,
+        request.device,
+        request.attn_impl,
+        request.workload,
+        decode_path=request.decode_path or LAUNCHES,
+    )
     initialize(model, request.seed)
     return model.eval()
 
@@ -39,8 +48,38 @@ def build_plain(request: ModelRequest) -> TransformerModel:
 
 
 def check(request: ModelRequest) -> None:
-    """Raise BadInput for an attention that there is not, or not on this device."""
+    """Raise BadInput for an attention that there is not, or not on this device, and for a step that cannot overlap."""
     check_on(request.device, request.attn_impl)
+    if request.decode_path == OVERLAPPED and (reason := _reason_against_overlapping(request)):
+        raise BadInput(f"decode_path={OVERLAPPED}: {reason}; change that, or set decode_path to {LAUNCHES}")
+
+
+def usual_path(request: ModelRequest) -> str:
+    """The decode path of a run that asks for none: on a GPU, kernels that overlap wherever they can run."""
+    decodes = request.workload is None or request.workload.mode == "decode"
+    overlap = decodes and request.device.type == "cuda" and not _reason_against_overlapping(request)
+    return OVERLAPPED if overlap else LAUNCHES
+
+
+def compiles(request: ModelRequest) -> bool:
+    """Whether the decode step has more than kernels: torch.compile changes nothing else."""
+    return request.decode_path != OVERLAPPED
+
+
+def _reason_against_overlapping(request: ModelRequest) -> str | None:
+    """Why the decode step cannot run as kernels that overlap, or None."""
+    from ttt_mlflow.kernels.launch import no_overlap
+    from ttt_mlflow.kernels.overlapped.shape import StepShape, unsupported
+
+    if request.device.type != "cuda" and asked_for(request.attn_impl).step != SPLIT_KV:
+        return f"on a CPU, the step is PyTorch, but with attn_impl={SPLIT_KV}"
+    config = SIZES[request.name]
+    rows = padded(config.vocab_size)
+    shape = StepShape(
+        config.hidden_size, config.intermediate_size, config.head_dim, config.projected, rows, is_mlp=False
+    )
+    batch = request.workload.batch if request.workload else 1
+    return unsupported(shape, batch, request.dtype, request.device) or no_overlap(request.device)
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
@@ -60,7 +99,13 @@ def kept_bytes(request: ModelRequest, workload: Workload) -> int:
 
 def allocations(request: ModelRequest, workload: Workload, execution: Execution) -> Allocations:
     """What a run allocates on a GPU, in order."""
-    return MemoryOfTransformer(SIZES[request.name], request.dtype, workload).allocations(execution.cuda_graph)
+    staged = None
+    if request.decode_path == OVERLAPPED:
+        from ttt_mlflow.kernels.launch import has_warpgroups
+
+        staged = has_warpgroups(request.device)
+    memory = MemoryOfTransformer(SIZES[request.name], request.dtype, workload, staged)
+    return memory.allocations(execution.cuda_graph)
 
 
 def entries() -> list[ModelEntry]:
@@ -74,7 +119,10 @@ def entries() -> list[ModelEntry]:
                 f"{config.num_kv_heads} KV heads",
             ),
             attn_impls=NAMES,
+            decode_paths=DECODE_PATHS,
             check=check,
+            usual_path=usual_path,
+            compiles=compiles,
             work=work,
             kept_bytes=kept_bytes,
             allocations=allocations,

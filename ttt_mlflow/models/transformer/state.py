@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ttt_mlflow.models.transformer.config import TransformerConfig
+from ttt_mlflow.models.ttt.whole_step import WholeStep
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class TransformerState:
     """``position`` [1] int32, updated on the device: how many tokens of each sequence are in the cache.
 
     ``cos`` and ``sin`` [N, F / 2]: the rotary embedding of each position, in float32, or in float64 for a model in it.
+    ``whole_step``: the decode step of this cache, unless it is decoded by the layers' functions.
     """
 
     position: Tensor
     cos: Tensor
     sin: Tensor
     layers: tuple[LayerCache, ...]
+    whole_step: WholeStep | None = None
 
     @property
     def length(self) -> int:
