@@ -1,6 +1,7 @@
 """The transformer on a GPU: its kernels, its tokens in every way to run a step, its attentions, its memory."""
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tests.gpu.test_decode_gpu import assert_same_tokens
 from tests.kernels.attention_cases import check_decode, check_rotation, make_case
 from tests.kernels.decode_cases import relative_error
+from tests.kernels.step_cases import check_transformer_step
 from tests.models.generation import generate
 from tests.models.transformer.cases import make_model, make_tokens, plain_logits, step_logits
 from tests.runs import measured_in
@@ -22,6 +24,7 @@ from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.models.transformer import attention
 from ttt_mlflow.models.transformer.attention import SPLIT_KV, STEP
 from ttt_mlflow.models.transformer.config import TransformerConfig
+from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED
 from ttt_mlflow.run.plan import make_plan
 from ttt_mlflow.run.prediction import predict
 from ttt_mlflow.workload import ATTENTION, CONVOLUTION, INNER, PARTS, Workload
@@ -176,6 +179,74 @@ def test_a_prompt_in_groups_is_the_prompt_at_once(monkeypatch: pytest.MonkeyPatc
         assert relative_error(one.v, other.v) < 2e-3
 
 
+# Kernels that overlap
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16, 128])
+@pytest.mark.parametrize(
+    "shape",
+    [{"heads": 16, "kv_heads": 16, "intermediate": 5504}, {"heads": 16, "kv_heads": 4, "intermediate": 6528}],
+    ids=["own KV heads", "shared KV heads"],
+)
+def test_overlapping_steps_match_float64(shape: dict[str, int], batch: int) -> None:
+    """At the 1b widths, across the end of a block and of a part; all buffers poisoned before each step."""
+    distances = check_transformer_step(
+        batch, tokens=3, position=127, length=400, dim=128, vocab=5000, splits=3 if batch < 16 else 1, block=64,
+        device=GPU, **shape,
+    )  # fmt: skip
+    print(f"\n{shape} batch {batch}: kernel and twin from float64: {[f'{a:.1e} {b:.1e}' for a, b in distances]}")
+
+
+@BOTH
+@pytest.mark.parametrize("batch", [1, 16, 128])
+def test_overlapping_steps_are_those_of_the_launches(batch: int, config: TransformerConfig) -> None:
+    """The same numbers but for the order of sums; eager, again, and in a graph, the very same tokens."""
+    model = varied_model(replace(config, num_layers=2))
+    tokens = make_tokens(batch, 24, config.vocab_size).to(DEVICE)
+    logits = []
+    for path in (LAUNCHES, OVERLAPPED):
+        model.use(path)
+        state = model.new_cache(batch, 600)
+        with torch.no_grad():
+            model.prefill(tokens[:, :16], state)
+            logits.append(torch.stack([model.step(one, state) for one in tokens[:, 16:].unbind(1)]))
+    far = relative_error(logits[1], logits[0])
+    same = float((logits[0].argmax(-1) == logits[1].argmax(-1)).float().mean())
+    print(f"\nbatch {batch}: {100 * same:.1f} % of the tokens are the same, {far:.1e} apart")
+    assert far < 1e-2
+
+    decoder = ModelDecoder(model, batch, DEVICE, 600)
+    eager = generate(decoder, tokens[:, :5], GENLEN)
+    assert all(sequence.unique().numel() > GENLEN // 3 for sequence in eager), "tokens that hardly vary say nothing"
+    assert_same_tokens(generate(decoder, tokens[:, :5], GENLEN), eager)
+    decoder.capture()
+    for _ in range(2):
+        assert_same_tokens(generate(decoder, tokens[:, :5], GENLEN), eager)
+    decoder.close()
+
+
+@pytest.mark.parametrize("attn_impl", ["cudnn", "efficient", "math"])
+def test_other_attentions_between_kernels_that_overlap(attn_impl: str) -> None:
+    """Which know nothing of it. In a graph too; those that do not take these heads are left out."""
+    model = varied_model(replace(WIDTHS["own KV heads"], num_layers=2), attn_impl=attn_impl)
+    tokens = make_tokens(4, 12, 5000).to(DEVICE)
+    logits = []
+    for path in (LAUNCHES, OVERLAPPED):
+        model.use(path)
+        state = model.new_cache(4, 80)
+        try:
+            with torch.no_grad():
+                logits.append(torch.stack([model.step(one, state) for one in tokens.unbind(1)]))
+        except RuntimeError as error:
+            pytest.skip(f"{attn_impl} does not run: {str(error).splitlines()[0]}")
+    assert relative_error(logits[1], logits[0]) < 1e-2
+    decoder = ModelDecoder(model, 4, DEVICE, 80)
+    eager = generate(decoder, tokens[:, :5], GENLEN)
+    decoder.capture()
+    assert_same_tokens(generate(decoder, tokens[:, :5], GENLEN), eager)
+    decoder.close()
+
+
 # The attentions
 
 
@@ -226,11 +297,12 @@ RUN = {"model_name": "transformer-1b-gqa4", "batch": 16, "genlen": 32, "warmup":
     "asked",
     [
         {},
+        {"use_compile": True},
         {"use_compile": False, "cuda_graph": False, "batch": 64},
         {"model_name": "transformer-1b", "promptlen": 512, "use_compile": False},
         {"mode": "prefill", "promptlen": 2048},
     ],
-    ids=["compiled graph", "eager", "graph and prompt", "prefill"],
+    ids=["graph", "launches, compiled graph", "eager", "graph and prompt", "prefill"],
 )
 def test_a_run_and_its_memory(asked: dict[str, Any], tmp_path: Path) -> None:
     """The attention in use is recorded, and each peak is within five percent of the prediction."""
@@ -239,6 +311,8 @@ def test_a_run_and_its_memory(asked: dict[str, Any], tmp_path: Path) -> None:
     run = measured_in(tmp_path, asked)
     assert run.failure is None, run.log
     prompt, step = asked.get("promptlen", 1) > 1, asked.get("mode") != "prefill"
+    overlaps = step and not asked.get("use_compile") and torch.cuda.get_device_capability()[0] == 9
+    assert run.journal.params["decode_path"] == (OVERLAPPED if overlaps else LAUNCHES)
     assert run.journal.params["attn_impl"].count("+") == (prompt and step)
     print(
         run.journal.params["attn_impl"], {name: run.metrics.get(name) for name in ("decode_step_ms_mean", "prefill_ms")}

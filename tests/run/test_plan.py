@@ -357,6 +357,60 @@ def test_the_decode_path_that_a_gpu_takes_by_itself(
 
 
 @pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("model_name", ["transformer-1b", "transformer-1b-gqa4", "transformer-tiny"])
+@pytest.mark.parametrize(
+    ("asked", "capability", "reason"),
+    [
+        ({"batch": 16}, (9, 0), None),
+        ({"batch": 16, "attn_impl": "cudnn"}, (9, 0), None),
+        ({"batch": 1, "dtype": "bfloat16", "promptlen": 100}, (10, 0), None),
+        ({"batch": 128}, (9, 0), None),
+        ({"batch": 129}, (9, 0), "batch=129: it takes 1 to 128 sequences"),
+        ({"batch": 17}, (10, 0), "batch=17: it takes 1 to 16 sequences"),
+        ({"batch": 1}, (8, 0), "the GPU has compute capability 8.0; it needs 9.0"),
+        ({"batch": 1, "dtype": "float32"}, (9, 0), "dtype=float32: it takes float16 and bfloat16"),
+    ],
+    ids=str,
+)
+def test_where_a_transformer_can_overlap(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, Any],
+    capability: tuple[int, int],
+    reason: str | None,
+    model_name: str,
+) -> None:
+    """By itself it does wherever it can, and what cannot be is refused."""
+    monkeypatch.setattr(launch, "_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    asked = {"model_name": model_name, **asked}
+    by_itself = settle(**asked)
+    assert by_itself.used.decode_path == by_itself.request.decode_path == ("launches" if reason else "overlapped")
+    assert by_itself.used.use_compile == bool(reason), "a step of kernels alone has nothing to compile"
+    assert by_itself.used.cuda_graph
+    if reason:
+        said = f"decode_path=overlapped: {reason}; change that, or set decode_path to launches"
+        assert refusal(**asked, decode_path="overlapped") == said
+    else:
+        assert settle(**asked, decode_path="overlapped").used.decode_path == "overlapped"
+        assert settle(**asked, decode_path="launches").used.use_compile
+        assert settle(**asked, use_compile="true").used.decode_path == "launches"
+        assert refusal(**asked, decode_path="overlapped", use_compile="true").startswith("use_compile=true: ")
+        assert settle(**asked | {"mode": "prefill", "promptlen": 64}).used.decode_path == "launches"
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_transformer_overlaps_in_the_interpreter_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"model_name": "transformer-tiny", "decode_path": "overlapped", "dtype": "float16", "batch": 2}
+    assert settle(model_name="transformer-tiny").used.decode_path == "launches"
+    assert refusal(**asked) == (
+        "decode_path=overlapped: on a CPU, the step is PyTorch, but with attn_impl=split_kv_triton; change that, or "
+        "set decode_path to launches"
+    )
+    monkeypatch.setattr(resolve_module, "interpreting", lambda: True)
+    assert settle(**asked, attn_impl="split_kv_triton").request.decode_path == "overlapped"
+
+
+@pytest.mark.usefixtures("on_gpu")
 def test_asked_for_on_a_gpu() -> None:
     asked = {"inner_net": "mlp_2_dual", "dtype": "bfloat16", "use_compile": "false", "cuda_graph": "false"}
     resolved = settle(**asked)

@@ -106,9 +106,13 @@ def test_what_was_chosen_for_a_model_names_no_row() -> None:
 
 
 def test_a_row_does_not_name_what_its_model_has_not() -> None:
-    models = "ttt-1b:mlp_1_dual,transformer-1b"
+    models = "ttt-1b:mlp_1_dual,transformer-1b,state-spaces/mamba-1.4b"
     _, rows = board(batch="1", model_name=models, decode_path="launches", attn_impl="math").table()
-    assert [row[0] for row in rows] == ["ttt-1b mlp_1_dual decode_path=launches", "transformer-1b attn_impl=math"]
+    assert [row[0] for row in rows] == [
+        "ttt-1b mlp_1_dual decode_path=launches",
+        "transformer-1b decode_path=launches attn_impl=math",
+        "mamba-1.4b",
+    ]
 
 
 def test_different_gpus_and_code_are_said() -> None:

@@ -1,6 +1,8 @@
 """What is said of a transformer's memory is what the model has and does."""
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,16 +10,30 @@ from torch import Tensor
 
 from tests.models.ttt.test_memory import NoKernel
 from ttt_mlflow.kernels.block import prefill
-from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocate, Allocations, recorded, storage_bytes
+from ttt_mlflow.kernels.overlapped.transformer import TransformerStep
+from ttt_mlflow.kernels.overlapped.tuning import MANY
+from ttt_mlflow.models.allocations import (
+    STATE,
+    TEMPORARIES,
+    WEIGHTS,
+    WORKSPACES,
+    Allocate,
+    Allocations,
+    Free,
+    recorded,
+    storage_bytes,
+)
+from ttt_mlflow.models.entry import Execution, ModelRequest
 from ttt_mlflow.models.transformer import attention, memory
 from ttt_mlflow.models.transformer import model as transformer
 from ttt_mlflow.models.transformer.memory import META, MemoryOfTransformer
 from ttt_mlflow.models.transformer.model import TransformerModel
-from ttt_mlflow.models.transformer.sizes import SIZES
+from ttt_mlflow.models.transformer.sizes import SIZES, allocations
+from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED
 from ttt_mlflow.run.prediction import replay
 from ttt_mlflow.workload import Workload
 
-HALF, BATCH = torch.float16, 3
+HALF, BATCH, CPU = torch.float16, 3, torch.device("cpu")
 NAMES = ["transformer-tiny", "transformer-1b-gqa4"]
 
 
@@ -89,6 +105,35 @@ def test_a_step_allocates_what_is_said(name: str, batch: int, model_without_memo
     said = Allocations()
     memory_of(name, batch)._step(said)
     assert peak(said) == pytest.approx(peak(real), rel=0.01)
+
+
+def kept_temporaries(made: Allocations) -> Counter[int]:
+    """The bytes of those that are never freed."""
+    freed = {event.number for event in made.events if isinstance(event, Free)}
+    new = [event for event in made.events if isinstance(event, Allocate) and event.kind == TEMPORARIES]
+    return Counter(event.size for event in new if event.number not in freed)
+
+
+@pytest.mark.parametrize("promptlen", [1, 20])
+def test_kernels_that_overlap_keep_their_buffers(promptlen: int) -> None:
+    """And no workspace, but for a prompt, which cuBLAS multiplies."""
+    request = ModelRequest("transformer-tiny", None, HALF, CPU, 0, None, attention.SPLIT_KV)
+    workload, execution = Workload("decode", BATCH, promptlen, 5), Execution(compiled=False, cuda_graph=True)
+    launched, other = (
+        allocations(replace(request, decode_path=path), workload, execution) for path in (LAUNCHES, OVERLAPPED)
+    )
+    step = TransformerModel(SIZES[request.name], HALF, CPU, decode_path=OVERLAPPED).new_cache(BATCH, 9).whole_step
+    assert isinstance(step, TransformerStep)
+    assert kept_temporaries(other) - kept_temporaries(launched) == Counter(storage_bytes(step.buffers))
+    workspaces = [sum(getattr(e, "kind", "") == WORKSPACES for e in made.events) for made in (launched, other)]
+    assert workspaces == [1 + (promptlen > 1), int(promptlen > 1)]
+
+
+def test_the_buffers_of_many_sequences() -> None:
+    many = MemoryOfTransformer(SIZES["transformer-1b"], HALF, Workload("decode", 128, 1, 5), staged=True)
+    kept = kept_temporaries(many.allocations(cuda_graph=True))
+    assert kept[128 * 50304 * 2] == 1, "the logits"
+    assert kept[MANY.down.parts_of(5504) * 128 * 2048 * 4] >= 1, "the sums of the down projection's parts"
 
 
 @pytest.mark.parametrize("promptlen", [2, 20, 33, 100])
