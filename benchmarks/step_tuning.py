@@ -1,9 +1,9 @@
 """Which choices make a decode step of few sequences fastest? `python -m benchmarks.step_tuning`
 
-For both inner nets and some batches of ttt-1b, random weights, fp16: milliseconds a step of kernels that overlap, with
-each Tuning. A CUDA graph of one step is replayed; the median of some repetitions in turns, and how far the logits are
-from the first choice's. What is faster alone is then tried together. The kernels are compiled first, several at a time.
-Needs a GPU.
+For both inner nets and some batches of ttt-1b, or for transformers with a full cache of 129 tokens, random weights,
+fp16: milliseconds a step of kernels that overlap, with each Tuning. A CUDA graph of one step is replayed; the median of
+some repetitions in turns, and how far the logits are from the first choice's. What is faster alone is then tried
+together. The kernels are compiled first, several at a time. Needs a GPU.
 """
 
 import os
@@ -26,10 +26,15 @@ from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
 from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, SHARED_BYTES, WIDE, StagedTiling, Tiling, Tuning
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.graph_capture import captured, warm_stream
+from ttt_mlflow.models.transformer import sizes as transformers
+from ttt_mlflow.models.transformer.model import TransformerModel
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.sizes import build
+from ttt_mlflow.models.ttt.whole_step import WholeStep
 
 NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
+PEERS, CONTEXT = ("transformer-1b", "transformer-1b-gqa4"), 129
+Model = TTTModel | TransformerModel
 BATCHES = (1, 2, 8, 16, 32, 64, 128)
 STEPS, TURNS = 100, 5
 TOGETHER = 4  # changes at most that are tried together
@@ -37,8 +42,9 @@ MOST_PROCESSES = 14  # that compile at once
 GAIN = 0.003  # of the time, that makes a change faster
 # differences from the present choice: of any, of products with weights in registers, and of those in shared memory
 CHANGES: list[dict[str, Any]] = [
-    {}, {"norm_warps": 8}, {"norm_warps": 16}, {"norm_warps": 32}, {"held": False}, {"held": True},
+    {}, {"norm_warps": 8}, {"norm_warps": 16}, {"norm_warps": 32},
 ]  # fmt: skip
+OF_INNER_NETS: list[dict[str, Any]] = [{"held": False}, {"held": True}]
 IN_REGISTERS: list[dict[str, Any]] = [
     *(dict.fromkeys(("projection", "gate_up", "head"), one)
       for one in (WIDE, replace(WIDE, tiles=2), PAIR, replace(PAIR, tiles=3))),
@@ -64,7 +70,9 @@ class Case:
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in vars(self.tuning).items())
 
-    def step(self, model: TTTModel) -> OverlappedStep:
+    def step(self, model: Model) -> WholeStep:
+        if isinstance(model, TransformerModel):
+            return model.whole_step(model.new_cache(self.batch, CONTEXT), self.tuning)
         return OverlappedStep(model.step_tensors(model.new_state(self.batch)), self.batch, tuning=self.tuning)
 
     def tokens(self) -> torch.Tensor:
@@ -74,7 +82,9 @@ class Case:
 def cases_of(inner_net: str, batch: int, staged: bool) -> list[Case]:
     """staged: the GPU can have the weights of products in shared memory."""
     present = Tuning.of(inner_net.startswith("mlp_2"), batch, staged)
-    changes = [*CHANGES, *({"head_warps": warps} for warps in HEAD_WARPS[inner_net])]
+    changes = list(CHANGES)
+    if inner_net in NETS:
+        changes += [*OF_INNER_NETS, *({"head_warps": warps} for warps in HEAD_WARPS[inner_net])]
     if isinstance(present.projection, StagedTiling):
         for name in PRODUCTS:
             parts = [{"parts": parts} for parts in PARTS] if name in ("output", "down") else []
@@ -112,7 +122,9 @@ def together(times: dict[Case, float]) -> list[Case]:
 
 
 @lru_cache(maxsize=1)
-def model_of(inner_net: str) -> TTTModel:
+def model_of(inner_net: str) -> Model:
+    if inner_net in PEERS:
+        return transformers.build(ModelRequest(inner_net, None, torch.float16, torch.device("cuda"), 0, None))
     return build(ModelRequest("ttt-1b", inner_net, torch.float16, torch.device("cuda"), 0, None))
 
 
@@ -136,7 +148,7 @@ def compiled(pool: ProcessPoolExecutor, cases: Iterable[Case]) -> list[Case]:
     return [case for case, done in submitted.items() if not done.result()]
 
 
-def replayed(step: OverlappedStep, fed: torch.Tensor) -> Callable[[], object]:
+def replayed(step: WholeStep, fed: torch.Tensor) -> Callable[[], object]:
     """A function that replays a step which feeds itself."""
     stream = warm_stream(fed.device, lambda: step(fed, fed))
     with captured(stream) as graph:
@@ -156,10 +168,13 @@ def milliseconds(replay: Callable[[], object]) -> float:
 
 @click.command(help=__doc__, context_settings={"max_content_width": 120})
 @click.option("--batches", default=",".join(map(str, BATCHES)), show_default=True, help="Batches, comma-separated.")
-@click.option("--inner-nets", default=",".join(NETS), show_default=True, help="Inner nets, comma-separated.")
+@click.option("--inner-nets", default=",".join(NETS), show_default=True, help="Inner nets or transformers.")
 @click.option("--compile-only", is_flag=True, help="Compile all kernels, for a later run, and measure nothing.")
 def main(batches: str, inner_nets: str, compile_only: bool) -> None:
-    for value, name, known in ((batches, "--batches", [*map(str, BATCHES)]), (inner_nets, "--inner-nets", NETS)):
+    for value, name, known in (
+        (batches, "--batches", [*map(str, BATCHES)]),
+        (inner_nets, "--inner-nets", NETS + PEERS),
+    ):
         if unknown := set(value.split(",")) - set(known):
             raise click.BadParameter(f"{', '.join(sorted(unknown))}; it takes {', '.join(known)}", param_hint=name)
     if not torch.cuda.is_available():
@@ -182,7 +197,7 @@ def main(batches: str, inner_nets: str, compile_only: bool) -> None:
                 compare(model, [case for case in some if case in runs])
 
 
-def compare(model: TTTModel, cases: list[Case]) -> dict[Case, float]:
+def compare(model: Model, cases: list[Case]) -> dict[Case, float]:
     """Print one line for each case of one inner net and batch. Returns the milliseconds of each."""
     steps = {case: case.step(model) for case in cases}
     logits = [step(case.tokens(), case.tokens()).float() for case, step in steps.items()]

@@ -1,18 +1,21 @@
 """What overlapping kernels take, and how products are divided. Its numbers: interpreted.py and tests/gpu."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kernels.step_cases import make_step
+from tests.kernels.step_cases import make_step, make_transformer_step
 from ttt_mlflow.kernels import launch
+from ttt_mlflow.kernels.attention.reference import decode_attention
 from ttt_mlflow.kernels.overlapped.launch import OverlappedStep, product
 from ttt_mlflow.kernels.overlapped.product import chunks, splits
 from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, LARGEST_STAGED, StepShape, unsupported
 from ttt_mlflow.kernels.overlapped.tiles import LANE_COLUMNS
+from ttt_mlflow.kernels.overlapped.transformer import TransformerStep
 from ttt_mlflow.kernels.overlapped.tuning import SHARED_BYTES, STAGED, TABLE, StagedTiling, Tiling, Tuning
 
 SHAPE = StepShape(2048, 5504, 64, 6208, 50304, is_mlp=False)
@@ -48,6 +51,15 @@ def test_what_it_refuses(given: dict[str, object], said: str) -> None:
 def test_a_step_of_more_is_refused() -> None:
     with pytest.raises(ValueError, match="a whole step: batch=17: it takes 1 to 16 sequences"):
         OverlappedStep(make_step("linear", 17, layers=1), 17)
+    for batch, changed, said in (
+        (17, {}, "batch=17: it takes 1 to 16 sequences"),
+        (1, {"dim": 8}, "heads of 8: it takes powers of two from 16 on"),
+        (1, {"intermediate": 84}, "feed-forward of 84: it takes multiples of 8"),
+        (1, {"dtype": torch.float32}, "dtype=float32: it takes float16 and bfloat16"),
+    ):
+        tensors = make_transformer_step(batch, layers=1, **changed)
+        with pytest.raises(ValueError, match=f"a whole step: {said}"):
+            TransformerStep(tensors, batch, lambda overlap: partial(decode_attention, heads=2))
     for staged, most in ((False, 16), (True, 128)):
         said = f"{most + 1} sequences: kernels that overlap take 1 to {most} on this GPU"
         with pytest.raises(ValueError, match=said):

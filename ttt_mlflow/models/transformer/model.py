@@ -8,7 +8,7 @@ prompt; both are in the order of execution.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,11 @@ from ttt_mlflow.models.transformer.config import PREFILL_TOKENS, TransformerConf
 from ttt_mlflow.models.transformer.state import LayerCache, TransformerState, allocate
 from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED
 from ttt_mlflow.models.ttt.model import padded, parameter
+from ttt_mlflow.models.ttt.whole_step import WholeStep
 from ttt_mlflow.workload import ATTENTION, FEED_FORWARD, HEAD, PROJECTIONS, SAMPLING, Workload, in_layer, in_part
+
+if TYPE_CHECKING:  # Triton takes seconds to import, which a model on a CPU need not wait for
+    from ttt_mlflow.kernels.overlapped.tuning import Tuning
 
 AUTO = "auto"  # what was chosen by PyTorch has no name
 
@@ -191,11 +195,18 @@ class TransformerModel(nn.Module):
         state = allocate(self.config, batch, max_length, self.dtype, self.device)
         self._default_launch(state)
         if self.decode_path == OVERLAPPED:
-            from ttt_mlflow.kernels.overlapped.transformer import TransformerStep
-
-            of_step = partial(self._step_attention, state)
-            state = replace(state, whole_step=TransformerStep(self.step_tensors(state), batch, of_step))
+            state = replace(state, whole_step=self.whole_step(state))
         return state
+
+    def whole_step(self, state: TransformerState, tuning: "Tuning | None" = None) -> WholeStep:
+        """The decode step of a cache as kernels that overlap. tuning: another choice than that for the batch.
+
+        Raises ValueError for what they cannot do.
+        """
+        from ttt_mlflow.kernels.overlapped.transformer import TransformerStep
+
+        attention_of_step, batch = partial(self._step_attention, state), state.layers[0].k.shape[0]
+        return TransformerStep(self.step_tensors(state), batch, attention_of_step, tuning=tuning)
 
     def step_tensors(self, state: TransformerState) -> TransformerTensors:
         """All that a decode step reads and writes."""
