@@ -345,6 +345,8 @@ def test_where_kernels_can_overlap(
         ({"batch": 1, "inner_net": "mlp_1_dual"}, (9, 0), "launches"),
         ({"batch": 1, "mode": "prefill", "promptlen": 64}, (9, 0), "launches"),
         ({"batch": 1, "use_compile": "true"}, (9, 0), "launches"),  # there is something to compile
+        ({"batch": 1, "cuda_graph": "false"}, (9, 0), "launches"),  # the host would be what is measured
+        ({"batch": 1, "cuda_graph": "false", "decode_path": "overlapped"}, (9, 0), "overlapped"),
     ],
     ids=str,
 )

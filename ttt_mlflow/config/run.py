@@ -75,7 +75,7 @@ class RunConfig(Configuration):
     decode_path: Annotated[str | None, Auto] = Field(
         default=None,
         description="how a decode step runs: launches, or overlapped, whose starts overlap; auto: "
-        "overlapped wherever it can run",
+        "overlapped wherever it can run in a CUDA graph",
     )
     attn_impl: Annotated[str | None, Auto] = Field(
         default=None,

@@ -219,9 +219,15 @@ def _in_triton(names: str | None) -> bool:
 
 
 def _decode_path(asked: RunConfig, entry: ModelEntry, request: ModelRequest) -> str | None:
-    """That of a run that asks for none. What it does ask for, torch.compile, comes first."""
+    """That of a run that asks for none. What it does ask for, torch.compile or no graph, comes first.
+
+    Without a graph the host launches each kernel from Python, which takes longer than kernels of some microseconds: it
+    would hide what overlapping saves, and compiled code has fewer of them.
+    """
     if not entry.decode_paths:
         return None
+    if asked.cuda_graph is False:
+        return entry.decode_paths[0]
     usual = replace(request, decode_path=entry.usual_path(request) or entry.decode_paths[0])
     return usual.decode_path if not asked.use_compile or entry.compiles(usual) else entry.decode_paths[0]
 
