@@ -15,6 +15,7 @@ from triton import knobs
 from tests.small_disk import MB, fill, small_disk
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput, PublishFailed
+from ttt_mlflow.kernels import launch
 from ttt_mlflow.measurement.ceilings_cache import cache_folder
 from ttt_mlflow.micro.plan import make_plan as make_micro_plan
 from ttt_mlflow.names import ARTIFACT_CLOCKS
@@ -112,6 +113,8 @@ def test_no_folder_at_all(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_both_kinds_of_runs_look_before_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch, "_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setenv("TRITON_CACHE_DIR", NOWHERE)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     asked: dict[str, Any] = {"model_name": "ttt-tiny", "use_compile": False}
