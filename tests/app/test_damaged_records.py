@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.compared import passes_around, recorded, recorded_micro
-from tests.record.damage import SECRET, Damage, damages
+from tests.record.damage import SECRET, Damage, damages, is_a_folder
 from ttt_mlflow import names
 from ttt_mlflow.cli import cli
 from ttt_mlflow.names import SYSTEM_POWER
 from ttt_mlflow.record.checksums import OF_PUBLISHING
-from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.record.journal import LOCK, Journal
 
 COLUMNS = "id,date,kind,status,name,throughput,batch,verdict,ttt.method,ttt.note"
 AS_DATA = ("--columns", COLUMNS, "--format", "json")
@@ -113,8 +113,9 @@ def content(record: Path) -> dict[str, object]:
     """What a record is: each file's content, and of all others what they are. Its lock says nothing."""
     found: dict[str, object] = {}
     for path in sorted(record.rglob("*")):
-        mode = path.lstat().st_mode
-        found[str(path.relative_to(record))] = path.read_bytes() if path.is_file() and not path.is_symlink() else mode
+        name, mode = path.relative_to(record), path.lstat().st_mode
+        if name.parts[0] != LOCK:
+            found[str(name)] = path.read_bytes() if path.is_file() and not path.is_symlink() else mode
     return found
 
 
@@ -168,6 +169,10 @@ UNTIMED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthChec
 @given(case=CASES)
 def test_a_damaged_record_is_named_or_read_right(template: Path, case: Case) -> None:
     check(template, *case)
+
+
+def test_a_lock_that_became_a_folder_damages_nothing(template: Path) -> None:
+    check(template, False, False, [Damage(LOCK, "is_a_folder", is_a_folder)], 6)
 
 
 @pytest.mark.long
