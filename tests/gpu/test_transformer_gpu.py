@@ -230,15 +230,18 @@ def test_other_attentions_between_kernels_that_overlap(attn_impl: str) -> None:
     """Which know nothing of it. In a graph too; those that do not take these heads are left out."""
     model = varied_model(replace(WIDTHS["own KV heads"], num_layers=2), attn_impl=attn_impl)
     tokens = make_tokens(4, 12, 5000).to(DEVICE)
-    logits = []
-    for path in (LAUNCHES, OVERLAPPED):
+
+    def decoded(path: str) -> Tensor:
         model.use(path)
         state = model.new_cache(4, 80)
-        try:
-            with torch.no_grad():
-                logits.append(torch.stack([model.step(one, state) for one in tokens.unbind(1)]))
-        except RuntimeError as error:
-            pytest.skip(f"{attn_impl} does not run: {str(error).splitlines()[0]}")
+        with torch.no_grad():
+            return torch.stack([model.step(one, state) for one in tokens.unbind(1)])
+
+    try:
+        logits = [decoded(LAUNCHES)]
+    except RuntimeError as error:  # of the attention itself; the kernels that overlap have no excuse
+        pytest.skip(f"this GPU's PyTorch has no {attn_impl} for these heads: {str(error).splitlines()[0]}")
+    logits.append(decoded(OVERLAPPED))
     assert relative_error(logits[1], logits[0]) < 1e-2
     decoder = ModelDecoder(model, 4, DEVICE, 80)
     eager = generate(decoder, tokens[:, :5], GENLEN)

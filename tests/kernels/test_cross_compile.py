@@ -13,7 +13,7 @@ from ttt_mlflow.kernels.launch import RESIDENT, options_for
 from ttt_mlflow.kernels.overlapped import stages
 from ttt_mlflow.kernels.overlapped.product import product_kernel
 from ttt_mlflow.kernels.overlapped.staged import staged_product_kernel
-from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, SHARED_BYTES, STAGED, WIDE, padded_batch
+from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, SHARED_BYTES, STAGED, TABLE, WIDE, padded_batch
 from ttt_mlflow.kernels.ttt_linear import accumulate as ttt_linear_accumulate
 from ttt_mlflow.kernels.ttt_linear import decode as ttt_linear_decode
 from ttt_mlflow.kernels.ttt_linear.decode_tensor_cores import linear_decode_tensor_kernel
@@ -205,6 +205,13 @@ def compile_product(product, tiling, batch, capability, overlap=True, dtype="fp1
         product_kernel, dtype, capability, constants, types=types, num_warps=tiling.warps, launch_pdl=overlap,
         maxnreg=tiling.registers,
     )  # fmt: skip
+
+
+def test_the_tilings_that_are_compiled_are_those_of_the_table():
+    for is_mlp in (False, True):
+        used = [TABLE[batch][is_mlp] for batch in TABLE]
+        found = {getattr(one, name) for one in used for name in ("projection", "output", "gate_up", "down", "head")}
+        assert found == set(TILINGS.values())
 
 
 def loads_of_a_tile(tiling):

@@ -6,7 +6,6 @@ has. ttt-1b has 1,323,070,592.
 
 import torch
 
-from ttt_mlflow.errors import BadInput
 from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
@@ -17,6 +16,7 @@ from ttt_mlflow.models.transformer.model import TransformerModel, initialize
 from ttt_mlflow.models.transformer.state import allocate
 from ttt_mlflow.models.transformer.work import decode_stages, prefill_stages
 from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, padded
+from ttt_mlflow.models.ttt.whole_step import check_path, compiles, path_by_default
 from ttt_mlflow.workload import Stage, Workload
 
 SIZES = {
@@ -50,20 +50,12 @@ def build_plain(request: ModelRequest) -> TransformerModel:
 def check(request: ModelRequest) -> None:
     """Raise BadInput for an attention that there is not, or not on this device, and for a step that cannot overlap."""
     check_on(request.device, request.attn_impl)
-    if request.decode_path == OVERLAPPED and (reason := _reason_against_overlapping(request)):
-        raise BadInput(f"decode_path={OVERLAPPED}: {reason}; change that, or set decode_path to {LAUNCHES}")
+    check_path(request, _reason_against_overlapping)
 
 
 def usual_path(request: ModelRequest) -> str:
-    """The decode path of a run that asks for none: on a GPU, kernels that overlap wherever they can run."""
-    decodes = request.workload is None or request.workload.mode == "decode"
-    overlap = decodes and request.device.type == "cuda" and not _reason_against_overlapping(request)
-    return OVERLAPPED if overlap else LAUNCHES
-
-
-def compiles(request: ModelRequest) -> bool:
-    """Whether the decode step has more than kernels: torch.compile changes nothing else."""
-    return request.decode_path != OVERLAPPED
+    """The decode path of a run that asks for none."""
+    return path_by_default(request, _reason_against_overlapping)
 
 
 def _reason_against_overlapping(request: ModelRequest) -> str | None:

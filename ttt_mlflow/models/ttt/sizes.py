@@ -8,12 +8,13 @@ from ttt_mlflow.models.allocations import Allocations
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.entry import Execution, ModelEntry, ModelRequest
 from ttt_mlflow.models.ttt.checkpoint import check_fit, config_of_weights, load_checkpoint, published_shapes
-from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, TTTConfig, padded
+from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, TTTConfig, padded
 from ttt_mlflow.models.ttt.initialization import initialize
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.memory import MemoryOfTTT
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.state import allocate
+from ttt_mlflow.models.ttt.whole_step import check_path, compiles, path_by_default
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import Stage, Workload
 
@@ -77,20 +78,12 @@ def check(request: ModelRequest) -> None:
             config_of(request.name, net.layer_type, request.checkpoint), net, request.dtype, torch.device("meta")
         )
         check_fit(request.checkpoint, published_shapes(empty), f"{request.name} {request.inner_net}")
-    if request.decode_path == OVERLAPPED and (reason := _reason_against_overlapping(request)):
-        raise BadInput(f"decode_path={OVERLAPPED}: {reason}; change that, or set decode_path to {LAUNCHES}")
+    check_path(request, _reason_against_overlapping)
 
 
 def usual_path(request: ModelRequest) -> str:
-    """The decode path of a run that asks for none: on a GPU, kernels that overlap wherever they can run."""
-    decodes = request.workload is None or request.workload.mode == "decode"
-    overlap = decodes and request.device.type == "cuda" and not _reason_against_overlapping(request)
-    return OVERLAPPED if overlap else LAUNCHES
-
-
-def compiles(request: ModelRequest) -> bool:
-    """Whether the decode step has more than kernels: torch.compile changes nothing else."""
-    return request.decode_path != OVERLAPPED
+    """The decode path of a run that asks for none."""
+    return path_by_default(request, _reason_against_overlapping)
 
 
 def _reason_against_overlapping(request: ModelRequest) -> str | None:

@@ -1,11 +1,16 @@
-"""Decode steps that are not made of a layer's functions."""
+"""Decode steps that are not made of a layer's functions, and which runs have one."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
+from ttt_mlflow.errors import BadInput
 from ttt_mlflow.kernels.overlapped.tensors import StepTensors
-from ttt_mlflow.models.ttt.config import OVERLAPPED
+from ttt_mlflow.models.entry import ModelRequest
+from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED
+
+Reason = Callable[[ModelRequest], str | None]  # why a step cannot run as kernels that overlap, or None
 
 
 class WholeStep(Protocol):
@@ -25,3 +30,21 @@ def whole_step(decode_path: str, tensors: StepTensors, batch: int) -> WholeStep 
     from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
 
     return OverlappedStep(tensors, batch)
+
+
+def check_path(request: ModelRequest, reason_against_overlapping: Reason) -> None:
+    """Raise BadInput if the step is to run as kernels that overlap, and cannot."""
+    if request.decode_path == OVERLAPPED and (reason := reason_against_overlapping(request)):
+        raise BadInput(f"decode_path={OVERLAPPED}: {reason}; change that, or set decode_path to {LAUNCHES}")
+
+
+def path_by_default(request: ModelRequest, reason_against_overlapping: Reason) -> str:
+    """The decode path of a run that asks for none: on a GPU, kernels that overlap wherever they can run."""
+    decodes = request.workload is None or request.workload.mode == "decode"
+    overlap = decodes and request.device.type == "cuda" and not reason_against_overlapping(request)
+    return OVERLAPPED if overlap else LAUNCHES
+
+
+def compiles(request: ModelRequest) -> bool:
+    """Whether the decode step has more than kernels: torch.compile changes nothing else."""
+    return request.decode_path != OVERLAPPED
