@@ -3,7 +3,7 @@
 #
 #   benchmarks/peers.sh OUTPUT_FOLDER [SECONDS [STAGE ...]]
 #
-# The stages are the grids in benchmarks/peers: decode prefill context long prefill-fla, in this order if none is
+# The stages are the grids in benchmarks/peers: decode prefill crossing context long prefill-fla, in this order if none is
 # named. Runs in the current Python environment. The records go to OUTPUT_FOLDER/runs, the output of a stage to
 # OUTPUT_FOLDER/STAGE.txt, one table of all to OUTPUT_FOLDER/table.txt. It stops by itself within SECONDS (default:
 # an hour). The same command with the same folder goes on.
@@ -18,7 +18,7 @@ cd "$here/.." || exit 2
 budget=${2:-3600}
 [[ $budget =~ ^[1-9][0-9]*$ ]] || { echo "SECONDS: $budget is no number of seconds; $usage" >&2; exit 2; }
 stages=("${@:3}")
-((${#stages[@]})) || stages=(decode prefill context long prefill-fla)
+((${#stages[@]})) || stages=(decode prefill crossing context long prefill-fla)
 for stage in "${stages[@]}"; do
   [ -f "benchmarks/peers/$stage.yaml" ] || { echo "no stage $stage: benchmarks/peers has no $stage.yaml; $usage" >&2; exit 2; }
 done

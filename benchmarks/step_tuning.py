@@ -23,11 +23,13 @@ import triton
 
 from ttt_mlflow.kernels.launch import has_warpgroups
 from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
+from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH
 from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, SHARED_BYTES, WIDE, StagedTiling, Tiling, Tuning
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.models.transformer import sizes as transformers
 from ttt_mlflow.models.transformer.model import TransformerModel
+from ttt_mlflow.models.transformer.state import TransformerState
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.sizes import build
 from ttt_mlflow.models.ttt.whole_step import WholeStep
@@ -36,7 +38,7 @@ NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
 PEERS, CONTEXT = ("transformer-1b", "transformer-1b-gqa4"), 129
 Model = TTTModel | TransformerModel
 BATCHES = (1, 2, 8, 16, 32, 64, 128)
-STEPS, TURNS = 100, 5
+STEPS, TURNS = 50, 5
 TOGETHER = 4  # changes at most that are tried together
 MOST_PROCESSES = 14  # that compile at once
 GAIN = 0.003  # of the time, that makes a change faster
@@ -57,6 +59,16 @@ STAGED: list[dict[str, Any]] = [
     {"rows": 64, "warps": 4}, {"rows": 128, "warps": 4}, {"rows": 128, "warps": 8},
 ]  # fmt: skip
 PARTS = (2, 3, 4, 8)
+# of a transformer: its projection is smaller than the other products of a normed row, and 6528 columns divide otherwise
+OF_TRANSFORMERS: list[dict[str, Any]] = [
+    *({"projection": one} for one in (WIDE, replace(WIDE, tiles=2), PAIR, replace(PAIR, tiles=3))),
+]  # fmt: skip
+DOWN_IN_REGISTERS: list[dict[str, Any]] = [
+    *({"down": one} for one in (
+        Tiling(columns=2560), Tiling(columns=3584), Tiling(columns=2304, span=256, tiles=8),
+        Tiling(columns=3328, span=256, tiles=8),
+    )),
+]  # fmt: skip
 PRODUCTS = ("projection", "output", "gate_up", "down", "head")
 HEAD_WARPS = {"mlp_1_dual_triton": (1, 2, 4, 8), "mlp_2_dual_triton": (4,)}
 
@@ -72,7 +84,7 @@ class Case:
 
     def step(self, model: Model) -> WholeStep:
         if isinstance(model, TransformerModel):
-            return model.whole_step(model.new_cache(self.batch, CONTEXT), self.tuning)
+            return model.whole_step(full_cache(model, self.batch), self.tuning)
         return OverlappedStep(model.step_tensors(model.new_state(self.batch)), self.batch, tuning=self.tuning)
 
     def tokens(self) -> torch.Tensor:
@@ -85,13 +97,15 @@ def cases_of(inner_net: str, batch: int, staged: bool) -> list[Case]:
     changes = list(CHANGES)
     if inner_net in NETS:
         changes += [*OF_INNER_NETS, *({"head_warps": warps} for warps in HEAD_WARPS[inner_net])]
+    elif batch <= LARGEST_BATCH:
+        changes += OF_TRANSFORMERS
     if isinstance(present.projection, StagedTiling):
         for name in PRODUCTS:
             parts = [{"parts": parts} for parts in PARTS] if name in ("output", "down") else []
             others = [replace(getattr(present, name), **changed) for changed in (*STAGED, *parts)]
             changes += [{name: one} for one in others if one.shared_bytes(batch) <= SHARED_BYTES]
     else:
-        changes += IN_REGISTERS
+        changes += IN_REGISTERS + (DOWN_IN_REGISTERS if inner_net in PEERS else [])
     choices = dict.fromkeys(replace(present, **changed) for changed in changes)
     return [Case(inner_net, batch, one) for one in choices]
 
@@ -119,6 +133,17 @@ def together(times: dict[Case, float]) -> list[Case]:
             if len(merged) == sum(map(len, some)):  # no two of them choose the same thing
                 found.append(replace(first, tuning=replace(present, **merged)))
     return [case for case in dict.fromkeys(found) if case not in times]
+
+
+@lru_cache(maxsize=1)
+def full_cache(model: TransformerModel, batch: int) -> TransformerState:
+    """One for all choices, of CONTEXT tokens. At its end nothing is written to it."""
+    state = model.new_cache(batch, CONTEXT)
+    for kept in state.layers:
+        kept.k.normal_()
+        kept.v.normal_()
+    state.position.fill_(CONTEXT)
+    return state
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from ttt_mlflow.config.presets import GATED_DELTA, MAMBA_2, PEERS, RWKV_7, TRANS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/peers.sh"
 GRIDS = SCRIPT.parent / "peers"
-STAGES = ["decode", "prefill", "context", "long", "prefill-fla"]
+STAGES = ["decode", "prefill", "crossing", "context", "long", "prefill-fla"]
 PYTHON = """#!/bin/sh
 echo "$*" >> "$CALLS"
 case "$*" in *" sweep "*) [ -n "$SWEEP_S" ] && exec sleep "$SWEEP_S"; exit "${SWEEP_CODE:-0}" ;; esac
@@ -144,3 +144,18 @@ def test_the_transformers_have_the_contexts_that_are_reported() -> None:
     assert contexts("context") == {(name, context) for name in both for context in (2048.5, 8192.5)}
     assert contexts("long") == {(name, 32768.5) for name in both}
     assert all(one.promptlen == 1 for one in cells("decode")), "a prompt before a short pass leaves clocks on the move"
+
+
+def test_both_sides_of_a_crossing_are_measured_from_the_first_context_to_the_last() -> None:
+    """Beside the other stages: what lies between two contexts is interpolated, what lies beyond them is not said."""
+    found: dict[tuple[str, int], set[float]] = {}
+    yardstick = yardstick_of(SweepConfig.parse({"grid": str(GRIDS / "decode.yaml")}))
+    assert yardstick is not None
+    for one in [yardstick.config, *cells("decode"), *cells("crossing"), *cells("context")]:
+        if one.inner_net in (None, "mlp_1_dual_triton"):
+            found.setdefault((one.model_name, one.batch), set()).add(one.promptlen + (one.genlen + 1) / 2)
+    for model in (TRANSFORMER, TRANSFORMER_GQA):
+        for batch in (1, 16, 128, 1024):
+            assert len(found[model, batch]) >= 2
+            assert min(found["ttt-1b", batch]) == min(found[model, batch]) == 17.5
+            assert max(found["ttt-1b", batch]) >= max(found[model, batch])
