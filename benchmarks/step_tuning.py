@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import combinations
 from multiprocessing import get_context
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import click
 import torch
@@ -25,6 +25,7 @@ from ttt_mlflow.kernels.launch import has_warpgroups
 from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
 from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH
 from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, SHARED_BYTES, WIDE, StagedTiling, Tiling, Tuning
+from ttt_mlflow.kernels.overlapped.tuning import Model as TunedModel
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.models.transformer import sizes as transformers
@@ -36,6 +37,7 @@ from ttt_mlflow.models.ttt.whole_step import WholeStep
 
 NETS = ("mlp_1_dual_triton", "mlp_2_dual_triton")
 PEERS, CONTEXT = ("transformer-1b", "transformer-1b-gqa4"), 129
+TUNED: dict[str, TunedModel] = dict(zip(NETS + PEERS, get_args(TunedModel), strict=True))
 Model = TTTModel | TransformerModel
 BATCHES = (1, 2, 8, 16, 32, 64, 128)
 STEPS, TURNS = 50, 5
@@ -93,7 +95,7 @@ class Case:
 
 def cases_of(inner_net: str, batch: int, staged: bool) -> list[Case]:
     """staged: the GPU can have the weights of products in shared memory."""
-    present = Tuning.of(inner_net.startswith("mlp_2"), batch, staged)
+    present = Tuning.of(TUNED[inner_net], batch, staged)
     changes = list(CHANGES)
     if inner_net in NETS:
         changes += [*OF_INNER_NETS, *({"head_warps": warps} for warps in HEAD_WARPS[inner_net])]

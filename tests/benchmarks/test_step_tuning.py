@@ -7,25 +7,32 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.step_tuning import BATCHES, NETS, PEERS, Case, cases_of, main, together
+from benchmarks.step_tuning import BATCHES, NETS, PEERS, TUNED, Case, cases_of, main, together
 from ttt_mlflow.kernels.overlapped.shape import LARGEST_STAGED
 from ttt_mlflow.kernels.overlapped.transformer import TransformerStep
 from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, Tiling, Tuning
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.transformer import sizes as transformers
 
-PRESENT = Tuning.of(is_mlp=False, batch=1, staged=True)
+PRESENT = Tuning.of("ttt_linear", batch=1, staged=True)
 
 
 @pytest.mark.parametrize("net", NETS + PEERS)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_the_present_choice_is_compared_with_others(net: str, batch: int) -> None:
     compared = [case.tuning for case in cases_of(net, batch, staged=True)]
-    assert compared[0] == Tuning.of(net.startswith("mlp_2"), batch, staged=True)
+    assert compared[0] == Tuning.of(TUNED[net], batch, staged=True)
     assert len(compared) > 10
     assert len(set(compared)) == len(compared)
     of_inner_nets = {(one.held, one.head_warps) for one in compared}
     assert (len(of_inner_nets) > 1) == (net in NETS), "which a transformer has not"
+
+
+def test_each_has_a_row_of_the_table() -> None:
+    assert TUNED == {
+        "mlp_1_dual_triton": "ttt_linear", "mlp_2_dual_triton": "ttt_mlp", "transformer-1b": "transformer",
+        "transformer-1b-gqa4": "shared_kv",
+    }  # fmt: skip
 
 
 def test_the_largest_batch_is_compared() -> None:

@@ -58,7 +58,7 @@ def test_steps_match_float64(kind: str, batch: int) -> None:
 )
 @pytest.mark.parametrize(("kind", "batch"), [("linear", 4), ("linear", 8), ("mlp", 16)])
 def test_other_tilings(kind: str, batch: int, changed: dict[str, int]) -> None:
-    present = TABLE[batch][kind == "mlp"]
+    present = getattr(TABLE[batch], f"ttt_{kind}")
     products = ("projection", "output", "gate_up", "down", "head")
     tuning = replace(present, **{name: replace(getattr(present, name), **changed) for name in products})
     check_step(kind, batch, tokens=3, position=14, device=DEVICE, tuning=tuning, **WIDTHS)
@@ -78,7 +78,7 @@ def test_other_tilings(kind: str, batch: int, changed: dict[str, int]) -> None:
 )
 @pytest.mark.parametrize(("kind", "batch"), [("linear", 16), ("mlp", 40)])
 def test_other_ways_through_shared_memory(kind: str, batch: int, changed: dict[str, int]) -> None:
-    present = Tuning.of(kind == "mlp", batch, staged=True)
+    present = Tuning.of("ttt_mlp" if kind == "mlp" else "ttt_linear", batch, staged=True)
     assert isinstance(present.head, StagedTiling)
     every = replace(SHORT, **{"stages": 6, **changed})
     parted = replace(every, parts=changed.get("parts", 3))
@@ -108,7 +108,7 @@ def test_products_that_fill_no_tile(tiling: StagedTiling, batch: int, n: int, k:
 @pytest.mark.parametrize("changed", [{"held": False}, {"held": True, "head_warps": 8}, {"norm_warps": 4}], ids=str)
 @pytest.mark.parametrize(("kind", "batch"), [("linear", 1), ("linear", 8), ("mlp", 2), ("mlp", 16), ("linear", 64)])
 def test_other_choices(kind: str, batch: int, changed: dict[str, Any]) -> None:
-    tuning = replace(Tuning.of(kind == "mlp", batch, staged=True), **changed)
+    tuning = replace(Tuning.of("ttt_mlp" if kind == "mlp" else "ttt_linear", batch, staged=True), **changed)
     check_step(kind, batch, tokens=3, position=14, device=DEVICE, tuning=tuning, **WIDTHS)
 
 

@@ -1,6 +1,7 @@
 """Every kernel compiles for sm_80, sm_90 and sm_100 without a GPU; on sm_90 the chosen options spill nothing."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +14,18 @@ from ttt_mlflow.kernels.launch import RESIDENT, options_for
 from ttt_mlflow.kernels.overlapped import stages
 from ttt_mlflow.kernels.overlapped.product import product_kernel
 from ttt_mlflow.kernels.overlapped.staged import staged_product_kernel
-from ttt_mlflow.kernels.overlapped.tuning import HALF, PAIR, SHARED_BYTES, STAGED, TABLE, WIDE, padded_batch
+from ttt_mlflow.kernels.overlapped.tuning import (
+    HALF,
+    HALVES,
+    PAIR,
+    SHARED_BYTES,
+    STAGED,
+    TABLE,
+    THIRDS,
+    WIDE,
+    Model,
+    padded_batch,
+)  # fmt: skip
 from ttt_mlflow.kernels.ttt_linear import accumulate as ttt_linear_accumulate
 from ttt_mlflow.kernels.ttt_linear import decode as ttt_linear_decode
 from ttt_mlflow.kernels.ttt_linear.decode_tensor_cores import linear_decode_tensor_kernel
@@ -185,9 +197,11 @@ PROJECTION, OUTPUT, GATE_UP, DOWN, HEAD = PRODUCTS = [
     (2048, 5504, {"PARTIAL": True}),
     (50304, 2048, {"BEST": True}),
 ]
+SHARED_KV_DOWN = (2048, 6528, {"PARTIAL": True})  # of a transformer with shared KV heads
 TILINGS = {
     "wide": WIDE, "half": HALF, "pair": PAIR,
     "most": replace(PAIR, tiles=3), "most down": replace(WIDE, tiles=2),
+    "halves": HALVES, "thirds": THIRDS,
 }  # fmt: skip
 SPILLED = 64  # bytes of a thread at most: requests that the memory answers come first, registers second
 WEIGHTS_16, WAIT, RELEASE = "LDG.E.EF.128", "ACQBULK", "PREEXIT"
@@ -208,10 +222,9 @@ def compile_product(product, tiling, batch, capability, overlap=True, dtype="fp1
 
 
 def test_the_tilings_that_are_compiled_are_those_of_the_table():
-    for is_mlp in (False, True):
-        used = [TABLE[batch][is_mlp] for batch in TABLE]
-        found = {getattr(one, name) for one in used for name in ("projection", "output", "gate_up", "down", "head")}
-        assert found == set(TILINGS.values())
+    used = [tuning for row in TABLE.values() for tuning in row]
+    found = {getattr(one, name) for one in used for name in ("projection", "output", "gate_up", "down", "head")}
+    assert found == set(TILINGS.values())
 
 
 def loads_of_a_tile(tiling):
@@ -224,6 +237,7 @@ def loads_of_a_tile(tiling):
     ("name", "product"),
     [
         ("wide", PROJECTION), ("half", OUTPUT), ("pair", GATE_UP), ("most", GATE_UP), ("most down", DOWN),
+        ("halves", DOWN), ("thirds", SHARED_KV_DOWN),
         *(
             pytest.param(name, product, marks=pytest.mark.long)
             for name, product in (
@@ -292,18 +306,18 @@ def compile_staged(product, tiling, batch, dtype="fp16"):
 
 
 @pytest.mark.parametrize(
-    ("batch", "is_mlp", "name", "dtype"),
+    ("batch", "model", "name", "dtype"),
     [
-        (16, False, "gate_up", "fp16"), (16, True, "output", "fp16"), (128, False, "down", "bf16"),
-        (128, False, "head", "fp16"),
+        (16, "ttt_linear", "gate_up", "fp16"), (16, "ttt_mlp", "output", "fp16"), (128, "ttt_linear", "down", "bf16"),
+        (128, "ttt_linear", "head", "fp16"), (16, "shared_kv", "down", "fp16"),
         *(
-            pytest.param(batch, is_mlp, name, "fp16", marks=pytest.mark.long)
-            for batch in STAGED for is_mlp in (False, True) for name in STAGED_PRODUCTS
+            pytest.param(batch, model, name, "fp16", marks=pytest.mark.long)
+            for batch in STAGED for model in get_args(Model) for name in STAGED_PRODUCTS
         ),
     ],
 )  # fmt: skip
-def test_products_through_shared_memory(batch, is_mlp, name, dtype, capsys):
-    tiling = getattr(STAGED[batch][is_mlp], name)
+def test_products_through_shared_memory(batch, model, name, dtype, capsys):
+    tiling = getattr(getattr(STAGED[batch], model), name)
     compiled = compile_staged(STAGED_PRODUCTS[name], tiling, batch, dtype)
     found = resources(compiled)
     with capsys.disabled():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ from ttt_mlflow.kernels.overlapped.product import chunks, splits
 from ttt_mlflow.kernels.overlapped.shape import LARGEST_BATCH, LARGEST_STAGED, StepShape, unsupported
 from ttt_mlflow.kernels.overlapped.tiles import LANE_COLUMNS
 from ttt_mlflow.kernels.overlapped.transformer import TransformerStep
-from ttt_mlflow.kernels.overlapped.tuning import SHARED_BYTES, STAGED, TABLE, StagedTiling, Tiling, Tuning
+from ttt_mlflow.kernels.overlapped.tuning import SHARED_BYTES, STAGED, TABLE, Model, StagedTiling, Tiling, Tuning
 
-SHAPE = StepShape(2048, 5504, 64, 6208, 50304, is_mlp=False)
+SHAPE = StepShape(2048, 5504, 64, 6208, 50304, "ttt_linear")
 CPU = torch.device("cpu")
 
 
@@ -29,7 +30,7 @@ def reason(batch: int = 1, dtype: torch.dtype = torch.float16, **changed: object
 def test_what_it_takes() -> None:
     assert [reason(batch) for batch in (1, 16)] == [None, None]
     assert reason(head_dim=128) is None
-    assert reason(is_mlp=True) is None
+    assert reason(model="ttt_mlp") is None
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_what_it_takes() -> None:
         ({"batch": 17}, "batch=17: it takes 1 to 16 sequences"),
         ({"dtype": torch.float32}, "dtype=float32: it takes float16 and bfloat16"),
         ({"head_dim": 96}, "heads of 96: it takes powers of two from 16 on"),
-        ({"head_dim": 128, "is_mlp": True}, "TTT-MLP with heads of 128: it takes up to 64"),
+        ({"head_dim": 128, "model": "ttt_mlp"}, "TTT-MLP with heads of 128: it takes up to 64"),
         ({"width": 2056}, "hidden size of 2056: it takes multiples of 16"),
         ({"intermediate": 5500}, "feed-forward of 5500: it takes multiples of 8"),
     ],
@@ -63,7 +64,7 @@ def test_a_step_of_more_is_refused() -> None:
     for staged, most in ((False, 16), (True, 128)):
         said = f"{most + 1} sequences: kernels that overlap take 1 to {most} on this GPU"
         with pytest.raises(ValueError, match=said):
-            Tuning.of(is_mlp=False, batch=most + 1, staged=staged)
+            Tuning.of("ttt_linear", batch=most + 1, staged=staged)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +106,17 @@ def test_every_batch_has_a_choice() -> None:
     for staged, table in ((False, TABLE), (True, TABLE | STAGED)):
         assert max(table) == (LARGEST_STAGED if staged else LARGEST_BATCH)
         for batch in range(1, max(table) + 1):
-            for is_mlp in (False, True):
+            for model in get_args(Model):
                 rows = [most for most in table if batch <= most]
-                assert Tuning.of(is_mlp, batch, staged) == table[min(rows)][is_mlp]
+                assert Tuning.of(model, batch, staged) == getattr(table[min(rows)], model)
+
+
+def test_a_transformer_has_choices_of_its_own() -> None:
+    """With shared KV heads, 6528 columns: in three parts, not in four, of which the last is nearly empty."""
+    shared = [make_transformer_step(1, layers=1, **heads) for heads in ({"kv_heads": 2}, {"heads": 4, "kv_heads": 2})]
+    steps = [TransformerStep(one, 1, lambda overlap: partial(decode_attention, heads=2)) for one in shared]
+    assert [one.tuning for one in steps] == [TABLE[4].transformer, TABLE[4].shared_kv]
+    assert (TABLE[4].ttt_linear.down.parts_of(6528), TABLE[4].shared_kv.down.parts_of(6528)) == (4, 3)
 
 
 @pytest.mark.parametrize("batch", list(STAGED))

@@ -97,7 +97,7 @@ qk_conv_rotary = fused.qk_conv_rotary
 
 
 def _tuning(x: Tensor) -> Tuning:
-    return Tuning.of(is_mlp=False, batch=x.shape[0], staged=has_warpgroups(x.device))
+    return Tuning.of("ttt_linear", x.shape[0], has_warpgroups(x.device))
 
 
 def _launch(kernel: Any, x: Tensor, arguments: tuple[Any, ...], overlap: bool, **constants: int) -> None:

@@ -192,7 +192,7 @@ class OverlappedStep(DecodeStep):
     def __init__(self, tensors: StepTensors, batch: int, *, tuning: Tuning | None = None) -> None:
         """tuning: another choice than that for the batch."""
         shape = check_shape(tensors, batch)
-        tuning = tuning or Tuning.of(shape.is_mlp, batch, has_warpgroups(tensors.embedding.device))
+        tuning = tuning or Tuning.of(shape.model, batch, has_warpgroups(tensors.embedding.device))
         super().__init__(tensors, shape, batch, tuning)
         self.tensors = tensors
 
@@ -211,7 +211,7 @@ class OverlappedStep(DecodeStep):
         self._units = batch * heads
         self._heads = {
             "PROJECTED": shape.projected, "WIDTH": shape.width, "HEADS": heads, "HEAD_DIM": shape.head_dim,
-            "MLP": shape.is_mlp, "CHUNK": CHUNK, "SLOTS": MINI_BATCH, "EPS": NORM_EPS,
+            "MLP": shape.model == "ttt_mlp", "CHUNK": CHUNK, "SLOTS": MINI_BATCH, "EPS": NORM_EPS,
             "WARPS": tuning.head_warps,
         }  # fmt: skip
 

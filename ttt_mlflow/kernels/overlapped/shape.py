@@ -8,6 +8,7 @@ from ttt_mlflow.kernels.inner_layers import MLP
 from ttt_mlflow.kernels.launch import TENSOR_CORES, has_warpgroups
 from ttt_mlflow.kernels.overlapped.tensors import StepTensors, TransformerTensors
 from ttt_mlflow.kernels.overlapped.tiles import ROWS
+from ttt_mlflow.kernels.overlapped.tuning import Model
 
 LARGEST_BATCH = 16  # of products whose weights are in registers
 LARGEST_STAGED = 128  # of those in shared memory
@@ -16,14 +17,15 @@ LARGEST_MLP_HEAD = 64  # the matrices of a larger one do not fit into a program'
 
 @dataclass(frozen=True)
 class StepShape:
-    """Sizes of a step, in elements: of a token's values, of the feed-forward, of a head, and rows of the weights."""
+    """Sizes of a step, in elements: of a token's values, of the feed-forward, of a head, and rows of the weights. And
+    whose step it is."""
 
     width: int
     intermediate: int
     head_dim: int
     projected: int
     embedding: int
-    is_mlp: bool
+    model: Model
 
 
 def largest_batch(device: torch.device) -> int:
@@ -41,7 +43,7 @@ def unsupported(shape: StepShape, batch: int, dtype: torch.dtype, device: torch.
         return f"the GPU has compute capability {capability[0]}.{capability[1]}; it needs {TENSOR_CORES[0]}.0"
     if shape.head_dim < ROWS or shape.head_dim & (shape.head_dim - 1):
         return f"heads of {shape.head_dim}: it takes powers of two from {ROWS} on"
-    if shape.is_mlp and shape.head_dim > LARGEST_MLP_HEAD:
+    if shape.model == "ttt_mlp" and shape.head_dim > LARGEST_MLP_HEAD:
         return f"TTT-MLP with heads of {shape.head_dim}: it takes up to {LARGEST_MLP_HEAD}"
     for what, rows in (("hidden size", shape.width), ("projection", shape.projected), ("vocabulary", shape.embedding)):
         if rows % ROWS:
@@ -51,16 +53,22 @@ def unsupported(shape: StepShape, batch: int, dtype: torch.dtype, device: torch.
     return None
 
 
+def transformer_of(width: int, projected: int) -> Model:
+    """Which transformer it is whose queries, keys and values have so many elements together."""
+    return "transformer" if projected == 3 * width else "shared_kv"
+
+
 def shape_of(tensors: StepTensors | TransformerTensors) -> StepShape:
     """The sizes of a step."""
     if isinstance(tensors, TransformerTensors):
         first, rows = tensors.layers[0], tensors.embedding.shape[0]
         width, intermediate = first.down_proj.shape
-        return StepShape(width, intermediate, 2 * tensors.cos.shape[1], first.qkv.shape[0], rows, is_mlp=False)
+        projected, head_dim = first.qkv.shape[0], 2 * tensors.cos.shape[1]
+        return StepShape(width, intermediate, head_dim, projected, rows, transformer_of(width, projected))
     one, embedding = tensors.layers[0], tensors.embedding
     width, intermediate, projected = one.o_proj.shape[0], one.down_proj.shape[1], one.projection.shape[0]
     sizes = (width, intermediate, one.norm_weight.shape[1], projected, embedding.shape[0])
-    return StepShape(*sizes, tensors.inner_layer is MLP)
+    return StepShape(*sizes, "ttt_mlp" if tensors.inner_layer is MLP else "ttt_linear")
 
 
 def reason_against(tensors: StepTensors | TransformerTensors, batch: int) -> str | None:

@@ -34,8 +34,7 @@ class TransformerStep(DecodeStep):
         tuning: another choice than that for the batch.
         """
         shape = check_shape(tensors, batch)
-        # the table has no row for transformers: the products have nearly the sizes of TTT-Linear's
-        tuning = tuning or Tuning.of(is_mlp=False, batch=batch, staged=has_warpgroups(tensors.embedding.device))
+        tuning = tuning or Tuning.of(shape.model, batch, has_warpgroups(tensors.embedding.device))
         super().__init__(tensors, shape, batch, tuning)
         self.tensors, self._attention_of_step = tensors, attention
 

@@ -1,12 +1,15 @@
 """How the products of a step are divided, and what else changes its time: a table instead of autotuning."""
 
 from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import triton
 
 from ttt_mlflow.kernels.overlapped.product import splits
 from ttt_mlflow.kernels.overlapped.tiles import LANE_COLUMNS, ROWS
 
+# whose step it is: of the transformers, one with a KV head for each query head, and one whose query heads share them
+Model = Literal["ttt_linear", "ttt_mlp", "transformer", "shared_kv"]
 SHARED_BYTES = 227 * 1024  # that a program may have on Hopper
 
 
@@ -100,15 +103,25 @@ class Tuning:
     held: bool = True
 
     @classmethod
-    def of(cls, is_mlp: bool, batch: int, staged: bool) -> "Tuning":
-        """The choice for this inner net and batch. staged: the GPU can run :mod:`.staged`.
+    def of(cls, model: Model, batch: int, staged: bool) -> "Tuning":
+        """The choice for this model and batch. staged: the GPU can run :mod:`.staged`.
 
         ValueError for more sequences than the products take.
         """
         table = (TABLE | STAGED) if staged else TABLE
         if batch > max(table):
             raise ValueError(f"{batch} sequences: kernels that overlap take 1 to {max(table)} on this GPU")
-        return next(row[is_mlp] for most, row in table.items() if batch <= most)
+        chosen: Tuning = next(getattr(row, model) for most, row in table.items() if batch <= most)
+        return chosen
+
+
+class Row(NamedTuple):
+    """The choice for each :data:`Model`, for batches up to one."""
+
+    ttt_linear: Tuning
+    ttt_mlp: Tuning
+    transformer: Tuning
+    shared_kv: Tuning
 
 
 def _in_registers(normed: Tiling, **others: Tiling | int | bool) -> Tuning:
@@ -116,19 +129,26 @@ def _in_registers(normed: Tiling, **others: Tiling | int | bool) -> Tuning:
     return replace(Tuning(normed, HALF, normed, WIDE, normed), **others)  # type: ignore[arg-type]
 
 
-# Largest batch -> TTT-Linear, TTT-MLP; the fastest on an H200, by benchmarks.step_tuning. Weights in registers:
+# Largest batch -> the fastest on an H200, by benchmarks.step_tuning. For transformers that was asked at batches 1, 16
+# and 128; elsewhere they have TTT-Linear's, with shared KV heads in three parts up to 8. Weights in registers:
 MORE = _in_registers(PAIR)
 MOST = _in_registers(replace(PAIR, tiles=3), down=replace(WIDE, tiles=2), norm_warps=32)
+HALVES = replace(PAIR, columns=1024)
+THIRDS = replace(WIDE, columns=2560)  # of 6528 columns, so that all programs of the product run at once
 TABLE = {
-    4: (Tuning(), Tuning(norm_warps=32, head_warps=8)),
-    8: (MORE, replace(MORE, held=False)),
-    16: (MOST, replace(MOST, held=False)),
-}
+    4: Row(
+        Tuning(), Tuning(norm_warps=32, head_warps=8),
+        Tuning(output=HALVES, down=HALVES), Tuning(down=THIRDS),
+    ),
+    8: Row(MORE, replace(MORE, held=False), MORE, replace(MORE, down=THIRDS)),
+    16: Row(MOST, replace(MOST, held=False), MOST, MOST),
+}  # fmt: skip
 
 # in shared memory; from 9 sequences on, where the GPU has what that needs
 LONG, SHORT = StagedTiling(step=128, stages=5), StagedTiling(step=64, stages=8)
+DEEP, FEW = StagedTiling(step=256, stages=5), StagedTiling(step=128, stages=4)
 SIXTEEN = Tuning(
-    projection=StagedTiling(step=256, stages=5, flight=1), output=StagedTiling(step=256, stages=2, parts=4),
+    projection=replace(DEEP, flight=1), output=StagedTiling(step=256, stages=2, parts=4),
     gate_up=replace(LONG, flight=2), down=replace(LONG, flight=4, parts=8), head=LONG, norm_warps=32,
 )  # fmt: skip
 THIRTY_TWO = Tuning(
@@ -137,8 +157,8 @@ THIRTY_TWO = Tuning(
     head=StagedTiling(step=256, stages=2),
 )  # fmt: skip
 SIXTY_FOUR = Tuning(
-    projection=replace(SHORT, flight=2), output=StagedTiling(step=128, stages=4, parts=4),
-    gate_up=StagedTiling(rows=128, stages=6, flight=2, warps=8), down=StagedTiling(step=128, stages=4, parts=4),
+    projection=replace(SHORT, flight=2), output=replace(FEW, parts=4),
+    gate_up=StagedTiling(rows=128, stages=6, flight=2, warps=8), down=replace(FEW, parts=4),
     head=StagedTiling(rows=128, stages=3, warps=8), held=False,
 )  # fmt: skip
 MANY = Tuning(
@@ -147,14 +167,24 @@ MANY = Tuning(
     head=StagedTiling(rows=128, stages=6), held=False,
 )  # fmt: skip
 STAGED = {
-    16: (SIXTEEN, replace(SIXTEEN, output=THIRTY_TWO.output, down=replace(LONG, parts=8), held=False)),
-    32: (THIRTY_TWO, replace(THIRTY_TWO, held=False)),
-    64: (SIXTY_FOUR, SIXTY_FOUR),
-    128: (
+    16: Row(
+        SIXTEEN,
+        replace(SIXTEEN, output=THIRTY_TWO.output, down=replace(LONG, parts=8), held=False),
+        replace(SIXTEEN, output=replace(FEW, parts=4), down=replace(LONG, flight=2, parts=8)),
+        replace(
+            SIXTEEN, projection=replace(DEEP, flight=2), output=replace(SIXTEEN.output, flight=1),
+            down=replace(SHORT, flight=4, parts=8),
+        ),
+    ),
+    32: Row(THIRTY_TWO, replace(THIRTY_TWO, held=False), THIRTY_TWO, THIRTY_TWO),
+    64: Row(SIXTY_FOUR, SIXTY_FOUR, SIXTY_FOUR, SIXTY_FOUR),
+    128: Row(
         MANY,
         replace(
             MANY, output=replace(SHORT, parts=3), gate_up=StagedTiling(rows=128, stages=6, warps=8),
             down=replace(SHORT, parts=3),
         ),
+        MANY,
+        replace(MANY, projection=FEW, down=replace(FEW, flight=4, parts=4), head=replace(MANY.head, flight=1)),
     ),
 }  # fmt: skip

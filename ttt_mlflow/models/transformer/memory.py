@@ -53,8 +53,8 @@ class MemoryOfTransformer:
         from ttt_mlflow.kernels.overlapped.tuning import Tuning
 
         batch, tensors = self.workload.batch, model.step_tensors(cache)
-        tuning = Tuning.of(is_mlp=False, batch=batch, staged=staged)
-        return storage_bytes(DecodeStep(tensors, shape_of(tensors), batch, tuning).buffers)
+        shape = shape_of(tensors)
+        return storage_bytes(DecodeStep(tensors, shape, batch, Tuning.of(shape.model, batch, staged)).buffers)
 
     def _bytes(self, rows: int, elements: int) -> int:
         """Of [rows, elements] in the model's dtype."""

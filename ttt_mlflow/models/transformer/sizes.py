@@ -61,14 +61,19 @@ def usual_path(request: ModelRequest) -> str:
 def _reason_against_overlapping(request: ModelRequest) -> str | None:
     """Why the decode step cannot run as kernels that overlap, or None."""
     from ttt_mlflow.kernels.launch import no_overlap
-    from ttt_mlflow.kernels.overlapped.shape import StepShape, unsupported
+    from ttt_mlflow.kernels.overlapped.shape import StepShape, transformer_of, unsupported
 
     if request.device.type != "cuda" and asked_for(request.attn_impl).step != SPLIT_KV:
         return f"on a CPU, the step is PyTorch, but with attn_impl={SPLIT_KV}"
     config = SIZES[request.name]
     rows = padded(config.vocab_size)
     shape = StepShape(
-        config.hidden_size, config.intermediate_size, config.head_dim, config.projected, rows, is_mlp=False
+        config.hidden_size,
+        config.intermediate_size,
+        config.head_dim,
+        config.projected,
+        rows,
+        transformer_of(config.hidden_size, config.projected),
     )
     batch = request.workload.batch if request.workload else 1
     return unsupported(shape, batch, request.dtype, request.device) or no_overlap(request.device)

@@ -97,12 +97,12 @@ def _reason_against_overlapping(request: ModelRequest) -> str | None:
         return f"inner_net={net.name} is PyTorch; it takes {net.name}_triton"
     config = config_of(request.name, net.layer_type, request.checkpoint)
     projected = padded(3 * config.hidden_size + config.num_heads)
-    sizes = (
+    shape = StepShape(
         config.hidden_size, config.intermediate_size, config.head_dim, projected, padded(config.vocab_size),
-        net.layer is MLP,
+        "ttt_mlp" if net.layer is MLP else "ttt_linear",
     )  # fmt: skip
     batch = request.workload.batch if request.workload else 1
-    return unsupported(StepShape(*sizes), batch, request.dtype, request.device) or no_overlap(request.device)
+    return unsupported(shape, batch, request.dtype, request.device) or no_overlap(request.device)
 
 
 def work(request: ModelRequest, workload: Workload) -> list[Stage]:
