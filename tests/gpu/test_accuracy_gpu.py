@@ -10,6 +10,7 @@ import torch
 from tests.catalog import ARTIFACT_PATHS
 from tests.runs import Carried, measured_in
 from ttt_mlflow.config import RunConfig
+from ttt_mlflow.models.decoder import ModelDecoder
 from ttt_mlflow.models.fla.package import missing as missing_fla
 from ttt_mlflow.models.mamba.installation import missing
 from ttt_mlflow.models.reference import Twins
@@ -61,6 +62,25 @@ def test_the_reference_and_the_yardstick_launch_no_kernel_of_ours() -> None:
         assert twin.prefill_functions.__name__.endswith("block.prefill_reference")
         weights = dict(model.named_parameters())
         assert all(torch.equal(one, weights[name].to(dtype)) for name, one in twin.named_parameters())
+
+
+@pytest.mark.parametrize("inner_net", ["mlp_1_dual", "mlp_2_dual", *NETS])
+def test_fed_tokens_give_the_same_logits_in_a_graph(inner_net: str) -> None:
+    """Of plain PyTorch, as the reference is, and of kernels that overlap."""
+    plan = make_plan(RunConfig.parse({**PROFILE, "inner_net": inner_net}))
+    model: Any = plan.entry.factory(plan.request)
+    decoder = ModelDecoder(model, 4, torch.device("cuda"))
+    tokens = torch.randint(model.vocab_size, (4, 40), generator=torch.Generator().manual_seed(0)).cuda()
+
+    def logits() -> torch.Tensor:
+        fed = (decoder.feed(one).clone() for one in tokens[:, 1:].unbind(1))
+        return torch.stack([decoder.start(tokens[:, :1]).clone(), *fed])
+
+    expected = logits()
+    assert expected.std() > 0
+    with decoder.replaying_feed():
+        for _ in range(2):
+            assert torch.equal(logits(), expected)
 
 
 @pytest.mark.skipif(missing_fla() is not None, reason="flash-linear-attention is not installed")

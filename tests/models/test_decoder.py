@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.models.generation import generate
 from tests.models.ttt.cases import INNER_NETS, leave_initial_values, make_model, make_tokens
+from ttt_mlflow.models import decoder as decoders
 from ttt_mlflow.models.decoder import ModelDecoder, make_decoder, tensors_in
 from ttt_mlflow.models.entry import DecodeModel, Decoder
 
@@ -85,6 +86,37 @@ def test_the_graph_takes_what_a_prompt_has_beyond_the_models_multiple(length: in
         assert torch.equal(decoder.prefill(prompt), expected[:, 0])
     assert graph.replays == replays, "no graph inside"
     assert decoder._graph is graph
+
+
+class RecordedStep:
+    """Stands for a CUDA graph of the fed step: it writes its logits where the capture had them."""
+
+    def __init__(self, decoder: ModelDecoder) -> None:
+        self.decoder, self.replays = decoder, 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        assert self.decoder._feed_graph is not None
+        _, logits = self.decoder._feed_graph
+        logits.copy_(self.decoder.model.step(self.decoder.token, self.decoder.state))
+
+
+def test_fed_tokens_replay_a_graph_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = leave_initial_values(make_model("mlp_1_dual")), make_tokens(2, 20)
+    made = ModelDecoder(model, 2, CPU)
+    expected = [made.start(tokens[:, :3]), *(made.feed(one) for one in tokens[:, 3:].unbind(1))]
+    graph = RecordedStep(made)
+    monkeypatch.setattr(decoders, "warm_stream", lambda device, warm_up: warm_up())
+    monkeypatch.setattr(decoders, "captured", lambda stream: nullcontext(graph))
+    with made.replaying_feed():
+        found = [made.start(tokens[:, :3]).clone(), *(made.feed(one).clone() for one in tokens[:, 3:].unbind(1))]
+        assert graph.replays == 17
+        with made.eagerly():
+            made.feed(tokens[:, 0])
+        assert graph.replays == 17, "no graph inside"
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert torch.equal(made.start(tokens[:, :3]), expected[0])
+    assert graph.replays == 17, "nor after it"
 
 
 def test_the_tensors_that_stay_are_accounted_for_once() -> None:

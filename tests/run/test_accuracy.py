@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -158,6 +158,36 @@ def test_given_tokens_are_fed_as_the_model_takes_them_one_by_one() -> None:
     torch.testing.assert_close(torch.stack(found, 1), expected, rtol=0, atol=0)
     after = decoder.start(tokens[:, :21])
     assert torch.linalg.norm(after - expected[:, 20]) < 1e-4 * torch.linalg.norm(expected[:, 20])
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_a_step_that_cannot_be_captured_is_launched_kernel_by_kernel(
+    steps: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoder = ModelDecoder(make_model("mlp_1_dual"), 2, torch.device("cpu"))
+    with ExitStack() as graphs:
+        accuracy._replay(decoder, "the reference", graphs, steps=steps)  # nothing is captured on a CPU
+    asked: list[str] = []
+
+    def fail(error: RuntimeError) -> Callable[[ModelDecoder], None]:
+        def capture(self: ModelDecoder) -> None:
+            asked.append("capture")
+            raise error
+
+        return capture
+
+    decoder.device = torch.device("cuda")
+    unsupported = RuntimeError("operation not permitted when stream is capturing")
+    for name in ("capture", "replaying_feed"):
+        monkeypatch.setattr(ModelDecoder, name, fail(unsupported))
+    with ExitStack() as graphs:
+        accuracy._replay(decoder, "the reference", graphs, steps=steps)
+    assert asked == ["capture"]
+    assert "the reference: its kernels are launched one by one: RuntimeError: operation not permitted" in caplog.text
+    for name in ("capture", "replaying_feed"):
+        monkeypatch.setattr(ModelDecoder, name, fail(torch.OutOfMemoryError("CUDA out of memory.")))
+    with ExitStack() as graphs, pytest.raises(torch.OutOfMemoryError) if steps else nullcontext():
+        accuracy._replay(decoder, "the reference", graphs, steps=steps)
 
 
 # Models of other packages

@@ -48,6 +48,7 @@ class ModelDecoder:
         self._model_step = model.step
         self._greedy_step = getattr(model, "greedy_step", None)
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._feed_graph: tuple[torch.cuda.CUDAGraph, Tensor] | None = None  # and the logits that it writes
 
     @torch.no_grad()
     def choose(self) -> None:
@@ -119,7 +120,7 @@ class ModelDecoder:
 
     @torch.no_grad()
     def start(self, prompt: Tensor) -> Tensor:
-        """As ``prefill``, without a graph. Returns the logits [B, V] from which the first token follows."""
+        """As ``prefill``, by :meth:`feed`. Returns the logits [B, V] from which the first token follows."""
         logits, rest = self._begin(prompt)
         for token in rest.unbind(1):
             logits = self.feed(token)
@@ -128,21 +129,52 @@ class ModelDecoder:
 
     @torch.no_grad()
     def feed(self, tokens: Tensor) -> Tensor:
-        """As ``step``, with ``tokens`` [B] instead of its own and without a graph. Returns the logits [B, V]."""
+        """As ``step``, with ``tokens`` [B] instead of its own. Returns the logits [B, V].
+
+        Without a graph, but in a block of :meth:`replaying_feed`.
+        """
         self._check_room(1)
         self._fed += 1
         self.token.copy_(tokens)
+        if self._feed_graph is not None:
+            graph, logits = self._feed_graph
+            graph.replay()
+            return logits
         return self._model_step(self.token, self.state)
+
+    @contextmanager
+    def replaying_feed(self) -> Iterator[None]:
+        """Let ``feed`` replay a CUDA graph of its own until the block ends. Each call overwrites the logits before.
+
+        Begins with a state that is reset. Raises RuntimeError for a step that cannot be captured.
+        """
+
+        def warm_up() -> None:
+            self.model.reset_state(self.state)  # a full cache takes no more
+            for _ in range(WARM_UP_STEPS):
+                self._model_step(self.token, self.state)
+            self.model.reset_state(self.state)
+
+        with torch.no_grad():
+            with captured(warm_stream(self.device, warm_up)) as graph:
+                logits = self._model_step(self.token, self.state)
+            self.model.reset_state(self.state)
+        self._feed_graph = graph, logits
+        try:
+            yield
+        finally:
+            self._feed_graph = None
 
     @contextmanager
     def eagerly(self) -> Iterator[None]:
         """Use neither graph nor compiled code until the block ends, so that profilers see layer and part names."""
-        graph, self._graph = self._graph, None
+        graphs = self._graph, self._feed_graph
+        self._graph = self._feed_graph = None
         try:
             with torch.compiler.set_stance("force_eager"):
                 yield
         finally:
-            self._graph = graph
+            self._graph, self._feed_graph = graphs
 
     def _check_room(self, tokens: int) -> None:
         if self.max_length is not None and self._fed + tokens > self.max_length:
@@ -169,7 +201,7 @@ class ModelDecoder:
         return {"weights": weights, "state": list(tensors_in(self.state))}
 
     def close(self) -> None:
-        self._graph = None
+        self._graph = self._feed_graph = None
         del self.state
 
 

@@ -5,16 +5,16 @@ The measured decoder predicts first, because it needs memory that is released be
 
 import logging
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ttt_mlflow.errors import end_if_asked
+from ttt_mlflow.errors import end_if_asked, one_line
 from ttt_mlflow.measurement.accuracy import Accuracy, Deviations, Side, differing_pct, first_differences
-from ttt_mlflow.models.decoder import make_decoder
+from ttt_mlflow.models.decoder import ModelDecoder, make_decoder
 from ttt_mlflow.models.entry import DecodeModel, Decoder
 from ttt_mlflow.models.reference import Twins
 from ttt_mlflow.run.out_of_memory import find_out_of_memory
@@ -82,9 +82,12 @@ class AccuracyPass:
         if not _shows_logits(decoder):
             return Predicted(greedy, eager, None)
         logits: list[Tensor] = []
-        for position in range(self.positions):
-            self._tell("logits", position)
-            logits.append(self._next(decoder, self.prompt, position)[: self.sequences].cpu())
+        with ExitStack() as graphs:
+            if used.cuda_graph and used.mode == "decode":
+                _replay(decoder, "the logits", graphs)
+            for position in range(self.positions):
+                self._tell("logits", position)
+                logits.append(self._next(decoder, self.prompt, position)[: self.sequences].cpu())
         return Predicted(greedy, eager, logits)
 
     def predict_anew(self, model: DecodeModel) -> Predicted:
@@ -110,7 +113,10 @@ class AccuracyPass:
                 with (
                     closing(self._decoder(reference, self.sequences)) as exact,
                     closing(self._decoder(yardstick, self.sequences)) if yardstick else nullcontext() as plain,
+                    ExitStack() as graphs,
                 ):
+                    for decoder, what in ((exact, "the reference"), (plain, "plain PyTorch")):
+                        _replay(decoder, what, graphs, steps=True)
                     return self._accuracy(predicted, exact, plain)
             except (RuntimeError, MemoryError) as error:
                 if self.sequences == 1 or find_out_of_memory(error) is None:
@@ -182,6 +188,24 @@ class AccuracyPass:
         end_if_asked()
         if position % 32 == 0:
             self._doing(f"accuracy: {what}, {position} of {self.positions} positions")
+
+
+def _replay(decoder: Decoder | None, what: str, graphs: ExitStack, steps: bool = False) -> None:
+    """Replay fed tokens as a CUDA graph until ``graphs`` ends: a host launches a thousand kernels slowly.
+
+    What cannot be captured is launched one by one, and the log says why. steps: the decoder's own steps too; then it is
+    an error if the memory is too small.
+    """
+    if not isinstance(decoder, ModelDecoder) or decoder.device.type != "cuda":
+        return
+    try:
+        if steps:
+            decoder.capture()
+        graphs.enter_context(decoder.replaying_feed())
+    except RuntimeError as error:
+        if steps and find_out_of_memory(error):
+            raise
+        log.warning("accuracy: %s: its kernels are launched one by one: %s", what, one_line(error))
 
 
 def _shows_logits(decoder: Decoder) -> bool:
