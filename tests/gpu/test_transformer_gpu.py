@@ -188,11 +188,12 @@ def test_a_prompt_in_groups_is_the_prompt_at_once(monkeypatch: pytest.MonkeyPatc
     [{"heads": 16, "kv_heads": 16, "intermediate": 5504}, {"heads": 16, "kv_heads": 4, "intermediate": 6528}],
     ids=["own KV heads", "shared KV heads"],
 )
-def test_overlapping_steps_match_float64(shape: dict[str, int], batch: int) -> None:
+@pytest.mark.parametrize("early", [True, False])
+def test_overlapping_steps_match_float64(early: bool, shape: dict[str, int], batch: int) -> None:
     """At the 1b widths, across the end of a block and of a part; all buffers poisoned before each step."""
     distances = check_transformer_step(
         batch, tokens=3, position=127, length=400, dim=128, vocab=5000, splits=3 if batch < 16 else 1, block=64,
-        device=GPU, **shape,
+        early=early, device=GPU, **shape,
     )  # fmt: skip
     print(f"\n{shape} batch {batch}: kernel and twin from float64: {[f'{a:.1e} {b:.1e}' for a, b in distances]}")
 
@@ -275,10 +276,13 @@ def test_every_attention_that_runs_gives_the_same(config: TransformerConfig) -> 
 
 
 @BOTH
+@pytest.mark.parametrize("overlapped", [False, True])
 @pytest.mark.parametrize("promptlen", [1, 600])
-def test_the_choice_is_one_that_runs(promptlen: int, config: TransformerConfig) -> None:
+def test_the_choice_is_one_that_runs(promptlen: int, overlapped: bool, config: TransformerConfig) -> None:
     workload = Workload("decode", 8, promptlen, 40)
     model = varied_model(config, workload=workload)
+    if overlapped:
+        model.use(OVERLAPPED)
     decoder = ModelDecoder(model, 8, DEVICE, workload.max_length())
     decoder.choose()
     print(model.attn_impl, model.choice.launch)

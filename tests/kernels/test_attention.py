@@ -1,11 +1,20 @@
 """The attention kernels without a GPU: their machine code, their launches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.kernels.cross_compile import cross_compile, machine_code, resources
 from ttt_mlflow.kernels.attention import decode, launch
-from ttt_mlflow.kernels.attention.launch import FLOAT32_ROWS, ROWS, default_launch, other_rows, other_splits
+from ttt_mlflow.kernels.attention.launch import (
+    FLOAT32_ROWS,
+    ROWS,
+    default_launch,
+    later_starts,
+    other_rows,
+    other_splits,
+)
 
 H200 = 132  # multiprocessors
 
@@ -100,3 +109,12 @@ def test_what_is_tried_begins_with_the_default(dtype):
     assert len(set(rows)) == len(rows) == len(launch.rows_for(dtype))
     assert {one.splits for one in parts} == {1, 3, 5, 9, 17}
     assert all(1 <= one.splits <= launch.MOST_SPLITS for one in other_splits(first, 1, 32768, H200))
+
+
+def test_a_launch_that_starts_later_has_its_parts_those_of_the_default_or_one() -> None:
+    first = default_launch(64, 4096, H200, torch.float16)
+    chosen = replace(first, splits=9, block=32)
+    found = later_starts(chosen, first)
+    assert found[0] == chosen
+    assert found[0].options["early"] is True
+    assert found[1:] == [replace(chosen, splits=splits, early=False) for splits in (9, first.splits, 1)]

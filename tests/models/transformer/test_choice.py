@@ -1,6 +1,9 @@
 """The choice among attentions; tests/kernels/interpreted_attention.py has that of a whole model."""
 
 import logging
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,3 +67,34 @@ def test_the_one_that_keeps_all_scores_is_for_where_nothing_else_runs(monkeypatc
     choice.choose(model, model.new_cache(2, workload.max_length()), workload)
     assert tried == ["cudnn", "flash", "efficient", "math"]
     assert model.attn_impl == "math"
+
+
+def test_kernels_that_overlap_are_timed_as_a_whole_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attention alone says little then: what starts early fills the multiprocessors that are free first."""
+    model = make_model(GQA, workload=Workload("decode", 2, 300, 41))
+    timed: list[tuple[str, dict[str, int]]] = []
+    state = model.new_cache(2, 400)
+
+    def whole_step(tokens: torch.Tensor, next_tokens: torch.Tensor) -> torch.Tensor:
+        assert state.position.item() == 320, "the mean of a pass"
+        timed.append((model.choice.step, dict(model.choice.launch)))
+        return tokens
+
+    def milliseconds(call: choice.Timed, calls: int, device: torch.device) -> float:
+        step, launch = timed[-1]
+        state.position.add_(7)  # as the replays do
+        best = {"splits": 1, "block": 32, "early": False}.items()
+        return 2.0 - sum(launch[name] == value for name, value in best) if step == "split_kv_triton" else 3.0
+
+    state = replace(state, whole_step=whole_step)
+    monkeypatch.setattr(choice, "multiprocessors_of", lambda device: 132)
+    monkeypatch.setattr(choice, "warm_stream", lambda device, call: call())
+    monkeypatch.setattr(choice, "captured", lambda stream: nullcontext(SimpleNamespace(replay=None)))
+    monkeypatch.setattr(choice, "_median_ms", milliseconds)
+    monkeypatch.setattr(choice, "_prompt", lambda *given: "flash")
+    choice.choose(model, state, Workload("decode", 2, 300, 41))
+    assert model.choice.step == "split_kv_triton"
+    chosen = model.choice.launch
+    assert (chosen["splits"], chosen["block"], chosen["early"]) == (1, 32, False)
+    assert {step for step, _ in timed} == {"split_kv_triton", "cudnn", "efficient"}
+    assert [launch for step, launch in timed if step != "split_kv_triton"] == [{}] * 4

@@ -175,12 +175,14 @@ def decode_attention(
     warps: int = 4,
     stages: int = 2,
     overlap: bool = False,
+    early: bool = True,
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.attention.reference.decode_attention`.
 
     splits: parts of the cache, of at least one block of ``block`` positions each. overlap: a launch may begin before
-    the previous kernel on the stream has ended, which must not write the position then. Raises ValueError with the
-    argument's name for unsupported arguments.
+    the previous kernel on the stream has ended, which must not write the position then. early: so may the first one,
+    whose programs then fill the multiprocessors that are free first; otherwise they are spread over all. Raises
+    ValueError with the argument's name for unsupported arguments.
     """
     batch, kv_heads, length, dim = _checked(qkv, position, cos, sin, k, v, heads)
     check_tensor("qkv", qkv, (batch, (heads + 2 * kv_heads) * dim), str(k.dtype).removeprefix("torch."), k.device)
@@ -195,7 +197,7 @@ def decode_attention(
     decode_attention_kernel[(batch * kv_heads, splits)](
         qkv, qkv.stride(0), position, cos, sin, k, v, out, partial_out, partial_lse, length, splits,
         LOG2_E / dim**0.5, kv_heads, group, max(triton.next_power_of_2(group), LEAST_ROWS), dim, block, splits == 1,
-        overlap, num_warps=warps, num_stages=stages, launch_pdl=overlap,
+        overlap, num_warps=warps, num_stages=stages, launch_pdl=overlap and early,
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(batch * heads,)](

@@ -17,17 +17,19 @@ RESIDENT = 2  # programs on each multiprocessor for which the default splits
 
 @dataclass(frozen=True)
 class Launch:
-    """splits: parts of a head's cache. block: positions that are loaded at once. warps and stages: of a program."""
+    """splits: parts of a head's cache. block: positions that are loaded at once. warps and stages: of a program. early:
+    where launches overlap, this one does too."""
 
     splits: int
     block: int
     warps: int
     stages: int
+    early: bool = True
 
     @property
     def options(self) -> dict[str, int]:
         """The arguments of :func:`ttt_mlflow.kernels.attention.decode.decode_attention`."""
-        return {"splits": self.splits, "block": self.block, "warps": self.warps, "stages": self.stages}
+        return vars(self).copy()
 
 
 # block, warps, stages; the first row is the default. Chosen by shared memory: two or more programs on a multiprocessor.
@@ -58,6 +60,12 @@ def other_splits(launch: Launch, heads: int, length: int, multiprocessors: int) 
     most = min(triton.cdiv(length, launch.block), MOST_SPLITS)
     numbers = (1, *(min(_splits(resident, heads, multiprocessors), most) for resident in (1, 2, 4, 8)))
     return list(dict.fromkeys([launch, *(replace(launch, splits=number) for number in numbers)]))
+
+
+def later_starts(launch: Launch, default: Launch) -> list[Launch]:
+    """``launch``, and with its parts, those of ``default`` or one, starting when all before has ended."""
+    numbers = dict.fromkeys((launch.splits, default.splits, 1))
+    return [launch, *(replace(launch, splits=number, early=False) for number in numbers)]
 
 
 def _splits(resident: int, heads: int, multiprocessors: int) -> int:

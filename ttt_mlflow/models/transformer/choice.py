@@ -2,7 +2,8 @@
 
 The attention of a prompt is timed for the sequences that go through a layer at once. The attention of a decode step is
 timed at the mean position of a pass, as a CUDA graph of all layers, so that no layer's cache stays in the level-2
-cache. What does not take the shape is left out; the log says why.
+cache. If the kernels of a step overlap, the graph is of whole steps: how long one takes then depends on when its
+neighbors start and on which multiprocessors. What does not take the shape is left out; the log says why.
 """
 
 import logging
@@ -17,12 +18,13 @@ from torch import Tensor
 from triton.errors import TritonError
 
 from ttt_mlflow.errors import RunFailed, one_line
-from ttt_mlflow.kernels.attention.launch import Launch, default_launch, other_rows, other_splits
+from ttt_mlflow.kernels.attention.launch import Launch, default_launch, later_starts, other_rows, other_splits
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.models.transformer import attention
 from ttt_mlflow.models.transformer.attention import MATH, SPLIT_KV, Asked, Choice, Functions
 from ttt_mlflow.models.transformer.config import PREFILL_TOKENS, TransformerConfig
 from ttt_mlflow.models.transformer.state import TransformerState
+from ttt_mlflow.models.ttt.whole_step import WholeStep
 from ttt_mlflow.workload import Workload
 
 WARM_UPS, ROUNDS = 1, 5
@@ -111,31 +113,38 @@ def _step(model: Chooser, state: TransformerState, workload: Workload) -> tuple[
         launch = bench.fastest_launch()
         candidates[SPLIT_KV] = partial(bench.split_kv_ms, launch)
     candidates |= {name: partial(bench.other_ms, name) for name in names if name != SPLIT_KV}
-    best = fastest("the attention of a decode step", candidates, model.asked.step).name
+    best = fastest(bench.what, candidates, model.asked.step).name
     return best, launch if best == SPLIT_KV else None
 
 
 class _Bench:
-    """Times one decode step's attention, of all layers."""
+    """Times one decode step's attention, of all layers, or the step as a whole."""
 
     def __init__(self, model: Chooser, state: TransformerState, workload: Workload) -> None:
         self.model, self.state = model, state
-        position = min(round(workload.mean_position), state.length - 1)
-        state.position.fill_(position)
+        self.position = min(round(workload.mean_position), state.length - 1)
+        state.position.fill_(self.position)
         for kept in state.layers:
             for one in (kept.k, kept.v):
-                one[:, :, :position].normal_()
+                one[:, :, : self.position].normal_()
         config = model.config
         self.qkv = torch.empty(workload.batch, config.projected, dtype=model.dtype, device=model.device).normal_()
+        self.tokens = torch.zeros(workload.batch, dtype=torch.int64, device=model.device)
         self.kv_heads = workload.batch * config.num_kv_heads
         self.multiprocessors = multiprocessors_of(model.device)
 
+    @property
+    def what(self) -> str:
+        """What is timed."""
+        return "the attention of a decode step" if self.state.whole_step is None else "a decode step with the attention"
+
     def fastest_launch(self) -> Launch:
-        """First the best block, warps and stages, then the best number of parts."""
+        """First the best block, warps and stages, then the best number of parts, and then the best start."""
         dtype, length = self.model.dtype, self.state.length
-        launch = default_launch(self.kv_heads, length, self.multiprocessors, dtype)
-        launch = self._fastest(other_rows(launch, dtype))
-        return self._fastest(other_splits(launch, self.kv_heads, length, self.multiprocessors))
+        default = default_launch(self.kv_heads, length, self.multiprocessors, dtype)
+        launch = self._fastest(other_rows(default, dtype))
+        launch = self._fastest(other_splits(launch, self.kv_heads, length, self.multiprocessors))
+        return self._fastest(later_starts(launch, default)) if self.state.whole_step else launch
 
     def _fastest(self, launches: list[Launch]) -> Launch:
         by_name = {str(launch): launch for launch in launches}
@@ -143,6 +152,8 @@ class _Bench:
         return by_name[fastest(SPLIT_KV, timed, self.model.asked.step).name]
 
     def split_kv_ms(self, launch: Launch) -> float:
+        if self.state.whole_step:
+            return self._step_ms(self.state.whole_step, SPLIT_KV, launch.options)
         functions, heads = self.model.functions.cache, self.model.config.num_heads
 
         def one(*tensors: Tensor) -> object:
@@ -151,6 +162,8 @@ class _Bench:
         return self._graph_ms(one)
 
     def other_ms(self, name: str) -> float:
+        if self.state.whole_step:
+            return self._step_ms(self.state.whole_step, name, {})
         state, heads = self.state, self.model.config.num_heads
         if name == MATH:
             return self._graph_ms(lambda *tensors: attention.plain_attention(tensors, heads))
@@ -160,14 +173,24 @@ class _Bench:
 
     def _graph_ms(self, one: Callable[..., object]) -> float:
         """The time of all layers' calls of ``one``, replayed."""
-        state, device = self.state, self.model.device
+        state = self.state
 
         def layers() -> None:
             for kept in state.layers:
                 one(self.qkv, state.position, state.cos, state.sin, kept.k, kept.v)
 
-        with captured(warm_stream(device, layers)) as graph:
-            layers()
+        return self._replayed_ms(layers)
+
+    def _step_ms(self, whole_step: WholeStep, name: str, launch: dict[str, int]) -> float:
+        """The time of a whole step with this attention, replayed."""
+        self.model.choice.step, self.model.choice.launch = name, launch
+        self.state.position.fill_(self.position)  # each step adds one
+        return self._replayed_ms(lambda: whole_step(self.tokens, self.tokens))
+
+    def _replayed_ms(self, call: Callable[[], object]) -> float:
+        device = self.model.device
+        with captured(warm_stream(device, call)) as graph:
+            call()
         return _median_ms(graph.replay, 1, device)
 
 
