@@ -13,6 +13,7 @@ from torch import Tensor
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.models.decoder import ModelDecoder, make_decoder
 from ttt_mlflow.models.entry import DecodeModel, Decoder
+from ttt_mlflow.models.tuning import compiling_at_once
 from ttt_mlflow.run.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,12 @@ def make_ready(plan: Plan, model: DecodeModel, prompt: Tensor) -> Decoder:
             decoder.compile()
         decoder.capture() if used.cuda_graph else decoder.warm_up()
     has_step = time.perf_counter()
-    decoder.prefill(prompt)
     if device.type == "cuda":
+        with compiling_at_once():
+            decoder.prefill(prompt)
         torch.cuda.synchronize(device)
+    else:
+        decoder.prefill(prompt)
     log.info("the step took %.1f s, the first prompt %.1f s", has_step - began, time.perf_counter() - has_step)
     return decoder
 
