@@ -61,6 +61,16 @@ def test_begins_then_waits_then_publishes(
     assert process.nice() > psutil.Process().nice()
 
 
+def test_one_that_works_is_not_one_that_waits(
+    publisher: Publisher, make_journal: MakeJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To make the tables of a new store takes a second, on a busy host many, in which no byte moves."""
+    monkeypatch.setattr("ttt_mlflow.tracking.publisher.WORKED_S", 0.02)
+    asked, impatient = asked_for(make_journal()), Limits(patience_s=0.25, most_s=300.0)
+    begun = publisher.ask("begin", impatient, uri=f"sqlite:///{tmp_path / 'new.db'}", **asked)
+    assert begun["run_id"]
+
+
 def test_its_command_line_and_environment_hold_no_address(shared: Publisher) -> None:
     assert psutil.Process(shared.pid).cmdline()[1:] == ["-P", "-m", "ttt_mlflow.tracking.background"]
 

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from ttt_mlflow import errors
 from ttt_mlflow.errors import PublishFailed, TTTError
 from ttt_mlflow.redaction import without_secrets
@@ -20,6 +22,7 @@ LOOK_S = 0.5  # between two updates of what is shown
 ENDS_WITHIN_S = 2.0  # from SIGTERM to SIGKILL
 # A request of MLflow's client must not end, and be sent again, before the patience does.
 BEYOND_PATIENCE_S = 5.0
+WORKED_S = 0.25  # of the processor: a process that used so much works, as on a new store's tables, and waits for nobody
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Publisher:
             start_new_session=True,
         )
         assert self._process.stdout
+        self._process_times = psutil.Process(self._process.pid)
         os.set_blocking(self._process.stdout.fileno(), False)
         self._unread = b""
         self._count = 0
@@ -91,14 +95,15 @@ class Publisher:
     def ask(self, do: str, limits: Limits, show: Callable[[Progress], None] | None = None, **asked: Any) -> Any:
         """Ask for ``do`` and return the answer; raise the error that the process reports.
 
-        Raises :class:`NoProgress`, after the process was ended, if for the patience no byte moved and no answer came,
-        and :class:`NoAnswer` if the time is up. The import of MLflow does not count.
+        Raises :class:`NoProgress`, after the process was ended, if for the patience no byte moved, no answer came, and
+        it did not work; and :class:`NoAnswer` if the time is up. The import of MLflow does not count.
         """
         return self._wait(self.send(do, awaited=True, **asked), limits, show)
 
     def _wait(self, request: int, limits: Limits, show: Callable[[Progress], None] | None) -> Any:
         began = moved_at = time.monotonic()
         sent = left = 0
+        worked = self._processor_s()
         with selectors.DefaultSelector() as selector:
             assert self._process.stdout
             selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -106,6 +111,8 @@ class Publisher:
                 now = time.monotonic()
                 if not self._ready:
                     began = moved_at = now
+                if (used := self._processor_s()) - worked >= WORKED_S:
+                    moved_at, worked = now, used
                 if now - moved_at >= limits.patience_s:
                     self.close()
                     raise NoProgress(f"for {limits.patience_s:g} s no byte moved and no answer came")
@@ -125,6 +132,13 @@ class Publisher:
                 if show:
                     now = time.monotonic()
                     show(Progress(sent, left, now - began, now - moved_at))
+
+    def _processor_s(self) -> float:
+        """Seconds of the processor that the process has used; 0 if it has ended, which :meth:`_lines` tells."""
+        with suppress(psutil.Error):
+            used = self._process_times.cpu_times()
+            return used.user + used.system
+        return 0.0
 
     def _lines(self) -> list[dict[str, Any]]:
         """The answers that have come. Raises NoAnswer if the process has ended."""
