@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ttt_mlflow.app.sweep.grid import cells_of, interleaved, yardstick_of
+from ttt_mlflow.app.sweep.grid import cells_of, yardstick_of
 from ttt_mlflow.config import RunConfig, SweepConfig
 from ttt_mlflow.config.presets import GATED_DELTA, MAMBA_2, PEERS, RWKV_7, TRANSFORMER, TRANSFORMER_GQA
 
@@ -120,17 +120,6 @@ def test_decode_has_every_peer_at_every_batch() -> None:
     assert sorted(measured, key=str) == sorted(
         ((*side, batch) for side in sides for batch in (1, 16, 128, 1024)), key=str
     )
-
-
-def test_what_was_never_measured_comes_first() -> None:
-    """Before the batches with results on docs/peers.md and docs/peers-constant-state.md."""
-    order = interleaved(cells_of(SweepConfig.parse({"grid": str(GRIDS / "decode.yaml")})))
-    asked = [(cell.config.model_name, cell.config.batch) for cell in order]
-    known = {(name, 1) for name in ("ttt-1b", TRANSFORMER, TRANSFORMER_GQA)}
-    known |= {(name, batch) for name in (GATED_DELTA, RWKV_7) for batch in (1, 128, 1024)}
-    first = [one in known for one in asked].index(True)
-    assert set(asked[first:]) == known
-    assert asked[:4] == [(MAMBA_2, batch) for batch in (16, 128, 1024, 1)]
 
 
 def test_the_transformers_have_the_contexts_that_are_reported() -> None:
