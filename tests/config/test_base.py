@@ -167,8 +167,8 @@ def test_thresholds(kind: type[RunConfig] | type[MicroConfig]) -> None:
 
 
 def test_a_measurement_is_long_enough_for_its_own_threshold() -> None:
-    assert RunConfig.parse({}).budget.section_s == 1.5 * Thresholds().section_s
-    assert RunConfig.parse({"thresholds": "section_s=4"}).budget.section_s == 6
+    assert RunConfig.parse({}).budget.section_s == 2 * Thresholds().section_s
+    assert RunConfig.parse({"thresholds": "section_s=4"}).budget.section_s == 8
 
 
 def test_how_it_is_judged_is_not_what_is_measured() -> None:
