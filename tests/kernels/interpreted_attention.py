@@ -175,7 +175,7 @@ def test_the_choice_takes_the_fastest_launch(monkeypatch):
     assert model.choice.prompt == "flash"
     assert model.attn_impl == "flash+split_kv_triton"
     assert len(called) == 1, "cuDNN and the memory-efficient attention do not run on a CPU"
-    assert model.choice.launch == {"splits": 4, "block": 128, "warps": 8, "stages": 3, "early": True}
+    assert model.choice.launch == {"splits": 4, "block": 128, "warps": 8, "stages": 3, "early": True, "ahead": 0}
     assert int(state.position) == 0
 
 

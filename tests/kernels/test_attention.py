@@ -11,18 +11,18 @@ from ttt_mlflow.kernels.attention.launch import (
     FLOAT32_ROWS,
     ROWS,
     default_launch,
-    later_starts,
     other_rows,
     other_splits,
+    other_starts,
 )
 
 H200 = 132  # multiprocessors
 
 
-def shape(group, block, single, overlap=False):
+def shape(group, block, single, overlap=False, ahead=0):
     return {
         "KV_HEADS": 4, "GROUP": group, "ROWS": 16, "HEAD_DIM": 128, "BLOCK": block, "SINGLE": single,
-        "OVERLAP": overlap,
+        "OVERLAP": overlap, "AHEAD": ahead,
     }  # fmt: skip
 
 
@@ -58,16 +58,21 @@ def test_the_other_kernels(capability):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-@pytest.mark.parametrize(("group", "single"), [(1, True), (4, False)])
-def test_decode_that_overlaps(group, single, row):
-    """The position alone is read before the kernel before has ended; it is what this step does not write."""
+@pytest.mark.parametrize(("group", "single", "ahead"), [(1, True, 0), (4, False, 1), (4, True, 8)])
+def test_decode_that_overlaps(group, single, ahead, row):
+    """The position alone is read before the kernel before has ended; it is what this step does not write. The cache may
+    be requested, but not read: the level-2 cache has what is there."""
     block, warps, stages = row
     compiled = cross_compile(
-        decode.decode_attention_kernel, "fp16", 90, shape(group, block, single, overlap=True), num_warps=warps,
-        num_stages=stages, launch_pdl=True,
+        decode.decode_attention_kernel, "fp16", 90, shape(group, block, single, overlap=True, ahead=ahead),
+        num_warps=warps, num_stages=stages, launch_pdl=True,
     )  # fmt: skip
     assert resources(compiled).local_bytes == 0
     check_one_read_comes_first(compiled)
+    code = machine_code(compiled)
+    requests = [place for place, name in enumerate(code) if name.startswith("CCTL")]
+    assert bool(requests) == bool(ahead)
+    assert all(place < code.index("ACQBULK") for place in requests)
 
 
 def test_parts_that_overlap():
@@ -111,10 +116,12 @@ def test_what_is_tried_begins_with_the_default(dtype):
     assert all(1 <= one.splits <= launch.MOST_SPLITS for one in other_splits(first, 1, 32768, H200))
 
 
-def test_a_launch_that_starts_later_has_its_parts_those_of_the_default_or_one() -> None:
+def test_a_launch_may_request_early_or_start_later() -> None:
+    """Later with its parts, those of the default, or one."""
     first = default_launch(64, 4096, H200, torch.float16)
     chosen = replace(first, splits=9, block=32)
-    found = later_starts(chosen, first)
+    found = other_starts(chosen, first)
     assert found[0] == chosen
-    assert found[0].options["early"] is True
-    assert found[1:] == [replace(chosen, splits=splits, early=False) for splits in (9, first.splits, 1)]
+    assert (found[0].options["early"], found[0].options["ahead"]) == (True, 0)
+    assert found[1:3] == [replace(chosen, ahead=blocks) for blocks in (1, 8)]
+    assert found[3:] == [replace(chosen, splits=splits, early=False) for splits in (9, first.splits, 1)]

@@ -43,6 +43,19 @@ def _part(now, splits, BLOCK: tl.constexpr):
     return tl.maximum(tl.cdiv(tl.cdiv(now, splits), BLOCK), 1) * BLOCK
 
 
+@triton.jit
+def _request(x, begin, end, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, AHEAD: tl.constexpr):
+    """Let rows ``begin`` to ``end`` of x, AHEAD blocks at most, come to the level-2 cache. It waits for nothing."""
+    LINES: tl.constexpr = max(HEAD_DIM * x.dtype.element_ty.primitive_bitwidth // 1024, 1)  # of 128 bytes in a row
+    lines = tl.arange(0, LINES)[None, :] * (HEAD_DIM // LINES)
+    for start in range(begin, tl.minimum(begin + AHEAD * BLOCK, end), BLOCK):
+        at = tl.minimum(start + tl.arange(0, BLOCK), end - 1)
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [(x + at[:, None] * HEAD_DIM + lines).to(tl.uint64)],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["length", "splits"])
 def decode_attention_kernel(
     qkv,
@@ -65,6 +78,7 @@ def decode_attention_kernel(
     BLOCK: tl.constexpr,
     SINGLE: tl.constexpr,
     OVERLAP: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     head = tl.program_id(0).to(tl.int64)  # counts sequences and KV heads
     split = tl.program_id(1)
@@ -73,6 +87,13 @@ def decode_attention_kernel(
     dtype = k.dtype.element_ty
     rows, cols, pairs = tl.arange(0, ROWS), tl.arange(0, HEAD_DIM), tl.arange(0, HEAD_DIM // 2)
     own = rows < GROUP
+    part = _part(now, splits, BLOCK)
+    begin = split * part
+    end = tl.minimum(begin + part, now)
+    cache = head * length * HEAD_DIM
+    if OVERLAP and AHEAD:  # what earlier steps have written; the new token is not in the cache yet
+        _request(k + cache, begin, end, HEAD_DIM, BLOCK, AHEAD)
+        _request(v + cache, begin, end, HEAD_DIM, BLOCK, AHEAD)
     wait_for_inputs(OVERLAP)
     row = qkv + sequence * qkv_stride
     query = row + (h * GROUP + rows)[:, None] * HEAD_DIM + cols[None, :]
@@ -81,15 +102,12 @@ def decode_attention_kernel(
     unturned_q = tl.load(query, own[:, None], 0.0).to(tl.float32)
     unturned_k = tl.load(key).to(tl.float32)
     new_v = tl.load(key + KV_HEADS * HEAD_DIM)
-    part = _part(now, splits, BLOCK)
-    begin = split * part
     if (begin < now) | (split == 0):
         angle = tl.minimum(now, length - 1) * (HEAD_DIM // 2) + pairs
         c, s = tl.load(cos + angle)[None, :], tl.load(sin + angle)[None, :]
         q = _rotated(unturned_q, c, s, ROWS, HEAD_DIM).to(dtype)
         new_k = _rotated(unturned_k, c, s, 1, HEAD_DIM).to(dtype)
 
-        cache = head * length * HEAD_DIM
         slot = cache + now * HEAD_DIM + tl.arange(0, 1)[:, None] * HEAD_DIM + cols[None, :]
         writes = (split == 0) & (now < length)
         tl.store(k + slot, new_k, writes)
@@ -100,7 +118,6 @@ def decode_attention_kernel(
         highest = tl.where(first, score, float("-inf"))
         total = tl.where(first, 1.0, 0.0) + tl.zeros([ROWS], tl.float32)
         result = tl.where(first, new_v.to(tl.float32), 0.0) + tl.zeros([ROWS, HEAD_DIM], tl.float32)
-        end = tl.minimum(begin + part, now)
         for start in range(begin, end, BLOCK):
             at = start + tl.arange(0, BLOCK)
             there = at < end
@@ -176,13 +193,15 @@ def decode_attention(
     stages: int = 2,
     overlap: bool = False,
     early: bool = True,
+    ahead: int = 0,
 ) -> Tensor:
     """See :func:`ttt_mlflow.kernels.attention.reference.decode_attention`.
 
     splits: parts of the cache, of at least one block of ``block`` positions each. overlap: a launch may begin before
     the previous kernel on the stream has ended, which must not write the position then. early: so may the first one,
-    whose programs then fill the multiprocessors that are free first; otherwise they are spread over all. Raises
-    ValueError with the argument's name for unsupported arguments.
+    whose programs then fill the multiprocessors that are free first; otherwise they are spread over all. ahead: blocks
+    of its part that a program then requests before it waits for qkv. Raises ValueError with the argument's name for
+    unsupported arguments.
     """
     batch, kv_heads, length, dim = _checked(qkv, position, cos, sin, k, v, heads)
     check_tensor("qkv", qkv, (batch, (heads + 2 * kv_heads) * dim), str(k.dtype).removeprefix("torch."), k.device)
@@ -197,7 +216,7 @@ def decode_attention(
     decode_attention_kernel[(batch * kv_heads, splits)](
         qkv, qkv.stride(0), position, cos, sin, k, v, out, partial_out, partial_lse, length, splits,
         LOG2_E / dim**0.5, kv_heads, group, max(triton.next_power_of_2(group), LEAST_ROWS), dim, block, splits == 1,
-        overlap, num_warps=warps, num_stages=stages, launch_pdl=overlap and early,
+        overlap, ahead, num_warps=warps, num_stages=stages, launch_pdl=overlap and early,
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(batch * heads,)](

@@ -12,19 +12,23 @@ import triton
 MOST_SPLITS = 64
 WHOLE = 512  # positions of a cache that one program reads as a whole: a second launch costs more than it saves
 LEAST = 256  # positions of a part
+AHEAD = (1, 8)  # blocks
 RESIDENT = 2  # programs on each multiprocessor for which the default splits
 
 
 @dataclass(frozen=True)
 class Launch:
-    """splits: parts of a head's cache. block: positions that are loaded at once. warps and stages: of a program. early:
-    where launches overlap, this one does too."""
+    """splits: parts of a head's cache. block: positions that are loaded at once. warps and stages: of a program.
+
+    Where launches overlap, early: this one does too; ahead: of its part, the blocks that a program requests meanwhile.
+    """
 
     splits: int
     block: int
     warps: int
     stages: int
     early: bool = True
+    ahead: int = 0
 
     @property
     def options(self) -> dict[str, int]:
@@ -62,10 +66,12 @@ def other_splits(launch: Launch, heads: int, length: int, multiprocessors: int) 
     return list(dict.fromkeys([launch, *(replace(launch, splits=number) for number in numbers)]))
 
 
-def later_starts(launch: Launch, default: Launch) -> list[Launch]:
-    """``launch``, and with its parts, those of ``default`` or one, starting when all before has ended."""
+def other_starts(launch: Launch, default: Launch) -> list[Launch]:
+    """``launch``, itself first: requesting some of its part early; and with its parts, those of ``default`` or one,
+    starting when all before has ended."""
     numbers = dict.fromkeys((launch.splits, default.splits, 1))
-    return [launch, *(replace(launch, splits=number, early=False) for number in numbers)]
+    early = [replace(launch, ahead=blocks) for blocks in AHEAD]
+    return [launch, *early, *(replace(launch, splits=number, early=False) for number in numbers)]
 
 
 def _splits(resident: int, heads: int, multiprocessors: int) -> int:

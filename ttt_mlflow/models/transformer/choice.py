@@ -18,7 +18,7 @@ from torch import Tensor
 from triton.errors import TritonError
 
 from ttt_mlflow.errors import RunFailed, one_line
-from ttt_mlflow.kernels.attention.launch import Launch, default_launch, later_starts, other_rows, other_splits
+from ttt_mlflow.kernels.attention.launch import Launch, default_launch, other_rows, other_splits, other_starts
 from ttt_mlflow.models.graph_capture import captured, warm_stream
 from ttt_mlflow.models.transformer import attention
 from ttt_mlflow.models.transformer.attention import MATH, SPLIT_KV, Asked, Choice, Functions
@@ -144,7 +144,7 @@ class _Bench:
         default = default_launch(self.kv_heads, length, self.multiprocessors, dtype)
         launch = self._fastest(other_rows(default, dtype))
         launch = self._fastest(other_splits(launch, self.kv_heads, length, self.multiprocessors))
-        return self._fastest(later_starts(launch, default)) if self.state.whole_step else launch
+        return self._fastest(other_starts(launch, default)) if self.state.whole_step else launch
 
     def _fastest(self, launches: list[Launch]) -> Launch:
         by_name = {str(launch): launch for launch in launches}
