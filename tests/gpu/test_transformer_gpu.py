@@ -188,12 +188,12 @@ def test_a_prompt_in_groups_is_the_prompt_at_once(monkeypatch: pytest.MonkeyPatc
     [{"heads": 16, "kv_heads": 16, "intermediate": 5504}, {"heads": 16, "kv_heads": 4, "intermediate": 6528}],
     ids=["own KV heads", "shared KV heads"],
 )
-@pytest.mark.parametrize("early", [True, False])
-def test_overlapping_steps_match_float64(early: bool, shape: dict[str, int], batch: int) -> None:
+@pytest.mark.parametrize("start", [{}, {"ahead": 1}, {"ahead": 8}, {"early": False}], ids=str)
+def test_overlapping_steps_match_float64(start: dict[str, int], shape: dict[str, int], batch: int) -> None:
     """At the 1b widths, across the end of a block and of a part; all buffers poisoned before each step."""
     distances = check_transformer_step(
         batch, tokens=3, position=127, length=400, dim=128, vocab=5000, splits=3 if batch < 16 else 1, block=64,
-        early=early, device=GPU, **shape,
+        device=GPU, **start, **shape,
     )  # fmt: skip
     print(f"\n{shape} batch {batch}: kernel and twin from float64: {[f'{a:.1e} {b:.1e}' for a, b in distances]}")
 

@@ -142,14 +142,15 @@ def check_step(kind, batch, *, tokens, device="cpu", most=1.2, tuning=None, **sh
 
 
 def check_transformer_step(
-    batch, *, tokens, device="cpu", most=1.2, tuning=None, splits=1, block=16, early=True, heads=2,
+    batch, *, tokens, device="cpu", most=1.2, tuning=None, splits=1, block=16, early=True, ahead=0, heads=2,
     **shape,
 ):  # fmt: skip
-    """A step of a transformer: see :func:`_check`. splits, block, early: of the attention."""
+    """A step of a transformer: see :func:`_check`. splits, block, early, ahead: of the attention."""
 
     def prepare(tensors):
         def attention(overlap):
-            return partial(decode_attention, heads=heads, splits=splits, block=block, overlap=overlap, early=early)
+            launch = {"splits": splits, "block": block, "overlap": overlap, "early": early, "ahead": ahead}
+            return partial(decode_attention, heads=heads, **launch)
 
         return TransformerStep(tensors, batch, attention, tuning=tuning)
 
