@@ -57,7 +57,7 @@ def test_the_other_kernels(capability):
         assert resources(cross_compile(kernel, "fp16", capability, constants, num_warps=4)).local_bytes == 0
 
 
-@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize("row", [ROWS[0], *(pytest.param(row, marks=pytest.mark.long) for row in ROWS[1:])], ids=str)
 @pytest.mark.parametrize(("group", "single", "ahead"), [(1, True, 0), (4, False, 1), (4, True, 8)])
 def test_decode_that_overlaps(group, single, ahead, row):
     """The position alone is read before the kernel before has ended; it is what this step does not write. The cache may
