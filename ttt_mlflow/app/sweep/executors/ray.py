@@ -167,10 +167,11 @@ class RayExecutor:
             print_error(f"Note: a node on {host} has left the cluster; Ray measures its runs on another one")
 
     def _here(self) -> Any:
-        """The node of this process, which no other node can take with it when it dies."""
+        """The node of this process, however busy it is. With another one, what is there would be lost when that dies, and
+        with it all cells that follow."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        return NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=True)
+        return NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
 
     def _look_at_nodes(self) -> list[Mapping[str, Any]]:
         """What each node that can take a cell says of itself. Raises BadInput for one without this project's code."""
