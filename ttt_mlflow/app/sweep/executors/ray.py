@@ -167,8 +167,8 @@ class RayExecutor:
             print_error(f"Note: a node on {host} has left the cluster; Ray measures its runs on another one")
 
     def _here(self) -> Any:
-        """The node of this process, however busy it is. With another one, what is there would be lost when that dies, and
-        with it all cells that follow."""
+        """The node of this process, however busy it is. On another one, what knows the cells' places would be lost with
+        that node, and with it all cells that follow."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
