@@ -8,18 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.ttt.test_memory import NoKernel
+from tests.models.ttt.test_memory import NoKernel, kept_temporaries
 from ttt_mlflow.kernels.block import prefill
 from ttt_mlflow.kernels.overlapped.transformer import TransformerStep
 from ttt_mlflow.kernels.overlapped.tuning import MANY
 from ttt_mlflow.models.allocations import (
     STATE,
-    TEMPORARIES,
     WEIGHTS,
     WORKSPACES,
     Allocate,
     Allocations,
-    Free,
     recorded,
     storage_bytes,
 )
@@ -105,13 +103,6 @@ def test_a_step_allocates_what_is_said(name: str, batch: int, model_without_memo
     said = Allocations()
     memory_of(name, batch)._step(said)
     assert peak(said) == pytest.approx(peak(real), rel=0.01)
-
-
-def kept_temporaries(made: Allocations) -> Counter[int]:
-    """The bytes of those that are never freed."""
-    freed = {event.number for event in made.events if isinstance(event, Free)}
-    new = [event for event in made.events if isinstance(event, Allocate) and event.kind == TEMPORARIES]
-    return Counter(event.size for event in new if event.number not in freed)
 
 
 @pytest.mark.parametrize("promptlen", [1, 20])

@@ -1,5 +1,6 @@
 """What is said of a TTT model's memory is what the model has and does, line by line."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
@@ -11,13 +12,27 @@ from torch import Tensor
 
 from tests.models.ttt.cases import make_model
 from ttt_mlflow.kernels.block import prefill
-from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocate, Allocations, recorded, storage_bytes
+from ttt_mlflow.kernels.overlapped.launch import OverlappedStep
+from ttt_mlflow.kernels.overlapped.tuning import MANY
+from ttt_mlflow.models.allocations import (
+    STATE,
+    TEMPORARIES,
+    WEIGHTS,
+    WORKSPACES,
+    Allocate,
+    Allocations,
+    Free,
+    recorded,
+    storage_bytes,
+)
 from ttt_mlflow.models.decoder import tensors_in
+from ttt_mlflow.models.entry import Execution, ModelRequest
 from ttt_mlflow.models.ttt import model as ttt_model
+from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS, InnerNet
 from ttt_mlflow.models.ttt.memory import META, MemoryOfTTT
 from ttt_mlflow.models.ttt.model import TTTModel
-from ttt_mlflow.models.ttt.sizes import config_of
+from ttt_mlflow.models.ttt.sizes import allocations, build, config_of
 from ttt_mlflow.run.prediction import replay
 from ttt_mlflow.workload import Workload
 
@@ -95,6 +110,37 @@ def test_a_step_allocates_what_is_said(inner_net: str, batch: int, model_without
     without_workspace = Allocations()
     without_workspace.events = [event for event in said.events if getattr(event, "kind", "") != "cuBLAS workspaces"]
     assert peaks(without_workspace) == pytest.approx(peaks(real), rel=0.01)
+
+
+def kept_temporaries(made: Allocations) -> Counter[int]:
+    """The bytes of those that are never freed."""
+    freed = {event.number for event in made.events if isinstance(event, Free)}
+    new = [event for event in made.events if isinstance(event, Allocate) and event.kind == TEMPORARIES]
+    return Counter(event.size for event in new if event.number not in freed)
+
+
+@pytest.mark.parametrize("promptlen", [1, 20])
+@pytest.mark.parametrize("inner_net", NETS)
+def test_kernels_that_overlap_keep_their_buffers(inner_net: str, promptlen: int) -> None:
+    """And no workspace, but for a prompt, which cuBLAS multiplies."""
+    request = ModelRequest("ttt-tiny", inner_net, torch.float16, torch.device("cpu"), 0, None)
+    workload, execution = Workload("decode", BATCH, promptlen, 5), Execution(compiled=False, cuda_graph=True)
+    launched, other = (
+        allocations(replace(request, decode_path=path), workload, execution) for path in (LAUNCHES, OVERLAPPED)
+    )
+    step = build(replace(request, decode_path=OVERLAPPED)).new_state(BATCH).whole_step
+    assert isinstance(step, OverlappedStep)
+    assert kept_temporaries(other) - kept_temporaries(launched) == Counter(storage_bytes(step.buffers))
+    assert [len(sizes(made, WORKSPACES)) for made in (launched, other)] == [1 + (promptlen > 1), int(promptlen > 1)]
+
+
+def test_the_buffers_of_many_sequences() -> None:
+    """Their logits alone are 13 MB."""
+    net = INNER_NETS["mlp_1_dual_triton"]
+    memory = replace(memory_of(net, name="ttt-1b", batch=128), staged=True)
+    kept = kept_temporaries(memory.allocations(cuda_graph=True))
+    assert kept[128 * 50304 * 2] == 1, "the logits"
+    assert kept[MANY.down.parts_of(5504) * 128 * 2048 * 4] >= 1, "the sums of the down projection's parts"
 
 
 @pytest.mark.parametrize("promptlen", [2, 20, 33, 100])

@@ -13,8 +13,9 @@ from ttt_mlflow.models.allocations import STATE, TEMPORARIES, WEIGHTS, Allocatio
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.transformer.config import PREFILL_TOKENS, TransformerConfig
 from ttt_mlflow.models.transformer.model import TransformerModel
-from ttt_mlflow.models.transformer.state import TransformerState, allocate
+from ttt_mlflow.models.transformer.state import allocate
 from ttt_mlflow.models.ttt.model import padded
+from ttt_mlflow.models.ttt.whole_step import buffer_bytes
 from ttt_mlflow.workload import TOKEN_BYTES, Workload
 
 META = torch.device("meta")
@@ -40,21 +41,11 @@ class MemoryOfTransformer:
         made.keep(STATE, storage_bytes(tensors_in(cache)))
         step = self._step
         if self.staged is not None:
-            made.keep(TEMPORARIES, self._buffers(model, cache, self.staged))
+            made.keep(TEMPORARIES, buffer_bytes(model.step_tensors(cache), batch, self.staged))
             step = self._step_of_kernels
         made.put(token=batch * TOKEN_BYTES)
         add_decoder(made, step, self._prompt if tokens > 1 else None, cuda_graph)
         return made
-
-    def _buffers(self, model: TransformerModel, cache: TransformerState, staged: bool) -> list[int]:
-        """The bytes of each buffer of a step whose kernels overlap."""
-        from ttt_mlflow.kernels.overlapped.launch import DecodeStep
-        from ttt_mlflow.kernels.overlapped.shape import shape_of
-        from ttt_mlflow.kernels.overlapped.tuning import Tuning
-
-        batch, tensors = self.workload.batch, model.step_tensors(cache)
-        shape = shape_of(tensors)
-        return storage_bytes(DecodeStep(tensors, shape, batch, Tuning.of(shape.model, batch, staged)).buffers)
 
     def _bytes(self, rows: int, elements: int) -> int:
         """Of [rows, elements] in the model's dtype."""

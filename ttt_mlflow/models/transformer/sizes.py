@@ -15,8 +15,8 @@ from ttt_mlflow.models.transformer.memory import MemoryOfTransformer
 from ttt_mlflow.models.transformer.model import TransformerModel, initialize
 from ttt_mlflow.models.transformer.state import allocate
 from ttt_mlflow.models.transformer.work import decode_stages, prefill_stages
-from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, OVERLAPPED, padded
-from ttt_mlflow.models.ttt.whole_step import check_path, compiles, path_by_default
+from ttt_mlflow.models.ttt.config import DECODE_PATHS, LAUNCHES, padded
+from ttt_mlflow.models.ttt.whole_step import check_path, compiles, path_by_default, staged_products
 from ttt_mlflow.workload import Stage, Workload
 
 SIZES = {
@@ -96,12 +96,7 @@ def kept_bytes(request: ModelRequest, workload: Workload) -> int:
 
 def allocations(request: ModelRequest, workload: Workload, execution: Execution) -> Allocations:
     """What a run allocates on a GPU, in order."""
-    staged = None
-    if request.decode_path == OVERLAPPED:
-        from ttt_mlflow.kernels.launch import has_warpgroups
-
-        staged = has_warpgroups(request.device)
-    memory = MemoryOfTransformer(SIZES[request.name], request.dtype, workload, staged)
+    memory = MemoryOfTransformer(SIZES[request.name], request.dtype, workload, staged_products(request))
     return memory.allocations(execution.cuda_graph)
 
 

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ttt_mlflow.kernels.block.reference import CONV_TAPS
 from ttt_mlflow.kernels.inner_layers import MINI_BATCH
-from ttt_mlflow.models.allocations import STATE, WEIGHTS, Allocations, add_decoder, recorded, storage_bytes
+from ttt_mlflow.models.allocations import STATE, TEMPORARIES, WEIGHTS, Allocations, add_decoder, recorded, storage_bytes
 from ttt_mlflow.models.decoder import tensors_in
 from ttt_mlflow.models.ttt.config import TTTConfig
 from ttt_mlflow.models.ttt.inner_nets import INNER_NETS, InnerNet
 from ttt_mlflow.models.ttt.model import PREFILL_TOKENS, TTTModel, padded
 from ttt_mlflow.models.ttt.state import allocate
+from ttt_mlflow.models.ttt.whole_step import buffer_bytes
 from ttt_mlflow.workload import TOKEN_BYTES, Workload
 
 SINGLE = 4  # bytes of a float32
@@ -30,13 +31,17 @@ TENSOR_CORES_HEAD_DIM = 64
 
 @dataclass(frozen=True)
 class MemoryOfTTT:
-    """A model with one inner net, and what it is asked to do. compiled: whether the step is."""
+    """A model with one inner net, and what it is asked to do.
+
+    compiled: whether the step is. staged: :func:`ttt_mlflow.models.ttt.whole_step.staged_products`.
+    """
 
     config: TTTConfig
     net: InnerNet
     dtype: torch.dtype
     workload: Workload
     compiled: bool
+    staged: bool | None = None
 
     def allocations(self, cuda_graph: bool) -> Allocations:
         """All that a run allocates on a GPU."""
@@ -46,8 +51,13 @@ class MemoryOfTTT:
         made.put(prompt=batch * tokens * TOKEN_BYTES)
         state = allocate(self.config, self.net, batch, self.dtype, META)
         made.keep(STATE, storage_bytes(tensors_in(state)))
+        step = self._step
+        if self.staged is not None:
+            own = [self._row(self.config.hidden_size)]  # the output of an inner net that is one kernel
+            made.keep(TEMPORARIES, buffer_bytes(model.step_tensors(state), batch, self.staged) + own)
+            step = self._step_of_kernels
         made.put(token=batch * TOKEN_BYTES)
-        add_decoder(made, self._step, self._prompt if tokens > 1 else None, cuda_graph)
+        add_decoder(made, step, self._prompt if tokens > 1 else None, cuda_graph)
         return made
 
     def _row(self, elements: int, length: int = 1) -> int:
@@ -84,6 +94,15 @@ class MemoryOfTTT:
             made.rename("down", "delta")
         made.put(own=row, x=row)
         self._sample(made)
+
+    def _step_of_kernels(self, made: Allocations) -> None:
+        """The same of kernels that overlap, which take most from their buffers. An inner net that is one kernel takes
+        nothing else."""
+        row = self._row(self.config.hidden_size)
+        for _ in range(self.config.num_layers):
+            made.put(q=row, k=row, lr=self.workload.batch * self.config.num_heads * SINGLE)
+            made.put(output=row)
+            made.drop("q", "k", "lr", "output")
 
     def _prompt(self, made: Allocations) -> None:
         """The prompt, in the parts in which the model processes it."""

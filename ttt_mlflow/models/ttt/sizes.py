@@ -14,7 +14,7 @@ from ttt_mlflow.models.ttt.inner_nets import INNER_NETS
 from ttt_mlflow.models.ttt.memory import MemoryOfTTT
 from ttt_mlflow.models.ttt.model import TTTModel
 from ttt_mlflow.models.ttt.state import allocate
-from ttt_mlflow.models.ttt.whole_step import check_path, compiles, path_by_default
+from ttt_mlflow.models.ttt.whole_step import check_path, compiles, path_by_default, staged_products
 from ttt_mlflow.models.ttt.work import decode_stages, prefill_stages
 from ttt_mlflow.workload import Stage, Workload
 
@@ -129,7 +129,10 @@ def allocations(request: ModelRequest, workload: Workload, execution: Execution)
     assert request.inner_net is not None
     net = INNER_NETS[request.inner_net]
     config = config_of(request.name, net.layer_type, request.checkpoint)
-    return MemoryOfTTT(config, net, request.dtype, workload, execution.compiled).allocations(execution.cuda_graph)
+    staged = staged_products(request)
+    return MemoryOfTTT(config, net, request.dtype, workload, execution.compiled, staged).allocations(
+        execution.cuda_graph
+    )
 
 
 def entries() -> list[ModelEntry]:

@@ -6,7 +6,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.kernels.overlapped.tensors import StepTensors
+from ttt_mlflow.kernels.overlapped.tensors import StepTensors, TransformerTensors
+from ttt_mlflow.models.allocations import storage_bytes
 from ttt_mlflow.models.entry import ModelRequest
 from ttt_mlflow.models.ttt.config import LAUNCHES, OVERLAPPED
 
@@ -48,3 +49,22 @@ def path_by_default(request: ModelRequest, reason_against_overlapping: Reason) -
 def compiles(request: ModelRequest) -> bool:
     """Whether the decode step has more than kernels: torch.compile changes nothing else."""
     return request.decode_path != OVERLAPPED
+
+
+def staged_products(request: ModelRequest) -> bool | None:
+    """Of a step of kernels that overlap, whether its products go through shared memory; None: of launches."""
+    if request.decode_path != OVERLAPPED:
+        return None
+    from ttt_mlflow.kernels.launch import has_warpgroups
+
+    return has_warpgroups(request.device)
+
+
+def buffer_bytes(tensors: StepTensors | TransformerTensors, batch: int, staged: bool) -> list[int]:
+    """The bytes of each buffer that the steps of all models have, where kernels overlap. staged: as above."""
+    from ttt_mlflow.kernels.overlapped.launch import DecodeStep
+    from ttt_mlflow.kernels.overlapped.shape import shape_of
+    from ttt_mlflow.kernels.overlapped.tuning import Tuning
+
+    shape = shape_of(tensors)
+    return storage_bytes(DecodeStep(tensors, shape, batch, Tuning.of(shape.model, batch, staged)).buffers)
