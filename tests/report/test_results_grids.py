@@ -1,5 +1,6 @@
 """From runs and sweeps to rows and columns: what is a row of its own, and what a cell says."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ttt_mlflow.record.run_row import RunRow, local_row
 from ttt_mlflow.record.sweep_file import SweepCell, SweepFile
 from ttt_mlflow.report.results import Grid, Results
 from ttt_mlflow.report.results_grids import RunSet, results_of
+from ttt_mlflow.report.results_table import results_csv
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,43 @@ def test_runs_that_differ_are_never_in_one_row(
     labels = [one.label for one in only(of(rows)).series]
     assert len(labels) == 2
     assert f"ttt-1b mlp_1_dual_triton, {label}" in labels
+
+
+def of_cost(root: Path, grows: bool | None, *asked: tuple[int, int]) -> list[RunRow]:
+    """Runs of these batches and numbers of steps. grows: whether a step costs more with the context."""
+    told = {"ttt.verdict": "valid"} | ({} if grows is None else {"ttt.cost_grows": str(grows).lower()})
+    return [h200.row(root, rate(), told=told, batch=batch, genlen=steps) for batch, steps in asked]
+
+
+def test_one_row_of_a_model_with_a_constant_state_that_is_measured_with_more_steps_at_a_small_batch(
+    tmp_path: Path,
+) -> None:
+    another = valid(tmp_path, model_name="b", inner_net=None, batch=2)
+    results = of([*of_cost(tmp_path, False, (1, 256), (64, 16)), another])
+    one, other = only(results).series[::-1]
+    assert one.label == "ttt-1b mlp_1_dual_triton"
+    assert one.notes == ("16 to 256 decode steps",)
+    assert {batch: cell.state for batch, cell in one.cells.items()} == {1: "valid", 64: "valid"}
+    assert other.notes == ("512 decode steps",)
+    lines = csv.DictReader(results_csv(results).splitlines())
+    told = {(line["batch"], line["genlen"], line["context"]) for line in lines}
+    assert told == {("1", "256", "128.5"), ("64", "16", "8.5"), ("2", "512", "256.5")}, "each run has its own"
+
+
+@pytest.mark.parametrize(
+    ("grows", "asked", "rows"),
+    [
+        (True, [(1, 256), (64, 16)], 2),
+        (None, [(1, 256), (64, 16)], 2),
+        (False, [(1, 256), (64, 16), (64, 256)], 2),
+        (False, [(1, 256), (64, 16), (1, 256)], 1),
+    ],
+    ids=["another mean context", "not known", "a batch twice", "a repetition"],
+)
+def test_when_other_numbers_of_steps_are_another_row(
+    grows: bool | None, asked: list[tuple[int, int]], rows: int, tmp_path: Path
+) -> None:
+    assert len(only(of(of_cost(tmp_path, grows, *asked))).series) == rows
 
 
 def test_models_of_one_name_and_two_owners(tmp_path: Path) -> None:

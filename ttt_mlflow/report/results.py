@@ -46,6 +46,7 @@ class Series:
 
     label: tells it from all others. notes: facts in which it differs from others, though its model tells them apart.
     look: number of its color and marker, the same in each set. cells: by batch; one that nobody asked for is absent.
+    own: facts that not all cells share, by batch.
     """
 
     model: str
@@ -56,6 +57,10 @@ class Series:
     set_index: int
     look: int
     cells: Mapping[int, Cell]
+    own: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+    def facts_at(self, batch: int) -> Mapping[str, str]:
+        return {**self.facts, **self.own.get(batch, {})}
 
 
 @dataclass(frozen=True)

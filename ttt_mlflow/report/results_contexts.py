@@ -104,9 +104,10 @@ def contexts_of(results: Results, kind: str = "decode") -> list[Contexts]:
 def _placed(grid: Grid) -> Iterator[tuple[Placed, float]]:
     """Each cell without its lengths, and its context."""
     for series, batch, cell in grid.cells():
-        context = context_of(grid.kind, series.facts)
+        known = series.facts_at(batch)
+        context = context_of(grid.kind, known)
         if context is not None:
-            facts = {name: text for name, text in series.facts.items() if name not in LENGTHS}
+            facts = {name: text for name, text in known.items() if name not in LENGTHS}
             yield Placed(series.set_index, grid.kind, series.model, series.inner_net, batch, facts, cell), context
 
 

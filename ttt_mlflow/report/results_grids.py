@@ -26,12 +26,13 @@ def _weights(checkpoint: str) -> str:
 
 
 RANDOM_WEIGHTS = "random weights"
+GENLEN = names.GENLEN.name
 
 
 # how a person reads a fact; the others are read as they are
 READ: dict[str, Callable[[str], str]] = {
     names.PROMPTLEN.name: lambda text: f"prompt {text}",
-    names.GENLEN.name: lambda text: f"{text} decode steps",
+    GENLEN: lambda text: f"{text} decode steps",
     "use_compile": lambda text: "compiled" if text == "true" else "not compiled",
     "cuda_graph": lambda text: "CUDA graph" if text == "true" else "no CUDA graph",
     "checkpoint": _weights,
@@ -156,7 +157,7 @@ def _place_of_cell(cell: SweepCell, set_index: int) -> Placed | None:
 def _placed(set_index: int, kind: str, params: Mapping[str, str], gpu: str, cell: Cell) -> Placed:
     known = {GPU: gpu, **{name: params.get(name, "") for name in FACTS if name != GPU}}
     if kind == "prefill":
-        known.pop(names.GENLEN.name)  # a parameter of every run, but a prefill generates nothing
+        known.pop(GENLEN)  # a parameter of every run, but a prefill generates nothing
     facts = {name: text for name, text in known.items() if text not in UNKNOWN}
     facts.setdefault("checkpoint", RANDOM_WEIGHTS)
     inner_net = params.get("inner_net", "")
@@ -182,7 +183,8 @@ def _grid(kind: str, runs: Sequence[Placed], asked: Sequence[Placed], sets: Sequ
         order.setdefault(key, len(order))
         groups.setdefault(key, []).append(one)
     keys = sorted(groups, key=lambda key: (order.get(key, len(order)), tuple(map(str, key[1:])), key[0]))
-    firsts = [max(groups[key], key=lambda one: len(one.facts)) for key in keys]
+    rows = _with_any_steps([groups[key] for key in keys])
+    firsts = [_first_of(row) for row in rows]
     series = [
         Series(
             first.model,
@@ -191,15 +193,55 @@ def _grid(kind: str, runs: Sequence[Placed], asked: Sequence[Placed], sets: Sequ
             first.facts,
             first.set_index,
             look,
-            _cells(groups[key]),
+            _cells(row),
+            _own_steps(row, first),
         )
-        for key, first, label, look in zip(keys, firsts, labels_of(firsts, sets), looks_of(firsts), strict=True)
+        for row, first, label, look in zip(rows, firsts, labels_of(firsts, sets), looks_of(firsts), strict=True)
     ]
     # the same configuration of each set stands together
     series.sort(key=lambda one: (one.look, one.set_index))
     batches = sorted({batch for one in series for batch in one.cells})
     shared = [name for name in FACTS if len({one.facts.get(name) for one in firsts}) == 1 and name in firsts[0].facts]
     return Grid(kind, tuple(series), tuple(batches), tuple(_read(name, firsts[0].facts[name]) for name in shared))
+
+
+def _with_any_steps(groups: Sequence[list[Placed]]) -> list[list[Placed]]:
+    """Groups that differ in nothing but their decode steps, as one row: a pass has fewer steps of a larger batch.
+
+    Only of a model whose steps cost the same at any context, and unless a batch would be there twice.
+    """
+    alike: dict[tuple[object, ...], list[list[Placed]]] = {}
+    for group in groups:
+        first = group[0]
+        facts = {name: text for name, text in first.facts.items() if name != GENLEN}
+        alike.setdefault(replace(first, facts=facts).key, []).append(group)
+    rows = []
+    for found in alike.values():
+        together = [one for group in found for one in group]
+        batches = [{one.batch for one in group} for group in found]
+        apart = sum(map(len, batches)) > len(set().union(*batches))
+        rows += found if apart or not _is_constant(together) else [together]
+    return rows
+
+
+def _is_constant(placed: Sequence[Placed]) -> bool:
+    """Whether a decode step is known to cost the same at any context."""
+    return {one.cell.row.tags.get(names.TAG_COST_GROWS.name) for one in placed if one.cell.row} == {"false"}
+
+
+def _first_of(row: Sequence[Placed]) -> Placed:
+    """The one of which most is known, with the decode steps of all."""
+    first = max(row, key=lambda one: len(one.facts))
+    steps = sorted({int(text) for one in row if (text := one.facts.get(GENLEN, "")).isdecimal()})
+    if len(steps) < 2:
+        return first
+    return replace(first, facts={**first.facts, GENLEN: f"{steps[0]} to {steps[-1]}"})
+
+
+def _own_steps(row: Sequence[Placed], first: Placed) -> dict[int, dict[str, str]]:
+    """The decode steps of each batch, where they are not those of all."""
+    told = (None, first.facts.get(GENLEN))
+    return {one.batch: {GENLEN: steps} for one in row if (steps := one.facts.get(GENLEN)) not in told}
 
 
 def _key_among(one: Placed, groups: Mapping[tuple[object, ...], Sequence[Placed]]) -> tuple[object, ...]:

@@ -175,9 +175,8 @@ def results_csv(results: Results) -> str:
     )
     for grid in results.grids:
         for series, batch, cell in grid.cells():
-            place = Placed(
-                series.set_index, grid.kind, series.model, series.inner_net, batch, facts=series.facts, cell=cell
-            )
+            facts = series.facts_at(batch)
+            place = Placed(series.set_index, grid.kind, series.model, series.inner_net, batch, facts, cell)
             line = _csv_line(results, place, True, speedup(grid, series, batch), baseline_text(grid, results.sets))
             writer.writerow(map(spreadsheet_cell, line))
     for run in results.runs:

@@ -7,10 +7,10 @@ import pytest
 
 from ttt_mlflow.app.sweep.board import Board, CellState, in_minutes
 from ttt_mlflow.app.sweep.check import Checked
-from ttt_mlflow.app.sweep.grid import cells_of, sweep_id
+from ttt_mlflow.app.sweep.grid import Cell, cells_of, sweep_id
 from ttt_mlflow.app.sweep.live import dry_run_text
 from ttt_mlflow.app.sweep.measured import Alike, Measured
-from ttt_mlflow.config import SweepConfig
+from ttt_mlflow.config import RunConfig, SweepConfig
 from ttt_mlflow.run.prediction import Prediction
 
 NUMBERS = {
@@ -85,6 +85,31 @@ def test_the_table_has_a_row_for_each_model_and_net_and_a_column_for_each_batch(
     assert table.markdown("about 3 min left").splitlines()[0] == "**4 runs: 1 measured, 3 to do**; about 3 min left"
     _, rows = board(batch="1", genlen="8,16").table()
     assert {row[0] for row in rows} == {f"ttt-1b mlp_{net}_dual genlen={steps}" for net in (1, 2) for steps in (8, 16)}
+
+
+def of_cells(cost_grows: bool | None, *asked: dict[str, object]) -> Board:
+    states = [
+        CellState(Cell(config), Checked(config, config, cost_grows=cost_grows))
+        for config in (RunConfig.parse({"model_name": "ttt-1b", "inner_net": "mlp_1_dual", **one}) for one in asked)
+    ]
+    return Board("a", states)
+
+
+def test_one_row_of_a_model_that_is_measured_with_more_steps_and_time_at_a_small_batch() -> None:
+    asked = {"batch": 1, "genlen": 256, "max_seconds": 6}, {"batch": 64, "genlen": 16, "max_seconds": 9}
+    table = of_cells(False, *asked)
+    table.states[1].end(measured(), None)
+    assert table.table()[1] == [["ttt-1b mlp_1_dual genlen=16 to 256", "", "67,641 ±0.0089 %"]]
+    apart = [["ttt-1b mlp_1_dual genlen=256", "", ""], ["ttt-1b mlp_1_dual genlen=16", "", ""]]
+    assert of_cells(True, *asked).table()[1] == apart, "the mean context is another"
+    assert of_cells(None, *asked).table()[1] == apart, "it may be"
+
+
+def test_two_cells_of_one_batch_are_told_apart_by_all_that_differs() -> None:
+    table = of_cells(False, *({"batch": 1, "genlen": 16, "max_seconds": seconds} for seconds in (6, 9)))
+    assert [row[0] for row in table.table()[1]] == [f"ttt-1b mlp_1_dual max_seconds={one}.0" for one in (6, 9)]
+    table = of_cells(False, {"batch": 1, "genlen": 8}, {"batch": 1, "genlen": 16}, {"batch": 2, "genlen": 16})
+    assert [row[0] for row in table.table()[1]] == [f"ttt-1b mlp_1_dual genlen={steps}" for steps in (8, 16)]
 
 
 def test_what_was_chosen_for_a_model_names_no_row() -> None:

@@ -10,6 +10,7 @@ from ttt_mlflow.app.sweep.check import Checked
 from ttt_mlflow.app.sweep.grid import Cell
 from ttt_mlflow.app.sweep.measured import Alike, Measured
 from ttt_mlflow.app.sweep.yardstick import Yardstick
+from ttt_mlflow.config import RunConfig
 from ttt_mlflow.measurement.method import METHOD
 from ttt_mlflow.record.sweep_file import SweepCell, SweepFile, SweepState
 from ttt_mlflow.report.text import escaped, markdown_table, number, text_table
@@ -176,18 +177,19 @@ class Board:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """The columns and the rows: a row for each model and inner net, a column for each batch."""
-        varying = self._varying()
         batches = sorted({one.cell.config.batch for one in self.states})
-        rows: dict[str, dict[int, str]] = {}
-        for one in self.states:
-            text = one.text
-            if len(self.gpu_names) > 1 and one.state == "done" and one.run:
-                text = f"{text}, {one.run.gpu_name}"
-            if one.state == "done" and _uuid(one) in self.marked:
-                text = f"{text} {MARK}"
-            rows.setdefault(_row_name(one, varying), {})[one.cell.config.batch] = text
-        columns = ["tokens/s", *(f"batch {batch}" for batch in batches)]
-        return columns, [[name, *(cells.get(batch, "") for batch in batches)] for name, cells in rows.items()]
+        body = []
+        for name, states in rows_of(self.states):
+            cells = {one.cell.config.batch: self._text(one) for one in states}
+            body.append([name, *(cells.get(batch, "") for batch in batches)])
+        return ["tokens/s", *(f"batch {batch}" for batch in batches)], body
+
+    def _text(self, one: CellState) -> str:
+        """What stands in the table, with what distinguishes the GPU."""
+        text = one.text
+        if len(self.gpu_names) > 1 and one.state == "done" and one.run:
+            text = f"{text}, {one.run.gpu_name}"
+        return f"{text} {MARK}" if one.state == "done" and _uuid(one) in self.marked else text
 
     def text(self) -> str:
         """The table and its notes for a terminal."""
@@ -208,14 +210,6 @@ class Board:
     def _indented(self) -> list[str]:
         return [f"  {note}" for note in self.notes()]
 
-    def _varying(self) -> list[str]:
-        """The parameters beside model, inner net and batch that were not asked for alike in all cells.
-
-        What was chosen for a model, as whether it is compiled, tells no row from another.
-        """
-        fields = [name for name in type(self.states[0].cell.config).model_fields if name not in (*ROW, "batch")]
-        return [name for name in fields if len({getattr(one.cell.config, name) for one in self.states}) > 1]
-
 
 def mark_done(board: Board, runs: Sequence[Measured], redo: str, gpu_names: Sequence[str]) -> None:
     """Note which cells are done: by the newest of their runs of this code, this GPU model and this way of measuring.
@@ -232,11 +226,44 @@ def mark_done(board: Board, runs: Sequence[Measured], redo: str, gpu_names: Sequ
             one.run, one.state, one.reason = None, "missing", None
 
 
-def _row_name(one: CellState, varying: Sequence[str]) -> str:
-    model, net = (_value(one, name) for name in ROW)
+def rows_of(states: Sequence[CellState]) -> list[tuple[str, list[CellState]]]:
+    """The rows of the table, each a name and its cells: a row for each model and inner net.
+
+    Other parameters tell rows apart where not all cells were asked for with the same. How long is measured does not,
+    nor the number of decode steps of a model whose steps cost the same at any context, unless a batch would be there
+    twice.
+    """
+    fields = [name for name in type(states[0].cell.config).model_fields if name not in (*ROW, "batch")]
+    # what was chosen for a model, as whether it is compiled, tells no row from another
+    varying = [name for name in fields if len({getattr(one.cell.config, name) for one in states}) > 1]
+    what = [name for name in varying if name not in RunConfig.how_measured]
+    rows = []
+    for row in _grouped(states, what, any_steps=True):
+        if len({one.cell.config.batch for one in row}) == len(row):
+            rows.append((_row_name(row, what), row))
+        else:
+            rows += [(_row_name(part, varying), part) for part in _grouped(row, varying, any_steps=False)]
+    return rows
+
+
+def _grouped(states: Sequence[CellState], fields: Sequence[str], any_steps: bool) -> list[list[CellState]]:
+    """Cells of the same values. any_steps: whatever their decode steps, where those change no step's cost."""
+    groups: dict[tuple[Any, ...], list[CellState]] = {}
+    for one in states:
+        joined = names.GENLEN.name if any_steps and one.checked.cost_grows is False else None
+        key = tuple(_value(one, name) for name in (*ROW, *fields) if name != joined)
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def _row_name(row: Sequence[CellState], fields: Sequence[str]) -> str:
+    model, net = (_value(row[0], name) for name in ROW)
     parts = [str(model).rpartition("/")[2], *([str(net)] if net else [])]
-    values = {name: _value(one, name) for name in varying}
-    return " ".join([*parts, *(f"{name}={value}" for name, value in values.items() if value is not None)])
+    for name in fields:
+        values = {value for one in row if (value := _value(one, name)) is not None}
+        if values:
+            parts.append(f"{name}={min(values)}" + (f" to {max(values)}" if len(values) > 1 else ""))
+    return " ".join(parts)
 
 
 def _value(one: CellState, name: str) -> Any:

@@ -18,7 +18,7 @@ class Checked:
     config: as asked, with the batch that was found for the largest one. used: with all values chosen; None if it is not
     possible. fault: why not, one line for each fault. missing: what must be installed before, in one line. config_id:
     what the tag ``ttt.config_id`` of its run will be. launch_bound: why its steps wait for kernel launches; None if
-    they do not.
+    they do not. cost_grows: whether a step costs more with the context; None if that is not known.
     """
 
     config: RunConfig
@@ -28,6 +28,7 @@ class Checked:
     prediction: Prediction = field(default_factory=Prediction)
     config_id: str | None = None
     launch_bound: str | None = None
+    cost_grows: bool | None = None
 
     @property
     def too_large(self) -> str:
@@ -55,6 +56,7 @@ def check_run(config: RunConfig, asks_largest: bool, total_bytes: int | None) ->
         prediction=predict(plan, total_bytes),
         config_id=plan.used.config_id(weights),
         launch_bound=launch_bound(plan),
+        cost_grows=plan.entry.cost_grows,
     )
 
 
