@@ -113,7 +113,9 @@ def test_a_whole_step(batch, shape):
 TINY = TransformerConfig(64, 96, 2, 4, 2, vocab_size=101)
 
 
-@pytest.mark.parametrize("attn_impl", [SPLIT_KV, "efficient", pytest.param("math", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "attn_impl", [SPLIT_KV, *(pytest.param(name, marks=pytest.mark.long) for name in ("efficient", "math"))]
+)
 def test_a_model_decodes_either_way(attn_impl, monkeypatch):
     """With its own weights, cache, attention and arg-max: the functions of a layer, and the step as a whole."""
     monkeypatch.setattr(attention, "using", lambda name: nullcontext())  # efficient is for a GPU

@@ -232,21 +232,20 @@ def loads_of_a_tile(tiling):
     return 16 * tiling.span * 2 // (16 * tiling.warps * 32)
 
 
-@pytest.mark.parametrize("batch", [8, 16])
-@pytest.mark.parametrize(
-    ("name", "product"),
-    [
+def products_to_compile():
+    """Of the 16 sequences that a product takes at most, one product a tiling; of 8 of a gated and of another one."""
+    quick = [
         ("wide", PROJECTION), ("half", OUTPUT), ("pair", GATE_UP), ("most", GATE_UP), ("most down", DOWN),
         ("halves", DOWN), ("thirds", SHARED_KV_DOWN),
-        *(
-            pytest.param(name, product, marks=pytest.mark.long)
-            for name, product in (
-                ("wide", GATE_UP), ("wide", DOWN), ("wide", HEAD), ("pair", PROJECTION), ("pair", HEAD),
-            )
-        ),
-    ],
-    ids=str,
-)  # fmt: skip
+    ]  # fmt: skip
+    others = [("wide", GATE_UP), ("wide", DOWN), ("wide", HEAD), ("pair", PROJECTION), ("pair", HEAD)]
+    for name, product in (*quick, *others):
+        for batch in (8, 16):
+            is_quick = (name, product) in quick and (batch == 16 or name in ("wide", "pair"))
+            yield pytest.param(name, product, batch, marks=[] if is_quick else pytest.mark.long)
+
+
+@pytest.mark.parametrize(("name", "product", "batch"), [*products_to_compile()], ids=str)
 def test_products_that_overlap(name, product, batch, capsys):
     tiling = TILINGS[name]
     compiled = compile_product(product, tiling, batch, 90)

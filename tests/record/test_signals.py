@@ -12,7 +12,12 @@ from tests.record.signaled_writes import WRITES
 
 
 @pytest.mark.parametrize(
-    ("signum", "handled"), [(signal.SIGINT, "yes"), (signal.SIGTERM, "yes"), (signal.SIGINT, "no")]
+    ("signum", "handled"),
+    [
+        pytest.param(signal.SIGINT, "yes", marks=pytest.mark.long),
+        (signal.SIGTERM, "yes"),
+        (signal.SIGINT, "no"),
+    ],
 )
 def test_a_signal_at_any_moment(signum: int, handled: str, tmp_path: Path) -> None:
     """handled: as the command line does; else Python turns Ctrl-C into a KeyboardInterrupt."""

@@ -180,7 +180,7 @@ def test_a_run_sends_few_requests(proxy: FaultyProxy, make_journal: MakeJournal)
     check_each_point_once(proxy.uri, run_id, journal)
 
 
-@pytest.mark.parametrize("call", range(9))
+@pytest.mark.parametrize("call", [pytest.param(call, marks=[pytest.mark.long] * (call % 4 > 0)) for call in range(9)])
 def test_a_connection_that_breaks_in_an_answer(proxy: FaultyProxy, make_journal: MakeJournal, call: int) -> None:
     """What the client repeats or the next publication completes is there once."""
     publish(make_journal(), proxy.uri, experiment_name="broken")

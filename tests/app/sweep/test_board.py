@@ -1,6 +1,7 @@
 """The table of a sweep: what stands in a cell, what the notes say, the time that is left, and the file of the cells."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -87,7 +88,7 @@ def test_the_table_has_a_row_for_each_model_and_net_and_a_column_for_each_batch(
     assert {row[0] for row in rows} == {f"ttt-1b mlp_{net}_dual genlen={steps}" for net in (1, 2) for steps in (8, 16)}
 
 
-def of_cells(cost_grows: bool | None, *asked: dict[str, object]) -> Board:
+def of_cells(cost_grows: bool | None, *asked: Mapping[str, object]) -> Board:
     states = [
         CellState(Cell(config), Checked(config, config, cost_grows=cost_grows))
         for config in (RunConfig.parse({"model_name": "ttt-1b", "inner_net": "mlp_1_dual", **one}) for one in asked)
