@@ -20,7 +20,7 @@ def results(tmp_path: Path) -> Results:
 
 def test_a_table_of_crossings_has_the_constant_states_as_rows(results: Results) -> None:
     lines = contexts_text(results).splitlines()
-    at = next(index for index, line in enumerate(lines) if line.endswith("; batch 16"))
+    at = next(index for index, line in enumerate(lines) if line == "batch 16")
     assert lines[at + 1].split() == ["ttt-350m", "mlp_1_dual", "ttt-760m", "mlp_1_dual"]
     assert lines[at + 3].split() == [
         *["ttt-1b", "mlp_1_dual_triton", "980", "(65", "to", "2,048)", "293", "(65", "to", "2,048)"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ttt_mlflow.report.crossings import CURVE, Crossing, at, crossing_of, crossing_text, curve_of
+from ttt_mlflow.report.crossings import CURVE, Crossing, at, crossing_of, crossing_text, curve_of, level
 
 FLAT = [(64.0, 1.6), (4096.0, 1.6)]
 TIMES = st.floats(0.01, 1000)
@@ -48,6 +48,41 @@ def test_what_is_said(growing: list[tuple[float, float]], outcome: str, text: st
 def test_nothing_is_said_beyond_what_was_measured_of_both(growing: list[tuple[float, float]]) -> None:
     assert crossing_of(FLAT, growing) is None
     assert crossing_of(growing, FLAT) is None
+
+
+@pytest.mark.parametrize(
+    ("constant", "growing", "text"),
+    [
+        ([(64.0, 1.6)], [(64.0, 1.2), (4096.0, 2.0)], "2,080 (64 to 4,096)*"),
+        ([(2048.0, 1.6)], [(64.0, 2.0), (4096.0, 9.0)], "faster from 64 to 4,096*"),
+        ([(9000.0, 1.6)], [(64.0, 1.0)], "slower at 64*"),
+        ([(64.0, 1.6), (3000.0, 1.6)], [(64.0, 1.2), (4096.0, 2.0)], "2,080 (64 to 3,000)"),
+        ([(1.0, 1.6), (9000.0, 1.6)], [(64.0, 1.0), (4096.0, 1.5)], "slower from 64 to 4,096"),
+        ([(16.5, 1.6)], [(16.5, 1.0)], "slower at 17"),
+    ],
+)
+def test_a_step_that_costs_the_same_at_any_context_is_taken_from_where_it_was_measured(
+    constant: list[tuple[float, float]], growing: list[tuple[float, float]], text: str
+) -> None:
+    """And a sign says so, where what is said rests on that."""
+    found = crossing_of(constant, growing, is_level=True)
+    assert found is not None
+    assert crossing_text(found) == text
+
+
+def test_it_must_have_been_measured_somewhere() -> None:
+    assert crossing_of([], FLAT, is_level=True) is None
+    assert crossing_of(FLAT, [], is_level=True) is None
+
+
+@given(LINES, st.lists(st.floats(1, 50000), max_size=4))
+def test_a_level_line_goes_on_with_its_ends(constant: list[tuple[float, float]], contexts: list[float]) -> None:
+    found, measured = level(constant, contexts), sorted(constant)
+    assert [one for one in found if one in measured] == measured
+    assert [one for one, _ in found] == sorted({one for one, _ in found})
+    assert {time for _, time in found} == {time for _, time in measured}
+    for context in contexts:
+        assert found[0][0] <= context <= found[-1][0]
 
 
 @given(LINES, LINES)

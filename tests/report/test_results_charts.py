@@ -1,6 +1,7 @@
 """The charts as data."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,21 @@ def test_throughput_over_batch_with_confidence_intervals(results: Results) -> No
     assert chart.y_title == "Decode throughput, tokens/s"
     assert not chart.y_logarithmic
     assert x_ticks(chart) == [128, 1024, 2048, 8192]
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ((12, 120), [10, 20, 50, 100]),
+        ((16.5, 8256), [30, 100, 300, 1000, 3000, 10000]),
+        ((16.5, 32768), [100, 1000, 10000]),
+        ((5, 5), [5]),
+    ],
+)
+def test_ticks_have_room_for_their_labels(values: tuple[float, float], ticks: list[float], results: Results) -> None:
+    (line, *_) = charts(results)["latency"].lines
+    ends = tuple(replace(line.points[0], x=value) for value in values)
+    assert x_ticks(replace(charts(results)["latency"], lines=(replace(line, points=ends),))) == ticks
 
 
 def test_energy_is_in_millijoules(results: Results) -> None:

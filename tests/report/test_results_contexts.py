@@ -7,9 +7,11 @@ import pytest
 
 from tests.report import contexts as made
 from tests.report import h200
+from ttt_mlflow import names
 from ttt_mlflow.app.report import OF_CONTEXTS, results_files
 from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.report.contexts_table import contexts_markdown, contexts_text, crossings_csv
+from ttt_mlflow.report.crossings import ABOUT_BEYOND
 from ttt_mlflow.report.results import Results
 from ttt_mlflow.report.results_contexts import (
     Fit,
@@ -81,6 +83,43 @@ def test_where_the_constant_state_begins_to_win(results: Results) -> None:
     line = next(csv.DictReader(crossings_csv(results).splitlines()))
     assert (line["constant_state"], line["growing_state"], line["outcome"]) == (LINEAR, GQA, "crosses")
     assert float(line["context"]) == pytest.approx(980, abs=1)
+
+
+def short_context(root: Path, tag: str | None, verdict: str = "valid") -> RunRow:
+    """A run of a third model at one context. tag: whether its step costs more with the context."""
+    told = {"ttt.verdict": verdict} | ({} if tag is None else {"ttt.cost_grows": tag})
+    values = {"decode_tokens_per_s": 16e3 / 1.7, "decode_step_ms_p50": 1.7, "peak_memory_allocated_gb": 3.0}
+    return h200.row(root, values, told=told, batch=16, promptlen=1, genlen=129, model_name="ttt-125m")
+
+
+def test_a_constant_state_that_was_measured_at_one_context_is_a_level_line(rows: list[RunRow], tmp_path: Path) -> None:
+    results = of([*rows, short_context(tmp_path, "false")])
+    found = pairs_of(contexts_of(results), 16)
+    pairs = {one.growing.label: one.crossing for one in found if "125m" in one.constant.label}
+    assert pairs[GQA].context == pytest.approx(65 + (1.70 - 1.42) / (1.81 - 1.42) * 1983)
+    assert all(one.is_beyond for one in pairs.values())
+    assert contexts_text(results).endswith(ABOUT_BEYOND)
+    step, memory = context_charts(results)
+    (line,) = [one for one in step.lines if "125m" in one.series.label]
+    assert [(one.x, one.y) for one in line.points] == [(65, 1.7)]
+    assert line.ends == (((65, 1.7), (32768, 1.7)),)
+    assert not any(one.ends for one in memory.lines), "a prompt needs memory too"
+    assert not any(one.ends for one in step.lines if one is not line)
+    drawn = next(one for one in page_data(results, [])["contexts"]["charts"] if one["name"] == "step-16")
+    assert [one["ends"] for one in drawn["lines"] if one["ends"]] == [[[[65, 1.7], [32768, 1.7]]]]
+    assert (
+        "constant state, not measured there"
+        in results_files(results, [], ["svg"])[names.ARTIFACT_RESULTS_CONTEXT_SVG].decode()
+    )
+
+
+@pytest.mark.parametrize(("tag", "verdict"), [("true", "valid"), (None, "valid"), ("false", "invalid")])
+def test_what_is_not_known_to_be_level_is_a_point(
+    tag: str | None, verdict: str, rows: list[RunRow], tmp_path: Path
+) -> None:
+    results = of([*rows, short_context(tmp_path, tag, verdict)])
+    assert not any(line.ends for chart in context_charts(results) for line in chart.lines)
+    assert "*" not in contexts_text(results)
 
 
 def test_invalid_runs_decide_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.report import h200
 from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.report.best_run import best_of, parse_limits
 from ttt_mlflow.report.results import Results
-from ttt_mlflow.report.results_charts import charts_of
+from ttt_mlflow.report.results_charts import Mark, charts_of
 from ttt_mlflow.report.results_figure import MOST_ROWS, charts_figure, table_figure
 from ttt_mlflow.report.results_grids import RunSet, results_of
 from ttt_mlflow.report.style import GRAY, SAFE_COLORS, figure_png, figure_svg
@@ -80,6 +81,18 @@ def test_labels_of_points_do_not_overlap(results: Results) -> None:
     figure = charts(results)
     boxes = [text.get_window_extent() for text in figure.axes[1].texts]
     assert len(boxes) == 7
+    assert not [1 for one, other in combinations(boxes, 2) if one.overlaps(other)]
+
+
+def test_labels_of_crossings_do_not_overlap(results: Results) -> None:
+    """Four of them near to each other, each with a place of its own beside it."""
+    (chart,) = [one for one in charts_of(results.grids[0]) if one.name == "latency"]
+    places = {"7,940": (10.0, 70000.0), "7,950": (10.5, 70500.0), "8,100": (10.2, 69000.0), "9,000": (10.0, 71000.0)}
+    marks = tuple(Mark(*place, name) for name, place in places.items())
+    figure = charts_figure([("", replace(chart, labeled=False, marks=marks))])
+    figure.draw_without_rendering()
+    boxes = [one.get_window_extent() for one in figure.axes[0].texts]
+    assert len(boxes) == 4
     assert not [1 for one, other in combinations(boxes, 2) if one.overlaps(other)]
 
 

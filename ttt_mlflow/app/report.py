@@ -48,7 +48,7 @@ OF_CONTEXTS: dict[str, tuple[Artifact, ...]] = {
     "png": (names.ARTIFACT_RESULTS_CONTEXT_PNG,),
     "svg": (names.ARTIFACT_RESULTS_CONTEXT_SVG,),
 }
-MOST_BATCHES = 2  # that have charts over the context in a picture; the page has all
+MOST_BATCHES = 4  # that have charts over the context in a picture; the page has all
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from ttt_mlflow.report.crossings import crossing_text
+from ttt_mlflow.report.crossings import ABOUT_BEYOND, BEYOND, crossing_text, tokens_text
 from ttt_mlflow.report.results import Results, Series
 from ttt_mlflow.report.results_contexts import (
     MEMORY,
@@ -39,6 +39,12 @@ def crossing_tables(results: Results) -> list[tuple[str, list[str], list[list[st
     return tables
 
 
+def about_crossings(rows: Iterable[Sequence[str]]) -> list[str]:
+    """What the cells of such a table say, in sentences without their full stops."""
+    is_beyond = any(text.endswith(BEYOND) for _, *texts in rows for text in texts)
+    return [CROSSINGS, *([ABOUT_BEYOND] if is_beyond else [])]
+
+
 def _distinct(series: Iterator[Series]) -> list[str]:
     return list(dict.fromkeys(one.label for one in series))
 
@@ -48,13 +54,17 @@ def fit_table(lines: Sequence[Contexts]) -> tuple[list[str], list[list[str]]] | 
     contexts = sorted({context for line in lines for context in line.contexts})
     if not any(line.fit(context).too_large for line in lines for context in line.contexts):
         return None
-    columns = ["", *(f"{round(context):,}" for context in contexts)]
+    columns = ["", *(tokens_text(context) for context in contexts)]
     return columns, [[line.series.label, *(fit_text(line.fit(context)) for context in contexts)] for line in lines]
 
 
 def contexts_text(results: Results) -> str:
     """The crossings and what fits, for a terminal; empty without several contexts."""
-    parts = [f"{CROSSINGS}; {title}\n{text_table(columns, rows)}" for title, columns, rows in crossing_tables(results)]
+    tables = crossing_tables(results)
+    about, *more = about_crossings([row for _, _, rows in tables for row in rows])
+    parts = [about] if tables else []
+    parts += [f"{title}\n{text_table(columns, rows)}" for title, columns, rows in tables]
+    parts += more
     for kind in ("decode", "prefill"):
         if table := fit_table(contexts_of(results, kind)):
             parts.append(f"{FITS}, {kind}, by context\n{text_table(*table)}")
@@ -68,7 +78,14 @@ def contexts_markdown(results: Results) -> Iterator[str]:
         for quantity in (STEP, MEMORY):
             yield from _quantity_markdown(quantity, lines, batch)
     for title, columns, rows in crossing_tables(results):
-        yield from ("", f"## Crossings, {title}", "", f"{CROSSINGS}.", "", *_table(columns, rows))
+        yield from (
+            "",
+            f"## Crossings, {title}",
+            "",
+            f"{'. '.join(about_crossings(rows))}.",
+            "",
+            *_table(columns, rows),
+        )
     for kind in ("decode", "prefill"):
         if table := fit_table(contexts_of(results, kind)):
             yield from ("", f"## {FITS}, {kind}", "", "By context, in tokens.", "", *_table(*table))
@@ -82,7 +99,7 @@ def _quantity_markdown(quantity: Quantity, lines: Sequence[Contexts], batch: int
     contexts = sorted({context for _, cells in rows for context in cells})
     yield from ("", f"## {quantity.heading}, over the context, batch {batch:,}", "")
     yield from _table(
-        ["model", *(f"{round(context):,}" for context in contexts)],
+        ["model", *(tokens_text(context) for context in contexts)],
         [[label, *(cell_text(quantity, cells.get(context)) for context in contexts)] for label, cells in rows],
     )
 
@@ -105,7 +122,7 @@ def crossings_csv(results: Results) -> str:
     writer.writerow(
         [
             *("set", "batch", "constant_state", "growing_state", "outcome", "context", "between_low", "between_high"),
-            *("measured_from", "measured_to", "decode_step_ms"),
+            *("measured_from", "measured_to", "decode_step_ms", "is_beyond"),
         ]
     )
     for pair in pairs:
@@ -118,4 +135,4 @@ def _csv_line(results: Results, pair: Pair) -> Iterator[object]:
     yield from (results.sets[pair.constant.set_index], pair.batch, pair.constant.label, pair.growing.label)
     yield from (found.outcome, "" if found.context is None else found.context)
     yield from found.between or ("", "")
-    yield from (*found.span, "" if found.step is None else found.step)
+    yield from (*found.span, "" if found.step is None else found.step, str(found.is_beyond).lower())

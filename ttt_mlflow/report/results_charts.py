@@ -1,8 +1,9 @@
 """The charts of a report as data, which the page and the pictures draw: axes, lines, points, and the Pareto front."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ttt_mlflow import names
 from ttt_mlflow.names import Metric
@@ -22,7 +23,9 @@ LATENCIES: dict[str, tuple[Metric, ...]] = {
     "prefill": (names.PREFILL_MS, names.TIME_TO_FIRST_TOKEN_MS),
 }
 OVER_BATCH = ("throughput", "memory", "energy", "roofline")  # quantities that have a chart over the batch
+Place = tuple[float, float]  # x and y
 TICKS = 8  # labels that fit on an axis
+CHARACTER = 0.027  # of a label below an axis, as a part of its length
 LOGARITHMIC = 30.0  # an axis whose largest value is that many times its smallest is logarithmic
 
 
@@ -50,8 +53,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
+    """ends: where it goes on beyond its points, each from a place to another."""
+
     series: Series
     points: tuple[Point, ...]
+    ends: tuple[tuple[Place, Place], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,22 +176,37 @@ def x_ticks(chart: Chart) -> list[float]:
     if chart.over_batch:
         return apart(chart.batches)
     limit = [] if chart.limit is None or chart.limit <= 0 else [chart.limit]
-    return _round_numbers([*limit, *(point.x for line in chart.lines for point in line.points)])
+    return _round_numbers([*limit, *(point.x for line in chart.lines for point in line.points)], _are_apart)
 
 
 def y_ticks(chart: Chart) -> list[float]:
     """The same for a logarithmic y axis."""
-    return _round_numbers([point.y for line in chart.lines for point in line.points])
+    return _round_numbers([point.y for line in chart.lines for point in line.points], lambda ticks: len(ticks) <= TICKS)
 
 
-def _round_numbers(values: Sequence[float]) -> list[float]:
-    """1, 2, 5 and so on, from just below the smallest value to just above the largest; of many decades 1 and 10."""
+def _are_apart(ticks: Sequence[float]) -> bool:
+    """Whether the labels of the ticks have room below a logarithmic axis."""
+    length = math.log(ticks[-1] / ticks[0]) if len(ticks) > 1 else 1.0
+    half = [CHARACTER / 2 * (len(f"{tick:,g}") + 1) for tick in ticks]
+    return all(
+        math.log(high / low) / length > left + right
+        for (low, high), (left, right) in zip(pairwise(ticks), pairwise(half), strict=True)
+    )
+
+
+def _round_numbers(values: Sequence[float], fit: Callable[[Sequence[float]], bool]) -> list[float]:
+    """1, 2, 5 and so on, from just below the smallest value to just above the largest; or 1 and 3, or 1, so that they
+    fit."""
     if not values or min(values) <= 0:
         return []
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    steps = (1, 2, 5) if high - low <= 3 else (1,)
-    every = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
-    return [tick for tick in every if min(values) / 1.5 <= tick <= max(values) * 1.5]
+    found: list[float] = []
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        every = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
+        found = [tick for tick in every if min(values) / 1.5 <= tick <= max(values) * 1.5]
+        if fit(found):
+            break
+    return found
 
 
 def apart(batches: Sequence[int]) -> list[float]:

@@ -6,12 +6,13 @@ the pass decodes. That of a prefill run is its prompt.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from ttt_mlflow import names
 from ttt_mlflow.record.sweep_file import DOES_NOT_FIT
-from ttt_mlflow.report.crossings import Crossing, crossing_of
+from ttt_mlflow.report.crossings import Crossing, crossing_of, level, tokens_text
 from ttt_mlflow.report.results import GPU, Cell, Grid, Placed, Results, Series, State
-from ttt_mlflow.report.results_charts import Chart, Line, Mark, Point, is_logarithmic
+from ttt_mlflow.report.results_charts import Chart, Line, Mark, Place, Point, is_logarithmic
 from ttt_mlflow.report.results_grids import RANK, labels_of, looks_of
 from ttt_mlflow.report.results_quantities import QUANTITIES, Quantity
 from ttt_mlflow.report.text import number
@@ -38,14 +39,16 @@ class Fit:
 
 @dataclass(frozen=True)
 class Contexts:
-    """One model over context lengths. series: its label and look. cells: by context and batch. grows: with the context.
+    """One model over context lengths. series: its label and look. cells: by context and batch.
 
-    Its ``series`` has no cells of its own.
+    grows: whether a step costs more with the context. is_level: whether it is known to cost the same. Its ``series``
+    has no cells of its own.
     """
 
     kind: str
     series: Series
     grows: bool
+    is_level: bool
     cells: Mapping[tuple[float, int], Cell]
 
     def at(self, batch: int) -> dict[float, Cell]:
@@ -96,8 +99,8 @@ def contexts_of(results: Results, kind: str = "decode") -> list[Contexts]:
             at = context, one.batch
             if at not in cells or _rank(one.cell) > _rank(cells[at]):
                 cells[at] = one.cell
-        tags = [one.cell.row.tags.get(names.TAG_COST_GROWS.name) for one, _ in group if one.cell.row]
-        found.append(Contexts(kind, series, "true" in tags, cells))
+        tags = {one.cell.row.tags.get(names.TAG_COST_GROWS.name) for one, _ in group if one.cell.row}
+        found.append(Contexts(kind, series, "true" in tags, tags == {"false"}, cells))
     return found
 
 
@@ -125,15 +128,15 @@ def _rank(cell: Cell) -> tuple[int, float]:
     return RANK.get(cell.state, 0), cell.row.started_at.timestamp() if cell.row else 0.0
 
 
-def batches_over_contexts(lines: Sequence[Contexts]) -> list[int]:
-    """The batches at which some model was measured at two contexts or more; those with the most points first."""
+def batches_over_contexts(lines: Sequence[Contexts], most: int | None = None) -> list[int]:
+    """The batches at which some model was measured at two contexts or more. most: only those with the most points."""
     counts: dict[int, int] = {}
     for line in lines:
         for batch in {batch for _, batch in line.cells}:
             measured = sum(cell.is_measured for cell in line.at(batch).values())
             if measured > 1:
                 counts[batch] = counts.get(batch, 0) + measured
-    return sorted(counts, key=lambda batch: (-counts[batch], batch))
+    return sorted(sorted(counts, key=lambda batch: (-counts[batch], batch))[:most])
 
 
 def pairs_of(lines: Sequence[Contexts], batch: int) -> list[Pair]:
@@ -147,7 +150,7 @@ def pairs_of(lines: Sequence[Contexts], batch: int) -> list[Pair]:
             )
             if one.grows or not other.grows or not same:
                 continue
-            crossing = crossing_of(_steps(one, batch), _steps(other, batch))
+            crossing = crossing_of(_steps(one, batch), _steps(other, batch), one.is_level)
             if crossing is not None:
                 found.append(Pair(batch, one.series, other.series, crossing))
     return found
@@ -165,7 +168,7 @@ def context_charts(results: Results, most_batches: int | None = None) -> list[Ch
     """
     decode = contexts_of(results)
     charts = []
-    for batch in batches_over_contexts(decode)[:most_batches]:
+    for batch in batches_over_contexts(decode, most_batches):
         marks = tuple(_marks(pairs_of(decode, batch)))
         charts.append(_chart("step", STEP, decode, batch, marks))
         charts.append(_chart("memory", MEMORY, decode, batch))
@@ -182,8 +185,20 @@ def _chart(name: str, quantity: Quantity, lines: Sequence[Contexts], batch: int,
             if value is not None:
                 points.append(_point(context, value, batch, cell.state, cell))
         drawn.append(Line(line.series, tuple(points)))
+    if quantity is STEP:
+        reached = [point.x for line in drawn for point in line.points]
+        drawn = [
+            replace(one, ends=_ends(_steps(line, batch), reached)) if line.is_level else one
+            for line, one in zip(lines, drawn, strict=True)
+        ]
     title = f"{quantity.title}, batch {batch:,}"
     return replace(_of(f"{name}-{batch}", title, quantity.heading, drawn, marks), is_linear=True)
+
+
+def _ends(measured: Sequence[tuple[float, float]], reached: Sequence[float]) -> tuple[tuple[Place, Place], ...]:
+    """The lines from the first and the last measured place to where the chart begins and ends."""
+    drawn = level(measured, reached)
+    return tuple(pair for pair in pairwise(drawn) if not {*pair} <= {*measured})
 
 
 def _fit_chart(kind: str, lines: Sequence[Contexts]) -> Chart:
@@ -220,7 +235,7 @@ def _marks(pairs: Sequence[Pair]) -> Iterator[Mark]:
     for pair in [one for one in pairs if one.crossing.outcome == "crosses"][:MOST_MARKS]:
         crossing = pair.crossing
         if crossing.context is not None and crossing.step is not None:
-            yield Mark(crossing.context, crossing.step, f"{round(crossing.context):,}")
+            yield Mark(crossing.context, crossing.step, tokens_text(crossing.context))
 
 
 def fit_text(fit: Fit) -> str:

@@ -28,8 +28,10 @@ MARGIN = 0.05  # of an axis, beyond its first and last value
 INVALID: dict[str, Any] = {"marker": "x", "color": GRAY}
 # how the marker of a point is filled; the last two are of the chart of the highest batches
 FILLS: dict[str, Any] = {"valid": "full", "unjudged": "none", "predicted_oom": "none", "missing": "full"}
+BEYOND: dict[str, Any] = {"marker": "", "linestyle": ":", "linewidth": 1.2}
 LABEL_OFFSETS = ((5, -11), (-5, 4), (5, 4), (-5, -11))  # points, from a point of a chart to its label
-CROSSING = "crossing: constant state is faster from here on"
+CROSSING = "constant state is faster from here on"
+MARK_OFFSETS = ((0, 7, "center"), (0, -14, "center"), (8, -3, "left"), (-8, -3, "right"))  # as the others below
 AT_LEAST = "$≥$"
 MOST_LABELS = 40  # points that are labeled; more would hide the lines
 CHARACTER_PX, LABEL_PX = 5.5, 10.0  # a label's size at 100 dots per inch
@@ -161,6 +163,7 @@ def charts_figure(charts: Sequence[tuple[str, Chart]], columns: int | None = Non
             axes.set_title(text(title), loc="left", fontsize=10, weight="bold")
             if chart.labeled:
                 _label_points(figure, axes, chart)
+            _label_marks(figure, axes, chart)
         if handles:
             figure.legend(handles=handles, loc="lower center", ncols=across, frameon=False, fontsize=8, handlelength=3)
         return figure
@@ -213,6 +216,8 @@ def _signs_of_charts(charts: Sequence[Chart]) -> Iterator[Any]:
         marker = AT_LEAST if state == "missing" else "o"
         if any(point.state == state for point in points):
             yield Line2D([], [], linestyle="none", marker=marker, fillstyle=FILLS[state], color=FAINT, label=told)
+    if any(line.ends for chart in charts for line in _shown(chart)):
+        yield Line2D([], [], label="constant state, not measured there", color=FAINT, **BEYOND)
     if any(chart.marks for chart in charts):
         yield Line2D([], [], linestyle="none", marker="D", fillstyle="none", color="black", label=CROSSING)
 
@@ -237,7 +242,7 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         axes.set_yticks(y_ticks(chart))
         axes.set_yticks([], minor=True)
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, (1 + MARGIN) * axes.get_ylim()[1])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     ticks = x_ticks(chart)
     axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
@@ -248,8 +253,6 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         axes.axvline(chart.limit, color=FAINT, linestyle=":", linewidth=1)
     for mark in chart.marks:
         axes.plot(mark.x, mark.y, marker="D", markersize=7, fillstyle="none", color="black", zorder=4)
-        beside: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-        axes.annotate(mark.text, (mark.x, mark.y), **beside)
     if chart.best is not None:
         axes.plot(*chart.best, marker="o", markersize=13, fillstyle="none", color="black", zorder=4)
 
@@ -269,6 +272,9 @@ def _draw_line(axes: "Axes", line: Line, is_linear: bool) -> None:
         axes.plot(x, y, **look | {"marker": "", "linewidth": 1.5})
     else:
         _add_points(axes, kept, look | {"marker": "", "linewidth": 1.5})
+    for end in line.ends:
+        x, y = zip(*end, strict=True)
+        axes.plot(x, y, **look | BEYOND)
     for state, fill in FILLS.items():
         _add_points(axes, [one for one in kept if one.state == state], look | {"linestyle": "none", "fillstyle": fill})
     for point in (one for one in kept if one.state == "missing"):
@@ -284,6 +290,26 @@ def _draw_line(axes: "Axes", line: Line, is_linear: bool) -> None:
 def _add_points(axes: "Axes", points: Sequence[Point], look: Mapping[str, Any]) -> None:
     if points:
         axes.plot([one.x for one in points], [one.y for one in points], **{"markersize": 5, **look})
+
+
+def _label_marks(figure: "Figure", axes: "Axes", chart: Chart) -> None:
+    """Write its text beside each mark, above it where no other is in the way."""
+    scale = figure.dpi / 72
+    at = [axes.transData.transform((mark.x, mark.y)) for mark in chart.marks]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    for mark, (x, y) in zip(chart.marks, at, strict=True):
+        wide = CHARACTER_PX * len(mark.text)
+        shifts = {"center": wide / 2, "left": 0.0, "right": wide}
+        boxes = []
+        for right, up, side in MARK_OFFSETS:
+            left, low = x + right * scale - shifts[side], y + up * scale
+            boxes.append((left, low, left + wide, low + LABEL_PX))
+        free = [index for index, box in enumerate(boxes) if not any(_overlap(box, other) for other in taken)]
+        chosen = free[0] if free else 0
+        right, up, side = MARK_OFFSETS[chosen]
+        beside: dict[str, Any] = {"xytext": (right, up), "textcoords": "offset points", "ha": side, "fontsize": 8}
+        axes.annotate(mark.text, (mark.x, mark.y), **beside)
+        taken.append(boxes[chosen])
 
 
 def _label_points(figure: "Figure", axes: "Axes", chart: Chart) -> None:

@@ -182,7 +182,7 @@ def _grid(kind: str, runs: Sequence[Placed], asked: Sequence[Placed], sets: Sequ
         key = _key_among(one, groups)
         order.setdefault(key, len(order))
         groups.setdefault(key, []).append(one)
-    keys = sorted(groups, key=lambda key: (order.get(key, len(order)), tuple(map(str, key[1:])), key[0]))
+    keys = sorted(groups, key=lambda key: (order.get(key, len(order)), _reading_order(groups[key][0])))
     rows = _with_any_steps([groups[key] for key in keys])
     firsts = [_first_of(row) for row in rows]
     series = [
@@ -203,6 +203,13 @@ def _grid(kind: str, runs: Sequence[Placed], asked: Sequence[Placed], sets: Sequ
     batches = sorted({batch for one in series for batch in one.cells})
     shared = [name for name in FACTS if len({one.facts.get(name) for one in firsts}) == 1 and name in firsts[0].facts]
     return Grid(kind, tuple(series), tuple(batches), tuple(_read(name, firsts[0].facts[name]) for name in shared))
+
+
+def _reading_order(one: Placed) -> tuple[object, ...]:
+    """By model, inner net, and what tells runs of these apart; numbers by their size."""
+    facts = (one.facts.get(name, "") for name in FACTS)
+    in_size = [(0, int(text), "") if text.isdecimal() else (1, 0, text) for text in facts]
+    return one.model, one.inner_net, in_size, one.set_index
 
 
 def _with_any_steps(groups: Sequence[list[Placed]]) -> list[list[Placed]]:

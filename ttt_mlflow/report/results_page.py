@@ -7,7 +7,7 @@ from typing import Any
 from ttt_mlflow import names
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.best_run import Best
-from ttt_mlflow.report.contexts_table import CROSSINGS, crossing_tables
+from ttt_mlflow.report.contexts_table import about_crossings, crossing_tables
 from ttt_mlflow.report.crossings import curve_of
 from ttt_mlflow.report.page import page
 from ttt_mlflow.report.results import Cell, Grid, Results, Run
@@ -88,14 +88,15 @@ def _contexts(results: Results, numbers: Mapping[str, int]) -> dict[str, Any] | 
         return None
     series = list(dict.fromkeys(line.series.label for chart in charts for line in chart.lines))
     shown = {line.series.label: line.series for chart in charts for line in chart.lines}
+    tables = crossing_tables(results)
     return {
         "kind": "context",
         "series": [{"label": _clean(one), "look": shown[one].look, "set": shown[one].set_index} for one in series],
         "charts": [_chart(chart, series, numbers) for chart in charts],
-        "about": CROSSINGS,
+        "about": ". ".join(about_crossings([row for _, _, rows in tables for row in rows])),
         "crossings": [
             {"batch": batch, "columns": list(map(_clean, columns)), "rows": [list(map(_clean, row)) for row in rows]}
-            for batch, columns, rows in crossing_tables(results)
+            for batch, columns, rows in tables
         ],
     }
 
@@ -128,6 +129,7 @@ def _chart(chart: Chart, labels: Sequence[str], numbers: Mapping[str, int]) -> d
                     for one in line.points
                 ],
                 "curve": _curve(line) if chart.is_linear else None,
+                "ends": [[[_short(x), _short(y)] for x, y in end] for end in line.ends],
             }
             for line in chart.lines
             if line.points

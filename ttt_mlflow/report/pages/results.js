@@ -161,6 +161,9 @@ function traces(grid, chart, colors) {
     if (line.curve && line.curve.length) {
       found.push({x: line.curve.map((one) => one[0]), y: line.curve.map((one) => one[1]), mode: "lines", name: series.label, legendgroup: series.label, showlegend: false, line: {color, dash, width: 2}, hoverinfo: "skip"});
     }
+    for (const end of line.ends) {
+      found.push({x: end.map((one) => one[0]), y: end.map((one) => one[1]), mode: "lines", name: series.label, legendgroup: series.label, showlegend: false, line: {color, dash: "dot", width: 1.5}, hoverinfo: "skip"});
+    }
     const parts = {false: line.points.filter((one) => one[5] !== "invalid"), true: line.points.filter((one) => one[5] === "invalid")};
     for (const [invalid, points] of Object.entries(parts)) {
       if (!points.length) continue;
