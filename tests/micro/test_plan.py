@@ -106,6 +106,11 @@ def test_batches_that_no_kernel_takes_are_refused() -> None:
         "prompt_batches=2: none of the kernels takes a prompt; add one of mlp_1_prefill_triton, mlp_1_prefill, "
         "mlp_2_prefill_triton, mlp_2_prefill"
     )
+    assert refusal(kernels="mlp_1_dual", promptlen="64").startswith("promptlen=64: none of the kernels takes a prompt")
+    assert refusal(kernels="mlp_1_dual", intermediate="77") == (
+        "intermediate=77: none of the kernels has it; omit it, or add kernels of the group layer"
+    )
+    assert refusal(kernels="mlp_1_dual", vocab="77").startswith("vocab=77: none of the kernels has it")
     assert refusal(kernels="mlp_1_prefill", batches="1,2", prompt_batches="3") == (
         "batches=1,2: all kernels take prompts, and prompt_batches=3 has their batches; give one of the two"
     )

@@ -93,6 +93,13 @@ def test_the_workload_is_that_of_what_is_used() -> None:
     assert settle(batch=4, promptlen=3, genlen=5, mode="prefill").workload == Workload("prefill", 4, 3, 5)
 
 
+@pytest.mark.usefixtures("on_cpu")
+def test_decode_steps_of_a_prompt_alone_have_no_effect_and_that_is_said() -> None:
+    notice = "genlen=5: it has no effect, as a prefill run decodes nothing"
+    assert notice in settle(promptlen=3, genlen=5, mode="prefill").notices
+    assert not any("genlen" in one for one in settle(promptlen=3, mode="prefill").notices)
+
+
 def test_what_was_asked_for_is_kept_beside_what_is_used() -> None:
     resolved = settle(batch=3, seed=5)
     assert resolved.asked == RunConfig.parse({"model_name": "ttt-tiny", "batch": 3, "seed": 5})

@@ -201,9 +201,14 @@ def test_a_published_journal_goes_to_another_store_only_when_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     publish(make_journal(), sqlite_uri)
+    publish(make_journal(), sqlite_uri)
+    assert [result.notes for result in sync(root)] == [(), ()]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server_uri)
-    assert outcomes(root, None) == ["already published"]
-    assert outcomes(root, server_uri) == ["published"]
+    first, second = sync(root)
+    assert (first.outcome, second.outcome) == ("already published", "already published")
+    assert "unless --tracking-uri names that store" in "".join(first.notes), "or it would seem to be there"
+    assert second.notes == (), "once is enough"
+    assert outcomes(root, server_uri) == ["published", "published"]
 
 
 def test_damaged_journals_do_not_stop_the_others(

@@ -6,7 +6,9 @@ from functools import partial
 import torch
 
 from ttt_mlflow.config import MicroConfig, as_text
+from ttt_mlflow.config.base import defaults_of
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.kernels.inner_layers import INNER_LAYERS
 from ttt_mlflow.micro.entry import KernelEntry
 from ttt_mlflow.micro.registry import DEFAULT_CPU, DEFAULT_GPU, find_kernels, package_of, registered
 from ttt_mlflow.micro.task import LayerSizes, Task
@@ -78,6 +80,7 @@ def make_plan(asked: MicroConfig) -> MicroPlan:
         if device == "cpu":
             notices.append(f"kernels: Triton needs a GPU; {', '.join(DEFAULT_CPU)} (PyTorch) are timed")
     _check_kernels(entries, device, asked.dtype)
+    _check_sizes(asked, entries)
     check_nsys_options(asked)
     nsys = choose_nsys(device, notices) if "nsys" in asked.profile else None
     used = asked.model_copy(
@@ -91,16 +94,30 @@ def make_plan(asked: MicroConfig) -> MicroPlan:
     return MicroPlan(asked, used, entries, torch.device(device), notices, nsys)
 
 
+def _check_sizes(asked: MicroConfig, entries: list[KernelEntry]) -> None:
+    """Refuse sizes that are those of no kernel that is timed."""
+    usual = defaults_of(MicroConfig)
+    for name in ("intermediate", "vocab"):
+        if getattr(asked, name) != usual[name] and all(entry.layer_type in INNER_LAYERS for entry in entries):
+            raise BadInput(
+                f"{name}={getattr(asked, name)}: none of the kernels has it; omit it, or add kernels of the group layer"
+            )
+    if asked.promptlen != usual["promptlen"] and all(entry.mode != "prefill" for entry in entries):
+        raise BadInput(f"promptlen={asked.promptlen}: {_no_prompt()}, or omit it")
+
+
+def _no_prompt() -> str:
+    names = (name for name, entry in registered().entries.items() if entry.mode == "prefill")
+    return f"none of the kernels takes a prompt; add one of {', '.join(names)}"
+
+
 def _batches(asked: MicroConfig, modes: set[str], device: str) -> dict[str, tuple[int, ...] | None]:
     """The batches of the decode steps and of the prompts; None for a mode that no kernel has.
 
     Batches that are given are those of the prompts too, unless those have their own.
     """
     if asked.prompt_batches and "prefill" not in modes:
-        raise BadInput(
-            f"prompt_batches={as_text(asked.prompt_batches)}: none of the kernels takes a prompt; add one of "
-            f"{', '.join(name for name, entry in registered().entries.items() if entry.mode == 'prefill')}"
-        )
+        raise BadInput(f"prompt_batches={as_text(asked.prompt_batches)}: {_no_prompt()}")
     if asked.batches and asked.prompt_batches and "decode" not in modes:
         raise BadInput(
             f"batches={as_text(asked.batches)}: all kernels take prompts, and prompt_batches="

@@ -64,6 +64,8 @@ def make_plan(asked: RunConfig) -> Plan:
     inner_net = _inner_net(asked, entry, device, notices)
     _check_attention(asked, device)
     dtype = asked.dtype or ("float16" if device == "cuda" else "float32")
+    if asked.mode == "prefill" and asked.genlen != RunConfig.model_fields["genlen"].default:
+        notices.append(f"genlen={asked.genlen}: it has no effect, as a prefill run decodes nothing")
     workload = Workload(asked.mode, asked.batch, asked.promptlen, asked.genlen)
     request = ModelRequest(
         asked.model_name,

@@ -116,7 +116,7 @@ class _Sync:
         self.known: dict[str, Run] = {}  # what one search found, by id
         self.prepared: set[tuple[str, str]] = set()  # store and experiment
         self.refused: dict[Destination, str] = {}  # where this person may not write, and what the server said
-        self.told_marks: set[str] = set()
+        self.told_notes: set[str] = set()
         self.configuration: dict[Path, str] = {}  # of the record at each path
         self.ahead: Counter[str] = Counter()  # how many records of each configuration may still be published
         self.to_mark: dict[str, dict[tuple[str, str], dict[str, str]]] = {}  # by configuration; store, experiment: tags
@@ -142,7 +142,7 @@ class _Sync:
     def publish(self, journal: Journal) -> SyncResult:
         try:
             if not self.verify and journal.published and self._is_there(journal):
-                return SyncResult(journal, "already published")
+                return SyncResult(journal, "already published", notes=self._elsewhere(journal))
             if journal.status["status"] == "running" and not journal.abandoned:
                 return SyncResult(journal, "still running")
             uri = self.uri or own_store(journal)
@@ -215,8 +215,8 @@ class _Sync:
             for (uri, experiment_id), tags in self.to_mark.pop(config_id).items():
                 with quiet_loggers():
                     notes += mark_if_best(MlflowClient(uri), experiment_id, tags)
-        self.told_marks, notes = self.told_marks | set(notes), tuple(set(notes) - self.told_marks)
-        return replace(result, notes=notes)
+        self.told_notes, notes = self.told_notes | set(notes), tuple(set(notes) - self.told_notes)
+        return replace(result, notes=(*result.notes, *notes))
 
     def set_aside(self, damaged: Damaged) -> SyncResult:
         """A record of which not even the status can be read."""
@@ -229,6 +229,17 @@ class _Sync:
         if uri not in self.unreachable:
             self.unreachable[uri] = check_tracking(uri)
         return self.unreachable[uri]
+
+    def _elsewhere(self, journal: Journal) -> tuple[str, ...]:
+        """What to tell, once, of a record that is in another store than the one that the environment names."""
+        if self.is_explicit or self.uri is None or journal.published["tracking_uri"] == without_secrets(self.uri):
+            return ()
+        note = (
+            f"Note: MLFLOW_TRACKING_URI names {without_secrets(self.uri)}; what was published elsewhere before stays "
+            "there alone, unless --tracking-uri names that store"
+        )
+        told, self.told_notes = note in self.told_notes, self.told_notes | {note}
+        return () if told else (note,)
 
     def _is_there(self, journal: Journal) -> bool:
         """Whether a published journal need not be published again. Only an explicit store can be another one.

@@ -118,8 +118,8 @@ def test_a_model_with_an_inner_net_of_its_own() -> None:
 
 
 def test_cells_that_come_out_the_same_are_one() -> None:
-    found = cells(model_name="mamba,state-spaces/mamba-1.4b", inner_net="mlp_1_dual,mlp_2_dual", batch="1")
-    assert [cell.name for cell in found] == ["mamba-1.4b b1"]
+    found = cells(model_name="mamba,state-spaces/mamba-1.4b,ttt-1b", inner_net="mlp_1_dual,mlp_2_dual", batch="1")
+    assert [cell.name for cell in found] == ["mamba-1.4b b1", "ttt-1b mlp_1_dual b1", "ttt-1b mlp_2_dual b1"]
 
 
 def test_neighbors_in_time_differ_in_the_model() -> None:
@@ -169,6 +169,23 @@ def test_inner_nets_and_attentions_are_for_the_models_that_have_some() -> None:
         ("transformer-tiny", None, "flash"),
         ("state-spaces/mamba-130m", None, None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"inner_net": "mlp_1_dual,mlp_2_dual"},
+            "inner_net=mlp_1_dual,mlp_2_dual: none of the models of this sweep has",
+        ),
+        ({"decode_path": "launches"}, "decode_path=launches: none of the models of this sweep has a choice of"),
+        ({"attn_impl": "math"}, "attn_impl=math: none of the models of this sweep has an attention"),
+    ],
+)
+def test_what_none_of_the_models_has_is_refused(asked: dict[str, str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        cells(model_name="state-spaces/mamba-130m", batch="1", **asked)
+    assert len(cells(model_name="state-spaces/mamba-130m", batch="1", **dict.fromkeys(asked, "auto"))) == 1
 
 
 def test_a_yaml_file_for_a_grid_that_is_not_full(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,8 @@ from ttt_mlflow.errors import BadInput, on_one_line
 from ttt_mlflow.models.registry import find_model, models
 
 KEY_LENGTH = 16
-OF_SOME_MODELS = ("inner_net", "decode_path", "attn_impl")
+# parameters that some models have, in words
+OF_SOME_MODELS = {"inner_net": "an inner net", "decode_path": "a choice of decode paths", "attn_impl": "an attention"}
 HOW_OFTEN = "retry_invalid"  # not a part of what is measured: how often it is tried
 CELLS, DEFAULTS, YARDSTICK = "cells", "defaults", "yardstick"  # of a YAML file
 YAML_TAKES = (
@@ -45,8 +46,8 @@ def cells_of(config: SweepConfig) -> list[Cell]:
     """The cells of the grid, in the order in which they were asked for.
 
     ``inner_net``, ``decode_path`` and ``attn_impl`` apply to the models that have some, and cells that come out the
-    same are one. Raises BadInput for parameters that no run takes, for an empty grid, a file that is not one, and a
-    cell that is given twice.
+    same are one. Raises BadInput for parameters that no run takes or that none of the models has, for an empty grid, a
+    file that is not one, and a cell that is given twice.
     """
     if config.preset and config.grid:
         raise BadInput(f"grid={config.grid}: preset={config.preset} is given too, which is another grid; give one")
@@ -68,9 +69,19 @@ def cells_of(config: SweepConfig) -> list[Cell]:
                     raise BadInput(f"grid={config.grid}: {twice}; remove one")
         except BadInput as error:
             faults += str(error).splitlines()
+    faults += _without_effect([{**block, **given} for block in own], cells)
     if faults:
         raise BadInput("\n".join(dict.fromkeys(faults)))
     return list(cells)
+
+
+def _without_effect(blocks: Sequence[Mapping[str, tuple[Any, ...]]], cells: Iterable[Cell]) -> Iterator[str]:
+    """What was asked for and is in no cell, since none of the models has such a thing."""
+    for name, what in OF_SOME_MODELS.items():
+        asked = [text for block in blocks for text in map(as_text, block.get(name, ())) if text != "auto"]
+        if asked and not any(getattr(cell.config, name) for cell in cells):
+            told = ",".join(dict.fromkeys(asked))
+            yield f"{name}={on_one_line(told)}: none of the models of this sweep has {what}; leave it out"
 
 
 def yardstick_of(config: SweepConfig) -> Cell | None:
@@ -171,7 +182,7 @@ def read_grid(path: Path) -> GridFile:
     except OSError as error:
         raise BadInput(f"{where}: cannot be read ({error.strerror}); give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: no YAML ({' '.join(str(error).split())[:200]}); it takes {YAML_TAKES}") from None
+        raise BadInput(f"{where}: not YAML ({' '.join(str(error).split())[:200]}); it takes {YAML_TAKES}") from None
     parts = {CELLS, DEFAULTS, YARDSTICK}
     if not isinstance(content, dict) or set(content) - parts or not isinstance(content.get(CELLS), list):
         raise BadInput(f"{where}: not a grid; it takes {YAML_TAKES}")
