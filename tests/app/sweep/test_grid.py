@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, read_grid, sweep_id, yardstick_of
+from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, sweep_id, yardstick_of
 from ttt_mlflow.config import RunConfig, SweepConfig
 from ttt_mlflow.config.presets import GATED_DELTA, PEERS, PRESETS, PUBLISHED, RWKV_7
 from ttt_mlflow.errors import BadInput
@@ -217,8 +217,8 @@ FORTY = f"cells: [{THIRTY_NINE}, %s]"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cells: [", "no YAML ("),
-        ("\t- x", "no YAML ("),
+        ("cells: [", "not YAML ("),
+        ("\t- x", "not YAML ("),
         ("- 1", "not a grid; it takes a mapping with `cells`, a list of mappings of parameters to values"),
         ("", "not a grid"),
         ("batch: [1, 2]", "not a grid"),
@@ -232,8 +232,12 @@ FORTY = f"cells: [{THIRTY_NINE}, %s]"
         (FORTY % "{modl_name: ttt-tiny}", "cell 40: modl_name: no such parameter; the parameters are model_name"),
         (FORTY % "{model_name: ttt-tniy}", None),
         (FORTY % "{model_name: ttt-tiny, batch: 7}", "ttt-tiny b7 is given twice, in the cells 7 and 40; remove one"),
-        ("!!python/object/apply:os.system [true]", "no YAML ("),
+        ("!!python/object/apply:os.system [true]", "not YAML ("),
         ("cells: [{batch: 1}]\nmore: 1", "not a grid"),
+        (
+            "cells: [{batch: 1, retry_invalid: 0}, {batch: 1, retry_invalid: 1}]",
+            "ttt-1b b1 is given twice, in the cells 1 and 2; remove one",
+        ),
         ("cells: [{batch: 1}]\nyardstick: ttt-1b", "yardstick: not a mapping of parameters to values"),
     ],
 )
@@ -244,15 +248,6 @@ def test_a_file_that_is_no_grid_is_one_line(tmp_path: Path, text: str, message: 
     (line,) = str(refused.value).splitlines()
     expected = "model_name=ttt-tniy: no such model" if message is None else f"grid={path}: {message}"
     assert line.startswith(expected)
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00\x01")
-    for path, why in (("missing", "cannot be read (No such file"), (".", "cannot be read ("), ("bytes", "no YAML (")):
-        with pytest.raises(BadInput) as refused:
-            read_grid(tmp_path / path)
-        assert why in str(refused.value)
-        assert len(str(refused.value).splitlines()) == 1
 
 
 def test_one_wrong_name_is_told_once_for_all_its_cells() -> None:

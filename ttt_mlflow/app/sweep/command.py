@@ -148,12 +148,12 @@ def _checked(asked: Sequence[Cell], executor: Executor) -> list[Checked]:
 
 def _states(checked: Sequence[Checked]) -> list[CellState]:
     """One state for each cell, in the order of the cells; those that come out the same on this machine are one."""
-    states: dict[object, CellState] = {}
+    states: dict[str, CellState] = {}
     for one in checked:
         state = CellState(Cell(one.config), one)
         if one.missing:
             state.state, state.reason = "skipped", f"{one.missing}; {SKIPPED}"
-        states.setdefault(one.used or one.config, state)
+        states.setdefault(Cell(one.used or one.config).key, state)
     return list(states.values())
 
 

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ttt_mlflow.app.sweep.grid_file import read_grid
 from ttt_mlflow.config import RunConfig, SweepConfig, as_text
 from ttt_mlflow.config.presets import PRESETS
 from ttt_mlflow.config.sweep import AXES, LARGEST, NO_YARDSTICK
@@ -19,10 +20,6 @@ KEY_LENGTH = 16
 # parameters that some models have, in words
 OF_SOME_MODELS = {"inner_net": "an inner net", "decode_path": "a choice of decode paths", "attn_impl": "an attention"}
 HOW_OFTEN = "retry_invalid"  # not a part of what is measured: how often it is tried
-CELLS, DEFAULTS, YARDSTICK = "cells", "defaults", "yardstick"  # of a YAML file
-YAML_TAKES = (
-    f"a mapping with `{CELLS}`, a list of mappings of parameters to values, and perhaps `{DEFAULTS}` and `{YARDSTICK}`"
-)
 
 
 @dataclass(frozen=True)
@@ -57,22 +54,24 @@ def cells_of(config: SweepConfig) -> list[Cell]:
         own = read_grid(Path(config.grid)).blocks
     elif config.preset:
         own = PRESETS[config.preset].blocks
-    cells: dict[Cell, int] = {}
+    cells: dict[str, Cell] = {}
+    given_in: dict[str, int] = {}
     faults: list[str] = []
     for number, block in enumerate(own, 1):
         try:
             known, unknown = _by_registration(block if config.preset and "model_name" not in given else {})
             for cell in (*_cells_of_block({**block, **known, **given}), *_unregistered({**block, **given, **unknown})):
-                before = cells.setdefault(cell, number)
+                cells.setdefault(cell.key, cell)
+                before = given_in.setdefault(cell.key, number)
                 if config.grid and before != number:
                     twice = f"{cell.name} is given twice, in the cells {before} and {number}"
                     raise BadInput(f"grid={config.grid}: {twice}; remove one")
         except BadInput as error:
             faults += str(error).splitlines()
-    faults += _without_effect([{**block, **given} for block in own], cells)
+    faults = faults or [*_without_effect([{**block, **given} for block in own], cells.values())]
     if faults:
         raise BadInput("\n".join(dict.fromkeys(faults)))
-    return list(cells)
+    return list(cells.values())
 
 
 def _without_effect(blocks: Sequence[Mapping[str, tuple[Any, ...]]], cells: Iterable[Cell]) -> Iterator[str]:
@@ -162,56 +161,6 @@ def interleaved(cells: Sequence[Cell]) -> list[Cell]:
         turn = [row[number] for row in rows.values() if number < len(row)]
         ordered += turn if number % 2 == 0 else reversed(turn)
     return ordered
-
-
-@dataclass(frozen=True)
-class GridFile:
-    """A grid as a YAML file has it. blocks: the values of each parameter. yardstick: the same of one run."""
-
-    blocks: Sequence[Mapping[str, tuple[Any, ...]]]
-    yardstick: Mapping[str, tuple[Any, ...]] | None = None
-
-
-def read_grid(path: Path) -> GridFile:
-    """The grid of a YAML file. Raises BadInput, in one line, for what is none."""
-    import yaml
-
-    where = f"grid={on_one_line(path)}"
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise BadInput(f"{where}: cannot be read ({error.strerror}); give a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: not YAML ({' '.join(str(error).split())[:200]}); it takes {YAML_TAKES}") from None
-    parts = {CELLS, DEFAULTS, YARDSTICK}
-    if not isinstance(content, dict) or set(content) - parts or not isinstance(content.get(CELLS), list):
-        raise BadInput(f"{where}: not a grid; it takes {YAML_TAKES}")
-    defaults = _block(content.get(DEFAULTS) or {}, f"{where}: {DEFAULTS}")
-    blocks = [
-        {**defaults, **_block(block, f"{where}: cell {number}")} for number, block in enumerate(content[CELLS], 1)
-    ]
-    if not blocks:
-        raise BadInput(f"{where}: an empty grid; name at least one run under `{CELLS}`")
-    yardstick = content.get(YARDSTICK)
-    return GridFile(blocks, None if yardstick is None else _block(yardstick, f"{where}: {YARDSTICK}"))
-
-
-def _block(block: Any, where: str) -> dict[str, tuple[Any, ...]]:
-    if not isinstance(block, dict):
-        raise BadInput(f"{where}: not a mapping of parameters to values; write `name: value` lines")
-    values: dict[str, tuple[Any, ...]] = {}
-    for name, value in block.items():
-        if name not in RunConfig.model_fields:
-            raise BadInput(f"{where}: {RunConfig.no_such_parameter(on_one_line(name))}")
-        several = tuple(value) if isinstance(value, list) else (value,)
-        if not several:
-            raise BadInput(f"{where}: {name}: an empty list; give at least one value")
-        if len(several) > 1 and name not in AXES:
-            raise BadInput(f"{where}: {name} takes one value; give one")
-        if any(isinstance(one, list | dict) for one in several):
-            raise BadInput(f"{where}: {name}: lists and mappings within a list have no meaning here; give values")
-        values[str(name)] = tuple("auto" if one is None else one for one in several)
-    return values
 
 
 def _cells_of_block(block: Mapping[str, tuple[Any, ...]]) -> Iterator[Cell]:
