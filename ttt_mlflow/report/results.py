@@ -17,9 +17,11 @@ State = Literal[
     "valid", "unjudged", "invalid", "oom", "predicted_oom", "failed", "killed", "skipped", "running", "missing"
 ]
 MEASURED: tuple[State, ...] = ("valid", "unjudged", "invalid")
-GPU = "gpu"
+GPU, GENLEN, DECODE_PATH, ATTN_IMPL = "gpu", names.GENLEN.name, "decode_path", "attn_impl"
 # what tells runs of one model and inner net apart, besides the batch: parameters, and the name of the GPU
-FACTS = (GPU, "dtype", names.PROMPTLEN.name, names.GENLEN.name, "use_compile", "cuda_graph", "checkpoint")
+FACTS = (
+    *(GPU, "dtype", names.PROMPTLEN.name, GENLEN, DECODE_PATH, ATTN_IMPL, "use_compile", "cuda_graph", "checkpoint"),
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,13 @@ class Placed:
     @property
     def key(self) -> tuple[object, ...]:
         return self.set_index, self.model, self.inner_net, tuple(sorted(self.facts.items()))
+
+    @property
+    def reading_order(self) -> tuple[object, ...]:
+        """By model, inner net, and what tells runs of these apart; numbers by their size."""
+        facts = (self.facts.get(name, "") for name in FACTS)
+        in_size = [(0, int(text), "") if text.isdecimal() else (1, 0, text) for text in facts]
+        return self.model, self.inner_net, in_size, self.set_index
 
     def could_be(self, other: "Placed") -> bool:
         """Whether a sweep's cell can belong to the series of ``other``: all that is known of it is the same."""

@@ -15,6 +15,7 @@ from ttt_mlflow.report.results import GPU, Cell, Grid, Placed, Results, Series, 
 from ttt_mlflow.report.results_charts import Chart, Line, Mark, Place, Point, is_logarithmic
 from ttt_mlflow.report.results_grids import RANK, labels_of, looks_of
 from ttt_mlflow.report.results_quantities import QUANTITIES, Quantity
+from ttt_mlflow.report.results_rows import Group, Row, first_of, joined
 from ttt_mlflow.report.text import number
 
 LENGTHS = (names.PROMPTLEN.name, names.GENLEN.name)
@@ -86,20 +87,22 @@ def contexts_of(results: Results, kind: str = "decode") -> list[Contexts]:
             placed += _placed(grid)
     if len({context for _, context in placed}) < 2:
         return []
-    groups: dict[tuple[object, ...], list[tuple[Placed, float]]] = {}
-    for one, context in placed:
-        groups.setdefault(one.key, []).append((one, context))
-    firsts = [group[0][0] for group in groups.values()]
+    places = {id(one): (context, one.batch) for one, context in placed}
+    groups: dict[tuple[object, ...], Row] = {}
+    for one, _ in placed:
+        groups.setdefault(one.key, []).append(one)
+    rows = joined([Group(row, frozenset(places[id(one)] for one in row)) for row in groups.values()])
+    firsts = [first_of(row) for row in rows]
     found = []
-    looks = zip(groups.values(), firsts, labels_of(firsts, results.sets), looks_of(firsts), strict=True)
-    for group, first, label, look in looks:
+    looks = zip(rows, firsts, labels_of(firsts, results.sets), looks_of(firsts), strict=True)
+    for row, first, label, look in looks:
         series = Series(first.model, first.inner_net, *label, first.facts, first.set_index, look, {})
         cells: dict[tuple[float, int], Cell] = {}
-        for one, context in group:
-            at = context, one.batch
+        for one in row:
+            at = places[id(one)]
             if at not in cells or _rank(one.cell) > _rank(cells[at]):
                 cells[at] = one.cell
-        tags = {one.cell.row.tags.get(names.TAG_COST_GROWS.name) for one, _ in group if one.cell.row}
+        tags = {one.cell.row.tags.get(names.TAG_COST_GROWS.name) for one in row if one.cell.row}
         found.append(Contexts(kind, series, "true" in tags, tags == {"false"}, cells))
     return found
 

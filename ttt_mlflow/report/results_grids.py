@@ -1,18 +1,34 @@
 """Puts runs, and the cells of sweeps that have no run, into the grids of a report."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from ttt_mlflow import names
 from ttt_mlflow.config import as_text
+from ttt_mlflow.config.numbers import LARGEST
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.record.sweep_file import DOES_NOT_FIT, SweepCell, SweepFile
 from ttt_mlflow.report.columns import THROUGHPUT, verdict_text
-from ttt_mlflow.report.results import FACTS, GPU, MEASURED, Cell, Grid, Placed, Results, Run, Series, State
+from ttt_mlflow.report.results import (
+    ATTN_IMPL,
+    DECODE_PATH,
+    FACTS,
+    GENLEN,
+    GPU,
+    MEASURED,
+    Cell,
+    Grid,
+    Placed,
+    Results,
+    Run,
+    Series,
+    State,
+)
+from ttt_mlflow.report.results_rows import OR, VARYING, first_of, own_facts, rows_of
 
 # of several runs of one configuration, the newest of those with the highest number is shown
 RANK: dict[State, int] = {"valid": 3, "unjudged": 2, "invalid": 1, "oom": 1}
@@ -26,13 +42,14 @@ def _weights(checkpoint: str) -> str:
 
 
 RANDOM_WEIGHTS = "random weights"
-GENLEN = names.GENLEN.name
 
 
 # how a person reads a fact; the others are read as they are
 READ: dict[str, Callable[[str], str]] = {
     names.PROMPTLEN.name: lambda text: f"prompt {text}",
     GENLEN: lambda text: f"{text} decode steps",
+    DECODE_PATH: lambda text: f"decode path {text}",
+    ATTN_IMPL: lambda text: f"attention {text}",
     "use_compile": lambda text: "compiled" if text == "true" else "not compiled",
     "cuda_graph": lambda text: "CUDA graph" if text == "true" else "no CUDA graph",
     "checkpoint": _weights,
@@ -41,7 +58,8 @@ UNKNOWN = ("", "auto")  # a parameter that was not given and not chosen
 
 
 def _read(fact: str, text: str) -> str:
-    return READ.get(fact, str)(text)
+    parts = text.split(OR) if fact in VARYING else [text]
+    return OR.join(map(READ.get(fact, str), parts))
 
 
 @dataclass(frozen=True)
@@ -135,7 +153,7 @@ def _with_baselines(grids: Sequence[Grid], against: str | None, several: bool) -
 def _place_of_run(row: RunRow, set_index: int) -> Placed | None:
     params = row.params
     batch = params.get(names.BATCH.name, "")
-    if row.kind not in THROUGHPUT or not params.get("model_name") or not (batch.isascii() and batch.isdecimal()):
+    if row.kind not in THROUGHPUT or not params.get("model_name") or not _is_batch(batch):
         return None
     # a run without a GPU's name is either one on the CPU, or one that ended before it asked for the name
     gpu = row.tags.get(names.TAG_GPU_NAME.name) or ("CPU" if params.get("device") == "cpu" else "")
@@ -143,10 +161,15 @@ def _place_of_run(row: RunRow, set_index: int) -> Placed | None:
     return _placed(set_index, row.kind, params, gpu, Cell(state, _reason_of(row, state), row))
 
 
+def _is_batch(text: str) -> bool:
+    """Whether it can be one; a run that was refused keeps what was asked for, such as 0."""
+    return text.isascii() and text.isdecimal() and len(text) <= len(str(LARGEST)) and 1 <= int(text) <= LARGEST
+
+
 def _place_of_cell(cell: SweepCell, set_index: int) -> Placed | None:
     params = {name: as_text(value) for name, value in cell.config.items()}
     kind, batch = params.get("mode", "decode"), params.get(names.BATCH.name, "")
-    if kind not in THROUGHPUT or not params.get("model_name") or not (batch.isascii() and batch.isdecimal()):
+    if kind not in THROUGHPUT or not params.get("model_name") or not _is_batch(batch):
         return None
     # a cell that was measured is shown by its run; without the run nothing is known of its numbers
     state: State = "missing" if cell.state == "done" else cell.state
@@ -156,8 +179,8 @@ def _place_of_cell(cell: SweepCell, set_index: int) -> Placed | None:
 
 def _placed(set_index: int, kind: str, params: Mapping[str, str], gpu: str, cell: Cell) -> Placed:
     known = {GPU: gpu, **{name: params.get(name, "") for name in FACTS if name != GPU}}
-    if kind == "prefill":
-        known.pop(GENLEN)  # a parameter of every run, but a prefill generates nothing
+    if kind == "prefill":  # parameters of every run, but a prefill generates nothing
+        known = {name: text for name, text in known.items() if name not in (GENLEN, DECODE_PATH)}
     facts = {name: text for name, text in known.items() if text not in UNKNOWN}
     facts.setdefault("checkpoint", RANDOM_WEIGHTS)
     inner_net = params.get("inner_net", "")
@@ -173,18 +196,8 @@ def _placed(set_index: int, kind: str, params: Mapping[str, str], gpu: str, cell
 
 
 def _grid(kind: str, runs: Sequence[Placed], asked: Sequence[Placed], sets: Sequence[str]) -> Grid:
-    groups: dict[tuple[object, ...], list[Placed]] = {}
-    for one in sorted(runs, key=lambda run: len(run.facts), reverse=True):
-        # a run that ended early knows less of itself: it belongs to the series that it can belong to
-        groups.setdefault(_key_among(one, groups), []).append(one)
-    order: dict[tuple[object, ...], int] = {}
-    for one in asked:
-        key = _key_among(one, groups)
-        order.setdefault(key, len(order))
-        groups.setdefault(key, []).append(one)
-    keys = sorted(groups, key=lambda key: (order.get(key, len(order)), _reading_order(groups[key][0])))
-    rows = _with_any_steps([groups[key] for key in keys])
-    firsts = [_first_of(row) for row in rows]
+    rows = rows_of(runs, asked)
+    firsts = [first_of(row) for row in rows]
     series = [
         Series(
             first.model,
@@ -194,7 +207,7 @@ def _grid(kind: str, runs: Sequence[Placed], asked: Sequence[Placed], sets: Sequ
             first.set_index,
             look,
             _cells(row),
-            _own_steps(row, first),
+            own_facts(row, first),
         )
         for row, first, label, look in zip(rows, firsts, labels_of(firsts, sets), looks_of(firsts), strict=True)
     ]
@@ -203,58 +216,6 @@ def _grid(kind: str, runs: Sequence[Placed], asked: Sequence[Placed], sets: Sequ
     batches = sorted({batch for one in series for batch in one.cells})
     shared = [name for name in FACTS if len({one.facts.get(name) for one in firsts}) == 1 and name in firsts[0].facts]
     return Grid(kind, tuple(series), tuple(batches), tuple(_read(name, firsts[0].facts[name]) for name in shared))
-
-
-def _reading_order(one: Placed) -> tuple[object, ...]:
-    """By model, inner net, and what tells runs of these apart; numbers by their size."""
-    facts = (one.facts.get(name, "") for name in FACTS)
-    in_size = [(0, int(text), "") if text.isdecimal() else (1, 0, text) for text in facts]
-    return one.model, one.inner_net, in_size, one.set_index
-
-
-def _with_any_steps(groups: Sequence[list[Placed]]) -> list[list[Placed]]:
-    """Groups that differ in nothing but their decode steps, as one row: a pass has fewer steps of a larger batch.
-
-    Only of a model whose steps cost the same at any context, and unless a batch would be there twice.
-    """
-    alike: dict[tuple[object, ...], list[list[Placed]]] = {}
-    for group in groups:
-        first = group[0]
-        facts = {name: text for name, text in first.facts.items() if name != GENLEN}
-        alike.setdefault(replace(first, facts=facts).key, []).append(group)
-    rows = []
-    for found in alike.values():
-        together = [one for group in found for one in group]
-        batches = [{one.batch for one in group} for group in found]
-        apart = sum(map(len, batches)) > len(set().union(*batches))
-        rows += found if apart or not _is_constant(together) else [together]
-    return rows
-
-
-def _is_constant(placed: Sequence[Placed]) -> bool:
-    """Whether a decode step is known to cost the same at any context."""
-    return {one.cell.row.tags.get(names.TAG_COST_GROWS.name) for one in placed if one.cell.row} == {"false"}
-
-
-def _first_of(row: Sequence[Placed]) -> Placed:
-    """The one of which most is known, with the decode steps of all."""
-    first = max(row, key=lambda one: len(one.facts))
-    steps = sorted({int(text) for one in row if (text := one.facts.get(GENLEN, "")).isdecimal()})
-    if len(steps) < 2:
-        return first
-    return replace(first, facts={**first.facts, GENLEN: f"{steps[0]} to {steps[-1]}"})
-
-
-def _own_steps(row: Sequence[Placed], first: Placed) -> dict[int, dict[str, str]]:
-    """The decode steps of each batch, where they are not those of all."""
-    told = (None, first.facts.get(GENLEN))
-    return {one.batch: {GENLEN: steps} for one in row if (steps := one.facts.get(GENLEN)) not in told}
-
-
-def _key_among(one: Placed, groups: Mapping[tuple[object, ...], Sequence[Placed]]) -> tuple[object, ...]:
-    if one.key in groups:
-        return one.key
-    return next((key for key, members in groups.items() if one.could_be(members[0])), one.key)
 
 
 def _cells(placed: Sequence[Placed]) -> dict[int, Cell]:
@@ -303,16 +264,24 @@ def _short(model: str) -> str:
 
 
 def looks_of(firsts: Sequence[Placed]) -> list[int]:
-    """A number for each series; the series of one configuration have the same in each set."""
+    """A number for each series; the series of one configuration have the same in each set.
+
+    What may change with the batch is left out, unless series of a set differ in that alone.
+    """
     gpus = {(one.set_index, one.facts.get(GPU)) for one in firsts}
     one_gpu_a_set = len(gpus) == len({index for index, _ in gpus})
 
-    def configuration(one: Placed) -> Any:
-        facts = sorted((name, text) for name, text in one.facts.items() if name != GPU or not one_gpu_a_set)
+    def configuration(one: Placed, without: Collection[str]) -> Any:
+        left_out = {*without, GPU} if one_gpu_a_set else {*without}
+        facts = sorted((name, text) for name, text in one.facts.items() if name not in left_out)
         return one.model, one.inner_net, tuple(facts)
 
+    plain = [configuration(one, VARYING) for one in firsts]
+    count = Counter((one.set_index, of_all) for one, of_all in zip(firsts, plain, strict=True))
+    several = {of_all for (_, of_all), number in count.items() if number > 1}
     numbers: dict[Any, int] = {}
-    return [numbers.setdefault(configuration(one), len(numbers)) for one in firsts]
+    keys = [configuration(one, ()) if of_all in several else of_all for one, of_all in zip(firsts, plain, strict=True)]
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def _left_out(kinds: Counter[str]) -> list[str]:

@@ -10,7 +10,7 @@ from ttt_mlflow.report.best_run import Best
 from ttt_mlflow.report.contexts_table import about_crossings, crossing_tables
 from ttt_mlflow.report.crossings import curve_of
 from ttt_mlflow.report.page import page
-from ttt_mlflow.report.results import Cell, Grid, Results, Run
+from ttt_mlflow.report.results import GENLEN, Cell, Grid, Results, Run
 from ttt_mlflow.report.results_charts import Chart, Line, charts_of, x_ticks, y_ticks
 from ttt_mlflow.report.results_contexts import context_charts
 from ttt_mlflow.report.results_quantities import (
@@ -73,6 +73,7 @@ def _grid(grid: Grid, best: Sequence[Best], numbers: Mapping[str, int]) -> dict[
                 "notes": _clean(", ".join(one.notes)),
                 "look": one.look,
                 "set": one.set_index,
+                "steps": [one.facts_at(batch).get(GENLEN) for batch in grid.batches],
                 "cells": [_cell(one.cells.get(batch), numbers) for batch in grid.batches],
             }
             for one in grid.series

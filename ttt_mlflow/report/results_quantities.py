@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ttt_mlflow import names
 from ttt_mlflow.names import Estimate, Metric
-from ttt_mlflow.report.results import Cell, Grid, Series
+from ttt_mlflow.report.results import GENLEN, Cell, Grid, Series
 from ttt_mlflow.report.text import figures
 
 
@@ -108,8 +108,10 @@ def speedup(grid: Grid, series: Series, batch: int) -> Speedup | None:
     """
     quantity, other = throughput_of(grid), grid.baseline_of(series)
     cell, baseline = series.cells.get(batch), other.cells.get(batch) if other else None
-    if cell is None or baseline is None or "invalid" in (cell.state, baseline.state):
+    if other is None or cell is None or baseline is None or "invalid" in (cell.state, baseline.state):
         return None
+    if grid.against is None and series.facts_at(batch).get(GENLEN) != other.facts_at(batch).get(GENLEN):
+        return None  # another configuration
     value, base = quantity.value(cell), quantity.value(baseline)
     if value is None or not base:
         return None

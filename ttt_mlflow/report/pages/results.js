@@ -111,6 +111,7 @@ function speedTable(parent, grid) {
     place.replaceChildren();
     table(place, grid, (cell, run, column, series) => {
       const baseline = choice.value === "own" ? grid.series.find((one) => one.look === series.look && one.set === 0) : grid.series[Number(choice.value)];
+      if (choice.value === "own" && baseline?.steps[column] !== series.steps[column]) return; // another configuration
       const base = baseline?.cells[column];
       if (typeof base !== "number" || [base, run].some((one) => !measured(one) || of(one, "state") === "invalid")) return;
       const decimals = choice.value === "own" ? 3 : 2; // one configuration in two sets differs by per mille
