@@ -16,7 +16,7 @@ DEFAULT_AB_MINUTES = "10"
 AB_EXAMPLES = """\b
 Examples:
   ttt-mlflow ab HEAD~1 . -- --model-name ttt-1b --batch 1024 --genlen 128
-  ttt-mlflow ab v0.1 HEAD --fail-above 2% -- --batch 128 --inner-net mlp_2_dual_triton
+  ttt-mlflow ab HEAD~1 HEAD --fail-above 2% -- --batch 128 --inner-net mlp_2_dual_triton
   ttt-mlflow ab main ../other-checkout --max-minutes 20 --resolution 0.5% -- --batch 128
   ttt-mlflow ab . . --baseline-options "--dtype float16" --candidate-options "--dtype bfloat16" -- --batch 128
 
