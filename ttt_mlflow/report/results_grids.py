@@ -131,7 +131,8 @@ def _with_baselines(grids: Sequence[Grid], against: str | None, several: bool) -
         return tuple(replace(grid, against=first[grid.kind]) for grid in grids)
     fits = {grid.kind: [one for one in grid.series if against.lower() in one.label.lower()] for grid in grids}
     exact = {kind: [one for one in found if one.label == against] or found for kind, found in fits.items()}
-    labels = "; ".join(one.label for grid in grids for one in grid.series)  # which have commas themselves
+    # which have commas themselves
+    labels = "; ".join(dict.fromkeys(one.label for grid in grids for one in grid.series))
     if not any(exact.values()):
         raise BadInput(f"against={against}: no such row; the rows are {labels or 'none'}")
     for found in exact.values():
