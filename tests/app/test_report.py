@@ -182,7 +182,8 @@ def test_a_sweep_with_a_damaged_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("values", "why"),
     [
         ({"best": "fast"}, "best=fast: 'fast' is no limit"),
-        ({"best": "decode_step_p99 < 1"}, "best=decode_step_p99: no such column"),
+        ({"best": "decode_step_p99 < 1"}, "best=decode_step_p99 < 1: decode_step_p99 is no metric and no"),
+        ({"best": "model < 3"}, "best=model < 3: model is no metric and no numeric parameter"),
         ({"condition": "batch ="}, "filter=batch =: MLflow does not understand it"),
         ({"condition": "params.batch = '7'"}, "no decode or prefill run that fits params.batch = '7' in "),
         ({"against": "mlp_3"}, "against=mlp_3: no such row; the rows are ttt-1b mlp_2"),

@@ -88,6 +88,22 @@ def test_no_limit(text: str) -> None:
         parse_limits(text)
 
 
-def test_a_misspelt_name(measured: Sequence[RunRow]) -> None:
-    with pytest.raises(BadInput, match="best=decode_step_p99: no such column; did you mean decode_step_ms_p99"):
-        answer(measured, "decode_step_p99 < 10")
+@pytest.mark.parametrize("name", ["model", "use_compile", "id", "date", "ttt.verdict", "tags.batch", "decode_step_p99"])
+def test_what_is_no_number_of_a_run(measured: Sequence[RunRow], name: str) -> None:
+    with pytest.raises(BadInput, match=f"^best={name} < 3: {name} is no metric and no numeric parameter") as refused:
+        answer(measured, f"{name} < 3")
+    told = str(refused.value)
+    assert "dtype" not in told
+    assert "retry_invalid" in told
+    if name == "decode_step_p99":
+        assert "did you mean decode_step_ms_p50 or decode_step_ms_p90 or decode_step_ms_p99? " in told
+
+
+@pytest.mark.parametrize("name", ["warmup", "params.seed", "throughput", "half_width", "metrics.roofline_pct"])
+def test_a_number_that_these_runs_lack_is_one(measured: Sequence[RunRow], name: str) -> None:
+    answer(measured, f"{name} < 3")
+
+
+def test_a_large_bound_in_words() -> None:
+    (limit,) = parse_limits("batch <= 2147483647")
+    assert str(limit) == "batch <= 2,147,483,647"

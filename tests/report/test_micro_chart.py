@@ -80,6 +80,14 @@ def test_the_buttons_choose_the_quantity() -> None:
     assert min(bars["array"] + bars["arrayminus"]) >= 0
 
 
+def test_labels_of_large_batches_are_short() -> None:
+    results = two_kernels()
+    for cell in results.cells:
+        cell.batch *= 2048
+    _, layout = figure(results)
+    assert layout["updatemenus"][0]["buttons"][0]["args"][1]["xaxis.ticktext"] == ["16,384", "131,072", "1.049M"]
+
+
 def test_on_a_cpu_there_is_no_ceiling_to_show() -> None:
     results = two_kernels().model_copy(update={"ceilings": {}})
     data, layout = figure(results)

@@ -10,7 +10,7 @@ from tests.report import h200
 from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.report.best_run import best_of, parse_limits
 from ttt_mlflow.report.results import Results
-from ttt_mlflow.report.results_charts import Chart, Point, apart, charts_of, pareto_front, x_ticks, y_ticks
+from ttt_mlflow.report.results_charts import Chart, Point, apart, charts_of, pareto_front, x_ticks, y_range, y_ticks
 from ttt_mlflow.report.results_grids import RunSet, results_of
 
 
@@ -103,6 +103,18 @@ def test_the_front() -> None:
     assert pareto_front([]) == ()
 
 
+@pytest.mark.parametrize("others", [2000.0, 20.0])
+def test_no_bar_decides_the_axis(tmp_path: Path, others: float) -> None:
+    """A run of two passes has an interval that is hundreds of times its value; also on a logarithmic axis."""
+    names = ("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high")
+    wide = h200.row(tmp_path, dict(zip(names, (2360.0, 4.81, 926000.0), strict=True)), told={"ttt.verdict": "invalid"})
+    chart = charts(of([wide, h200.row(tmp_path, {names[0]: others}, batch=2)]))["throughput"]
+    low, high = y_range(chart)
+    assert chart.y_logarithmic == (others < 100)
+    assert others / 2 < low < others if chart.y_logarithmic else low == 0
+    assert 2360 < high < 3100
+
+
 def test_an_invalid_run_is_shown_but_not_on_the_front(tmp_path: Path) -> None:
     values = {"decode_tokens_per_s": 1000.0, "decode_step_ms_p50": 1.0}
     chart = charts(of([h200.row(tmp_path, values, told={"ttt.verdict": "invalid"})]))["latency"]
@@ -117,6 +129,7 @@ def test_an_invalid_run_is_shown_but_not_on_the_front(tmp_path: Path) -> None:
         ([128, 256, 512, 1024, 2048, 4096, 8192], [128, 256, 512, 1024, 2048, 4096, 8192]),
         ([1000, 1024, 8192], [1024, 8192]),
         ([2**power for power in range(14)], [2.0, 8, 32, 128, 512, 2048, 8192]),
+        ([1, *(10**power for power in range(9)), 2**31 - 1], [1.0, 100, 10_000, 1_000_000, 100_000_000, 2**31 - 1]),
     ],
 )
 def test_labels_of_an_axis_are_apart(batches: list[int], kept: list[float]) -> None:

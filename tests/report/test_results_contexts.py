@@ -227,3 +227,17 @@ def test_a_repetition_does_not_hide_a_valid_run(tmp_path: Path) -> None:
     assert line.at(16)[65.0].row is not None
     assert line.at(16)[65.0].state == "valid"
     assert results_csv(of([first, second, other])).count("\n") == 4
+
+
+def test_decode_and_prefill_in_one_picture_have_looks_of_their_own(tmp_path: Path) -> None:
+    """They share a legend: the prefill of one model is not drawn as the decode of another."""
+    told = {"ttt.verdict": "valid", "ttt.cost_grows": "true"}
+    rows = [made.run(tmp_path, made.MHA, prompt, 1.0, 1.0) for prompt in (1, 1984)]
+    rows.append(made.oom(tmp_path, made.MHA, 1, 32))
+    for prompt, values, status in ((16, {"prefill_tokens_per_s": 1.0}, "ok"), (64, {}, "oom")):
+        net = h200.model_of(h200.LINEAR)
+        for batch, rate, ended in ((1, {"prefill_tokens_per_s": 1.0}, "ok"), (2, values, status)):
+            rows.append(h200.row(tmp_path, rate, ended, told, mode="prefill", promptlen=prompt, batch=batch, **net))
+    charts = {chart.name: chart for chart in context_charts(of(rows))}
+    looks = {name: [line.series.look for line in charts[name].lines] for name in ("fits-decode", "fits-prefill")}
+    assert looks == {"fits-decode": [0], "fits-prefill": [1]}

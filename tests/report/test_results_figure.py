@@ -15,9 +15,9 @@ from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.report.best_run import best_of, parse_limits
 from ttt_mlflow.report.results import Results
 from ttt_mlflow.report.results_charts import Mark, charts_of
-from ttt_mlflow.report.results_figure import MOST_ROWS, charts_figure, table_figure
+from ttt_mlflow.report.results_figure import MOST_ROWS, PALE_POINT, charts_figure, table_figure
 from ttt_mlflow.report.results_grids import RunSet, results_of
-from ttt_mlflow.report.style import GRAY, SAFE_COLORS, figure_png, figure_svg
+from ttt_mlflow.report.style import GRAY, MARKERS, SAFE_COLORS, figure_png, figure_svg
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,31 @@ def test_the_charts(results: Results) -> None:
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         *("mamba-1.4b", "ttt-1b mlp_1_dual_triton", "ttt-1b mlp_2_dual_triton", "Pareto front"),
-        *("best within the limit (dotted)", "invalid", "not judged (hollow)"),
+        *("best within the limit (dotted)", "invalid (crossed out, pale)", "not judged (hollow)"),
     ]
     colors = {line.get_color() for line in figure.axes[0].lines}
-    assert colors == {*SAFE_COLORS[:3], GRAY}
+    assert colors == {*SAFE_COLORS[:3]}
+
+
+def test_invalid_points_are_told_apart(tmp_path: Path) -> None:
+    """Each is pale, with the color and the marker of its row, and crossed out."""
+    told = {"ttt.verdict": "invalid"}
+    nets = (None, h200.LINEAR, h200.MLP)
+    rows = [h200.row(tmp_path, {"decode_tokens_per_s": 9.0}, told=told, **h200.model_of(net)) for net in nets]
+    lines = charts_figure([("", chart) for chart in charts_of(of(rows).grids[0])]).axes[0].lines
+    looks = [(line.get_color(), line.get_marker(), line.get_alpha(), line.get_linestyle()) for line in lines]
+    for color, marker in zip(SAFE_COLORS[:3], MARKERS, strict=False):
+        assert looks.count((color, marker, PALE_POINT["alpha"], "None")) == 1
+        assert looks.count((color, "x", None, "None")) == 1
+
+
+def test_a_chart_ends_where_its_points_do(tmp_path: Path) -> None:
+    names = ("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high")
+    values = dict(zip(names, (2360.0, 4.81, 926000.0), strict=True))
+    rows = [h200.row(tmp_path, values, batch=batch) for batch in (1, 4, 2**31 - 1)]
+    axes, *_ = charts_figure([("", chart) for chart in charts_of(of(rows).grids[0])]).axes
+    assert axes.get_ylim() == (0, pytest.approx(2596))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "2.147G"]
 
 
 def test_labels_of_points_do_not_overlap(results: Results) -> None:
@@ -147,7 +168,7 @@ def test_a_picture_has_room_for_so_many_rows(tmp_path: Path) -> None:
     ]
     results = of(rows)
     shown = texts(table_figure(results))
-    assert sum("decode steps" in text for text in shown) == MOST_ROWS
+    assert sum("decode step" in text for text in shown) == MOST_ROWS
     assert "3 more rows: see the page or the Markdown" in shown[-1]
     (legend,) = charts(results).legends
     assert "3 more rows: see the page" in [text.get_text() for text in legend.get_texts()]

@@ -147,6 +147,18 @@ def test_of_repetitions_the_newest_valid_one_is_shown(tmp_path: Path) -> None:
     assert "Measured several times: 1; of each the newest valid run is shown." in results.notes
 
 
+def test_which_of_several_runs_is_shown_is_said(tmp_path: Path) -> None:
+    twice = {batch: [h200.row(tmp_path, rate(), told={"ttt.verdict": word}, batch=batch) for _ in "ab"]
+             for batch, word in ((1, "invalid"), (2, "valid"), (4, "invalid"))}  # fmt: skip
+    assert of([*twice[1], *twice[4]]).notes == (
+        "Measured several times: 2; of each the newest invalid run is shown, because none is valid.",
+    )
+    assert of([row for rows in twice.values() for row in rows]).notes == (
+        "Measured several times: 3; of 1 the newest valid run is shown; "
+        "of 2 the newest invalid run is shown, because none is valid.",
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "status", "told", "state", "reason"),
     [
@@ -273,8 +285,40 @@ def test_the_row_that_others_are_compared_with(measured: Sequence[RunRow], again
     assert all(grid.baseline_of(one) is grid.series[label] for one in grid.series)
 
 
+def test_a_number_of_one_is_singular(tmp_path: Path) -> None:
+    one, several = only(of([valid(tmp_path, genlen=steps) for steps in (1, 512)])).series
+    assert (one.label, several.label) == (
+        f"ttt-1b {h200.LINEAR}, 1 decode step",
+        f"ttt-1b {h200.LINEAR}, 512 decode steps",
+    )
+
+
+def test_rows_of_one_picture_have_looks_of_their_own(tmp_path: Path) -> None:
+    """In all sets and both kinds of run, but for rows of the same label, which the legend has once."""
+
+    def rows(root: Path) -> list[RunRow]:
+        prefill = {"told": {"ttt.verdict": "valid"}, "mode": "prefill"}
+        return [
+            *(valid(root, **h200.model_of(net)) for net in (h200.LINEAR, h200.MLP)),
+            *(h200.row(root, {"prefill_tokens_per_s": 1.0}, promptlen=prompt, **prefill) for prompt in (16, 32)),  # type: ignore[arg-type]
+            h200.row(root, {"prefill_tokens_per_s": 1.0}, **prefill, **h200.model_of(h200.MLP)),  # type: ignore[arg-type]
+        ]
+
+    results = results_of([RunSet("a", rows(tmp_path / "a")), RunSet("b", rows(tmp_path / "b"))], "")
+    looks = {one.label: (one.look, one.set_index) for grid in results.grids for one in grid.series}
+    mlp, linear = f"ttt-1b {h200.MLP} [a]", f"ttt-1b {h200.LINEAR}"
+    assert looks[f"{linear} [a]"] == (0, 0)
+    assert looks[mlp] == (1, 0)
+    assert looks[f"{linear}, prompt 16 [a]"] == (2, 0)
+    assert looks[f"{linear}, prompt 32 [b]"] == (3, 1)
+    assert len(set(looks.values())) == len(looks)
+    _, prefill = results.grids
+    assert all(prefill.baseline_of(one).label == one.label.replace("[b]", "[a]") for one in prefill.series)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
-    ("against", "why"), [("mlp_3", "no such row; the rows are mamba-1.4b, ttt"), ("ttt-1b", "several")]
+    ("against", "why"),
+    [("mlp_3", "no such row; the rows are mamba-1.4b; ttt"), ("ttt-1b", "one: ttt-1b mlp_1_dual_triton; ttt")],
 )
 def test_no_such_row(measured: Sequence[RunRow], against: str, why: str) -> None:
     with pytest.raises(BadInput, match=f"against={against}: .*{why}"):

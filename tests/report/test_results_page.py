@@ -16,6 +16,7 @@ from ttt_mlflow.report.best_run import best_of, parse_limits
 from ttt_mlflow.report.results import Results
 from ttt_mlflow.report.results_grids import RunSet, results_of
 from ttt_mlflow.report.results_page import page_data, results_html
+from ttt_mlflow.report.style import SAFE_COLORS
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -189,6 +190,32 @@ def test_opened_by_itself_it_leads_to_the_runs(page: Chromium, results: Results)
     assert {link for link, _ in links} <= known
     assert {target for _, target in links} == {"_blank"}
     assert not page.ask("document.body.classList.contains('framed')")
+
+
+@needs_browser
+def test_only_invalid_runs(tmp_path: Path) -> None:
+    """As after a first run on a CPU: points that are told apart, an axis that no bar decides, no empty table."""
+    names = ("decode_tokens_per_s", "decode_tokens_per_s_ci_low", "decode_tokens_per_s_ci_high")
+    rows = []
+    for net, values in ((h200.LINEAR, (278.0, 7.17, 3240.0)), (None, (2360.0, 4.81, 926000.0))):
+        told = {"ttt.verdict": "invalid"}
+        rows.append(h200.row(tmp_path, dict(zip(names, values, strict=True)), told=told, **h200.model_of(net)))
+    (tmp_path / "results.html").write_bytes(results_html(results_of([RunSet("", rows)], "")))
+    with chromium(tmp_path, 1500, 1000) as browser:
+        browser.open((tmp_path / "results.html").as_uri())
+        browser.wait_for("document.body?.dataset.ready")
+        drawn = "document.querySelector('.chart')"
+        traces = ask(browser, f"{drawn}.data.map(one => [one.marker.symbol, one.marker.color, one.mode])")
+        assert traces == [
+            *([["circle"], SAFE_COLORS[0], "markers"], ["x-thin-open", SAFE_COLORS[0], "markers"]),
+            *([["square"], SAFE_COLORS[1], "markers"], ["x-thin-open", SAFE_COLORS[1], "markers"]),
+        ]
+        assert ask(browser, f"{drawn}.layout.yaxis.range") == [0, pytest.approx(2596)]
+        browser.ask("document.querySelector('.legends input').click()")  # hides mamba's
+        assert ask(browser, f"{drawn}.layout.yaxis.range") == [0, pytest.approx(305.8)]
+        assert table(browser, "Decode throughput")[2] == [f"ttt-1b {h200.LINEAR} compiled", "278 [7.17, 3,240]"]
+        assert "None, because it has no number that is not invalid." in browser.text()
+        assert {row[5] for row in listed(browser)} == {"278", "2,360"}
 
 
 @needs_browser

@@ -46,7 +46,7 @@ def test_the_table_for_a_terminal(results: Results) -> None:
         "Decode throughput, tokens/s, by batch: "
         "NVIDIA H200, float16, prompt 1, 128 decode steps, CUDA graph, random weights"
     )
-    assert heading.split() == ["128", "256", "1024", "2048", "8192"]
+    assert heading.split() == ["128", "256", "1,024", "2,048", "8,192"]
     assert rows[0].split() == ["mamba-1.4b", "(1,234)", "67,344"]
     assert rows[1].split() == ["ttt-1b", "mlp_1_dual_triton", "67,641", "131,109", "139,837?"]
     assert rows[2].endswith("33,412              46,712   47,378?   out of memory")
@@ -58,7 +58,7 @@ def test_the_table_for_a_terminal(results: Results) -> None:
 
 def test_the_markdown_table_has_intervals_and_links(results: Results) -> None:
     head, rule, mamba, *_ = block(results_markdown(results), "Decode throughput, tokens/s")
-    assert cells(head) == ["model", "batch 128", "batch 256", "batch 1024", "batch 2048", "batch 8192"]
+    assert cells(head) == ["model", "batch 128", "batch 256", "batch 1,024", "batch 2,048", "batch 8,192"]
     assert cells(rule) == ["---", *["---:"] * 5]
     (run,) = (run for run in results.runs if run.row.params["batch"] == "256")
     assert cells(mamba)[2] == f"[(1,234)](http://x/#/runs/{run.row.id})"
@@ -166,3 +166,28 @@ def test_what_others_wrote_stays_text(tmp_path: Path) -> None:
     assert text.startswith("# &lt;b>title")
     assert lines_of(results)[0]["model_name"] == f"'{model}"
     assert lines_of(results)[0]["reason"] == "'=1+1"
+
+
+def test_no_digits_that_were_not_measured(tmp_path: Path) -> None:
+    """A wide interval leaves a throughput three digits in its record; a step's time has six and shows four."""
+    wide = {"decode_tokens_per_s": 278.0, "decode_tokens_per_s_ci_low": 7.17, "decode_tokens_per_s_ci_high": 3240.0}
+    narrow = {"decode_tokens_per_s": 66.5, "decode_tokens_per_s_ci_low": 66.41, "decode_tokens_per_s_ci_high": 66.59}
+    rows = [
+        h200.row(tmp_path, values | {"decode_step_ms_p50": 18.0}, told={"ttt.verdict": "valid"}, batch=batch)
+        for batch, values in ((1, wide), (2, narrow))
+    ]
+    text = results_markdown(results_of([RunSet("", rows)], ""))
+    (line,) = block(text, "Decode throughput, tokens/s")[2:]
+    assert cells(line)[1:] == ["278 [7.17, 3,240]", "66.50 [66.41, 66.59]"]
+    (line,) = block(text, "Decode step, median, ms")[2:]
+    assert cells(line)[1:] == ["18.00", "18.00"]
+    assert {cells(line)[2] for line in block(text, "Runs")[2:]} == {"278", "66.50"}
+
+
+def test_no_speed_ups_without_a_number_to_compare_with(tmp_path: Path) -> None:
+    rows = [
+        h200.row(tmp_path, {"decode_tokens_per_s": 1.0}, told=INVALID, **h200.model_of(net)) for net in (None, h200.MLP)
+    ]
+    text = results_markdown(results_of([RunSet("", rows)], ""))
+    _, _, rest = text.partition("## Throughput against mamba-1.4b\n")
+    assert rest.strip().startswith("None, because it has no number that is not invalid.\n\n## Runs")

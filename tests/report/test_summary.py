@@ -80,6 +80,11 @@ def lines(text: str) -> dict[str, str]:
     return {label: rest.strip() for label, rest in rows}
 
 
+def test_one_is_singular(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, {"measured_passes": 2.0, "warmup_passes": 1.0})
+    assert lines(summary_text(journal, "here"))["passes"] == "2 timed, 1 warm-up pass"
+
+
 def test_the_terminal_summary_of_a_gpu_run(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, GPU)
     journal.update_tags(tags({"ttt.stop_reason": "interval", "ttt.warmup_stop_reason": "time_share"}))

@@ -21,6 +21,7 @@ from ttt_mlflow.report.text import (
     json_text,
     markdown_table,
     printable,
+    short,
     spreadsheet_cell,
     text_table,
 )
@@ -75,6 +76,14 @@ def test_what_is_printed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     output.print_error(f"Error: {text}")
     for shown in capsys.readouterr():
         assert all(char.isprintable() or char == "\n" for char in shown)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.5, "0.5"), (8192, "8,192"), (65536, "65,536"), (1.25e6, "1.25M"), (2147483647, "2.147G"), (3e12, "3T")],
+)
+def test_a_label_of_an_axis_is_short(value: float, shown: str) -> None:
+    assert short(value) == shown
 
 
 def test_gray_is_for_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,12 +32,21 @@ def _places(metrics: Metrics, metric: Metric) -> dict[Metric, int]:
     """The decimal places of a throughput and both ends; empty for others, and for an interval without a width."""
     if not isinstance(metric, Estimate) or not {metric.ci_low, metric.ci_high} <= set(metrics):
         return {}
-    half_width = (metrics[metric.ci_high] - metrics[metric.ci_low]) / 2
-    if not (half_width > 0 and math.isfinite(half_width)):
-        return {}
-    place = _place_of(half_width)
     group = (metric, metric.ci_low, metric.ci_high)
-    return {one: max(place, _place_of(metrics[one])) if metrics[one] else place for one in group}
+    return dict(zip(group, recorded_places(*(metrics[one] for one in group)) or (), strict=False))
+
+
+def recorded_places(value: float, low: float, high: float) -> tuple[int, int, int] | None:
+    """The decimal places of a value and of the ends of its interval; None without a width, where the rule is another's.
+
+    The rounded numbers have the same as those that were rounded, but for a half-width beside a power of ten.
+    """
+    half_width = (high - low) / 2
+    if not (half_width > 0 and math.isfinite(half_width)):
+        return None
+    place = _place_of(half_width)
+    first, second, third = (max(place, _place_of(one)) if one else place for one in (value, low, high))
+    return first, second, third
 
 
 def _place_of(value: float) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ttt_mlflow.measurement.accuracy import Accuracy, Side
 from ttt_mlflow.report.style import COLORS, GRAY, figure_png
-from ttt_mlflow.report.text import escaped, number
+from ttt_mlflow.report.text import counted, escaped, number
 
 GOAL = 1.1  # how many times as often as plain PyTorch a model may differ from the reference
 COLUMNS = ("logits_error", "total_variation", "differing_tokens_pct")
@@ -15,8 +15,9 @@ WINDOW = 16  # positions over which the chart averages the share of tokens
 
 def accuracy_markdown(accuracy: Accuracy, reference: str, yardstick: str | None, notes: Sequence[str]) -> str:
     """The values of the model and of the yardstick side by side, the answer, and what is not shown."""
-    compared = f"{accuracy.sequences * accuracy.positions:,} predictions"
-    head = f"{compared}: {accuracy.sequences} sequences of {accuracy.positions} positions. Reference: {reference}."
+    compared = counted(accuracy.sequences * accuracy.positions, "prediction")
+    sizes = f"{counted(accuracy.sequences, 'sequence')} of {counted(accuracy.positions, 'position')}"
+    head = f"{compared}: {sizes}. Reference: {reference}."
     names, sides = ["the run"], [accuracy.own]
     if accuracy.yardstick is not None and yardstick is not None:
         names.append(yardstick)

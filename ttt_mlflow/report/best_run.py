@@ -4,10 +4,14 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, get_args
 
+from ttt_mlflow import names
+from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.run_row import RunRow
-from ttt_mlflow.report.columns import THROUGHPUT, Column, column, refuse_unknown
+from ttt_mlflow.report.columns import METRICS, THROUGHPUT, Column, column
 from ttt_mlflow.report.results import Results
 from ttt_mlflow.report.text import number
 
@@ -23,6 +27,16 @@ LIMIT = re.compile(rf"\s*([\w./-]+?)\s*(<=|<|>=|>|=)\s*({NUMBER})\s*%?\s*", re.I
 LIKE_THIS = "write it like decode_step_ms_p99 < 10, several joined by and"
 
 
+def _is_number(kind: Any) -> bool:
+    return kind in (int, float) or any(map(_is_number, get_args(kind)))
+
+
+NUMERIC_PARAMETERS = tuple(name for name, one in RunConfig.model_fields.items() if _is_number(one.annotation))
+NUMBERS = ("tokens_per_s", *METRICS, *NUMERIC_PARAMETERS)
+NUMBERS += (*(f"metrics.{name}" for name in METRICS), *(f"params.{name}" for name in NUMERIC_PARAMETERS))
+EXAMPLES = tuple(metric.name for metric in (names.DECODE_STEP_MS_P99, names.PREFILL_MS, names.PEAK_MEMORY_ALLOCATED_GB))
+
+
 @dataclass(frozen=True)
 class Limit:
     """One condition on a number of a run."""
@@ -32,7 +46,7 @@ class Limit:
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.column.name} {self.comparison} {self.bound:g}"
+        return f"{self.column.name} {self.comparison} {self.bound:,.15g}"
 
     def value(self, row: RunRow) -> float | None:
         """The run's number; None if it has none."""
@@ -69,9 +83,22 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
 
 
 def best_of(results: Results, limits: Sequence[Limit]) -> list[Best]:
-    """The best run of each kind of run that there is. Raises BadInput for a name that no run and no catalog has."""
-    refuse_unknown([limit.column for limit in limits], "best", [run.row for run in results.runs])
+    """The best run of each kind of run that there is. Raises BadInput for what is no number of a run."""
+    for limit in limits:
+        _refuse_no_number(limit, [run.row for run in results.runs])
     return [_best(results, grid.kind, tuple(limits)) for grid in results.grids]
+
+
+def _refuse_no_number(limit: Limit, rows: Sequence[RunRow]) -> None:
+    """Raise BadInput unless the limit is on a number that the catalog or one of the runs has."""
+    if limit.column.meant in NUMBERS or any(limit.value(row) is not None for row in rows):
+        return
+    near = get_close_matches(limit.column.name, NUMBERS, n=3)
+    advice = f"did you mean {' or '.join(sorted(near))}? " if near else ""
+    raise BadInput(
+        f"best={limit}: {limit.column.name} is no metric and no numeric parameter of these runs; {advice}"
+        f"best takes metrics such as {', '.join(EXAMPLES)}, and the parameters {', '.join(NUMERIC_PARAMETERS)}"
+    )
 
 
 def _best(results: Results, kind: str, limits: tuple[Limit, ...]) -> Best:

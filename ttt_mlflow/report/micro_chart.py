@@ -13,6 +13,7 @@ from ttt_mlflow.names import GPU_MATMUL_TFLOPS, GPU_READ_GB_PER_S
 from ttt_mlflow.record.micro_results import MATRIX_DTYPES, CellResult, MicroResults
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.style import COLORS, GRAY, figure_png
+from ttt_mlflow.report.text import short
 
 LOOKS: dict[Any, Any] = {"lines.marker": "o", "axes.grid": True, "grid.alpha": 0.3}
 PANEL_INCHES = (9, 6)
@@ -61,7 +62,7 @@ def _draw(axes: Any, results: MicroResults, cells: list[CellResult]) -> None:
                 axes.plot(cell.batch, cell.quantiles[0], "o", color=GRAY, ms=9, zorder=5)
     axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="µs")
     batches = sorted({cell.batch for cell in cells})
-    axes.set_xticks(batches, [str(batch) for batch in batches])
+    axes.set_xticks(batches, list(map(short, batches)))
     axes.set_xticks([], minor=True)
     axes.legend()
 
@@ -100,7 +101,7 @@ def chart_html(results: MicroResults) -> bytes:
     modes = _timed_modes(results)
     for mode, cells in modes.items():
         batches = sorted({cell.batch for cell in cells})
-        axis = {"xaxis.tickvals": batches, "xaxis.ticktext": [str(batch) for batch in batches]}
+        axis = {"xaxis.tickvals": batches, "xaxis.ticktext": list(map(short, batches))}
         for label, quantity in _quantities(results, mode).items():
             views[f"{mode} {label}" if len(modes) > 1 else label] = (
                 _traces(results, cells, quantity),

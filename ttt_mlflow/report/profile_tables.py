@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ttt_mlflow.profilers.step_profile import KernelRow, PartRow, StepProfile
 from ttt_mlflow.profilers.trace import UNKNOWN
-from ttt_mlflow.report.text import escaped, markdown_table, number, shortened
+from ttt_mlflow.report.text import counted, escaped, markdown_table, number, shortened
 
 KERNELS_SHOWN = 30
 SLOWED = 1.05  # a profiled step counts as slowed if it takes this many times as long as the measured step
@@ -20,7 +20,7 @@ def kernels_markdown(
     """The time of a step by part and by kernel, compared with the measured step."""
     what = "kernel" if profile.device == "cuda" else "operator"
     lines = [
-        f"**{profile.steps} profiled steps, {number(profile.step_ms)} ms each: "
+        f"**{counted(profile.steps, 'profiled step')}, {number(profile.step_ms)} ms each: "
         f"{what}s {number(profile.busy_ms)} ms, nothing running {number(profile.idle_ms)} ms**",
         "",
     ]

@@ -14,6 +14,7 @@ from ttt_mlflow.report.results_quantities import (
     measured_quantities,
     throughput_of,
 )
+from ttt_mlflow.report.text import short
 
 # metrics that can be the latency; the first is taken unless a limit names another
 LATENCIES: dict[str, tuple[Metric, ...]] = {
@@ -26,6 +27,7 @@ OVER_BATCH = ("throughput", "memory", "energy", "roofline")  # quantities that h
 Place = tuple[float, float]  # x and y
 TICKS = 8  # labels that fit on an axis
 CHARACTER = 0.027  # of a label below an axis, as a part of its length
+MARGIN = 0.05  # of an axis, beyond its first and last value
 LOGARITHMIC = 30.0  # an axis whose largest value is that many times its smallest is logarithmic
 
 
@@ -67,6 +69,7 @@ class Chart:
     front: the Pareto front, from the shortest latency to the highest throughput. limit: a latency that --best named.
     best: the point that --best found. labeled: whether points have their batch beside them. marks: points on no line.
     is_linear: whether y is linear in x from point to point, which is a curve on a logarithmic axis.
+    whole_bars: whether the y axis has room for all bars; else the points decide it, and a bar may end at its end.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Chart:
     best: tuple[float, float] | None = None
     labeled: bool = False
     is_linear: bool = False
+    whole_bars: bool = False
     marks: tuple[Mark, ...] = ()
 
     @property
@@ -184,10 +188,26 @@ def y_ticks(chart: Chart) -> list[float]:
     return _round_numbers([point.y for line in chart.lines for point in line.points], lambda ticks: len(ticks) <= TICKS)
 
 
+def y_range(chart: Chart) -> tuple[float, float]:
+    """The ends of the y axis. The bar of a run with few passes can be a thousand times its value: no bar decides it."""
+    values = [point.y for line in chart.lines for point in line.points]
+    if chart.whole_bars:
+        values += [end for line in chart.lines for point in line.points for end in (point.low, point.high) if end]
+    if chart.y_logarithmic:
+        return with_margins(min(values), max(values))
+    return 0.0, (1 + 2 * MARGIN) * max(values, default=1.0) or 1.0
+
+
+def with_margins(low: float, high: float) -> tuple[float, float]:
+    """The ends of a logarithmic axis from ``low`` to ``high`` with a part of its length more at each of them."""
+    beyond = (high / low) ** MARGIN
+    return low / beyond, high * beyond
+
+
 def _are_apart(ticks: Sequence[float]) -> bool:
     """Whether the labels of the ticks have room below a logarithmic axis."""
     length = math.log(ticks[-1] / ticks[0]) if len(ticks) > 1 else 1.0
-    half = [CHARACTER / 2 * (len(f"{tick:,g}") + 1) for tick in ticks]
+    half = [CHARACTER / 2 * (len(short(tick)) + 1) for tick in ticks]
     return all(
         math.log(high / low) / length > left + right
         for (low, high), (left, right) in zip(pairwise(ticks), pairwise(half), strict=True)
@@ -211,9 +231,10 @@ def _round_numbers(values: Sequence[float], fit: Callable[[Sequence[float]], boo
 
 def apart(batches: Sequence[int]) -> list[float]:
     """Those of ``batches`` that are far enough apart on a logarithmic axis, the largest among them."""
-    least = (math.log(batches[-1]) - math.log(batches[0])) / TICKS if len(batches) > 1 else 0.0
+    length = math.log(batches[-1] / batches[0]) if len(batches) > 1 else 1.0
     kept: list[float] = []
     for batch in reversed(batches):
-        if not kept or math.log(kept[-1]) - math.log(batch) >= least * 0.999:
+        wide = CHARACTER / 2 * (len(short(batch)) + len(short(kept[-1]))) if kept else 0.0
+        if not kept or math.log(kept[-1] / batch) / length >= max(wide, 0.999 / TICKS):
             kept.append(float(batch))
     return kept[::-1]

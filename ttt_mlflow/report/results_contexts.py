@@ -13,7 +13,7 @@ from ttt_mlflow.record.sweep_file import DOES_NOT_FIT
 from ttt_mlflow.report.crossings import Crossing, crossing_of, level, tokens_text
 from ttt_mlflow.report.results import GPU, Cell, Grid, Placed, Results, Series, State
 from ttt_mlflow.report.results_charts import Chart, Line, Mark, Place, Point, is_logarithmic
-from ttt_mlflow.report.results_grids import RANK, labels_of, looks_of
+from ttt_mlflow.report.results_grids import RANK, labels_of, looks_of, with_looks_apart
 from ttt_mlflow.report.results_quantities import QUANTITIES, Quantity
 from ttt_mlflow.report.results_rows import Group, Row, first_of, joined
 from ttt_mlflow.report.text import number
@@ -175,7 +175,10 @@ def context_charts(results: Results, most_batches: int | None = None) -> list[Ch
         marks = tuple(_marks(pairs_of(decode, batch)))
         charts.append(_chart("step", STEP, decode, batch, marks))
         charts.append(_chart("memory", MEMORY, decode, batch))
-    charts += [_fit_chart(kind, lines) for kind in ("decode", "prefill") if (lines := contexts_of(results, kind))]
+    prefill = contexts_of(results, "prefill")
+    _, looks = with_looks_apart([[one.series for one in lines] for lines in (decode, prefill)])
+    prefill = [replace(one, series=series) for one, series in zip(prefill, looks, strict=True)]
+    charts += [_fit_chart(kind, lines) for kind, lines in (("decode", decode), ("prefill", prefill)) if lines]
     return [chart for chart in charts if any(line.points for line in chart.lines)]
 
 
@@ -220,7 +223,7 @@ def _fit_chart(kind: str, lines: Sequence[Contexts]) -> Chart:
                 points.append(_point(context, fit.highest, fit.highest, state, cell, fit.too_large))
             drawn.append(Line(line.series, tuple(points)))
     what = "Highest batch that fits" if kind == "decode" else "Highest batch that fits, prefill"
-    return _of(f"fits-{kind}", what, "sequences", drawn, ())
+    return replace(_of(f"fits-{kind}", what, "sequences", drawn, ()), whole_bars=True)
 
 
 def _point(x: float, y: float, batch: int, state: State, cell: Cell, high: float | None = None) -> Point:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.crossings import curve_of
 from ttt_mlflow.report.results import Cell, Grid, Results, Series
-from ttt_mlflow.report.results_charts import Chart, Line, Point, x_ticks, y_ticks
-from ttt_mlflow.report.results_quantities import interval_text, throughput_of
+from ttt_mlflow.report.results_charts import Chart, Line, Point, with_margins, x_ticks, y_range, y_ticks
+from ttt_mlflow.report.results_quantities import throughput_of
 from ttt_mlflow.report.style import DASHES, GRAY, MARKERS, SAFE_COLORS
-from ttt_mlflow.report.text import figures, printable
+from ttt_mlflow.report.text import counted, printable, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,8 @@ ROW, HEADING, COLUMN, CHARACTER = 0.42, 0.3, 1.18, 0.082  # inches
 COLUMNS = 3
 PANEL = (4.3, 3.3)  # inches; of these, the margins of the axes:
 LEFT, BESIDE, ABOVE, BELOW = 0.95, 0.25, 0.32, 0.52
-MARGIN = 0.05  # of an axis, beyond its first and last value
-INVALID: dict[str, Any] = {"marker": "x", "color": GRAY}
+PALE_POINT: dict[str, Any] = {"alpha": 0.4, "linestyle": "none", "markersize": 7.5}  # an invalid one, and through it:
+CROSS: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 4}
 # how the marker of a point is filled; the last two are of the chart of the highest batches
 FILLS: dict[str, Any] = {"valid": "full", "unjudged": "none", "predicted_oom": "none", "missing": "full"}
 BEYOND: dict[str, Any] = {"marker": "", "linestyle": ":", "linewidth": 1.2}
@@ -91,7 +91,7 @@ def _table(axes: "Axes", grid: Grid, rows: Sequence[Series], left: float, top: f
         axes.plot([0.1, end], [y + ROW, y + ROW], color=LINE_COLOR, linewidth=0.5)
     top += ROW * len(rows)
     more = len(grid.series) - len(rows)
-    told = [f"{more} more rows: see the page or the Markdown"] if more else []
+    told = [f"{counted(more, 'more row')}: see the page or the Markdown"] if more else []
     axes.text(0.1, top + 0.17, text("; ".join([*_signs(grid), *told])), fontsize=7, color=FAINT, va="center")
     return top + HEADING + 0.1
 
@@ -115,11 +115,9 @@ def _cell(axes: "Axes", grid: Grid, cell: Cell | None, corner: tuple[float, floa
     invalid = cell.state == "invalid"
     if invalid:
         axes.add_patch(Rectangle(*box, facecolor=PALE, edgecolor="none"))
-    interval = interval_text(quantity, cell)
-    value, line = quantity.value(cell), middle - (0.07 if interval else 0)
-    color = GRAY if invalid else "black"
-    if value is not None:
-        axes.text(right, line, figures(value), ha="right", va="center", color=color)
+    interval = quantity.interval_text(cell)
+    line = middle - (0.07 if interval else 0)
+    axes.text(right, line, quantity.text(cell), ha="right", va="center", color=GRAY if invalid else "black")
     if cell.state == "unjudged":  # beside the number, whose last digit stays under those of other cells
         axes.text(right + 0.01, line, "?", ha="left", va="center", color=FAINT)
     if interval:
@@ -177,7 +175,7 @@ def _named(charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
     handles = {label: Line2D([], [], label=text(label), markersize=5, **_look(line)) for label, line in lines.items()}
     more = max((sum(bool(line.points) for line in chart.lines) for _, chart in charts), default=0) - MOST_ROWS
     if more > 0:
-        told = f"{more} more rows: see the page"
+        told = f"{counted(more, 'more row')}: see the page"
         handles[told] = Line2D([], [], linestyle="none", label=told)
     return handles
 
@@ -206,7 +204,7 @@ def _signs_of_charts(charts: Sequence[Chart]) -> Iterator[Any]:
         ring: dict[str, Any] = {"marker": "o", "fillstyle": "none", "color": "black", "markersize": 9}
         yield Line2D([], [], linestyle="none", label="best within the limit (dotted)", **ring)
     if any(point.state == "invalid" for point in points):
-        yield Line2D([], [], linestyle="none", label="invalid", **INVALID)
+        yield Line2D([], [], label="invalid (crossed out, pale)", color=FAINT, **CROSS)
     signs = {
         "unjudged": "not judged (hollow)",
         "predicted_oom": "next batch predicted not to fit (hollow)",
@@ -241,13 +239,12 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         axes.set_yscale("log")
         axes.set_yticks(y_ticks(chart))
         axes.set_yticks([], minor=True)
-    else:
-        axes.set_ylim(0, (1 + MARGIN) * axes.get_ylim()[1])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    axes.set_ylim(*y_range(chart))
+    axes.yaxis.set_major_formatter(lambda value, _: short(value))
     ticks = x_ticks(chart)
-    axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+    axes.set_xticks(ticks, [short(tick) for tick in ticks])
     if len(chart.batches) > 1:  # all batches, also those without a point here, with the same margins in each chart
-        axes.set_xlim(*_with_margins(chart.batches[0], chart.batches[-1]))
+        axes.set_xlim(*with_margins(chart.batches[0], chart.batches[-1]))
     axes.set_xticks([], minor=True)
     if chart.limit is not None:
         axes.axvline(chart.limit, color=FAINT, linestyle=":", linewidth=1)
@@ -257,14 +254,8 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         axes.plot(*chart.best, marker="o", markersize=13, fillstyle="none", color="black", zorder=4)
 
 
-def _with_margins(low: float, high: float) -> tuple[float, float]:
-    """The ends of a logarithmic axis from ``low`` to ``high`` with a part of its length more at each of them."""
-    beyond = (high / low) ** MARGIN
-    return low / beyond, high * beyond
-
-
 def _draw_line(axes: "Axes", line: Line, is_linear: bool) -> None:
-    """The line, which leaves invalid points out; unjudged points are hollow, invalid ones gray crosses."""
+    """The line, which leaves invalid points out; unjudged points are hollow, invalid ones pale and crossed out."""
     look = _look(line)
     kept = [point for point in line.points if point.state != "invalid"]
     if is_linear and kept:
@@ -280,11 +271,14 @@ def _draw_line(axes: "Axes", line: Line, is_linear: bool) -> None:
     for point in (one for one in kept if one.state == "missing"):
         below: dict[str, Any] = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "fontsize": 9}
         axes.annotate("≥", (point.x, point.y), color=look["color"], **below)
-    _add_points(axes, [one for one in line.points if one.state == "invalid"], INVALID | {"linestyle": "none"})
-    ends = [(one.x, one.low, one.high) for one in line.points if one.low is not None and one.high is not None]
-    if ends:
-        x, low, high = zip(*ends, strict=True)
-        axes.vlines(x, low, high, colors=look["color"], linewidth=1)
+    invalid = [one for one in line.points if one.state == "invalid"]
+    _add_points(axes, invalid, look | PALE_POINT)
+    _add_points(axes, invalid, look | CROSS)
+    for points, alpha in ((kept, 1.0), (invalid, PALE_POINT["alpha"])):
+        ends = [(one.x, one.low, one.high) for one in points if one.low is not None and one.high is not None]
+        if ends:
+            x, low, high = zip(*ends, strict=True)
+            axes.vlines(x, low, high, colors=look["color"], linewidth=1, alpha=alpha)
 
 
 def _add_points(axes: "Axes", points: Sequence[Point], look: Mapping[str, Any]) -> None:
@@ -327,7 +321,7 @@ def _label_points(figure: "Figure", axes: "Axes", chart: Chart) -> None:
         own = look, point.batch
         if any(own == other and math.hypot(x - left, y - low) < SAME_PX for other, left, low in labeled):
             continue
-        label = f"{point.batch:,}"
+        label = short(point.batch)
         wide = CHARACTER_PX * len(label)
         free = []
         for right, up in LABEL_OFFSETS:

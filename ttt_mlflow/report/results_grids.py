@@ -32,6 +32,13 @@ from ttt_mlflow.report.results_rows import OR, VARYING, first_of, own_facts, row
 
 # of several runs of one configuration, the newest of those with the highest number is shown
 RANK: dict[State, int] = {"valid": 3, "unjudged": 2, "invalid": 1, "oom": 1}
+# which run that is, by its state
+NEWEST: dict[State, str] = {
+    "valid": "the newest valid run is shown",
+    "unjudged": "the newest run that was not judged is shown, because none is valid",
+    "invalid": "the newest invalid run is shown, because none is valid",
+}
+NO_NUMBER = "a run without a number is shown, because none has one"
 # ttt.status, and MLflow's own status of a run that has none yet
 OF_STATUS: dict[str, State] = {"oom": "oom", "killed": "killed", "running": "running", "scheduled": "running"}
 FINISHED = ("ok", "finished")
@@ -47,7 +54,7 @@ RANDOM_WEIGHTS = "random weights"
 # how a person reads a fact; the others are read as they are
 READ: dict[str, Callable[[str], str]] = {
     names.PROMPTLEN.name: lambda text: f"prompt {text}",
-    GENLEN: lambda text: f"{text} decode steps",
+    GENLEN: lambda text: f"{text} decode step{'' if text == '1' else 's'}",
     DECODE_PATH: lambda text: f"decode path {text}",
     ATTN_IMPL: lambda text: f"attention {text}",
     "use_compile": lambda text: "compiled" if text == "true" else "not compiled",
@@ -127,6 +134,8 @@ def results_of(
         _grid(kind, [one for one in placed if one.kind == kind], [one for one in asked if one.kind == kind], labels)
         for kind in kinds
     )
+    looks = with_looks_apart([grid.series for grid in grids])
+    grids = tuple(replace(grid, series=series) for grid, series in zip(grids, looks, strict=True))
     grids = _with_baselines(grids, against, several=len(sets) > 1)
     runs = [Run(one, one.cell.row, one.cell.row.run.name) for one in placed if one.cell.row]
     runs.sort(key=lambda run: run.row.started_at, reverse=True)
@@ -140,13 +149,14 @@ def _with_baselines(grids: Sequence[Grid], against: str | None, several: bool) -
         return tuple(replace(grid, against=first[grid.kind]) for grid in grids)
     fits = {grid.kind: [one for one in grid.series if against.lower() in one.label.lower()] for grid in grids}
     exact = {kind: [one for one in found if one.label == against] or found for kind, found in fits.items()}
-    labels = ", ".join(one.label for grid in grids for one in grid.series)
+    # which have commas themselves
+    labels = "; ".join(dict.fromkeys(one.label for grid in grids for one in grid.series))
     if not any(exact.values()):
         raise BadInput(f"against={against}: no such row; the rows are {labels or 'none'}")
     for found in exact.values():
         if len(found) > 1:
-            told = ", ".join(one.label for one in found)
-            raise BadInput(f"against={against}: fits several rows: {told}; give the whole label of one")
+            told = "; ".join(one.label for one in found)
+            raise BadInput(f"against={against}: fits several rows; give the whole label of one: {told}")
     return tuple(replace(grid, against=next(iter(exact[grid.kind]), grid.series[0])) for grid in grids)
 
 
@@ -284,6 +294,23 @@ def looks_of(firsts: Sequence[Placed]) -> list[int]:
     return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
+def with_looks_apart(kinds: Sequence[Sequence[Series]]) -> list[tuple[Series, ...]]:
+    """The series of several kinds of run, which one picture shows with one legend: a look stands for one label."""
+    taken: dict[str, int] = {}
+    found = []
+    for series in kinds:
+        labels: dict[int, list[str]] = {}
+        for one in series:
+            labels.setdefault(one.look, []).append(one.label)
+        numbers: dict[int, int] = {}
+        for look, own in labels.items():
+            known = [taken[label] for label in own if label in taken and taken[label] not in numbers.values()]
+            numbers[look] = next(iter(known), max(taken.values(), default=-1) + 1)
+            taken |= dict.fromkeys(own, numbers[look])
+        found.append(tuple(replace(one, look=numbers[one.look]) for one in series))
+    return found
+
+
 def _left_out(kinds: Counter[str]) -> list[str]:
     if not kinds:
         return []
@@ -307,7 +334,9 @@ def _conditions(rows: Sequence[RunRow]) -> list[str]:
 
 
 def _repetitions(grids: Sequence[Grid]) -> list[str]:
+    """How many were measured several times, and which run of each is shown."""
     several = [cell for grid in grids for _, _, cell in grid.cells() if cell.others]
-    if not several:
-        return []
-    return [f"Measured several times: {len(several):,}; of each the newest valid run is shown."]
+    several.sort(key=lambda cell: RANK.get(cell.state, 0), reverse=True)
+    shown = Counter(NEWEST.get(cell.state, NO_NUMBER) for cell in several)
+    told = [f"of {'each' if len(shown) == 1 else f'{count:,}'} {which}" for which, count in shown.items()]
+    return [f"Measured several times: {len(several):,}; {'; '.join(told)}."] if several else []

@@ -14,17 +14,19 @@ from ttt_mlflow.report.results import GENLEN, Cell, Grid, Results, Run
 from ttt_mlflow.report.results_charts import Chart, Line, charts_of, x_ticks, y_ticks
 from ttt_mlflow.report.results_contexts import context_charts
 from ttt_mlflow.report.results_quantities import (
+    NO_SPEEDUPS,
     QUANTITIES,
     WORDS,
     Quantity,
     measured_quantities,
+    of_kind,
     throughput_of,
 )
-from ttt_mlflow.report.style import GRAY, PLOTLY_DASHES, PLOTLY_MARKERS, SAFE_COLORS
-from ttt_mlflow.report.text import printable
+from ttt_mlflow.report.style import GLYPHS, PLOTLY_DASHES, PLOTLY_MARKERS, SAFE_COLORS
+from ttt_mlflow.report.text import printable, short
 
 LARGEST = 1000  # texts that are remembered; most runs share their model, GPU and commit
-DIGITS = 6  # significant digits of a number in the page; it shows four
+DIGITS = 6  # significant digits of a number in the page; its text has four
 
 
 def results_html(results: Results, best: Sequence[Best] = ()) -> bytes:
@@ -41,13 +43,14 @@ def page_data(results: Results, best: Sequence[Best]) -> dict[str, Any]:
     numbers = {run.row.id: number for number, run in enumerate(results.runs)}
     others = {cell.row.id: cell.others for grid in results.grids for _, _, cell in grid.cells() if cell.row}
     fields = ["id", "name", "date", "kind", "model", "batch", "state", "reason", "gpu", "commit", "link", "others"]
-    fields += ["set", "low", "high", *(one.name for one in quantities)]
+    fields += ["set", "low", "high", "interval", *(one.name for one in quantities), "texts"]
     return {
         "sets": list(map(_clean, results.sets)),
         "best": [_clean(line) for one in best for line in one.lines],
         "notes": list(map(_clean, results.notes)),
-        "looks": {"colors": SAFE_COLORS, "markers": PLOTLY_MARKERS, "dashes": PLOTLY_DASHES, "gray": GRAY},
+        "looks": {"colors": SAFE_COLORS, "markers": PLOTLY_MARKERS, "dashes": PLOTLY_DASHES, "glyphs": GLYPHS},
         "words": WORDS,
+        "no_speedups": NO_SPEEDUPS,
         "headings": {one.name: one.short for one in quantities},
         "grids": [_grid(grid, best, numbers) for grid in results.grids],
         "contexts": _contexts(results, numbers),
@@ -116,8 +119,9 @@ def _chart(chart: Chart, labels: Sequence[str], numbers: Mapping[str, int]) -> d
         "x": chart.x_title,
         "y": chart.y_title,
         "logarithmic": chart.y_logarithmic,
-        "ticks": x_ticks(chart),
-        "y_ticks": y_ticks(chart),
+        "ticks": _ticks(x_ticks(chart)),
+        "y_ticks": _ticks(y_ticks(chart)),
+        "whole_bars": chart.whole_bars,
         "front": [[_short(x), _short(y)] for x, y in chart.front],
         "limit": chart.limit,
         "best": chart.best,
@@ -138,23 +142,30 @@ def _chart(chart: Chart, labels: Sequence[str], numbers: Mapping[str, int]) -> d
     }
 
 
+def _ticks(values: Sequence[float]) -> dict[str, Any]:
+    """As Plotly takes them."""
+    return {"tickvals": values, "ticktext": list(map(short, values))}
+
+
 def _curve(line: Line) -> list[list[float | None]]:
     kept = [(one.x, one.y) for one in line.points if one.state != "invalid"]
     return [[_short(x), _short(y)] for x, y in curve_of(kept)]
 
 
 def _run(results: Results, run: Run, quantities: Sequence[Quantity], others: Mapping[str, int]) -> list[Any]:
-    row, place = run.row, run.place
-    own = {one.name: one for one in QUANTITIES[place.kind]}
-    low, high = own["throughput"].interval(run.cell) or (None, None)
-    values = [own[one.name].value(run.cell) if one.name in own else None for one in quantities]
+    row, place, own = run.row, run.place, of_kind(quantities, run)
+    throughput = QUANTITIES[place.kind][0]
+    low, high = throughput.interval(run.cell) or (None, None)
+    values = [one.value(run.cell) if one else None for one in own]
+    texts = [one.text(run.cell) if one else "" for one in own]
     told = [_clean(run.name), f"{row.started_at.astimezone():%Y-%m-%d %H:%M}", place.kind]
     model = " ".join(filter(None, [place.model, place.inner_net]))
     of_set = _clean(results.sets[place.set_index]) if len(results.sets) > 1 else None
     rest = [run.cell.reason, place.facts.get("gpu", ""), row.tags.get(names.TAG_GIT_COMMIT.name, "")[:12]]
     return [
         *(results.id_of(row), *told, _clean(model), place.batch, run.state, *map(_clean, rest)),
-        *(results.links.get(row.id, ""), others.get(row.id), of_set, *map(_short, (low, high, *values))),
+        *(results.links.get(row.id, ""), others.get(row.id), of_set, *map(_short, (low, high))),
+        *(throughput.interval_text(run.cell), *map(_short, values), texts),
     ]
 
 

@@ -1,11 +1,12 @@
 """The quantities of a report: which metric, in which unit, and how a cell of a table says it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ttt_mlflow import names
 from ttt_mlflow.names import Estimate, Metric
-from ttt_mlflow.report.results import GENLEN, Cell, Grid, Series
+from ttt_mlflow.record.rounding import recorded_places
+from ttt_mlflow.report.results import GENLEN, Cell, Grid, Run, Series
 from ttt_mlflow.report.text import figures
 
 
@@ -32,6 +33,22 @@ class Quantity:
             return None
         low, high = cell.value(self.metric.ci_low), cell.value(self.metric.ci_high)
         return None if low is None or high is None else (low * self.scale, high * self.scale)
+
+    def places(self, cell: Cell | None) -> tuple[int, int, int] | None:
+        """The decimal places that a record has of the value and of the ends of its interval; None: six digits each."""
+        value, ends = self.value(cell), self.interval(cell)
+        return None if value is None or ends is None else recorded_places(value, *ends)
+
+    def text(self, cell: Cell | None) -> str:
+        """The number with four digits, but no more than a record has; empty if there is none."""
+        value, places = self.value(cell), self.places(cell)
+        return "" if value is None else figures(value, places[0] if places else None)
+
+    def interval_text(self, cell: Cell | None) -> str:
+        """For example ``[67,634, 67,646]``; empty for a quantity without a confidence interval."""
+        ends = self.interval(cell)
+        _, *places = self.places(cell) or (None, None, None)
+        return f"[{', '.join(map(figures, ends, places))}]" if ends else ""
 
     @property
     def heading(self) -> str:
@@ -72,6 +89,12 @@ QUANTITIES: dict[str, tuple[Quantity, ...]] = {
         *(MEMORY, ENERGY, ROOFLINE, *ACCURACY),
     ),
 }
+
+
+def of_kind(quantities: Iterable[Quantity], run: Run) -> list[Quantity | None]:
+    """The quantities of those names for the kind of ``run``; None for one that this kind does not have."""
+    own = {one.name: one for one in QUANTITIES[run.place.kind]}
+    return [own.get(one.name) for one in quantities]
 
 
 def throughput_of(grid: Grid) -> Quantity:
@@ -127,6 +150,9 @@ def baseline_text(grid: Grid, sets: Sequence[str]) -> str:
     return grid.against.label if grid.against else f"the same configuration of {sets[0]}"
 
 
+# instead of speed-ups to a row of which no number can be compared
+NO_SPEEDUPS = "None, because it has no number that is not invalid"
+
 # what a cell without a number says
 WORDS = {
     "oom": "out of memory",
@@ -148,17 +174,8 @@ def cell_text(quantity: Quantity, cell: Cell | None) -> str:
         return ""
     if not cell.is_measured:
         return WORDS[cell.state]
-    value = quantity.value(cell)
-    if value is None:
-        return ""
-    text = figures(value)
-    return f"({text})" if cell.state == "invalid" else f"{text}?" if cell.state == "unjudged" else text
-
-
-def interval_text(quantity: Quantity, cell: Cell | None) -> str:
-    """For example ``[67,634, 67,646]``; empty for a quantity without a confidence interval."""
-    ends = quantity.interval(cell)
-    return "" if ends is None else f"[{figures(ends[0])}, {figures(ends[1])}]"
+    text = quantity.text(cell)
+    return text and (f"({text})" if cell.state == "invalid" else f"{text}?" if cell.state == "unjudged" else text)
 
 
 def legend(cells: Sequence[Cell]) -> list[str]:

@@ -2,28 +2,28 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 from ttt_mlflow import names
 from ttt_mlflow.report.best_run import Best
 from ttt_mlflow.report.columns import THROUGHPUT
 from ttt_mlflow.report.contexts_table import contexts_markdown
-from ttt_mlflow.report.results import FACTS, GPU, Cell, Grid, Placed, Results, Run, Series
+from ttt_mlflow.report.results import FACTS, GPU, Cell, Grid, Placed, Results, Series
 from ttt_mlflow.report.results_contexts import context_of
 from ttt_mlflow.report.results_quantities import (
-    QUANTITIES,
+    NO_SPEEDUPS,
     Quantity,
     Speedup,
     baseline_text,
     cell_text,
-    interval_text,
     legend,
     measured_quantities,
+    of_kind,
     speedup,
     throughput_of,
 )
-from ttt_mlflow.report.text import escaped, figures, spreadsheet_cell, text_table
+from ttt_mlflow.report.text import escaped, spreadsheet_cell, text_table
 
 LINK_SAFE = ":/?#[]@!$&'*+,;=%-._~"  # not parentheses, which would end a link of Markdown
 
@@ -33,7 +33,7 @@ def results_text(results: Results) -> str:
     parts = []
     for grid in results.grids:
         quantity = throughput_of(grid)
-        columns = ["", *map(str, grid.batches)]
+        columns = ["", *(f"{batch:,}" for batch in grid.batches)]
         rows = [
             [one.label, *(cell_text(quantity, one.cells.get(batch)) for batch in grid.batches)] for one in grid.series
         ]
@@ -74,14 +74,18 @@ def _grid_markdown(results: Results, grid: Grid) -> Iterator[str]:
 
 
 def _speedup_markdown(results: Results, grid: Grid) -> Iterator[str]:
-    yield from ("", f"## Throughput against {escaped(baseline_text(grid, results.sets))}", "", *_head(grid))
-    for one in grid.series:
-        factors = [speedup(grid, one, batch) for batch in grid.batches]
+    yield from ("", f"## Throughput against {escaped(baseline_text(grid, results.sets))}", "")
+    rows = [(one, [speedup(grid, one, batch) for batch in grid.batches]) for one in grid.series]
+    if all(factor is None for _, factors in rows for factor in factors):
+        yield f"{NO_SPEEDUPS}."
+        return
+    yield from _head(grid)
+    for one, factors in rows:
         yield f"| {' | '.join([*_names(one), *('' if factor is None else str(factor) for factor in factors)])} |"
 
 
 def _head(grid: Grid) -> Iterator[str]:
-    yield f"| model | {' | '.join(f'batch {batch}' for batch in grid.batches)} |"
+    yield f"| model | {' | '.join(f'batch {batch:,}' for batch in grid.batches)} |"
     yield f"| --- |{' ---: |' * len(grid.batches)}"
 
 
@@ -94,7 +98,7 @@ def _linked(results: Results, quantity: Quantity, cell: Cell | None) -> str:
     text = escaped(cell_text(quantity, cell))
     link = results.links.get(cell.row.id) if cell and cell.row else None
     linked = f"[{text}]({quote(link, LINK_SAFE)})" if text and link else text
-    interval = interval_text(quantity, cell)
+    interval = quantity.interval_text(cell)
     return f"{linked} {escaped(interval)}" if interval else linked
 
 
@@ -105,21 +109,11 @@ def _runs_markdown(results: Results) -> Iterator[str]:
     yield f"| --- | --- |{' --- |' * several}{' ---: |' * len(quantities)} --- | --- |"
     for run in results.runs:
         name, link = escaped(run.name), results.links.get(run.row.id)
-        texts = [_number(value) for value in values(quantities, run)]
+        texts = [one.text(run.cell) if one else "" for one in of_kind(quantities, run)]
         linked = f"[{name}]({quote(link, LINK_SAFE)})" if link else name
         of = [escaped(results.sets[run.place.set_index])] * several
         told = [linked, f"`{results.id_of(run.row)}`", *of, *texts, run.state, escaped(run.cell.reason)]
         yield f"| {' | '.join(told)} |"
-
-
-def values(quantities: Iterable[Quantity], run: Run) -> list[float | None]:
-    """The values of a run. A quantity of the same name has a metric of its own for each kind of run."""
-    own = {one.name: one for one in QUANTITIES[run.row.kind]}
-    return [own[one.name].value(run.cell) if one.name in own else None for one in quantities]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else figures(value)
 
 
 CSV_METRICS = (

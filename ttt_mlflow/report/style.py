@@ -12,6 +12,7 @@ GRAY = "#8a8f98"
 # fewer colors tell them apart by lightness; a marker of its own for each says the same without color.
 SAFE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # matplotlib's names
+GLYPHS = "●■▲◆▼✚✖★"  # of a text
 PLOTLY_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
 DASHES = ("-", "--", ":", "-.")
 PLOTLY_DASHES = ("solid", "dash", "dot", "dashdot")

@@ -121,6 +121,13 @@ LISTED: dict[str, dict[Metric, str]] = {
     },
 }
 
+# text of one -> its singular
+ONE = {
+    "{} warm-up passes": "{} warm-up pass",
+    "{} sequences": "{} sequence",
+    "{} positions each": "{} position each",
+}
+
 
 def summary_markdown(journal: Journal, status: Status | None = None) -> str:
     """The MLflow run's description: headline, how to measure it again, then everything as one Markdown table.
@@ -308,4 +315,8 @@ def _interval(metrics: MetricValues, metric: Estimate) -> list[str]:
 
 def _present(metrics: MetricValues, templates: Mapping[Metric, str]) -> list[str]:
     """The filled-in templates of those metrics that were measured."""
-    return [text.format(number(metrics[metric.name])) for metric, text in templates.items() if metric.name in metrics]
+    there = {metric.name: text for metric, text in templates.items() if metric.name in metrics}
+    return [
+        (ONE.get(text, text) if metrics[name] == 1 else text).format(number(metrics[name]))
+        for name, text in there.items()
+    ]

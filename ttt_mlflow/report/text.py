@@ -16,9 +16,30 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def figures(value: float) -> str:
-    """As :func:`number` for a column of numbers: zeros at the end say how exact it is, ``18.00`` beside ``34.10``."""
-    return number(value) if abs(value) >= 999.95 else f"{value:#.4g}"
+def figures(value: float, places: int | None = None) -> str:
+    """As :func:`number` for a column of numbers: zeros at the end say how exact it is, ``18.00`` beside ``34.10``.
+
+    places: the decimal places that were recorded, no more of which are shown; None: at least four digits were.
+    """
+    if abs(value) >= 999.95:
+        return number(value)
+    text = f"{value:#.4g}"
+    if places is None or len(text.partition("e")[0].partition(".")[2]) <= places:
+        return text
+    return f"{value:.{max(places, 0)}f}"
+
+
+def short(value: float) -> str:
+    """For an axis: ``8,192``, ``0.5``, and from a million on ``2.147G``."""
+    for unit, sign in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(value) >= unit:
+            return f"{value / unit:,.4g}{sign}"
+    return f"{value:,.6g}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 step``, ``1,024 steps``. many: the plural, if it is not ``one`` with an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 # what a renderer would take for HTML, an entity, a link or an image, code, a column's end, or a fence of code

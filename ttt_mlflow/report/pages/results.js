@@ -14,27 +14,20 @@ function add(parent, tag, text, className) {
   return element;
 }
 
-// Zeros at the end are kept: they say how exact a number is.
-function fourDigits(value) {
-  return Math.abs(value) >= 999.95 ? Math.round(value).toLocaleString("en-US") : value.toPrecision(4);
-}
-
 function of(run, name) { return runs[run][field[name]]; }
 
-function measured(run) { return ["valid", "unjudged", "invalid"].includes(of(run, "state")); }
+// A value as text, with the digits that it has; empty if there is none.
+function textOf(run, name) { return of(run, "texts")[Object.keys(data.headings).indexOf(name)]; }
 
-function interval(run) {
-  const low = of(run, "low"), high = of(run, "high");
-  return low === null || high === null ? "" : `[${fourDigits(low)}, ${fourDigits(high)}]`;
-}
+function measured(run) { return ["valid", "unjudged", "invalid"].includes(of(run, "state")); }
 
 // What is known of a run, for a hover.
 function about(run) {
   const state = of(run, "state"), reason = of(run, "reason");
   const lines = [of(run, "name"), reason ? `${state}: ${reason}` : state];
   for (const [name, heading] of Object.entries(data.headings)) {
-    const value = of(run, name);
-    if (value !== null) lines.push(`${heading}: ${fourDigits(value)}${name === "throughput" ? " " + interval(run) : ""}`);
+    const text = textOf(run, name);
+    if (text) lines.push(`${heading}: ${text}${name === "throughput" ? " " + of(run, "interval") : ""}`);
   }
   lines.push(of(run, "set"), of(run, "gpu"), of(run, "date"), of(run, "id"));
   if (of(run, "others")) lines.push(`${of(run, "others")} more of this configuration, see the runs below`);
@@ -91,10 +84,10 @@ function quantityTable(parent, grid, quantity) {
   add(parent, "h3", quantity.heading);
   add(parent, "p", quantity.metric, "faint");
   table(parent, grid, (cell, run) => {
-    const value = of(run, quantity.name);
-    if (value === null) return;
-    leading(cell, fourDigits(value), run);
-    if (quantity.interval && interval(run)) add(cell, "span", interval(run), "faint");
+    const text = textOf(run, quantity.name);
+    if (!text) return;
+    leading(cell, text, run);
+    if (quantity.interval && of(run, "interval")) add(cell, "span", of(run, "interval"), "faint");
   });
 }
 
@@ -109,22 +102,25 @@ function speedTable(parent, grid) {
   const place = add(parent, "div");
   function draw() {
     place.replaceChildren();
-    table(place, grid, (cell, run, column, series) => {
+    let found = false;
+    const element = table(place, grid, (cell, run, column, series) => {
       const baseline = choice.value === "own" ? grid.series.find((one) => one.look === series.look && one.set === 0) : grid.series[Number(choice.value)];
       if (choice.value === "own" && baseline?.steps[column] !== series.steps[column]) return; // another configuration
       const base = baseline?.cells[column];
       if (typeof base !== "number" || [base, run].some((one) => !measured(one) || of(one, "state") === "invalid")) return;
+      found = true;
       const decimals = choice.value === "own" ? 3 : 2; // one configuration in two sets differs by per mille
       add(cell, "span", `${(of(run, "throughput") / of(base, "throughput")).toFixed(decimals)}×`);
-      if (run !== base && interval(run) && interval(base)) {
+      if (run !== base && of(run, "interval") && of(base, "interval")) {
         const ends = [of(run, "low") / of(base, "high"), of(run, "high") / of(base, "low")];
         add(cell, "span", `[${ends.map((end) => end.toFixed(decimals)).join(", ")}]`, "faint");
       }
     });
+    if (!found) element.remove();
+    add(place, "p", found ? "In brackets: from the confidence intervals of the passes. Runs of one configuration differ by more; ttt-mlflow compare counts that in." : `${data.no_speedups}.`, "faint");
   }
   choice.addEventListener("change", draw);
   draw();
-  add(parent, "p", "In brackets: from the confidence intervals of the passes. Runs of one configuration differ by more; ttt-mlflow compare counts that in.", "faint");
 }
 
 function legend(parent, grid) {
@@ -156,6 +152,7 @@ function traces(grid, chart, colors) {
   }
   for (const line of chart.lines) {
     const series = grid.series[line.series];
+    if (series.hidden) continue;
     const color = data.looks.colors[series.look % data.looks.colors.length];
     const symbol = data.looks.markers[series.look % data.looks.markers.length];
     const dash = data.looks.dashes[series.set % data.looks.dashes.length];
@@ -168,7 +165,7 @@ function traces(grid, chart, colors) {
     const parts = {false: line.points.filter((one) => one[5] !== "invalid"), true: line.points.filter((one) => one[5] === "invalid")};
     for (const [invalid, points] of Object.entries(parts)) {
       if (!points.length) continue;
-      const gray = invalid === "true";
+      const pale = invalid === "true";
       const trace = {
         x: points.map((one) => one[1]),
         y: points.map((one) => one[2]),
@@ -177,16 +174,17 @@ function traces(grid, chart, colors) {
         hovertemplate: "%{text}<extra></extra>",
         name: series.label,
         legendgroup: series.label,
-        showlegend: !gray || !parts.false.length,
-        mode: gray || line.curve ? "markers" : "lines+markers",
+        showlegend: !pale || !parts.false.length,
+        mode: pale || line.curve ? "markers" : "lines+markers",
         line: {color, dash, width: 2},
-        marker: {color: gray ? data.looks.gray : color, size: 8, line: {width: 1.5, color}, symbol: gray ? "x-thin-open" : points.map((one) => (["unjudged", "predicted_oom"].includes(one[5]) ? `${symbol}-open` : one[5] === "missing" ? `${symbol}-open-dot` : symbol))},
+        marker: {color, opacity: pale ? 0.4 : 1, size: pale ? 11 : 8, line: {width: 1.5, color}, symbol: points.map((one) => (["unjudged", "predicted_oom"].includes(one[5]) ? `${symbol}-open` : one[5] === "missing" ? `${symbol}-open-dot` : symbol))},
       };
       if (points.some((one) => one[3] !== null)) {
         const far = (end, sign) => points.map((one) => (one[end] === null ? 0 : Math.max(0, sign * (one[end] - one[2]))));
-        trace.error_y = {type: "data", symmetric: false, array: far(4, 1), arrayminus: far(3, -1), thickness: 1, width: 3, color: gray ? data.looks.gray : color};
+        trace.error_y = {type: "data", symmetric: false, array: far(4, 1), arrayminus: far(3, -1), thickness: 1, width: 3, color: pale ? `${color}59` : color};
       }
       found.push(trace);
+      if (pale) found.push({x: trace.x, y: trace.y, mode: "markers", name: "invalid", legendgroup: series.label, showlegend: false, marker: {symbol: "x-thin-open", size: 6, color, line: {width: 1.5}}, hoverinfo: "skip"});
     }
   }
   if (chart.marks.length) {
@@ -203,8 +201,15 @@ function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
-function ticks(values) {
-  return {tickvals: values, ticktext: values.map((one) => one.toLocaleString("en-US"))};
+// The ends of the y axis: from the points of the lines that are not hidden. The bar of a run with few passes can be a
+// thousand times its value: no bar decides it, unless the chart is about the bars.
+function yRange(grid, chart) {
+  const points = chart.lines.filter((line) => !grid.series[line.series].hidden).flatMap((line) => line.points);
+  const values = points.flatMap((one) => (chart.whole_bars ? one.slice(2, 5) : [one[2]])).filter(Boolean);
+  if (!chart.logarithmic) return [0, 1.1 * Math.max(...values, 0) || 1];
+  const [low, high] = [Math.min(...values), Math.max(...values)].map(Math.log10);
+  const beyond = low < high ? 0.05 * (high - low) : 0.1;
+  return values.length ? [low - beyond, high + beyond] : undefined;
 }
 
 function draw(place, grid, chart) {
@@ -216,8 +221,8 @@ function draw(place, grid, chart) {
     paper_bgcolor: colors.back,
     plot_bgcolor: colors.back,
     margin: {l: 60, r: 12, t: 12, b: 44},
-    xaxis: {...axis, type: "log", title: {text: escaped(chart.x)}, ...ticks(chart.ticks)},
-    yaxis: {...axis, type: chart.logarithmic ? "log" : "linear", title: {text: escaped(chart.y)}, rangemode: "tozero", tickformat: ",~r", ...(chart.logarithmic ? ticks(chart.y_ticks) : {})},
+    xaxis: {...axis, type: "log", title: {text: escaped(chart.x)}, ...chart.ticks},
+    yaxis: {...axis, type: chart.logarithmic ? "log" : "linear", title: {text: escaped(chart.y)}, range: yRange(grid, chart), tickformat: ",~r", ...(chart.logarithmic ? chart.y_ticks : {})},
     showlegend: false,
     hovermode: "closest",
     hoverlabel: {align: "left", bgcolor: colors.back, font: {color: colors.text, size: 12}},
@@ -240,15 +245,18 @@ function chartLegend(parent, grid, places) {
     box.checked = true;
     const key = add(label, "span", "");
     key.style.cssText = `display: inline-block; width: 24px; margin: 0 5px; border-top: 3px ${["solid", "dashed", "dotted", "double"][series.set % 4]} ${color}; vertical-align: 4px`;
+    add(label, "span", `${data.looks.glyphs[series.look % data.looks.glyphs.length]} `).style.color = color;
     add(label, "span", series.label);
     box.addEventListener("change", () => {
-      for (const place of places) {
-        const own = place.data.flatMap((trace, index) => (trace.legendgroup === series.label ? [index] : []));
-        if (own.length) Plotly.restyle(place, {visible: box.checked}, own);
-      }
+      series.hidden = !box.checked;
+      places.forEach((place, number) => draw(place, grid, grid.charts[number]));
     });
   }
-  if (grid.charts.some((chart) => chart.front.length)) add(line, "span", "Gray steps: the Pareto front. Hollow: not judged. Gray cross: invalid. Bars: 95 % confidence interval.", "faint");
+  const states = new Set(grid.charts.flatMap((chart) => chart.lines).flatMap((one) => one.points).map((point) => point[5]));
+  const signs = states.has("invalid") ? ["Crossed out, pale: invalid."] : [];
+  if (grid.charts.some((chart) => chart.front.length)) signs.push("Gray steps: the Pareto front.");
+  if (grid.kind !== "context") signs.push("Hollow: not judged. Bars: 95 % confidence interval, cut where the axis ends.");
+  add(line, "span", signs.join(" "), "faint");
 }
 
 const grids = document.getElementById("grids");
@@ -348,7 +356,7 @@ function rowOf(run) {
       const cell = add(row, "td", undefined, NUMBERS.has(name) ? "number" : name);
       const link = of(run, "link");
       if (name === "name" && !FRAMED && /^https?:/.test(link)) leading(cell, value, run);
-      else cell.textContent = value === null ? "" : typeof value !== "number" ? value : name === "batch" ? value.toLocaleString("en-US") : fourDigits(value);
+      else cell.textContent = value === null ? "" : typeof value !== "number" ? value : name === "batch" ? value.toLocaleString("en-US") : textOf(run, name);
     }
     rows.set(run, row);
   }
@@ -359,7 +367,7 @@ function listRuns() {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
   const found = order.filter((run) => words.every((word) => texts[run].includes(word)));
   list.tBodies[0].replaceChildren(...found.map(rowOf));
-  document.getElementById("count").textContent = found.length === runs.length ? `${runs.length.toLocaleString("en-US")} runs` : `${found.length.toLocaleString("en-US")} of ${runs.length.toLocaleString("en-US")} runs`;
+  document.getElementById("count").textContent = found.length === runs.length ? `${runs.length.toLocaleString("en-US")} ${runs.length === 1 ? "run" : "runs"}` : `${found.length.toLocaleString("en-US")} of ${runs.length.toLocaleString("en-US")} runs`;
 }
 
 // Runs without the value come last in both directions.
