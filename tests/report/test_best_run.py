@@ -91,3 +91,8 @@ def test_no_limit(text: str) -> None:
 def test_a_misspelt_name(measured: Sequence[RunRow]) -> None:
     with pytest.raises(BadInput, match="best=decode_step_p99: no such column; did you mean decode_step_ms_p99"):
         answer(measured, "decode_step_p99 < 10")
+
+
+def test_a_limit_is_shown_as_it_was_given() -> None:
+    (limit,) = parse_limits("decode_tokens_per_s >= 1234567")
+    assert str(limit) == "decode_tokens_per_s >= 1234567"

@@ -32,7 +32,7 @@ class Limit:
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.column.name} {self.comparison} {self.bound:g}"
+        return f"{self.column.name} {self.comparison} {self.bound:.15g}"
 
     def value(self, row: RunRow) -> float | None:
         """The run's number; None if it has none."""

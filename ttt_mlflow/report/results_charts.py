@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from ttt_mlflow import names
 from ttt_mlflow.names import Metric
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.report.best_run import Best
 from ttt_mlflow.report.results import Cell, Grid, Series, State
 from ttt_mlflow.report.results_quantities import (
@@ -187,7 +188,7 @@ def y_ticks(chart: Chart) -> list[float]:
 def _are_apart(ticks: Sequence[float]) -> bool:
     """Whether the labels of the ticks have room below a logarithmic axis."""
     length = math.log(ticks[-1] / ticks[0]) if len(ticks) > 1 else 1.0
-    half = [CHARACTER / 2 * (len(f"{tick:,g}") + 1) for tick in ticks]
+    half = [CHARACTER / 2 * (len(significant(tick, 6)) + 1) for tick in ticks]
     return all(
         math.log(high / low) / length > left + right
         for (low, high), (left, right) in zip(pairwise(ticks), pairwise(half), strict=True)

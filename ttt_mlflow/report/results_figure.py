@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.report.crossings import curve_of
 from ttt_mlflow.report.results import Cell, Grid, Results, Series
@@ -243,9 +244,9 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         axes.set_yticks([], minor=True)
     else:
         axes.set_ylim(0, (1 + MARGIN) * axes.get_ylim()[1])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    axes.yaxis.set_major_formatter(lambda value, _: significant(value, 6))
     ticks = x_ticks(chart)
-    axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+    axes.set_xticks(ticks, [significant(tick, 6) for tick in ticks])
     if len(chart.batches) > 1:  # all batches, also those without a point here, with the same margins in each chart
         axes.set_xlim(*_with_margins(chart.batches[0], chart.batches[-1]))
     axes.set_xticks([], minor=True)
