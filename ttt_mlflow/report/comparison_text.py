@@ -1,9 +1,11 @@
 """A comparison for people: text for the terminal, and Markdown that fits the comment of a pull request."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ttt_mlflow.measurement.comparison import Comparison
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.report.comparison import CANNOT_TELL, Beside, Compared, Pair
 from ttt_mlflow.report.gate import Decision
 from ttt_mlflow.report.profile_diff import ProfileDiff, diff_markdown, diff_text
@@ -95,15 +97,18 @@ def beside_text(beside: Beside) -> str:
 
 
 def power_text(pair: Pair, resolution_pct: float) -> str:
-    """What this comparison could have found, and how many runs would find more; empty for a difference."""
+    """What this comparison could have found, and how many runs would find more. Empty for a difference.
+
+    Only what was computed: with too few runs for an answer, neither is known.
+    """
     comparison = pair.comparison
     if comparison is None or pair.answer in ("faster", "slower"):
         return ""
     parts = []
-    if comparison.smallest_change_pct is not None:
-        parts.append(f"the smallest change that it finds is {number(float(f'{comparison.smallest_change_pct:.2g}'))} %")
+    if comparison.smallest_change_pct is not None and math.isfinite(comparison.smallest_change_pct):
+        parts.append(f"the smallest change that it finds is {significant(comparison.smallest_change_pct, 2)} %")
     if comparison.runs_needed:
-        parts.append(f"{comparison.runs_needed} runs a side would find {resolution_pct:g} %")
+        parts.append(f"{comparison.runs_needed:,} runs a side would find {resolution_pct:g} %")
     return ", ".join(parts)
 
 
@@ -128,7 +133,7 @@ def _row(pair: Pair, mark: str, with_unit: bool) -> tuple[str, ...]:
 def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
     if interval is None:
         return number(value)
-    return f"{number(value)} ±{50 * (interval[1] - interval[0]) / value:.2g} %"
+    return f"{number(value)} ±{significant(50 * (interval[1] - interval[0]) / value, 2)} %"
 
 
 def _condition_lines(compared: Compared) -> list[str]:
@@ -144,9 +149,12 @@ def _sections(report: Report) -> list[tuple[str, list[str]]]:
     compared = report.compared
     several = len(compared.pairs) > 1
     reasons, beside, left_out, sources = [], [], [*report.left_out], []
+    why = "Why"
     for pair in compared.pairs:
         power = power_text(pair, compared.options.resolution_pct)
         said = "; ".join(filter(None, [pair.why, power]))
+        if power:
+            why = "Why, and what it could have found"
         if said:
             reasons.append(f"{pair.title}: {said}" if several else said)
         named = [beside_text(one) for one in pair.beside]
@@ -154,9 +162,9 @@ def _sections(report: Report) -> list[tuple[str, list[str]]]:
         left_out += [f"{pair.title}: {line}" if several else line for line in pair.left_out]
         if pair.comparison and pair.comparison.run_to_run:
             known = pair.comparison.run_to_run
-            sources.append(f"±{known.pct:.2g} % between runs, {known.source}")
+            sources.append(f"±{significant(known.pct, 2)} % between runs, {known.source}")
     return [
-        ("Why, and what it could have found", reasons),
+        (why, reasons),
         ("Beside it", beside),
         ("Run-to-run standard deviation in the confidence interval", list(dict.fromkeys(sources))),
         ("Left out", left_out),

@@ -26,9 +26,14 @@ function list(parent, title, lines) {
   for (const line of lines) add(items, "li", line);
 }
 
-function fourDigits(value) {
-  return Math.abs(value) >= 999.95 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(4)));
+// As many significant digits, or all digits before the decimal point: never an exponent for a large value.
+function significant(value, digits) {
+  const whole = Math.min(digits, 3);
+  const large = Math.abs(value) >= 10 ** whole - 10 ** (whole - digits) / 2;
+  return large ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(digits)));
 }
+
+function fourDigits(value) { return significant(value, 4); }
 
 function signed(value) { return (value >= 0 ? "+" : "") + value.toFixed(2); }
 
@@ -94,7 +99,7 @@ const sharedUnit = units.length === 1 ? `, ${units[0]}` : "";
 function withInterval(pair, side) {
   const value = pair[side], ends = pair[`${side}_interval`];
   if (value === null) return "";
-  const width = ends ? ` ±${((50 * (ends[1] - ends[0])) / value).toPrecision(2)} %` : "";
+  const width = ends ? ` ±${significant((50 * (ends[1] - ends[0])) / value, 2)} %` : "";
   return `${fourDigits(value)}${width}${sharedUnit ? "" : " " + pair.unit}`;
 }
 
@@ -123,7 +128,7 @@ for (const pair of pairs) {
     const text = `${one.name}: ${one.baseline} and ${one.candidate}`;
     if (!shared.includes(text)) lines.push(text);
   }
-  if (pair.run_to_run_pct !== null) lines.push(`run-to-run standard deviation ${pair.run_to_run_pct.toPrecision(2)} %, ${pair.run_to_run_source}`);
+  if (pair.run_to_run_pct !== null) lines.push(`run-to-run standard deviation ${significant(pair.run_to_run_pct, 2)} %, ${pair.run_to_run_source}`);
   lines.push(...pair.left_out.map((line) => `left out: ${line}`));
   lines.push(`runs: ${pair.baseline_runs.join(", ")} and ${pair.candidate_runs.join(", ")}`);
   list(details, pair.title, lines);
