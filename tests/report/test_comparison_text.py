@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.compared import CPU, H200, passes_around, recorded
+from tests.report.browser import BROWSER, rendered
 from ttt_mlflow.report.comparison import ComparisonOptions, compare_sides
 from ttt_mlflow.report.comparison_export import comparison_data, comparison_json, comparison_junit
 from ttt_mlflow.report.comparison_page import comparison_html
@@ -79,7 +80,9 @@ def test_json(report: Report) -> None:
     assert (data["answer"], data["exit_code"]) == ("slower", 1)
     first, second = data["pairs"]
     assert first["low_pct"] < first["change_pct"] < first["high_pct"] < 0
-    assert first["conditions"] == [{"name": "driver", "baseline": "580.159.04", "candidate": "590"}]
+    assert first["conditions"] == [
+        {"name": "driver", "baseline": "580.159.04", "candidate": "590", "text": "driver: 580.159.04 and 590"}
+    ]
     assert (second["baseline"], second["change_pct"], second["answer"]) == (None, None, "cannot tell")
 
 
@@ -123,3 +126,31 @@ def test_percentages_have_no_exponent(tmp_path: Path) -> None:
     texts = [comparison_text(Report("a", "b", compare_sides(s, s, ComparisonOptions()))) for s in (wild[:1], wild)]
     assert " ±469 %" in texts[0]
     assert not re.search(r"\de\+\d", texts[1]), texts[1]
+
+
+@pytest.fixture
+def unjudged(tmp_path: Path) -> Report:
+    """Two runs without a verdict that says valid, on hosts that differ. Their passes differ by factors."""
+    runs = [
+        recorded(
+            tmp_path, [100, 100, 120, 300, 400, 3000], host={**CPU, "hostname": host}, tag={"ttt.verdict": "unjudged"}
+        )
+        for host in ("here", "there")
+    ]
+    return Report("a", "b", compare_sides(runs[:1], runs[1:], ComparisonOptions()))
+
+
+def test_what_is_alike_on_both_sides_is_not_under_what_differs(unjudged: Report) -> None:
+    differs, limits = "Not the same on both sides", "Limits of both sides"
+    expected = f"{differs}:\n  host: here and there\n\n{limits}:\n  verdict: unjudged on both sides\n\n"
+    assert expected in comparison_text(unjudged)
+    assert expected.replace("  ", "\n- ") in comparison_markdown(unjudged)
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium or Chrome is installed")
+def test_the_page_says_the_same(unjudged: Report, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(comparison_html(unjudged))
+    shown = rendered(tmp_path / "page.html")
+    assert "<h2>Not the same on both sides</h2><ul><li>host: here and there</li></ul>" in shown
+    assert "<h2>Limits of both sides</h2><ul><li>verdict: unjudged on both sides</li></ul>" in shown
+    assert "±469 %" in shown

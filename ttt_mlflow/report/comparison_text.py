@@ -1,7 +1,7 @@
 """A comparison for people: text for the terminal, and Markdown that fits the comment of a pull request."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttt_mlflow.measurement.comparison import Comparison
@@ -12,6 +12,8 @@ from ttt_mlflow.report.profile_diff import ProfileDiff, diff_markdown, diff_text
 from ttt_mlflow.report.text import escaped, markdown_table, number, text_table
 
 COLUMNS = ("configuration", "answer", "change [95 % confidence interval]", "baseline", "candidate", "runs")
+# the headings of conditions: those in which the sides differ, and those that limit both
+DIFFERENT, OF_BOTH = "Not the same on both sides", "Limits of both sides"
 MARKS = {"faster": "🟢 ", "slower": "🔴 ", "no significant difference": "", CANNOT_TELL: "❔ "}
 
 
@@ -35,8 +37,7 @@ def comparison_text(report: Report) -> str:
     """The comparison for a terminal."""
     compared = report.compared
     blocks = ["\n".join([f"Baseline:  {report.baseline}", f"Candidate: {report.candidate}"])]
-    if lines := _condition_lines(compared):
-        blocks.append("\n".join(["Not the same on both sides:", *(f"  {line}" for line in lines)]))
+    blocks += [_block(title, lines) for title, lines in _conditions(compared)]
     columns, rows = _table(compared)
     blocks.append(text_table(columns, rows, columns[2:]))
     blocks += [_block(title, lines) for title, lines in _sections(report)]
@@ -51,12 +52,9 @@ def comparison_markdown(report: Report) -> str:
     columns, rows = _table(compared, MARKS)
     lines = [f"**{escaped(headline(compared))}**", "", f"Baseline: {escaped(report.baseline)}", ""]
     lines += [f"Candidate: {escaped(report.candidate)}", ""]
-    if conditions := _condition_lines(compared):
-        lines += ["Not the same on both sides:", "", *(f"- {escaped(line)}" for line in conditions), ""]
+    lines += _lists(_conditions(compared))
     lines += [*markdown_table(columns, rows, texts=2), ""]
-    for title, found in _sections(report):
-        if found:
-            lines += [f"{title}:", "", *(f"- {escaped(line)}" for line in found), ""]
+    lines += _lists(_sections(report))
     for title, diff in report.profiles:
         lines += [
             "<details>",
@@ -136,13 +134,16 @@ def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
     return f"{number(value)} ±{significant(50 * (interval[1] - interval[0]) / value, 2)} %"
 
 
-def _condition_lines(compared: Compared) -> list[str]:
-    """The conditions of all pairs, then those of single pairs."""
+def _conditions(compared: Compared) -> list[tuple[str, list[str]]]:
+    """What differs, and what limits both sides. First the conditions of all pairs, then those of single pairs."""
     common = compared.common_conditions
-    lines = [str(condition) for condition in common]
+    found = [(condition, str(condition)) for condition in common]
     for pair in compared.pairs:
-        lines += [f"{pair.title}: {condition}" for condition in pair.conditions if condition not in common]
-    return lines
+        found += [(one, f"{pair.title}: {one}") for one in pair.conditions if one not in common]
+    return [
+        (title, [line for condition, line in found if condition.differs == differs])
+        for title, differs in ((DIFFERENT, True), (OF_BOTH, False))
+    ]
 
 
 def _sections(report: Report) -> list[tuple[str, list[str]]]:
@@ -171,6 +172,13 @@ def _sections(report: Report) -> list[tuple[str, list[str]]]:
         ("Only in the baseline", list(compared.alone_baseline)),
         ("Only in the candidate", list(compared.alone_candidate)),
     ]
+
+
+def _lists(sections: Sequence[tuple[str, list[str]]]) -> Iterator[str]:
+    """The sections in Markdown, without empty ones."""
+    for title, found in sections:
+        if found:
+            yield from (f"{title}:", "", *(f"- {escaped(line)}" for line in found), "")
 
 
 def _block(title: str, lines: Sequence[str]) -> str:

@@ -59,10 +59,14 @@ for (const side of ["baseline", "candidate"]) {
 }
 if (data.gate) add(document.getElementById("gate"), "p", data.gate);
 
-const shared = data.conditions;
-list(document.getElementById("conditions"), "Not the same on both sides", shared);
-
 const pairs = data.pairs;
+const shared = data.conditions;  // of all pairs
+const common = pairs[0].conditions.filter((one) => shared.includes(one.text));
+for (const [title, differs] of [["Not the same on both sides", true], ["Limits of both sides", false]]) {
+  const lines = common.filter((one) => (one.baseline !== one.candidate) === differs).map((one) => one.text);
+  list(document.getElementById("conditions"), title, lines);
+}
+
 const picture = document.getElementById("picture");
 const shown = pairs.filter((pair) => pair.speed_pct !== null);
 if (shown.length) {
@@ -125,8 +129,7 @@ for (const pair of pairs) {
     lines.push(`${one.label} ${ends[0]} → ${ends[1]} ${one.unit}${change}`);
   }
   for (const one of pair.conditions) {
-    const text = `${one.name}: ${one.baseline} and ${one.candidate}`;
-    if (!shared.includes(text)) lines.push(text);
+    if (!shared.includes(one.text)) lines.push(one.text);
   }
   if (pair.run_to_run_pct !== null) lines.push(`run-to-run standard deviation ${significant(pair.run_to_run_pct, 2)} %, ${pair.run_to_run_source}`);
   lines.push(...pair.left_out.map((line) => `left out: ${line}`));
