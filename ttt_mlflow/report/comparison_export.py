@@ -90,7 +90,7 @@ def _pair(pair: Pair, resolution_pct: float) -> dict[str, Any]:
         "high_pct": one and _finite(one.high_pct),
         "speed_pct": pair.speed_pct,
         "p_value": one and one.p_value,
-        "smallest_change_pct": one and _finite(one.smallest_change_pct),
+        "smallest_change_pct": one and one.smallest_change_pct,
         "runs_needed": one and one.runs_needed,
         "run_to_run_pct": one and one.run_to_run and one.run_to_run.pct,
         "run_to_run_source": one and one.run_to_run and one.run_to_run.source,

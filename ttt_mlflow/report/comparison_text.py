@@ -1,6 +1,5 @@
 """A comparison for people: text for the terminal, and Markdown that fits the comment of a pull request."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,7 +102,7 @@ def power_text(pair: Pair, resolution_pct: float) -> str:
     if comparison is None or pair.answer in ("faster", "slower"):
         return ""
     parts = []
-    if comparison.smallest_change_pct is not None and math.isfinite(comparison.smallest_change_pct):
+    if comparison.smallest_change_pct is not None:
         parts.append(f"the smallest change that it finds is {significant(comparison.smallest_change_pct, 2)} %")
     if comparison.runs_needed:
         parts.append(f"{comparison.runs_needed:,} runs a side would find {resolution_pct:g} %")
