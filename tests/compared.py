@@ -75,11 +75,15 @@ def recorded(
 
 
 def recorded_micro(
-    root: Path, us: Mapping[tuple[str, int], Sequence[float]], host: Mapping[str, Any] = H200
+    root: Path,
+    us: Mapping[tuple[str, int], Sequence[float]],
+    host: Mapping[str, Any] = H200,
+    config: Mapping[str, Any] | None = None,
 ) -> LocalRun:
-    """A micro-benchmark with these samples in µs, by kernel and batch."""
+    """A micro-benchmark with these samples in µs, by kernel and batch. ``config``: what is not the default."""
     kernels, batches = dict.fromkeys(kernel for kernel, _ in us), dict.fromkeys(batch for _, batch in us)
-    used = MicroConfig.parse({"kernels": tuple(kernels), "batches": tuple(batches), "device": "cuda"})
+    asked = {"kernels": tuple(kernels), "batches": tuple(batches), "device": "cuda", **(config or {})}
+    used = MicroConfig.parse(asked)
     journal = Journal.create(root, used.model_dump(mode="json"), used.entry_point)
     journal.set_used(used.model_dump(mode="json"))
     journal.update_params(used.model_dump(exclude={"nsys_args"}))

@@ -12,7 +12,7 @@ from ttt_mlflow.config import CompareConfig, MicroConfig, RunConfig
 from ttt_mlflow.config.numbers import LARGEST, LONGEST_S
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.measurement.thresholds import Thresholds
-from ttt_mlflow.numerals import fraction, whole
+from ttt_mlflow.numerals import fraction, significant, whole
 
 NOT_DIGITS = [
     "1_0",
@@ -152,3 +152,23 @@ def test_thresholds_follow_the_rule(text: str) -> None:
     name = next(iter(Thresholds().as_dict()))
     with pytest.raises(ValueError, match="not a number of at least 0"):
         Thresholds.parse([f"{name}={text}"])
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "sign", "shown"),
+    [
+        (0.01234, 4, "", "0.01234"),
+        (15.331, 4, "", "15.33"),
+        (66_787.2, 4, "", "66,787"),
+        (99.4, 2, "", "99"),
+        (99.6, 2, "", "100"),
+        (895.2, 2, "", "895"),
+        (1_063.4, 3, "", "1,063"),
+        (1_063.4, 3, "+", "+1,063"),
+        (-1_063.4, 3, "+", "-1,063"),
+        (1e6, 6, "", "1,000,000"),
+        (math.inf, 3, "", "inf"),
+    ],
+)
+def test_a_number_for_people_has_no_exponent_if_it_is_large(value: float, digits: int, sign: str, shown: str) -> None:
+    assert significant(value, digits, sign) == shown

@@ -1,4 +1,6 @@
-"""One rule for numbers in texts, from the command line, ``-P``, YAML and Python: what is shown is what is used.
+"""Numbers in texts: one rule for those that are given, and one for those that are shown to people.
+
+The first holds on the command line, for ``-P``, YAML and Python: what is shown is what is used.
 
 A count is ASCII digits alone. A fraction is digits with at most one point and one exponent. Python's own ``int`` and
 ``float`` take far more: ``1_0``, ``+1``, digits of other scripts, ``nan``.
@@ -30,3 +32,14 @@ def fraction(value: Any) -> float:
             if number >= 0 and math.isfinite(number):
                 return number
     raise ValueError("not digits with at most one point and one exponent")
+
+
+def significant(value: float, digits: int, sign: str = "") -> str:
+    """``digits`` significant digits, or all digits before the decimal point: ``66,787``, ``15.3``, ``0.012``.
+
+    Of a large value, ``.3g`` would write an exponent. sign: ``+`` for a change, which then always has one.
+    """
+    whole_digits = min(digits, 3)  # more of them have a comma
+    if abs(value) >= 10**whole_digits - 10 ** (whole_digits - digits) / 2:
+        return f"{value:{sign},.0f}"
+    return f"{value:{sign}.{digits}g}"

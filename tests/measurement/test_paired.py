@@ -40,7 +40,7 @@ def test_a_run_counts_with_the_median_of_its_passes() -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_pairs_give_no_answer(count: int) -> None:
     found = compare_pairs(pairs([-0.01] * count))
-    assert found.low_pct is None
+    assert (found.low_pct, found.runs_needed) == (None, None)
     assert "3 pairs of runs are needed; there" in str(found.missing)
     assert answers([found], 1.0) == ["cannot tell"]
 

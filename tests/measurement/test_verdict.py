@@ -263,3 +263,9 @@ def test_several_sections_together() -> None:
     found = combined([good, short, unknown, short], limit)
     assert (found.word, found.names, list(found.missing)) == ("invalid", ["short_section"], ["drift"])
     assert combined([], limit).word == "unjudged"
+
+
+def test_large_percentages_are_written_out() -> None:
+    text = judge(replace(GOOD, relative_half_width_pct=1063.4, drift=Drift(2345.6, 0.001))).text
+    assert "wide_interval (±1,063 %, at most ±1 % is allowed)" in text
+    assert "drift (+2,346 % from the first third to the last" in text

@@ -127,7 +127,10 @@ def test_strict_makes_a_condition_decide(tmp_path: Path) -> None:
     assert (pair.answer, pair.condition_decided) == ("slower", False)
     (pair,) = compare_sides([left], [right], ComparisonOptions(strict=True)).pairs
     assert (pair.answer, pair.condition_decided) == ("cannot tell", True)
-    assert "driver: 580.159.04 and 590" in pair.why
+    assert pair.why == "strict: driver: 580.159.04 and 590 differ"
+    unjudged = recorded(tmp_path, passes_around(1000), tag={"ttt.verdict": "unjudged"})
+    (pair,) = compare_sides([unjudged], [unjudged], ComparisonOptions(strict=True)).pairs
+    assert pair.why == "strict: verdict: unjudged on both sides"
 
 
 def test_numbers_beside_the_headline(tmp_path: Path) -> None:
@@ -187,6 +190,21 @@ def test_kernels_of_other_widths_are_not_compared(tmp_path: Path) -> None:
     assert len(compare_sides([micro()], [micro(intermediate=5504, vocab=50277)], OPTIONS).pairs) == 2
     with pytest.raises(BadInput, match="no configuration is on both sides"):
         compare_sides([micro()], [micro(intermediate=352)], OPTIONS)
+
+
+def test_titles_tell_kernels_of_other_shapes_apart(tmp_path: Path) -> None:
+    def micro(**config: Any) -> LocalRun:
+        return recorded_micro(tmp_path, {("a", 1): passes_around(12)}, config=config)
+
+    two, four, half = micro(heads=2), micro(heads=4), micro(heads=4, dtype="bfloat16")
+    (pair,) = compare_sides([two], [four], OPTIONS).pairs
+    assert pair.title == "a b1 heads=2 → a b1 heads=4"
+    with pytest.raises(BadInput, match="the baseline has a b1 heads=2; the candidate has a b1 heads=4"):
+        compare_sides([two, two], [four], OPTIONS)
+    found = compare_sides([two, four], [four, half], OPTIONS)
+    assert [one.title for one in found.pairs] == ["a b1 heads=4 dtype=float16"]
+    assert found.alone_candidate == ("a b1 heads=4 dtype=bfloat16",)
+    assert [one.title for one in compare_sides([two, two], [two], OPTIONS).pairs] == ["a b1"]
 
 
 def test_two_micro_runs_are_compared_kernel_by_kernel_and_batch_by_batch(tmp_path: Path) -> None:

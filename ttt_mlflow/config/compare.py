@@ -55,7 +55,10 @@ class CompareConfig(Configuration):
     resolution: Annotated[Fraction, BeforeValidator(without_sign), Field(gt=0)] = Field(
         default=1.0, description="a confidence interval wider than ± this percentage says nothing: cannot tell"
     )
-    strict: Switch = Field(default=False, description="a condition that differs makes its pair *cannot tell*")
+    strict: Switch = Field(
+        default=False,
+        description="what is not the same on both sides, or a verdict that is not valid, makes its pair *cannot tell*",
+    )
     include_invalid: Switch = Field(default=False, description="compare invalid runs like others")
     fail_above: Limit = Field(
         default=None, description="percentage; exit code 1 if a pair is slower by more, 5 if that cannot be told"

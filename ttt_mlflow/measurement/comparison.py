@@ -82,9 +82,9 @@ class Comparison:
     at least this large between two sides that do not differ. All three are None where ``missing`` says why.
     run_to_run: the run-to-run variance that the confidence interval includes.
     missing: what stands in the way of an answer, though there are numbers.
-    runs_needed: runs a side in all with which a change of ``resolution_pct`` would be found. None: these are enough,
-    or it cannot be computed.
-    smallest_change_pct: the smallest change that this comparison finds in 95 of 100 cases.
+    runs_needed: runs a side in all with which a change of ``resolution_pct`` is found in 95 of 100 cases. None: these
+    are enough, or it cannot be computed, as where ``missing`` says why.
+    smallest_change_pct: the smallest change that this comparison finds in 95 of 100 cases; None with ``missing``.
     """
 
     quantity: Quantity
@@ -134,7 +134,7 @@ def compare(
     if min(base.runs, other.runs) < REPETITIONS_LEAST:
         missing = _why_missing(base, other, run_to_run)
         if missing or run_to_run is None:
-            return Comparison(*numbers, _percent(change), missing=missing, runs_needed=REPETITIONS_LEAST)
+            return Comparison(*numbers, _percent(change), missing=missing)
         found, used = _by_known(change, base, other, run_to_run.pct / 100), run_to_run
     else:
         found, used = _by_repetitions(change, base, other)

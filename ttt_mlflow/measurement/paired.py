@@ -26,9 +26,7 @@ def compare_pairs(pairs: Sequence[tuple[Values, Values]], *, quantity: Quantity 
     numbers = (baseline, candidate, count, count, baseline_passes, candidate_passes)
     if count < REPETITIONS_LEAST:
         missing = f"{REPETITIONS_LEAST} pairs of runs are needed; there {'is' if count == 1 else 'are'} {count}"
-        return Comparison(
-            quantity, *numbers, change_pct=_percent(change), missing=missing, runs_needed=REPETITIONS_LEAST
-        )
+        return Comparison(quantity, *numbers, change_pct=_percent(change), missing=missing)
     deviation = float(np.std(differences, ddof=1))
     error, freedom = deviation / math.sqrt(count), count - 1
     reach = _student(freedom, CONFIDENCE) * error

@@ -16,6 +16,7 @@ from ttt_mlflow.measurement.drift import ACROSS_LEAST, NOISE_LEAST
 from ttt_mlflow.measurement.evidence import EXPLAINED_BY_POWER, Evidence, GpuEvidence
 from ttt_mlflow.measurement.thresholds import Thresholds
 from ttt_mlflow.names import Tags
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.telemetry.processes import GpuProcess
 
 Word = Literal["valid", "invalid", "unjudged"]
@@ -161,7 +162,8 @@ def _verdict(answers: Sequence[Answer], thresholds: Thresholds) -> Verdict:
 
 def _section_length(section_s: float, limit: Thresholds) -> Iterator[Answer]:
     if section_s < limit.section_s:
-        yield Finding("short_section", f"{section_s:.3g} s measured, at least {limit.section_s:g} s are needed")
+        measured = significant(section_s, 3)
+        yield Finding("short_section", f"{measured} s measured, at least {limit.section_s:g} s are needed")
 
 
 def _of_the_measurement(evidence: Evidence, limit: Thresholds) -> Iterator[Answer]:
@@ -172,7 +174,8 @@ def _of_the_measurement(evidence: Evidence, limit: Thresholds) -> Iterator[Answe
     if evidence.relative_half_width_pct is None:
         yield Missing("interval", f"{evidence.passes} complete passes; a confidence interval needs at least two")
     elif evidence.relative_half_width_pct > widest:
-        yield Finding("wide_interval", f"±{evidence.relative_half_width_pct:.3g} %, at most ±{widest:g} % is allowed")
+        half_width = significant(evidence.relative_half_width_pct, 3)
+        yield Finding("wide_interval", f"±{half_width} %, at most ±{widest:g} % is allowed")
     drift = evidence.drift
     if drift is None:
         yield Missing("drift", f"{evidence.passes} complete passes; drift needs at least {ACROSS_LEAST}")
@@ -181,14 +184,12 @@ def _of_the_measurement(evidence: Evidence, limit: Thresholds) -> Iterator[Answe
     elif drift.p_value is None:
         yield Missing(
             "drift",
-            f"{drift.pct:+.3g} % from the first of {evidence.passes} complete passes to the last; it takes at least "
-            f"{NOISE_LEAST} to tell whether that is noise",
+            f"{significant(drift.pct, 3, '+')} % from the first of {evidence.passes} complete passes to the last; it "
+            f"takes at least {NOISE_LEAST} to tell whether that is noise",
         )
     elif drift.found:
-        allowed = f"at most {limit.drift_pct:g} % is allowed"
-        yield Finding(
-            "drift", f"{drift.pct:+.3g} % from the first third to the last (p {drift.p_value:.2g}), {allowed}"
-        )
+        found = f"{significant(drift.pct, 3, '+')} % from the first third to the last (p {drift.p_value:.2g})"
+        yield Finding("drift", f"{found}, at most {limit.drift_pct:g} % is allowed")
 
 
 def _of_the_device(on_gpu: bool, gpu: GpuEvidence | None, limit: Thresholds) -> Iterator[Answer]:

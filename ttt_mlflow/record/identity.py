@@ -33,5 +33,18 @@ def identity_of(run: RecordedRun) -> dict[str, object]:
     }
 
 
+def known_settings(run: RecordedRun) -> dict[str, object]:
+    """The fields that can be in the id, for people. None: there is none, as of a model without inner nets.
+
+    A field whose value is not known is absent.
+    """
+    kind = CONFIGURATIONS[run.entry_point]
+    settings = run.settings
+    if settings.get("device") is None:  # each run chooses one: this one ended before, and None is what it had to choose
+        settings = {name: value for name, value in settings.items() if value is not None}
+    known = {name: before[0] for name, before in kind.added.items() if len(before) == 1} | settings
+    return {name: known[name] for name in (*kind.identity, *kind.added) if name in known}
+
+
 def _parameters(run: RecordedRun) -> str:
     return json.dumps(identity_of(run), sort_keys=True, default=list)

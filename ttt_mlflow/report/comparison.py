@@ -44,9 +44,9 @@ BESIDE: tuple[Metric, ...] = (
 class ComparisonOptions:
     """How runs are compared.
 
-    resolution_pct: an interval that is wider than ± this says nothing. strict: a condition that differs makes its pair
-    *cannot tell*. include_invalid: invalid runs are compared like others. one_pair: all runs of a side are one
-    configuration, and the two are compared although they differ.
+    resolution_pct: an interval that is wider than ± this says nothing. strict: a condition makes its pair *cannot
+    tell*. include_invalid: invalid runs are compared like others. one_pair: all runs of a side are one configuration,
+    and the two are compared although they differ.
     """
 
     resolution_pct: float = 1.0
@@ -291,17 +291,18 @@ def _answered(pairs: Sequence[Pair], options: ComparisonOptions) -> list[Pair]:
             continue
         answer = next(found)
         if options.strict and pair.conditions:
-            why = (
-                f"strict: {pair.conditions[0]} differ"
-                if len(pair.conditions) == 1
-                else (f"strict: {len(pair.conditions)} conditions differ, first {pair.conditions[0]}")
-            )
-            done.append(replace(pair, answer=CANNOT_TELL, why=why, condition_decided=True))
+            done.append(replace(pair, answer=CANNOT_TELL, why=_strict(pair.conditions), condition_decided=True))
         elif answer == CANNOT_TELL:
             done.append(replace(pair, answer=answer, why=_why_not(pair.comparison, options)))
         else:
             done.append(replace(pair, answer=answer))
     return done
+
+
+def _strict(conditions: Sequence[Condition]) -> str:
+    first, *others = conditions
+    named = f"{first} differ" if first.differs else f"{first}"
+    return f"strict: {named}" + (f"; {len(others)} more" if others else "")
 
 
 def _why_not(comparison: Comparison, options: ComparisonOptions) -> str:

@@ -96,7 +96,10 @@ def _pair(pair: Pair, resolution_pct: float) -> dict[str, Any]:
         "run_to_run_source": one and one.run_to_run and one.run_to_run.source,
         "baseline_runs": [each.run.id for each in pair.baseline],
         "candidate_runs": [each.run.id for each in pair.candidate],
-        "conditions": [{"name": c.name, "baseline": c.baseline, "candidate": c.candidate} for c in pair.conditions],
+        "conditions": [
+            {"name": one.name, "baseline": one.baseline, "candidate": one.candidate, "text": str(one)}
+            for one in pair.conditions
+        ],
         "left_out": list(pair.left_out),
         "beside": [
             {

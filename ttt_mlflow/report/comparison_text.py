@@ -1,15 +1,18 @@
 """A comparison for people: text for the terminal, and Markdown that fits the comment of a pull request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttt_mlflow.measurement.comparison import Comparison
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.report.comparison import CANNOT_TELL, Beside, Compared, Pair
 from ttt_mlflow.report.gate import Decision
 from ttt_mlflow.report.profile_diff import ProfileDiff, diff_markdown, diff_text
 from ttt_mlflow.report.text import escaped, markdown_table, number, text_table
 
 COLUMNS = ("configuration", "answer", "change [95 % confidence interval]", "baseline", "candidate", "runs")
+# the headings of conditions: those in which the sides differ, and those that limit both
+DIFFERENT, OF_BOTH = "Not the same on both sides", "Limits of both sides"
 MARKS = {"faster": "🟢 ", "slower": "🔴 ", "no significant difference": "", CANNOT_TELL: "❔ "}
 
 
@@ -33,8 +36,7 @@ def comparison_text(report: Report) -> str:
     """The comparison for a terminal."""
     compared = report.compared
     blocks = ["\n".join([f"Baseline:  {report.baseline}", f"Candidate: {report.candidate}"])]
-    if lines := _condition_lines(compared):
-        blocks.append("\n".join(["Not the same on both sides:", *(f"  {line}" for line in lines)]))
+    blocks += [_block(title, lines) for title, lines in _conditions(compared)]
     columns, rows = _table(compared)
     blocks.append(text_table(columns, rows, columns[2:]))
     blocks += [_block(title, lines) for title, lines in _sections(report)]
@@ -49,12 +51,9 @@ def comparison_markdown(report: Report) -> str:
     columns, rows = _table(compared, MARKS)
     lines = [f"**{escaped(headline(compared))}**", "", f"Baseline: {escaped(report.baseline)}", ""]
     lines += [f"Candidate: {escaped(report.candidate)}", ""]
-    if conditions := _condition_lines(compared):
-        lines += ["Not the same on both sides:", "", *(f"- {escaped(line)}" for line in conditions), ""]
+    lines += _lists(_conditions(compared))
     lines += [*markdown_table(columns, rows, texts=2), ""]
-    for title, found in _sections(report):
-        if found:
-            lines += [f"{title}:", "", *(f"- {escaped(line)}" for line in found), ""]
+    lines += _lists(_sections(report))
     for title, diff in report.profiles:
         lines += [
             "<details>",
@@ -95,15 +94,18 @@ def beside_text(beside: Beside) -> str:
 
 
 def power_text(pair: Pair, resolution_pct: float) -> str:
-    """What this comparison could have found, and how many runs would find more; empty for a difference."""
+    """What this comparison could have found, and how many runs would find more. Empty for a difference.
+
+    Only what was computed: with too few runs for an answer, neither is known.
+    """
     comparison = pair.comparison
     if comparison is None or pair.answer in ("faster", "slower"):
         return ""
     parts = []
     if comparison.smallest_change_pct is not None:
-        parts.append(f"the smallest change that it finds is {number(float(f'{comparison.smallest_change_pct:.2g}'))} %")
+        parts.append(f"the smallest change that it finds is {significant(comparison.smallest_change_pct, 2)} %")
     if comparison.runs_needed:
-        parts.append(f"{comparison.runs_needed} runs a side would find {resolution_pct:g} %")
+        parts.append(f"{comparison.runs_needed:,} runs a side would find {resolution_pct:g} %")
     return ", ".join(parts)
 
 
@@ -128,25 +130,31 @@ def _row(pair: Pair, mark: str, with_unit: bool) -> tuple[str, ...]:
 def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
     if interval is None:
         return number(value)
-    return f"{number(value)} ±{50 * (interval[1] - interval[0]) / value:.2g} %"
+    return f"{number(value)} ±{significant(50 * (interval[1] - interval[0]) / value, 2)} %"
 
 
-def _condition_lines(compared: Compared) -> list[str]:
-    """The conditions of all pairs, then those of single pairs."""
+def _conditions(compared: Compared) -> list[tuple[str, list[str]]]:
+    """What differs, and what limits both sides. First the conditions of all pairs, then those of single pairs."""
     common = compared.common_conditions
-    lines = [str(condition) for condition in common]
+    found = [(condition, str(condition)) for condition in common]
     for pair in compared.pairs:
-        lines += [f"{pair.title}: {condition}" for condition in pair.conditions if condition not in common]
-    return lines
+        found += [(one, f"{pair.title}: {one}") for one in pair.conditions if one not in common]
+    return [
+        (title, [line for condition, line in found if condition.differs == differs])
+        for title, differs in ((DIFFERENT, True), (OF_BOTH, False))
+    ]
 
 
 def _sections(report: Report) -> list[tuple[str, list[str]]]:
     compared = report.compared
     several = len(compared.pairs) > 1
     reasons, beside, left_out, sources = [], [], [*report.left_out], []
+    why = "Why"
     for pair in compared.pairs:
         power = power_text(pair, compared.options.resolution_pct)
         said = "; ".join(filter(None, [pair.why, power]))
+        if power:
+            why = "Why, and what it could have found"
         if said:
             reasons.append(f"{pair.title}: {said}" if several else said)
         named = [beside_text(one) for one in pair.beside]
@@ -154,15 +162,22 @@ def _sections(report: Report) -> list[tuple[str, list[str]]]:
         left_out += [f"{pair.title}: {line}" if several else line for line in pair.left_out]
         if pair.comparison and pair.comparison.run_to_run:
             known = pair.comparison.run_to_run
-            sources.append(f"±{known.pct:.2g} % between runs, {known.source}")
+            sources.append(f"±{significant(known.pct, 2)} % between runs, {known.source}")
     return [
-        ("Why, and what it could have found", reasons),
+        (why, reasons),
         ("Beside it", beside),
         ("Run-to-run standard deviation in the confidence interval", list(dict.fromkeys(sources))),
         ("Left out", left_out),
         ("Only in the baseline", list(compared.alone_baseline)),
         ("Only in the candidate", list(compared.alone_candidate)),
     ]
+
+
+def _lists(sections: Sequence[tuple[str, list[str]]]) -> Iterator[str]:
+    """The sections in Markdown, without empty ones."""
+    for title, found in sections:
+        if found:
+            yield from (f"{title}:", "", *(f"- {escaped(line)}" for line in found), "")
 
 
 def _block(title: str, lines: Sequence[str]) -> str:

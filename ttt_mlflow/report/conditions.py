@@ -1,4 +1,7 @@
-"""What differs between the two sides of a comparison besides the code: GPU, driver, clocks, libraries, verdicts."""
+"""What stands against a comparison of the code alone: GPU, driver, clocks, libraries, settings, verdicts.
+
+Most of it differs between the two sides. The rest limits both: a verdict that is not valid, or several GPUs on a side.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +11,8 @@ from typing import Any
 from ttt_mlflow import names
 from ttt_mlflow.measurement.method import FIRST_METHOD
 from ttt_mlflow.names import Metric
-from ttt_mlflow.record.identity import identity_of
 from ttt_mlflow.record.recorded_run import RecordedRun, read_object
-from ttt_mlflow.report.measured import Measured
+from ttt_mlflow.report.measured import UNKNOWN, Measured, differing, setting_text
 from ttt_mlflow.report.text import number
 
 # facts of environment/host.json, the most important first
@@ -37,19 +39,24 @@ CPU_FACTS = {"hostname": "host"}
 CLOCK_PCT = 2.0  # difference of the mean SM clocks that is named; a run that draws more power has a lower clock
 BUSY_NEIGHBORS = 0.5  # difference in the mean number of other GPUs of the host that were busy that is named
 TEMPERATURE_C = 10.0  # difference of the highest temperatures that is named
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing that differs. baseline, candidate: its value on each side, several values comma-separated."""
+    """One such thing. baseline, candidate: its value on each side, several values comma-separated."""
 
     name: str
     baseline: str
     candidate: str
 
+    @property
+    def differs(self) -> bool:
+        """Whether the two sides differ in it. If not, it limits both."""
+        return self.baseline != self.candidate
+
     def __str__(self) -> str:
-        return f"{self.name}: {self.baseline} and {self.candidate}"
+        both = f"{self.baseline} and {self.candidate}" if self.differs else f"{self.baseline} on both sides"
+        return f"{self.name}: {both}"
 
 
 class Facts:
@@ -65,12 +72,12 @@ class Facts:
 
 
 def conditions_of(baseline: Sequence[Measured], candidate: Sequence[Measured], facts: Facts) -> tuple[Condition, ...]:
-    """What differs between two sides of one pair, in the order of importance. Empty if nothing does."""
+    """The conditions of one pair, in the order of importance. Empty if the two sides differ in the code at most."""
     sides = [one.run for one in baseline], [one.run for one in candidate]
     found = [*_facts(sides, facts), *_measured_conditions(sides)]
     found += _different("way of measuring (ttt.method)", *(_values(side, _method) for side in sides))
     found += _verdicts(baseline, candidate)
-    found += _configuration(sides)
+    found += _configuration(baseline, candidate)
     return tuple(found)
 
 
@@ -101,13 +108,11 @@ def _verdicts(baseline: Sequence[Measured], candidate: Sequence[Measured]) -> It
         yield Condition("verdict", *(", ".join(side) for side in words))
 
 
-def _configuration(sides: tuple[list[RecordedRun], list[RecordedRun]]) -> Iterable[Condition]:
-    """Parameters that differ where two configurations were paired on request."""
-    if any(run.kind == "micro" for side in sides for run in side):
-        return
-    left, right = ([identity_of(run) for run in side] for side in sides)
-    for name in dict.fromkeys(name for one in (*left, *right) for name in one):
-        yield from _different(name, *({_text(one.get(name)) for one in side} for side in (left, right)))
+def _configuration(baseline: Sequence[Measured], candidate: Sequence[Measured]) -> Iterable[Condition]:
+    """Settings that differ where two configurations were paired on request."""
+    for name in differing([*baseline, *candidate]):
+        texts = (sorted({one.setting(name) for one in side}) for side in (baseline, candidate))
+        yield Condition(name, *(", ".join(side) for side in texts))
 
 
 def _different(label: str, left: set[str], right: set[str]) -> Iterable[Condition]:
@@ -130,8 +135,5 @@ def _median(side: Sequence[RecordedRun], metric: Metric) -> float | None:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return UNKNOWN
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A fact of the host. One that is not recorded may be there all the same."""
+    return UNKNOWN if value is None else setting_text(value)

@@ -20,6 +20,7 @@ from ttt_mlflow.names import (
     ARTIFACT_TORCH_STEP,
     Artifact,
 )
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.profilers.nsys_tables import read_kernel_summary
 from ttt_mlflow.record.recorded_run import RecordedRun
 from ttt_mlflow.report.profile_tables import slowed_pct
@@ -228,7 +229,7 @@ def _measured(diff: ProfileDiff) -> list[str]:
 
 def _became(a_ms: float, b_ms: float, change_ms: float) -> str:
     percent = f", {100 * change_ms / a_ms:+.1f} %" if a_ms else ""
-    return f"{number(a_ms)} ms to {number(b_ms)} ms: {change_ms:+.4g} ms{percent}"
+    return f"{number(a_ms)} ms to {number(b_ms)} ms: {significant(change_ms, 4, '+')} ms{percent}"
 
 
 def diff_png(diff: ProfileDiff) -> bytes:
@@ -246,7 +247,7 @@ def diff_png(diff: ProfileDiff) -> bytes:
     axes = figure.subplots()
     for place, (_, ms, word) in enumerate(labels):
         axes.barh(place, ms, color=GRAY if word == "same" else SLOWER if ms > 0 else FASTER)
-        note = f"{ms:+.3g}, {word}" if word in ("appeared", "vanished") else f"{ms:+.3g}"
+        note = significant(ms, 3, "+") + (f", {word}" if word in ("appeared", "vanished") else "")
         axes.annotate(f" {note} ", (ms, place), va="center", ha="left" if ms >= 0 else "right", fontsize=8)
     axes.set_yticks(range(len(labels)), [label for label, _, _ in labels], fontsize=8)
     axes.invert_yaxis()
@@ -267,7 +268,7 @@ def _shown(diff: ProfileDiff) -> tuple[list[Change], list[Change]]:
 def _rows(diff: ProfileDiff) -> list[tuple[str, ...]]:
     shown, others = _shown(diff)
     rows: list[tuple[str, ...]] = [
-        (shortened(one.name), one.part, one.word, _ms(one.a_ms), _ms(one.b_ms), f"{one.change_ms:+.4g}",
+        (shortened(one.name), one.part, one.word, _ms(one.a_ms), _ms(one.b_ms), significant(one.change_ms, 4, "+"),
          _percent(one.share_pct))
         for one in shown
     ]  # fmt: skip
@@ -281,7 +282,7 @@ def _sums(changes: Sequence[Change]) -> tuple[str, str, str, str]:
     return (
         _ms(sum(change.a_ms or 0.0 for change in changes)),
         _ms(sum(change.b_ms or 0.0 for change in changes)),
-        f"{sum(change.change_ms for change in changes):+.4g}",
+        significant(sum(change.change_ms for change in changes), 4, "+"),
         _percent(sum(shares) if shares else None),
     )
 

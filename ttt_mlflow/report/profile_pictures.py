@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.profilers.step_profile import KernelRow
 from ttt_mlflow.profilers.trace import UNKNOWN, Activity
 from ttt_mlflow.report.style import COLORS, GRAY, figure_png
@@ -25,7 +26,9 @@ def kernels_png(kernels: Sequence[KernelRow], title: str) -> bytes:
     axes = figure.subplots()
     for place, row in enumerate(top):
         axes.barh(place, row.ms_per_step, color=PART_COLORS[row.part])
-        axes.annotate(f" {row.ms_per_step:.3g} ms, {row.share_pct:.1f} %", (row.ms_per_step, place), va="center")
+        axes.annotate(
+            f" {significant(row.ms_per_step, 3)} ms, {row.share_pct:.1f} %", (row.ms_per_step, place), va="center"
+        )
     axes.set_yticks(range(len(top)), [_label(row.name) for row in top], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.2)

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 
 from ttt_mlflow.measurement.roofline import PartWork
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.report.style import COLORS, GRAY
 from ttt_mlflow.workload import PARTS
 
@@ -34,13 +35,18 @@ def roofline_png(parts: Sequence[PartWork], measured_ms: float, title: str) -> b
     left = 0.0
     for name, ms in timed:
         axes.barh(
-            ROOFLINE_ROW, ms, left=left, color=COLORS[PARTS.index(name) % len(COLORS)], label=f"{name}: {ms:.3g} ms"
+            ROOFLINE_ROW,
+            ms,
+            left=left,
+            color=COLORS[PARTS.index(name) % len(COLORS)],
+            label=f"{name}: {significant(ms, 3)} ms",
         )
         if ms > LABELED_SHARE * max(total, measured_ms):
-            axes.text(left + ms / 2, ROOFLINE_ROW, f"{ms:.3g}", ha="center", va="center", color="white")
+            axes.text(left + ms / 2, ROOFLINE_ROW, significant(ms, 3), ha="center", va="center", color="white")
         left += ms
-    axes.barh(MEASURED_ROW, measured_ms, color=GRAY, label=f"measured: {measured_ms:.3g} ms")
-    axes.text(measured_ms / 2, MEASURED_ROW, f"{measured_ms:.3g}", ha="center", va="center", color="white")
+    measured = significant(measured_ms, 3)
+    axes.barh(MEASURED_ROW, measured_ms, color=GRAY, label=f"measured: {measured} ms")
+    axes.text(measured_ms / 2, MEASURED_ROW, measured, ha="center", va="center", color="white")
     axes.set_yticks([ROOFLINE_ROW, MEASURED_ROW], ["roofline", "measured"])
     axes.invert_yaxis()
     axes.set_xlabel("ms")

@@ -6,14 +6,13 @@ from collections.abc import Collection, Sequence
 from unicodedata import category, combining, east_asian_width
 
 from ttt_mlflow.names import TAG_GPU_NAME, TAG_HOST
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.record.recorded_run import RecordedRun
 
 
 def number(value: float) -> str:
     """Four significant digits, or all digits before the decimal point: ``66,787``, ``15.33``, ``0.01234``."""
-    if abs(value) >= 999.95:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    return significant(value, 4)
 
 
 def figures(value: float, places: int | None = None) -> str:

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from ttt_mlflow.names import VIOLATION_POLICIES
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.telemetry.nvml import Device
 from ttt_mlflow.telemetry.query import Query, of_either, of_itself
 
@@ -52,7 +53,7 @@ class SectionCounters:
         counted = {name: end[name] - value for name, value in begin.items() if name in end}
         for name, value in counted.items():
             if value < 0:
-                self.backwards[name] = f"decreased by {-value:g} in a section: not known there"
+                self.backwards[name] = f"decreased by {significant(-value, 4)} in a section: not known there"
         return {name: value for name, value in counted.items() if value >= 0}
 
     @staticmethod

@@ -39,8 +39,20 @@ def test_a_ref_goes_before_a_folder_of_the_same_name(project: Project) -> None:
 def test_the_working_tree_also_from_a_folder_within(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.folder / "ttt_mlflow")
     source = find_source("candidate", ".")
-    assert (source.folder, source.uncommitted) == (project.folder, True)
+    assert source.folder == project.folder
     assert source.commit == project.git("rev-parse", "HEAD")
+
+
+def test_uncommitted_changes_are_said_only_if_there_are_some(project: Project) -> None:
+    head = f"commit {project.git('rev-parse', 'HEAD')[:10]}"
+    (project.folder / "ignored").mkdir()
+    (project.folder / "ignored/file").touch()
+    assert str(find_source("candidate", ".")) == head
+    (project.folder / "new").touch()
+    assert str(find_source("candidate", ".")) == f"{project.folder} with its uncommitted changes ({head})"
+    (project.folder / "new").unlink()
+    project.write("edited")
+    assert find_source("candidate", str(project.folder)).uncommitted
 
 
 def test_uncommitted_changes_are_copied(project: Project) -> None:

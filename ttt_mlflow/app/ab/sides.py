@@ -19,6 +19,9 @@ PATIENCE_S = 20.0  # for a process that was asked to stop, until it is killed
 # a git hook sets these for its own repository, and git reads them before it looks at the folder
 OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 NO_HOOKS = ("-c", "core.hooksPath=/dev/null")  # a hook of the repository must not run at `git worktree add`
+# git's names of the files that differ from the commit, and of new ones, but for those that it ignores
+CHANGED = ("diff", "--name-only", "--no-renames", "-z", "HEAD")
+NEW = ("ls-files", "--others", "--exclude-standard", "-z")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def find_source(name: str, asked: str) -> Source:
     head = _commit(folder, "HEAD")
     if head is None:
         raise BadInput(f"{name}={asked}: {folder} has no commit yet; commit once, so that the runs can name one")
-    return Source(name, asked, folder, head, uncommitted=True)
+    # git that fails here counts as changes: copying them then says what is wrong
+    return Source(name, asked, folder, head, uncommitted=any(git(folder, *ask) != "" for ask in (CHANGED, NEW)))
 
 
 @contextmanager
@@ -186,9 +190,7 @@ def _add_work_tree(source: Source, folder: Path) -> None:
 
 def _copy_changes(checkout: Path, folder: Path) -> None:
     """Make ``folder``, which has the commit, equal to ``checkout``, except for the files that git ignores."""
-    changed = _git(checkout, "diff", "--name-only", "--no-renames", "-z", "HEAD").split("\0")
-    new = _git(checkout, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
-    names = [name for name in (*changed, *new) if name]
+    names = [name for ask in (CHANGED, NEW) for name in _git(checkout, *ask).split("\0") if name]
     for name in names:
         target = folder / name
         if target.is_symlink() or target.is_file():

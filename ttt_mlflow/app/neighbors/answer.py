@@ -100,7 +100,7 @@ def common_time(runs: Sequence[Sequence[TimedPass]]) -> tuple[float, float]:
 def _with(pair: Pair, name: str, values: Sequence[PairValues]) -> Pair:
     """``pair`` compared by pairs of runs on one GPU. GPUs that differ from each other are on both sides alike."""
     title = f"{name}: {pair.title}"
-    conditions = tuple(one for one in pair.conditions if one.baseline != one.candidate)
+    conditions = tuple(one for one in pair.conditions if one.differs)
     pair = replace(pair, title=title, conditions=conditions, intervals=(None, None))
     if not values:
         why = pair.why or "no GPU was measured both alone and together"

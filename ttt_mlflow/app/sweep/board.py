@@ -12,6 +12,7 @@ from ttt_mlflow.app.sweep.measured import Alike, Measured
 from ttt_mlflow.app.sweep.yardstick import Yardstick
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.measurement.method import METHOD
+from ttt_mlflow.numerals import significant
 from ttt_mlflow.record.sweep_file import SweepCell, SweepFile, SweepState
 from ttt_mlflow.report.text import escaped, markdown_table, number, text_table
 from ttt_mlflow.telemetry.code import code_id
@@ -75,7 +76,7 @@ class CellState:
             return number(value)
         half = 50 * (high - low) / value
         digits = 2 if half < 1 else 3  # ±1 % must not stand where 1.03 was too wide and 1 is the limit
-        return f"{number(value)} ±{number(float(f'{half:.{digits}g}'))} %"
+        return f"{number(value)} ±{significant(half, digits)} %"
 
     @property
     def text(self) -> str:

@@ -26,9 +26,14 @@ function list(parent, title, lines) {
   for (const line of lines) add(items, "li", line);
 }
 
-function fourDigits(value) {
-  return Math.abs(value) >= 999.95 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(4)));
+// As many significant digits, or all digits before the decimal point: never an exponent for a large value.
+function significant(value, digits) {
+  const whole = Math.min(digits, 3);
+  const large = Math.abs(value) >= 10 ** whole - 10 ** (whole - digits) / 2;
+  return large ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(digits)));
 }
+
+function fourDigits(value) { return significant(value, 4); }
 
 function signed(value) { return (value >= 0 ? "+" : "") + value.toFixed(2); }
 
@@ -54,10 +59,14 @@ for (const side of ["baseline", "candidate"]) {
 }
 if (data.gate) add(document.getElementById("gate"), "p", data.gate);
 
-const shared = data.conditions;
-list(document.getElementById("conditions"), "Not the same on both sides", shared);
-
 const pairs = data.pairs;
+const shared = data.conditions;  // of all pairs
+const common = pairs[0].conditions.filter((one) => shared.includes(one.text));
+for (const [title, differs] of [["Not the same on both sides", true], ["Limits of both sides", false]]) {
+  const lines = common.filter((one) => (one.baseline !== one.candidate) === differs).map((one) => one.text);
+  list(document.getElementById("conditions"), title, lines);
+}
+
 const picture = document.getElementById("picture");
 const shown = pairs.filter((pair) => pair.speed_pct !== null);
 if (shown.length) {
@@ -94,7 +103,7 @@ const sharedUnit = units.length === 1 ? `, ${units[0]}` : "";
 function withInterval(pair, side) {
   const value = pair[side], ends = pair[`${side}_interval`];
   if (value === null) return "";
-  const width = ends ? ` ±${((50 * (ends[1] - ends[0])) / value).toPrecision(2)} %` : "";
+  const width = ends ? ` ±${significant((50 * (ends[1] - ends[0])) / value, 2)} %` : "";
   return `${fourDigits(value)}${width}${sharedUnit ? "" : " " + pair.unit}`;
 }
 
@@ -120,10 +129,9 @@ for (const pair of pairs) {
     lines.push(`${one.label} ${ends[0]} → ${ends[1]} ${one.unit}${change}`);
   }
   for (const one of pair.conditions) {
-    const text = `${one.name}: ${one.baseline} and ${one.candidate}`;
-    if (!shared.includes(text)) lines.push(text);
+    if (!shared.includes(one.text)) lines.push(one.text);
   }
-  if (pair.run_to_run_pct !== null) lines.push(`run-to-run standard deviation ${pair.run_to_run_pct.toPrecision(2)} %, ${pair.run_to_run_source}`);
+  if (pair.run_to_run_pct !== null) lines.push(`run-to-run standard deviation ${significant(pair.run_to_run_pct, 2)} %, ${pair.run_to_run_source}`);
   lines.push(...pair.left_out.map((line) => `left out: ${line}`));
   lines.push(`runs: ${pair.baseline_runs.join(", ")} and ${pair.candidate_runs.join(", ")}`);
   list(details, pair.title, lines);
