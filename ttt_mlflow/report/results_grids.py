@@ -9,6 +9,7 @@ from typing import Any
 from ttt_mlflow import names
 from ttt_mlflow.config import as_text
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.record.derived import whole_number
 from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.record.sweep_file import DOES_NOT_FIT, SweepCell, SweepFile
 from ttt_mlflow.report.columns import THROUGHPUT, verdict_text
@@ -135,7 +136,7 @@ def _with_baselines(grids: Sequence[Grid], against: str | None, several: bool) -
 def _place_of_run(row: RunRow, set_index: int) -> Placed | None:
     params = row.params
     batch = params.get(names.BATCH.name, "")
-    if row.kind not in THROUGHPUT or not params.get("model_name") or not (batch.isascii() and batch.isdecimal()):
+    if row.kind not in THROUGHPUT or not params.get("model_name") or not whole_number(batch):
         return None
     # a run without a GPU's name is either one on the CPU, or one that ended before it asked for the name
     gpu = row.tags.get(names.TAG_GPU_NAME.name) or ("CPU" if params.get("device") == "cpu" else "")
@@ -146,7 +147,7 @@ def _place_of_run(row: RunRow, set_index: int) -> Placed | None:
 def _place_of_cell(cell: SweepCell, set_index: int) -> Placed | None:
     params = {name: as_text(value) for name, value in cell.config.items()}
     kind, batch = params.get("mode", "decode"), params.get(names.BATCH.name, "")
-    if kind not in THROUGHPUT or not params.get("model_name") or not (batch.isascii() and batch.isdecimal()):
+    if kind not in THROUGHPUT or not params.get("model_name") or not whole_number(batch):
         return None
     # a cell that was measured is shown by its run; without the run nothing is known of its numbers
     state: State = "missing" if cell.state == "done" else cell.state
@@ -208,7 +209,7 @@ def _grid(kind: str, runs: Sequence[Placed], asked: Sequence[Placed], sets: Sequ
 def _reading_order(one: Placed) -> tuple[object, ...]:
     """By model, inner net, and what tells runs of these apart; numbers by their size."""
     facts = (one.facts.get(name, "") for name in FACTS)
-    in_size = [(0, int(text), "") if text.isdecimal() else (1, 0, text) for text in facts]
+    in_size = [(1, 0, text) if (number := whole_number(text)) is None else (0, number, "") for text in facts]
     return one.model, one.inner_net, in_size, one.set_index
 
 
@@ -239,7 +240,7 @@ def _is_constant(placed: Sequence[Placed]) -> bool:
 def _first_of(row: Sequence[Placed]) -> Placed:
     """The one of which most is known, with the decode steps of all."""
     first = max(row, key=lambda one: len(one.facts))
-    steps = sorted({int(text) for one in row if (text := one.facts.get(GENLEN, "")).isdecimal()})
+    steps = sorted({number for one in row if (number := whole_number(one.facts.get(GENLEN, ""))) is not None})
     if len(steps) < 2:
         return first
     return replace(first, facts={**first.facts, GENLEN: f"{steps[0]} to {steps[-1]}"})
