@@ -16,6 +16,11 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def counted(count: int, noun: str) -> str:
+    """For example ``1 run`` and ``1,200 runs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def figures(value: float) -> str:
     """As :func:`number` for a column of numbers: zeros at the end say how exact it is, ``18.00`` beside ``34.10``."""
     return number(value) if abs(value) >= 999.95 else f"{value:#.4g}"
