@@ -1,5 +1,6 @@
 """Other people's packages: one that is broken is named with its package and its error, and everything else works."""
 
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,16 +8,21 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from tests.installed import Install, installed
 from tests.project import QUICK
 from tests.runs import measured_in
 from ttt_mlflow.app.listings import print_kernels, print_models
+from ttt_mlflow.app.measure import measure
 from ttt_mlflow.cli import cli
+from ttt_mlflow.config import MicroConfig
 from ttt_mlflow.errors import BadInput, Killed, RunFailed
+from ttt_mlflow.micro.plan import make_plan as make_micro_plan
 from ttt_mlflow.micro.registry import find_kernel
 from ttt_mlflow.models.registry import find_model, models
 from ttt_mlflow.plugins import Failed, Plugin, Trial, Wrong, answer_of, load_plugins
+from ttt_mlflow.record.journal import Journal
 
 __all__ = ["installed"]
 GROUP = "ttt_mlflow.tests"
@@ -106,6 +112,17 @@ entry = ModelEntry("theirs", build, "a model", {more})
 """
 
 
+THEIR_TINY = """
+import dataclasses
+from ttt_mlflow.models.registry import find_model
+tiny = find_model("ttt-tiny")
+def build(request):
+    return tiny.factory(dataclasses.replace(request, name="ttt-tiny", inner_net="mlp_1_dual"))
+more = dict(inner_nets=(), decode_paths=(), kept_bytes=None)
+entry = dataclasses.replace(tiny, name="theirs", factory=build, **more, **MODEL)
+"""
+
+
 @pytest.mark.parametrize(
     ("build", "more", "said"),
     [
@@ -124,9 +141,9 @@ def test_a_model_that_breaks_is_recorded_with_its_package(
     assert measured.journal.status["message"] == said
 
 
-@pytest.mark.parametrize("member", ["missing", "check"])
+@pytest.mark.parametrize("member", ["missing", "check", "compiles", "usual_path"])
 def test_a_model_that_cannot_be_asked_is_refused(member: str, installed: Install, tmp_path: Path) -> None:
-    more = f"{member}=lambda *request: 1 / 0"
+    more = f"{member}=lambda *request: 1 / 0, decode_paths=('a', 'b')"
     installed(MODELS, "their_models", MODEL.format(build="pass", more=more), "mine = their_models:entry")
     said = (
         "model_name=theirs: their-models 1.0 cannot answer (ZeroDivisionError: division by zero); "
@@ -135,6 +152,52 @@ def test_a_model_that_cannot_be_asked_is_refused(member: str, installed: Install
     done = CliRunner().invoke(cli, ["run", "--model-name=theirs", "--device=cpu", f"--logdir={tmp_path / 'runs'}"])
     assert (done.exit_code, done.stderr.splitlines()) == (2, [f"Error: {said}"])
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("work", "why"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("[Stage('sampling', float('nan'), 1, 1)]", "ValueError: stage 'sampling': weight_bytes=nan: not a finite"),
+        ("[Stage('sampling', 1, -5, 1)]", "ValueError: stage 'sampling': state_bytes=-5: not a finite number from 0"),
+        ("[Stage('sampling', 1, 1, 1, count=-1)]", "ValueError: stage 'sampling': count=-1: not a finite number"),
+        ("2 * [Stage('sampling', 1e308, 1, 1)]", "ValueError: the bytes or operations of all stages together"),
+        ("[3]", "TypeError: work returns int in its list, not Stage"),
+        ("3", "TypeError: work returns int, not a list of Stage"),
+    ],
+)
+def test_work_that_is_no_number_costs_the_roofline_alone(
+    work: str, why: str, installed: Install, tmp_path: Path
+) -> None:
+    code = f"from ttt_mlflow.workload import Stage\nMODEL = dict(work=lambda request, workload: {work})\n{THEIR_TINY}"
+    installed(MODELS, "their_models", code, "mine = their_models:entry")
+    said = io.StringIO()
+    config = {**QUICK, "model_name": "theirs", "inner_net": None}
+    measured = measure(config, logdir=tmp_path / "runs", console=Console(file=said, width=1000))
+    assert measured.failure is None
+    assert f"Note: the roofline is not recorded: their-models 1.0 cannot answer ({why}" in said.getvalue()
+    assert not {"min_bytes_per_step", "flops_per_step"} & set(measured.metrics)
+
+
+def test_a_kernel_that_cannot_be_asked_is_refused(installed: Install) -> None:
+    code = (
+        "from ttt_mlflow.micro import KernelEntry\n"
+        "entry = KernelEntry('theirs', 'linear', 'rank-1', lambda: 3, '', largest_batch=lambda: 1 / 0)"
+    )
+    installed(KERNELS, "their_kernels", code, "mine = their_kernels:entry")
+    with pytest.raises(BadInput, match=r"^kernels=theirs: the largest batch that it takes: their-kernels 1\.0 cannot"):
+        make_micro_plan(MicroConfig.parse({"kernels": "theirs", "device": "cpu"}))
+
+
+def test_a_model_that_raises_what_ctrl_c_does_leaves_no_run_behind(installed: Install, tmp_path: Path) -> None:
+    build = "raise KeyboardInterrupt"
+    installed(MODELS, "their_models", MODEL.format(build=build, more=""), "mine = their_models:entry")
+    words = ["--model-name=theirs", "--device=cpu", f"--logdir={tmp_path / 'runs'}", "--tracking-uri=postgresql://:1/x"]
+    done = CliRunner().invoke(cli, ["run", *words])
+    assert done.exit_code == 130
+    assert "Stopped by SIGINT; what was measured is recorded." in done.stderr
+    (record,) = (tmp_path / "runs").iterdir()
+    assert Journal(record).status["status"] == "killed"
 
 
 def test_a_fault_of_ours_is_not_told_as_another_packages() -> None:

@@ -319,7 +319,10 @@ RELATIVE_HALF_WIDTH_PCT = Metric(
     headline=True,
 )
 DRIFT_PCT = Metric(
-    "drift_pct", "%", "how much longer the last third of the passes took than the first third", label="drift"
+    "drift_pct",
+    "%",
+    "how much longer the last third of the passes took than the first third; of 2 or 3 passes, the last than the first",
+    label="drift",
 )
 DRIFT_P_VALUE = Metric(
     "drift_p_value", "1", "p-value of drift_pct: probability of as much drift by chance", label="drift, p-value"

@@ -41,6 +41,7 @@ class Stage:
     """Work that needs the result of the stage before it. It runs ``count`` times, for example once per layer.
 
     Of decode steps whose work grows with the position, it is the mean over the steps of a pass.
+    Raises ValueError for a number that is not finite or is below 0.
     """
 
     part: str  # one of PARTS
@@ -48,6 +49,12 @@ class Stage:
     state_bytes: float  # all other bytes that must be read or written, for the whole batch
     flops: float
     count: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bytes", "state_bytes", "flops", "count"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"stage {self.part!r}: {name}={value}: not a finite number from 0")
 
     @property
     def bytes(self) -> float:

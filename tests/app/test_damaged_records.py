@@ -102,6 +102,41 @@ def as_it_was(template: Path) -> dict[str, dict[str, object]]:
     return rows(ttt("table", template, *AS_DATA))
 
 
+LONG = "9" * 5000  # more digits than Python makes a number of
+PARAMETERS = ("batch", "promptlen", "genlen")
+
+
+@pytest.mark.parametrize(
+    ("file", "names_of_values", "value"),
+    [
+        *(("params.json", PARAMETERS, value) for value in (LONG, "9" * 400, "1e999", "٣", "-1", "0")),
+        *(("metrics.json", (), value) for value in (5e-324, 1.7e308)),  # all of them
+        *((f"artifacts/{names.ARTIFACT_PASSES.path}", ("repeat_total_ms",), [x] * 4) for x in (5e-324, 1.7e308, -1)),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_numbers_that_nobody_measures(
+    file: str, names_of_values: tuple[str, ...], value: object, template: Path, tmp_path: Path
+) -> None:
+    """Those of a record without checksums, which another program may have written: they stop no command."""
+    root = tmp_path / "runs"
+    shutil.copytree(template, root)
+    first, second = (path.parents[2] for path in root.glob(f"*/artifacts/{names.ARTIFACT_PASSES.path}"))
+    for record in (first, second):
+        make_older(record)
+        metrics = json.loads((record / "metrics.json").read_text())
+        (record / "metrics.json").write_text(json.dumps({**metrics, names.DECODE_STEP_MS_P99.name: 2.0}))
+    content_of = json.loads((first / file).read_text())
+    content_of |= dict.fromkeys(names_of_values or content_of, value)
+    (first / file).write_text(json.dumps(content_of))
+    assert second.name in rows(ttt("table", root, "--format", "json"))
+    ttt("table", root)
+    ttt("report", root, "--out", tmp_path / "report", "--formats", "html,csv")
+    assert [*(tmp_path / "report").glob("*.html")]
+    for form in ("text", "json", "html"):
+        ttt("compare", first, second, "--include-invalid", "--format", form)
+
+
 def make_older(record: Path) -> None:
     (record / "checksums.jsonl").unlink()
     status = json.loads((record / "status.json").read_text())

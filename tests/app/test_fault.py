@@ -15,7 +15,7 @@ from ttt_mlflow.errors import Killed, OutOfMemory
 from ttt_mlflow.record.journal import Journal
 
 SECRET = "postgresql://me:geheim@db/x"
-A_RUN = ["run", "--model-name", "ttt-tiny", "--device", "cpu", "--tracking-uri", "file:///dev/null/nowhere"]
+A_RUN = ["run", "--model-name", "ttt-tiny", "--device", "cpu", "--tracking-uri", "postgresql://127.0.0.1:1/nowhere"]
 # a command, and where its work begins
 COMMANDS = {
     "table": "ttt_mlflow.app.folder_rows.find_records",

@@ -121,7 +121,7 @@ def test_prune_removes_what_mlflow_has(tmp_path: Path) -> None:
     assert unpublished.path.exists()
     assert young.path.exists()
     assert unpublished.journal_id not in done.stderr
-    assert "1 newer" in done.stdout
+    assert "1 newer than 30d" in done.stdout
     assert "1 unpublished" in done.stdout
 
 

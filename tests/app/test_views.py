@@ -14,7 +14,7 @@ from tests.project import new_store
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.cli import cli
 from ttt_mlflow.tracking.publish import PublishedRun
-from ttt_mlflow.tracking.view_states import VIEWS, view_link
+from ttt_mlflow.tracking.view_states import VIEWS, WORDS, view_link
 
 OLD_ROWS = Path(__file__).parents[1] / "tracking/store_of_0_1.sql"
 BASE = "http://127.0.0.1:5000"
@@ -41,7 +41,8 @@ def test_the_views_of_an_experiment(invoke: Callable[..., Result], store: str) -
     assert f"mine: written: {', '.join(view.name for view in VIEWS)}, description\n" in result.stdout
     assert f"mlflow ui --backend-store-uri {store}" in result.stdout
     for view in VIEWS:
-        assert f"{view.name}: {view_link(BASE, experiment_id, view)}\n" in result.stdout
+        for mode in view.modes:
+            assert f"{view.name}, {WORDS[mode]}: {view_link(BASE, experiment_id, view, mode)}\n" in result.stdout
     assert "mine: written: nothing, all is up to date" in invoke("--experiment-name", "mine").stdout
     MlflowClient(store).set_experiment_tag(experiment_id, "mlflow.note.content", "Our notes")
     assert "mine: kept, because a person changed it: description\n" in invoke("--experiment-name", "mine").stdout

@@ -17,7 +17,7 @@ def test_the_steps_of_the_copy_wait(tmp_path: Path) -> None:
     folder = tmp_path / "slower"
     assert main([str(folder), "20000"]) == 0
     options = [f"--{name}={value}" for name, value in {**QUICK, "logdir": tmp_path / "runs"}.items()]
-    env = {**environment("file:///nowhere"), "PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    env = {**environment("postgresql://127.0.0.1:1/nowhere"), "PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "ttt_mlflow", "run", *options]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 4, done.stderr

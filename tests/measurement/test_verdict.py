@@ -70,6 +70,11 @@ def test_a_cpu_run_without_a_fault_is_unjudged() -> None:
     }
 
 
+def test_one_pass_is_one_pass() -> None:
+    verdict = judge(replace(GOOD, passes=1, relative_half_width_pct=None, drift=None))
+    assert verdict.missing["interval"] == "1 complete pass; a confidence interval needs at least two"
+
+
 def test_a_run_without_a_pass_is_unjudged() -> None:
     verdict = judge(replace(GOOD, passes=0, section_s=0.0, relative_half_width_pct=None, drift=None))
     assert (verdict.word, verdict.names, list(verdict.missing)) == ("unjudged", [], ["measurement"])

@@ -109,6 +109,19 @@ def test_the_terminal_summary_of_a_gpu_run(tmp_path: Path) -> None:
     }
 
 
+def test_of_few_passes_the_first_is_compared_with_the_last(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, {})
+    journal.update_metrics({names.DRIFT_PCT: 16.69})
+    assert lines(summary_text(journal, "x"))["drift"] == "16.69 % from the first pass to the last"
+
+
+def test_how_sequences_part_can_be_read(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, {})
+    journal.update_metrics({names.ACCURACY_TOTAL_VARIATION: 0, names.ACCURACY_PARTED_SEQUENCES_PCT: 0})
+    told = "total variation 0, 0 % of the free-running sequences part from float32's"
+    assert lines(summary_text(journal, "x"))["accuracy"] == told
+
+
 def test_a_cpu_run_has_no_lines_for_what_it_did_not_measure(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, CPU, device="cpu", dtype="float32", cuda_graph=False)
     journal.set_status("ok")

@@ -2,6 +2,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,12 +127,28 @@ def test_a_deleted_experiment(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "server"])
+@pytest.mark.parametrize("unknown", ["987654", "abc", "9" * 30])
 def test_an_unknown_experiment(
-    kind: str, request: pytest.FixtureRequest, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+    unknown: str, kind: str, request: pytest.FixtureRequest, make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654")
-    with pytest.raises(BadInput, match="experiment_id=987654: there is no such experiment; set MLFLOW_EXPERIMENT_ID"):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", unknown)
+    with pytest.raises(BadInput, match=f"experiment_id={unknown}: there is no such experiment; set MLFLOW_EXPERIMENT_"):
         begin(make_journal(), request.getfixturevalue(f"{kind}_uri"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "server"])
+def test_a_name_that_the_store_does_not_take(
+    kind: str, request: pytest.FixtureRequest, make_journal: MakeJournal
+) -> None:
+    with pytest.raises(BadInput, match=r"^experiment_name=x{72} … \(cut\): .*500.*; give another name$"):
+        begin(make_journal(), request.getfixturevalue(f"{kind}_uri"), None, "x" * 600)
+
+
+def test_a_name_that_is_longer_than_a_folders_may_be(tmp_path: Path, make_journal: MakeJournal) -> None:
+    uri = f"sqlite:///{tmp_path}/team/mlflow.db"
+    begun = begin(make_journal(), uri, None, "x" * 300)
+    location = MlflowClient(uri).get_experiment(begun.experiment_id).artifact_location
+    assert location == f"{tmp_path}/team/mlruns/{'x' * 100}"
 
 
 def as_json(**fields: Any) -> bytes:

@@ -146,4 +146,4 @@ def test_a_locked_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_text("not a database at all")
-    assert check_writing(f"sqlite:///{path}", None) == f"{path} is not an SQLite database"
+    assert check_writing(f"sqlite:///{path}", None) == f"{path} is not an SQLite database: use another file"

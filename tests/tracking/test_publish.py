@@ -535,7 +535,7 @@ def test_a_path_that_is_no_database(tmp_path: Path, make_journal: MakeJournal) -
     for uri, reason in [
         (f"sqlite:///{tmp_path}/file", "not an SQLite database"),
         (f"sqlite:///{tmp_path}/file/mlflow.db", "not a writable folder"),
-        (f"sqlite:///{tmp_path}", "not a writable file"),
+        (f"sqlite:///{tmp_path}", "is a folder: use a file in it"),
         (f"{tmp_path}/mlruns", "sqlite:///"),
     ]:
         check_failure(make_journal(), uri, reason)

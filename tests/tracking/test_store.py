@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttt_mlflow.errors import BadInput
-from ttt_mlflow.tracking.store import check_place, resolve_tracking_uri
+from ttt_mlflow.tracking.store import NO_STORE, check_place, resolve_destination, resolve_tracking_uri
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,41 @@ def test_a_folder_is_told_what_to_use_instead(uri: str) -> None:
     told = check_place(resolve_tracking_uri(uri))
     assert told
     assert "a folder is not supported as a tracking store: use http://host:port" in told
+
+
+@pytest.mark.parametrize(
+    ("uri", "todo"),
+    [
+        *((uri, "use http://host:port or sqlite:///") for uri in ("./mlruns", "file:/x", ":::", "/tmp/mlruns", " ")),
+        *(
+            (uri, "use a file, as in sqlite:///")
+            for uri in ("sqlite://", "sqlite:///:memory:", "sqlite://[", "sqlite:")
+        ),
+        ("sqlite:////tmp", "use a file in it, as in sqlite:////tmp/mlflow.db"),
+        (f"sqlite:///{__file__}", "is not an SQLite database: use another file"),
+    ],
+)
+def test_a_store_that_can_never_take_a_record_is_no_destination(uri: str, todo: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        resolve_destination(uri)
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"tracking_uri={uri}: ")
+    assert todo in line
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://127.0.0.1:1",
+        "postgresql://127.0.0.1:1/x",
+        "sqlite:////dev/null/mlflow.db",
+        "databricks",
+        "uc:x",
+        NO_STORE,
+    ],
+)
+def test_a_store_that_is_only_away_is_a_destination(uri: str) -> None:
+    assert resolve_destination(uri) == uri
 
 
 @pytest.mark.properties

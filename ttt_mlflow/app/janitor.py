@@ -15,7 +15,7 @@ from ttt_mlflow.app.output import print_error, print_text, progress_lines
 from ttt_mlflow.config import DEFAULT_LOGDIR
 from ttt_mlflow.errors import BadInput, PublishFailed
 from ttt_mlflow.redaction import without_secrets
-from ttt_mlflow.report.text import printable
+from ttt_mlflow.report.text import counted, printable
 
 if TYPE_CHECKING:
     from ttt_mlflow.tracking.query import Store
@@ -73,7 +73,9 @@ def clean(asked: Asked) -> int:
             _print_run(run, here, outcome, text)
     ended = counts["would be ended"] if asked.dry_run else counts["ended"]
     others = "".join(f", {number} {word}" for word in ("left", "left to sync", "refused") if (number := counts[word]))
-    print_text(f"{_runs(ended)} {'would be ended' if asked.dry_run else 'ended'} as killed in {store.place}{others}.")
+    print_text(
+        f"{counted(ended, 'run')} {'would be ended' if asked.dry_run else 'ended'} as killed in {store.place}{others}."
+    )
     return PublishFailed.exit_code if counts["refused"] else 0
 
 
@@ -139,10 +141,6 @@ def _record_of(run: "RunFacts", logdir: Path) -> Path | None:
     """The folder of the run's record, if it is in ``logdir``. Only a run whose id has the right form was found."""
     folder = logdir / run.journal_id
     return folder if run.journal_id and (folder / "status.json").is_file() else None
-
-
-def _runs(number: int) -> str:
-    return "1 run" if number == 1 else f"{number:,} runs"
 
 
 def duration(text: str) -> timedelta:

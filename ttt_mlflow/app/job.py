@@ -1,6 +1,7 @@
 """Carries out the commands that measure, with signals, a parent `mlflow run`, publishing and the exit code."""
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,7 +85,8 @@ def _measure_and_publish(
             if result.failure:
                 show_error(result.failure)
                 exit_code = result.failure.exit_code
-        except Killed as killed:
+        except (Killed, KeyboardInterrupt) as ended:  # the second comes from a model: a signal raises Killed here
+            killed = ended if isinstance(ended, Killed) else Killed(signal.SIGINT)
             record_killed(record, killed)
             print_error(f"Stopped by {killed}; what was measured is recorded.")
             exit_code = killed.exit_code

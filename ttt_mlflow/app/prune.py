@@ -81,7 +81,7 @@ def prune(asked: Asked) -> int:
 def _prune_one(path: Path, asked: Asked, before: datetime, stores: "Stores") -> int:
     """Remove one record, or see that it could be removed. Returns its size. Raises Kept if it is to stay."""
     if _began(path) > before:
-        raise Kept("newer")
+        raise Kept(f"newer than {asked.older_than}")
     journal = Journal(path)
     try:
         if journal.status["status"] == "running" and not journal.abandoned:

@@ -72,13 +72,14 @@ class Publishing:
 
     def start(self) -> None:
         """Start the process that publishes, which imports MLflow. Raises BadInput for an impossible destination."""
-        from ttt_mlflow.tracking.store import check_place, resolve_tracking_uri
+        from ttt_mlflow.tracking.store import check_place, resolve_destination, resolve_tracking_uri
 
         self._limits = self._destination.limits()
         asked = self._destination.tracking_uri or self._experiment_name
         self.uri = resolve_tracking_uri(None if self._parent else self._destination.tracking_uri)
         if self._parent and asked:
             self._choose_destination(self._parent)
+        resolve_destination(self.uri)
         if check_place(self.uri) is None:
             self._process()
 
@@ -151,14 +152,13 @@ class Publishing:
             return
         killed = isinstance(error, Killed)
         asked: dict[str, Any] = {
-            "uri": resolve_tracking_uri(None),
             "candidate": asdict(self._parent.candidate),
             "message": f"stopped by {error}" if killed else str(error),
             "status": "killed" if killed else "error",
         }
         try:
-            left_as_it_is = self._process().ask("reject", self._limits, **asked)
-        except (BadInput, PublishFailed) as failed:  # bad input: the server refuses
+            left_as_it_is = self._process().ask("reject", self._limits, uri=resolve_tracking_uri(None), **asked)
+        except (BadInput, PublishFailed) as failed:  # bad input: the server refuses, or its address is none
             print_error(f"Error: the run {self._parent.candidate.run_id} could not be told: {failed}")
             return
         if killed and not left_as_it_is:

@@ -12,6 +12,7 @@ from ttt_mlflow.redaction import without_secrets
 
 if TYPE_CHECKING:
     from ttt_mlflow.tracking.publish import PublishedRun
+    from ttt_mlflow.tracking.view_states import View
     from ttt_mlflow.tracking.views import Prepared
 
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
@@ -46,7 +47,7 @@ def write_views(tracking_uri: str | None, experiment_name: str | None, update_ru
 
 
 def _print_views(place: str, done: "Prepared") -> None:
-    from ttt_mlflow.tracking.view_states import VIEWS, view_link
+    from ttt_mlflow.tracking.view_states import VIEWS
     from ttt_mlflow.tracking.views import older_runs_note
 
     print_text(f"{done.experiment_name}: written: {', '.join(done.written) or 'nothing, all is up to date'}")
@@ -59,12 +60,20 @@ def _print_views(place: str, done: "Prepared") -> None:
     if not _is_server(place):
         print_text(f"MLflow UI: {ui_command(place)}")
     for view in VIEWS:
-        print_text(f"{view.name}: {view_link(_base(place), done.experiment_id, view)}")
+        for line in _link_lines(view, _base(place), done.experiment_id):
+            print_text(line)
+
+
+def _link_lines(view: "View", base: str, experiment_id: str) -> list[str]:
+    """The links of a view: MLflow shows charts, the table and kernels side by side on pages of their own."""
+    from ttt_mlflow.tracking.view_states import WORDS, view_link
+
+    return [f"{view.name}, {WORDS[mode]}: {view_link(base, experiment_id, view, mode)}" for mode in view.modes]
 
 
 def ui_lines(published: "PublishedRun", kind: str) -> list[str]:
     """Where a run and others like it are seen: links, and for a file the command that opens the UI."""
-    from ttt_mlflow.tracking.view_states import OF_KIND, WORDS, view_link
+    from ttt_mlflow.tracking.view_states import OF_KIND
 
     place, base = published.tracking_uri, _base(published.tracking_uri)
     run_url = published.run_url or run_link(published.tracking_uri, published.experiment_id, published.run_id)
@@ -73,9 +82,7 @@ def ui_lines(published: "PublishedRun", kind: str) -> list[str]:
         lines.append(f"This run: {run_url}")
     view = OF_KIND.get(kind)
     if view and published.has_views:
-        lines += [
-            f"{view.name}, {WORDS[mode]}: {view_link(base, published.experiment_id, view, mode)}" for mode in view.modes
-        ]
+        lines += _link_lines(view, base, published.experiment_id)
     return lines
 
 

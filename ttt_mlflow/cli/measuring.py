@@ -75,7 +75,7 @@ def run_command(
     publish_seconds: str | None,
     **options: str | None,
 ) -> None:
-    """Measure one decode configuration and record it as one MLflow run."""
+    """Measure one configuration, decode or prefill, and record it as one MLflow run."""
     place = (logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
     destination = Destination(*place, publish_patience, publish_seconds)
     context.exit(job.execute(lambda: arguments.parse_run(options, no_cg, context.args), destination))

@@ -171,14 +171,15 @@ def _of_the_measurement(evidence: Evidence, limit: Thresholds) -> Iterator[Answe
         yield Missing("end", "the measurement ended early")
     yield from _section_length(evidence.section_s, limit)
     widest = max(limit.half_width_pct, evidence.precision_pct)
+    complete = f"{evidence.passes} complete pass{'' if evidence.passes == 1 else 'es'}"
     if evidence.relative_half_width_pct is None:
-        yield Missing("interval", f"{evidence.passes} complete passes; a confidence interval needs at least two")
+        yield Missing("interval", f"{complete}; a confidence interval needs at least two")
     elif evidence.relative_half_width_pct > widest:
         half_width = significant(evidence.relative_half_width_pct, 3)
         yield Finding("wide_interval", f"±{half_width} %, at most ±{widest:g} % is allowed")
     drift = evidence.drift
     if drift is None:
-        yield Missing("drift", f"{evidence.passes} complete passes; drift needs at least {ACROSS_LEAST}")
+        yield Missing("drift", f"{complete}; drift needs at least {ACROSS_LEAST}")
     elif abs(drift.pct) <= limit.drift_pct:
         return  # noise or not, it is too small to matter
     elif drift.p_value is None:

@@ -135,7 +135,9 @@ def _leave_out(entries: list[KernelEntry], batches: tuple[int, ...], notices: li
     """Say which batches are left out for kernels that do not take them. Refuses kernels that take none of them."""
     limited: dict[int, list[KernelEntry]] = {}
     for entry in entries:
-        if entry.mode == "decode" and (largest := entry.largest_batch()) is not None:
+        asking = f"kernels={entry.name}: the largest batch that it takes"
+        largest = answer_of(package_of(entry.name), asking, partial(_largest, entry))
+        if entry.mode == "decode" and largest is not None:
             limited.setdefault(largest, []).append(entry)
     for largest, those in limited.items():
         left_out = [batch for batch in batches if batch > largest]
@@ -147,6 +149,13 @@ def _leave_out(entries: list[KernelEntry], batches: tuple[int, ...], notices: li
             )
         if left_out:
             notices.append(f"batches: {as_text(tuple(left_out))} left out for {which}: they take up to {largest}")
+
+
+def _largest(entry: KernelEntry) -> int | None:
+    largest = entry.largest_batch()
+    if largest is not None and largest < 1:
+        raise ValueError(f"largest_batch returns {largest}")
+    return largest
 
 
 def _check_kernels(entries: list[KernelEntry], device: str, dtype: str) -> None:

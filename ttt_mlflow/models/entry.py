@@ -101,7 +101,7 @@ class ModelEntry:
     ``period``: decode steps after which the pattern of costs repeats; 1 if all steps cost the same. Drift within a pass
     is tested over whole periods, and warm-up passes and profiles have whole periods. ``cost_grows`` marks a model whose
     steps cost more with the position, as with a KV cache. Its passes are not tested for drift within them.
-    Raises ValueError for a name that cannot be shown, and for a period below 1.
+    Raises ValueError for a name that cannot be shown, and for a period or a multiple below 1.
     """
 
     name: str
@@ -130,6 +130,8 @@ class ModelEntry:
             raise ValueError(f"model {self.name!r}: a name is a text in one line")
         if self.period < 1:
             raise ValueError(f"model {self.name!r}: period={self.period}: not allowed; it takes 1 or more decode steps")
+        if self.prefill_multiple is not None and self.prefill_multiple < 1:
+            raise ValueError(f"model {self.name!r}: prefill_multiple={self.prefill_multiple}: not allowed; 1 or more")
 
 
 class Decoder(Protocol):

@@ -1,10 +1,10 @@
 """The raw results of a micro-benchmark. The table and the charts are derived from them."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ttt_mlflow.errors import DamagedRecord
 from ttt_mlflow.names import GPU_MATMUL_TFLOPS, GPU_READ_GB_PER_S
@@ -12,6 +12,8 @@ from ttt_mlflow.names import GPU_MATMUL_TFLOPS, GPU_READ_GB_PER_S
 MATRIX_DTYPES = ("float16", "bfloat16")  # to which the measured matrix rate applies
 
 Status = Literal["ok", "oom", "error"]
+# Of a step, generously: a picosecond and eleven days. A comparison computes with logarithms and squares of them.
+Microseconds = Annotated[float, Field(ge=1e-6, le=1e12)]
 
 
 class KernelResult(BaseModel):
@@ -51,7 +53,7 @@ class CellResult(BaseModel):
     promptlen: int | None = None
     status: Status = "ok"
     message: str | None = None
-    us: list[float] = []
+    us: list[Microseconds] = []
     launches: int | None = None
     copies: int | None = None
     copy_bytes: int | None = None

@@ -8,6 +8,10 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.names import ARTIFACT_PASSES
 from ttt_mlflow.record.recorded_run import RecordedRun, read_object
 
+# of a pass, generously: a nanosecond and thirty years. Other numbers are no measurement, and a comparison computes with
+# their logarithms and squares
+SHORTEST_MS, LONGEST_MS, MOST_TOKENS = 1e-6, 1e12, 1e18
+
 
 @dataclass(frozen=True)
 class TimedPass:
@@ -60,4 +64,8 @@ def _rates(run: RecordedRun, passes: dict[str, Any]) -> Iterator[tuple[float, in
     if tokens is None:  # an older record, or a run that ended before its passes
         tokens = config["batch"] * (config["genlen"] if config["mode"] == "decode" else config["promptlen"])
     timed = zip(passes.get("repeat_total_ms", []), passes.get("repeat_complete", []), strict=True)
-    yield from ((1e3 * tokens / ms, place) for place, (ms, complete) in enumerate(timed) if complete)
+    for place, (ms, complete) in enumerate(timed):
+        if complete:
+            if not SHORTEST_MS <= ms <= LONGEST_MS or not 0 < tokens <= MOST_TOKENS:
+                raise ValueError(f"{tokens} tokens in {ms} ms")
+            yield 1e3 * tokens / ms, place

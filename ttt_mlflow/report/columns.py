@@ -204,9 +204,9 @@ def verdict_text(row: RunRow) -> str:
 
 
 def typed(text: str) -> str | int | float | bool:
-    """The text of a parameter as the number or the truth value that it is."""
+    """The text of a parameter as the number or the truth value that it is. What no float can hold stays a text."""
     if text in ("true", "false"):
         return text == "true"
-    if not NUMBER.fullmatch(text):
+    if not NUMBER.fullmatch(text) or not math.isfinite(value := float(text)):
         return text
-    return int(text) if text.lstrip("+-").isdecimal() else float(text)
+    return int(text) if text.lstrip("+-").isdecimal() else value

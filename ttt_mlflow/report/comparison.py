@@ -65,7 +65,11 @@ class Beside:
 
     @property
     def change_pct(self) -> float | None:
-        return 100 * (self.candidate / self.baseline - 1) if self.baseline and self.candidate is not None else None
+        """None also of numbers so far apart that no float holds it."""
+        if not self.baseline or self.candidate is None:
+            return None
+        change = 100 * (self.candidate / self.baseline - 1)
+        return change if math.isfinite(change) else None
 
     @property
     def word(self) -> str:

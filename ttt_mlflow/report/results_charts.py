@@ -223,7 +223,7 @@ def _round_numbers(values: Sequence[float], fit: Callable[[Sequence[float]], boo
     found: list[float] = []
     for steps in ((1, 2, 5), (1, 3), (1,)):
         every = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
-        found = [tick for tick in every if min(values) / 1.5 <= tick <= max(values) * 1.5]
+        found = [tick for tick in every if min(values) / 1.5 <= tick <= max(values) * 1.5 and math.isfinite(tick)]
         if fit(found):
             break
     return found

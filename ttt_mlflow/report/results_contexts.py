@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ttt_mlflow import names
+from ttt_mlflow.record.derived import whole_number
 from ttt_mlflow.record.sweep_file import DOES_NOT_FIT
 from ttt_mlflow.report.crossings import Crossing, crossing_of, level, tokens_text
 from ttt_mlflow.report.results import GPU, Cell, Grid, Placed, Results, Series, State
@@ -119,12 +120,10 @@ def _placed(grid: Grid) -> Iterator[tuple[Placed, float]]:
 
 def context_of(kind: str, facts: Mapping[str, str]) -> float | None:
     """The context of runs with these facts; None if their lengths are not known."""
-    prompt, steps = (facts.get(name, "") for name in LENGTHS)
-    if not (prompt.isascii() and prompt.isdecimal()):
-        return None
-    if kind == "prefill":
-        return float(prompt)
-    return int(prompt) + (int(steps) - 1) / 2 if steps.isascii() and steps.isdecimal() else None
+    prompt, steps = (whole_number(facts.get(name, "")) for name in LENGTHS)
+    if prompt is None or kind == "prefill":
+        return prompt
+    return None if steps is None else prompt + (steps - 1) / 2
 
 
 def _rank(cell: Cell) -> tuple[int, float]:

@@ -10,6 +10,7 @@ from ttt_mlflow import names
 from ttt_mlflow.config import as_text
 from ttt_mlflow.config.numbers import LARGEST
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.record.derived import whole_number
 from ttt_mlflow.record.run_row import RunRow
 from ttt_mlflow.record.sweep_file import DOES_NOT_FIT, SweepCell, SweepFile
 from ttt_mlflow.report.columns import THROUGHPUT, verdict_text
@@ -173,7 +174,7 @@ def _place_of_run(row: RunRow, set_index: int) -> Placed | None:
 
 def _is_batch(text: str) -> bool:
     """Whether it can be one; a run that was refused keeps what was asked for, such as 0."""
-    return text.isascii() and text.isdecimal() and len(text) <= len(str(LARGEST)) and 1 <= int(text) <= LARGEST
+    return 1 <= (whole_number(text) or 0) <= LARGEST
 
 
 def _place_of_cell(cell: SweepCell, set_index: int) -> Placed | None:

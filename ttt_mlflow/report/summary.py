@@ -101,7 +101,7 @@ LISTED: dict[str, dict[Metric, str]] = {
         names.ACCURACY_DIFFERING_TOKENS_PCT: "{} % of the greedy tokens differ from float32",
         names.ACCURACY_LOGITS_ERROR: "logits' error {}",
         names.ACCURACY_TOTAL_VARIATION: "total variation {}",
-        names.ACCURACY_PARTED_SEQUENCES_PCT: "free-running, {} % of the sequences part",
+        names.ACCURACY_PARTED_SEQUENCES_PCT: "{} % of the free-running sequences part from float32's",
         names.ACCURACY_FIRST_DIFFERENCE: "the first at token {}",
         names.ACCURACY_SEQUENCES: "{} sequences",
         names.ACCURACY_POSITIONS: "{} positions each",
@@ -110,7 +110,7 @@ LISTED: dict[str, dict[Metric, str]] = {
         names.ACCURACY_YARDSTICK_DIFFERING_TOKENS_PCT: "{} % of the greedy tokens differ from float32",
         names.ACCURACY_YARDSTICK_LOGITS_ERROR: "logits' error {}",
         names.ACCURACY_YARDSTICK_TOTAL_VARIATION: "total variation {}",
-        names.ACCURACY_YARDSTICK_PARTED_SEQUENCES_PCT: "free-running, {} % of the sequences part",
+        names.ACCURACY_YARDSTICK_PARTED_SEQUENCES_PCT: "{} % of the free-running sequences part from float32's",
         names.ACCURACY_YARDSTICK_FIRST_DIFFERENCE: "the first at token {}",
     },
     "eager decode": {
@@ -262,8 +262,9 @@ def _words(meanings: Mapping[str, str], reason: str | None) -> list[str]:
 
 
 def _drift_row(metrics: MetricValues) -> str:
-    """Drift from the first third to the last, if it was tested."""
-    across = _present(metrics, {names.DRIFT_PCT: "{} % from the first third of the passes to the last"})
+    """Drift from the first third to the last, if it was tested; without a p-value, of few passes, from the first."""
+    first = "first third of the passes" if names.DRIFT_P_VALUE.name in metrics else "first pass"
+    across = _present(metrics, {names.DRIFT_PCT: f"{{}} % from the {first} to the last"})
     across += _present(metrics, {names.DRIFT_P_VALUE: "(p {})"})
     within = _present(metrics, {names.DRIFT_WITHIN_PASS_PCT: "{} % within a pass"})
     within += _present(metrics, {names.DRIFT_WITHIN_PASS_P_VALUE: "(p {})"})

@@ -5,7 +5,6 @@ The rule is written down in docs/sweep.md, and only orders the runs of a sweep. 
 
 from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown, known_ceilings
 from ttt_mlflow.measurement.roofline import floor_ms
-from ttt_mlflow.plugins import answer_of
 from ttt_mlflow.run.plan import Plan
 
 # Of ttt-1b at batch 1 on an H200: 1.515 ms a step, of which 0.59 ms are the roofline time of its 171 stages. The rest
@@ -29,13 +28,12 @@ def launch_bound(plan: Plan) -> str | None:
 
 def _us_per_stage(plan: Plan) -> float | None:
     """The mean roofline time of a stage, each execution counted; None where the ceilings or the work are not known."""
-    work = plan.entry.work
-    if work is None or plan.device.type != "cuda":
+    if plan.entry.work is None or plan.device.type != "cuda":
         return None
     try:
         ceilings = known_ceilings(plan.device)
     except CeilingsUnknown:
         return None
-    stages = answer_of(plan.package, "the work of a step", lambda: list(work(plan.request, plan.workload)))
+    stages = plan.stages("the work of a step") or []
     count = sum(stage.count for stage in stages)
     return 1e3 * floor_ms(stages, ceilings) / count if count else None

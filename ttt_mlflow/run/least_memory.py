@@ -21,8 +21,14 @@ def least_host_bytes(plan: Plan) -> int:
     kept = plan.entry.kept_bytes
     if kept is None or plan.device.type != "cpu":
         return prompt + stamps
-    model = answer_of(plan.package, "the memory of the model", lambda: int(kept(plan.request, plan.workload)))
+    model = answer_of(plan.package, "the memory of the model", lambda: _as_bytes(kept(plan.request, plan.workload)))
     return prompt + stamps + model
+
+
+def _as_bytes(answer: float) -> int:
+    if answer < 0:
+        raise ValueError(f"kept_bytes returns {answer}")
+    return int(answer)
 
 
 def refuse_beyond_memory(what: str, needed: int) -> None:

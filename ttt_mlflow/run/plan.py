@@ -3,6 +3,8 @@
 An explicit value is used or refused. A default that is not available on this machine is replaced, with a notice.
 """
 
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,14 +12,15 @@ from torch.profiler import ProfilerActivity
 
 from ttt_mlflow.config import MicroConfig, RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.measurement.roofline import total_bytes, total_flops
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import find_model, package_of
-from ttt_mlflow.plugins import answer_of
+from ttt_mlflow.plugins import Value, answer_of
 from ttt_mlflow.profilers.nsys import Nsys, NsysOptions, find_nsys, importer_fault
 from ttt_mlflow.run.caches import check_compiler_cache, choose_kernel_cache
 from ttt_mlflow.run.machine import choose_device, interpreting, missing_cxx_compiler
 from ttt_mlflow.run.reserve import sizes_at_start
-from ttt_mlflow.workload import Workload
+from ttt_mlflow.workload import Stage, Workload
 
 DEFAULT_INNER_NET = "mlp_1_dual_triton"
 DEFAULT_INNER_NET_CPU = "mlp_1_dual"
@@ -49,6 +52,29 @@ class Plan:
         """The disk space that the run reserves before it builds the model; see :mod:`ttt_mlflow.run.reserve`."""
         return sizes_at_start(self.used)
 
+    def stages(self, question: str) -> list[Stage] | None:
+        """The work of a step (in prefill mode, the prompt), as the model counts it; None if it does not.
+
+        question: what the work is asked for. Raises BadInput with it if the model cannot answer.
+        """
+        work = self.entry.work
+        if work is None:
+            return None
+        return answer_of(self.package, question, lambda: _stages(work(self.request, self.workload)))
+
+
+def _stages(answer: object) -> list[Stage]:
+    """``answer`` if it is a list of stages whose sums are numbers too. Raises ValueError or TypeError otherwise."""
+    if not isinstance(answer, Iterable):
+        raise TypeError(f"work returns {type(answer).__name__}, not a list of Stage")
+    stages = list(answer)
+    for stage in stages:
+        if not isinstance(stage, Stage):
+            raise TypeError(f"work returns {type(stage).__name__} in its list, not Stage")
+    if not (math.isfinite(total_bytes(stages)) and math.isfinite(total_flops(stages))):
+        raise ValueError("the bytes or operations of all stages together are not finite")
+    return stages
+
 
 def make_plan(asked: RunConfig) -> Plan:
     """Choose for this machine what ``asked`` leaves open. Raises BadInput for what is not possible here."""
@@ -56,9 +82,8 @@ def make_plan(asked: RunConfig) -> Plan:
     entry = find_model(asked.model_name)
     check_nsys_options(asked)
     _check_what_the_model_takes(asked, entry)
-    package, question = package_of(entry.name), f"model_name={asked.model_name}"
-    if missing := answer_of(package, question, entry.missing):
-        raise BadInput(f"{question}: {missing}")
+    if missing := _answer(entry, entry.missing):
+        raise BadInput(f"model_name={asked.model_name}: {missing}")
     device = _device(asked, entry, notices)
     nsys = _profilers(asked, device, notices)
     inner_net = _inner_net(asked, entry, device, notices)
@@ -78,7 +103,7 @@ def make_plan(asked: RunConfig) -> Plan:
         workload,
     )
     request = replace(request, decode_path=asked.decode_path or _decode_path(asked, entry, request))
-    answer_of(package, question, lambda: entry.check(request))
+    _answer(entry, lambda: entry.check(request))
     used = asked.model_copy(
         update={
             "device": device,
@@ -230,8 +255,24 @@ def _decode_path(asked: RunConfig, entry: ModelEntry, request: ModelRequest) -> 
         return None
     if asked.cuda_graph is False:
         return entry.decode_paths[0]
-    usual = replace(request, decode_path=entry.usual_path(request) or entry.decode_paths[0])
-    return usual.decode_path if not asked.use_compile or entry.compiles(usual) else entry.decode_paths[0]
+    usual = replace(request, decode_path=_answer(entry, lambda: _usual_path(entry, request)))
+    return usual.decode_path if not asked.use_compile or _compiles(entry, usual) else entry.decode_paths[0]
+
+
+def _usual_path(entry: ModelEntry, request: ModelRequest) -> str:
+    path = entry.usual_path(request) or entry.decode_paths[0]
+    if path not in entry.decode_paths:
+        raise ValueError(f"usual_path returns {path!r}, which is none of its decode paths")
+    return path
+
+
+def _compiles(entry: ModelEntry, request: ModelRequest) -> bool:
+    return _answer(entry, lambda: bool(entry.compiles(request)))
+
+
+def _answer(entry: ModelEntry, action: Callable[[], Value]) -> Value:
+    """What the model ``entry`` says about itself. Raises BadInput that names its package if it cannot."""
+    return answer_of(package_of(entry.name), f"model_name={entry.name}", action)
 
 
 def _use_compile(asked: RunConfig, entry: ModelEntry, request: ModelRequest, notices: list[str]) -> bool:
@@ -240,7 +281,7 @@ def _use_compile(asked: RunConfig, entry: ModelEntry, request: ModelRequest, not
         obstacle = "processing the prompt is not compiled"
     elif entry.own_generation:
         obstacle = f"{entry.name} decodes with its own generation code"
-    elif not entry.compiles(request):
+    elif not _compiles(entry, request):
         obstacle = (
             f"decode_path={request.decode_path}: the step has kernels alone, which torch.compile leaves as they are"
         )

@@ -69,8 +69,9 @@ def predict_memory(plan: Plan) -> Prediction | None:
         return None
     execution = Execution(bool(used.use_compile), bool(used.cuda_graph))
     question = "what the model allocates"
-    made = answer_of(plan.package, question, lambda: declared(plan.request, plan.workload, execution))
-    allocator, at_peak = replay(made)
+    allocator, at_peak = answer_of(
+        plan.package, question, lambda: replay(declared(plan.request, plan.workload, execution))
+    )
     context = CONTEXT_BYTES + (GRAPH_BYTES if used.cuda_graph else 0)
     parts = [(kind, at_peak[kind]) for kind in KINDS]
     parts += [(CACHED, allocator.peak_reserved - allocator.peak_allocated), (CONTEXT, context)]
@@ -155,14 +156,13 @@ def expected_seconds(plan: Plan) -> float | None:
 
 def expected_pass_s(plan: Plan) -> float | None:
     """The time of a timed pass, from the roofline. None if the GPU's ceilings are not known, and on a CPU."""
-    work = plan.entry.work
-    if work is None or plan.device.type != "cuda":
+    if plan.entry.work is None or plan.device.type != "cuda":
         return None
     try:
         ceilings = known_ceilings(plan.device)
     except CeilingsUnknown:
         return None
-    stages = answer_of(plan.package, "the work of a step", lambda: list(work(plan.request, plan.workload)))
+    stages = plan.stages("the work of a step") or []
     return steps_per_pass(plan.used) * floor_ms(stages, ceilings) / 1e3 / SHARE_OF_ROOFLINE
 
 

@@ -12,7 +12,6 @@ from ttt_mlflow.errors import BadInput, one_line
 from ttt_mlflow.measurement.roofline import PartWork, by_part, floor_ms, total_bytes, total_flops
 from ttt_mlflow.measurement.verdict import Verdict
 from ttt_mlflow.names import Artifact, Metrics, Series
-from ttt_mlflow.plugins import answer_of
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.room import UNWRITABLE
 from ttt_mlflow.report.clocks_chart import clocks_png
@@ -23,7 +22,6 @@ from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.telemetry import samples
 from ttt_mlflow.telemetry.processes import processes_csv
 from ttt_mlflow.telemetry.sampler import NvmlSampler
-from ttt_mlflow.workload import Stage
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +104,14 @@ def record_roofline(
     ``measured_ms`` is the mean measured time. Writes the parts and, if the ceilings and a measured time are known, the
     chart. A warning says why ceilings are missing.
     """
-    if plan.entry.work is None:
-        return Roofline()
     try:
-        stages, metrics = answer_of(plan.package, "the roofline is not recorded", lambda: _counted(plan))
+        stages = plan.stages("the roofline is not recorded")
     except BadInput as error:
         reporter.warn(str(error))
         return Roofline()
+    if stages is None:
+        return Roofline()
+    metrics: Metrics = {names.MIN_BYTES_PER_STEP: total_bytes(stages), names.FLOPS_PER_STEP: total_flops(stages)}
     ceilings = found.ceilings
     if found.missing:
         reporter.warn(f"{names.ROOFLINE_MS.name} and {names.ROOFLINE_PCT.name} are not recorded: {found.missing}")
@@ -127,9 +126,3 @@ def record_roofline(
         name = plan.used.run_name
         record_optional(record, reporter, names.ARTIFACT_ROOFLINE_STEP, lambda: roofline_png(parts, measured_ms, name))
     return Roofline(metrics, tuple(parts))
-
-
-def _counted(plan: Plan) -> tuple[list[Stage], Metrics]:
-    assert plan.entry.work
-    stages = list(plan.entry.work(plan.request, plan.workload))
-    return stages, {names.MIN_BYTES_PER_STEP: total_bytes(stages), names.FLOPS_PER_STEP: total_flops(stages)}

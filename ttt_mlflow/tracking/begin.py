@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+LONGEST_ID = 19  # digits of a 64-bit number; databases break with longer ones
 PUBLISHING_S = 3600.0  # how long a run that is only published may take
 
 
@@ -146,6 +147,8 @@ def _made(client: "MlflowClient", journal: Journal, tags: dict[str, str]) -> "Ru
     target = journal.target
     name, experiment_id = target["experiment_name"], target["experiment_id"]
     found = experiment_named(client, name) if name else str(experiment_id)
+    if not name and found.isdecimal() and len(found) > LONGEST_ID:
+        raise UnusableExperiment(unknown_text(f"experiment_id={found}"))
     source = {"mlflow.user": user_name(), "mlflow.source.name": "ttt-mlflow", "mlflow.source.type": "LOCAL"}
     try:
         return client.create_run(
@@ -161,7 +164,9 @@ def _made(client: "MlflowClient", journal: Journal, tags: dict[str, str]) -> "Ru
             raise UnusableExperiment(deleted_text(asked, found)) from error
         if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not name:
             raise UnusableExperiment(unknown_text(asked)) from error
-        if not name and why_refused(error):  # a server that permits nothing in it does not tell that it is not there
+        # invalid may be the id or something else; a server that permits nothing in an experiment does not tell that
+        # it is not there
+        if not name and (error.error_code == "INVALID_PARAMETER_VALUE" or why_refused(error)):
             refuse_unusable(client, found)
         raise
 

@@ -43,7 +43,12 @@ QUIET = {
 NO_REDIRECTS = {"MLFLOW_ALLOW_HTTP_REDIRECTS": "false"}
 REDIRECTED = re.compile(r"failed with error code (30[1-8])\b")
 KEEPS_THE_REQUEST = ("307", "308")  # after another redirect, a POST becomes a GET
+# Of the single runs of a comparison, which publishes them itself. Every version since 0.1 keeps the record of a run
+# with it, without importing MLflow.
+NO_STORE = "file:///dev/null/ttt-mlflow-ab"
 CUT = " … (cut)"
+SHOWN = 80  # characters of an experiment's name in a message
+FOLDER_NAME = 100  # characters; a file system takes 255 bytes
 DATABRICKS = "databricks"  # the workspace that the environment or a profile names; with a profile it is a URI
 
 
@@ -71,6 +76,14 @@ def resolve_tracking_uri(explicit: str | None) -> str:
     relative = re.fullmatch(r"sqlite:///([^/:?][^?]*)(.*)", uri, re.DOTALL)
     file = sqlite_file(uri)
     return f"{sqlite_uri(file)}{relative[2]}" if relative and file else uri
+
+
+def resolve_destination(explicit: str | None) -> str:
+    """The same for what is to be measured or sent. Raises BadInput also for a store that can never take a record."""
+    uri = resolve_tracking_uri(explicit)
+    if uri != NO_STORE and (reason := why_never(uri)):
+        raise BadInput(f"tracking_uri={without_secrets(uri)}: {reason}")
+    return uri
 
 
 def _unset_empty_variables() -> None:
@@ -114,9 +127,15 @@ def _plugin_schemes() -> set[str]:
 
 def check_tracking(uri: str) -> str | None:
     """Check within seconds whether ``uri`` accepts records. Returns None, or the reason in one line."""
-    if urlsplit(uri).scheme in ("http", "https"):
+    if _scheme(uri) in ("http", "https"):
         return _check_server(uri)
     return check_place(uri)
+
+
+def _scheme(uri: str) -> str:
+    """In small letters and without the name of a driver; empty for the path of a folder."""
+    found = re.match(r"([a-z][a-z0-9.-]*)(\+[^:/]*)?:", uri, re.IGNORECASE)
+    return found[1].lower() if found else ""
 
 
 def is_databricks(uri: str) -> bool:
@@ -136,16 +155,34 @@ def check_workspace(uri: str) -> str | None:
 
 def check_place(uri: str) -> str | None:
     """The same without a request to a server, and without MLflow."""
-    if is_databricks(uri):
-        return None
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme == "sqlite":
-        return _check_sqlite(sqlite_file(uri) or Path(uri.partition(":///")[2]))
-    if scheme in DATABASE_PORTS:
-        return _check_database(uri, DATABASE_PORTS[scheme])
-    if scheme in ("", "file"):
+    if reason := why_never(uri):
+        return reason
+    if path := sqlite_file(uri):
+        return _check_sqlite(path)
+    scheme = _scheme(uri)
+    return _check_database(uri, DATABASE_PORTS[scheme]) if scheme in DATABASE_PORTS else None
+
+
+def why_never(uri: str) -> str | None:
+    """Why ``uri`` cannot take a record, now or later, and what to use instead. None also for a store that is away.
+
+    A store of an MLflow plug-in, and Databricks, cannot be checked without using it.
+    """
+    scheme = _scheme(uri)
+    if scheme in ("", "file") and not is_databricks(uri):
         return "a folder is not supported as a tracking store: use http://host:port or sqlite:///path/mlflow.db"
-    return None  # a store of an MLflow plug-in, or Databricks: it cannot be checked without using it
+    if scheme != "sqlite":
+        return None
+    path = sqlite_file(uri)
+    if path is None:
+        return "a database in memory ends with its process: use a file, as in sqlite:///path/mlflow.db"
+    if path.is_dir():
+        return f"{path} is a folder: use a file in it, as in {sqlite_uri(path / 'mlflow.db')}"
+    if path.is_file() and os.access(path, os.R_OK):
+        with path.open("rb") as file:
+            if file.read(16) not in (b"", b"SQLite format 3\0"):
+                return f"{path} is not an SQLite database: use another file"
+    return None
 
 
 def clipped(text: str, limit: int) -> str:
@@ -180,7 +217,8 @@ def client_for_reading(uri: str) -> Iterator["MlflowClient"]:
 def experiment_named(client: "MlflowClient", name: str) -> str:
     """The id of the experiment ``name``. It is created if it does not exist.
 
-    Raises :class:`UnusableExperiment` for one that was deleted: no other can get its name while it is in the trash.
+    Raises :class:`UnusableExperiment` for a name that the store does not take, and for an experiment that was deleted:
+    no other can get its name while it is in the trash.
     """
     from mlflow.exceptions import MlflowException
 
@@ -191,6 +229,9 @@ def experiment_named(client: "MlflowClient", name: str) -> str:
         try:
             return str(client.create_experiment(name, _artifacts_beside(client.tracking_uri, name)))
         except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                asked = f"experiment_name={clipped(name, SHOWN)}"
+                raise UnusableExperiment(f"{asked}: {explain(error)}; give another name") from error
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             experiment = client.get_experiment_by_name(name)  # another run created it first
@@ -206,7 +247,7 @@ def refuse_unusable(client: "MlflowClient", experiment_id: str) -> None:
     try:
         experiment = client.get_experiment(experiment_id)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # invalid: what is no number
             raise UnusableExperiment(unknown_text(asked)) from error
         raise
     if experiment.lifecycle_stage == "deleted":
@@ -235,7 +276,7 @@ def _artifacts_beside(uri: str, name: str) -> str | None:
     path = sqlite_file(uri)
     if path is None or path.parent == Path.cwd():
         return None
-    return f"{path.parent}/mlruns/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"
+    return f"{path.parent}/mlruns/{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:FOLDER_NAME]}"
 
 
 def missing_database(uri: str) -> str | None:
@@ -280,9 +321,7 @@ def _check_sqlite(path: Path) -> str | None:
         return None
     if not path.is_file() or not os.access(path, os.W_OK):
         return f"{path} is not a writable file"
-    with path.open("rb") as file:
-        start = file.read(16)
-    return None if start in (b"", b"SQLite format 3\0") else f"{path} is not an SQLite database"
+    return None
 
 
 def _check_database(uri: str, default_port: int) -> str | None:

@@ -33,7 +33,7 @@ from ttt_mlflow.tracking.store import (
     explain,
     known_errors,
     quiet_loggers,
-    resolve_tracking_uri,
+    resolve_destination,
     settings,
 )
 from ttt_mlflow.tracking.views import prepare_if_new
@@ -92,7 +92,7 @@ def sync(
     """
     found = find_journals(path)
     named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    one_by_one = _Sync(resolve_tracking_uri(named) if named else None, tracking_uri is not None, verify)
+    one_by_one = _Sync(resolve_destination(named) if named else None, tracking_uri is not None, verify)
     if not verify:
         one_by_one.look_up(found.journals)
     one_by_one.count_configurations(found.journals)

@@ -17,7 +17,7 @@ from ttt_mlflow.cli import cli
 __all__ = ["_own_folder_and_environment", "sqlite_uri"]
 
 FAKE = Path(__file__).with_name("fake_main.py")
-NOWHERE = "file:///nowhere"  # a store that is refused at once, so that nothing is published
+NOWHERE = "postgresql://127.0.0.1:1/nowhere"  # nothing answers there, so that nothing is published
 NO_SIGNATURE = ["-c", "user.name=a test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
 
 

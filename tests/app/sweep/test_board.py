@@ -227,6 +227,7 @@ def test_a_dry_run_shows_memory_and_time() -> None:
     assert "skipped: not installed" in text
     assert "3 runs to measure, 2 min one after the other" in text
     assert f"ttt.sweep_id {table.sweep_id}" in text
+    assert "  1 run to measure" in dry_run_text(table, table.states[:1])
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(40.4, "40 s"), (720, "12 min"), (12600, "3.5 h")])

@@ -130,7 +130,7 @@ def test_a_server_that_is_lost_costs_nothing_and_the_same_command_publishes(serv
         words = ("--batch=1,2", f"--tracking-uri={lost.uri}", "--experiment-name=lost at first")
         first = sweep(*words)
         assert first.exit_code == 4, first.output
-        assert "2 runs are not published; `ttt-mlflow sync" in first.stderr
+        assert "3 records are not published; publish later with: ttt-mlflow sync" in first.stderr
         kept = find_journals("ttt_runs").journals
         assert [journal.status["status"] for journal in kept] == ["ok"] * 3
         lost.decide = lambda method, path: None

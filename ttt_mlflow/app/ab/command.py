@@ -83,7 +83,7 @@ class _Ab:
     """One comparison, and what its steps share."""
 
     def __init__(self, asked: AskedAb, check: Callable[[Sequence[str]], object], signals: SignalHandler) -> None:
-        from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri
+        from ttt_mlflow.tracking.store import check_tracking, resolve_destination
 
         self.asked, self.signals = asked, signals
         asked.destination.limits()  # refused now, and not after all runs
@@ -93,7 +93,7 @@ class _Ab:
         sides = {BASELINE: asked.config.baseline, CANDIDATE: asked.config.candidate}
         self.sources = [find_source(name, texts[0]) for name, texts in sides.items()]
         self.logdir = Path(asked.destination.logdir).absolute()
-        self.uri = resolve_tracking_uri(asked.destination.tracking_uri)
+        self.uri = resolve_destination(asked.destination.tracking_uri)
         if reason := check_tracking(self.uri):
             print_error(f"Warning: tracking_uri={without_secrets(self.uri)}: cannot be reached ({reason})")
             print_error(f"Warning: the runs are kept in {self.logdir}; `{self._sync_command()}` publishes them later")

@@ -21,6 +21,7 @@ from ttt_mlflow.record.finding import Found, find_journals
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.passes import throughputs
 from ttt_mlflow.record.recorded_run import LocalRun
+from ttt_mlflow.tracking.store import NO_STORE
 
 BASELINE, CANDIDATE = "baseline", "candidate"
 ORDER = (BASELINE, CANDIDATE, CANDIDATE, BASELINE)  # a drift of the GPU that is linear falls on both sides alike
@@ -32,8 +33,6 @@ SHORT_RUN = {"max_seconds": "4", "thresholds": "half_width_pct=100"}
 # Options of the run that only fills caches. The last ones are added where the user asked for a profile.
 WARM_RUN = {"warmup": "0", "repeats": "1"}
 NO_PROFILE = {"profile": "none", "nsys_args": "auto", "nsys_export": "none", "retry_invalid": "0"}
-# Every version since 0.1 refuses this store at once, without importing MLflow, and keeps its record.
-NO_STORE = "file:///dev/null/ttt-mlflow-ab"
 MEASURED = (0, PublishFailed.exit_code)
 
 

@@ -37,7 +37,7 @@ from ttt_mlflow.telemetry.gpus import Gpu
 from ttt_mlflow.telemetry.siblings import gpu_faults
 from ttt_mlflow.tracking.later import sync_command
 from ttt_mlflow.tracking.own_run import note_target
-from ttt_mlflow.tracking.store import check_tracking, resolve_tracking_uri
+from ttt_mlflow.tracking.store import check_tracking, resolve_destination
 
 OFFER = "`ttt-mlflow sweep --exclusive` measures launch-bound runs alone on the host"
 
@@ -137,7 +137,7 @@ class _Neighbors:
 
     def _store(self) -> str:
         """Where the runs will go. Raises BadInput, before anything is measured, for what is no store."""
-        uri = resolve_tracking_uri(self.destination.tracking_uri)
+        uri = resolve_destination(self.destination.tracking_uri)
         if reason := check_tracking(uri):
             place = without_secrets(uri)
             print_error(f"Warning: tracking_uri={place}: cannot be reached ({reason}); the runs are kept on this disk")

@@ -14,7 +14,7 @@ from ttt_mlflow.config import RunConfig
 from ttt_mlflow.measurement.method import METHOD
 from ttt_mlflow.numerals import significant
 from ttt_mlflow.record.sweep_file import SweepCell, SweepFile, SweepState
-from ttt_mlflow.report.text import escaped, markdown_table, number, text_table
+from ttt_mlflow.report.text import counted, escaped, markdown_table, number, text_table
 from ttt_mlflow.telemetry.code import code_id
 
 IN_WORDS: Mapping[SweepState, str] = {
@@ -137,7 +137,7 @@ class Board:
                 continue
             invalid = sum(one.state == state == "done" and _is_invalid(one) for one in self.states)
             parts.append(f"{found} {words}{f' ({invalid} invalid)' if invalid else ''}")
-        return f"{len(self.states)} runs: {', '.join(parts)}"
+        return f"{counted(len(self.states), 'run')}: {', '.join(parts)}"
 
     @property
     def gpu_names(self) -> list[str]:

@@ -47,17 +47,17 @@ def check_run(config: RunConfig, asks_largest: bool, total_bytes: int | None) ->
                 raise BadInput(f"batch=max: {config.model_name} would be measured on a CPU; give a number there")
             config = config.model_copy(update={"batch": largest_batch(config, total_bytes)})
         plan = make_plan(config)
+        weights = _checkpoint_id(plan.used.checkpoint) if plan.used.checkpoint else None
+        return Checked(
+            config,
+            plan.used,
+            prediction=predict(plan, total_bytes),
+            config_id=plan.used.config_id(weights),
+            launch_bound=launch_bound(plan),
+            cost_grows=plan.entry.cost_grows,
+        )
     except BadInput as error:
         return Checked(config, fault=str(error))
-    weights = _checkpoint_id(plan.used.checkpoint) if plan.used.checkpoint else None
-    return Checked(
-        config,
-        plan.used,
-        prediction=predict(plan, total_bytes),
-        config_id=plan.used.config_id(weights),
-        launch_bound=launch_bound(plan),
-        cost_grows=plan.entry.cost_grows,
-    )
 
 
 @cache

@@ -44,6 +44,7 @@ from ttt_mlflow.errors import (
 )
 from ttt_mlflow.measurement.method import METHOD
 from ttt_mlflow.record.journal import Journal
+from ttt_mlflow.report.text import counted
 from ttt_mlflow.telemetry.code import code_id
 from ttt_mlflow.tracking.later import sync_command
 from ttt_mlflow.tracking.run_values import record_id
@@ -362,9 +363,9 @@ class _Sweep:
             print_text(line)
         if message:
             print_error(f"Stopped by {killed}; the same command goes on" if killed else f"Error: {message}")
-        if self.unpublished or not self.parent.published:
-            later = sync_command(self.logdir, self.publishing.uri)
-            print_error(f"Error: {len(self.unpublished)} runs are not published; `{later}` publishes them later")
+        if count := len(self.unpublished) + (not self.parent.published):
+            later, are = sync_command(self.logdir, self.publishing.uri), "is" if count == 1 else "are"
+            print_error(f"Error: {counted(count, 'record')} {are} not published; publish later with: {later}")
             return code or PublishFailed.exit_code
         return code
 

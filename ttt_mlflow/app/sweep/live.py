@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ttt_mlflow.app.sweep.board import IN_WORDS, Board, CellState, in_minutes
 from ttt_mlflow.redaction import without_secrets
-from ttt_mlflow.report.text import number, printable, text_table
+from ttt_mlflow.report.text import counted, number, printable, text_table
 
 GB = 1e9
 
@@ -74,7 +74,7 @@ def dry_run_text(board: Board, order: Sequence[CellState]) -> str:
     known = [one.checked.prediction.seconds for one in order]
     total = sum(seconds for seconds in known if seconds is not None)
     said = f", {in_minutes(total)} one after the other" if known and None not in known else ""
-    lines = [text_table(columns, rows, ("", "memory", "time")), "", f"  {len(order)} runs to measure{said}"]
+    lines = [text_table(columns, rows, ("", "memory", "time")), "", f"  {counted(len(order), 'run')} to measure{said}"]
     return "\n".join([*lines, f"  ttt.sweep_id {board.sweep_id}"])
 
 
