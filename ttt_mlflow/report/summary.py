@@ -255,7 +255,7 @@ def _words(meanings: Mapping[str, str], reason: str | None) -> list[str]:
 
 
 def _drift_row(metrics: MetricValues) -> str:
-    """Drift from the first third to the last, if it was tested. Of few passes, which have no p-value: from the first."""
+    """Drift from the first third to the last, if it was tested; without a p-value, of few passes, from the first."""
     first = "first third of the passes" if names.DRIFT_P_VALUE.name in metrics else "first pass"
     across = _present(metrics, {names.DRIFT_PCT: f"{{}} % from the {first} to the last"})
     across += _present(metrics, {names.DRIFT_P_VALUE: "(p {})"})
