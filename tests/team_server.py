@@ -13,7 +13,11 @@ from mlflow import MlflowClient
 
 from tests.project import environment
 from tests.reliability.server import TrackingServer
-from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, experiment_named, settings
+from ttt_mlflow.tracking.experiments import experiment_named
+from ttt_mlflow.tracking.store import (
+    DEFAULT_EXPERIMENT,
+    settings,
+)
 
 BASIC_AUTH = ("--app-name", "basic-auth")
 CACHED_S = 60  # a password is hashed once in so long, not at every request: that takes half a second

@@ -18,12 +18,12 @@ from trial_run import NotAllowed, try_reading, try_writing
 
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.tracking.experiments import experiment_named
 from ttt_mlflow.tracking.store import (
     DEFAULT_EXPERIMENT,
     PATIENCE,
     QUIET,
     UnusableExperiment,
-    experiment_named,
     explain,
     known_errors,
     quiet_loggers,

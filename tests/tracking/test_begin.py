@@ -2,7 +2,6 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,13 +141,6 @@ def test_a_name_that_the_store_does_not_take(
 ) -> None:
     with pytest.raises(BadInput, match=r"^experiment_name=x{72} … \(cut\): .*500.*; give another name$"):
         begin(make_journal(), request.getfixturevalue(f"{kind}_uri"), None, "x" * 600)
-
-
-def test_a_name_that_is_longer_than_a_folders_may_be(tmp_path: Path, make_journal: MakeJournal) -> None:
-    uri = f"sqlite:///{tmp_path}/team/mlflow.db"
-    begun = begin(make_journal(), uri, None, "x" * 300)
-    location = MlflowClient(uri).get_experiment(begun.experiment_id).artifact_location
-    assert location == f"{tmp_path}/team/mlruns/{'x' * 100}"
 
 
 def as_json(**fields: Any) -> bytes:

@@ -15,8 +15,11 @@ from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
 from tests.project import free_port
 from ttt_mlflow.tracking import probe
+from ttt_mlflow.tracking.experiments import experiment_named
 from ttt_mlflow.tracking.probe import RUN_NAME, check_writing
-from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, experiment_named
+from ttt_mlflow.tracking.store import (
+    DEFAULT_EXPERIMENT,
+)
 
 
 def test_a_server_that_takes_records(server_uri: str) -> None:

@@ -17,6 +17,7 @@ from ttt_mlflow.errors import BadInput, PublishFailed
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking import publish
+from ttt_mlflow.tracking.experiments import deleted_text, experiment_named, refuse_unusable, unknown_text
 from ttt_mlflow.tracking.new_store import make_ready
 from ttt_mlflow.tracking.refusal import why_refused
 from ttt_mlflow.tracking.run_values import record_id
@@ -27,14 +28,10 @@ from ttt_mlflow.tracking.store import (
     UnusableExperiment,
     check_place,
     clipped,
-    deleted_text,
-    experiment_named,
     explain,
     known_errors,
     quiet_loggers,
-    refuse_unusable,
     settings,
-    unknown_text,
     user_name,
 )
 from ttt_mlflow.tracking.takeover import Candidate, why_not

@@ -17,9 +17,14 @@ from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.record.process import this_process
 from ttt_mlflow.redaction import without_secrets
+from ttt_mlflow.tracking.experiments import experiment_named
 from ttt_mlflow.tracking.refusal import CODES, FORBIDDEN
 from ttt_mlflow.tracking.run_values import RUN_NAME, milliseconds, record_id
-from ttt_mlflow.tracking.store import DEFAULT_EXPERIMENT, MLFLOW_DEFAULT_ID, experiment_named, user_name
+from ttt_mlflow.tracking.store import (
+    DEFAULT_EXPERIMENT,
+    MLFLOW_DEFAULT_ID,
+    user_name,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ttt_mlflow.tracking.experiments import deleted_text, experiment_named, refuse_unusable, unknown_text
 from ttt_mlflow.tracking.new_store import sqlite_file
 from ttt_mlflow.tracking.server_checks import may_delete
 from ttt_mlflow.tracking.store import (
@@ -18,12 +19,8 @@ from ttt_mlflow.tracking.store import (
     UnusableExperiment,
     check_tracking,
     client_for_a_check,
-    deleted_text,
-    experiment_named,
     explain,
     known_errors,
-    refuse_unusable,
-    unknown_text,
 )
 
 if TYPE_CHECKING:
