@@ -103,12 +103,14 @@ def _check_sizes(asked: MicroConfig, entries: list[KernelEntry]) -> None:
                 f"{name}={getattr(asked, name)}: none of the kernels has it; omit it, or add kernels of the group layer"
             )
     if asked.promptlen != usual["promptlen"] and all(entry.mode != "prefill" for entry in entries):
-        raise BadInput(f"promptlen={asked.promptlen}: {_no_prompt()}, or omit it")
+        raise BadInput(
+            f"promptlen={asked.promptlen}: none of the kernels takes a prompt; omit it, or add {_of_prompts()}"
+        )
 
 
-def _no_prompt() -> str:
+def _of_prompts() -> str:
     names = (name for name, entry in registered().entries.items() if entry.mode == "prefill")
-    return f"none of the kernels takes a prompt; add one of {', '.join(names)}"
+    return f"one of {', '.join(names)}"
 
 
 def _batches(asked: MicroConfig, modes: set[str], device: str) -> dict[str, tuple[int, ...] | None]:
@@ -117,7 +119,9 @@ def _batches(asked: MicroConfig, modes: set[str], device: str) -> dict[str, tupl
     Batches that are given are those of the prompts too, unless those have their own.
     """
     if asked.prompt_batches and "prefill" not in modes:
-        raise BadInput(f"prompt_batches={as_text(asked.prompt_batches)}: {_no_prompt()}")
+        raise BadInput(
+            f"prompt_batches={as_text(asked.prompt_batches)}: none of the kernels takes a prompt; add {_of_prompts()}"
+        )
     if asked.batches and asked.prompt_batches and "decode" not in modes:
         raise BadInput(
             f"batches={as_text(asked.batches)}: all kernels take prompts, and prompt_batches="
