@@ -72,7 +72,7 @@ class CarriedMicro(Carried):
 def measured_in(logdir: Path, *entries: KernelEntry, nsys: FakeNsys | None = None, **asked: Any) -> CarriedMicro:
     """Measure as the command line does; ``entries`` stand in place of registered kernels."""
     # of kernels that need a GPU, which entries stand for: the registered ones of a CPU do not have them
-    sizes = {name: asked.pop(name) for name in ("intermediate", "vocab") if entries and name in asked}
+    sizes: dict[str, Any] = {name: asked.pop(name) for name in ("intermediate", "vocab") if entries and name in asked}
     plan = make_plan(MicroConfig.parse({**QUICK, **asked}))
     if entries:
         used = plan.used.model_copy(update={"kernels": tuple(one.name for one in entries), **sizes})
