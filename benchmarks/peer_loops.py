@@ -3,20 +3,24 @@
 For each batch, this project's decoder and the package's own fastest loop generate the same number of tokens from the
 same prompt, with the same weights, in alternation: ours, theirs, theirs, ours. The time is wall time around prompt and
 decode, on both sides, as for `generation_tokens_per_s`; the prompt is counted alike. One untimed generation of each
-comes first. Mamba and Mamba-2: mamba-ssm's `generate(cg=True)`. Gated delta networks and RWKV-7: flash-linear-attention
-has no loop with a graph; its model, called token by token with its cache, is the faster of its loops.
+comes first. Sides that do not fit into the memory together are timed one after the other. Mamba and Mamba-2:
+mamba-ssm's `generate(cg=True)`. Gated delta networks and RWKV-7: flash-linear-attention has no loop with a graph; its
+model, called token by token with its cache, is the faster of its loops.
 """
 
 import argparse
+import gc
 import platform
 import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,12 +43,14 @@ Generate = Callable[[Tensor], Tensor]  # prompt [B, P] -> the tokens [B, G] that
 
 
 @dataclass(frozen=True)
-class Sides:
-    """The same generation twice, and what both hold."""
+class Side:
+    """One of the two loops, and what ends it."""
 
-    ours: Generate
-    theirs: Generate
-    close: Callable[[], None]
+    generate: Generate
+    close: Callable[[], None] = lambda: None
+
+
+Make = Callable[[], Side]
 
 
 def own_loop(decoder: Decoder, tokens: int) -> Generate:
@@ -102,7 +108,7 @@ def fla_loop(package: Any, vocab: int, tokens: int) -> Generate:
     return generate
 
 
-def both_sides(name: str, model: Any, batch: int, length: int, tokens: int, device: torch.device) -> Sides:
+def our_side(model: Any, batch: int, length: int, tokens: int, device: torch.device) -> Side:
     if isinstance(model, MambaModel):
         model.steps_one_token = False  # theirs is a prompt of mamba-ssm's, and the prompt is counted alike
     decoder = make_decoder(model, batch, length, device, cuda_graph=True)
@@ -110,10 +116,13 @@ def both_sides(name: str, model: Any, batch: int, length: int, tokens: int, devi
         decoder.compile()
         decoder.warm_up()
         decoder.capture()
-        theirs = fla_loop(package_model(model, name), model.vocab_size, tokens)
-    else:
-        theirs = mamba_loop(model, tokens)
-    return Sides(own_loop(decoder, tokens), theirs, decoder.close)
+    return Side(own_loop(decoder, tokens), decoder.close)
+
+
+def their_side(name: str, model: Any, tokens: int) -> Side:
+    if isinstance(model, MambaModel):
+        return Side(mamba_loop(model, tokens))
+    return Side(fla_loop(package_model(model, name), model.vocab_size, tokens))
 
 
 def seconds_of(generate: Generate, prompt: Tensor) -> float:
@@ -124,15 +133,53 @@ def seconds_of(generate: Generate, prompt: Tensor) -> float:
     return time.perf_counter() - began
 
 
-def compare(sides: Sides, prompt: Tensor, tokens: int, rounds: int) -> str:
+def compare(sides: Mapping[str, Make], prompt: Tensor, tokens: int, rounds: int) -> str:
     """One untimed generation of each, then ``rounds`` times ours, theirs, theirs, ours. Returns the result's lines."""
+    with ExitStack() as opened:
+        made = {name: _open(make, opened) for name, make in sides.items()}
+        first_s, tokens_of = _first(made, prompt)
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for name in ("ours", "theirs", "theirs", "ours") * rounds:
+            times[name].append(seconds_of(made[name], prompt))
+    return _lines(prompt, tokens, first_s, times, tokens_of)
+
+
+def compare_apart(sides: Mapping[str, Make], prompt: Tensor, tokens: int, rounds: int) -> str:
+    """The same with one side after the other, as often each: the memory of the first is released before the second."""
+    first_s, tokens_of, times = 0.0, {}, {}
+    for name, make in sides.items():
+        with ExitStack() as opened:
+            made = {name: _open(make, opened)}
+            seconds, found = _first(made, prompt)
+            first_s, tokens_of = first_s + seconds, tokens_of | found
+            times[name] = [seconds_of(made[name], prompt) for _ in range(2 * rounds)]
+        del made
+        _release()
+    return _lines(prompt, tokens, first_s, times, tokens_of)
+
+
+def _open(make: Make, opened: ExitStack) -> Generate:
+    side = make()
+    opened.callback(side.close)
+    return side.generate
+
+
+def _first(made: Mapping[str, Generate], prompt: Tensor) -> tuple[float, dict[str, Tensor]]:
+    """Seconds and tokens of one generation of each."""
     began = time.perf_counter()
-    ours, theirs = sides.ours(prompt), sides.theirs(prompt)
+    found = {name: generate(prompt) for name, generate in made.items()}
     torch.cuda.synchronize()
-    first_s, same = time.perf_counter() - began, float((ours == theirs).float().mean())
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for side in ("ours", "theirs", "theirs", "ours") * rounds:
-        times[side].append(seconds_of(getattr(sides, side), prompt))
+    return time.perf_counter() - began, found
+
+
+def _release() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _lines(
+    prompt: Tensor, tokens: int, first_s: float, times: Mapping[str, list[float]], tokens_of: Mapping[str, Tensor]
+) -> str:
     made = len(prompt) * tokens
     lines = [f"batch {len(prompt)}, prompt {prompt.shape[1]}, {tokens} tokens; first generations {first_s:.1f} s"]
     for side, taken in times.items():
@@ -142,22 +189,30 @@ def compare(sides: Sides, prompt: Tensor, tokens: int, rounds: int) -> str:
             f"the median, {1e3 * min(taken) / tokens:.4f} ms a token; all: {all_of_them}"
         )
     ratio = statistics.median(times["theirs"]) / statistics.median(times["ours"])
+    same = float((tokens_of["ours"] == tokens_of["theirs"]).float().mean())
     lines.append(f"  ours / theirs {ratio:.4f}; {100 * same:.1f} % of the tokens are the same")
     return "\n".join(lines)
 
 
 def compare_at(batch: int, name: str, model: Any, args: argparse.Namespace, device: torch.device) -> str:
-    """The lines of one batch. One whose two states do not fit together says so, and costs no other batch."""
+    """The lines of one batch. Sides that do not fit together are timed one after the other.
+
+    If not even one fits, the line says so, and it costs no other batch.
+    """
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(model.vocab_size, (batch, args.promptlen), generator=generator).to(device)
+    sides: dict[str, Make] = {
+        "ours": partial(our_side, model, batch, args.promptlen + args.genlen, args.genlen, device),
+        "theirs": partial(their_side, name, model, args.genlen),
+    }
+    with suppress(torch.OutOfMemoryError):
+        return compare(sides, prompt, args.genlen, args.rounds)
+    _release()  # the error, which is gone, had held what it met
     try:
-        sides = both_sides(name, model, batch, args.promptlen + args.genlen, args.genlen, device)
-        try:
-            return compare(sides, prompt, args.genlen, args.rounds)
-        finally:
-            sides.close()
+        apart = compare_apart(sides, prompt, args.genlen, args.rounds)
     except torch.OutOfMemoryError as error:
-        return f"batch {batch}: not compared, because both sides do not fit into the memory: {one_line(error)}"
+        return f"batch {batch}: not compared, because one side alone does not fit into the memory: {one_line(error)}"
+    return f"{apart}; one side after the other, because both do not fit into the memory at once"
 
 
 def facts(program: str, arguments: list[str]) -> str:
@@ -212,7 +267,7 @@ def main() -> None:
             model = _build(name, DTYPES[args.dtype], device)
             for batch in args.batch:
                 tell(compare_at(batch, name, model, args, device))
-                torch.cuda.empty_cache()
+                _release()
             del model
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import peer_loops
-from benchmarks.peer_loops import Sides, compare, mamba_loop, own_loop
+from benchmarks.peer_loops import Side, compare, compare_apart, mamba_loop, own_loop
 from ttt_mlflow.models.mamba.model import MAMBA, MambaModel
 
 
@@ -62,34 +62,73 @@ def test_a_prompt_of_one_token_goes_where_mamba_ssms_goes(monkeypatch: pytest.Mo
         return Counting()
 
     monkeypatch.setattr(peer_loops, "make_decoder", make)
-    peer_loops.both_sides("state-spaces/mamba-1.4b", model, 2, 5, 4, torch.device("cpu"))
+    peer_loops.our_side(model, 2, 5, 4, torch.device("cpu"))
     assert asked == [False]
 
 
-def test_both_sides_alternate_and_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    clock = [0.0]
+class Stage:
+    """Two loops that take a known time. ``order`` has what happened."""
 
-    def side(name: str, seconds: float, shift: int) -> peer_loops.Generate:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.order: list[str] = []
+        self.now = 0.0
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(peer_loops.time, "perf_counter", lambda: self.now)
+
+    def side(self, name: str, seconds: float, shift: int) -> Side:
         def generate(prompt: Tensor) -> Tensor:
-            order.append(name)
-            clock[0] += seconds
+            self.order.append(name)
+            self.now += seconds
             return torch.arange(4).repeat(len(prompt), 1) // (1 + shift)
 
-        return generate
+        return Side(generate, lambda: self.order.append(f"{name} closed"))
 
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(peer_loops.time, "perf_counter", lambda: clock[0])
-    text = compare(Sides(side("ours", 0.5, 0), side("theirs", 2.0, 1), lambda: None), torch.zeros(3, 2), 4, rounds=2)
-    assert order == ["ours", "theirs", *("ours", "theirs", "theirs", "ours") * 2], "the first two are not timed"
+    @property
+    def sides(self) -> dict[str, peer_loops.Make]:
+        return {"ours": lambda: self.side("ours", 0.5, 0), "theirs": lambda: self.side("theirs", 2.0, 1)}
+
+
+def says_what_was_timed(text: str, times: int) -> None:
     assert "batch 3, prompt 2, 4 tokens; first generations 2.5 s" in text
-    assert re.search(
-        r"ours +24\.0 tokens/s at best, +24\.0 in the median, 125\.0000 ms a token; all: (24\.0(, )?){4}", text
-    )
-    assert re.search(
-        r"theirs +6\.0 tokens/s at best, +6\.0 in the median, 500\.0000 ms a token; all: (6\.0(, )?){4}", text
-    )
+    for name, rate, ms in (("ours", "24.0", "125.0000"), ("theirs", "6.0", "500.0000")):
+        line = (
+            f"{name} +{rate} tokens/s at best, +{rate} in the median, {ms} ms a token; all: ({rate}(, )?){{{times}}}$"
+        )
+        assert re.search(line.replace(".", r"\."), text, re.MULTILINE)
     assert "ours / theirs 4.0000; 25.0 % of the tokens are the same" in text
+
+
+def test_both_sides_alternate_and_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    says_what_was_timed(compare(stage.sides, torch.zeros(3, 2), 4, rounds=2), 4)
+    timed = ("ours", "theirs", "theirs", "ours") * 2
+    assert stage.order == ["ours", "theirs", *timed, "theirs closed", "ours closed"], "the first two are not timed"
+
+
+def test_one_side_after_the_other_is_timed_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    says_what_was_timed(compare_apart(stage.sides, torch.zeros(3, 2), 4, rounds=2), 4)
+    assert stage.order == [*["ours"] * 5, "ours closed", *["theirs"] * 5, "theirs closed"]
+
+
+def test_sides_that_do_not_fit_together_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, held = Stage(monkeypatch), set()
+
+    def make(name: str, *sizes: float) -> Side:
+        if held:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+        held.add(name)
+        return Side(stage.side(name, *sizes).generate, lambda: held.discard(name))
+
+    monkeypatch.setattr(peer_loops, "our_side", lambda *_: make("ours", 0.5, 0))
+    monkeypatch.setattr(peer_loops, "their_side", lambda *_: make("theirs", 2.0, 1))
+    model, asked = SimpleNamespace(vocab_size=7), Namespace(promptlen=2, genlen=4, rounds=1)
+    text = peer_loops.compare_at(3, "rwkv7-1.3b", model, asked, torch.device("cpu"))
+    assert text.endswith(
+        "25.0 % of the tokens are the same; one side after the other, because both do not fit into the memory at once"
+    )
+    assert stage.order == [*["ours"] * 3, *["theirs"] * 3]
+    assert not held
 
 
 def test_a_batch_that_does_not_fit_says_so_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,13 +137,13 @@ def test_a_batch_that_does_not_fit_says_so_and_is_closed(monkeypatch: pytest.Mon
     def too_large(prompt: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
 
-    sides = Sides(too_large, too_large, lambda: closed.append(True))
-    monkeypatch.setattr(peer_loops, "both_sides", lambda *_: sides)
+    for side in ("our_side", "their_side"):
+        monkeypatch.setattr(peer_loops, side, lambda *_: Side(too_large, lambda: closed.append(True)))
     model, asked = SimpleNamespace(vocab_size=7), Namespace(promptlen=1, genlen=4, rounds=1)
     text = peer_loops.compare_at(1024, "rwkv7-1.3b", model, asked, torch.device("cpu"))
-    assert text.startswith("batch 1024: not compared, because both sides do not fit into the memory: ")
+    assert text.startswith("batch 1024: not compared, because one side alone does not fit into the memory: ")
     assert "3.00 GiB" in text
-    assert closed == [True]
+    assert closed == [True] * 3, "both together, then the first alone"
 
 
 @pytest.mark.parametrize(("name", "said"), [("ttt-tiny", "is no peer"), ("no-such", "no such model")])
