@@ -146,7 +146,9 @@ def compare(sides: Mapping[str, Make], prompt: Tensor, tokens: int, rounds: int)
 
 def compare_apart(sides: Mapping[str, Make], prompt: Tensor, tokens: int, rounds: int) -> str:
     """The same with one side after the other, as often each: the memory of the first is released before the second."""
-    first_s, tokens_of, times = 0.0, {}, {}
+    first_s = 0.0
+    tokens_of: dict[str, Tensor] = {}
+    times: dict[str, list[float]] = {}
     for name, make in sides.items():
         with ExitStack() as opened:
             made = {name: _open(make, opened)}

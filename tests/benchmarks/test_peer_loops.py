@@ -112,13 +112,14 @@ def test_one_side_after_the_other_is_timed_as_often(monkeypatch: pytest.MonkeyPa
 
 
 def test_sides_that_do_not_fit_together_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage, held = Stage(monkeypatch), set()
+    stage = Stage(monkeypatch)
+    held: set[str] = set()
 
-    def make(name: str, *sizes: float) -> Side:
+    def make(name: str, seconds: float, shift: int) -> Side:
         if held:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
         held.add(name)
-        return Side(stage.side(name, *sizes).generate, lambda: held.discard(name))
+        return Side(stage.side(name, seconds, shift).generate, lambda: held.discard(name))
 
     monkeypatch.setattr(peer_loops, "our_side", lambda *_: make("ours", 0.5, 0))
     monkeypatch.setattr(peer_loops, "their_side", lambda *_: make("theirs", 2.0, 1))
