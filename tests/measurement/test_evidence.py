@@ -4,10 +4,13 @@ import sys
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.telemetry.fake_nvml import GPU_UUID, NOT_SUPPORTED, FakeNvml
-from ttt_mlflow.measurement.evidence import GpuEvidence, evidence, gpu_evidence
+from ttt_mlflow.measurement.evidence import GpuEvidence, _explained_by_power, evidence, gpu_evidence
 from ttt_mlflow.measurement.loop import Measurement
 from ttt_mlflow.measurement.timing import StepTimes
 from ttt_mlflow.names import CLOCK_EVENT_REASONS
@@ -50,7 +53,7 @@ def test_the_card_in_the_sections_alone(nvml: FakeNvml) -> None:
     sampler._sample()
     found = gpu_evidence(sampler, sampler.sections)
     assert found.sm_clock_mhz == [1980, 1500, 1410, 1980]
-    assert found.power_capped == [False, True, False, False]
+    assert found.power_explained == [True] * 4, "all were taken at nearly the same time"
     assert found.event_pct is not None
     assert {name: share for name, share in found.event_pct.items() if share} == {
         "sw_power_cap": 25.0,
@@ -58,6 +61,31 @@ def test_the_card_in_the_sections_alone(nvml: FakeNvml) -> None:
     }
     nothing = gpu_evidence(sampler, [])
     assert (nothing.sm_clock_mhz, nothing.event_pct) == ([], None)
+
+
+def rows(*samples: tuple[int, float, int]) -> pd.DataFrame:
+    """Samples of ms, clock and reasons."""
+    frame = pd.DataFrame(samples, columns=["ms", "sm_clock_mhz", "clock_event_reasons"])
+    return frame.assign(time_ns=frame.pop("ms") * 1_000_000)
+
+
+CAPPED = 4
+# from an H200 that decodes after a prompt which drew up to 920 W
+LATE = [(4500, 1980, 0), (4550, 1980, 0), (4650, 1515, 0), (4700, 1515, 0), (4750, 1875, CAPPED), (4800, 1875, CAPPED)]
+
+
+def test_the_power_cap_may_be_named_later_than_the_clock_falls() -> None:
+    frame = rows(*LATE)
+    assert _explained_by_power(frame, frame) == [False, False, True, True, True, True]
+    assert _explained_by_power(frame[:4], frame) == [False, False, True, True], "also if it is named between the passes"
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.just(1980.0), st.sampled_from([0, 1, CAPPED, CAPPED + 1]))))
+def test_what_is_near_a_sample_with_the_power_cap(samples: list[tuple[int, float, int]]) -> None:
+    frame = rows(*sorted(samples))
+    capped = [ms for ms, _, reasons in samples if reasons & CAPPED]
+    near = [any(abs(ms - one) <= 150 for one in capped) for ms, _, _ in sorted(samples)]
+    assert _explained_by_power(frame, frame) == near
 
 
 def test_what_the_card_refuses_stays_unknown(nvml: FakeNvml) -> None:
@@ -96,4 +124,4 @@ def test_reasons_that_stopped_coming_are_not_known(nvml: FakeNvml) -> None:
     sampler.mark("end")
     found = gpu_evidence(sampler, sampler.sections)
     assert found.sm_clock_mhz == [1980, 1980]
-    assert (found.power_capped, found.event_pct) == (None, None)
+    assert (found.power_explained, found.event_pct) == (None, None)

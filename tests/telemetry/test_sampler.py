@@ -1,8 +1,12 @@
 import threading
+from itertools import islice
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.telemetry import fake_nvml
@@ -13,7 +17,7 @@ from ttt_mlflow.run.reporter import Reporter
 from ttt_mlflow.telemetry import gpm
 from ttt_mlflow.telemetry import sampler as telemetry
 from ttt_mlflow.telemetry.nvml import TelemetryUnavailable
-from ttt_mlflow.telemetry.sampler import NvmlSampler
+from ttt_mlflow.telemetry.sampler import NvmlSampler, uneven
 from ttt_mlflow.telemetry.samples import summarize
 
 TORCH_UUID = GPU_UUID.removeprefix("GPU-")
@@ -431,3 +435,13 @@ def test_the_energy_counter_is_never_read_in_a_section(nvml: FakeNvml) -> None:
         "nvmlDeviceGetTotalEccErrors",
         "nvmlDeviceGetComputeRunningProcesses",
     }
+
+
+@given(period_s=st.floats(0.01, 1.0), share=st.floats(0.2, 0.8), phase=st.floats(0.0, 1.0))
+@example(period_s=0.05, share=0.5, phase=0.0)  # that of even samples: all in the passes or none
+def test_samples_are_not_in_step_with_the_passes(period_s: float, share: float, phase: float) -> None:
+    """Of samples at any phase, about the share of the time that the passes take is in them."""
+    times = np.cumsum(list(islice(uneven(20.0), 1000)))
+    assert times[-1] == pytest.approx(1000 / 20, rel=0.05)
+    in_a_pass = (times / period_s + phase) % 1.0 < share
+    assert in_a_pass.mean() == pytest.approx(share, abs=0.1)

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+
 from ttt_mlflow.measurement.drift import Drift
 from ttt_mlflow.measurement.loop import Measurement
 from ttt_mlflow.names import CLOCK_EVENT_REASONS, ECC_UNCORRECTED_ERRORS, VIOLATION_S
@@ -12,18 +15,22 @@ from ttt_mlflow.telemetry.samples import Section, clock_event_pct, counted, insi
 
 EXPLAINED_BY_POWER = "sw_power_cap"
 POWER_CAP_BIT = 1 << CLOCK_EVENT_REASONS.index(EXPLAINED_BY_POWER)
+# An H200 refreshes clock and reason every 100 ms, not together: after a prompt at 1.2 times the power limit, the clock
+# was down for two samples before the cap was named. The rest is the time between two samples.
+POWER_CAP_LAG_S = 0.15
 
 
 @dataclass(frozen=True)
 class GpuEvidence:
     """What the GPU reported for the measured sections. A value that it did not report is None.
 
-    sm_clock_mhz, power_capped: one value per sample, in order. event_pct: share of the samples in which NVML named a
+    sm_clock_mhz, power_explained: one value per sample, in order; the second is whether NVML named the power cap within
+    POWER_CAP_LAG_S of the sample, also outside of the sections. event_pct: share of the samples in which NVML named a
     clock event. thermal_violation_pct: share of the sections' time that NVML's counter of thermal violations added.
     """
 
     sm_clock_mhz: Sequence[float] | None = None
-    power_capped: Sequence[bool] | None = None
+    power_explained: Sequence[bool] | None = None
     event_pct: Mapping[str, float] | None = None
     thermal_violation_pct: float | None = None
     ecc_uncorrected: int | None = None
@@ -63,20 +70,30 @@ def gpu_evidence(sampler: NvmlSampler, sections: Sequence[Section]) -> GpuEviden
     """What the GPU reported in ``sections``. A value that it did not report is None."""
     frame = sampler.frame()
     rows = frame[inside(frame, sections)] if not frame.empty else frame
-    clocks = capped = events = None
+    clocks = explained = events = None
     if "sm_clock_mhz" in rows:
         rows = rows[rows["sm_clock_mhz"].notna()]
         clocks = rows["sm_clock_mhz"].tolist()
     if "clock_event_reasons" in rows and len(rows) and rows["clock_event_reasons"].notna().all():
-        capped = ((rows["clock_event_reasons"].astype("int64") & POWER_CAP_BIT) != 0).tolist()
+        explained = _explained_by_power(rows, frame)
         events = clock_event_pct(rows)
     found, seconds = counted(sections), sum(section.seconds for section in sections)
     thermal_s, ecc_errors = found.get(VIOLATION_S["thermal"]), found.get(ECC_UNCORRECTED_ERRORS)
     return GpuEvidence(
         sm_clock_mhz=clocks,
-        power_capped=capped,
+        power_explained=explained,
         event_pct=events,
         thermal_violation_pct=100 * thermal_s / seconds if thermal_s is not None and seconds else None,
         ecc_uncorrected=None if ecc_errors is None else int(ecc_errors),
         other_processes=sampler.other_processes(sections),
     )
+
+
+def _explained_by_power(rows: pd.DataFrame, frame: pd.DataFrame) -> list[bool]:
+    """Whether the power cap was named within POWER_CAP_LAG_S of each of ``rows``. ``frame``: all samples."""
+    named = frame["clock_event_reasons"].fillna(0).astype("int64") & POWER_CAP_BIT != 0
+    capped_ns, times_ns = frame.loc[named, "time_ns"].to_numpy(), rows["time_ns"].to_numpy()
+    lag_ns = int(POWER_CAP_LAG_S * 1e9)
+    first = np.searchsorted(capped_ns, times_ns - lag_ns)
+    last = np.searchsorted(capped_ns, times_ns + lag_ns, side="right")
+    return (last > first).tolist()

@@ -136,17 +136,10 @@ def combined(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Verdict:
     return Verdict(word, tuple(reasons.values()), missing, notes, thresholds)
 
 
-def steady_clock(mhz: Sequence[float], power_capped: Sequence[bool]) -> tuple[float, np.ndarray] | None:
-    """The steady state of the SM clock (MHz), and the clocks that no power cap explains. None if there are too few.
-
-    A sample next to a power-capped one is excluded too. The clock and its reason are read one after the other, and the
-    clock takes time to rise after the cap has ended.
-    """
-    clocks, capped = np.asarray(mhz, dtype=np.float64), np.asarray(power_capped, dtype=bool)
-    beside = capped.copy()
-    beside[1:] |= capped[:-1]
-    beside[:-1] |= capped[1:]
-    free = clocks[~beside & np.isfinite(clocks)]
+def steady_clock(mhz: Sequence[float], power_explained: Sequence[bool]) -> tuple[float, np.ndarray] | None:
+    """The steady state of the SM clock (MHz), and the clocks that no power cap explains. None if there are too few."""
+    clocks, explained = np.asarray(mhz, dtype=np.float64), np.asarray(power_explained, dtype=bool)
+    free = clocks[~explained & np.isfinite(clocks)]
     if len(free) < CLOCK_SAMPLES_LEAST:
         return None
     return float(np.percentile(free, STEADY_PERCENTILE)), free
@@ -232,9 +225,9 @@ def _clock_drop(gpu: GpuEvidence, limit: Thresholds) -> Iterator[Answer]:
         count = "no" if not clocks else str(len(clocks))
         yield Missing("sm_clock", f"{count} samples in the section; the check needs at least {CLOCK_SAMPLES_LEAST}")
         return
-    if gpu.power_capped is None:
+    if gpu.power_explained is None:
         return  # without the reasons, a drop by the power cap cannot be excluded; _events reports that they are missing
-    found = steady_clock(clocks, gpu.power_capped)
+    found = steady_clock(clocks, gpu.power_explained)
     if found is None:
         return  # the power cap explains nearly all samples
     steady, free = found

@@ -5,9 +5,10 @@ The device is selected by UUID. A query that the GPU refuses is made once and li
 """
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -211,14 +212,15 @@ class NvmlSampler:
 
     def _sample_in_rhythm(self) -> None:
         due = look_due = time.monotonic()
+        pauses = uneven(self.hz)
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             looks = time.monotonic() >= look_due
             self._sample(looks)
             if looks:
                 self._processes.look(in_section=self._open_section is not None)
                 look_due = time.monotonic() + 1 / LOOKS_PER_SECOND
-            # keep the rhythm; after a delay, continue from now instead of catching up
-            due = max(due + 1 / self.hz, time.monotonic())
+            # after a delay, continue from now instead of catching up
+            due = max(due + next(pauses), time.monotonic())
 
     def _sample(self, with_neighbors: bool = False) -> None:
         time_ns, began = self.clock.now_ns(), time.perf_counter()
@@ -229,6 +231,16 @@ class NvmlSampler:
             row |= self._neighbors.look(time_ns)
         if row:
             self.samples.append({"time_ns": time_ns, "read_ms": 1e3 * (time.perf_counter() - began)} | row)
+
+
+def uneven(hz: float) -> Iterator[float]:
+    """Seconds from sample to sample: 1 / ``hz`` in the mean, between half and one and a half of that.
+
+    Even ones can be in step with the passes: with a pass every 50 ms, 20 samples a second can all fall between passes.
+    """
+    draw = random.Random(0)
+    while True:
+        yield draw.uniform(0.5, 1.5) / hz
 
 
 def _section(begin_ns: int, end_ns: int, counted: dict[str, float]) -> Section:
