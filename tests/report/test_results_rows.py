@@ -41,6 +41,7 @@ def notes_of(results: Results) -> list[tuple[str, ...]]:
 
 
 LABEL = "ttt-1b mlp_1_dual_triton"
+PATHS = ("launches", "overlapped")
 
 
 @pytest.mark.parametrize(
@@ -70,10 +71,8 @@ def test_only_what_must_tells_rows_apart(tmp_path: Path) -> None:
     """Two paths were asked for; that one of them is compiled at the larger batch was chosen."""
     rows = [run(tmp_path, batch=batch, decode_path="launches", use_compile=batch > 1) for batch in (1, 2)]
     rows += [run(tmp_path, batch=batch, decode_path="overlapped", use_compile=False) for batch in (1, 2)]
-    assert rows_of(of(rows)) == {
-        f"{LABEL}, decode path {path}, {compiled}": {1: "valid", 2: "valid"}
-        for path, compiled in (("launches", "not compiled or compiled"), ("overlapped", "not compiled"))
-    }
+    assert rows_of(of(rows)) == {f"{LABEL}, decode path {path}": {1: "valid", 2: "valid"} for path in PATHS}
+    assert notes_of(of(rows)) == [("not compiled or compiled",), ("not compiled",)], "told, but no name"
 
 
 def test_over_contexts_a_choice_is_one_line_too(tmp_path: Path) -> None:
@@ -82,6 +81,31 @@ def test_over_contexts_a_choice_is_one_line_too(tmp_path: Path) -> None:
     rows += [run(tmp_path, True, batch=1, promptlen=2**n, genlen=1, attn_impl=("flash", "math")[n % 2]) for n in (3, 4)]
     assert [line.contexts for line in contexts_of(of(rows))] == [[8.0, 16.0]] * 2
     assert "attention" not in contexts_text(of(rows[:2]))
+
+
+def test_the_cells_of_a_sweep_leave_each_choice_in_its_row(tmp_path: Path) -> None:
+    """A cell does not know what will be chosen, and was put to the choice of another batch: four lines for one."""
+    rows = [
+        run(tmp_path, True, batch=batch, promptlen=promptlen, genlen=1, attn_impl=attention)
+        for promptlen, attention in ((8, ("flash", "math")), (16, ("math", "math")))
+        for batch, attention in zip((1, 2), attention, strict=True)
+    ]
+    asked = [cell(batch, "missing", 1, promptlen=promptlen) for promptlen in (8, 16) for batch in (1, 2)]
+    results = of(rows, cells=asked)
+    assert rows_of(results) == {f"{LABEL}, prompt {length}": {1: "valid", 2: "valid"} for length in (8, 16)}
+    assert notes_of(results) == [("attention flash or attention math",), ("attention math",)]
+    assert [line.contexts for line in contexts_of(results)] == [[8.0, 16.0]]
+
+
+def test_a_run_that_ended_before_the_choice_is_in_the_row_of_its_batch(tmp_path: Path) -> None:
+    rows = [
+        run(tmp_path, True, batch=batch, attn_impl=impl) for batch, impl in ((1, "flash"), (2, "math"), (4, "math"))
+    ]
+    early = run(tmp_path, True, batch=2)
+    for batch in (2, 8):
+        params = {name: text for name, text in early.params.items() if name != "attn_impl"} | {"batch": str(batch)}
+        rows.append(replace(early, status="failed", metrics={}, params=params))
+    assert rows_of(of(rows)) == {LABEL: {1: "valid", 2: "valid", 4: "valid", 8: "failed"}}
 
 
 def speedups(results: Results, set_index: int) -> list[float | None]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -29,7 +30,7 @@ from ttt_mlflow.report.results import (
     Series,
     State,
 )
-from ttt_mlflow.report.results_rows import OR, VARYING, first_of, own_facts, rows_of
+from ttt_mlflow.report.results_rows import CHOSEN, OR, VARYING, first_of, own_facts, rows_of
 
 # of several runs of one configuration, the newest of those with the highest number is shown
 RANK: dict[State, int] = {"valid": 3, "unjudged": 2, "invalid": 1, "oom": 1}
@@ -250,7 +251,7 @@ def labels_of(placed: Sequence[Placed], sets: Sequence[str]) -> list[tuple[str, 
     for one in placed:
         like.setdefault((one.model, one.inner_net), []).append(one)
     differs = _differing(placed)
-    apart = {key: _differing(members) for key, members in like.items()}
+    apart = {key: _telling_apart(members) for key, members in like.items()}
     models = {one.model for one in placed}
     ambiguous = {model for model in models if sum(_short(model) == _short(other) for other in models) > 1}
     labels = []
@@ -267,6 +268,17 @@ def labels_of(placed: Sequence[Placed], sets: Sequence[str]) -> list[tuple[str, 
 
 def _differing(placed: Sequence[Placed]) -> set[str]:
     return {name for name in FACTS if len({one.facts.get(name) for one in placed}) > 1}
+
+
+def _telling_apart(placed: Sequence[Placed]) -> set[str]:
+    """Facts that differ among series of one model. Of those that are chosen for a batch, only as many as are needed."""
+    differs = _differing(placed)
+    always, chosen = differs - {*CHOSEN}, [name for name in CHOSEN if name in differs]
+    for more in (more for count in range(len(chosen)) for more in combinations(chosen, count)):
+        told = {(one.set_index, *(one.facts.get(name) for name in (*always, *more))) for one in placed}
+        if len(told) == len(placed):
+            return always | {*more}
+    return differs
 
 
 def _short(model: str) -> str:

@@ -37,14 +37,16 @@ def rows_of(runs: Sequence[Placed], asked: Sequence[Placed]) -> list[Row]:
     belong to.
     """
     exact: dict[Hashable, Row] = {}
-    for one in sorted(runs, key=lambda run: len(run.facts), reverse=True):
-        exact.setdefault(_key_among(one, exact), []).append(one)
     others = []
-    for one in asked:
-        if (key := _key_among(one, exact)) in exact:
-            exact[key].append(one)
+    for one in sorted(runs, key=lambda run: len(run.facts), reverse=True):
+        key = _key_among(one, exact)
+        if key is not None or not any(one.could_be(members[0]) for members in exact.values()):
+            exact.setdefault(key or one.key, []).append(one)
         else:
             others.append(one)
+    for one in asked:
+        key = _key_among(one, exact)
+        others.append(one) if key is None else exact[key].append(one)
     level = _level(runs)
     rows = _joined_by_batch(exact, level)
     rest: dict[Hashable, Row] = {}
@@ -52,7 +54,7 @@ def rows_of(runs: Sequence[Placed], asked: Sequence[Placed]) -> list[Row]:
         if (row := next((row for row in rows if _has_room(row, one, level)), None)) is not None:
             row.append(one)
         else:
-            rest.setdefault(_key_among(one, rest), []).append(one)
+            rest.setdefault(_key_among(one, rest) or one.key, []).append(one)
     rows += _joined_by_batch(rest, level)
     number = {id(one): index for index, one in enumerate(asked)}
     return sorted(rows, key=lambda row: (min(number.get(id(one), len(asked)) for one in row), row[0].reading_order))
@@ -113,10 +115,17 @@ def _without(one: Placed, facts: Sequence[str]) -> Placed:
     return replace(one, facts={name: text for name, text in one.facts.items() if name not in facts})
 
 
-def _key_among(one: Placed, groups: Mapping[Hashable, Sequence[Placed]]) -> Hashable:
+def _key_among(one: Placed, groups: Mapping[Hashable, Sequence[Placed]]) -> Hashable | None:
+    """The group of the same facts, or that to which a run or cell with fewer facts can belong; None if there is none.
+
+    Of several, which differ in what was chosen for their batches, that which has its batch.
+    """
     if one.key in groups:
         return one.key
-    return next((key for key, members in groups.items() if one.could_be(members[0])), one.key)
+    fits = [key for key, members in groups.items() if one.could_be(members[0])]
+    if len(fits) == 1:
+        return fits[0]
+    return next((key for key in fits if any(one.batch == other.batch for other in groups[key])), None)
 
 
 def _has_room(row: Row, one: Placed, level: Collection[tuple[int, str]]) -> bool:
