@@ -87,8 +87,8 @@ def test_the_cells_of_a_sweep_leave_each_choice_in_its_row(tmp_path: Path) -> No
     """A cell does not know what will be chosen, and was put to the choice of another batch: four lines for one."""
     rows = [
         run(tmp_path, True, batch=batch, promptlen=promptlen, genlen=1, attn_impl=attention)
-        for promptlen, attention in ((8, ("flash", "math")), (16, ("math", "math")))
-        for batch, attention in zip((1, 2), attention, strict=True)
+        for promptlen, attentions in ((8, ("flash", "math")), (16, ("math", "math")))
+        for batch, attention in zip((1, 2), attentions, strict=True)
     ]
     asked = [cell(batch, "missing", 1, promptlen=promptlen) for promptlen in (8, 16) for batch in (1, 2)]
     results = of(rows, cells=asked)
