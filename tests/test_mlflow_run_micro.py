@@ -12,6 +12,9 @@ from tests.catalog import ARTIFACT_PATHS, KERNEL_METRIC_NAMES, TAG_NAMES
 from tests.project import ROOT, copy_project, environment, new_store, run, started, wait_until
 from ttt_mlflow.config import MicroConfig
 
+pytestmark = (
+    pytest.mark.long
+)  # the tests of the same run in a process of its own are quick: tests/micro/test_micro_run.py
 QUICK = {"kernels": "mlp_1_dual,mlp_2_dual", "batches": "1,2", "heads": "2", "seconds": "0.01", "device": "cpu"}
 
 
@@ -83,7 +86,6 @@ def test_artifacts_come_back(client: MlflowClient, recorded: Run, tmp_path: Path
     assert len(json.loads(Path(samples).read_text())["cells"]) == 4
 
 
-@pytest.mark.long
 def test_rejected_parameters_say_why_in_mlflow(client: MlflowClient, project: Path) -> None:
     result = run(mlflow_run_micro({"batches": "a", "batch": "1"}, project), environment(), project)
     assert result.returncode != 0
@@ -94,7 +96,6 @@ def test_rejected_parameters_say_why_in_mlflow(client: MlflowClient, project: Pa
     assert "batches=a: not allowed" in rejected.data.tags["ttt.message"]
 
 
-@pytest.mark.long
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     logdir = tmp_path / "runs"

@@ -220,7 +220,8 @@ def test_stages_of_a_prompt_match_their_twins(length, start, dtype, monkeypatch)
     check_against_twins(prefill, dtype, length, start, heads=3, dim=24)
 
 
-@pytest.mark.parametrize("inner_net", ["mlp_1_dual_triton", pytest.param("mlp_2_dual_triton", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("inner_net", ["mlp_1_dual_triton", "mlp_2_dual_triton"])
 def test_a_prompt_leads_to_the_same_state_either_way(inner_net, monkeypatch):
     monkeypatch.setattr(ttt_mlp_decode, "TILE", 256)
     request = ModelRequest("ttt-tiny", inner_net, torch.float32, torch.device("cpu"), 0, None)

@@ -98,7 +98,7 @@ THIRDS = Tiling(columns=256, span=256)
     [
         (1, {"heads": 4, "kv_heads": 2, "splits": 2, "position": 15}),
         (3, {"position": 0}),
-        (9, {"heads": 6, "kv_heads": 2, "layers": 1, "position": 17}),
+        pytest.param(9, {"heads": 6, "kv_heads": 2, "layers": 1, "position": 17}, marks=pytest.mark.long),
         # rows in three parts
         pytest.param(2, {"intermediate": 520, "tuning": Tuning(down=THIRDS), "position": 3}, marks=pytest.mark.long),
         pytest.param(1, {"heads": 2, "dim": 128, "splits": 3, "vocab": 70, "position": 16}, marks=pytest.mark.long),
