@@ -16,6 +16,8 @@ COMPARED = (
     "state-spaces/mamba2-1.3b",
     "gated-deltanet-1.3b",
     "rwkv7-1.3b",
+    "transformer-1b",
+    "transformer-1b-gqa4",
     "ttt-1b mlp_1_dual",
     "ttt-1b mlp_2_dual",
 )

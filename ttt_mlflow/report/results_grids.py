@@ -59,7 +59,7 @@ READ: dict[str, Callable[[str], str]] = {
     GENLEN: lambda text: f"{text} decode step{'' if text == '1' else 's'}",
     DECODE_PATH: lambda text: f"decode path {text}",
     ATTN_IMPL: lambda text: f"attention {text}",
-    "use_compile": lambda text: "compiled" if text == "true" else "not compiled",
+    "use_compile": lambda text: OR.join("compiled" if one == "true" else "not compiled" for one in text.split(OR)),
     "cuda_graph": lambda text: "CUDA graph" if text == "true" else "no CUDA graph",
     "checkpoint": _weights,
 }
@@ -67,8 +67,7 @@ UNKNOWN = ("", "auto")  # a parameter that was not given and not chosen
 
 
 def _read(fact: str, text: str) -> str:
-    parts = text.split(OR) if fact in VARYING else [text]
-    return OR.join(map(READ.get(fact, str), parts))
+    return READ.get(fact, str)(text)
 
 
 @dataclass(frozen=True)

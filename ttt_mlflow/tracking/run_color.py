@@ -22,6 +22,8 @@ HUES = {
     "state-spaces/mamba2": 0.20,  # lime
     "gated-deltanet": 0.76,  # violet
     "rwkv7": 0.86,  # magenta
+    "transformer": 0.0,  # red
+    "transformer-1b": 0.46,  # teal, of transformer-1b-gqa4
 }
 # The lightness, 0 to 1, tells the models of one hue apart.
 LIGHTNESS = {
@@ -32,6 +34,8 @@ LIGHTNESS = {
     "ttt-350m": 0.58,
     "ttt-125m": 0.66,
     "state-spaces/mamba-1.4b": 0.36,
+    "transformer-1b": 0.50,
+    "transformer-1b-gqa4": 0.26,
 }
 LIGHTEST, DARKEST = 0.65, 0.30
 SATURATION = 0.75
