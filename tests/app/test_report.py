@@ -259,3 +259,15 @@ def test_the_command(place: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("Error: best=x: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_files_of_an_earlier_report_are_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would be taken for parts of this one."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "crossings.csv").write_text("of another report")
+    (out / "notes.txt").write_text("mine")
+    make_report(Asked(sets=(str(place / "runs"),), out=str(out), formats="csv,markdown"))
+    told = capsys.readouterr().err
+    assert f"Note: {out} still has crossings.csv of an earlier report; this one has no such file" in told
+    assert (out / "crossings.csv").read_text() == "of another report"

@@ -35,6 +35,12 @@ def test_the_table_answers_the_question(ours: int, said: str) -> None:
     assert "- A note &lt;b>." in text
 
 
+@pytest.mark.parametrize(("ours", "others"), [(0, 0), (0, 3), (3, 0)])
+def test_without_a_ratio_it_says_why(ours: int, others: int) -> None:
+    text = accuracy_markdown(accuracy(ours, others), "plain PyTorch, float32", "plain PyTorch, float16", [])
+    assert "No ratio: in the run or in plain PyTorch, no greedy token differs from the reference." in text
+
+
 def test_the_table_of_tokens_alone() -> None:
     blind = Accuracy(2, 5, Side(None, [3, None]), None, 12.5)
     text = accuracy_markdown(blind, "the model's own code, float32", None, [])

@@ -108,7 +108,7 @@ def test_a_constant_state_that_was_measured_at_one_context_is_a_level_line(rows:
     drawn = next(one for one in page_data(results, [])["contexts"]["charts"] if one["name"] == "step-16")
     assert [one["ends"] for one in drawn["lines"] if one["ends"]] == [[[[65, 1.7], [32768, 1.7]]]]
     assert (
-        "constant state, not measured there"
+        "constant state, from where it was measured"
         in results_files(results, [], ["svg"])[names.ARTIFACT_RESULTS_CONTEXT_SVG].decode()
     )
 

@@ -87,6 +87,8 @@ def make_report(asked: Asked) -> int:
     parts = [*("\n".join(one.lines) for one in best), results_text(results), contexts_text(results)]
     print_text("\n\n".join(filter(None, parts)))
     print_error(f"Written: {', '.join(map(str, paths))}")
+    if older := _of_an_earlier_report(paths):
+        print_error(f"Note: {asked.out} still has {', '.join(older)} of an earlier report; this one has no such file")
     return DamagedRecord.exit_code if found.unread else 0
 
 
@@ -222,6 +224,13 @@ def _links(places: Mapping[str, _Place]) -> dict[str, str]:
 
 def _run_ids(places: Mapping[str, _Place]) -> dict[str, str]:
     return {one: at.run_id for one, at in places.items()}
+
+
+def _of_an_earlier_report(paths: Sequence[Path]) -> list[str]:
+    """Names of files that a report can have and this one has not, though they lie beside its own."""
+    known = [PurePosixPath(one.path).name for some in (FORMATS, OF_CONTEXTS) for of in some.values() for one in of]
+    written = {path.name for path in paths}
+    return [name for name in known if name not in written and (paths[0].parent / name).exists()] if paths else []
 
 
 def _written(files: Mapping[Artifact, bytes], folder: Path) -> list[Path]:

@@ -52,6 +52,8 @@ def _answers(accuracy: Accuracy) -> list[str]:
             f"PyTorch (95 % confidence interval {number(ratio.low)} to {number(ratio.high)}): "
             f"{goal} the goal of {GOAL}."
         )
+    elif accuracy.yardstick is not None and accuracy.own.deviations is not None:
+        lines.append("No ratio: in the run or in plain PyTorch, no greedy token differs from the reference.")
     if accuracy.eager_differing_pct is not None:
         differ = accuracy.eager_differing_pct
         lines.append(

@@ -9,8 +9,8 @@ from typing import Literal
 Outcome = Literal["crosses", "always", "never", "falls_behind", "several"]
 BEYOND = "*"
 ABOUT_BEYOND = (
-    f"{BEYOND} There, the model with a constant state was not measured; its step, which costs the same at any context, "
-    "is taken from where it was"
+    f"{BEYOND} There, the model with a constant state has no measurement that counts; its step, which costs the same "
+    "at any context, is taken from where it has one"
 )
 CURVE = 24  # points of a curve from one measured context to the next
 Measured = Sequence[tuple[float, float]]  # context and time of a step, in any order; no context twice

@@ -215,7 +215,7 @@ def _signs_of_charts(charts: Sequence[Chart]) -> Iterator[Any]:
         if any(point.state == state for point in points):
             yield Line2D([], [], linestyle="none", marker=marker, fillstyle=FILLS[state], color=FAINT, label=told)
     if any(line.ends for chart in charts for line in _shown(chart)):
-        yield Line2D([], [], label="constant state, not measured there", color=FAINT, **BEYOND)
+        yield Line2D([], [], label="constant state, from where it was measured", color=FAINT, **BEYOND)
     if any(chart.marks for chart in charts):
         yield Line2D([], [], linestyle="none", marker="D", fillstyle="none", color="black", label=CROSSING)
 

@@ -76,6 +76,30 @@ def test_the_end_says_how_invalid_runs_are_measured_again() -> None:
     assert "2 runs are invalid: the same command with --redo invalid measures them again" in table.text()
 
 
+@pytest.mark.parametrize(
+    ("asked", "reason", "said"),
+    [
+        ({}, "wide_interval", "more time (max_seconds) or longer passes (genlen) narrow it"),
+        ({"repeats": "3"}, "wide_interval", "more passes (repeats) or longer passes (genlen) narrow it"),
+        ({"mode": "prefill", "repeats": "3"}, "short_section", "more passes (repeats) make it longer"),
+    ],
+)
+def test_the_end_says_what_helps(asked: dict[str, str], reason: str, said: str) -> None:
+    """Passes that were counted have no use for more time, nor a prompt for more decode steps."""
+    table = board(None, batch="1", **asked)
+    for one in table.states:
+        one.end(measured(verdict="invalid", reasons=reason), None)
+    assert f"{reason}: {said}, as a sweep of its own" in list(table.notes())
+
+
+def test_a_reason_is_told_once() -> None:
+    table = board(batch="1")
+    for one in table.states:
+        one.state, one.reason = "oom", "out of memory: ttt-1b b1 does not fit"
+    assert any(note.endswith(": out of memory: ttt-1b b1 does not fit") for note in table.notes())
+    assert "out of memory: out of memory" not in table.text()
+
+
 def test_the_table_has_a_row_for_each_model_and_net_and_a_column_for_each_batch() -> None:
     table = board(batch="128,64")
     table.states[0].end(measured(), None)
@@ -166,6 +190,11 @@ def test_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1014.0
     assert table.seconds_left(2) == 13.0
     assert board(seconds=5.0, batch="1,2").seconds_left(1) == 20.0, "as predicted"
+    known = board(seconds=5.0, batch="1,2")
+    known.states[0].begin("0")
+    now = 1024.0
+    known.states[0].end(measured(), None)
+    assert known.seconds_left(1) == 30.0, "the one that ended took twice as long as predicted"
 
 
 def test_what_is_measured_alone_takes_its_time_alone() -> None:

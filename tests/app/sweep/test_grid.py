@@ -122,6 +122,18 @@ def test_cells_that_come_out_the_same_are_one() -> None:
     assert [cell.name for cell in found] == ["mamba-1.4b b1", "ttt-1b mlp_1_dual b1", "ttt-1b mlp_2_dual b1"]
 
 
+def test_a_prompt_is_measured_once_whatever_would_follow_it() -> None:
+    """It was measured for each number of decode steps, as if that made a difference."""
+    found = cells(model_name="ttt-tiny", inner_net="mlp_1_dual", mode="decode,prefill", batch="1", genlen="8,16")
+    assert [(cell.config.mode, cell.config.genlen) for cell in found] == [
+        ("decode", 8),
+        ("decode", 16),
+        ("prefill", RunConfig().genlen),
+    ]
+    with pytest.raises(BadInput, match="genlen=8,16: none of the runs of this sweep decodes; leave it out"):
+        cells(model_name="ttt-tiny", mode="prefill", batch="1", genlen="8,16")
+
+
 def test_neighbors_in_time_differ_in_the_model() -> None:
     order = [cell.name for cell in interleaved(cells(preset="decode-2k", genlen="512", batch="128,256,512"))]
     linear, mlp, mamba = "ttt-1b mlp_1_dual_triton", "ttt-1b mlp_2_dual_triton", "mamba-1.4b"

@@ -52,7 +52,7 @@ def test_sessions_that_differ_are_told() -> None:
 def test_an_invalid_or_failed_one_decides_nothing() -> None:
     found = after(measured(1000.0), measured(2000.0, "invalid"), measured(None, status="error"))
     assert (found.spread_pct, found.disagrees) == (None, False)
-    assert "1,000, (2,000), error tokens/s; nothing in this session: failed" in found.text
+    assert "1,000, (2,000) tokens/s, error; nothing in this session: failed" in found.text
     found = Yardstick(CELL, CHECKED)
     found.end(None, "the process ended with code 1")
     assert found.text.endswith("not measured yet; nothing in this session: the process ended with code 1")

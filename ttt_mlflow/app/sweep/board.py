@@ -64,6 +64,11 @@ class CellState:
         self.reason = reason or (run.why if run and self.state != "done" else None)
 
     @property
+    def why(self) -> str:
+        """The reason, to stand behind the words for the state, which it may begin with; empty if there is none."""
+        return (self.reason or "").removeprefix(f"{IN_WORDS[self.state]}: ")
+
+    @property
     def throughput(self) -> str | None:
         """The measured tokens/s with the half-width of the confidence interval, such as ``67,641 ±0.1 %``."""
         metric = names.PREFILL_TOKENS_PER_S if self.cell.config.mode == "prefill" else names.DECODE_TOKENS_PER_S
@@ -113,16 +118,24 @@ class Board:
     def seconds_left(self, width: int) -> float | None:
         """Seconds until all is measured, at ``width`` cells at once; None as long as nothing tells.
 
-        A cell is expected to take what is predicted for it, else the mean of those that were measured.
+        A cell is expected to take what is predicted for it, as far off as the predictions for those that were measured
+        were in the mean. Without a prediction, it is expected to take their mean.
         """
         took = [one.took_s for one in self.states if one.took_s is not None]
         mean = sum(took) / len(took) if took else None
+        known = [
+            (one.took_s, predicted)
+            for one in self.states
+            if one.took_s is not None and (predicted := one.checked.prediction.seconds)
+        ]
+        longer = sum(seconds for seconds, _ in known) / sum(predicted for _, predicted in known) if known else 1.0
         left = 0.0
         beside = max(1, width)
         for one in self.states:
             if one.state not in ("missing", "running"):
                 continue
-            expected = one.checked.prediction.seconds or mean
+            predicted = one.checked.prediction.seconds
+            expected = longer * predicted if predicted else mean
             if expected is None:
                 return None
             spent = time.monotonic() - one.began if one.state == "running" and one.began is not None else 0.0
@@ -161,7 +174,7 @@ class Board:
         yield from (f"{MARK} {text}" for uuid, text in self.marked.items() if uuid in used)
         for one in self.states:
             if one.state not in ("done", "missing", "running") and one.reason:
-                yield f"{one.cell.name}: {IN_WORDS[one.state]}: {one.reason}"
+                yield f"{one.cell.name}: {IN_WORDS[one.state]}: {one.why}"
             elif _is_invalid(one) and one.run and one.run.why:
                 yield f"{one.cell.name}: invalid: {one.run.why}"
         yield from self._what_to_do()
@@ -173,8 +186,15 @@ class Board:
             return
         are, them = ("1 run is", "it") if len(invalid) == 1 else (f"{len(invalid)} runs are", "them")
         yield f"{are} invalid: the same command with --redo invalid measures {them} again"
-        if any("wide_interval" in (run.why or "") for run in invalid):
-            yield "wide_interval: more time (max_seconds) or longer passes (genlen) narrow it, as a sweep of its own"
+        for reason, does in (("wide_interval", "narrow it"), ("short_section", "make it longer")):
+            found = [
+                one.cell.config for one in self.states if _is_invalid(one) and one.run and reason in (one.run.why or "")
+            ]
+            ways = ["more time (max_seconds)"] if any(config.repeats is None for config in found) else []
+            ways += ["more passes (repeats)"] if any(config.repeats is not None for config in found) else []
+            ways += ["longer passes (genlen)"] if any(config.mode == "decode" for config in found) else []
+            if found:
+                yield f"{reason}: {' or '.join(ways)} {does}, as a sweep of its own"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """The columns and the rows: a row for each model and inner net, a column for each batch."""

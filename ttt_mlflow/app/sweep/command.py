@@ -253,7 +253,7 @@ class _Sweep:
         self.publishing.set_aside()
         self._tell_resumption(stored.run_id, stored.name, stored.experiment_id, None)
         print_text(self.board.text())
-        print_text(f"All runs of this sweep are there: MLflow run {stored.run_id}; --redo measures them again")
+        print_text(f"All runs of this sweep are there: MLflow run {stored.run_id}; --redo all measures them again")
         return 0
 
     # Measuring

@@ -81,6 +81,10 @@ def _without_effect(blocks: Sequence[Mapping[str, tuple[Any, ...]]], cells: Iter
         if asked and not any(getattr(cell.config, name) for cell in cells):
             told = ",".join(dict.fromkeys(asked))
             yield f"{name}={on_one_line(told)}: none of the models of this sweep has {what}; leave it out"
+    steps = [text for block in blocks for text in map(as_text, block.get("genlen", ()))]
+    if steps and not any(cell.config.mode == "decode" for cell in cells):
+        told = ",".join(dict.fromkeys(steps))
+        yield f"genlen={on_one_line(told)}: none of the runs of this sweep decodes; leave it out"
 
 
 def yardstick_of(config: SweepConfig) -> Cell | None:
@@ -175,6 +179,8 @@ def _cells_of_block(block: Mapping[str, tuple[Any, ...]]) -> Iterator[Cell]:
     outer = [name for name in block if name not in OF_SOME_MODELS]
     for values in product(*(block[name] for name in outer)):
         one = dict(zip(outer, values, strict=True))
+        if one.get("mode") == "prefill":
+            one.pop("genlen", None)  # it decodes nothing: what differs in this alone is one cell
         try:
             own = _own_net(one, block.get("inner_net"))
             entry = find_model(_cell(one).config.model_name)

@@ -52,7 +52,7 @@ class Live:
             facts.append(one.run.verdict)
         if one.took_s is not None:
             facts.append(f"{in_minutes(one.took_s)} on {one.place}")
-        reason = f": {one.reason}" if one.reason else ""
+        reason = f": {one.why}" if one.why else ""
         line = f"{number_done} of {len(self._board.states)}, {one.cell.name}: {', '.join(facts)}{reason}{self._left()}"
         self._console.print(_shown(line), markup=False, highlight=False, soft_wrap=True)
 
@@ -75,6 +75,7 @@ def dry_run_text(board: Board, order: Sequence[CellState]) -> str:
     total = sum(seconds for seconds in known if seconds is not None)
     said = f", {in_minutes(total)} one after the other" if known and None not in known else ""
     lines = [text_table(columns, rows, ("", "memory", "time")), "", f"  {counted(len(order), 'run')} to measure{said}"]
+    lines.append("  All that are asked for; which of them are there already is seen when they are to be measured")
     return "\n".join([*lines, f"  ttt.sweep_id {board.sweep_id}"])
 
 
@@ -83,7 +84,7 @@ def _predicted(one: CellState) -> list[str]:
     memory = "" if found.peak_bytes is None else f"{number(found.peak_bytes / GB)} GB"
     seconds = "" if found.seconds is None else in_minutes(found.seconds)
     note = f"alone on the host: {one.alone}" if one.alone else ""
-    return [one.cell.name, memory, seconds, note if one.state == "missing" else f"{IN_WORDS[one.state]}: {one.reason}"]
+    return [one.cell.name, memory, seconds, note if one.state == "missing" else f"{IN_WORDS[one.state]}: {one.why}"]
 
 
 def _shown(text: str) -> str:

@@ -11,6 +11,8 @@ from ttt_mlflow.report.text import number
 
 YARDSTICK = "yardstick"
 AGREE_PCT = 1.0  # by which the highest may exceed the lowest
+# a run that gave no value, by its status
+WITHOUT_A_NUMBER = {"killed": "stopped", "running": "stopped", "oom": "out of memory"}
 
 
 @dataclass
@@ -50,12 +52,14 @@ class Yardstick:
     @property
     def text(self) -> str:
         """The values of all sessions, and whether they agree, in one line."""
-        told = []
+        values, without = [], []
         for run in self.runs:
-            value = self._value(run)
-            shown = run.status if value is None else number(value)
-            told.append(f"({shown})" if run.verdict == "invalid" else shown)
-        line = f"Yardstick, {self.cell.name}: {', '.join(told) or 'not measured yet'}{' tokens/s' if told else ''}"
+            if (value := self._value(run)) is None:
+                without.append(WITHOUT_A_NUMBER.get(run.status, run.status))
+            else:
+                values.append(f"({number(value)})" if run.verdict == "invalid" else number(value))
+        told = [f"{', '.join(values)} tokens/s"] if values else []
+        line = f"Yardstick, {self.cell.name}: {', '.join([*told, *without]) or 'not measured yet'}"
         if self.fault:
             line += f"; nothing in this session: {self.fault}"
         spread = self.spread_pct
