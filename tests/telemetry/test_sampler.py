@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Iterator
 from itertools import islice
 from types import SimpleNamespace
 
@@ -435,6 +436,23 @@ def test_the_energy_counter_is_never_read_in_a_section(nvml: FakeNvml) -> None:
         "nvmlDeviceGetTotalEccErrors",
         "nvmlDeviceGetComputeRunningProcesses",
     }
+
+
+def test_the_thread_waits_as_long_as_the_uneven_pauses_say(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last of them it ends, and says so."""
+    asked: list[float] = []
+
+    def three(hz: float) -> Iterator[float]:
+        asked.append(hz)
+        yield from (0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(telemetry, "uneven", three)
+    with NvmlSampler.open(TORCH_UUID, hz=0.001) as sampler:
+        assert sampler._thread is not None
+        sampler._thread.join(WAIT_SECONDS)
+        assert not sampler._thread.is_alive(), "even pauses of 1,000 s would keep it waiting"
+        assert len(sampler.samples) == 4
+        assert asked == [0.001]
 
 
 @given(period_s=st.floats(0.01, 1.0), share=st.floats(0.2, 0.8), phase=st.floats(0.0, 1.0))

@@ -286,6 +286,13 @@ def test_a_view_separates_what_does_not_belong_in_one_table(view: View) -> None:
     assert "tags.`ttt.kind`" in view.condition or "tags.`ttt.series`" in view.condition
 
 
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.id)
+def test_no_view_is_sorted_so_that_mlflow_folds_the_runs_of_a_sweep(view: View) -> None:
+    """The tests in a browser show that it does; these are quick."""
+    assert view.state()["orderByKey"] != "attributes.start_time"
+    assert view is BEST or view.state()["orderByKey"] == "tags.`ttt.journal_id`"
+
+
 def test_the_link_has_all_that_mlflow_needs() -> None:
     assert view_link("http://host:5000/", "7", LATEST) == (
         "http://host:5000/#/experiments/7/runs?viewStateShareKey=ttt-latest&workflowType=machine_learning"
