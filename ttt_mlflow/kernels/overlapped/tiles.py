@@ -8,8 +8,10 @@ Loads and tensor cores want different orders. A thread loads 16 bytes, eight nei
 of two instructions, it is to have, of 32 columns, four neighbors and the four that are sixteen further on. The order of
 the columns is free as long as it is the same for W and x. So the columns are renamed: of five bits c4 c3 c2 c1 c0 that
 number 32 columns, c2 c4 c3 c1 c0 number them for the product. A thread's 16 bytes then are its operands, and nothing
-passes through shared memory or another thread.
+passes through shared memory or another thread. Triton compiles it so from 3.7 on (:func:`loads_operands`).
 """
+
+from functools import cache
 
 import triton
 import triton.language as tl
@@ -18,6 +20,14 @@ from torch import Tensor
 ROWS = 16  # of W in a tile, as the tensor cores' instruction has
 GROUP = 8  # columns that a thread loads at once: 16 bytes, which begin at a multiple of 16
 LANE_COLUMNS = 32  # columns that a warp's lanes cover with 16-byte loads, eight rows at a time
+DIRECT = (3, 7)  # first Triton whose tiles take the way above
+
+
+@cache
+def loads_operands() -> bool:
+    """Whether tiles go from memory straight into the tensor cores' registers; older Tritons use shared memory."""
+    major, minor = triton.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= DIRECT
 
 
 @triton.jit

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import triton
 
 from ttt_mlflow.kernels.overlapped.product import splits
-from ttt_mlflow.kernels.overlapped.tiles import LANE_COLUMNS, ROWS
+from ttt_mlflow.kernels.overlapped.tiles import LANE_COLUMNS, ROWS, loads_operands
 
 # whose step it is: of the transformers, one with a KV head for each query head, and one whose query heads share them
 Model = Literal["ttt_linear", "ttt_mlp", "transformer", "shared_kv"]
@@ -106,12 +106,16 @@ class Tuning:
     def of(cls, model: Model, batch: int, staged: bool) -> "Tuning":
         """The choice for this model and batch. staged: the GPU can run :mod:`.staged`.
 
+        With a Triton that moves what :class:`Tiling` holds in registers, all products are staged where they can be.
         ValueError for more sequences than the products take.
         """
         table = (TABLE | STAGED) if staged else TABLE
         if batch > max(table):
             raise ValueError(f"{batch} sequences: kernels that overlap take 1 to {max(table)} on this GPU")
         chosen: Tuning = next(getattr(row, model) for most, row in table.items() if batch <= most)
+        if staged and isinstance(chosen.projection, Tiling) and not loads_operands():
+            fewest: Tuning = getattr(STAGED[min(STAGED)], model)
+            return replace(fewest, head_warps=chosen.head_warps, held=chosen.held)
         return chosen
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ttt_mlflow.errors import BadInput
@@ -40,10 +41,18 @@ def check_path(request: ModelRequest, reason_against_overlapping: Reason) -> Non
 
 
 def path_by_default(request: ModelRequest, reason_against_overlapping: Reason) -> str:
-    """The decode path of a run that asks for none: on a GPU, kernels that overlap wherever they can run."""
+    """The decode path of a run that asks for none: on a GPU, kernels that overlap wherever they can run and pay."""
     decodes = request.workload is None or request.workload.mode == "decode"
     overlap = decodes and request.device.type == "cuda" and not reason_against_overlapping(request)
-    return OVERLAPPED if overlap else LAUNCHES
+    return OVERLAPPED if overlap and _overlapping_pays(request.device) else LAUNCHES
+
+
+def _overlapping_pays(device: torch.device) -> bool:
+    """Not where Triton moves weights that are to stay in registers, and the GPU cannot take them from shared memory."""
+    from ttt_mlflow.kernels.launch import has_warpgroups
+    from ttt_mlflow.kernels.overlapped.tiles import loads_operands
+
+    return has_warpgroups(device) or loads_operands()
 
 
 def compiles(request: ModelRequest) -> bool:
