@@ -18,7 +18,8 @@ pytestmark = [
 ]
 GRID = ["--model-name=ttt-profile", "--inner-net=mlp_1_dual_triton,mlp_2_dual_triton", "--batch=8,max", "--genlen=16"]
 LOOK = """
-from ttt_mlflow.app.sweep.command import checked_board, open_executor
+from ttt_mlflow.app.sweep.command import checked_board
+from ttt_mlflow.app.sweep.start import open_executor
 from ttt_mlflow.config import SweepConfig
 from ttt_mlflow.telemetry.context import holds_context
 from ttt_mlflow.telemetry.gpus import visible_gpus

@@ -70,8 +70,13 @@ class Publishing:
         """Whether the record's run is the one that `mlflow run` made for this process."""
         return self._begun and self._parent is not None
 
+    def prepare(self) -> None:
+        """Start the process that publishes, so that it imports MLflow meanwhile. Raises BadInput for other limits."""
+        self._limits = self._destination.limits()
+        self._process()
+
     def start(self) -> None:
-        """Start the process that publishes, which imports MLflow. Raises BadInput for an impossible destination."""
+        """Start the process that publishes, unless it has been. Raises BadInput for an impossible destination."""
         from ttt_mlflow.tracking.store import check_place, resolve_destination, resolve_tracking_uri
 
         self._limits = self._destination.limits()

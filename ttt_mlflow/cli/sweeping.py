@@ -61,7 +61,7 @@ def sweep_command(
     Each parameter of `ttt-mlflow run` may have several values, comma-separated; all combinations are measured. An
     inner net applies to the models that have one.
     """
-    from ttt_mlflow.app.sweep.command import AskedSweep, run_sweep
+    from ttt_mlflow.app.sweep.start import AskedSweep, run_sweep
 
     place = (logdir or DEFAULT_LOGDIR, tracking_uri, experiment_name)
     destination = Destination(*place, publish_patience, publish_seconds)
@@ -70,7 +70,7 @@ def sweep_command(
         if dry_run is not None and dry_run.lower() not in TRUE_WORDS + FALSE_WORDS:
             raise BadInput(f"dry_run={dry_run}: not allowed; dry_run takes true or false")
         config = arguments.parse(SweepConfig, options, context.args)
-        return AskedSweep(config, dry_run is not None and dry_run.lower() in TRUE_WORDS, destination)
+        return AskedSweep(config, dry_run is not None and dry_run.lower() in TRUE_WORDS)
 
     context.exit(run_sweep(parse, destination))
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.app.sweep.conftest import Stored, Sweep
 from tests.telemetry.fake_nvml import FakeNvml, process
-from ttt_mlflow.app.sweep import command
 from ttt_mlflow.app.sweep.executors import process as processes
 from ttt_mlflow.app.sweep.executors.process import ProcessExecutor
 from ttt_mlflow.app.sweep.task import Task
@@ -38,7 +37,7 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
         monkeypatch.setattr(processes, "visible_gpus", lambda: gpus)
         choose = processes.chosen_gpus
-        monkeypatch.setattr(command, "chosen_gpus", lambda asked: choose(asked, lambda: gpus))
+        monkeypatch.setattr(processes, "chosen_gpus", lambda asked: choose(asked, lambda: gpus))
         return nvml
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -1,24 +1,18 @@
 """Carries out ``ttt-mlflow sweep``: checks every cell, measures what is missing, publishes one parent and its runs."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-from rich.console import Console
 
 from ttt_mlflow import names
 from ttt_mlflow.app.job import may_take_s
 from ttt_mlflow.app.output import guard_output, print_error, print_text, show_error
-from ttt_mlflow.app.publishing import Destination
-from ttt_mlflow.app.signals import ParentRun, SignalHandler
+from ttt_mlflow.app.signals import SignalHandler
 from ttt_mlflow.app.sweep.board import GIVEN_UP, MARK, Board, CellState, in_minutes, mark_done
 from ttt_mlflow.app.sweep.check import Checked
 from ttt_mlflow.app.sweep.executors import Ended, Executor
-from ttt_mlflow.app.sweep.executors.inline import InlineExecutor
-from ttt_mlflow.app.sweep.executors.process import ProcessExecutor, chosen_gpus
-from ttt_mlflow.app.sweep.executors.ray import RayExecutor
 from ttt_mlflow.app.sweep.grid import Cell, cells_of, interleaved, is_registered, sweep_id, yardstick_of
 from ttt_mlflow.app.sweep.host_notes import PREFIX, marked_gpus, neighbor_notes, not_known_note, slower_notes
 from ttt_mlflow.app.sweep.live import Live, dry_run_text
@@ -33,7 +27,6 @@ from ttt_mlflow.app.sweep.yardstick import Yardstick
 from ttt_mlflow.app.views import ui_lines
 from ttt_mlflow.config import SweepConfig
 from ttt_mlflow.errors import (
-    NOTHING_MEASURED,
     BadInput,
     DamagedRecord,
     Killed,
@@ -56,56 +49,26 @@ SKIPPED = "skip_missing leaves it out"
 FINISHED = "FINISHED"  # MLflow's status of a run that has ended well
 
 
-@dataclass(frozen=True)
-class AskedSweep:
-    """``sweep`` as it was asked for."""
+def carry_out(
+    config: SweepConfig,
+    dry_run: bool,
+    logdir: str,
+    executor: Executor,
+    publishing: SweepPublishing,
+    signals: SignalHandler,
+) -> int:
+    """Check the cells, measure what is missing and return the exit code. Both helpers prepare already.
 
-    config: SweepConfig
-    dry_run: bool
-    destination: Destination
-
-
-def run_sweep(parse: Callable[[], AskedSweep], destination: Destination) -> int:
-    """Carry out the sweep and return the exit code. Raises BadInput and Killed if nothing has been measured yet."""
-    parent = ParentRun.of_this_process()
-    with SignalHandler() as signals, SweepPublishing(destination, parent) as publishing:
-        try:
-            asked = parse()
-            with open_executor(asked.config) as executor:
-                if not asked.dry_run:
-                    executor.prepare()  # beside the checks and the store's answer
-                board = checked_board(asked.config, executor)
-                if asked.dry_run:
-                    print_text(dry_run_text(board, in_order(board)))
-                    return 0
-                board.marked = marked_gpus(asked.config, executor.gpus)
-                publishing.start()
-                guard_output()
-                return _Sweep(asked, board, executor, publishing, signals).carry_out()
-        except (BadInput, Killed) as error:
-            signals.stopping = True  # from here on, a signal does not interrupt the telling
-            if isinstance(error, Killed):
-                error.during = error.during or NOTHING_MEASURED
-            publishing.reject(error)
-            raise
-
-
-def open_executor(config: SweepConfig) -> Executor:
-    """The executor that ``config`` names. Raises BadInput for an option that it has no use for, and for no such GPU."""
-    if config.gpus and config.executor != "process":
-        raise BadInput(f"gpus={','.join(config.gpus)}: executor={config.executor} chooses its GPU itself; omit gpus")
-    if config.address and config.executor != "ray":
-        raise BadInput(f"address={config.address}: executor={config.executor} uses no Ray cluster; omit address")
-    if config.exclusive and config.executor != "process":
-        why = "measures one run at a time" if config.executor == "inline" else "shares the hosts of a cluster itself"
-        raise BadInput(f"exclusive=true: executor={config.executor} {why}; omit exclusive")
-    if config.any_gpu and config.executor == "ray":
-        raise BadInput("any_gpu=true: executor=ray chooses the GPUs of the cluster itself; omit any_gpu")
-    if config.executor == "ray":
-        return RayExecutor(config.address)
-    if config.executor == "inline":
-        return InlineExecutor(Console(stderr=True))
-    return ProcessExecutor([] if config.device == "cpu" and not config.gpus else chosen_gpus(config.gpus))
+    Raises BadInput and Killed if nothing has been measured yet.
+    """
+    board = checked_board(config, executor)
+    if dry_run:
+        print_text(dry_run_text(board, in_order(board)))
+        return 0
+    board.marked = marked_gpus(config, executor.gpus)
+    publishing.start()
+    guard_output()
+    return _Sweep(config, Path(logdir).absolute(), board, executor, publishing, signals).carry_out()
 
 
 def checked_board(config: SweepConfig, executor: Executor) -> Board:
@@ -168,11 +131,16 @@ class _Sweep:
     """One sweep, and what its steps share."""
 
     def __init__(
-        self, asked: AskedSweep, board: Board, executor: Executor, publishing: SweepPublishing, signals: SignalHandler
+        self,
+        config: SweepConfig,
+        logdir: Path,
+        board: Board,
+        executor: Executor,
+        publishing: SweepPublishing,
+        signals: SignalHandler,
     ) -> None:
-        self.config, self.board, self.executor = asked.config, board, executor
-        self.publishing, self.signals = publishing, signals
-        self.logdir = Path(asked.destination.logdir).absolute()
+        self.config, self.logdir, self.board = config, logdir, board
+        self.executor, self.publishing, self.signals = executor, publishing, signals
         self.place = Place(publishing.uri, publishing.experiment_name)
         self.unpublished: list[Journal] = []
         self.alive_s = PER_CELL_S

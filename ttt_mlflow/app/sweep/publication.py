@@ -6,7 +6,7 @@ MLflow for all runs.
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ttt_mlflow import names
 from ttt_mlflow.app.output import print_error
@@ -17,7 +17,9 @@ from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.tracking.at_work import AtWork
 from ttt_mlflow.tracking.publisher import Limits, NoAnswer
 from ttt_mlflow.tracking.run_values import record_id
-from ttt_mlflow.tracking.sweeps import ChildRun, SweepRuns, link_to
+
+if TYPE_CHECKING:  # it imports PyTorch
+    from ttt_mlflow.tracking.sweeps import SweepRuns
 
 QUESTION_S = 10.0  # how long one question may take; a server that is lost is asked before each further publication
 
@@ -39,9 +41,10 @@ class SweepPublishing(Publishing):
         """The experiment that was asked for; None under `mlflow run`, which has chosen it."""
         return self._experiment_name
 
-    def find(self, sweep_id: str) -> SweepRuns | None:
+    def find(self, sweep_id: str) -> "SweepRuns | None":
         """The sweep as the store has it. Raises PublishFailed if the store does not answer, BadInput if it refuses."""
         from ttt_mlflow.tracking.store import check_place
+        from ttt_mlflow.tracking.sweeps import ChildRun, SweepRuns
 
         if reason := check_place(self.uri):
             raise PublishFailed(reason)
@@ -58,6 +61,8 @@ class SweepPublishing(Publishing):
 
     def resume(self, record: Journal, alive_s: float) -> None:
         """Let the run of the parent's record go on. The run that `mlflow run` made, if any, says that it resumes it."""
+        from ttt_mlflow.tracking.sweeps import link_to
+
         self.set_aside()
         try:
             self._question("resume_sweep", record=str(record.path), uri=self.uri, alive_s=alive_s)
@@ -161,7 +166,7 @@ class SweepPublishing(Publishing):
             raise
 
 
-def adopt(parent: Journal, stored: SweepRuns) -> None:
+def adopt(parent: Journal, stored: "SweepRuns") -> None:
     """Let the record ``parent`` be a copy of that of the parent which the store has."""
     parent.update_tags({names.TAG_JOURNAL_ID: stored.journal_id})
     target = parent.target

@@ -7,13 +7,15 @@ cells are measured, in which order, and what became of them is the sweep's affai
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from ttt_mlflow.app.sweep.check import Checked
-from ttt_mlflow.app.sweep.grid import Cell
-from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.telemetry.gpus import Gpu
+
+if TYPE_CHECKING:  # they import PyTorch
+    from ttt_mlflow.app.sweep.check import Checked
+    from ttt_mlflow.app.sweep.grid import Cell
+    from ttt_mlflow.app.sweep.task import Task
 
 CPU = "CPU"  # the place, and the name of the GPU, of a cell that is measured without a GPU
 
@@ -26,7 +28,7 @@ class Ended:
     lost: why the place does not work any more and is given up, in one line; None if it does.
     """
 
-    task: Task
+    task: "Task"
     place: str
     record: Journal | None
     reason: str | None = None
@@ -57,13 +59,13 @@ class Executor(Protocol):
     def prepare(self) -> None:
         """Begin what the first cell would else wait for, and return at once. It need not be called."""
 
-    def check(self, cells: Sequence[Cell]) -> list[Checked]:
+    def check(self, cells: "Sequence[Cell]") -> "list[Checked]":
         """What the place that would measure each cell says of it. Raises BadInput if there is no such place."""
 
-    def start(self, task: Task) -> None:
+    def start(self, task: "Task") -> None:
         """Take ``task``. Unless it ``queues``, at most ``width`` tasks are taken and not yet handed back."""
 
-    def running(self) -> list[tuple[Task, str]]:
+    def running(self) -> "list[tuple[Task, str]]":
         """The tasks that are measured at this moment, each with its place."""
 
     def wait(self, seconds: float) -> list[Ended]:

@@ -18,20 +18,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from ttt_mlflow.app.fork_server import Forked, ForkServer
 from ttt_mlflow.app.output import print_error
-from ttt_mlflow.app.sweep.check import Checked, check_run
 from ttt_mlflow.app.sweep.executors import CPU, Ended
-from ttt_mlflow.app.sweep.grid import Cell
-from ttt_mlflow.app.sweep.task import Task
 from ttt_mlflow.errors import BadInput
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.telemetry.gpus import Gpu, visible_gpus
 from ttt_mlflow.telemetry.host_shares import HostShare, host_shares
-from ttt_mlflow.telemetry.siblings import why_lost
+
+if TYPE_CHECKING:  # they import PyTorch
+    from ttt_mlflow.app.sweep.check import Checked
+    from ttt_mlflow.app.sweep.grid import Cell
+    from ttt_mlflow.app.sweep.task import Task
 
 PATIENCE_S = 30.0  # for a process that was asked to stop, until it is killed
 LOOK_S = 0.2  # between two looks at the processes
@@ -65,7 +66,7 @@ def chosen_gpus(asked: Sequence[str] | None, find: Callable[[], list[Gpu]] = vis
 class _Running:
     """A process that measures, what it answered so far, and what it printed."""
 
-    task: Task
+    task: "Task"
     process: subprocess.Popen[bytes] | Forked
     said: IO[bytes]
     answered: bytes = b""
@@ -148,7 +149,9 @@ class ProcessExecutor:
         if self._forks and self._server is None:
             self._server = ForkServer(self._environment(self._places[0]))
 
-    def check(self, cells: Sequence[Cell]) -> list[Checked]:
+    def check(self, cells: "Sequence[Cell]") -> "list[Checked]":
+        from ttt_mlflow.app.sweep.check import check_run
+
         total = min((gpu.total_bytes for gpu in self._gpus.values()), default=None)
         return [check_run(cell.config, cell.asks_largest, total) for cell in cells]
 
@@ -161,7 +164,7 @@ class ProcessExecutor:
         shares = {place: found[gpu.uuid] for place, gpu in self._gpus.items() if gpu.uuid in found}
         return {place: replace(share, threads=threads or share.threads) for place, share in shares.items()}
 
-    def start(self, task: Task, on: str | None = None) -> None:
+    def start(self, task: "Task", on: str | None = None) -> None:
         """on: the place that takes it, which must be free; None: the first that is."""
         place = on or next(place for place in self._places if place not in self._running)
         said = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the process)
@@ -202,7 +205,7 @@ class ProcessExecutor:
             start_new_session=True,
         )
 
-    def running(self) -> list[tuple[Task, str]]:
+    def running(self) -> "list[tuple[Task, str]]":
         return [(one.task, place) for place, one in self._running.items()]
 
     def wait(self, seconds: float) -> list[Ended]:
@@ -240,6 +243,8 @@ class ProcessExecutor:
 
     def _why_lost(self, place: str) -> str | None:
         """Why the GPU at ``place`` does not work any more, in one line; None if it does, or if NVML never knew it."""
+        from ttt_mlflow.telemetry.siblings import why_lost
+
         why = why_lost(self._gpus[place].uuid) if place in self.shares else None
         return f"GPU {place} does not answer any more ({why})" if why else None
 
