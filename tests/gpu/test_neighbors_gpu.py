@@ -123,7 +123,7 @@ def test_the_doctor_needs_two_gpus(tmp_path: Path) -> None:
 @several
 @pytest.mark.long
 def test_the_doctor_compares_alone_and_together(tmp_path: Path) -> None:
-    """Some eight minutes on two GPUs. No assertion on what is found: that is a measurement."""
+    """Some five minutes on two GPUs. No assertion on what is found: that is a measurement."""
     place = [f"--logdir={tmp_path / 'runs'}", "--json"]
     env = {**environment(new_store(tmp_path)), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "ttt_mlflow", "doctor", "--neighbors", *place]

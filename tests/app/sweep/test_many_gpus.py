@@ -134,7 +134,7 @@ def test_launch_bound_runs_are_alone(host: Host, sweep: Sweep, store: str, monke
 
     monkeypatch.setattr(ProcessExecutor, "start", noted)
     assert sweep(*on(3), "--batch=1,2,32,33", "--exclusive").exit_code == 0
-    assert beside == [(32, []), (33, [32]), (1, []), (2, [])]
+    assert beside == [(33, []), (32, [33]), (2, []), (1, [])]
 
 
 @pytest.mark.long

@@ -63,7 +63,7 @@ def carry_out(
     """
     board = checked_board(config, executor)
     if dry_run:
-        print_text(dry_run_text(board, in_order(board)))
+        print_text(dry_run_text(board, in_order(board, executor.width)))
         return 0
     board.marked = marked_gpus(config, executor.gpus)
     publishing.start()
@@ -121,10 +121,18 @@ def _states(checked: Sequence[Checked]) -> list[CellState]:
     return list(states.values())
 
 
-def in_order(board: Board) -> list[CellState]:
-    """The cells that are missing, in the order in which they are measured: those that are to be alone come last."""
+def in_order(board: Board, width: int) -> list[CellState]:
+    """The cells that are missing, in the order in which they are measured, ``width`` at once.
+
+    With several at once, what is predicted to take longest comes first. Otherwise the turns go backwards: the largest
+    batch is mostly given last, and no GPU is to wait for a long cell at the end. Those that are to be alone come last.
+    """
     missing = [one.cell for one in board.states if one.state == "missing"]
-    return sorted((board.by_key[cell.key] for cell in interleaved(missing)), key=lambda one: bool(one.alone))
+    turns = [board.by_key[cell.key] for cell in interleaved(missing)]
+    if width > 1:
+        turns.reverse()
+        turns.sort(key=lambda one: -(one.checked.prediction.seconds or 0.0))
+    return sorted(turns, key=lambda one: bool(one.alone))
 
 
 class _Sweep:
@@ -159,7 +167,7 @@ class _Sweep:
             if self.board.yardstick:
                 self.board.yardstick.remember(runs, Alike(code_id(), self.executor.gpu_names, str(METHOD)))
             self.unpublished = [one for one in children if not one.published]
-            todo = in_order(self.board)
+            todo = in_order(self.board, self.executor.width)
             if stored and stored.status == FINISHED and not todo and not self.unpublished:
                 return self._nothing_to_do(stored)
             look_for_others(stored)
