@@ -1,6 +1,7 @@
 """Predictions of memory and time, compared with what runs on GPUs recorded."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,13 +9,14 @@ import torch
 
 from ttt_mlflow.config import RunConfig
 from ttt_mlflow.errors import BadInput
+from ttt_mlflow.kernels import launch
 from ttt_mlflow.measurement.ceilings import GpuCeilings
 from ttt_mlflow.measurement.ceilings_cache import CeilingsUnknown
 from ttt_mlflow.models.entry import ModelEntry, ModelRequest
 from ttt_mlflow.models.registry import find_model
 from ttt_mlflow.run import prediction
 from ttt_mlflow.run.plan import Plan, make_plan
-from ttt_mlflow.run.prediction import largest_batch, largest_batch_of, missing_requirement, predict
+from ttt_mlflow.run.prediction import largest_batch, missing_requirement, predict
 from ttt_mlflow.workload import Workload
 
 H200 = 150_100_000_000  # bytes, as PyTorch reports them
@@ -71,8 +73,11 @@ RECORDED: list[tuple[dict[str, Any], float, float, float]] = [
 
 
 def on_a_gpu(**asked: Any) -> Plan:
-    """The plan that a machine with a GPU makes."""
-    config = RunConfig.parse(asked)
+    """The plan that a machine with a GPU makes, without kernels that overlap."""
+    return plan_on_a_gpu(RunConfig.parse(asked))
+
+
+def plan_on_a_gpu(config: RunConfig) -> Plan:
     entry = find_model(config.model_name)
     steps = config.mode == "decode" or config.promptlen == 1
     used = config.model_copy(
@@ -149,16 +154,40 @@ def test_cached_memory_alone_is_no_reason_not_to_try() -> None:
 @pytest.mark.parametrize("asked", [{"inner_net": LINEAR}, {"inner_net": MLP}, {"model_name": MAMBA}], ids=str)
 def test_no_larger_batch_fits(asked: dict[str, Any]) -> None:
     total = 20_000_000_000
-    batch = largest_batch_of(on_a_gpu(**asked), total)
+    batch = largest_batch(RunConfig.parse(asked), total, plan_on_a_gpu)
     peaks = [predict(on_a_gpu(**asked, batch=size), total).peak_bytes for size in (batch, batch + 1)]
     assert peaks[0] is not None
     assert peaks[1] is not None
     assert peaks[0] <= total < peaks[1]
 
 
+@pytest.mark.parametrize("model", [{"inner_net": LINEAR}, {"model_name": "transformer-1b"}], ids=str)
+@pytest.mark.parametrize(("path", "largest"), [(None, None), ("launches", None), ("overlapped", 128)])
+def test_the_largest_batch_may_take_another_path_than_one_sequence(
+    model: dict[str, Any], path: str | None, largest: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`sweep --batch 128,max` ended with a fault on Hopper, whose step of one sequence cannot take more than 128."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(launch, "_capability", lambda device: (9, 0))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config, total = RunConfig.parse({**model, "decode_path": path} if path else model), 30_000_000_000
+    batch = largest_batch(config, total)
+    assert batch == largest if largest else batch > 128
+    plans = [make_plan(config.model_copy(update={"batch": size})) for size in (1, batch)]
+    assert [plan.used.decode_path for plan in plans] == [path or "overlapped", path or "launches"]
+    needed = predict(plans[1], total)
+    assert needed.fits
+    assert needed.peak_bytes
+    if not largest:
+        more = predict(make_plan(config.model_copy(update={"batch": batch + 1})), total).peak_bytes
+        assert more
+        assert needed.peak_bytes <= total < more
+
+
 def test_the_largest_batch_of_a_model_that_does_not_fit_is_bad_input() -> None:
     with pytest.raises(BadInput) as raised:
-        largest_batch_of(on_a_gpu(), 3_000_000_000)
+        largest_batch(RunConfig.parse({}), 3_000_000_000, plan_on_a_gpu)
     assert str(raised.value) == (
         "batch=max: ttt-1b takes 3.6 GB with one sequence, and the GPU has 3.0 GB; use a smaller model or another GPU"
     )
@@ -167,10 +196,13 @@ def test_the_largest_batch_of_a_model_that_does_not_fit_is_bad_input() -> None:
 def test_the_largest_batch_needs_a_gpu_and_a_model_that_says_what_it_allocates() -> None:
     with pytest.raises(BadInput, match="batch=max: memory cannot be predicted on a CPU; name the batches"):
         largest_batch(RunConfig.parse({"model_name": "ttt-tiny", "device": "cpu"}), H200)
-    plan = on_a_gpu()
-    silent = replace(plan, entry=replace(plan.entry, allocations=None))
+
+    def silent(config: RunConfig) -> Plan:
+        plan = plan_on_a_gpu(config)
+        return replace(plan, entry=replace(plan.entry, allocations=None))
+
     with pytest.raises(BadInput, match="for this model, which does not say what it allocates; name the batches"):
-        largest_batch_of(silent, H200)
+        largest_batch(RunConfig.parse({}), H200, silent)
 
 
 def test_nothing_is_predicted_of_the_memory_of_a_model_that_does_not_say_it() -> None:

@@ -1,6 +1,8 @@
 """What a run will take, said before anything is built: memory of the GPU, and time."""
 
+import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ttt_mlflow.config import RunConfig
@@ -104,20 +106,21 @@ def replay(made: Allocations) -> tuple[CachingAllocator, Counter[str]]:
     return allocator, at_peak
 
 
-def largest_batch(config: RunConfig, total_bytes: int) -> int:
+def largest_batch(config: RunConfig, total_bytes: int, plan_of: Callable[[RunConfig], Plan] = make_plan) -> int:
     """The largest batch of ``config`` that fits into ``total_bytes`` of a GPU. ``config.batch`` is not read.
 
+    A batch that the run would be refused with, as ``decode_path=overlapped`` has a largest one, does not fit either.
     Raises BadInput where the memory cannot be predicted, and if a batch of one does not fit.
     """
-    return largest_batch_of(make_plan(config.model_copy(update={"batch": 1})), total_bytes)
 
-
-def largest_batch_of(plan: Plan, total_bytes: int) -> int:
-    """The same for a plan, whose batch is not read."""
-
-    def taken(batch: int) -> int:
-        used = plan.used.model_copy(update={"batch": batch})
-        memory = predict_memory(replace(plan, used=used, workload=replace(plan.workload, batch=batch)))
+    def taken(batch: int) -> float:
+        try:
+            plan = plan_of(config.model_copy(update={"batch": batch}))  # what is chosen may depend on the batch
+        except BadInput:
+            if batch == 1:
+                raise
+            return math.inf
+        memory = predict_memory(plan)
         if memory is None or memory.peak_bytes is None:
             why = "on a CPU" if plan.device.type != "cuda" else "for this model, which does not say what it allocates"
             raise BadInput(f"batch=max: memory cannot be predicted {why}; name the batches")
@@ -125,7 +128,7 @@ def largest_batch_of(plan: Plan, total_bytes: int) -> int:
 
     if (least := taken(1)) > total_bytes:
         raise BadInput(
-            f"batch=max: {plan.used.model_name} takes {least / 1e9:.1f} GB with one sequence, and the GPU has "
+            f"batch=max: {config.model_name} takes {least / 1e9:.1f} GB with one sequence, and the GPU has "
             f"{total_bytes / 1e9:.1f} GB; use a smaller model or another GPU"
         )
     fits, too_large = 1, 2
