@@ -257,13 +257,15 @@ VIOLATION_S: dict[str, Metric] = {
 NEIGHBOR_GPUS_BUSY = Metric(
     "neighbor_gpus_busy",
     "count",
-    "other GPUs of the host that were busy, mean over the measured section; absent without another GPU",
+    "other GPUs of the host that were busy, mean from the first measured section to the last; absent without another "
+    "GPU",
     label="busy neighbors",
 )
 NEIGHBOR_POWER_W = Metric(
     "neighbor_power_w",
     "W",
-    "power of the host's other GPUs together, mean over the measured section; absent without another GPU",
+    "power of the host's other GPUs together, mean from the first measured section to the last; absent without another "
+    "GPU",
     label="power of the neighbors",
 )
 ECC_UNCORRECTED_ERRORS = Metric(
@@ -698,8 +700,8 @@ ARTIFACT_PROCESSES = Artifact(
 )
 ARTIFACT_NEIGHBORS = Artifact(
     "telemetry/neighbors.csv",
-    "the host's other GPUs in the measured section: gpu (NVML's number), uuid, busy_pct, utilization_pct_mean, "
-    "power_w_mean",
+    "the host's other GPUs from the first measured section to the last: gpu (NVML's number), uuid, busy_pct, "
+    "utilization_pct_mean, power_w_mean",
 )
 ARTIFACT_CLOCKS = Artifact(
     "telemetry/clocks.png", "clocks, power and temperature over time, with the measured section shaded"

@@ -61,6 +61,24 @@ def test_the_mean_is_of_the_looks_in_the_sections(eight: FakeNvml) -> None:
     assert sampler.neighbors()["busy_pct"].tolist() == [50, 50, 0, 0, 50, 0, 0]
 
 
+def test_short_passes_between_which_all_looks_fall_have_neighbors_too(eight: FakeNvml) -> None:
+    """Of ttt-profile at batch 1, with passes of 4 ms, both metrics were missing now and then."""
+    sampler = NvmlSampler.open(GPU_UUID)
+    sampler._sample(with_neighbors=True)  # before all
+    eight.utilizations = dict.fromkeys(EIGHT, 90)
+    for _ in range(3):
+        sampler.mark("begin")
+        sampler._sample()
+        sampler.mark("end")
+        sampler._sample(with_neighbors=True)
+    eight.utilizations = dict.fromkeys(EIGHT, 0)
+    sampler._sample(with_neighbors=True)  # after all
+    metrics = summarize(sampler.frame(), sampler.sections)
+    assert (metrics[BUSY], metrics[POWER]) == (7, 7 * 500)
+    assert sampler.neighbors()["busy_pct"].tolist() == [100] * 7
+    assert summarize(sampler.frame(), []).keys().isdisjoint({BUSY, POWER})
+
+
 def test_one_gpu_has_no_neighbors_and_no_query(nvml: FakeNvml) -> None:
     sampler = NvmlSampler.open(GPU_UUID)
     metrics = measured(sampler)

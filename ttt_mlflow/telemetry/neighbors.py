@@ -15,7 +15,7 @@ from ttt_mlflow import names
 from ttt_mlflow.telemetry.nvml import Device, refusals, text
 from ttt_mlflow.telemetry.query import Query
 from ttt_mlflow.telemetry.readings import Row
-from ttt_mlflow.telemetry.samples import Section
+from ttt_mlflow.telemetry.samples import Section, whole
 
 BUSY_PCT = 5.0  # utilization above which a GPU counts as busy
 OTHERS = "other GPUs"  # column ``of`` of queries.csv
@@ -84,12 +84,13 @@ class NeighborWatch:
     def frame(self, sections: Sequence[Section]) -> pd.DataFrame:
         """One row for each neighbor: gpu, uuid, busy_pct (share of the looks), utilization_pct_mean, power_w_mean.
 
-        Of the looks in ``sections``; empty without one. A value that NVML did not give is NaN.
+        Of the looks from the first section's begin to the last one's end; empty without one. A value that NVML did not
+        give is NaN.
         """
         looks = [
             look
             for look in list(self._looks)
-            if any(section.begin_ns <= look.time_ns <= section.end_ns for section in sections)
+            if any(one.begin_ns <= look.time_ns <= one.end_ns for one in whole(sections))
         ]
         if not looks:
             return pd.DataFrame()

@@ -72,12 +72,15 @@ def summarize(samples: pd.DataFrame, sections: Sequence[Section]) -> Metrics:
         (names.TEMPERATURE_C_MAX, "temperature_c", "max", 1.0),
         (names.GPU_UTILIZATION_PCT_MEAN, "gpu_utilization_pct", "mean", 1.0),
         (names.DEVICE_MEMORY_USED_GB, "memory_used_bytes", "max", 1e-9),
-        (names.NEIGHBOR_GPUS_BUSY, names.NEIGHBOR_GPUS_BUSY.name, "mean", 1.0),
-        (names.NEIGHBOR_POWER_W, names.NEIGHBOR_POWER_W.name, "mean", 1.0),
     ):
         values = rows[column].dropna() if column in rows else pd.Series()
         if not values.empty:
             metrics[metric] = float(values.agg(statistic)) * scale
+    looks = samples[inside(samples, whole(sections))] if not samples.empty else samples
+    for neighbor in (names.NEIGHBOR_GPUS_BUSY, names.NEIGHBOR_POWER_W):
+        values = looks[neighbor.name].dropna() if neighbor.name in looks else pd.Series()
+        if not values.empty:
+            metrics[neighbor] = float(values.mean())
     metrics |= {CLOCK_EVENT_PCT[reason]: share for reason, share in (clock_event_pct(rows) or {}).items()}
     metrics |= _gpm_means(samples, sections)
     energy = _energy_j(sections)
@@ -124,6 +127,14 @@ def inside(samples: pd.DataFrame, sections: Sequence[Section], before_ms: pd.Ser
         since_begin_ns = samples["time_ns"] - section.begin_ns
         within |= (since_begin_ns >= reach_ns) & (samples["time_ns"] <= section.end_ns)
     return within
+
+
+def whole(sections: Sequence[Section]) -> list[Section]:
+    """One section from the begin of the first to the end of the last; none without any.
+
+    For what is read twice a second and covers up to a second: passes of some milliseconds mostly lie between two looks.
+    """
+    return [Section(sections[0].begin_ns, sections[-1].end_ns)] if sections else []
 
 
 def samples_csv(samples: pd.DataFrame) -> str:
