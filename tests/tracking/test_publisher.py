@@ -65,8 +65,8 @@ def test_one_that_works_is_not_one_that_waits(
     publisher: Publisher, make_journal: MakeJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To make the tables of a new store takes a second, on a busy host many, in which no byte moves."""
-    monkeypatch.setattr("ttt_mlflow.tracking.publisher.WORKED_S", 0.02)
-    asked, impatient = asked_for(make_journal()), Limits(patience_s=0.25, most_s=300.0)
+    monkeypatch.setattr("ttt_mlflow.tracking.publisher.WORKED_S", 0.01)
+    asked, impatient = asked_for(make_journal()), Limits(patience_s=0.5, most_s=300.0)
     begun = publisher.ask("begin", impatient, uri=f"sqlite:///{tmp_path / 'new.db'}", **asked)
     assert begun["run_id"]
 
