@@ -53,18 +53,11 @@ def execute_recorded(
     time_imports: record the age of this process as the time of its imports; not if it did something else before.
     """
     parent = ParentRun.of_this_process()
-    with SignalHandler() as signals, Publishing(destination, parent) as publishing:
-        try:
-            config = parse()
-            publishing.start()
-            guard_output()
-            return _measure_and_publish(config, destination.logdir, publishing, signals, time_imports)
-        except (BadInput, Killed) as error:
-            signals.stopping = True  # from here on, a signal does not interrupt the telling
-            if isinstance(error, Killed):
-                error.during = error.during or NOTHING_MEASURED
-            publishing.reject(error)
-            raise
+    with SignalHandler() as signals, Publishing(destination, parent) as publishing, publishing.telling(signals):
+        config = parse()
+        publishing.start()
+        guard_output()
+        return _measure_and_publish(config, destination.logdir, publishing, signals, time_imports)
 
 
 def _measure_and_publish(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ttt_mlflow.app.arguments import number
 from ttt_mlflow.app.output import print_error
-from ttt_mlflow.app.signals import ParentRun
-from ttt_mlflow.errors import BadInput, DamagedRecord, Killed, PublishFailed
+from ttt_mlflow.app.signals import ParentRun, SignalHandler
+from ttt_mlflow.errors import NOTHING_MEASURED, BadInput, DamagedRecord, Killed, PublishFailed
 from ttt_mlflow.record.journal import Journal
 from ttt_mlflow.redaction import without_secrets
 from ttt_mlflow.tracking.later import sync_command
@@ -148,6 +148,18 @@ class Publishing:
             if record.status["status"] == "killed":
                 self.keep_killed()
         return publish.PublishedRun(**{**done["published"], "notes": tuple(done["published"]["notes"])})
+
+    @contextmanager
+    def telling(self, signals: SignalHandler) -> Iterator[None]:
+        """Tell the parent what ended the block before anything was measured, BadInput or Killed, and raise it again."""
+        try:
+            yield
+        except (BadInput, Killed) as error:
+            signals.stopping = True  # from here on, a signal does not interrupt the telling
+            if isinstance(error, Killed):
+                error.during = error.during or NOTHING_MEASURED
+            self.reject(error)
+            raise
 
     def reject(self, error: BadInput | DamagedRecord | Killed) -> None:
         """Tell the parent, if it is for this process, why nothing was measured."""

@@ -12,7 +12,7 @@ from ttt_mlflow.app.signals import ParentRun, SignalHandler
 from ttt_mlflow.app.sweep.executors import Executor
 from ttt_mlflow.app.sweep.publication import SweepPublishing
 from ttt_mlflow.config import SweepConfig
-from ttt_mlflow.errors import NOTHING_MEASURED, BadInput, Killed
+from ttt_mlflow.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -26,22 +26,15 @@ class AskedSweep:
 def run_sweep(parse: Callable[[], AskedSweep], destination: Destination) -> int:
     """Carry out the sweep and return the exit code. Raises BadInput and Killed if nothing has been measured yet."""
     parent = ParentRun.of_this_process()
-    with SignalHandler() as signals, SweepPublishing(destination, parent) as publishing:
-        try:
-            asked = parse()
-            with open_executor(asked.config) as executor:
-                if not asked.dry_run:
-                    executor.prepare()
-                    publishing.prepare()
-                from ttt_mlflow.app.sweep.command import carry_out
+    with SignalHandler() as signals, SweepPublishing(destination, parent) as publishing, publishing.telling(signals):
+        asked = parse()
+        with open_executor(asked.config) as executor:
+            if not asked.dry_run:
+                executor.prepare()
+                publishing.prepare()
+            from ttt_mlflow.app.sweep.command import carry_out
 
-                return carry_out(asked.config, asked.dry_run, destination.logdir, executor, publishing, signals)
-        except (BadInput, Killed) as error:
-            signals.stopping = True  # from here on, a signal does not interrupt the telling
-            if isinstance(error, Killed):
-                error.during = error.during or NOTHING_MEASURED
-            publishing.reject(error)
-            raise
+            return carry_out(asked.config, asked.dry_run, destination.logdir, executor, publishing, signals)
 
 
 def open_executor(config: SweepConfig) -> Executor:
